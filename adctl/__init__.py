@@ -1,0 +1,70 @@
+"""adctl: visual anomaly detection from the command line and from Python.
+
+Each function takes the settings of the command of the same name as keywords (see `adctl.config`), does what the
+command does, and returns a typed result:
+
+    trained = adctl.train(good="parts/good", arch="padim")
+    scored = adctl.score(images=["parts/new"], model=trained.model)
+
+Importing the package costs next to nothing; each function loads what it needs when it is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["bench", "calibrate", "demo", "export", "report", "score", "train"]
+
+_FUNCTIONS = {
+    "train": "adctl.training:train",
+    "calibrate": "adctl.calibrating:calibrate",
+    "score": "adctl.scoring:score",
+    "report": "adctl.reporting:report",
+    "export": "adctl.exporting.verified:export",
+    "bench": "adctl.benchmarking:bench",
+    "demo": "adctl.demonstration:demo",
+}
+
+
+def _call(command: str, settings: dict[str, Any]) -> Any:
+    from adctl.config import COMMANDS, load
+
+    module, _, name = _FUNCTIONS[command].partition(":")
+    return getattr(importlib.import_module(module), name)(load(COMMANDS[command], settings))
+
+
+def train(**settings: Any) -> Any:
+    """Learn what good parts look like; see `adctl.training.TrainResult`."""
+    return _call("train", settings)
+
+
+def calibrate(**settings: Any) -> Any:
+    """Choose the threshold again; see `adctl.calibrating.CalibrateResult`."""
+    return _call("calibrate", settings)
+
+
+def score(**settings: Any) -> Any:
+    """Score images; see `adctl.scoring.ScoreResult`."""
+    return _call("score", settings)
+
+
+def report(**settings: Any) -> Any:
+    """Evaluate scores and write the report; see `adctl.reporting.ReportResult`."""
+    return _call("report", settings)
+
+
+def export(**settings: Any) -> Any:
+    """Export a model, verified; see `adctl.exporting.verified.ExportResult`."""
+    return _call("export", settings)
+
+
+def bench(**settings: Any) -> Any:
+    """Measure model files; see `adctl.benchmarking.BenchResult`."""
+    return _call("bench", settings)
+
+
+def demo(**settings: Any) -> Any:
+    """Run everything on generated zippers; see `adctl.demonstration.DemoResult`."""
+    return _call("demo", settings)

@@ -1,0 +1,120 @@
+"""The Typer application and the one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from adctl import __version__
+from adctl.cli import bench, calibrate, demo, export, fetch, report, score, train
+from adctl.errors import AdctlError, UsageError
+
+INTERRUPTED = 130
+
+_EPILOG = (
+    "Exit codes: 0 done, 1 failure, 2 bad usage, 3 anomalies found (score --fail-on-anomaly), 130 interrupted. "
+    "Settings: flag, then ADCTL_NAME, then --config FILE, then default."
+)
+
+# Typer draws its boxes with rich, which triples the time of --help: plain help it is.
+app = typer.Typer(
+    name="adctl",
+    help="Visual anomaly detection: learns from good parts, finds what is wrong with new ones.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for module in (fetch, train, calibrate, score, report, export, bench, demo):
+    module.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"adctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; the exit code is returned, and no exception leaves.
+
+    Args:
+        arguments: What was typed after `adctl`.
+    """
+    from adctl.cli.output import print_error
+
+    as_json = "--json" in arguments
+    # A stop asked for politely unwinds like Ctrl-C, so that temporary files go.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code: Any = app(arguments, standalone_mode=False)
+    except AdctlError as error:
+        print_error(error, as_json=as_json)
+        return error.exit_code
+    except _click_error() as error:
+        return _usage_error(error, as_json=as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("Interrupted. What was complete is kept; nothing is half-written.\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except Exception as error:  # noqa: BLE001 - the boundary: a defect of adctl, told as one
+        return _defect(error, as_json=as_json, verbose="--verbose" in arguments or "-v" in arguments)
+    return code if isinstance(code, int) else 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _click_error() -> type[Exception]:
+    """Click's base error. Newer typers carry a click of their own, so it is reached through typer."""
+    base = typer.BadParameter.__mro__[2]
+    assert issubclass(base, Exception)
+    return base
+
+
+def _usage_error(error: Exception, *, as_json: bool) -> int:
+    from adctl.cli.output import print_error
+
+    context = getattr(error, "ctx", None)
+    command = f"{context.command_path} " if context is not None else "adctl "
+    message = str(getattr(error, "format_message", lambda: error)())
+    if not message:  # no command: typer has printed the help
+        return UsageError.exit_code
+    print_error(UsageError(message, f"See '{command}--help'."), as_json=as_json)
+    return UsageError.exit_code
+
+
+def _defect(error: Exception, *, as_json: bool, verbose: bool) -> int:
+    import tempfile
+    import traceback
+
+    from adctl.cli.output import print_error
+
+    text = "".join(traceback.format_exception(error))
+    if verbose:
+        sys.stderr.write(text)
+    with tempfile.NamedTemporaryFile("w", prefix="adctl-", suffix=".log", delete=False, encoding="utf-8") as log:
+        log.write(text)
+    told = AdctlError(
+        f"adctl met something it was not made for: {type(error).__name__}: {error}",
+        f"This is a defect of adctl. Please report it with the details in {log.name}.",
+    )
+    print_error(told, as_json=as_json)
+    return told.exit_code

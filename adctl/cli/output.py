@@ -1,0 +1,210 @@
+"""What a command shows and where: results on stdout, as text or as one JSON document; all else on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from adctl.progress import Reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    import typer
+    from rich.console import Console, RenderableType
+
+    from adctl.config import CommandSettings, Loaded
+    from adctl.errors import AdctlError
+    from adctl.report.evaluate import Evaluation
+
+S = TypeVar("S", bound="CommandSettings")
+
+
+class Call:
+    """One call of a command: its flags, its reporter, and the way its result is shown.
+
+    Args:
+        ctx: Typer's; its parameters are the flags, named like the settings.
+    """
+
+    def __init__(self, ctx: typer.Context) -> None:
+        self._params = dict(ctx.params)
+        self._command = ctx.info_name or ""
+        self.as_json = bool(self._params.pop("json", False))
+        self._config = self._params.pop("config", None)
+        self._warnings: list[str] = []
+        verbose, quiet = self._params.pop("verbose", False), self._params.pop("quiet", False)
+        _set_up_logging(self._warnings, verbose=verbose, quiet=quiet)
+        self.reporter: Reporter = Reporter() if quiet else RichReporter()
+
+    def settings(self, cls: type[S], **flags: Any) -> Loaded[S]:
+        """This command's settings from flags, environment, config file and defaults.
+
+        Args:
+            cls: The settings class.
+            flags: In place of the typed ones of the same names.
+        """
+        from adctl.config import load
+
+        typed = {name: value for name, value in self._params.items() if name in cls.model_fields}
+        # An empty list is how typer says that nothing was typed.
+        return load(cls, {name: value for name, value in (typed | flags).items() if value != []}, self._config)
+
+    def finish(self, result: Any, show: Callable[[], RenderableType]) -> None:
+        """Show the result: as JSON when asked to, otherwise as text."""
+        if self.as_json:
+            print_json(document(self._command, result=result, warnings=self._warnings))
+        else:
+            stdout().print(show())
+
+
+class RichReporter(Reporter):
+    """Progress bars with the time left, for work that takes more than a second; silent when not a terminal."""
+
+    @contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
+        """Show a bar once the stage has taken a second."""
+        console = stderr()
+        if not console.is_terminal:
+            with super().stage(title, total) as update:
+                yield update
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        task = bar.add_task(title, total=total)
+        start = time.monotonic()
+
+        def advance(done: int, of: int | None = None) -> None:
+            bar.update(task, completed=done, total=total if of is None else of)
+            if not bar.live.is_started and time.monotonic() - start > 1:
+                bar.start()
+
+        try:
+            yield advance
+        finally:
+            bar.stop()
+
+
+def rows(lines: Iterable[Sequence[str]], *headers: str) -> RenderableType:
+    """A plain table: with headers, or names at the left and values at the right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=bool(headers), pad_edge=False, header_style="bold")
+    gathered = list(lines)
+    for index in range(len(headers or gathered[0])):
+        header = headers[index] if headers else ""
+        table.add_column(header, style="cyan" if index == 0 else "", overflow="fold", no_wrap=index == 0)
+    for line in gathered:
+        table.add_row(*map(Text, line))
+    return table
+
+
+def metrics_table(evaluation: Evaluation, lines: Iterable[Sequence[str]]) -> RenderableType:
+    """The metrics that exist, then further lines."""
+    image, pixel = evaluation.image, evaluation.pixel
+    named = [
+        ("image AUROC", image.auroc),
+        ("image AP", image.average_precision),
+        ("F1 at threshold", image.f1),
+        ("precision", image.precision),
+        ("recall", image.recall),
+        ("pixel AUROC", pixel.auroc if pixel else None),
+        ("pixel AP", pixel.average_precision if pixel else None),
+        ("AUPRO", pixel.aupro if pixel else None),
+        ("pixel IoU", pixel.iou if pixel else None),
+    ]
+    shown = [(name, f"{value:.4f}") for name, value in named if value is not None]
+    return rows([*shown, *(("note", note) for note in evaluation.notes), *lines])
+
+
+def document(command: str, **content: Any) -> dict[str, Any]:
+    """The envelope of every JSON document: schema, success and content."""
+    return {"schema": f"adctl.{command}/1", "ok": "error" not in content, **content}
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    from pydantic_core import to_jsonable_python
+
+    plain = to_jsonable_python(value, inf_nan_mode="constants", fallback=str)
+    sys.stdout.write(json.dumps(plain, ensure_ascii=False, indent=2) + "\n")
+    sys.stdout.flush()
+
+
+def print_error(error: AdctlError, *, as_json: bool) -> None:
+    """What is wrong and how to mend it: on stderr, and as JSON on stdout when that was asked for."""
+    if as_json:
+        content = {
+            "kind": type(error).__name__,
+            "message": error.message,
+            "remedy": error.remedy,
+            "exit_code": error.exit_code,
+        }
+        print_json(document("error", error=content))
+    from rich.text import Text
+
+    console = stderr()
+    console.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
+    if error.remedy:
+        console.print(Text.assemble(("remedy: ", "bold"), error.remedy), soft_wrap=True)
+
+
+def stdout() -> Console:
+    """The console of results."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def stderr() -> Console:
+    """The console of everything else."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def _set_up_logging(kept: list[str], *, verbose: bool, quiet: bool) -> None:
+    import warnings
+
+    logger = logging.getLogger("adctl")
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.propagate = False
+    logger.handlers = [_StderrHandler(logging.ERROR if quiet else logging.DEBUG), _KeepHandler(kept)]
+    if not verbose:
+        warnings.simplefilter("ignore")
+        # Libraries talk to their own users there, not to ours.
+        for name in ("timm", "lightning_fabric", "torch", "torch.onnx"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+class _StderrHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        from rich.text import Text
+
+        style = "yellow" if record.levelno >= logging.WARNING else "dim"
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        stderr().print(Text(prefix + record.getMessage(), style=style), soft_wrap=True)
+
+
+class _KeepHandler(logging.Handler):
+    """Keeps warnings for the JSON document."""
+
+    def __init__(self, kept: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._kept = kept
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._kept.append(record.getMessage())

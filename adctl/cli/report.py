@@ -1,0 +1,48 @@
+"""`adctl report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adctl.cli import options as opt
+from adctl.cli.output import Call, metrics_table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from adctl.reporting import ReportResult
+
+
+def report(
+    ctx: typer.Context,
+    scores: Annotated[
+        Path | None,
+        typer.Argument(help="Folder that 'adctl score' wrote; the last one when left out.", show_default=False),
+    ] = None,
+    out: Annotated[Path | None, opt.value("Where the report goes.", metavar="FILE")] = None,
+    title: Annotated[str | None, opt.value("Title of the report.", metavar="TEXT")] = None,
+    runs: opt.Runs = None,
+    config: opt.Config = None,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Turn scores into one HTML page: metrics, curves, threshold and a gallery."""
+    call = Call(ctx)
+    from adctl.config import ReportSettings
+    from adctl.reporting import report as write
+
+    result = write(call.settings(ReportSettings), call.reporter)
+    call.finish(result, lambda: _text(result))
+
+
+def _text(result: ReportResult) -> RenderableType:
+    return metrics_table(result.evaluation, [("report", str(result.page))])
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(report)

@@ -1,0 +1,81 @@
+"""`adctl score`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adctl.cli import options as opt
+from adctl.cli.output import Call, rows
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from adctl.scoring import ScoreResult
+
+ANOMALIES_FOUND = 3
+_UNJUDGED = 1
+
+
+def score(
+    ctx: typer.Context,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(help="Folders, files or globs; the test images of the model's data set when left out."),
+    ] = None,
+    model: opt.Model = None,
+    out: Annotated[Path | None, opt.value("Folder for heatmaps and results.", metavar="DIR")] = None,
+    heatmaps: Annotated[
+        bool | None,
+        typer.Option(help="Write a heatmap picture of each image; on when --out is given.", show_default=False),
+    ] = None,
+    maps: Annotated[
+        bool | None,
+        typer.Option(help="Keep raw anomaly maps in maps.h5, for the report.", show_default="maps"),
+    ] = None,
+    fail_on_anomaly: Annotated[
+        bool | None, typer.Option("--fail-on-anomaly", help="Exit with 3 when an image is anomalous.")
+    ] = None,
+    batch_size: opt.BatchSize = None,
+    device: opt.Device = None,
+    gpu: opt.Gpu = None,
+    workers: opt.Workers = None,
+    runs: opt.Runs = None,
+    config: opt.Config = None,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Find what is wrong with new images: a score, a map and a verdict for each."""
+    call = Call(ctx)
+    from adctl.config import ScoreSettings
+    from adctl.scoring import score as score_images
+
+    loaded = call.settings(ScoreSettings)
+    result = score_images(loaded, call.reporter)
+    call.finish(result, lambda: _text(result))
+    if loaded.settings.fail_on_anomaly:
+        # An image that could not be judged must not pass a gate either.
+        code = ANOMALIES_FOUND if result.counts["anomalous"] else _UNJUDGED if result.counts["error"] else 0
+        raise typer.Exit(code)
+
+
+def _text(result: ScoreResult) -> RenderableType:
+    counted = ", ".join(f"{count} {verdict}" for verdict, count in result.counts.items() if count)
+    return rows(
+        [
+            ("model", str(result.model)),
+            ("images", f"{counted} in {result.seconds:.1f} s ({result.images_per_second:.1f} a second)"),
+            *([("threshold", f"{result.threshold:.6g}")] if result.threshold is not None else []),
+            *([("ignored", f"{len(result.ignored)} files; scores.json says why")] if result.ignored else []),
+            ("results", f"{result.folder}: results.csv, results.jsonl"),
+            ("next", "adctl report"),
+        ]
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(score)

@@ -1,0 +1,201 @@
+"""`adctl train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adctl.cli import options as opt
+from adctl.cli.output import Call, rows
+from adctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from adctl.forecast import Needs
+    from adctl.training import TrainResult, Understanding
+
+_SHOWN_IGNORED = 10
+
+
+def train(
+    ctx: typer.Context,
+    arch: opt.Arch = None,
+    data: opt.Data = None,
+    dataset: opt.Dataset = None,
+    category: opt.Category = None,
+    good: Annotated[Path | None, opt.value("Plain folder of good images.", metavar="DIR")] = None,
+    test: Annotated[Path | None, opt.value("Test images, loose or in one folder a label.", metavar="DIR")] = None,
+    masks: Annotated[Path | None, opt.value("Ground-truth masks for --test.", metavar="DIR")] = None,
+    backbone: Annotated[str | None, opt.value("timm model whose features are compared.")] = None,
+    weights: Annotated[
+        str | None, opt.value("Pretrained weights: .safetensors or .pth, or 'random'.", metavar="FILE")
+    ] = None,
+    image_size: Annotated[int | None, opt.value("Side images are resized to, pixels.", metavar="N")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Another option of the detector, such as coreset_ratio=0.1.", metavar="NAME=VALUE"),
+    ] = None,
+    calibration_share: Annotated[
+        float | None,
+        opt.value("Share of good images held out for the threshold.", default="0.2", metavar="X"),
+    ] = None,
+    validation_share: Annotated[
+        float | None,
+        opt.value("Share of good images held out to choose the epoch.", default="0.1", metavar="X"),
+    ] = None,
+    epochs: Annotated[int | None, opt.value("Epochs of gradient training.", default="50", metavar="N")] = None,
+    learning_rate: Annotated[
+        float | None, opt.value("Peak learning rate of AdamW.", default="0.001", metavar="X")
+    ] = None,
+    weight_decay: Annotated[float | None, opt.value("Weight decay of AdamW.", default="0.0001", metavar="X")] = None,
+    batch_size: opt.BatchSize = None,
+    accumulate: Annotated[int | None, opt.value("Batches to one optimizer step.", default="1", metavar="N")] = None,
+    patience: Annotated[
+        int | None, opt.value("Epochs without a better loss before stopping.", default="20", metavar="N")
+    ] = None,
+    precision: Annotated[str | None, opt.value("Gradient arithmetic: auto, 32, 16 or bf16.", default="auto")] = None,
+    seed: opt.Seed = None,
+    device: opt.Device = None,
+    gpu: opt.Gpu = None,
+    workers: opt.Workers = None,
+    runs: opt.Runs = None,
+    name: Annotated[str | None, opt.value("Name of the run's folder.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what was understood, and stop.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print each setting and where it came from, and stop.")
+    ] = False,
+    config: opt.Config = None,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
+) -> None:
+    """Learn what good parts look like: images to one calibrated model file."""
+    call = Call(ctx)
+    from adctl.config import TrainSettings
+
+    loaded = call.settings(TrainSettings, options=_pairs(option or []))
+    if print_config:
+        from adctl.training import effective
+
+        table = effective(loaded)
+        call.finish(
+            table,
+            lambda: rows(((n, str(v["value"]), v["from"]) for n, v in table.items()), "setting", "value", "from"),
+        )
+    elif dry_run:
+        from adctl.forecast import forecast
+        from adctl.training import understand
+
+        plan = understand(loaded.settings)
+        needs = forecast(plan, loaded.settings)
+        call.finish(_plan_json(plan, needs), lambda: _plan_text(plan, needs))
+    else:
+        from adctl.training import train as train_model
+
+        result = train_model(loaded, call.reporter)
+        call.finish(result, lambda: _text(result))
+
+
+def _pairs(given: list[str]) -> dict[str, Any] | None:
+    """NAME=VALUE strings to a table; values are read as JSON where they can be, as text otherwise."""
+    import json
+
+    table: dict[str, Any] = {}
+    for pair in given:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set {pair} has no value.", "Write --set NAME=VALUE, such as --set coreset_ratio=0.1.")
+        try:
+            table[name.strip().replace("-", "_")] = json.loads(text)
+        except ValueError:
+            table[name.strip().replace("-", "_")] = text
+    return table or None
+
+
+def _text(result: TrainResult) -> RenderableType:
+    calibration = result.calibration
+    phases = ", ".join(f"{title} {seconds:.1f} s" for title, seconds in result.fit.seconds.items())
+    return rows(
+        [
+            ("model", str(result.model)),
+            ("learned from", f"{result.images} good images in {result.seconds:.1f} s ({phases})"),
+            *([("best epoch", f"{result.fit.best_epoch} of {len(result.fit.history)}")] if result.fit.history else []),
+            (
+                "threshold",
+                f"{calibration.threshold:.6g}, from {calibration.good_images} held-out good images",
+            ),
+            (
+                "false alarms",
+                f"about {calibration.expected_false_alarm:.1%} of good images expected, at most",
+            ),
+            ("next", "adctl score FOLDER --out heatmaps/"),
+        ]
+    )
+
+
+def _plan_json(plan: Understanding, needs: Needs) -> dict[str, Any]:
+    data = plan.dataset
+    return {
+        "dataset": {"name": data.name, "category": data.category, "layout": data.layout, "root": data.root},
+        "train_images": len(data.train),
+        "test_images": data.test_counts,
+        "masks": data.mask_count,
+        "split": {part: len(getattr(plan.split, part)) for part in ("train", "validation", "calibration")},
+        "ignored": [{"path": item.path, "reason": item.reason} for item in data.ignored],
+        "notes": data.notes,
+        "config": plan.config,
+        "device": {"name": str(plan.device.device), "reason": plan.device.reason},
+        "forecast": needs,
+    }
+
+
+def _plan_text(plan: Understanding, needs: Needs) -> RenderableType:
+    data, split = plan.dataset, plan.split
+    defective = sum(count for label, count in data.test_counts.items() if label != "good")
+    tests = ", ".join(f"{count} {label}" for label, count in data.test_counts.items()) or "none"
+    ignored = [(f"ignored {item.path.name}", item.reason) for item in data.ignored[:_SHOWN_IGNORED]]
+    if len(data.ignored) > _SHOWN_IGNORED:
+        ignored.append(("ignored", f"and {len(data.ignored) - _SHOWN_IGNORED} more; --json lists them all"))
+    return rows(
+        [
+            ("data set", f"{data.root} ({data.layout} layout)"),
+            ("good images", f"{len(data.train)} in {_sizes(needs)}"),
+            (
+                "split",
+                ", ".join(f"{len(getattr(split, part))} for {part}" for part in ("train", "validation", "calibration")),
+            ),
+            ("test images", tests),
+            ("masks", f"{data.mask_count} for {defective} defective test images"),
+            *((f"note {number}", note) for number, note in enumerate(data.notes, 1)),
+            *ignored,
+            ("detector", f"{type(plan.config).__name__.removesuffix('Config')}: {_options(plan)}"),
+            ("device", f"{plan.device.device}: {plan.device.reason}"),
+            (
+                "memory",
+                f"about {needs.memory / 2**30:.1f} GiB at the peak; {needs.available / 2**30:.1f} GiB are free",
+            ),
+            ("time", f"about {_duration(needs.seconds)}, measured on one batch"),
+        ]
+    )
+
+
+def _sizes(needs: Needs) -> str:
+    return f"{needs.width} x {needs.height} pixels (the first)"
+
+
+def _options(plan: Understanding) -> str:
+    return ", ".join(f"{name} {value}" for name, value in plan.config.model_dump(mode="json").items())
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:  # noqa: PLR2004 - people count seconds up to there
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"  # noqa: PLR2004
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(train)

@@ -1,0 +1,314 @@
+"""Settings of each command, and where each value came from: flag > ADCTL_* > config file > default.
+
+One class a command; the command line, the environment and the file all fill the same fields. Knows the
+names and bounds of settings, nothing of what they do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from adctl.errors import UsageError, unknown_name
+
+PREFIX = "ADCTL_"
+Arch = str
+BatchSize = Literal["auto"] | int
+
+
+class CommandSettings(BaseSettings):
+    """What all commands share."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, validate_default=True)
+    command: ClassVar[str] = ""
+
+    runs: Path = Field(Path("runs"), description="Folder of runs")
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read nothing behind the caller's back: `load` merges the sources and keeps track of them."""
+        del settings_cls
+        return (init_settings,)
+
+
+class DeviceSettings(CommandSettings):
+    """Where to compute."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute")
+    gpu: int | None = Field(None, ge=0, description="Number of the GPU; implies --device cuda")
+    batch_size: BatchSize = Field("auto", description="Images at once")
+    workers: int = Field(2, ge=0, le=64, description="Threads that read images")
+
+    @field_validator("batch_size")
+    @classmethod
+    def _positive(cls, value: BatchSize) -> BatchSize:
+        if value != "auto" and value < 1:
+            raise ValueError("must be 'auto' or at least 1")
+        return value
+
+
+class DataSettings(CommandSettings):
+    """Which images."""
+
+    data: Path | None = Field(None, description="Data set in MVTec AD layout: a category, or the folder of categories")
+    dataset: str | None = Field(None, description="A data set that 'adctl fetch' brought, such as demo or mvtec")
+    category: str | None = Field(None, description="Category of the data set")
+    good: Path | None = Field(None, description="Plain folder of good images")
+    test: Path | None = Field(None, description="Folder of test images, loose or in one folder a label")
+    masks: Path | None = Field(None, description="Folder of ground-truth masks for --test")
+
+
+class TrainSettings(DeviceSettings, DataSettings):
+    """`adctl train`."""
+
+    command: ClassVar[str] = "train"
+
+    arch: Arch = Field("patchcore", description="Detector")
+    backbone: str | None = Field(None, description="timm model whose features are compared")
+    weights: str | None = Field(None, description="Pretrained weights: a .safetensors or .pth file, or 'random'")
+    image_size: int | None = Field(None, ge=32, le=4096, description="Side images are resized to, pixels")
+    options: dict[str, Any] = Field(default_factory=dict, description="Other options of the detector")
+    calibration_share: float = Field(0.2, gt=0, lt=1, description="Share of good images held out for the threshold")
+    validation_share: float = Field(0.1, gt=0, lt=1, description="Share of good images held out to choose the epoch")
+    seed: int = Field(0, ge=0, description="Seed of everything random")
+    epochs: int = Field(50, ge=1, description="Epochs of gradient training")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW")
+    weight_decay: float = Field(1e-4, ge=0, description="Weight decay of AdamW")
+    accumulate: int = Field(1, ge=1, description="Batches to one optimizer step")
+    patience: int = Field(20, ge=1, description="Epochs without a better validation loss before stopping")
+    precision: Literal["auto", "32", "16", "bf16"] = Field("auto", description="Arithmetic of gradient training")
+    name: str | None = Field(None, description="Name of the run's folder")
+
+
+class CalibrateSettings(DeviceSettings):
+    """`adctl calibrate`."""
+
+    command: ClassVar[str] = "calibrate"
+
+    model: Path | None = Field(None, description="Model file or run folder; the last one when left out")
+    method: Literal["percentile", "false-alarm", "f1"] = Field("percentile", description="How to choose the threshold")
+    percentile: float = Field(99.0, gt=0, le=100, description="Percentile of held-out good scores")
+    false_alarm: float = Field(0.01, gt=0, lt=1, description="Target rate of false alarms")
+    good: Path | None = Field(None, description="Other good images than those held out at training")
+    defects: Path | None = Field(None, description="Labelled defective images, for --method f1")
+    out: Path | None = Field(None, description="Where the calibrated model goes")
+    in_place: bool = Field(False, description="Replace the model file itself")
+
+
+class ScoreSettings(DeviceSettings):
+    """`adctl score`."""
+
+    command: ClassVar[str] = "score"
+
+    images: tuple[str, ...] = Field((), description="Folders, files or globs")
+    model: Path | None = Field(None, description="Model file or run folder; the last one when left out")
+    out: Path | None = Field(None, description="Folder for heatmaps and results")
+    heatmaps: bool | None = Field(None, description="Write heatmap pictures; on when --out is given")
+    maps: bool = Field(True, description="Keep raw anomaly maps in maps.h5")
+    fail_on_anomaly: bool = Field(False, description="Exit with 3 when an image is anomalous")
+
+
+class ReportSettings(CommandSettings):
+    """`adctl report`."""
+
+    command: ClassVar[str] = "report"
+
+    scores: Path | None = Field(None, description="Folder that 'adctl score' wrote; the last one when left out")
+    out: Path | None = Field(None, description="Where the report goes")
+    title: str | None = Field(None, description="Title of the report")
+
+
+class ExportSettings(CommandSettings):
+    """`adctl export`."""
+
+    command: ClassVar[str] = "export"
+
+    model: Path | None = Field(None, description="Model file or run folder; the last one when left out")
+    format: Literal["onnx"] = Field("onnx", description="Format")
+    out: Path | None = Field(None, description="Where the exported file goes")
+    images: tuple[str, ...] = Field((), description="Images to verify the export on")
+    tolerance: float = Field(1e-3, gt=0, description="Largest relative difference of scores allowed")
+
+
+class BenchSettings(DeviceSettings):
+    """`adctl bench`."""
+
+    command: ClassVar[str] = "bench"
+
+    models: tuple[Path, ...] = Field((), description="Model files; the last one when left out")
+    batch_sizes: tuple[int, ...] = Field((1, 4, 8), description="Batch sizes for throughput")
+    repeats: int = Field(20, ge=3, description="Timed calls a batch size")
+    out: Path | None = Field(None, description="JSON file for the figures")
+
+
+class FetchSettings(CommandSettings):
+    """`adctl fetch`."""
+
+    command: ClassVar[str] = "fetch"
+
+    what: str | None = Field(None, description="A data set, or 'weights'")
+    name: str | None = Field(None, description="With 'weights': the timm model")
+    category: tuple[str, ...] = Field((), description="Only these categories")
+    source: Path | None = Field(None, description="Archive or folder to take it from instead of the network")
+    accept_license: bool = Field(False, description="Accept the data set's licence")
+    force: bool = Field(False, description="Fetch again what is there")
+
+
+class DemoSettings(DeviceSettings):
+    """`adctl demo`."""
+
+    command: ClassVar[str] = "demo"
+
+    arch: Arch = Field("patchcore", description="Detector")
+    epochs: int = Field(5, ge=1, description="Epochs of gradient training")
+    seed: int = Field(0, ge=0, description="Seed of everything random")
+
+
+COMMANDS: dict[str, type[CommandSettings]] = {
+    cls.command: cls
+    for cls in (
+        FetchSettings,
+        TrainSettings,
+        CalibrateSettings,
+        ScoreSettings,
+        ReportSettings,
+        ExportSettings,
+        BenchSettings,
+        DemoSettings,
+    )
+}
+
+S = TypeVar("S", bound=CommandSettings)
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[S]):
+    """Settings and where each came from.
+
+    Attributes:
+        settings: The effective settings.
+        origins: For each name: `--flag`, `ADCTL_NAME`, the config file's path, or `default`.
+    """
+
+    settings: S
+    origins: dict[str, str]
+
+    def table(self) -> dict[str, dict[str, Any]]:
+        """JSON-safe: name to value and origin; what is saved with a run and printed by --print-config."""
+        values = self.settings.model_dump(mode="json")
+        return {name: {"value": values[name], "from": self.origins[name]} for name in values}
+
+
+def load(cls: type[S], flags: dict[str, Any], config: Path | None = None) -> Loaded[S]:
+    """Merge flags, environment, config file and defaults into one command's settings.
+
+    Args:
+        cls: The command's settings class.
+        flags: What was typed; None means not typed.
+        config: The file named by --config; `ADCTL_CONFIG` when None.
+
+    Raises:
+        UsageError: A value is out of bounds or a name unknown; says which, and where it came from.
+    """
+    config = config or (Path(given) if (given := os.environ.get(PREFIX + "CONFIG")) else None)
+    sources: list[tuple[dict[str, Any], str]] = []
+    if config is not None:
+        sources.append((_from_file(config, cls), str(config)))
+    sources.append((_from_environment(cls), "environment"))
+    sources.append(({name: value for name, value in flags.items() if value is not None}, "flag"))
+
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(cls.model_fields, "default")
+    for source, origin in sources:
+        for name, value in source.items():
+            both_tables = isinstance(value, dict) and isinstance(values.get(name), dict)
+            values[name] = {**values[name], **value} if both_tables else value
+            origins[name] = {"environment": PREFIX + name.upper(), "flag": flag_name(name)}.get(origin, origin)
+    try:
+        return Loaded(cls(**values), origins)
+    except ValidationError as error:
+        raise UsageError(*_explain(error.errors()[0], origins)) from error
+
+
+def flag_name(setting: str) -> str:
+    """How a setting is typed."""
+    return "--" + setting.replace("_", "-")
+
+
+def _from_environment(cls: type[S]) -> dict[str, Any]:
+    try:
+        return dict(EnvSettingsSource(cls)())
+    except ValueError as error:  # pydantic-settings: a table that is not JSON
+        raise UsageError(
+            f"An environment variable could not be read: {error}.",
+            "Tables and lists are written as JSON, for example ADCTL_OPTIONS='{\"coreset_ratio\": 0.1}'.",
+        ) from error
+
+
+def _from_file(path: Path, cls: type[S]) -> dict[str, Any]:
+    document = _parse(path)
+    shared = {name: value for name, value in document.items() if name not in COMMANDS}
+    for command in COMMANDS:
+        if not isinstance(document.get(command, {}), dict):
+            raise UsageError(f"'{command}' in {path} must be a table of settings.", f"Write it as [{command}].")
+    known = {name for settings in COMMANDS.values() for name in settings.model_fields}
+    for name in shared:
+        if name not in known:
+            raise unknown_name(f"setting in {path}", name, known)
+    own = document.get(cls.command, {})
+    for name in own:
+        if name not in cls.model_fields:
+            raise unknown_name(f"setting in {path} under [{cls.command}]", name, cls.model_fields)
+    # A setting at the top is meant for every command that has it.
+    return {name: value for name, value in shared.items() if name in cls.model_fields} | own
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    readers: dict[str, Callable[[str], Any]] = {
+        ".toml": tomllib.loads,
+        ".yaml": yaml.safe_load,
+        ".yml": yaml.safe_load,
+        ".json": json.loads,
+    }
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise UsageError(f"The config file {path} has an unknown ending.", "Use .toml, .yaml or .json.")
+    try:
+        document: Any = reader(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"The config file {path} does not exist.", "Check the path given to --config.") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"The config file {path} cannot be read: {error}", "Mend the place it names.") from error
+    if document is None:  # an empty YAML file
+        return {}
+    if not isinstance(document, dict):
+        raise UsageError(f"The config file {path} must be a table of settings.", "Write 'name = value' lines.")
+    return dict(document)
+
+
+def _explain(error: ErrorDetails, origins: dict[str, str]) -> tuple[str, str]:
+    name = str(error["loc"][0]) if error["loc"] else ""
+    origin = origins.get(name, "")
+    place = f" (from {origin})" if origin not in ("", "default", flag_name(name)) else ""
+    reason = error["msg"][0].lower() + error["msg"][1:]
+    return (
+        f"The setting {flag_name(name)}{place} is not valid: {reason}. Got {error['input']!r} instead.",
+        f"See 'adctl {_command_of(name)}--help' for what it takes.",
+    )
+
+
+def _command_of(name: str) -> str:
+    owners = [command for command, cls in COMMANDS.items() if name in cls.model_fields]
+    return f"{owners[0]} " if len(owners) == 1 else "COMMAND "

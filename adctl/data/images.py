@@ -1,0 +1,328 @@
+"""One image file to one array, or one clear reason why not; resizing; masks.
+
+OpenCV decodes; Pillow reads the header first, so that an oversized or many-paged file is refused before
+a pixel of it is unpacked. Exposure is information in inspection: deep images are brought to 8 bits by one
+fixed scale, never stretched image by image.
+
+Knows nothing of data sets. Damage in the middle of a JPEG that still ends properly goes unnoticed: the
+decoder draws something there and does not say so.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import threading
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL.WebPImagePlugin import WebPImageFile
+
+from adctl import files
+from adctl.errors import DataError, ImageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.ImageFile import ImageFile
+
+    from adctl.records import Sample
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+"""Endings taken for images, in lower case."""
+
+MIN_SIDE = 16
+"""Shortest side of a usable image, pixels: below it there is nothing for a network to look at."""
+
+MAX_PIXELS = 400_000_000
+"""Largest usable image, width x height: 20,000 x 20,000, or 1.2 GB of memory decoded."""
+
+RgbImage: TypeAlias = NDArray[np.uint8]
+BoolMask: TypeAlias = NDArray[np.bool_]
+
+_FORMATS = (
+    ("JPEG", re.compile(rb"\xff\xd8\xff")),
+    ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n")),
+    ("TIFF", re.compile(rb"II[*+]\0|MM\0[*+]")),
+    ("BMP", re.compile(rb"BM")),
+    ("WEBP", re.compile(rb"RIFF.{4}WEBP", re.DOTALL)),
+)
+# Called directly: Image.open would apply Pillow's own, lower pixel limit.
+_HEADERS: dict[str, type[ImageFile]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "BMP": BmpImageFile,
+    "WEBP": WebPImageFile,
+}
+# Grey stays one channel and depth stays what it is; alpha is dropped and EXIF orientation applied.
+_DECODE = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
+_GREY = 2  # dimensions
+_JPEG_END = b"\xff\xd9"
+_PNG_END = b"IEND\xaeB`\x82"
+_WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274
+_AXES_SWAPPED = range(5, 9)
+_GET_AGAIN = "Copy or save the file again, or remove it."
+_CONVERT = "Convert it to an 8-bit or 16-bit PNG, or remove it."
+
+# Damaged files are reported by ImageError; OpenCV would say the same again, less clearly, on stderr.
+(getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)  # OpenCV 4, or 5
+# `warnings.catch_warnings` changes the whole process, and loaders read images in threads.
+_header_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What the start of a file says: its format, stored size in pixels, pages, EXIF orientation."""
+
+    format: str
+    width: int
+    height: int
+    several_pages: bool
+    orientation: int
+
+
+def read_image(path: Path, *, bit_depth: int = 16) -> RgbImage:
+    """Decode one image to RGB as it should be seen: EXIF orientation applied, alpha dropped, grey expanded.
+
+    Args:
+        path: A PNG, JPEG, BMP, TIFF or WebP file; what it holds counts, not what it is called.
+        bit_depth: Bits in use, 8 to 16, of 16-bit files: with 12, as many cameras deliver, 4095 is white and
+            what is above saturates. Floating-point files are taken as 0 to 1.
+
+    Returns:
+        Array of shape [H, W, 3], uint8.
+
+    Raises:
+        ImageError: It cannot be read, is no image, is damaged or truncated, has several pages, is too small
+            or too large, or its pixels are of a kind with no defined white.
+    """
+    image = _to_uint8(path, _decode(path), bit_depth)  # [H, W] or [H, W, 3]
+    if image.ndim == _GREY:
+        return _as_uint8(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
+    return _as_uint8(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image))  # in place: fresh memory costs more
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels as `read_image` gives them, from the header alone.
+
+    Raises:
+        ImageError: As for `read_image`, as far as the header tells.
+    """
+    try:
+        with path.open("rb") as stream:
+            header = _read_header(path, stream)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    size = (header.width, header.height)
+    return size[::-1] if header.orientation in _AXES_SWAPPED else size
+
+
+def read_mask(path: Path) -> BoolMask:
+    """Decode a ground-truth mask: defect wherever any colour channel is not zero.
+
+    Returns:
+        Array of shape [H, W], bool.
+
+    Raises:
+        ImageError: As for `read_image`.
+    """
+    mask = _decode(path)  # [H, W] or [H, W, 3]
+    defect: BoolMask = (mask != 0) if mask.ndim == _GREY else (mask != 0).any(axis=2)
+    return defect
+
+
+def mask_for(sample: Sample, width: int, height: int) -> BoolMask | None:
+    """The ground-truth mask of an image of this size.
+
+    Args:
+        sample: The image; its `mask` may be None.
+        width: Of the image as `read_image` gives it, pixels.
+        height: Likewise.
+
+    Returns:
+        Array of shape [height, width], bool; None when the sample has no mask.
+
+    Raises:
+        ImageError: The mask cannot be read.
+        DataError: The mask has another size than its image.
+    """
+    if sample.mask is None:
+        return None
+    mask = read_mask(sample.mask)
+    if mask.shape != (height, width):
+        raise DataError(
+            f"The mask {sample.mask} is {mask.shape[1]} x {mask.shape[0]} pixels, "
+            f"its image {sample.path} is {width} x {height}.",
+            "Save the mask in the size its image is displayed in (after EXIF rotation), or remove it.",
+        )
+    return mask
+
+
+def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Resize by averaging areas where it shrinks and linearly where it grows, each axis for itself.
+
+    Args:
+        image: Array of shape [H, W, C], uint8.
+        height: Wanted, pixels.
+        width: Wanted, pixels.
+
+    Returns:
+        Array of shape [height, width, C], uint8; `image` itself when nothing changes.
+    """
+    rows, columns, channels = image.shape
+    smaller = (min(height, rows), min(width, columns))
+    for size, method in ((smaller, cv2.INTER_AREA), ((height, width), cv2.INTER_LINEAR)):
+        if image.shape[:2] != size:
+            resized = cv2.resize(image, (size[1], size[0]), interpolation=method)
+            image = _as_uint8(resized.reshape(*size, channels))
+    return image
+
+
+def write_png(path: Path, rgb: RgbImage) -> None:
+    """Write an RGB image of shape [H, W, 3], uint8, as PNG; never half of it.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    files.write_bytes(path, encoded.tobytes())
+
+
+def _decode(path: Path) -> NDArray[Any]:
+    """Pixels as stored: [H, W] or [H, W, 3] in BGR order, any number type."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    header = _read_header(path, io.BytesIO(data))
+    if not _is_complete(header, data):
+        raise _refusal(path, "it is truncated", _GET_AGAIN)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE)
+    except cv2.error as error:
+        raise _refusal(path, f"OpenCV cannot decode it ({error.err})", _CONVERT) from error
+    if image is None:
+        raise _refusal(path, "it is damaged, truncated or of a kind that cannot be decoded", _GET_AGAIN)
+    return image
+
+
+def _to_uint8(path: Path, image: NDArray[Any], bit_depth: int) -> NDArray[np.uint8]:
+    if image.dtype == np.uint8:
+        return _as_uint8(image)
+    if image.dtype == np.uint16:
+        return _as_uint8(np.minimum(np.right_shift(image, bit_depth - 8), 255))
+    if not np.issubdtype(image.dtype, np.floating):
+        raise _refusal(path, f"its pixels are {image.dtype}, for which no white is defined", _CONVERT)
+    values = image.astype(np.float32, copy=False)
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 1):  # also refuses NaN
+        raise _refusal(
+            path,
+            f"its floating-point pixels run from {low:g} to {high:g}, not within 0 to 1",
+            "Divide all images by one fixed white level, or convert them to 16-bit PNG.",
+        )
+    return _as_uint8(np.rint(values * 255))
+
+
+def _as_uint8(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    return pixels.astype(np.uint8, copy=False)
+
+
+def _read_header(path: Path, stream: BinaryIO) -> _Header:
+    """Read the header, checked against the limits; no pixel is decoded."""
+    start = stream.read(12)
+    stream.seek(0)
+    if not start:
+        raise _refusal(path, "the file is empty", _GET_AGAIN)
+    name = next((name for name, magic in _FORMATS if magic.match(start)), None)
+    if name is None:
+        raise _refusal(path, "it is not a PNG, JPEG, BMP, TIFF or WebP image", _CONVERT)
+    with _header_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            header = _tiff_header(stream) if name == "TIFF" else _other_header(name, stream)
+        except Exception as error:  # Pillow's parsers raise anything from struct.error to KeyError
+            raise _refusal(path, "its header is damaged or truncated", _GET_AGAIN) from error
+    _check_limits(path, header)
+    return header
+
+
+def _tiff_header(stream: BinaryIO) -> _Header:
+    """From the first directory of tags: Pillow's image class refuses kinds of pixel that OpenCV reads."""
+    start = stream.read(8)
+    is_big = start[2] == ord("+")  # BigTIFF has longer offsets
+    tags = ImageFileDirectory_v2(start + stream.read(8 if is_big else 0))
+    stream.seek(tags.next)
+    tags.load(stream)
+    return _Header("TIFF", tags[_WIDTH], tags[_HEIGHT], bool(tags.next), tags.get(_ORIENTATION, 1))
+
+
+def _other_header(name: str, stream: BinaryIO) -> _Header:
+    image = _HEADERS[name](stream)
+    return _Header(name, *image.size, getattr(image, "n_frames", 1) > 1, _orientation(image))
+
+
+def _orientation(image: ImageFile) -> int:
+    # `image.getexif()` would decode a whole PNG to look for late EXIF, and obey XMP, which OpenCV does not.
+    if "exif" not in image.info:
+        return 1
+    exif = Image.Exif()
+    try:
+        exif.load(image.info["exif"])
+        return int(exif.get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - damaged EXIF may raise anything, and OpenCV ignores it too
+        return 1
+
+
+def _check_limits(path: Path, header: _Header) -> None:
+    width, height = header.width, header.height
+    if header.several_pages:
+        raise _refusal(path, "it holds several pages", "Save the page that counts as a file of its own.")
+    if min(width, height) < MIN_SIDE:
+        what = f"it is {width} x {height} pixels, and each side must have at least {MIN_SIDE}"
+        raise _refusal(path, what, "Use the image at its full size, or remove it.")
+    if width * height > MAX_PIXELS:
+        what = f"it is {width} x {height} pixels, and at most {MAX_PIXELS:,} in all can be read"
+        raise _refusal(path, what, "Cut it into tiles or scale it down.")
+
+
+def _is_complete(header: _Header, data: bytes) -> bool:
+    """Whether the file runs to its end, for the formats whose decoders paint missing parts grey."""
+    if header.format == "JPEG":
+        return data.rfind(_JPEG_END, _start_of_scan(data)) >= 0
+    if header.format == "PNG":
+        return data.rfind(_PNG_END) >= 0
+    if header.format == "WEBP":
+        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+    return True
+
+
+def _start_of_scan(data: bytes) -> int:
+    """Where a JPEG's pixels begin: an EXIF thumbnail before it has an end marker of its own."""
+    position = 2
+    while data.startswith(b"\xff", position) and not data.startswith(b"\xff\xda", position):
+        padding = data.startswith(b"\xff\xff", position)
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        position += 1 if padding else 2 + length
+    return position
+
+
+def _unreadable(path: Path, error: OSError) -> ImageError:
+    if isinstance(error, FileNotFoundError):
+        return _refusal(path, "the file does not exist", "Check the path, or list the images again.")
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return _refusal(path, reason[0].lower() + reason[1:], "Check the file and its permissions.")
+
+
+def _refusal(path: Path, what: str, remedy: str) -> ImageError:
+    return ImageError(f"Cannot use the image {path}: {what}.", remedy)

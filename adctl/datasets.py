@@ -1,0 +1,52 @@
+"""Which data set a command means: a path, a fetched one, plain folders, or the one a run was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adctl import runs
+from adctl.data.layouts import Dataset, open_folders, open_mvtec
+from adctl.errors import UsageError
+from adctl.fetching import find_dataset
+
+if TYPE_CHECKING:
+    from adctl.config import DataSettings
+
+
+def open_dataset(settings: DataSettings) -> Dataset:
+    """Find and read the layout of the data set that the settings name; no image is decoded.
+
+    Raises:
+        UsageError: Nothing is named, two things are, or it does not exist; the remedy says what to type.
+        DataError: The layout cannot be understood.
+    """
+    if settings.good is not None:
+        if settings.data is not None or settings.dataset is not None:
+            raise UsageError("--good stands for a plain folder and cannot go with --data or --dataset.", "Give one.")
+        return open_folders(settings.good, settings.test, settings.masks)
+    if settings.test is not None or settings.masks is not None:
+        raise UsageError("--test and --masks go with --good.", "Name the folder of good images with --good.")
+    if settings.data is not None:
+        if settings.dataset is not None:
+            raise UsageError("--data and --dataset both name a data set.", "Give one of them.")
+        return open_mvtec(settings.data, settings.category)
+    if settings.dataset is None and settings.category is None:
+        raise UsageError(
+            "Which images to learn from?",
+            "Name a data set with --data DIR, a folder of good images with --good DIR, "
+            "or try the built-in one: adctl fetch demo, then --dataset demo.",
+        )
+    return open_mvtec(find_dataset(settings.category, settings.dataset), settings.category)
+
+
+def dataset_of_run(folder: Path) -> Dataset | None:
+    """The data set a run was trained on, found again by its manifest; None without a manifest."""
+    manifest = runs.read_manifest(folder)
+    if manifest is None:
+        return None
+    source: dict[str, Any] = manifest["dataset"]
+    if source["layout"] == "folders":
+        test, masks = (Path(source[name]) if source[name] else None for name in ("test", "masks"))
+        return open_folders(Path(source["good"]), test, masks)
+    return open_mvtec(Path(source["root"]), None)

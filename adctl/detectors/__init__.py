@@ -1,0 +1,1 @@
+"""Detectors: one file an algorithm, one small contract for all."""

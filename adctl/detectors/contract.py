@@ -1,0 +1,157 @@
+"""The contract every detector keeps, and nothing about any one of them.
+
+A detector turns images into raw scores and anomaly maps, higher is stranger. Thresholds never enter it,
+nor do files, devices, data loading or progress bars.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from adctl.errors import ModelFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from adctl.engine.phases import Phase
+
+
+class DetectorConfig(BaseModel):
+    """Explicit, validated, JSON-safe settings of a detector; stored whole in its model file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image_size: int = Field(256, ge=32, le=4096, description="Side of the square that images are resized to, pixels")
+
+
+class Prediction(NamedTuple):
+    """What a detector says of B images.
+
+    Attributes:
+        scores: Tensor [B] of float32.
+        maps: Tensor [B,h,w] of float32, at the detector's native resolution.
+    """
+
+    scores: Tensor
+    maps: Tensor
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The images a detector takes: RGB in [0, 1], resized to height x width; it normalises them itself."""
+
+    height: int
+    width: int
+    channels: int = 3
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What fitting needs beyond the batches themselves, known before it starts.
+
+    Attributes:
+        memory: Bytes held at the peak.
+        flops: Floating-point operations after the images have been seen (coreset, matrix inverses).
+    """
+
+    memory: int
+    flops: float
+
+
+class Detector(nn.Module, ABC):
+    """B images of H x W pixels to B scores and B maps of h x w cells; higher is stranger, uncalibrated.
+
+    Subclasses register what fitting finds out as buffers named in `fitted`: empty at first, and given the
+    stored shape when a model file is loaded.
+    """
+
+    Config: ClassVar[type[DetectorConfig]]
+    fitted: ClassVar[tuple[str, ...]] = ()
+    needs_validation: ClassVar[bool] = False
+
+    def __init__(self, config: DetectorConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def input(self) -> InputSpec:
+        """The images it takes."""
+        return InputSpec(self.config.image_size, self.config.image_size)
+
+    @abstractmethod
+    def phases(self) -> Sequence[Phase]:
+        """What the engine runs to fit it, in order; may be empty."""
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Prediction:
+        """Score images [B,C,H,W] of float32 in [0, 1]. Pure and exportable."""
+
+    def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
+        """Take pretrained backbone weights; detectors without a backbone never get this call."""
+        raise NotImplementedError
+
+    @property
+    def backbone_name(self) -> str | None:
+        """The timm name of the frozen backbone whose pretrained weights fitting starts from, or None."""
+        return None
+
+    def forecast(self, images: int) -> Forecast:
+        """What fitting on so many images will need, beyond the batches."""
+        del images
+        return Forecast(memory=0, flops=0.0)
+
+    def check_fitted(self) -> None:
+        """Refuse to go on with a detector whose statistics were never found.
+
+        Raises:
+            ModelFileError: Some fitted buffer is still empty.
+        """
+        for name in self.fitted:
+            if not self.get_buffer(name).numel():
+                raise ModelFileError(
+                    f"This {type(self).__name__} is not fitted: its '{name}' is empty.",
+                    "Train it with 'adctl train' first.",
+                )
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take all weights and fitted statistics from a model file.
+
+        Raises:
+            ModelFileError: The tensors are not this detector's.
+        """
+        for name in self.fitted:
+            if name in tensors:
+                self.register_buffer(name, torch.empty_like(tensors[name]))
+        try:
+            self.load_state_dict(dict(tensors), strict=True)
+        except RuntimeError as error:
+            raise ModelFileError(
+                f"The model file does not fit its own settings: {error}",
+                "The file is damaged or was edited: train again, or take an intact copy.",
+            ) from error
+        self.check_fitted()
+
+    def _fit_buffer(self, name: str, value: Tensor) -> None:
+        """Set a fitted buffer to what fitting found."""
+        assert name in self.fitted, name
+        self.register_buffer(name, value.contiguous())
+
+    if TYPE_CHECKING:
+
+        def __call__(self, images: Tensor) -> Prediction:
+            """Score images; see `forward`."""
+            ...
+
+
+def describe(config: type[DetectorConfig]) -> dict[str, dict[str, Any]]:
+    """Each option of a detector: default and description, for messages and documentation."""
+    return {
+        name: {"default": field.default, "description": field.description or ""}
+        for name, field in config.model_fields.items()
+    }

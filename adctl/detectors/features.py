@@ -1,0 +1,91 @@
+"""What detectors that compare features of a frozen backbone share: one grid of patch features an image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name everybody uses
+
+from adctl.backbones import DEFAULT, Backbone
+from adctl.detectors.contract import Detector, DetectorConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class FeatureConfig(DetectorConfig):
+    """Settings of the patch features."""
+
+    backbone: str = Field(DEFAULT, description="timm model whose features are compared")
+    layers: tuple[int, ...] | None = Field(
+        None, description="Indices of the backbone's feature levels; chosen by the detector when left out"
+    )
+    neighbourhood: int = Field(1, ge=1, le=9, description="Side of the window features are averaged over, odd")
+
+
+class FeatureDetector(Detector):
+    """Patch features: backbone levels, locally averaged, brought to the finest grid and stacked."""
+
+    strides: ClassVar[tuple[int, ...]] = (8, 16)
+    """Of the levels read from a convolutional backbone unless the settings name others."""
+
+    config: FeatureConfig
+
+    def __init__(self, config: FeatureConfig) -> None:
+        super().__init__(config)
+        self.backbone = Backbone(config.backbone, config.layers, config.image_size, strides=self.strides)
+
+    @property
+    def backbone_name(self) -> str:
+        """The timm name of the frozen backbone."""
+        return self.config.backbone
+
+    @property
+    def channels(self) -> int:
+        """C, the length of a patch feature."""
+        return sum(self.backbone.channels)
+
+    @property
+    def grid(self) -> int:
+        """The side of the map, cells."""
+        return self.config.image_size // min(self.backbone.strides)
+
+    def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the backbone's pretrained weights."""
+        self.backbone.load_pretrained(weights)
+
+    def patches(self, images: Tensor) -> Tensor:
+        """Images [B,3,H,W] to patch features [B,C,h,w].
+
+        The local average makes a feature speak for its neighbourhood and forgives small shifts
+        (PatchCore, section 3.1).
+        """
+        side = self.config.neighbourhood
+        levels = self.backbone(images)
+        if side > 1:
+            levels = [
+                F.avg_pool2d(level, side, stride=1, padding=side // 2, count_include_pad=False) for level in levels
+            ]
+        finest = levels[0].shape[-2:]
+        resized = [
+            level
+            if level.shape[-2:] == finest
+            else F.interpolate(level, size=finest, mode="bilinear", align_corners=False)
+            for level in levels
+        ]
+        return torch.cat(resized, dim=1)
+
+
+def to_rows(features: Tensor) -> Tensor:
+    """Features [B,C,h,w] to rows [B*h*w,C], image by image, row by row."""
+    return features.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def random_orthogonal(rows: int, columns: int, seed: int) -> Tensor:
+    """A random matrix [rows,columns] of float64 with orthonormal columns; the same seed gives the same one."""
+    drawn = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    orthonormal: Tensor = torch.linalg.qr(drawn).Q
+    return orthonormal

@@ -1,0 +1,130 @@
+"""PaDiM: a Gaussian over the patch features at each place of the image.
+
+Defard et al., "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and Localization", 2021.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from adctl.detectors.contract import Forecast, Prediction
+from adctl.detectors.features import FeatureConfig, FeatureDetector, random_orthogonal
+from adctl.engine.phases import Observe
+from adctl.maps import GaussianBlur, top_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from adctl.engine.phases import Phase, Progress
+
+_PLACES_AT_ONCE = 64
+
+
+class PaDiMConfig(FeatureConfig):
+    """Settings of PaDiM."""
+
+    dimensions: int = Field(100, ge=2, description="Length features are reduced to by a random orthogonal projection")
+    ridge: float = Field(0.01, gt=0, description="Share of the mean variance added to each covariance's diagonal")
+    blur: float = Field(1.0, ge=0, description="Gaussian smoothing of the map, sigma in cells")
+    score_share: float = Field(0.01, gt=0, le=1, description="Share of the strangest cells whose mean is the score")
+    seed: int = Field(0, ge=0, description="Decides the projection")
+
+
+class PaDiM(FeatureDetector):
+    """Mahalanobis distance of each patch feature from the good ones at the same place.
+
+    In place of the paper's random choice of channels the features go through a random semi-orthogonal
+    projection, which loses less (Kim et al., "Semi-orthogonal Embedding for Efficient Unsupervised Anomaly
+    Segmentation", 2021).
+
+    Attributes:
+        projection: Tensor [C,D].
+        mean: Tensor [P,D], P = h*w places.
+        whitening: Tensor [P,D,D]; the distance is the norm of (feature - mean) times it.
+    """
+
+    Config = PaDiMConfig
+    fitted: ClassVar[tuple[str, ...]] = ("projection", "mean", "whitening")
+    config: PaDiMConfig
+    projection: Tensor
+    mean: Tensor
+    whitening: Tensor
+
+    def __init__(self, config: PaDiMConfig) -> None:
+        super().__init__(config)
+        for name in self.fitted:
+            self.register_buffer(name, torch.empty(0))
+        self.blur = GaussianBlur(config.blur)
+        self._count = 0
+        self._sum: Tensor | None = None
+        self._products: Tensor | None = None
+
+    def phases(self) -> Sequence[Phase]:
+        """One pass that sums features and their products, then the covariances."""
+        projection = random_orthogonal(self.channels, self._dimensions, self.config.seed)
+        self._fit_buffer("projection", projection.to(self.backbone.mean))
+        return (Observe(self._places, self._absorb, self._finish, "patch distributions"),)
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Score images [B,3,H,W]; maps have the cells of the backbone's finest level read."""
+        places = self._places(images)
+        offsets = (places - self.mean.unsqueeze(1)) @ self.whitening
+        distances = offsets.square().sum(2).sqrt().t()
+        maps = self.blur(distances.reshape(images.shape[0], self.grid, self.grid))
+        return Prediction(top_mean(maps, self.config.score_share), maps)
+
+    def forecast(self, images: int) -> Forecast:
+        """A covariance a place, however many images."""
+        del images
+        places, dimensions = self.grid**2, self._dimensions
+        return Forecast(memory=3 * 8 * places * dimensions**2, flops=4.0 * places * dimensions**3)
+
+    @property
+    def _dimensions(self) -> int:
+        return min(self.config.dimensions, self.channels)
+
+    def _places(self, images: Tensor) -> Tensor:
+        """Projected features [P,B,D], place by place."""
+        patches = self.patches(images).flatten(2).permute(2, 0, 1)
+        return patches @ self.projection
+
+    def _absorb(self, places: Tensor) -> None:
+        # float64 (on devices that have it), since a covariance is a small difference of large sums
+        exact = places.double() if places.device.type != "mps" else places
+        products = exact.transpose(1, 2) @ exact
+        if self._sum is None or self._products is None:
+            self._sum, self._products = exact.sum(1), products
+        else:
+            self._sum += exact.sum(1)
+            self._products += products
+        self._count += places.shape[1]
+
+    def _finish(self, progress: Progress) -> None:
+        assert self._sum is not None
+        assert self._products is not None
+        mean = self._sum / self._count
+        covariance = self._products / self._count - mean.unsqueeze(2) * mean.unsqueeze(1)
+        self._sum = self._products = None
+        self._count = 0
+        # Fewer images than dimensions leave a covariance singular: the paper, too, adds to its diagonal.
+        identity = torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
+        ridge = self.config.ridge * covariance.diagonal(dim1=1, dim2=2).mean() * identity
+        whitening = torch.empty_like(covariance, dtype=torch.float32)
+        for start in range(0, len(covariance), _PLACES_AT_ONCE):
+            places = slice(start, start + _PLACES_AT_ONCE)
+            whitening[places] = _whitening(covariance[places] + ridge)
+            progress(start, len(covariance))
+        self._fit_buffer("mean", mean.float())
+        self._fit_buffer("whitening", whitening)
+
+
+def _whitening(covariance: Tensor) -> Tensor:
+    """W with W W^T the inverse of each covariance [P,D,D]: the transposed inverse of its Cholesky factor."""
+    factor = torch.linalg.cholesky(covariance)
+    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand_as(factor)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
+    return inverse.transpose(1, 2).float()

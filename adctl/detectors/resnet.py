@@ -1,0 +1,171 @@
+"""A ResNet autoencoder: what it cannot rebuild, having seen only good parts, is strange.
+
+Encoder: He et al., "Deep Residual Learning", CVPR 2016. Reconstruction error as anomaly: Bergmann et al.,
+"Improving Unsupervised Defect Segmentation by Applying Structural Similarity to Autoencoders", 2019.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name everybody uses
+
+from adctl.detectors.contract import Detector, DetectorConfig, Prediction
+from adctl.engine.phases import LossTerms, Optimize
+from adctl.losses import structural_similarity
+from adctl.maps import GaussianBlur, top_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from adctl.engine.phases import Phase
+
+_STAGES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+_WIDTHS = (64, 128, 256, 512)
+_REDUCTION = 32
+
+
+class ResNetConfig(DetectorConfig):
+    """Settings of the ResNet autoencoder."""
+
+    image_size: int = Field(128, ge=32, le=4096, description="Side of the square images are resized to, pixels")
+    encoder: Literal["resnet18", "resnet34"] = Field("resnet18", description="Encoder")
+    latent: int = Field(1024, ge=8, description="Length of the latent vector")
+    skips: bool = Field(False, description="Connect matching levels; lets the network copy defects through")
+    ssim: float = Field(0.5, ge=0, le=1, description="Weight of structural dissimilarity in loss and map; rest is L2")
+    blur: float = Field(2.0, ge=0, description="Gaussian smoothing of the map, sigma in pixels")
+    score_share: float = Field(0.01, gt=0, le=1, description="Share of the strangest pixels whose mean is the score")
+
+    @field_validator("image_size")
+    @classmethod
+    def _divisible(cls, value: int) -> int:
+        if value % _REDUCTION:
+            raise ValueError(f"must be a multiple of {_REDUCTION}, the encoder's reduction")
+        return value
+
+
+class ResNetAutoencoder(Detector):
+    """ResNet encoder, latent vector, residual upsampling decoder with sigmoid output.
+
+    The map is the reconstruction error of each pixel, squared difference and structural dissimilarity
+    weighted as in the loss; native resolution is the input's.
+    """
+
+    Config = ResNetConfig
+    needs_validation = True
+    config: ResNetConfig
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__(config)
+        self.encoder = _Encoder(_STAGES[config.encoder])
+        self.decoder = _Decoder(skips=config.skips)
+        cells = _WIDTHS[-1] * (config.image_size // _REDUCTION) ** 2
+        self.squeeze = nn.Linear(cells, config.latent)
+        self.expand = nn.Linear(config.latent, cells)
+        self.blur = GaussianBlur(config.blur)
+
+    def phases(self) -> Sequence[Phase]:
+        """Epochs of gradient steps on the reconstruction loss."""
+        return (Optimize(self.loss, self.parameters(), "reconstruction"),)
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Score images [B,3,H,W]; maps [B,H,W]."""
+        difference, dissimilarity = self._errors(images, self.reconstruct(images))
+        weight = self.config.ssim
+        maps = self.blur((1 - weight) * difference + weight * dissimilarity)
+        return Prediction(top_mean(maps, self.config.score_share), maps)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images [B,3,H,W] in [0, 1] to their reconstructions, same shape and range."""
+        levels = self.encoder(images * 2 - 1)
+        deepest = levels[-1]
+        latent = self.squeeze(deepest.flatten(1))
+        start = self.expand(latent).view(deepest.shape)
+        decoded: Tensor = self.decoder(start, levels[:-1])
+        return decoded
+
+    def loss(self, images: Tensor) -> LossTerms:
+        """Mean squared error and structural dissimilarity, weighted."""
+        difference, dissimilarity = self._errors(images, self.reconstruct(images))
+        weight = self.config.ssim
+        return {"l2": (1 - weight) * difference.mean(), "ssim": weight * dissimilarity.mean()}
+
+    @staticmethod
+    def _errors(images: Tensor, rebuilt: Tensor) -> tuple[Tensor, Tensor]:
+        difference = (images - rebuilt).square().mean(1)
+        dissimilarity = 0.5 * (1 - structural_similarity(images, rebuilt).mean(1))
+        return difference, dissimilarity
+
+
+class _Block(nn.Module):
+    """Two convolutions and a shortcut; halves or doubles the resolution where asked to."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int = 1, enlarge: bool = False) -> None:
+        super().__init__()
+        self.enlarge = enlarge
+        self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        changes = stride != 1 or inputs != outputs
+        self.shortcut: nn.Module = (
+            nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            if changes
+            else nn.Identity()
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.enlarge:
+            features = F.interpolate(features, scale_factor=2.0, mode="nearest")
+        inner = F.relu(self.norm1(self.first(features)))
+        return F.relu(self.norm2(self.second(inner)) + self.shortcut(features))
+
+
+class _Encoder(nn.Module):
+    """A ResNet without its classifier: levels at strides 4, 8, 16 and 32."""
+
+    def __init__(self, depths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+        )
+        inputs = 64
+        stages = []
+        for index, (depth, width) in enumerate(zip(depths, _WIDTHS, strict=True)):
+            first = _Block(inputs, width, stride=1 if index == 0 else 2)
+            stages.append(nn.Sequential(first, *(_Block(width, width) for _ in range(depth - 1))))
+            inputs = width
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = self.stem(images)
+        levels = []
+        for stage in self.stages:
+            features = stage(features)
+            levels.append(features)
+        return levels
+
+
+class _Decoder(nn.Module):
+    """Residual blocks that double the resolution five times, from stride 32 to the pixels."""
+
+    def __init__(self, *, skips: bool) -> None:
+        super().__init__()
+        self.skips = skips
+        widths = (512, 256, 128, 64, 64, 32)
+        self.blocks = nn.ModuleList(
+            _Block(inputs, outputs, enlarge=True) for inputs, outputs in itertools.pairwise(widths)
+        )
+        self.output = nn.Conv2d(widths[-1], 3, 3, 1, 1)
+
+    def forward(self, start: Tensor, levels: list[Tensor]) -> Tensor:
+        features = start
+        for index, block in enumerate(self.blocks):
+            features = block(features)
+            if self.skips and index < len(levels):
+                features = features + levels[-1 - index]
+        return torch.sigmoid(self.output(features))

@@ -1,0 +1,1 @@
+"""The engine: devices, batches, the phases that fit a detector, and the model file."""

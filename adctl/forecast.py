@@ -1,0 +1,115 @@
+"""How much memory and time training will take, measured on one batch before it starts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+import torch
+
+from adctl.data.images import image_size
+from adctl.data.loader import load_one
+from adctl.detectors.registry import detector_class
+from adctl.engine.batching import starting_batch_size
+from adctl.engine.phases import Observe
+from adctl.engine.trainer import to_input
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from adctl.config import TrainSettings
+    from adctl.detectors.contract import Detector
+    from adctl.engine.phases import Phase
+    from adctl.training import Understanding
+
+_BASE_MEMORY = 600 * 2**20
+"""Of Python, torch and the libraries, bytes, as measured on Linux."""
+
+_ACTIVATIONS = 400
+"""Bytes a batch takes for each input pixel on the way through a network, as measured; thrice with gradients."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What training will take.
+
+    Attributes:
+        memory: Bytes at the peak.
+        available: Bytes that are free now.
+        seconds: Until the model file is written.
+        width: Of the first image, pixels.
+        height: Of the first image, pixels.
+    """
+
+    memory: int
+    available: int
+    seconds: float
+    width: int
+    height: int
+
+
+def forecast(plan: Understanding, settings: TrainSettings) -> Needs:
+    """Time one batch and one image file, and scale up.
+
+    Args:
+        plan: What training would do.
+        settings: Its settings.
+    """
+    detector = detector_class(settings.arch)(plan.config).to(plan.device.device)
+    size = detector.input
+    batch = min(starting_batch_size(settings.batch_size, plan.device.device), len(plan.split.train))
+    images = to_input(np.zeros((batch, size.height, size.width, 3), np.uint8), plan.device.device)
+    further = detector.forecast(len(plan.split.train))
+    sample = plan.split.train[0]
+    read = _timed(lambda: load_one(sample, size.height, size.width)) / max(1, settings.workers)
+    count, held_out = len(plan.split.train), len(plan.split.calibration)
+    seconds = further.flops / _flops_per_second(plan.device.device)
+    gradients = False
+    for phase in detector.phases():
+        one = _phase_seconds(detector, phase, images) / batch
+        if isinstance(phase, Observe):
+            seconds += max(one, read) * (count + held_out)
+        else:
+            gradients = True
+            seconds += one * (count + len(plan.split.validation) / 3) * settings.epochs + read * count
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in detector.state_dict().values())
+    activations = batch * size.height * size.width * _ACTIVATIONS * (3 if gradients else 1)
+    width, height = image_size(sample.path)
+    return Needs(
+        memory=_BASE_MEMORY + weights * (5 if gradients else 2) + activations + further.memory,
+        available=psutil.virtual_memory().available,
+        seconds=seconds,
+        width=width,
+        height=height,
+    )
+
+
+def _phase_seconds(detector: Detector, phase: Phase, images: torch.Tensor) -> float:
+    """Seconds of one batch through a phase."""
+    if isinstance(phase, Observe):
+        detector.eval()
+        with torch.inference_mode():
+            return _timed(lambda: phase.embed(images))
+
+    def step() -> None:
+        torch.stack(list(phase.loss(images).values())).sum().backward()
+
+    detector.train()
+    return _timed(step)
+
+
+def _timed(function: Callable[[], object]) -> float:
+    """Seconds of the second call: the first one also pays for what is set up once."""
+    function()
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _flops_per_second(device: torch.device) -> float:
+    """What this device reaches in a matrix product; searches and inverses reach about half of it."""
+    square = torch.rand(1024, 1024, device=device)
+    return 0.5 * 2 * 1024**3 / _timed(lambda: (square @ square).sum().item())

@@ -1,0 +1,1 @@
+"""Runtimes: different engines behind one call, pixels to scores and maps."""

@@ -1,0 +1,68 @@
+"""Scoring with PyTorch on any device it has."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from adctl.engine.batching import BatchLimit
+from adctl.engine.device import choose_device
+from adctl.engine.trainer import to_input
+from adctl.model_file import ModelHeader, load_model
+from adctl.runtimes.contract import Scored
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from adctl.detectors.contract import Detector, Prediction
+
+log = logging.getLogger(__name__)
+
+
+class TorchRuntime:
+    """A detector in evaluation mode on one device.
+
+    Args:
+        path: A `model.safetensors`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        gpu: Number of a CUDA GPU.
+    """
+
+    name = "torch"
+
+    def __init__(self, path: Path, device: str = "auto", gpu: int | None = None) -> None:
+        choice = choose_device(device, gpu)
+        log.info("Device %s: %s.", choice.device, choice.reason)
+        detector, header = load_model(path)
+        self.attach(detector, header, choice.device)
+
+    @classmethod
+    def of(cls, detector: Detector, header: ModelHeader, device: torch.device) -> TorchRuntime:
+        """Wrap a detector that is in memory already."""
+        runtime = cls.__new__(cls)
+        runtime.attach(detector, header, device)
+        return runtime
+
+    def attach(self, detector: Detector, header: ModelHeader, device: torch.device) -> None:
+        """Take a detector to a device."""
+        self.header = header
+        self.height, self.width = detector.input.height, detector.input.width
+        self.device = str(device)
+        self._device = device
+        self._detector = detector.eval().to(device)
+        self._detector.to(memory_format=torch.channels_last)
+        self._limit = BatchLimit(1 << 30)
+
+    def predict(self, pixels: NDArray[np.uint8]) -> Scored:
+        """Score pixels [B,H,W,3] of uint8 RGB; a batch too large for memory is cut and tried again."""
+        with torch.inference_mode():
+            images = to_input(pixels, self._device)
+            parts: list[Prediction] = list(self._limit.pieces(self._detector, images))
+        scores = torch.cat([part.scores for part in parts]).cpu().numpy().astype(np.float64)
+        maps = torch.cat([part.maps for part in parts]).cpu().numpy()
+        return Scored(scores, maps)

@@ -1,0 +1,210 @@
+"""A scored set on disk: `scores.json`, `results.csv`, `results.jsonl` and optionally `maps.h5` in one folder.
+
+`ScoreWriter` writes it row by row with flat memory; `ScoreSet` reads it. Each file is complete or absent:
+rows go to `.partial` files that are renamed at the end, also after an error or Ctrl-C, then holding every
+image scored so far and `"complete": false`. Knows nothing of detectors or of how the scores came about.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import IO, TYPE_CHECKING, Any, Self
+
+import h5py
+
+from adctl import files
+from adctl.errors import DataError, UsageError
+from adctl.records import Box, Calibration, ScoredImage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+SCHEMA = "adctl.scores/1"
+MANIFEST = "scores.json"
+CSV = "results.csv"
+JSONL = "results.jsonl"
+MAPS = "maps.h5"
+_COLUMNS = ("path", "key", "label", "score", "threshold", "verdict", "boxes", "width", "height", "error")
+
+
+class ScoreWriter:
+    """Write a scored set row by row.
+
+    Args:
+        folder: Where the files go; made if absent.
+        manifest: What is known of the run: model, digests, settings; JSON-safe.
+        calibration: What the verdicts rest on, or None.
+        keep_maps: Whether to store raw anomaly maps in `maps.h5`, float32, native resolution.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: dict[str, Any], calibration: Calibration | None, *, keep_maps: bool
+    ) -> None:
+        self.folder = folder
+        self.rows = 0
+        self._manifest = manifest
+        self._calibration = calibration
+        self._keep_maps = keep_maps
+        self._maps: _MapFile | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        files.make_folder(self.folder)
+        with files.output_errors(self.folder):
+            self._csv_stream = self._open(CSV, newline="")
+            self._jsonl = self._open(JSONL)
+        self._csv = csv.writer(self._csv_stream)
+        self._csv.writerow(_COLUMNS)
+        return self
+
+    def add(self, row: ScoredImage, anomaly_map: NDArray[np.float32] | None = None) -> None:
+        """Write one row, and its map [h,w] where maps are kept and the image could be scored."""
+        with files.output_errors(self.folder):
+            if self._keep_maps and anomaly_map is not None:
+                self._map_file(anomaly_map.shape).add(self.rows, anomaly_map)
+            self._csv.writerow(_csv_fields(row))
+            self._jsonl.write(json.dumps(row.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
+        self.rows += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with files.output_errors(self.folder):
+                self._stack.close()
+            if self.rows:
+                self._publish(complete=kind is None)
+        finally:
+            for name in (CSV, JSONL, MAPS):
+                self._partial(name).unlink(missing_ok=True)
+
+    def _open(self, name: str, newline: str | None = "\n") -> IO[str]:
+        stream = self._partial(name).open("w", encoding="utf-8", newline=newline)
+        return self._stack.enter_context(stream)
+
+    def _map_file(self, shape: tuple[int, ...]) -> _MapFile:
+        if self._maps is None:
+            self._maps = self._stack.enter_context(_MapFile(self._partial(MAPS), shape))
+        return self._maps
+
+    def _publish(self, *, complete: bool) -> None:
+        with files.output_errors(self.folder):
+            # Without its manifest a folder is no scored set: nobody reads new rows with an old manifest.
+            (self.folder / MANIFEST).unlink(missing_ok=True)
+            for name in (CSV, JSONL, MAPS):
+                if self._partial(name).exists():
+                    self._partial(name).replace(self.folder / name)
+                else:
+                    (self.folder / name).unlink(missing_ok=True)
+        calibration = asdict(self._calibration) if self._calibration else None
+        summary = {"schema": SCHEMA, "complete": complete, "rows": self.rows, "calibration": calibration}
+        files.write_json(self.folder / MANIFEST, summary | self._manifest)
+
+    def _partial(self, name: str) -> Path:
+        # The process id keeps two runs into one folder from writing through each other.
+        return self.folder / f".{name}.{os.getpid()}.partial"
+
+
+class _MapFile:
+    """Raw maps, one after another, with the row each belongs to."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self._file = h5py.File(path, "w")
+        size: dict[str, Any] = {"shape": (0, *shape), "maxshape": (None, *shape), "chunks": (1, *shape)}
+        self._maps = self._file.create_dataset("maps", dtype="f4", **size)
+        self._rows = self._file.create_dataset("rows", shape=(0,), maxshape=(None,), dtype="i8", chunks=(1024,))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, row: int, anomaly_map: NDArray[np.float32]) -> None:
+        count = self._maps.shape[0]
+        self._maps.resize(count + 1, axis=0)
+        self._rows.resize(count + 1, axis=0)
+        self._maps[count] = anomaly_map
+        self._rows[count] = row
+
+
+@dataclass(frozen=True)
+class ScoreSet:
+    """A scored set read back.
+
+    Attributes:
+        folder: Where it lies.
+        manifest: The whole of `scores.json`.
+        rows: One for each image, in the order they were scored.
+        calibration: What the verdicts rest on, or None.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    rows: tuple[ScoredImage, ...]
+    calibration: Calibration | None
+
+    @classmethod
+    def load(cls, folder: Path) -> ScoreSet:
+        """Read a folder that `adctl score` wrote.
+
+        Raises:
+            UsageError: The folder holds no scored set.
+            DataError: Its files are damaged or of a newer format.
+        """
+        if not (folder / MANIFEST).is_file():
+            raise UsageError(
+                f"{folder} holds no scores ({MANIFEST} is missing).",
+                "Name a folder that 'adctl score' wrote, or run it first.",
+            )
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            if manifest["schema"] != SCHEMA:
+                raise DataError(
+                    f"{folder / MANIFEST} has the format '{manifest['schema']}'; this adctl reads '{SCHEMA}'.",
+                    "Use the adctl version that wrote it, or score again.",
+                )
+            lines = (folder / JSONL).read_text(encoding="utf-8").splitlines()
+            rows = tuple(ScoredImage.from_dict(json.loads(line)) for line in lines)
+            calibration = manifest["calibration"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"The scores in {folder} are damaged: {error}.", "Score again.") from error
+        return cls(folder, manifest, rows, Calibration.from_dict(calibration) if calibration else None)
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether raw anomaly maps were kept."""
+        return (self.folder / MAPS).is_file()
+
+    def maps(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Each kept map [h,w] with the index of its row, one in memory at a time."""
+        if not self.has_maps:
+            return
+        try:
+            with h5py.File(self.folder / MAPS, "r") as stored:
+                for index, row in enumerate(stored["rows"][:]):
+                    yield int(row), stored["maps"][index]
+        except (OSError, KeyError) as error:
+            raise DataError(f"{self.folder / MAPS} is damaged: {error}.", "Score again.") from error
+
+
+def _csv_fields(row: ScoredImage) -> list[object]:
+    values = row.to_dict() | {"boxes": ";".join(_box_text(box) for box in row.boxes)}
+    # repr keeps every digit of a float64, so that the CSV ranks exactly as the detector did.
+    return [repr(v) if isinstance(v := values[name], float) else v for name in _COLUMNS]
+
+
+def _box_text(box: Box) -> str:
+    return f"{box.x} {box.y} {box.width} {box.height}"

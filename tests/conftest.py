@@ -1,0 +1,95 @@
+"""Fixtures: real images, a small set of zippers, models trained once a session, and the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adctl.config import Loaded, TrainSettings
+from adctl.detectors.registry import DETECTORS
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real images."""
+    folder = Path(os.environ.get("ADCTL_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "magnetic_tile").is_dir():
+        pytest.skip(f"no real images at {folder}; set ADCTL_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def zippers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small demo data set: the zipper category's folder."""
+    from adctl.data.demo import generate
+
+    root = tmp_path_factory.mktemp("data")
+    generate(root, train=20, good=6, per_defect=1, size=96)
+    return root / "zipper"
+
+
+def settings(**values: Any) -> Loaded[TrainSettings]:
+    """Training settings as the command line would load them, small enough for tests."""
+    small = {"image_size": 64, "epochs": 2, "device": "cpu", **values}
+    return Loaded(TrainSettings(**small), {name: "test" for name in TrainSettings.model_fields})
+
+
+@pytest.fixture(scope="session", params=sorted(DETECTORS))
+def trained(request: pytest.FixtureRequest, zippers: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A trained model of each detector, once a session."""
+    from adctl.training import train
+
+    runs = tmp_path_factory.mktemp("runs")
+    return train(settings(arch=request.param, data=zippers, runs=runs))
+
+
+@pytest.fixture(scope="session")
+def patchcore(zippers: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A trained PatchCore, for tests that need any one model."""
+    from adctl.training import train
+
+    return train(settings(arch="patchcore", data=zippers, runs=tmp_path_factory.mktemp("runs")))
+
+
+class CommandLine:
+    """Runs the real command line in a process of its own, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, *arguments: object, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ADCTL_")}
+        done = subprocess.run(
+            [sys.executable, "-m", "adctl", *map(str, arguments)],
+            cwd=self.folder,
+            env={**inherited, "PYTHONPATH": str(ROOT), "ADCTL_DATA_DIR": str(self.folder / "data"), **environment},
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=600,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        if code is not None:
+            assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def json(self, *arguments: object, code: int = 0, **environment: str) -> dict[str, Any]:
+        """Run with --json; stdout must be that document and nothing else."""
+        return json.loads(self(*arguments, "--json", code=code, **environment).stdout)
+
+
+@pytest.fixture
+def adctl(tmp_path: Path) -> CommandLine:
+    """The command line, in an empty folder."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    return CommandLine(folder)
