@@ -80,7 +80,7 @@ def calibrate(loaded: Loaded[CalibrateSettings], reporter: Reporter = SILENT) ->
     chosen, note = calibration.calibrate(
         settings.method,
         good_scores.scores,
-        good_scores.peaks,
+        good_scores.cells,
         percentile=settings.percentile,
         false_alarm=settings.false_alarm,
         defective=scores_of(defects, "scoring defective images").scores if defects else None,

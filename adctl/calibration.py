@@ -16,6 +16,8 @@ from adctl.records import Calibration
 
 Scores = NDArray[np.float64]
 
+_PIXEL_PERCENTILE = 99.5
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -74,7 +76,7 @@ def by_best_f1(good: Scores, defective: Scores) -> Threshold:
 def calibrate(
     method: str,
     good: Scores,
-    good_peaks: Scores,
+    good_cells: NDArray[np.float32],
     *,
     percentile: float = 99.0,
     false_alarm: float = 0.01,
@@ -85,8 +87,8 @@ def calibrate(
     Args:
         method: `percentile`, `false-alarm` or `f1`.
         good: Raw scores of held-out good images [n].
-        good_peaks: The highest map value of each of them [n]; the pixel threshold comes from these by the
-            same rule, so that a good image shows a region about as seldom as it raises a false alarm.
+        good_cells: Their map values [n,cells]. One in 200 of them lies above the pixel threshold, which only
+            outlines regions in images judged anomalous: it decides no verdict.
         percentile: For `percentile`.
         false_alarm: For `false-alarm`.
         defective: Raw scores of labelled defective images, for `f1`.
@@ -98,17 +100,17 @@ def calibrate(
         DataError: There are no scores, or some are not finite.
     """
     if method == "false-alarm":
-        chosen, pixel = by_false_alarm(good, false_alarm), by_false_alarm(good_peaks, false_alarm)
+        chosen = by_false_alarm(good, false_alarm)
     elif method == "f1":
         if defective is None:
             raise DataError("The best F1 needs labelled defective images.", "Give a folder of them with --defects.")
-        chosen, pixel = by_best_f1(good, defective), by_percentile(good_peaks, percentile)
+        chosen = by_best_f1(good, defective)
     else:
-        chosen, pixel = by_percentile(good, percentile), by_percentile(good_peaks, percentile)
+        chosen = by_percentile(good, percentile)
     calibration = Calibration(
         method=method,
         threshold=chosen.value,
-        pixel_threshold=pixel.value,
+        pixel_threshold=float(np.percentile(good_cells, _PIXEL_PERCENTILE)),
         level=chosen.level,
         good_images=len(good),
         defect_images=0 if defective is None else len(defective),

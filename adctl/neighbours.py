@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_BLOCK_ELEMENTS = 1 << 21
-"""Distances held at once: 8 MiB of float32, so that a block is reduced while it is still in cache."""
+_QUERY_ROWS = 4096
+_BANK_ROWS = 512
+"""A block of distances, 4096 x 512 in float32, is 8 MiB: reduced while it is still in cache."""
 
 _EXPORT_ROWS = 4096
 """Rows of the bank to a block in an exported graph, where the number of queries is not known."""
@@ -25,14 +26,20 @@ def nearest_squared(queries: Tensor, bank: Tensor, query_squares: Tensor | None 
     """
     if query_squares is None:
         query_squares = queries.square().sum(1)
-    if torch.compiler.is_exporting():
-        best = torch.stack([_least(queries, part) for part in bank.split(_EXPORT_ROWS)]).amin(0)
+    exporting = torch.compiler.is_exporting()
+    blocks = [(part.t(), part.square().sum(1)) for part in bank.split(_EXPORT_ROWS if exporting else _BANK_ROWS)]
+    if exporting:
+        best = _least(queries, blocks)
     else:
-        step = max(1, _BLOCK_ELEMENTS // bank.shape[0])
-        best = torch.cat([_least(part, bank) for part in queries.split(step)])
+        best = torch.cat([_least(part, blocks) for part in queries.split(_QUERY_ROWS)])
     return (best + query_squares).clamp(min=0)
 
 
-def _least(queries: Tensor, bank: Tensor) -> Tensor:
-    """The least |b|^2 - 2qb of each query; adding |q|^2 makes it the squared distance."""
-    return torch.addmm(bank.square().sum(1), queries, bank.t(), alpha=-2).amin(1)
+def _least(queries: Tensor, blocks: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The least |b|^2 - 2qb of each query over blocks of the bank; adding |q|^2 makes it the squared distance."""
+    best: Tensor | None = None
+    for transposed, squares in blocks:
+        least = torch.addmm(squares, queries, transposed, alpha=-2).amin(1)
+        best = least if best is None else torch.minimum(best, least)
+    assert best is not None
+    return best

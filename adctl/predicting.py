@@ -68,26 +68,27 @@ def predict(
 
 @dataclass(frozen=True)
 class GoodScores:
-    """Raw scores of readable images and the highest map value of each.
+    """Raw scores of readable images, and their map values.
 
     Attributes:
         scores: Array [n] of float64.
-        peaks: Array [n] of float64.
+        cells: Array [n,h*w] of float32.
         skipped: Messages of the images that could not be read.
     """
 
     scores: NDArray[np.float64]
-    peaks: NDArray[np.float64]
+    cells: NDArray[np.float32]
     skipped: tuple[str, ...]
 
 
 def collect(runtime: Runtime, samples: Sequence[Sample], *, batch_size: int | str, workers: int) -> GoodScores:
-    """Predict images and keep only their scores and map peaks."""
-    scores, peaks, skipped = [], [], []
+    """Predict images and keep only their scores and map values."""
+    scores, cells, skipped = [], [], []
     for predicted in predict(runtime, samples, batch_size=batch_size, workers=workers):
         if predicted.score is None or predicted.anomaly_map is None:
             skipped.append(str(predicted.item.error))
             continue
         scores.append(predicted.score)
-        peaks.append(float(predicted.anomaly_map.max()))
-    return GoodScores(np.array(scores, dtype=np.float64), np.array(peaks, dtype=np.float64), tuple(skipped))
+        cells.append(predicted.anomaly_map.ravel())
+    gathered = np.stack(cells) if cells else np.empty((0, 0), np.float32)
+    return GoodScores(np.array(scores, dtype=np.float64), gathered, tuple(skipped))

@@ -69,7 +69,7 @@ class Calibration:
     Attributes:
         method: How the threshold was chosen: `percentile`, `false-alarm` or `f1`.
         threshold: In the detector's own score units.
-        pixel_threshold: For map values, chosen likewise; None when no maps were looked at.
+        pixel_threshold: For map values: outlines regions in anomalous images; None when no maps were looked at.
         level: The percentile (0-100), or the target false-alarm rate (0-1), or the F1 reached.
         good_images: How many held-out good images it rests on.
         defect_images: How many labelled defective images it rests on.

@@ -246,7 +246,7 @@ def _first_calibration(
         good = collect(runtime, plan.split.calibration, batch_size=settings.batch_size, workers=settings.workers)
     for message in good.skipped:
         log.warning("%s", message)
-    chosen, note = calibration.calibrate("percentile", good.scores, good.peaks)
+    chosen, note = calibration.calibrate("percentile", good.scores, good.cells)
     if note:
         log.info("%s", note)
     return chosen

@@ -66,11 +66,11 @@ def test_best_f1_threshold_parts_the_classes():
 
 
 def test_calibration_carries_what_it_rests_on():
-    good, peaks = np.arange(100.0), np.arange(100.0) * 2
-    chosen, note = calibration.calibrate("percentile", good, peaks, percentile=95)
+    good, cells = np.arange(100.0), np.arange(400, dtype=np.float32).reshape(100, 4)
+    chosen, note = calibration.calibrate("percentile", good, cells, percentile=95)
     assert note is None
     assert (chosen.good_images, chosen.level, chosen.threshold) == (100, 95, np.percentile(good, 95))
-    assert chosen.pixel_threshold == np.percentile(peaks, 95)
+    assert chosen.pixel_threshold == pytest.approx(np.percentile(cells, 99.5))
     assert chosen.expected_false_alarm == pytest.approx(6 / 101)
     assert chosen.verdict(chosen.threshold) is Verdict.NORMAL
     assert chosen.verdict(chosen.threshold + 1e-9) is Verdict.ANOMALOUS
@@ -80,7 +80,7 @@ def test_calibration_survives_json():
     import json
     from dataclasses import asdict
 
-    chosen, _ = calibration.calibrate("false-alarm", np.arange(9.0), np.arange(9.0), false_alarm=0.2)
+    chosen, _ = calibration.calibrate("false-alarm", np.arange(9.0), np.ones((9, 4), np.float32), false_alarm=0.2)
     assert Calibration.from_dict(json.loads(json.dumps(asdict(chosen)))) == chosen
 
 

@@ -40,12 +40,13 @@ def test_count_out_of_range_is_refused():
 
 
 @settings(max_examples=30, deadline=None)
-@given(queries=st.integers(1, 200), rows=st.integers(1, 200), columns=st.integers(1, 16), block=st.sampled_from([1, 64, 1 << 21]))
+@given(queries=st.integers(1, 200), rows=st.integers(1, 200), columns=st.integers(1, 16), block=st.sampled_from([1, 64, 1024]))
 def test_nearest_is_the_brute_force_minimum(queries, rows, columns, block):
     generator = torch.Generator().manual_seed(queries * 1000 + rows)
     first, second = torch.rand(queries, columns, generator=generator), torch.rand(rows, columns, generator=generator)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "_BLOCK_ELEMENTS", block)
+        patch.setattr(neighbours, "_QUERY_ROWS", block)
+        patch.setattr(neighbours, "_BANK_ROWS", block)
         found = neighbours.nearest_squared(first, second)
     expected = torch.cdist(first.double(), second.double()).amin(1).square()
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from adctl.errors import AdctlError
     from adctl.report.evaluate import Evaluation
 
+_UNWRAPPED = 2000
+
 S = TypeVar("S", bound="CommandSettings")
 
 
@@ -59,7 +61,7 @@ class Call:
         if self.as_json:
             print_json(document(self._command, result=result, warnings=self._warnings))
         else:
-            stdout().print(show())
+            print_text(show())
 
 
 class RichReporter(Reporter):
@@ -135,6 +137,20 @@ def document(command: str, **content: Any) -> dict[str, Any]:
     return {"schema": f"adctl.{command}/1", "ok": "error" not in content, **content}
 
 
+def print_text(shown: RenderableType) -> None:
+    """Results as text on stdout; where that is no terminal, lines are never wrapped or padded."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(shown)
+        return
+    wide = Console(highlight=False, width=_UNWRAPPED)
+    with wide.capture() as captured:
+        wide.print(shown)
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     from pydantic_core import to_jsonable_python
@@ -160,13 +176,6 @@ def print_error(error: AdctlError, *, as_json: bool) -> None:
     console.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
     if error.remedy:
         console.print(Text.assemble(("remedy: ", "bold"), error.remedy), soft_wrap=True)
-
-
-def stdout() -> Console:
-    """The console of results."""
-    from rich.console import Console
-
-    return Console(highlight=False)
 
 
 def stderr() -> Console:

@@ -1,0 +1,205 @@
+"""Anomaly maps as pictures and boxes: one fixed colour scale for a whole folder, so that two images compare.
+
+Knows arrays and records, nothing of detectors or of where pictures go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from adctl.data.images import resize
+from adctl.records import Box, Calibration, ScoredImage, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Rgb = NDArray[np.uint8]
+    Map = NDArray[np.float32]
+
+_THRESHOLD_AT = 0.5
+"""Where on the colour scale the pixel threshold lies."""
+
+_SMALLEST, _LARGEST = 256, 768
+_SPECK = 0.0005
+_BAR = 14
+_GAP = 8
+_PAPER = (250, 250, 250)
+_INK = (25, 25, 28)
+_MARK = {Verdict.ANOMALOUS: (200, 30, 30), Verdict.NORMAL: (20, 120, 60), Verdict.UNCALIBRATED: (110, 110, 110)}
+_CONTOUR = (255, 255, 255)
+_BOX = (0, 255, 255)
+_TRUTH = (0, 255, 120)
+
+
+@dataclass(frozen=True)
+class ColourScale:
+    """Map values to 0-1: `low` and below is 0, `high` and above is 1.
+
+    Attributes:
+        low: Uncoloured.
+        high: The strongest colour.
+    """
+
+    low: float
+    high: float
+
+    @classmethod
+    def from_calibration(cls, calibration: Calibration) -> ColourScale:
+        """The scale of every picture a calibrated model makes: the pixel threshold lies in its middle."""
+        middle = calibration.pixel_threshold if calibration.pixel_threshold is not None else calibration.threshold
+        spread = max(abs(middle) * 0.5, 1e-12)
+        return cls(middle - spread, middle + spread)
+
+    @classmethod
+    def from_values(cls, values: Map) -> ColourScale:
+        """A scale from the values themselves, where nothing better is known."""
+        return cls(float(np.median(values)), float(max(values.max(), np.median(values) + 1e-12)))
+
+    def __call__(self, values: Map) -> Map:
+        """Values to 0-1."""
+        return np.asarray(np.clip((values - self.low) / (self.high - self.low), 0, 1), np.float32)
+
+
+def upsample(anomaly_map: Map, height: int, width: int) -> Map:
+    """Resize a native map [h,w] to pixels [H,W], bilinear, cell centres where they belong."""
+    return np.asarray(cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def boxes_from_map(anomaly_map: Map, threshold: float, width: int, height: int) -> tuple[Box, ...]:
+    """Rectangles around the regions above a threshold, in pixels of the original, strongest first.
+
+    Specks below 0.05 % of the image are left out, unless that leaves none.
+
+    Args:
+        anomaly_map: Array [h,w].
+        threshold: Of map values.
+        width: Of the original, pixels.
+        height: Of the original, pixels.
+    """
+    # Huge originals are looked at in a smaller size: a map has no finer detail anyway.
+    scale = min(1.0, 1024 / max(width, height))
+    small = (max(1, round(height * scale)), max(1, round(width * scale)))
+    values = upsample(anomaly_map, *small)
+    _, regions, statistics, _ = cv2.connectedComponentsWithStats((values > threshold).astype(np.uint8), connectivity=8)
+    found = []
+    for number, (x, y, w, h, area) in enumerate(statistics[1:], 1):
+        peak = float(values[y : y + h, x : x + w][regions[y : y + h, x : x + w] == number].max())
+        left, top = int(x / scale), int(y / scale)
+        right, bottom = min(width, int(np.ceil((x + w) / scale))), min(height, int(np.ceil((y + h) / scale)))
+        found.append((area, Box(left, top, right - left, bottom - top, peak)))
+    large = [box for area, box in found if area >= _SPECK * values.size]
+    return tuple(sorted(large or [box for _, box in found], key=lambda box: -box.peak))
+
+
+def colourise(values: Map) -> Rgb:
+    """Values 0-1 to colours: perceptually even, and told apart by colour-blind eyes (inferno)."""
+    levels = np.asarray(np.clip(values, 0, 1) * 255, np.uint8)
+    return np.asarray(cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB))
+
+
+def overlay(
+    image: Rgb,
+    anomaly_map: Map,
+    scale: ColourScale,
+    *,
+    boxes: Sequence[Box] = (),
+    contour_at: float | None = None,
+    truth: NDArray[np.bool_] | None = None,
+) -> Rgb:
+    """Colour an image where it is strange; where it is not, the photograph stays as it is.
+
+    Args:
+        image: Array [H,W,3].
+        anomaly_map: Array [h,w].
+        scale: Colours of the whole folder.
+        boxes: To draw, in pixels of this image.
+        contour_at: Draw the outline of what is above this map value.
+        truth: Draw the outline of this mask [H,W] too, in another colour.
+    """
+    height, width = image.shape[:2]
+    values = upsample(anomaly_map, height, width)
+    level = scale(values)[..., None]
+    opacity = 0.75 * np.clip((level - 0.25) / 0.5, 0, 1)
+    blended = image * (1 - opacity) + colourise(level[..., 0]) * opacity
+    picture = np.ascontiguousarray(blended.round().astype(np.uint8))
+    thickness = max(1, round(max(height, width) / 400))
+    if contour_at is not None:
+        _outline(picture, values > contour_at, _CONTOUR, thickness)
+    if truth is not None:
+        _outline(picture, truth, _TRUTH, thickness)
+    for box in boxes:
+        corner = (box.x + box.width - 1, box.y + box.height - 1)
+        cv2.rectangle(picture, (box.x, box.y), corner, (0, 0, 0), thickness + 2)
+        cv2.rectangle(picture, (box.x, box.y), corner, _BOX, thickness)
+    return picture
+
+
+def sheet(
+    image: Rgb, anomaly_map: Map, scale: ColourScale, row: ScoredImage, *, contour_at: float | None = None
+) -> Rgb:
+    """The picture `adctl score` writes: original beside overlay, colour bar, and a caption with the verdict.
+
+    Args:
+        image: Array [H,W,3], any size; shown between 256 and 768 pixels high or wide.
+        anomaly_map: Array [h,w].
+        scale: Colours of the whole folder.
+        row: What was found; its boxes are in pixels of the original.
+        contour_at: Draw the outline of what is above this map value.
+    """
+    factor = min(max(1.0, _SMALLEST / max(image.shape[:2])), _LARGEST / max(image.shape[:2]))
+    height, width = max(24, round(image.shape[0] * factor)), max(24, round(image.shape[1] * factor))
+    shown = resize(image, height, width)
+    boxes = [_scaled(box, width / (row.width or width), height / (row.height or height)) for box in row.boxes]
+    right = overlay(shown, anomaly_map, scale, boxes=boxes, contour_at=contour_at)
+    gap = np.full((height, _GAP, 3), _PAPER, np.uint8)
+    body = np.hstack([shown, gap, right, gap, _colour_bar(height)])
+    return np.vstack([_caption(row, body.shape[1]), body])
+
+
+def _outline(picture: Rgb, region: NDArray[np.bool_], colour: tuple[int, int, int], thickness: int) -> None:
+    """Draw a region's outline, on black so that it shows on light and dark ground."""
+    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(picture, contours, -1, (0, 0, 0), thickness + 2)
+    cv2.drawContours(picture, contours, -1, colour, thickness)
+
+
+def _scaled(box: Box, across: float, down: float) -> Box:
+    width, height = max(1, round(box.width * across)), max(1, round(box.height * down))
+    return Box(round(box.x * across), round(box.y * down), width, height, box.peak)
+
+
+def _colour_bar(height: int) -> Rgb:
+    ramp = np.linspace(1, 0, height, dtype=np.float32)[:, None].repeat(_BAR, axis=1)
+    bar = colourise(ramp)
+    bar[round(height * (1 - _THRESHOLD_AT))] = _CONTOUR
+    return bar
+
+
+def _caption(row: ScoredImage, width: int) -> Rgb:
+    """The verdict and score, then the file's name, in as many lines as the width asks for."""
+    verdict = str(row.verdict).upper() if row.verdict is not Verdict.UNCALIBRATED else "NO THRESHOLD"
+    against = f" {'>' if row.verdict is Verdict.ANOMALOUS else '≤'} {row.threshold:.4g}" if row.threshold else ""
+    name = PurePosixPath(row.key)
+    texts = [(f"{verdict}  {row.score:.4g}{against}", _MARK.get(row.verdict, _INK)), (f"{name.parent.name}/{name.name}", _INK)]
+    font = _font(13)
+    picture = Image.new("RGB", (width, 2 * 19 + 4), _PAPER)
+    draw = ImageDraw.Draw(picture)
+    for line, (text, colour) in enumerate(texts):
+        while draw.textlength(text, font=font) > width - 8 and len(text) > 4:
+            text = "…" + text[2:]
+        draw.text((4, 3 + 19 * line), text, fill=colour, font=font)
+    return np.asarray(picture)
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

@@ -1,0 +1,1 @@
+"""Reports: metrics of a scored set, and one HTML page that shows them."""
