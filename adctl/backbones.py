@@ -62,6 +62,11 @@ class Backbone(nn.Module):
         info: Any = self.network.feature_info
         self.channels: tuple[int, ...] = tuple(info.channels())
         self.strides: tuple[int, ...] = tuple(info.reduction())
+        if _is_transformer(name) and image_size % self.strides[0]:
+            raise UsageError(
+                f"The patches of '{name}' are {self.strides[0]} pixels wide, which does not divide {image_size}.",
+                f"Choose an --image-size that is a multiple of {self.strides[0]}.",
+            )
         config = _pretrained_config(name)
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1))

@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from adctl.progress import Reporter
@@ -37,7 +38,8 @@ class Call:
         self._params = dict(ctx.params)
         self._command = ctx.info_name or ""
         self.as_json = bool(self._params.pop("json", False))
-        self._config = self._params.pop("config", None)
+        config = self._params.pop("config", None)
+        self._config = None if config is None else Path(config)
         self._warnings: list[str] = []
         verbose, quiet = self._params.pop("verbose", False), self._params.pop("quiet", False)
         _set_up_logging(self._warnings, verbose=verbose, quiet=quiet)

@@ -21,7 +21,7 @@ import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, Self, cast
 
 from adctl import files
 from adctl.data.download import size_in_words
@@ -141,17 +141,17 @@ class _Unpacking:
         path = self._checked_path(member)
         if self.wanted is not None and not self.wanted(path):
             return
-        target = self.folder / path
+        if member.is_folder:
+            with files.output_errors(self.folder / path):
+                self._make_folder(self.folder / path, member)
+        else:
+            self._write(member, self.folder / path)
+
+    def _make_folder(self, folder: Path, member: _Member) -> None:
         try:
-            with files.output_errors(target):
-                (target if member.is_folder else target.parent).mkdir(parents=True, exist_ok=True)
-            if not member.is_folder:
-                self._write(member, target)
-        except (FileExistsError, OutputError) as error:
-            cause = error.__cause__ if isinstance(error, OutputError) else error
-            if isinstance(cause, (FileExistsError, NotADirectoryError)):
-                raise self._refusal(member, "twice") from error
-            raise
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise self._refusal(member, "as a file and as a folder") from error
 
     def _write(self, member: _Member, target: Path) -> None:
         if member.size > self.room - self.written:
@@ -160,14 +160,22 @@ class _Unpacking:
                 f"{size_in_words(self.room)} were free.",
                 "Free some space, or name a folder on another disk with ADCTL_DATA_DIR.",
             )
-        with member.open() as source:
+        with member.open() as source, self._new_file(member, target) as stream:
+            # Trouble with reading is the archive's fault, trouble with writing the disk's.
+            while block := source.read(_BLOCK):
+                with files.output_errors(target):
+                    stream.write(block)
+                self.written += len(block)
             with files.output_errors(target):
-                stream = target.open("xb")
-            with stream:
-                while block := source.read(_BLOCK):
-                    with files.output_errors(target):
-                        stream.write(block)
-                    self.written += len(block)
+                stream.flush()
+
+    def _new_file(self, member: _Member, target: Path) -> IO[bytes]:
+        with files.output_errors(target):
+            self._make_folder(target.parent, member)
+            try:
+                return target.open("xb")
+            except FileExistsError as error:
+                raise self._refusal(member, "twice") from error
 
     def _checked_path(self, member: _Member) -> PurePosixPath:
         path = PurePosixPath(member.name)
@@ -192,7 +200,7 @@ class _Unpacking:
             with tarfile.open(fileobj=cast("IO[bytes]", watched), mode="r|", bufsize=_BLOCK) as tar:
                 while (info := tar.next()) is not None:
                     yield _Member(info.name, _tar_fault(info), info.isdir(), info.size, _tar_opener(tar, info))
-                    tar.members.clear()  # in a stream they only use memory
+                    tar.members = []  # type: ignore[attr-defined]  # in a stream they only use memory
                     self._report(raw.tell())
             # tarfile takes a stream that ends between two entries for a whole one.
             while watched.read(_BLOCK):
@@ -206,7 +214,11 @@ class _Unpacking:
         with zipfile.ZipFile(raw) as archive:
             for info in archive.infolist():
                 yield _Member(
-                    info.filename, _zip_fault(info), info.is_dir(), info.file_size, self._zip_opener(archive, info)
+                    info.filename,
+                    _zip_fault(info),
+                    info.filename.endswith("/"),
+                    info.file_size,
+                    self._zip_opener(archive, info),
                 )
                 done += info.compress_size
                 self._report(min(done, self.length))
@@ -230,7 +242,7 @@ class _Watched:
         self.tail = (self.tail + block[-512:])[-512:]
         return block
 
-    def __enter__(self) -> _Watched:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -243,8 +243,8 @@ def _from_mirror(url: str, job: _Job) -> Downloaded:
     best, failed, afresh = _length(job.part), 0, False
     while True:
         try:
-            resumed = _transfer(url, job)
-            return _accept(job)
+            resumed, total = _transfer(url, job)
+            return _accept(job, total)
         except _CutError as cut:
             if isinstance(cut, _UnfitPartError):
                 job.discard()
@@ -261,23 +261,23 @@ def _from_mirror(url: str, job: _Job) -> Downloaded:
             afresh = True
 
 
-def _transfer(url: str, job: _Job) -> bool:
-    """Fill the part; tell whether it was begun before."""
+def _transfer(url: str, job: _Job) -> tuple[bool, int | None]:
+    """Fill the part; tell whether it was begun before, and how long it has to be."""
     begun = _begun(url, job)
     if begun.total is not None and begun.have == begun.total:
-        return True
+        return True, begun.total
     if job.size is not None:
         _check_space(job, job.size - begun.have)
     headers = {"Range": f"bytes={begun.have}-"} if begun.have else {}
     if begun.have and begun.validator:
         headers["If-Range"] = begun.validator
     with _open(_request(url, headers), job.timeout, _SafeRedirects()) as response:
-        start = _start(response, begun, job)
+        start = _start(response, begun)
         total = _total(response, job)
         _check_space(job, (total or 0) - start)
         _write_note(url, response, total, job)
         _receive(response, start, total, job)
-    return start > 0
+    return start > 0, total
 
 
 def _begun(url: str, job: _Job) -> _Begun:
@@ -295,7 +295,7 @@ def _begun(url: str, job: _Job) -> _Begun:
     return _Begun()
 
 
-def _start(response: HTTPResponse, begun: _Begun, job: _Job) -> int:
+def _start(response: HTTPResponse, begun: _Begun) -> int:
     """The offset at which the answer begins: where the part ends, or 0 for the whole file."""
     if response.status == http.HTTPStatus.OK:
         return 0
@@ -348,13 +348,13 @@ def _read(response: HTTPResponse) -> bytes:
         raise _CutError(_reason(error)) from error
 
 
-def _accept(job: _Job) -> Downloaded:
+def _accept(job: _Job, total: int | None) -> Downloaded:
     """Check the finished part against everything that is known, and put it in place."""
     with files.output_errors(job.part), job.part.open("rb+") as stream:
         os.fsync(stream.fileno())
         length, sha256, md5 = _measure(stream, with_md5=job.md5 is not None)
     for what, promised, found in (
-        ("length", job.size, length),
+        ("length", total, length),
         ("SHA-256", job.sha256 and job.sha256.lower(), sha256),
         ("MD5", job.md5 and job.md5.lower(), md5),
     ):
