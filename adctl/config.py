@@ -267,7 +267,7 @@ def _from_file(path: Path, cls: type[S]) -> dict[str, Any]:
     for name in shared:
         if name not in known:
             raise unknown_name(f"setting in {path}", name, known)
-    own = document.get(cls.command, {})
+    own: dict[str, Any] = document.get(cls.command, {})
     for name in own:
         if name not in cls.model_fields:
             raise unknown_name(f"setting in {path} under [{cls.command}]", name, cls.model_fields)

@@ -16,7 +16,7 @@ from adctl.errors import DataError, UsageError
 from adctl.heatmaps import ColourScale, boxes_from_map, sheet
 from adctl.predicting import Predicted, predict
 from adctl.progress import SILENT, Reporter
-from adctl.records import Calibration, ScoredImage, Verdict
+from adctl.records import Box, Calibration, ScoredImage, Verdict
 from adctl.runtimes.contract import open_runtime
 from adctl.scores import ScoreWriter
 
@@ -148,7 +148,7 @@ def to_row(predicted: Predicted, calibration: Calibration | None) -> ScoredImage
     if predicted.score is None or predicted.anomaly_map is None:
         return ScoredImage(**common, score=None, verdict=Verdict.ERROR, error=str(item.error))
     verdict = calibration.verdict(predicted.score) if calibration else Verdict.UNCALIBRATED
-    boxes = ()
+    boxes: tuple[Box, ...] = ()
     if calibration and calibration.pixel_threshold is not None and verdict is Verdict.ANOMALOUS:
         boxes = boxes_from_map(predicted.anomaly_map, calibration.pixel_threshold, item.width, item.height)
     return ScoredImage(

@@ -39,7 +39,7 @@ def zippers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(**values: Any) -> Loaded[TrainSettings]:
     """Training settings as the command line would load them, small enough for tests."""
     small = {"image_size": 64, "epochs": 2, "device": "cpu", **values}
-    return Loaded(TrainSettings(**small), {name: "test" for name in TrainSettings.model_fields})
+    return Loaded(TrainSettings(**small), dict.fromkeys(TrainSettings.model_fields, "test"))
 
 
 @pytest.fixture(scope="session", params=sorted(DETECTORS))
@@ -65,7 +65,9 @@ class CommandLine:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def __call__(self, *arguments: object, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *arguments: object, code: int | None = 0, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ADCTL_")}
         done = subprocess.run(
             [sys.executable, "-m", "adctl", *map(str, arguments)],

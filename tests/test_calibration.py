@@ -12,7 +12,9 @@ from adctl import calibration
 from adctl.errors import DataError
 from adctl.records import Calibration, Verdict
 
-scores = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60).map(lambda values: np.array(values, np.float64))
+scores = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60).map(
+    lambda values: np.array(values, np.float64)
+)
 
 
 @given(good=scores, percentile=st.floats(1, 100))

@@ -112,7 +112,9 @@ def test_a_moved_model_file_scores_the_same(world, zippers, adctl):
 
 
 def test_fail_on_anomaly(world, zippers):
-    assert world("score", zippers / "test" / "broken_teeth", "--model", "first", "--fail-on-anomaly", code=None).returncode in (0, 3)
+    assert world(
+        "score", zippers / "test" / "broken_teeth", "--model", "first", "--fail-on-anomaly", code=None
+    ).returncode in (0, 3)
     blatant = world.folder / "blatant"
     blatant.mkdir()
     cv2.imwrite(str(blatant / "noise.png"), np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8))
@@ -236,7 +238,11 @@ MISTAKES = {
     "not scores": (["report", "{empty}"], 2, "scores.json"),
     "bad config": (["train", "--config", "none.toml"], 2, "--config"),
     "bad number": (["train", "--epochs", "many"], 2, "many"),
-    "output is a file": (["train", "--data", "{zippers}", "--runs", "{foreign}", "--image-size", "64"], 1, "Cannot write"),
+    "output is a file": (
+        ["train", "--data", "{zippers}", "--runs", "{foreign}", "--image-size", "64"],
+        1,
+        "Cannot write",
+    ),
 }
 
 
@@ -248,7 +254,12 @@ def test_mistakes_get_one_clear_message_and_the_right_code(name, adctl, zippers,
     for image in sorted((zippers / "train" / "good").iterdir())[:2]:
         shutil.copy(image, tmp_path / "few")
     (tmp_path / "foreign.safetensors").write_bytes(b"not a model" * 10)
-    places = {"zippers": zippers, "empty": tmp_path / "empty", "few": tmp_path / "few", "foreign": tmp_path / "foreign.safetensors"}
+    places = {
+        "zippers": zippers,
+        "empty": tmp_path / "empty",
+        "few": tmp_path / "few",
+        "foreign": tmp_path / "foreign.safetensors",
+    }
     filled = [argument.format(**places) for argument in arguments]
     done = adctl(*filled, "--json", code=code)
     assert done.stderr.count("error: ") == 1

@@ -40,7 +40,12 @@ def test_count_out_of_range_is_refused():
 
 
 @settings(max_examples=30, deadline=None)
-@given(queries=st.integers(1, 200), rows=st.integers(1, 200), columns=st.integers(1, 16), block=st.sampled_from([1, 64, 1024]))
+@given(
+    queries=st.integers(1, 200),
+    rows=st.integers(1, 200),
+    columns=st.integers(1, 16),
+    block=st.sampled_from([1, 64, 1024]),
+)
 def test_nearest_is_the_brute_force_minimum(queries, rows, columns, block):
     generator = torch.Generator().manual_seed(queries * 1000 + rows)
     first, second = torch.rand(queries, columns, generator=generator), torch.rand(rows, columns, generator=generator)

@@ -107,12 +107,14 @@ def flipped(site, handler):
 
 
 def from_the_start(site, handler):
-    """The whole file, called a part."""
+    """As many bytes as were asked for, but the first ones instead of the last."""
+    start = int(handler.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+    length = len(site.body) - start
     handler.send_response(206)
-    handler.send_header("Content-Range", f"bytes 0-{len(site.body) - 1}/{len(site.body)}")
-    handler.send_header("Content-Length", str(len(site.body)))
+    handler.send_header("Content-Range", f"bytes 0-{length - 1}/{len(site.body)}")
+    handler.send_header("Content-Length", str(length))
     handler.end_headers()
-    handler.wfile.write(site.body)
+    handler.wfile.write(site.body[:length])
 
 
 def more_than_asked(site, handler):

@@ -32,10 +32,15 @@ VERSION = 1
 CATEGORY = "zipper"
 _RECORD = "demo.json"
 
+_FADED = 0.05
+"""Teeth shorter than this share are missing."""
+_VISIBLE = 7
+"""Grey levels by which a defect changes a pixel, at the least."""
 _TEETH = 48
 _PITCH = 0.11
 _TAPE = 0.80
 _STITCH = 0.36
+_STITCH_GAP = -0.25
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,9 @@ def generate(
         if found == record:
             return target
         if found is None:
-            raise OutputError(f"{target} is in the way: it was not made by adctl.", "Move it, or choose another folder.")
+            raise OutputError(
+                f"{target} is in the way: it was not made by adctl.", "Move it, or choose another folder."
+            )
     files.make_folder(root)
     with files.output_errors(target):
         fresh = Path(tempfile.mkdtemp(prefix=f".{CATEGORY}.", suffix=".partial", dir=root))
@@ -212,7 +219,9 @@ def _paint(scene: _Scene, size: int) -> NDArray[np.uint8]:
     tape = _step(edge - np.abs(u), pixel)
     shadow = _step(edge + 0.05 - np.abs(u + 0.02), 0.06)
     image *= 1 - 0.35 * shadow
-    image = _mix(image, _fabric(scene, u, v, coarse, fine, streaks), tape * (1 - _ellipses(scene.holes, u, v, fine, pixel)))
+    image = _mix(
+        image, _fabric(scene, u, v, coarse, fine, streaks), tape * (1 - _ellipses(scene.holes, u, v, fine, pixel))
+    )
     for thread in scene.threads:
         image = _mix(image, np.float32(0.62), _segment(thread, u, v, fine, pixel) * tape)
     image = _teeth(image, scene, u, v, pixel)
@@ -241,7 +250,9 @@ def _fabric(scene: _Scene, u: Plane, v: Plane, coarse: Plane, fine: Plane, strea
     twill = np.sin(frequency * (u + v) + wobble) * 0.5 + np.sin(frequency * 2 * (u - v) + wobble) * 0.25
     cloth = 0.205 + 0.030 * twill + 0.016 * coarse + 0.010 * streaks
     hem = np.exp(-(((np.abs(u) - _TAPE + 0.05) / 0.03) ** 2))
-    seam = np.exp(-(((np.abs(u) - _STITCH) / 0.012) ** 2)) * (np.sin(2 * np.pi * v / 0.07 + 3 * np.sign(u)) > -0.25)
+    seam = np.exp(-(((np.abs(u) - _STITCH) / 0.012) ** 2)) * (
+        np.sin(2 * np.pi * v / 0.07 + 3 * np.sign(u)) > _STITCH_GAP
+    )
     cord = np.exp(-(((np.abs(u) - 0.24) / 0.05) ** 2))
     return np.asarray(cloth + 0.035 * hem + 0.17 * seam + 0.05 * cord, np.float32)
 
@@ -266,7 +277,7 @@ def _tooth(image: Plane, across: Plane, along: Plane, length: Plane, scene: _Sce
     x = np.abs(across - (0.195 - reach)) - (reach - 0.012)
     y = np.abs(along) - (half - 0.012)
     outside = np.hypot(np.maximum(x, 0), np.maximum(y, 0)) + np.minimum(np.maximum(x, y), 0) - 0.012
-    cover = _step(-outside, pixel) * (length > 0.05)
+    cover = _step(-outside, pixel) * (length > _FADED)
     roundness = np.clip(along / half, -1, 1)
     glint = np.exp(-(((roundness + 0.25 + 4 * scene.light[1]) / 0.30) ** 2))
     dome = np.exp(-(((across - 0.10) / 0.035) ** 2))
@@ -290,7 +301,9 @@ def _bites(scene: _Scene, u: Plane, v: Plane, fine: Plane) -> Plane:
     return np.clip(depth, 0, None)
 
 
-def _ellipses(shapes: Sequence[tuple[float, float, float, float]], u: Plane, v: Plane, fine: Plane, soft: float) -> Plane:
+def _ellipses(
+    shapes: Sequence[tuple[float, float, float, float]], u: Plane, v: Plane, fine: Plane, soft: float
+) -> Plane:
     """Coverage of ragged ellipses (centre u, centre v, half width, half height)."""
     cover = np.zeros_like(u)
     for centre_u, centre_v, half_u, half_v in shapes:
@@ -303,8 +316,14 @@ def _segment(line: tuple[float, float, float, float], u: Plane, v: Plane, fine: 
     """Coverage of a loose thread from (u, v) with a direction and a length."""
     start_u, start_v, direction, length = line
     forward = (u - start_u) * np.cos(direction) + (v - start_v) * np.sin(direction)
-    aside = (v - start_v) * np.cos(direction) - (u - start_u) * np.sin(direction) + 0.03 * np.sin(9 * forward) + 0.006 * fine
-    return _step(0.010 - np.abs(aside), pixel) * ((forward > 0) & (forward < length))
+    aside = (
+        (v - start_v) * np.cos(direction)
+        - (u - start_u) * np.sin(direction)
+        + 0.03 * np.sin(9 * forward)
+        + 0.006 * fine
+    )
+    cover: Plane = _step(0.010 - np.abs(aside), pixel) * ((forward > 0) & (forward < length))
+    return cover
 
 
 def _noise(generator: np.random.Generator, size: int, cells: int) -> Plane:
@@ -313,7 +332,7 @@ def _noise(generator: np.random.Generator, size: int, cells: int) -> Plane:
     return np.asarray(cv2.resize(knots, (size, size), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def _step(distance: Plane, width: float) -> Plane:
+def _step(distance: NDArray[Any], width: float) -> Plane:
     """0 outside, 1 inside, a smooth edge `width` wide."""
     t = np.clip(distance / width + 0.5, 0, 1)
     return np.asarray(t * t * (3 - 2 * t), np.float32)
@@ -324,7 +343,7 @@ def _mix(below: Plane, above: Plane | np.float32, cover: Plane) -> Plane:
 
 
 def _difference(good: NDArray[np.uint8], bad: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    changed = np.abs(good.astype(np.int16) - bad.astype(np.int16)).max(axis=2) > 7
+    changed = np.abs(good.astype(np.int16) - bad.astype(np.int16)).max(axis=2) > _VISIBLE
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
     closed = cv2.morphologyEx(changed.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
     return np.asarray(closed > 0)
@@ -336,12 +355,13 @@ def _visible_tooth(generator: np.random.Generator) -> int:
 
 
 def _break_teeth(scene: _Scene, generator: np.random.Generator) -> _Scene:
-    side = "left" if generator.random() < 0.5 else "right"
+    side = "left" if generator.integers(2) else "right"
     teeth: _Teeth = getattr(scene, side)
     length, first = teeth.length.copy(), _visible_tooth(generator)
     for index in range(first, first + int(generator.integers(1, 4))):
-        length[index] = 0.0 if generator.random() < 0.6 else generator.uniform(0.25, 0.6)
-    return replace(scene, **{side: replace(teeth, length=length)})
+        length[index] = generator.choice([0.0, generator.uniform(0.25, 0.6)])
+    changed: dict[str, Any] = {side: replace(teeth, length=length)}
+    return replace(scene, **changed)
 
 
 def _squeeze_teeth(scene: _Scene, generator: np.random.Generator) -> _Scene:
@@ -350,7 +370,7 @@ def _squeeze_teeth(scene: _Scene, generator: np.random.Generator) -> _Scene:
     offsets = (np.arange(_TEETH) - centre) / reach
     pull = (-strength * offsets * np.exp(0.5 - 0.5 * offsets**2)).astype(np.float32)
     bend = (generator.choice([-1, 1]) * generator.uniform(0.015, 0.045) * np.exp(-0.5 * offsets**2)).astype(np.float32)
-    changed = {}
+    changed: dict[str, Any] = {}
     for side in ("left", "right"):
         teeth: _Teeth = getattr(scene, side)
         changed[side] = replace(teeth, along=teeth.along + pull, across=teeth.across + bend)
@@ -361,7 +381,9 @@ def _split_teeth(scene: _Scene, generator: np.random.Generator) -> _Scene:
     centre, reach = _visible_tooth(generator), float(generator.uniform(1.5, 3.5))
     opened = generator.uniform(0.05, 0.11)
     apart = (opened * np.exp(-0.5 * ((np.arange(_TEETH) - centre) / reach) ** 4)).astype(np.float32)
-    changed = {side: replace(getattr(scene, side), across=getattr(scene, side).across + apart) for side in ("left", "right")}
+    changed: dict[str, Any] = {
+        side: replace(getattr(scene, side), across=getattr(scene, side).across + apart) for side in ("left", "right")
+    }
     return replace(scene, **changed)
 
 
@@ -380,7 +402,9 @@ def _spoil_fabric(scene: _Scene, generator: np.random.Generator) -> _Scene:
     v = float(generator.uniform(-0.7, 0.7))
     kind = generator.integers(3)
     if kind == 0:
-        return replace(scene, holes=((u, v, float(generator.uniform(0.03, 0.08)), float(generator.uniform(0.03, 0.10))),))
+        return replace(
+            scene, holes=((u, v, float(generator.uniform(0.03, 0.08)), float(generator.uniform(0.03, 0.10))),)
+        )
     if kind == 1:
         direction = float(generator.uniform(0, 2 * np.pi))
         return replace(scene, threads=((u, v, direction, float(generator.uniform(0.15, 0.35))),))

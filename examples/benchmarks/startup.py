@@ -1,6 +1,6 @@
 """How long `adctl X --help` takes, against `python -c "import typer, rich"`, interleaved; medians and ratios.
 
-    python examples/benchmarks/startup.py [ROUNDS]
+Run as: python examples/benchmarks/startup.py [ROUNDS]
 """
 
 from __future__ import annotations

@@ -1,0 +1,288 @@
+"""The page as a person meets it, in a real browser. Without Chromium these are skipped; under CI they then fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from adctl.data.images import write_png
+from adctl.metrics import image_metrics
+from adctl.records import Calibration, ScoredImage, Verdict
+from adctl.report.evaluate import evaluate
+from adctl.report.page import write_report
+from adctl.scores import ScoreSet, ScoreWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+CALIBRATION = Calibration("percentile", 3.0, 2.5, 99.0, 50, 0, 0.02, (1.0, 2.9))
+HOSTILE = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">.png'
+KINDS = ("good", "good", "scratch", "hole")
+
+
+def build(folder: Path, *, labelled: bool, calibration: Calibration | None) -> ScoreSet:
+    """Forty images of four kinds, one with a hostile name, and one that could not be read."""
+    random = np.random.default_rng(3)
+    with ScoreWriter(folder / "scores", {}, calibration, keep_maps=True) as writer:
+        for number in range(40):
+            kind = KINDS[number % 4]
+            path = folder / f"{number}.png"
+            write_png(path, random.integers(0, 256, (32, 48, 3), np.uint8))
+            score = float(random.normal(2.2 if kind == "good" else 3.4, 0.7))
+            verdict = calibration.verdict(score) if calibration else Verdict.UNCALIBRATED
+            row = ScoredImage(
+                path=str(path),
+                key=HOSTILE if number == 0 else f"{kind}/{number:02}.png",
+                label=kind if labelled else None,
+                mask=None,
+                score=score,
+                threshold=calibration.threshold if calibration else None,
+                verdict=verdict,
+                width=48,
+                height=32,
+            )
+            writer.add(row, random.gamma(4, 0.4, (8, 8)).astype(np.float32))
+        writer.add(ScoredImage("x.png", "x.png", None, None, None, None, Verdict.ERROR, error="it is truncated."))
+    return ScoreSet.load(folder / "scores")
+
+
+def absent(reason: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        absent("there is no Chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        absent("playwright is not installed")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+class Opened:
+    """A page, with all that it logged and asked the network for."""
+
+    def __init__(self, browser, file: Path, **options) -> None:
+        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
+        self.page = self.context.new_page()
+        self.messages: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.file = file.resolve().as_uri()
+        self.page.goto(self.file)
+        self.page.wait_for_selector("html[data-ready]")
+
+    def text(self, selector: str) -> str:
+        return self.page.locator(selector).inner_text()
+
+    def settled(self) -> None:
+        """Wait until what a moved slider asked for has been drawn."""
+        self.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def headings(self) -> list[str]:
+        return self.page.locator(".tile b").all_inner_texts()
+
+    def outcomes(self) -> list[str]:
+        return [heading.split(" · ")[0] for heading in self.headings()]
+
+    def move_to(self, value: float) -> float:
+        """Move the slider; returns where it came to rest."""
+        program = "(s, v) => { s.value = v; s.dispatchEvent(new Event('input')); return Number(s.value); }"
+        rested = self.page.locator("#threshold").evaluate(program, value)
+        self.settled()
+        return rested
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("labelled"), labelled=True, calibration=CALIBRATION)
+
+
+@pytest.fixture(scope="module")
+def report(scores):
+    return write_report(scores, evaluate(scores), scores.folder / "report.html")
+
+
+@pytest.fixture
+def opened(browser, report):
+    page = Opened(browser, report)
+    yield page
+    page.context.close()
+
+
+def check_is_quiet(opened: Opened) -> None:
+    assert opened.messages == []
+    assert [url for url in opened.requests if not url.startswith("data:")] == [opened.file]
+
+
+def test_it_logs_nothing_and_asks_the_network_for_nothing(opened):
+    for option in ("caught", "missed", ""):
+        opened.page.locator("#by-outcome").select_option(option)
+    opened.page.locator("#gallery").scroll_into_view_if_needed()
+    opened.page.locator(".tile").first.click()
+    opened.page.locator("#next").click()
+    check_is_quiet(opened)
+
+
+def test_hostile_names_are_shown_and_not_run(opened):
+    assert opened.page.evaluate("window.hacked") is None
+    assert opened.page.locator(".tile .name", has_text=HOSTILE).count() == 1
+    assert opened.page.locator('img[src="x"]').count() == 0
+
+
+def test_charts_are_drawn(opened):
+    for chart in ("histogram", "roc", "pr"):
+        assert opened.page.locator(f"#{chart} svg.main-svg").count() > 0
+
+
+def test_worst_mistakes_come_first_and_errors_last(opened, scores):
+    rows = [row for row in scores.rows if row.score is not None]
+    missed = sorted(row.score for row in rows if row.label != "good" and row.score <= 3)
+    alarms = sorted((row.score for row in rows if row.label == "good" and row.score > 3), reverse=True)
+    outcomes = opened.outcomes()
+    assert outcomes[: len(missed)] == ["missed"] * len(missed)
+    assert outcomes[len(missed) : len(missed) + len(alarms)] == ["false alarm"] * len(alarms)
+    assert outcomes[-1] == "error"
+    shown = [float(heading.split(" · ")[1]) for heading in opened.headings()[: len(missed) + len(alarms)]]
+    assert shown == pytest.approx(missed + alarms, rel=1e-3)
+
+
+def test_filters_by_outcome_and_label(opened, scores):
+    opened.page.locator("#by-label").select_option("hole")
+    assert opened.text("#shown") == "10 of 10 images shown"
+    opened.page.locator("#by-outcome").select_option("missed")
+    expected = sum(row.label == "hole" and row.verdict is Verdict.NORMAL for row in scores.rows)
+    assert expected
+    assert opened.outcomes() == ["missed"] * expected
+    opened.page.locator("#by-label").select_option("")
+    opened.page.locator("#by-outcome").select_option("error")
+    assert opened.text(".tile .absent") == "it is truncated."
+
+
+@pytest.mark.parametrize("value", [1.3, 2.2, 2.71828, 3.0, 3.9, -100, 100])
+def test_the_slider_gives_the_numbers_python_gives(opened, scores, value):
+    threshold = opened.move_to(value)
+    rows = [row for row in scores.rows if row.score is not None]
+    expected = image_metrics([row.score for row in rows], [row.label != "good" for row in rows], threshold)
+    for name in ("tp", "fp", "tn", "fn"):
+        assert opened.text(f"#{name}") == str(getattr(expected, name))
+    for name, wanted in (("precision", expected.precision), ("recall", expected.recall), ("f1", expected.f1)):
+        assert opened.text(f"#{name}") == ("–" if wanted is None else f"{wanted:.3f}")  # noqa: RUF001 - as shown
+    assert opened.text("#far") == f"{expected.false_alarm_rate:.3f}"
+    outcomes = opened.outcomes()
+    assert outcomes.count("missed") == expected.fn
+    assert outcomes.count("false alarm") == expected.fp
+    check_is_quiet(opened)
+
+
+def test_a_score_at_the_threshold_is_normal_as_in_python(browser, scores, tmp_path):
+    score = next(row.score for row in scores.rows if row.label == "good")
+    at_it = dataclasses.replace(scores, calibration=dataclasses.replace(CALIBRATION, threshold=score))
+    opened = Opened(browser, write_report(at_it, evaluate(at_it), tmp_path / "report.html"))
+    good = [row.score for row in scores.rows if row.label == "good"]
+    assert opened.text("#tn") == str(sum(value <= score for value in good))
+    assert opened.text("#fp") == str(sum(value > score for value in good))
+    opened.context.close()
+
+
+def test_the_slider_moves_by_keyboard_and_returns(opened):
+    before = opened.text("#threshold-value")
+    opened.page.locator("#threshold").focus()
+    opened.page.keyboard.press("ArrowRight")
+    opened.settled()
+    assert opened.text("#threshold-value") != before
+    opened.page.locator("#reset").press("Enter")
+    opened.settled()
+    assert opened.text("#threshold-value") == before
+
+
+def test_a_filter_stays_when_the_threshold_empties_it(opened):
+    opened.page.locator("#by-outcome").select_option("missed")
+    opened.move_to(-100)
+    assert opened.page.locator("#by-outcome").input_value() == "missed"
+    assert opened.text("#shown") == "0 of 0 images shown"
+
+
+def test_the_dialog_opens_walks_and_closes_by_keyboard(opened):
+    tile = opened.page.locator(".tile").first
+    tile.focus()
+    opened.page.keyboard.press("Enter")
+    dialog, title = opened.page.locator("dialog"), opened.page.locator("#large-title")
+    assert dialog.is_visible()
+    first = title.inner_text()
+    opened.page.keyboard.press("ArrowRight")
+    assert title.inner_text() != first
+    opened.page.keyboard.press("ArrowLeft")
+    assert title.inner_text() == first
+    opened.page.keyboard.press("Enter")
+    assert not dialog.is_visible()
+    assert tile.evaluate("(one) => one === document.activeElement")
+    opened.page.keyboard.press("Enter")
+    opened.page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+
+
+def test_every_picture_and_field_has_a_name(opened):
+    assert opened.page.locator("#gallery img:not([alt])").count() == 0
+    assert opened.page.locator('#gallery img[alt=""]').count() == 0
+    for field in opened.page.locator("input, select").all():
+        assert field.evaluate("(one) => one.labels.length") == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_nothing_sticks_out_sideways(opened, scheme, width):
+    opened.page.emulate_media(color_scheme=scheme)
+    opened.page.set_viewport_size({"width": width, "height": 800})
+    opened.settled()
+    opened.page.wait_for_timeout(300)  # charts follow the window with a delay
+    assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_without_scripts_the_numbers_are_there(browser, report, scores):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report.resolve().as_uri())
+    assert page.locator("#tp").inner_text() == str(evaluate(scores).image.tp)
+    assert page.locator("noscript").is_visible()
+    context.close()
+
+
+@pytest.mark.parametrize("calibration", [CALIBRATION, None], ids=["calibrated", "uncalibrated"])
+def test_unlabelled_images_have_a_page_too(browser, tmp_path, calibration):
+    scores = build(tmp_path, labelled=False, calibration=calibration)
+    opened = Opened(browser, write_report(scores, evaluate(scores), tmp_path / "report.html"))
+    assert opened.page.locator("#slider").is_visible() == (calibration is not None)
+    assert opened.page.locator("#histogram svg.main-svg").count() > 0
+    expected = {"flagged", "unflagged", "error"} if calibration else {"unjudged", "error"}
+    assert set(opened.outcomes()) == expected
+    if calibration:
+        opened.move_to(2.0)
+        assert opened.outcomes().count("flagged") == sum(row.score > 2 for row in scores.rows if row.score is not None)
+    check_is_quiet(opened)
+    opened.context.close()
