@@ -5,9 +5,9 @@ Knows arrays and records, nothing of detectors or of where pictures go.
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import cv2
@@ -25,19 +25,26 @@ if TYPE_CHECKING:
     Rgb = NDArray[np.uint8]
     Map = NDArray[np.float32]
 
-_THRESHOLD_AT = 0.5
+_THRESHOLD_AT = 0.6
 """Where on the colour scale the pixel threshold lies."""
 
+_SPAN = 1.25
+"""Width of the colour scale, in pixel thresholds: it runs from a quarter of one to one and a half."""
+
+_OPAQUE = 0.75
+_TINY = 1e-12
 _SMALLEST, _LARGEST = 256, 768
+_NARROWEST = 320
 _SPECK = 0.0005
 _BAR = 14
+_LINE = 19
 _GAP = 8
 _PAPER = (250, 250, 250)
 _INK = (25, 25, 28)
 _MARK = {Verdict.ANOMALOUS: (200, 30, 30), Verdict.NORMAL: (20, 120, 60), Verdict.UNCALIBRATED: (110, 110, 110)}
 _CONTOUR = (255, 255, 255)
 _BOX = (0, 255, 255)
-_TRUTH = (0, 255, 120)
+_TRUTH = (90, 255, 150)
 
 
 @dataclass(frozen=True)
@@ -54,19 +61,21 @@ class ColourScale:
 
     @classmethod
     def from_calibration(cls, calibration: Calibration) -> ColourScale:
-        """The scale of every picture a calibrated model makes: the pixel threshold lies in its middle."""
+        """The scale of every picture a calibrated model makes: the pixel threshold lies at 60 % of it."""
         middle = calibration.pixel_threshold if calibration.pixel_threshold is not None else calibration.threshold
-        spread = max(abs(middle) * 0.5, 1e-12)
-        return cls(middle - spread, middle + spread)
+        lowest, highest = calibration.score_range
+        # A threshold near zero gives no measure of width; the spread of the good scores does.
+        span = max(abs(middle) * _SPAN, highest - lowest, _TINY)
+        return cls(middle - span * _THRESHOLD_AT, middle + span * (1 - _THRESHOLD_AT))
 
     @classmethod
     def from_values(cls, values: Map) -> ColourScale:
         """A scale from the values themselves, where nothing better is known."""
-        return cls(float(np.median(values)), float(max(values.max(), np.median(values) + 1e-12)))
+        return cls(float(np.median(values)), float(values.max()))
 
     def __call__(self, values: Map) -> Map:
         """Values to 0-1."""
-        return np.asarray(np.clip((values - self.low) / (self.high - self.low), 0, 1), np.float32)
+        return np.asarray(np.clip((values - self.low) / max(self.high - self.low, _TINY), 0, 1), np.float32)
 
 
 def upsample(anomaly_map: Map, height: int, width: int) -> Map:
@@ -123,19 +132,22 @@ def overlay(
         scale: Colours of the whole folder.
         boxes: To draw, in pixels of this image.
         contour_at: Draw the outline of what is above this map value.
-        truth: Draw the outline of this mask [H,W] too, in another colour.
+        truth: Draw a dashed line around this mask [H,W] too.
     """
     height, width = image.shape[:2]
     values = upsample(anomaly_map, height, width)
-    level = scale(values)[..., None]
-    opacity = 0.75 * np.clip((level - 0.25) / 0.5, 0, 1)
-    blended = image * (1 - opacity) + colourise(level[..., 0]) * opacity
+    level = scale(values)
+    # Fully coloured as far above the threshold as untouched below it.
+    opacity = _OPAQUE * np.clip(level / 0.4 - 1, 0, 1)[..., None]
+    blended = image * (1 - opacity) + colourise(level) * opacity
     picture = np.ascontiguousarray(blended.round().astype(np.uint8))
     thickness = max(1, round(max(height, width) / 400))
     if contour_at is not None:
         _outline(picture, values > contour_at, _CONTOUR, thickness)
     if truth is not None:
-        _outline(picture, truth, _TRUTH, thickness)
+        # Drawn around the mask, so that a small defect stays visible inside.
+        around = np.ones((2 * thickness + 5,) * 2, np.uint8)
+        _outline(picture, cv2.dilate(truth.astype(np.uint8), around) > 0, _TRUTH, thickness, dash=5 * thickness)
     for box in boxes:
         corner = (box.x + box.width - 1, box.y + box.height - 1)
         cv2.rectangle(picture, (box.x, box.y), corner, (0, 0, 0), thickness + 2)
@@ -153,23 +165,51 @@ def sheet(
         anomaly_map: Array [h,w].
         scale: Colours of the whole folder.
         row: What was found; its boxes are in pixels of the original.
-        contour_at: Draw the outline of what is above this map value.
+        contour_at: Draw the outline of what is above this map value, unless the image was judged normal.
     """
     factor = min(max(1.0, _SMALLEST / max(image.shape[:2])), _LARGEST / max(image.shape[:2]))
     height, width = max(24, round(image.shape[0] * factor)), max(24, round(image.shape[1] * factor))
     shown = resize(image, height, width)
     boxes = [_scaled(box, width / (row.width or width), height / (row.height or height)) for box in row.boxes]
-    right = overlay(shown, anomaly_map, scale, boxes=boxes, contour_at=contour_at)
+    contour = None if row.verdict is Verdict.NORMAL else contour_at
+    right = overlay(shown, anomaly_map, scale, boxes=boxes, contour_at=contour)
     gap = np.full((height, _GAP, 3), _PAPER, np.uint8)
     body = np.hstack([shown, gap, right, gap, _colour_bar(height)])
+    body = _padded(body, height, max(_NARROWEST, body.shape[1]))
     return np.vstack([_caption(row, body.shape[1]), body])
 
 
-def _outline(picture: Rgb, region: NDArray[np.bool_], colour: tuple[int, int, int], thickness: int) -> None:
+def contact_sheet(images: Sequence[Rgb], columns: int) -> Rgb:
+    """Pictures in a grid, row by row, each at the top left of a cell as large as the largest needs.
+
+    Args:
+        images: Arrays [H,W,3] of any sizes; at least one.
+        columns: Pictures side by side.
+    """
+    height, width = (max(image.shape[axis] for image in images) + _GAP for axis in (0, 1))
+    cells = [_padded(image, height, width) for image in images]
+    cells += [np.full_like(cells[0], _PAPER)] * (-len(cells) % columns)
+    return np.vstack([np.hstack(cells[start : start + columns]) for start in range(0, len(cells), columns)])
+
+
+def _padded(picture: Rgb, height: int, width: int) -> Rgb:
+    padded = np.full((height, width, 3), _PAPER, np.uint8)
+    padded[: picture.shape[0], : picture.shape[1]] = picture
+    return padded
+
+
+def _outline(
+    picture: Rgb, region: NDArray[np.bool_], colour: tuple[int, int, int], thickness: int, dash: int | None = None
+) -> None:
     """Draw a region's outline, on black so that it shows on light and dark ground."""
-    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(picture, contours, -1, (0, 0, 0), thickness + 2)
-    cv2.drawContours(picture, contours, -1, colour, thickness)
+    if dash is None:
+        cv2.drawContours(picture, contours, -1, colour, thickness)
+        return
+    for contour in contours:
+        dashes = [contour[start : start + dash] for start in range(0, len(contour), 2 * dash)]
+        cv2.polylines(picture, dashes, False, colour, thickness)
 
 
 def _scaled(box: Box, across: float, down: float) -> Box:
@@ -185,19 +225,32 @@ def _colour_bar(height: int) -> Rgb:
 
 
 def _caption(row: ScoredImage, width: int) -> Rgb:
-    """The verdict and score, then the file's name, in as many lines as the width asks for."""
-    verdict = str(row.verdict).upper() if row.verdict is not Verdict.UNCALIBRATED else "NO THRESHOLD"
-    against = f" {'>' if row.verdict is Verdict.ANOMALOUS else '≤'} {row.threshold:.4g}" if row.threshold else ""
-    name = PurePosixPath(row.key)
-    texts = [(f"{verdict}  {row.score:.4g}{against}", _MARK.get(row.verdict, _INK)), (f"{name.parent.name}/{name.name}", _INK)]
+    """One line with the verdict, the score and the threshold, and one with the file's name."""
     font = _font(13)
-    picture = Image.new("RGB", (width, 2 * 19 + 4), _PAPER)
+    picture = Image.new("RGB", (width, 2 * _LINE + 4), _PAPER)
     draw = ImageDraw.Draw(picture)
-    for line, (text, colour) in enumerate(texts):
-        while draw.textlength(text, font=font) > width - 8 and len(text) > 4:
-            text = "…" + text[2:]
-        draw.text((4, 3 + 19 * line), text, fill=colour, font=font)
+    draw.text((4, 3), _judgement(row), fill=_MARK.get(row.verdict, _INK), font=font)
+    name = _plain(row.key)
+    shown = name
+    while draw.textlength(shown, font=font) > width - 8:
+        name = name[1:]
+        shown = "..." + name
+    draw.text((4, 3 + _LINE), shown, fill=_INK, font=font)
     return np.asarray(picture)
+
+
+def _judgement(row: ScoredImage) -> str:
+    score = f"{row.score:.4g}" if row.score is not None else ""
+    if row.threshold is None:
+        return f"NO THRESHOLD  {score}"
+    sign = ">" if row.verdict is Verdict.ANOMALOUS else "<="
+    return f"{str(row.verdict).upper()}  {score} {sign} {row.threshold:.4g}"
+
+
+def _plain(text: str) -> str:
+    """The text in ASCII: Pillow's own font has no accents and no other scripts, and draws empty boxes for them."""
+    bare = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
+    return bare.encode("ascii", "replace").decode("ascii")
 
 
 @lru_cache

@@ -8,9 +8,8 @@ meter holds a few histograms, and states how far its AUROC can be off.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -20,11 +19,28 @@ from sklearn import metrics as sk
 from adctl.errors import DataError
 from adctl.records import GOOD
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 _CURVE_POINTS = 500
-_PRO_LIMITS = (0.30, 0.05)
+_PRO_LIMIT, _STRICT_PRO_LIMIT = 0.30, 0.05
+_HIGH_RECALL = 0.95
+# Enlarging a float32 map may leave its range by a few units in the last place (6e-8 of the value each).
+_SLACK = 1e-6
+
+_RANKING = ("auroc", "average_precision", "f1_max", "f1_max_threshold", "fpr_at_95_tpr")
+_JUDGED = (
+    *("accuracy", "balanced_accuracy", "precision", "recall", "f1", "false_alarm_rate"),
+    *("tp", "fp", "tn", "fn"),
+)
+_PIXEL_RANKING = (
+    *("auroc", "auroc_error", "average_precision", "aupro", "aupro_error", "aupro_05"),
+    *("f1_max", "f1_max_threshold"),
+)
+_PIXEL_JUDGED = ("iou", "dice", "precision", "recall")
 
 
 @dataclass(frozen=True)
@@ -44,7 +60,7 @@ class Curve:
     def to_dict(self) -> dict[str, list[float | None]]:
         """JSON-safe; infinite thresholds become None."""
         columns = {"x": self.x, "y": self.y, "thresholds": self.thresholds}
-        return {name: [float(v) if np.isfinite(v) else None for v in values] for name, values in columns.items()}
+        return {name: [_finite(float(v)) for v in values] for name, values in columns.items()}
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,7 @@ class ImageMetrics:
         auroc: Area under the ROC curve.
         average_precision: Mean precision over recall (sum of precision times the step in recall).
         f1_max: The highest F1 over all thresholds.
-        f1_max_threshold: Where it is reached.
+        f1_max_threshold: Above it f1_max is reached: halfway between the two scores it parts.
         fpr_at_95_tpr: Share of false alarms at the highest threshold that finds 95 % of the defects.
         threshold: The threshold the following rest on.
         accuracy: Share judged rightly.
@@ -95,20 +111,38 @@ class ImageMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
-        return asdict(self)
+        return {name: _finite(value) for name, value in asdict(self).items()}
 
 
 def roc_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
-    """False-alarm rate (x) and recall (y) over all thresholds; both classes must be present."""
+    """False-alarm rate (x) and recall (y) over all thresholds, from none called anomalous to all.
+
+    Args:
+        scores: Raw scores [n].
+        labels: True where defective [n].
+
+    Raises:
+        DataError: A score is not a finite number, or only one class is present.
+    """
     values, truth = _checked(scores, labels)
+    _refuse_one_class(truth)
     fpr, tpr, thresholds = sk.roc_curve(truth, values)
     return Curve(fpr, tpr, thresholds)
 
 
 def precision_recall_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
-    """Recall (x) and precision (y) over all thresholds; some image must be defective."""
+    """Recall (x) and precision (y) over all thresholds, from all called anomalous to none.
+
+    Args:
+        scores: Raw scores [n].
+        labels: True where defective [n].
+
+    Raises:
+        DataError: A score is not a finite number, or only one class is present.
+    """
     values, truth = _checked(scores, labels)
-    precision, recall, thresholds = sk.precision_recall_curve(truth, values)
+    _refuse_one_class(truth)
+    precision, recall, thresholds = sk.precision_recall_curve(truth, values, drop_intermediate=True)
     return Curve(recall, precision, np.append(thresholds, np.inf))
 
 
@@ -130,11 +164,9 @@ def image_metrics(scores: ArrayLike, labels: ArrayLike, threshold: float | None 
     if good and defective:
         found |= _ranking(values, truth)
     else:
-        reason = f"there are no {'good' if not good else 'defective'} images"
-        missing |= dict.fromkeys(("auroc", "average_precision", "f1_max", "f1_max_threshold", "fpr_at_95_tpr"), reason)
+        missing |= dict.fromkeys(_RANKING, _absent(truth))
     if threshold is None:
-        rest = ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "false_alarm_rate", "tp", "fp", "tn", "fn")
-        missing |= dict.fromkeys(rest, "there is no threshold")
+        missing |= dict.fromkeys(_JUDGED, "there is no threshold")
     else:
         judged, reasons = _judged(values > threshold, truth)
         found |= {"threshold": threshold, **judged}
@@ -145,15 +177,25 @@ def image_metrics(scores: ArrayLike, labels: ArrayLike, threshold: float | None 
 def image_metrics_by_defect(
     scores: ArrayLike, labels: Sequence[str], threshold: float | None = None
 ) -> dict[str, ImageMetrics]:
-    """Image metrics of each defect type against all good images."""
-    values, names = np.asarray(scores, np.float64), np.asarray(labels)
+    """Image metrics of each defect type against all good images.
+
+    Args:
+        scores: Raw scores [n].
+        labels: `"good"` or the defect type of each image [n].
+        threshold: As for `image_metrics`.
+
+    Raises:
+        DataError: A score is not a finite number.
+    """
+    names = np.asarray(labels, np.str_)
+    values, _ = _checked(scores, names != GOOD)
     good = names == GOOD
     chosen = {name: good | (names == name) for name in sorted(set(labels) - {GOOD})}
     return {name: image_metrics(values[rows], names[rows] != GOOD, threshold) for name, rows in chosen.items()}
 
 
 def _ranking(values: Floats, truth: Bools) -> dict[str, float]:
-    precision, recall, thresholds = sk.precision_recall_curve(truth, values)
+    precision, recall, thresholds = sk.precision_recall_curve(truth, values)  # [k+1], [k+1], [k] ascending
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
     best = int(f1[:-1].argmax())
     fpr, tpr, _ = sk.roc_curve(truth, values, drop_intermediate=False)
@@ -161,9 +203,19 @@ def _ranking(values: Floats, truth: Bools) -> dict[str, float]:
         "auroc": float(sk.roc_auc_score(truth, values)),
         "average_precision": float(sk.average_precision_score(truth, values)),
         "f1_max": float(f1[best]),
-        "f1_max_threshold": float(thresholds[best]),
-        "fpr_at_95_tpr": float(fpr[int(np.argmax(tpr >= 0.95))]),
+        "f1_max_threshold": _just_below(thresholds, best),
+        "fpr_at_95_tpr": float(fpr[int(np.argmax(tpr >= _HIGH_RECALL))]),
     }
+
+
+def _just_below(ascending: Floats, index: int) -> float:
+    """What `ascending[index]` is above and its predecessor is not: scikit-learn calls at >=, adctl above."""
+    value = float(ascending[index])
+    if index == 0:
+        return float(np.nextafter(value, -np.inf))
+    before = float(ascending[index - 1])
+    middle = before / 2 + value / 2
+    return middle if before <= middle < value else before
 
 
 def _judged(alarms: Bools, truth: Bools) -> tuple[dict[str, Any], dict[str, str]]:
@@ -183,16 +235,37 @@ def _judged(alarms: Bools, truth: Bools) -> tuple[dict[str, Any], dict[str, str]
         "balanced_accuracy": None if recall is None or specificity is None else (recall + specificity) / 2,
     }
     reasons = {"precision": "there are no alarms", "f1": "there are neither defects nor alarms"}
-    absent = "there are no defective images" if not truth.any() else "there are no good images"
-    return values, {name: reasons.get(name, absent) for name, value in values.items() if value is None}
+    return values, {name: reasons.get(name, _absent(truth)) for name, value in values.items() if value is None}
 
 
 def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
+def _absent(truth: Bools) -> str:
+    if not len(truth):
+        return "there are no images"
+    return "there are no good images" if truth.any() else "there are no defective images"
+
+
+def _refuse_one_class(truth: Bools) -> None:
+    if truth.all() or not truth.any():
+        raise DataError(
+            f"A curve needs good and defective images, but {_absent(truth)}.", "Add labelled images of both kinds."
+        )
+
+
+def _finite(value: Any) -> Any:
+    """The value with every float in it that JSON cannot hold turned into None."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Bools]:
     values, truth = np.asarray(scores, np.float64), np.asarray(labels, np.bool_)
+    if values.ndim != 1 or values.shape != truth.shape:
+        raise ValueError(f"scores and labels must be of one length. Got {values.shape} and {truth.shape} instead.")
     broken = int((~np.isfinite(values)).sum())
     if broken:
         raise DataError(f"{broken} of {len(values)} scores are not finite numbers.", "Score again, or train again.")
@@ -206,14 +279,17 @@ class PixelMetrics:
     Attributes:
         images: Number of maps.
         auroc: Area under the pixel ROC curve.
-        auroc_error: The most it can be off because values were binned.
+        auroc_error: The most it can be off because values were binned: half the share of pairs of a normal and a
+            defective pixel that fell into one bin.
         average_precision: Of pixels.
         aupro: Per-region overlap integrated over false-positive rates up to 0.30, divided by 0.30
-            (Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, section 5.2).
-        aupro_05: The same up to 0.05.
+            (Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 129, 2021, doi:10.1007/s11263-020-01400-4).
+            Regions are 8-connected.
+        aupro_error: The most it can be off because values were binned.
+        aupro_05: The same as aupro up to 0.05.
         f1_max: The highest pixel F1, which is the highest Dice, over all thresholds.
-        f1_max_threshold: Where it is reached.
-        threshold: The threshold the following rest on.
+        f1_max_threshold: Above it f1_max is reached, to the nearest bin.
+        threshold: The threshold the following rest on, to the nearest bin: values in its own bin are not called.
         iou: Intersection over union of the pixels called anomalous and those that are.
         dice: 2 intersection / (both sums).
         precision: Share of the called pixels that are defect.
@@ -227,6 +303,7 @@ class PixelMetrics:
     auroc_error: float | None = None
     average_precision: float | None = None
     aupro: float | None = None
+    aupro_error: float | None = None
     aupro_05: float | None = None
     f1_max: float | None = None
     f1_max_threshold: float | None = None
@@ -240,7 +317,7 @@ class PixelMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""
-        return asdict(self)
+        return {name: _finite(value) for name, value in asdict(self).items()}
 
 
 @dataclass
@@ -274,13 +351,17 @@ class PixelMeter:
         low: A value no map goes below.
         high: A value no map goes above.
         bins: Steps between the two.
+
+    Raises:
+        ValueError: The bounds are not finite or not in order.
     """
 
     def __init__(self, low: float, high: float, bins: int = 65_536) -> None:
-        if not (np.isfinite(low) and np.isfinite(high) and low <= high):
+        if not (np.isfinite(high - low) and low <= high):
             raise ValueError(f"low and high must be finite and in order. Got {low} and {high} instead.")
         self.low, self.high, self.bins = low, high, bins
-        self._by_label: defaultdict[str, _Histograms] = defaultdict(lambda: _Histograms.empty(bins))
+        # Under None: images with defects of a kind not named. They count in the whole and in no type.
+        self._by_label: defaultdict[str | None, _Histograms] = defaultdict(lambda: _Histograms.empty(bins))
 
     def add(self, anomaly_map: NDArray[Any], mask: Bools | None = None, defect: str | None = None) -> None:
         """Take one map.
@@ -288,23 +369,29 @@ class PixelMeter:
         Args:
             anomaly_map: Array [H,W].
             mask: Array [H,W], true where defective; None for an image without defect.
-            defect: Its kind; None for an image without defect.
+            defect: Its kind; None for an image without defect, or where the kind is not known.
+
+        Raises:
+            DataError: A value is not a finite number.
+            ValueError: A value lies outside the meter's range, shapes differ, or mask and kind contradict each other.
         """
         bins = self._binned(np.asarray(anomaly_map))
-        held = self._by_label[GOOD if defect is None else defect]
+        truth = np.zeros(bins.shape, np.bool_) if mask is None else np.asarray(mask, np.bool_)
+        if truth.shape != bins.shape:
+            raise ValueError(f"map and mask must have one shape. Got {bins.shape} and {truth.shape} instead.")
+        held = self._by_label[_label(defect, masked=mask is not None, defective=bool(truth.any()))]
         held.images += 1
-        if mask is None or not mask.any():
-            held.normal += np.bincount(bins.ravel(), minlength=self.bins)
-            return
-        if mask.shape != bins.shape:
-            raise ValueError(f"map and mask must have one shape. Got {bins.shape} and {mask.shape} instead.")
-        held.normal += np.bincount(bins[~mask], minlength=self.bins)
-        inside = bins[mask]
-        held.defective += np.bincount(inside, minlength=self.bins)
-        count, regions, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-        weights = 1.0 / statistics[:, cv2.CC_STAT_AREA]
-        held.regions += np.bincount(inside, weights=weights[regions[mask]], minlength=self.bins)
-        held.region_count += count - 1
+        held.normal += np.bincount(bins.ravel(), minlength=self.bins)
+        if truth.any():
+            self._add_defective(held, bins[truth], truth)
+
+    def _add_defective(self, held: _Histograms, inside: NDArray[np.intp], truth: Bools) -> None:
+        count, regions, areas = _regions(truth)
+        defective = np.bincount(inside, minlength=self.bins)
+        held.normal -= defective
+        held.defective += defective
+        held.regions += np.bincount(inside, weights=(1.0 / areas)[regions[truth]], minlength=self.bins)
+        held.region_count += count
 
     def result(self, threshold: float | None = None) -> PixelMetrics:
         """All metrics of the maps so far.
@@ -312,14 +399,17 @@ class PixelMeter:
         Args:
             threshold: Above it a pixel is called anomalous; None leaves out what rests on it.
         """
-        kinds = sorted(set(self._by_label) - {GOOD})
+        kinds = sorted(kind for kind in self._by_label if kind not in (GOOD, None))
         by_defect = {kind: self._metrics(self._of(GOOD, kind), threshold, {}) for kind in kinds}
-        return self._metrics(self._of(GOOD, *kinds), threshold, by_defect)
+        return self._metrics(self._of(*self._by_label), threshold, by_defect)
 
     def curves(self) -> dict[str, Curve]:
-        """ROC, precision-recall and per-region-overlap curves, thinned to a few hundred points; empty without both classes."""
+        """Curves `roc`, `pr` and `pro` (per-region overlap over false-positive rate), thinned to about 500 points.
+
+        Empty where there are no normal or no defective pixels.
+        """
         held = self._of(*self._by_label)
-        if not held.normal.sum() or not held.defective.sum():
+        if _absent_pixels(held):
             return {}
         fpr, tpr, pro, precision = _rates(held)
         thresholds = self._edges()[::-1]
@@ -330,61 +420,70 @@ class PixelMeter:
             "pro": Curve(fpr[keep], pro[keep], thresholds[keep]),
         }
 
-    def _binned(self, values: NDArray[Any]) -> NDArray[np.int64]:
-        width = self.high - self.low
-        slack = 1e-4 * max(abs(self.low), abs(self.high), 1e-12)
-        if values.min() < self.low - slack or values.max() > self.high + slack or not np.isfinite(values).all():
-            raise ValueError(f"map values must lie between {self.low} and {self.high}.")
-        if width == 0:
-            return np.zeros(values.shape, np.int64)
-        scaled = (values - np.float32(self.low)) * np.float32(self.bins / width)
-        return np.clip(scaled, 0, self.bins - 1).astype(np.int64)
+    def _binned(self, values: NDArray[Any]) -> NDArray[np.intp]:
+        self._check(values)
+        if self.low == self.high:
+            return np.zeros(values.shape, np.intp)
+        # In float64 whatever the map's type: a narrow range far from zero would collapse in float32.
+        scaled = np.subtract(values, self.low, dtype=np.float64)
+        scaled /= self.high - self.low
+        scaled *= self.bins
+        bins: NDArray[np.intp] = scaled.astype(np.intp)
+        return np.clip(bins, 0, self.bins - 1, out=bins)
+
+    def _check(self, values: NDArray[Any]) -> None:
+        least, most = float(values.min()), float(values.max())
+        if not np.isfinite(most - least):
+            broken = int((~np.isfinite(values)).sum())
+            raise DataError(
+                f"{broken} of {values.size} map values are not finite numbers.", "Score again, or train again."
+            )
+        slack = _SLACK * max(abs(self.low), abs(self.high))
+        if least < self.low - slack or most > self.high + slack:
+            raise ValueError(f"map values must lie between {self.low} and {self.high}. Got {least} to {most} instead.")
 
     def _edges(self) -> Floats:
         return np.linspace(self.low, self.high, self.bins + 1)
 
-    def _of(self, *labels: str) -> _Histograms:
+    def _of(self, *labels: str | None) -> _Histograms:
         total = _Histograms.empty(self.bins)
         for label in labels:
             if label in self._by_label:
                 total = total + self._by_label[label]
         return total
 
-    def _metrics(
-        self, held: _Histograms, threshold: float | None, by_defect: dict[str, PixelMetrics]
-    ) -> PixelMetrics:
-        normal, defective = held.normal.sum(), held.defective.sum()
-        if not normal or not defective:
-            reason = f"there are no {'normal' if not normal else 'defective'} pixels"
-            names = ("auroc", "average_precision", "aupro", "aupro_05", "f1_max", "iou", "dice", "precision", "recall")
-            return PixelMetrics(held.images, by_defect=by_defect, missing=dict.fromkeys(names, reason))
-        fpr, tpr, pro, precision = _rates(held)
-        f1 = 2 * precision * tpr / np.maximum(precision + tpr, 1e-300)
-        best = int(f1.argmax())
-        found: dict[str, Any] = {
-            "auroc": float(np.trapezoid(tpr, fpr)),
-            "auroc_error": float(0.5 * (held.normal / normal) @ (held.defective / defective)),
-            "average_precision": float(np.diff(tpr) @ precision[1:]),
-            "aupro": _area_up_to(fpr, pro, _PRO_LIMITS[0]),
-            "aupro_05": _area_up_to(fpr, pro, _PRO_LIMITS[1]),
-            "f1_max": float(f1[best]),
-            "f1_max_threshold": float(self._edges()[::-1][best]),
-        }
-        missing: dict[str, str] = {}
+    def _metrics(self, held: _Histograms, threshold: float | None, by_defect: dict[str, PixelMetrics]) -> PixelMetrics:
+        absent = _absent_pixels(held)
+        if absent:
+            missing = dict.fromkeys((*_PIXEL_RANKING, *_PIXEL_JUDGED), absent)
+            return PixelMetrics(held.images, threshold=threshold, by_defect=by_defect, missing=missing)
+        found = self._ranking(held)
         if threshold is None:
-            missing = dict.fromkeys(("iou", "dice", "precision", "recall"), "there is no pixel threshold")
+            missing = dict.fromkeys(_PIXEL_JUDGED, "there is no pixel threshold")
         else:
             found |= {"threshold": threshold, **self._at(held, threshold)}
             missing = {"precision": "no pixel is called anomalous"} if found["precision"] is None else {}
         return PixelMetrics(held.images, **found, by_defect=by_defect, missing=missing)
 
+    def _ranking(self, held: _Histograms) -> dict[str, Any]:
+        fpr, tpr, pro, precision = _rates(held)
+        f1 = 2 * precision * tpr / np.maximum(precision + tpr, 1e-300)
+        best = int(f1.argmax())
+        return {
+            "auroc": float(sk.auc(fpr, tpr)),
+            "auroc_error": float(np.diff(fpr) @ np.diff(tpr) / 2),
+            "average_precision": float(np.diff(tpr) @ precision[1:]),
+            "aupro": _area_up_to(fpr, pro, _PRO_LIMIT),
+            "aupro_error": _area_error(fpr, pro, _PRO_LIMIT),
+            "aupro_05": _area_up_to(fpr, pro, _STRICT_PRO_LIMIT),
+            "f1_max": float(f1[best]),
+            # A bin holds its lower edge, so the threshold to be above stands just below that edge.
+            "f1_max_threshold": float(np.nextafter(self._edges()[::-1][best], -np.inf)),
+        }
+
     def _at(self, held: _Histograms, threshold: float) -> dict[str, float | None]:
-        width = self.high - self.low
-        first = 0 if width == 0 else int(np.clip(np.ceil((threshold - self.low) / width * self.bins), 0, self.bins))
-        if width == 0 and threshold >= self.high:
-            first = self.bins
-        hit, false = held.defective[first:].sum(), held.normal[first:].sum()
-        total = held.defective.sum()
+        first = int(np.searchsorted(self._edges()[:-1], threshold, side="right"))
+        hit, false, total = held.defective[first:].sum(), held.normal[first:].sum(), held.defective.sum()
         return {
             "iou": float(hit / (total + false)),
             "dice": float(2 * hit / (total + hit + false)),
@@ -397,29 +496,64 @@ def aupro_exact(maps: Sequence[NDArray[Any]], masks: Sequence[Bools], fpr_limit:
     """AUPRO by sorting every pixel: the reference for small sets.
 
     Args:
-        maps: Anomaly maps [H,W].
-        masks: True where defective [H,W].
-        fpr_limit: Where the integration over the false-positive rate ends.
+        maps: Anomaly maps, each [H,W].
+        masks: True where defective, each [H,W].
+        fpr_limit: Where the integration over the false-positive rate ends, in (0, 1].
+
+    Raises:
+        DataError: A value is not a finite number, or no pixel is normal, or none defective.
     """
     values = np.concatenate([np.asarray(m, np.float64).ravel() for m in maps])
-    weights, region_count = [], 0
-    for mask in masks:
-        count, regions, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-        share = 1.0 / statistics[:, cv2.CC_STAT_AREA]
-        share[0] = 0.0
-        weights.append(share[regions].ravel())
-        region_count += count - 1
-    overlap = np.concatenate(weights)
-    normal = np.concatenate([~mask.ravel() for mask in masks])
+    truth = np.concatenate([np.asarray(mask, np.bool_).ravel() for mask in masks])
+    _checked(values, truth)
+    if truth.all() or not truth.any():
+        raise DataError("AUPRO needs normal and defective pixels.", "Add images with and without defects.")
+    overlap, region_count = _overlaps(masks)
     order = np.argsort(-values, kind="stable")
-    last = np.append(np.diff(values[order]) != 0, True)
-    fpr = np.append(0.0, np.cumsum(normal[order])[last] / normal.sum())
-    pro = np.append(0.0, np.cumsum(overlap[order])[last] / region_count)
+    last_of_ties = np.append(np.diff(values[order]) != 0, True)
+    false = np.cumsum(~truth[order])[last_of_ties]
+    fpr = np.append(0.0, false / false[-1])
+    pro = np.append(0.0, np.cumsum(overlap[order])[last_of_ties] / region_count)
     return _area_up_to(fpr, pro, fpr_limit)
 
 
+def _overlaps(masks: Sequence[Bools]) -> tuple[Floats, int]:
+    """What each pixel of all masks adds to the overlap with its region, and the number of regions."""
+    shares, region_count = [], 0
+    for mask in masks:
+        count, regions, areas = _regions(np.asarray(mask, np.bool_))
+        share = np.append(0.0, 1.0 / areas[1:])
+        shares.append(share[regions].ravel())
+        region_count += count
+    return np.concatenate(shares), region_count
+
+
+def _regions(truth: Bools) -> tuple[int, NDArray[np.int32], NDArray[np.float64]]:
+    """8-connected regions: how many, the number of each pixel's (0 outside) [H,W], and their areas from number 0 on."""
+    count, regions, statistics, _ = cv2.connectedComponentsWithStats(truth.astype(np.uint8), connectivity=8)
+    return count - 1, np.asarray(regions, np.int32), np.maximum(statistics[:, cv2.CC_STAT_AREA], 1).astype(np.float64)
+
+
+def _label(defect: str | None, *, masked: bool, defective: bool) -> str | None:
+    """Under which label an image counts; what is called good must be so, and a defect needs its mask."""
+    if defect in (None, GOOD):
+        if defective and defect == GOOD:
+            raise ValueError("a good image must have no defective pixels.")
+        return None if defective else GOOD
+    if not masked:
+        raise ValueError(f"an image with a defect must come with its mask. Got '{defect}' and no mask instead.")
+    return defect
+
+
+def _absent_pixels(held: _Histograms) -> str:
+    normal, defective = held.normal.any(), held.defective.any()
+    if not normal and not defective:
+        return "there are no maps"
+    return "" if normal and defective else f"there are no {'defective' if normal else 'normal'} pixels"
+
+
 def _rates(held: _Histograms) -> tuple[Floats, Floats, Floats, Floats]:
-    """Over thresholds from high to low: false-positive rate, recall, mean region overlap, precision; each [bins + 1]."""
+    """Over thresholds from high to low: false-positive rate, recall, region overlap, precision; each [bins + 1]."""
     false, true, overlap = (
         np.append(0.0, np.cumsum(histogram[::-1])) for histogram in (held.normal, held.defective, held.regions)
     )
@@ -432,7 +566,19 @@ def _area_up_to(fpr: Floats, overlap: Floats, limit: float) -> float:
     inside = fpr <= limit
     at_limit = np.interp(limit, fpr, overlap)
     x, y = np.append(fpr[inside], limit), np.append(overlap[inside], at_limit)
-    return float(np.trapezoid(y, x) / limit)
+    return float(sk.auc(x, y) / limit)
+
+
+def _area_error(fpr: Floats, overlap: Floats, limit: float) -> float:
+    """The most `_area_up_to` can be off because only bin ends are known.
+
+    Between two known points a rising curve stays in their rectangle. The chord halves it; where the limit cuts it,
+    the whole of what is left counts.
+    """
+    width, height = np.diff(fpr), np.diff(overlap)
+    whole = fpr[1:] <= limit
+    cut = np.clip(limit - fpr[:-1], 0.0, width)
+    return float(np.where(whole, width / 2, cut) @ height / limit)
 
 
 def _thin(fpr: Floats, tpr: Floats) -> NDArray[np.int64]:

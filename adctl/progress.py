@@ -16,9 +16,11 @@ class Reporter:
     """Takes note of stages and of how far each is; this one does nothing with it."""
 
     @contextmanager
-    def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
+    def stage(
+        self, title: str, total: int | None = None, *, in_bytes: bool = False
+    ) -> Iterator[Callable[[int, int | None], None]]:
         """Announce a stage; call what it gives with (done, total) now and then."""
-        del title, total
+        del title, total, in_bytes
         yield _ignore
 
 

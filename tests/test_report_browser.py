@@ -97,6 +97,17 @@ class Opened:
         self.page.goto(self.file)
         self.page.wait_for_selector("html[data-ready]")
 
+    def start_over(self) -> None:
+        """Back to how the page was opened."""
+        self.page.set_viewport_size({"width": 1280, "height": 900})
+        self.page.emulate_media(color_scheme="light")
+        if self.page.locator("dialog").is_visible():
+            self.page.locator("#close").click()
+        for name, value in (("outcome", ""), ("label", ""), ("order", "worst")):
+            self.page.locator(f"#by-{name}").select_option(value)
+        self.page.locator("#reset").click()
+        self.settled()
+
     def text(self, selector: str) -> str:
         return self.page.locator(selector).inner_text()
 
@@ -128,11 +139,18 @@ def report(scores):
     return write_report(scores, evaluate(scores), scores.folder / "report.html")
 
 
-@pytest.fixture
-def opened(browser, report):
+@pytest.fixture(scope="module")
+def shared(browser, report):
+    """One page for all tests: opening takes seconds, and what it logs may come from any of them."""
     page = Opened(browser, report)
     yield page
     page.context.close()
+
+
+@pytest.fixture
+def opened(shared):
+    shared.start_over()
+    return shared
 
 
 def check_is_quiet(opened: Opened) -> None:

@@ -64,7 +64,7 @@ def _weights(call: Call, settings: FetchSettings) -> None:
 
     if settings.name is None:
         raise UsageError("Which weights?", "Name a timm model: adctl fetch weights wide_resnet50_2")
-    with call.reporter.stage(f"weights of {settings.name}") as update:
+    with call.reporter.stage(f"weights of {settings.name}", in_bytes=True) as update:
         result = fetch_weights(settings.name, progress=update)
     call.finish(result, lambda: rows([("weights", str(result.path)), ("sha256", result.sha256)]))
 
@@ -73,7 +73,7 @@ def _dataset(call: Call, settings: FetchSettings) -> None:
     from adctl.fetching import fetch_dataset
 
     assert settings.what is not None
-    with call.reporter.stage(settings.what) as update:
+    with call.reporter.stage(settings.what, in_bytes=settings.what != "demo") as update:
         result = fetch_dataset(
             settings.what,
             categories=settings.category,
@@ -86,9 +86,12 @@ def _dataset(call: Call, settings: FetchSettings) -> None:
     shown = [
         ("data set", f"{result.name} {state}: {result.root}"),
         ("categories", ", ".join(result.categories)),
+        ("licence", result.licence),
     ]
+    if result.sha256 is not None:
+        shown.append(("sha256", f"{result.sha256} ({'as published' if result.verified else 'none is published'})"))
     use = f"adctl train --dataset {result.name} --category {result.categories[0]}"
-    call.finish(result, lambda: rows([*shown, ("licence", result.licence), ("next", use)]))
+    call.finish(result, lambda: rows([*shown, ("next", use)]))
 
 
 def register(app: typer.Typer) -> None:

@@ -70,19 +70,29 @@ class RichReporter(Reporter):
     """Progress bars with the time left, for work that takes more than a second; silent when not a terminal."""
 
     @contextmanager
-    def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
+    def stage(
+        self, title: str, total: int | None = None, *, in_bytes: bool = False
+    ) -> Iterator[Callable[[int, int | None], None]]:
         """Show a bar once the stage has taken a second."""
         console = stderr()
         if not console.is_terminal:
             with super().stage(title, total) as update:
                 yield update
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
 
         bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            *((DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)),
             TimeRemainingColumn(),
             console=console,
             transient=True,

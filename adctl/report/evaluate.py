@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adctl.data.images import read_mask, resize
-from adctl.errors import ImageError
+from adctl.errors import DataError, ImageError
 from adctl.heatmaps import upsample
 from adctl.metrics import (
     Curve,
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from adctl.scores import ScoreSet
 
 _LONGEST = 1024
+_NAMED = 5
+_HALF = 128
 
 
 @dataclass(frozen=True)
@@ -69,36 +71,47 @@ def evaluate(scores: ScoreSet) -> Evaluation:
     Raises:
         DataError: Scores or maps are damaged.
     """
-    notes: list[str] = []
-    labelled = [row for row in scores.rows if row.label is not None and row.score is not None]
-    threshold = scores.calibration.threshold if scores.calibration else None
-    values = [row.score for row in labelled if row.score is not None]
-    labels = [row.label or "" for row in labelled]
-    defective = [label != GOOD for label in labels]
-    if not labelled:
-        notes.append("No image has a label, so nothing can be said of how good the verdicts are.")
-    elif len(labelled) < sum(row.score is not None for row in scores.rows):
-        notes.append(f"Metrics rest on the {len(labelled)} images with a label.")
-    if not scores.manifest.get("complete", True):
-        notes.append("Scoring was interrupted: these are the images scored until then.")
-    image = image_metrics(values, defective, threshold)
-    notes += _reasons(image) if labelled else []
-    curves: dict[str, Curve] = {}
-    if any(defective) and not all(defective):
-        curves = {"roc": roc_curve(values, defective), "pr": precision_recall_curve(values, defective)}
+    calibration = scores.calibration
+    labelled = [(row.score, row.label) for row in scores.rows if row.score is not None and row.label is not None]
+    values, labels = [score for score, _ in labelled], [label for _, label in labelled]
+    threshold = calibration.threshold if calibration else None
+    image = image_metrics(values, [label != GOOD for label in labels], threshold)
+    notes = _set_notes(scores, len(labelled)) + (_reasons(image) if labelled else [])
     meter = _measure_pixels(scores, notes)
-    if meter is not None:
-        curves |= {f"pixel_{name}": curve for name, curve in meter.curves().items()}
-    pixel_threshold = scores.calibration.pixel_threshold if scores.calibration else None
     return Evaluation(
         images=len(scores.rows),
         verdicts=dict(Counter(str(row.verdict) for row in scores.rows)),
         image=image,
         by_defect=image_metrics_by_defect(values, labels, threshold),
-        pixel=meter.result(pixel_threshold) if meter is not None else None,
-        curves=curves,
+        pixel=meter.result(calibration.pixel_threshold if calibration else None) if meter is not None else None,
+        curves=_curves(values, labels, meter),
         notes=tuple(notes),
     )
+
+
+def _set_notes(scores: ScoreSet, labelled: int) -> list[str]:
+    """What to know of the set as a whole."""
+    notes = []
+    scored = sum(row.score is not None for row in scores.rows)
+    if not labelled:
+        notes.append("No image has a label, so nothing can be said of how good the verdicts are.")
+    elif labelled < scored:
+        notes.append(f"Metrics rest on the {labelled} of {scored} images that have a label.")
+    if scored < len(scores.rows):
+        notes.append(f"{len(scores.rows) - scored} of {len(scores.rows)} images could not be scored.")
+    if not scores.manifest.get("complete", True):
+        notes.append("Scoring was interrupted: these are the images scored until then.")
+    return notes
+
+
+def _curves(values: list[float], labels: list[str], meter: PixelMeter | None) -> dict[str, Curve]:
+    defective = [label != GOOD for label in labels]
+    curves: dict[str, Curve] = {}
+    if any(defective) and not all(defective):
+        curves = {"roc": roc_curve(values, defective), "pr": precision_recall_curve(values, defective)}
+    if meter is not None:
+        curves |= {f"pixel_{name}": curve for name, curve in meter.curves().items()}
+    return curves
 
 
 def _reasons(metrics: ImageMetrics) -> list[str]:
@@ -110,25 +123,42 @@ def _reasons(metrics: ImageMetrics) -> list[str]:
 
 def _measure_pixels(scores: ScoreSet, notes: list[str]) -> PixelMeter | None:
     """Two passes over the maps: their range first, since enlarging a map never leaves it."""
+    if not any(row.label not in (None, GOOD) for row in scores.rows):
+        return None
     if not any(row.mask for row in scores.rows):
+        notes.append("No pixel metrics: there are no ground-truth masks.")
         return None
     if not scores.has_maps:
-        notes.append("No pixel metrics: the maps were not kept; score again without --no-maps.")
+        notes.append("No pixel metrics: the maps were not kept; run score with --maps.")
         return None
-    low, high = np.inf, -np.inf
-    for _, anomaly_map in scores.maps():
-        low, high = min(low, float(anomaly_map.min())), max(high, float(anomaly_map.max()))
-    meter = PixelMeter(low, high)
+    meter = PixelMeter(*_range(scores))
     skipped: list[str] = []
+    shrunk = 0
     for index, anomaly_map in scores.maps():
         row = scores.rows[index]
         problem = _add(meter, row, anomaly_map)
         if problem:
             skipped.append(problem)
-    notes += skipped[:5]
-    if len(skipped) > 5:  # noqa: PLR2004 - enough to see what is wrong
-        notes.append(f"{len(skipped) - 5} more images are left out of the pixel metrics for such reasons.")
+        shrunk += max(row.width or 0, row.height or 0) > _LONGEST
+    if shrunk:
+        notes.append(f"Pixels of {shrunk} larger images were measured at {_LONGEST} pixels on the longer side.")
+    notes += skipped[:_NAMED]
+    if len(skipped) > _NAMED:
+        notes.append(f"{len(skipped) - _NAMED} more images are left out of the pixel metrics for such reasons.")
     return meter
+
+
+def _range(scores: ScoreSet) -> tuple[float, float]:
+    """Lowest and highest value of all maps."""
+    low, high = np.inf, -np.inf
+    for index, anomaly_map in scores.maps():
+        if not np.isfinite(anomaly_map).all():
+            raise DataError(
+                f"The map of {scores.rows[index].key} holds values that are not finite numbers.",
+                "Score again, or train again.",
+            )
+        low, high = min(low, float(anomaly_map.min())), max(high, float(anomaly_map.max()))
+    return low, high
 
 
 def _add(meter: PixelMeter, row: ScoredImage, anomaly_map: NDArray[np.float32]) -> str | None:
@@ -150,10 +180,14 @@ def _add(meter: PixelMeter, row: ScoredImage, anomaly_map: NDArray[np.float32]) 
             f"{row.key} is left out of the pixel metrics: its mask is {mask.shape[1]} x {mask.shape[0]} pixels, "
             f"the image {row.width} x {row.height}."
         )
-    if mask.shape != (height, width):
-        mask = resize(np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2), height, width)[..., 0] > 127  # noqa: PLR2004 - half covered
-    meter.add(upsample(anomaly_map, height, width), mask, row.label)
+    meter.add(upsample(anomaly_map, height, width), _shrunk(mask, height, width), row.label)
     return None
+
+
+def _shrunk(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
+    """The mask at another size: defect where at least half of a pixel's area is."""
+    covered = resize(mask[..., None].astype(np.uint8) * 255, height, width)[..., 0]
+    return np.asarray(covered >= _HALF)
 
 
 def measured_size(height: int, width: int) -> tuple[int, int]:

@@ -6,37 +6,27 @@ computes no metric of its own.
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Iterator
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import jinja2
-import numpy as np
 
 from adctl import __version__, files
-from adctl.data.images import read_image, read_mask, resize
-from adctl.errors import ImageError
-from adctl.heatmaps import ColourScale, colourise, overlay, upsample
+from adctl.records import GOOD
 from adctl.report.evaluate import Evaluation, outcome
-from adctl.records import GOOD, Box
+from adctl.report.pictures import pictures
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from adctl.records import ScoredImage
     from adctl.scores import ScoreSet
 
-_TILE = 200
-_QUALITY = 78
 _GALLERY = 1000
 _HERE = Path(__file__).parent
 
 
 def write_report(
-    scores: ScoreSet, evaluation: Evaluation, target: Path, *, title: str | None = None, gallery: int = _GALLERY
+    scores: ScoreSet, evaluation: Evaluation, target: Path, *, title: str | None = None, gallery_limit: int = _GALLERY
 ) -> Path:
     """Write the page.
 
@@ -45,27 +35,32 @@ def write_report(
         evaluation: Its metrics.
         target: The HTML file.
         title: Its heading; the data set and detector unless given.
-        gallery: The most images that get a picture; the worst mistakes go first.
+        gallery_limit: The most images that get a picture; the worst mistakes go first.
 
     Returns:
         The HTML file.
 
     Raises:
         OutputError: It cannot be written.
+        DataError: The maps are damaged.
     """
-    model = scores.manifest["model"]
-    dataset = scores.manifest["dataset"]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
+    data = _page_data(scores, evaluation, gallery_limit)
     page = environment.get_template("template.html").render(
-        title=title or f"{dataset['category']} – {model['arch']}",
+        title=title or _title(scores),
+        started=scores.manifest.get("started"),
         evaluation=evaluation,
-        summary=_summary(evaluation, scores),
+        summary=_summary(scores, evaluation),
+        notes=[*evaluation.notes, *_picture_notes(data["rows"], gallery_limit)],
         cards=_cards(evaluation),
-        manifest=_manifest_lines(scores),
+        errors=[(row.key, row.error) for row in scores.rows if row.error is not None],
+        made=_how_made(scores),
+        settings=_settings(scores),
+        versions={name: value for name, value in _table(scores, "environment").items() if value},
         reproduce=_commands(scores),
-        data=_embedded(_page_data(scores, evaluation, gallery)),
+        data=_embedded(data),
         plotly=_plotly(),
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         script=(_HERE / "page.js").read_text(encoding="utf-8"),
@@ -75,8 +70,8 @@ def write_report(
     return target
 
 
-def _page_data(scores: ScoreSet, evaluation: Evaluation, gallery: int) -> dict[str, Any]:
-    pictures = dict(_pictures(scores, _worst_first(scores)[:gallery]))
+def _page_data(scores: ScoreSet, evaluation: Evaluation, gallery_limit: int) -> dict[str, Any]:
+    shown = dict(pictures(scores, _worst_first(scores)[:gallery_limit]))
     rows = [
         {
             "key": row.key,
@@ -84,126 +79,99 @@ def _page_data(scores: ScoreSet, evaluation: Evaluation, gallery: int) -> dict[s
             "score": row.score,
             "error": row.error,
             "boxes": len(row.boxes),
-            "picture": pictures.get(index),
+            "picture": shown.get(index),
         }
         for index, row in enumerate(scores.rows)
     ]
-    calibration = scores.calibration
     return {
         "rows": rows,
         "good": GOOD,
-        "threshold": calibration.threshold if calibration else None,
+        "threshold": scores.calibration.threshold if scores.calibration else None,
         "curves": {name: curve.to_dict() for name, curve in evaluation.curves.items()},
     }
 
 
 def _worst_first(scores: ScoreSet) -> list[int]:
-    """Rows by what deserves a look: mistakes by how wrong they are, then the rest, strangest first."""
-    threshold = scores.calibration.threshold if scores.calibration else 0.0
-    ranks = {"missed": 0, "false alarm": 0}
+    """Scored rows: defects missed by the most, then the loudest false alarms, then the rest, strangest first."""
+    ranks = {"missed": 0, "false alarm": 1}
 
-    def order(index: int) -> tuple[float, float]:
+    def order(index: int) -> tuple[int, float]:
         row = scores.rows[index]
-        score = row.score if row.score is not None else threshold
-        mistaken = outcome(row) in ranks
-        return (0, -abs(score - threshold)) if mistaken else (1, -score)
+        kind, score = outcome(row), row.score or 0.0
+        return ranks.get(kind, 2), score if kind == "missed" else -score
 
-    return sorted((i for i, row in enumerate(scores.rows) if row.score is not None), key=order)
-
-
-def _pictures(scores: ScoreSet, wanted: list[int]) -> Iterator[tuple[int, str]]:
-    """Row index and picture as a data URI, one image in memory at a time."""
-    chosen = set(wanted)
-    scale = ColourScale.from_calibration(scores.calibration) if scores.calibration else None
-    seen = set()
-    for index, anomaly_map in scores.maps():
-        if index in chosen:
-            seen.add(index)
-            picture = _strip(scores, scores.rows[index], anomaly_map, scale or ColourScale.from_values(anomaly_map))
-            if picture is not None:
-                yield index, picture
-    for index in wanted:
-        if index not in seen:
-            picture = _strip(scores, scores.rows[index], None, None)
-            if picture is not None:
-                yield index, picture
+    return sorted((index for index, row in enumerate(scores.rows) if row.score is not None), key=order)
 
 
-def _strip(
-    scores: ScoreSet, row: ScoredImage, anomaly_map: NDArray[np.float32] | None, scale: ColourScale | None
-) -> str | None:
-    """Original, map and overlay side by side as a JPEG; None where the image has gone."""
-    try:
-        image = read_image(Path(row.path))
-    except ImageError:
-        return None
-    factor = _TILE / max(image.shape[:2])
-    height, width = max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor))
-    small = resize(image, height, width)
-    tiles = [small]
-    if anomaly_map is not None and scale is not None:
-        calibration = scores.calibration
-        boxes = [_shrunk(box, factor) for box in row.boxes]
-        contour = calibration.pixel_threshold if calibration else None
-        truth = _truth(row, image.shape[:2], height, width)
-        tiles.append(colourise(scale(upsample(anomaly_map, height, width))))
-        tiles.append(overlay(small, anomaly_map, scale, boxes=boxes, contour_at=contour, truth=truth))
-    written, data = cv2.imencode(".jpg", np.hstack(tiles)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    assert written
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+def _picture_notes(rows: list[dict[str, Any]], gallery_limit: int) -> list[str]:
+    scored = [row for row in rows if row["score"] is not None]
+    notes = []
+    if len(scored) > gallery_limit:
+        notes.append(f"The gallery has pictures of {gallery_limit} of {len(scored)} images, the worst mistakes first.")
+    absent = min(len(scored), gallery_limit) - sum(row["picture"] is not None for row in scored)
+    if absent:
+        notes.append(f"{absent} images can no longer be read where they were scored, and have no picture.")
+    return notes
 
 
-def _truth(row: ScoredImage, shape: tuple[int, ...], height: int, width: int) -> NDArray[np.bool_] | None:
-    if row.mask is None:
-        return None
-    try:
-        mask = read_mask(Path(row.mask))
-    except ImageError:
-        return None
-    if mask.shape != shape:
-        return None
-    return np.asarray(cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_AREA) > 0)
+def _title(scores: ScoreSet) -> str:
+    dataset, model = _table(scores, "dataset"), _table(scores, "model")
+    names = (dataset.get("category") or dataset.get("name"), model.get("arch"))
+    return " · ".join(str(name) for name in names if name) or scores.folder.name
 
 
-def _shrunk(box: Box, factor: float) -> Box:
-    width, height = max(2, round(box.width * factor)), max(2, round(box.height * factor))
-    return Box(round(box.x * factor), round(box.y * factor), width, height, box.peak)
-
-
-def _summary(evaluation: Evaluation, scores: ScoreSet) -> str:
-    """The outcome in one sentence."""
-    verdicts = evaluation.verdicts
-    parts = [f"{count} {verdict}" for verdict, count in sorted(verdicts.items())]
-    text = f"{evaluation.images} images: {', '.join(parts)}."
+def _summary(scores: ScoreSet, evaluation: Evaluation) -> str:
+    """The outcome in words."""
+    order = ("anomalous", "normal", "uncalibrated", "error")
+    names = {"uncalibrated": "without verdict", "error": "unreadable"}
+    counts = [f"{evaluation.verdicts[name]} {names.get(name, name)}" for name in order if name in evaluation.verdicts]
+    text = f"{_count(evaluation.images, 'image')}: {', '.join(counts)}"
     image = evaluation.image
+    mistakes = []
     if image.fn is not None and image.defective:
-        text += f" {image.fn} of {image.defective} defects missed"
-        text += f", {image.fp} false alarms among {image.good} good images." if image.good else "."
-    if scores.calibration:
-        basis = f"{scores.calibration.good_images} good images the model had not learned from"
-        text += f" Threshold {scores.calibration.threshold:.4g}, from {basis}."
-    return text
+        mistakes.append(f"{image.fn} of {_count(image.defective, 'defect')} missed")
+    if image.fp is not None and image.good:
+        mistakes.append(f"{_count(image.fp, 'false alarm')} among {_count(image.good, 'good image')}")
+    if not scores.calibration:
+        return f"{text}. There is no threshold."
+    at = f" at threshold {scores.calibration.threshold:.4g}"
+    return f"{text}; {', '.join(mistakes)}{at}." if mistakes else f"{text}{at}."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def _cards(evaluation: Evaluation) -> dict[str, list[tuple[str, str, str]]]:
     """For each group name, value and meaning of the metrics that exist."""
     image, pixel = evaluation.image, evaluation.pixel
     wanted = [
-        ("image", "AUROC", image.auroc, "chance that a defective image scores above a good one"),
-        ("image", "average precision", image.average_precision, "precision averaged over recall"),
-        ("image", "best F1", image.f1_max, "at the threshold that suits these images best"),
-        ("at the threshold", "F1", image.f1, "of precision and recall"),
-        ("at the threshold", "precision", image.precision, "share of alarms that are defects"),
-        ("at the threshold", "recall", image.recall, "share of defects that are found"),
-        ("at the threshold", "false alarms", image.false_alarm_rate, "share of good images called anomalous"),
+        ("Ranking of images", "AUROC", image.auroc, "chance that a defective image scores above a good one"),
+        ("Ranking of images", "Average precision", image.average_precision, "precision averaged over recall"),
+        ("Ranking of images", "Best F1", image.f1_max, "at the threshold that suits these images best"),
+        (
+            "Ranking of images",
+            "FPR at 95 % TPR",
+            image.fpr_at_95_tpr,
+            "false-alarm rate that finds 95 % of the defects",
+        ),
+        ("Verdicts at the calibrated threshold", "F1", image.f1, "harmonic mean of precision and recall"),
+        ("Verdicts at the calibrated threshold", "Precision", image.precision, "share of alarms that are defects"),
+        ("Verdicts at the calibrated threshold", "Recall", image.recall, "share of defects that are found"),
+        (
+            "Verdicts at the calibrated threshold",
+            "False-alarm rate",
+            image.false_alarm_rate,
+            "share of good images called anomalous",
+        ),
     ]
     if pixel is not None:
         wanted += [
-            ("pixel", "AUROC", pixel.auroc, "as for images, over all pixels"),
-            ("pixel", "average precision", pixel.average_precision, "over all pixels"),
-            ("pixel", "AUPRO", pixel.aupro, "overlap with each defect, up to 30 % false positives"),
-            ("pixel", "IoU", pixel.iou, "at the pixel threshold"),
-            ("pixel", "Dice", pixel.dice, "at the pixel threshold"),
+            ("Pixels", "AUROC", pixel.auroc, "as for images, over all pixels"),
+            ("Pixels", "Average precision", pixel.average_precision, "over all pixels"),
+            ("Pixels", "AUPRO", pixel.aupro, "overlap with each defect, up to 30 % false positives"),
+            ("Pixels", "IoU", pixel.iou, "overlap at the pixel threshold"),
+            ("Pixels", "Dice", pixel.dice, "the same, as F1 of pixels"),
         ]
     groups: dict[str, list[tuple[str, str, str]]] = {}
     for group, name, value, meaning in wanted:
@@ -212,31 +180,56 @@ def _cards(evaluation: Evaluation) -> dict[str, list[tuple[str, str, str]]]:
     return groups
 
 
-def _manifest_lines(scores: ScoreSet) -> list[tuple[str, str]]:
-    manifest = scores.manifest
-    model = manifest["model"]
+def _how_made(scores: ScoreSet) -> list[tuple[str, str]]:
+    model, runtime = _table(scores, "model"), _table(scores, "runtime")
     lines = [
-        ("model", f"{model['path']} (sha256 {model['sha256'][:16]}…)"),
-        ("detector", f"{model['arch']}: " + ", ".join(f"{name} {value}" for name, value in model["config"].items())),
-        ("scored", manifest["started"]),
-        ("computed", f"{manifest['runtime']['name']} on {manifest['runtime']['device']}"),
+        ("Model", model.get("path")),
+        ("SHA-256", model.get("sha256")),
+        ("Detector", model.get("arch")),
+        ("Its settings", ", ".join(f"{name} {value}" for name, value in model.get("config", {}).items())),
+        ("Scored", scores.manifest.get("started")),
+        ("Computed with", " on ".join(str(runtime[name]) for name in ("name", "device") if name in runtime)),
+        ("Threshold", _threshold_origin(scores)),
     ]
-    if scores.calibration:
-        chosen = scores.calibration
-        basis = f"{chosen.good_images} good" + (f" and {chosen.defect_images} defective" * bool(chosen.defect_images))
-        lines.append(("threshold", f"{chosen.method} {chosen.level:g}, from {basis} images"))
-    lines.append(("versions", ", ".join(f"{name} {value}" for name, value in manifest["environment"].items() if value)))
-    return lines
+    return [(name, str(value)) for name, value in lines if value]
+
+
+def _threshold_origin(scores: ScoreSet) -> str | None:
+    chosen = scores.calibration
+    if chosen is None:
+        return None
+    basis = f"{chosen.good_images} good" + f" and {chosen.defect_images} defective" * bool(chosen.defect_images)
+    return f"{chosen.threshold!r}, by {chosen.method} {chosen.level:g} of {basis} images"
+
+
+def _settings(scores: ScoreSet) -> list[tuple[str, str, str]]:
+    """Name, value and origin."""
+    return [
+        (name, _text(entry["value"]), str(entry.get("from", "")))
+        for name, entry in _table(scores, "settings").items()
+        if isinstance(entry, dict) and "value" in entry
+    ]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _commands(scores: ScoreSet) -> list[str]:
-    """What to type for the same numbers again."""
-    given = scores.manifest["settings"]["images"]["value"]
-    images = " ".join(given) if given else ""
-    return [
-        f"adctl score {images} --model {scores.manifest['model']['path']} --out {scores.folder}".replace("  ", " "),
-        f"adctl report {scores.folder}",
-    ]
+    """What to type for the same numbers again; quoted, since file names may hold anything."""
+    report = ["adctl", "report", str(scores.folder)]
+    model = _table(scores, "model").get("path")
+    if model is None:
+        return [shlex.join(report)]
+    images = _table(scores, "settings").get("images", {}).get("value") or []
+    score = ["adctl", "score", *map(str, images), "--model", str(model), "--out", str(scores.folder)]
+    return [shlex.join(score), shlex.join(report)]
+
+
+def _table(scores: ScoreSet, name: str) -> dict[str, Any]:
+    """A part of the manifest; empty where whoever wrote the scores left it out."""
+    value = scores.manifest.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _embedded(value: Any) -> str:
@@ -246,6 +239,6 @@ def _embedded(value: Any) -> str:
 
 
 def _plotly() -> str:
-    import importlib.resources
+    from plotly.offline import get_plotlyjs
 
-    return (importlib.resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    return str(get_plotlyjs())

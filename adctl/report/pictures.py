@@ -1,0 +1,117 @@
+"""Small pictures for the page: original, map and overlay in one JPEG, as a data URI.
+
+One image is in memory at a time. Knows nothing of the page they go on.
+"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from adctl.data.images import read_image, read_mask, resize
+from adctl.errors import ImageError
+from adctl.heatmaps import ColourScale, colourise, overlay, upsample
+from adctl.records import Box
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from numpy.typing import NDArray
+
+    from adctl.records import Calibration, ScoredImage
+    from adctl.scores import ScoreSet
+
+_SIDE = 200
+_GAP = 4
+_DARK = (11, 13, 16)
+_MOST_BYTES = 13_000
+"""Of one JPEG: a thousand of them, a third larger as text, and Plotly stay below 25 MB."""
+
+_QUALITIES = (82, 70, 55, 40, 25, 10)
+
+
+def pictures(scores: ScoreSet, wanted: Collection[int]) -> Iterator[tuple[int, str]]:
+    """Row index and picture of each wanted row whose image is still there, those with a map first.
+
+    Args:
+        scores: The scored set.
+        wanted: Indices of rows.
+    """
+    chosen, seen = set(wanted), set()
+    scale = _scale(scores)
+    for index, anomaly_map in scores.maps():
+        if index in chosen:
+            seen.add(index)
+            if tiles := _tiles(scores.rows[index], anomaly_map, scale, scores.calibration):
+                yield index, _data_uri(tiles)
+    for index in sorted(chosen - seen):
+        if tiles := _tiles(scores.rows[index], None, scale, scores.calibration):
+            yield index, _data_uri(tiles)
+
+
+def _scale(scores: ScoreSet) -> ColourScale:
+    """One scale for all pictures; without a calibration it spans the values there are."""
+    if scores.calibration:
+        return ColourScale.from_calibration(scores.calibration)
+    scales = [ColourScale.from_values(anomaly_map) for _, anomaly_map in scores.maps()]
+    if not scales:
+        return ColourScale(0, 1)
+    return ColourScale(float(np.median([one.low for one in scales])), max(one.high for one in scales))
+
+
+def _tiles(
+    row: ScoredImage, anomaly_map: NDArray[np.float32] | None, scale: ColourScale, calibration: Calibration | None
+) -> list[NDArray[np.uint8]]:
+    """Original, and with a map that map and the overlay, in one size; none where the image cannot be read."""
+    try:
+        image = read_image(Path(row.path))
+    except ImageError:
+        return []
+    factor = _SIDE / max(image.shape[:2])
+    height, width = max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor))
+    small = resize(image, height, width)
+    if anomaly_map is None:
+        return [small]
+    laid_over = overlay(
+        small,
+        anomaly_map,
+        scale,
+        boxes=[_shrunk(box, factor) for box in row.boxes],
+        contour_at=calibration.pixel_threshold if calibration else None,
+        truth=_truth(row, image.shape[:2], height, width),
+    )
+    return [small, colourise(scale(upsample(anomaly_map, height, width))), laid_over]
+
+
+def _truth(row: ScoredImage, shape: tuple[int, ...], height: int, width: int) -> NDArray[np.bool_] | None:
+    """The mask in the picture's size, the smallest defect still visible; None where there is no fitting mask."""
+    if row.mask is None:
+        return None
+    try:
+        mask = read_mask(Path(row.mask))
+    except ImageError:
+        return None
+    if mask.shape != shape:
+        return None
+    covered = resize(mask[..., None].astype(np.uint8) * 255, height, width)[..., 0]
+    return np.asarray(covered > 0)
+
+
+def _shrunk(box: Box, factor: float) -> Box:
+    width, height = max(2, round(box.width * factor)), max(2, round(box.height * factor))
+    return Box(round(box.x * factor), round(box.y * factor), width, height, box.peak)
+
+
+def _data_uri(tiles: list[NDArray[np.uint8]]) -> str:
+    gap = np.full((len(tiles[0]), _GAP, 3), _DARK, np.uint8)
+    spaced = np.hstack([part for tile in tiles for part in (tile, gap)][:-1])
+    strip = cv2.cvtColor(spaced, cv2.COLOR_RGB2BGR)
+    for quality in _QUALITIES:
+        _, data = cv2.imencode(".jpg", strip, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if len(data) <= _MOST_BYTES:
+            break
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")

@@ -1,0 +1,32 @@
+"""The Python API on the built-in data set: train two detectors, score, compare.
+
+Run as: python examples/first_steps.py
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import adctl
+from adctl.fetching import fetch_dataset
+
+
+def main() -> None:
+    """Train, score and report with PatchCore and PaDiM."""
+    fetch_dataset("demo")
+    with tempfile.TemporaryDirectory() as folder:
+        runs = Path(folder) / "runs"
+        for arch in ("patchcore", "padim"):
+            trained = adctl.train(dataset="demo", category="zipper", arch=arch, runs=runs)
+            scored = adctl.score(model=trained.model, runs=runs)
+            reported = adctl.report(scores=scored.folder, runs=runs)
+            image, pixel = reported.evaluation.image, reported.evaluation.pixel
+            print(
+                f"{arch:10} learned in {trained.seconds:5.1f} s, scored {scored.images_per_second:5.1f} images/s, "
+                f"image AUROC {image.auroc:.3f}, AUPRO {pixel.aupro:.3f}"
+            )
+
+
+if __name__ == "__main__":
+    main()
