@@ -32,6 +32,10 @@ _SPAN = 1.25
 """Width of the colour scale, in pixel thresholds: it runs from a quarter of one to one and a half."""
 
 _OPAQUE = 0.75
+_FADE = (0.5, 0.8)
+"""Where on the scale colour begins and is full. It begins close to the threshold, at 0.875 of it: the map of a
+good part lies not far below, and would otherwise tint the whole picture."""
+
 _TINY = 1e-12
 _SMALLEST, _LARGEST = 256, 768
 _NARROWEST = 320
@@ -137,8 +141,7 @@ def overlay(
     height, width = image.shape[:2]
     values = upsample(anomaly_map, height, width)
     level = scale(values)
-    # Fully coloured as far above the threshold as untouched below it.
-    opacity = _OPAQUE * np.clip(level / 0.4 - 1, 0, 1)[..., None]
+    opacity = _OPAQUE * np.clip((level - _FADE[0]) / (_FADE[1] - _FADE[0]), 0, 1)[..., None]
     blended = image * (1 - opacity) + colourise(level) * opacity
     picture = np.ascontiguousarray(blended.round().astype(np.uint8))
     thickness = max(1, round(max(height, width) / 400))
@@ -177,19 +180,6 @@ def sheet(
     body = np.hstack([shown, gap, right, gap, _colour_bar(height)])
     body = _padded(body, height, max(_NARROWEST, body.shape[1]))
     return np.vstack([_caption(row, body.shape[1]), body])
-
-
-def contact_sheet(images: Sequence[Rgb], columns: int) -> Rgb:
-    """Pictures in a grid, row by row, each at the top left of a cell as large as the largest needs.
-
-    Args:
-        images: Arrays [H,W,3] of any sizes; at least one.
-        columns: Pictures side by side.
-    """
-    height, width = (max(image.shape[axis] for image in images) + _GAP for axis in (0, 1))
-    cells = [_padded(image, height, width) for image in images]
-    cells += [np.full_like(cells[0], _PAPER)] * (-len(cells) % columns)
-    return np.vstack([np.hstack(cells[start : start + columns]) for start in range(0, len(cells), columns)])
 
 
 def _padded(picture: Rgb, height: int, width: int) -> Rgb:

@@ -176,7 +176,8 @@ class ScoreSet:
                     f"{folder / MANIFEST} has the format '{manifest['schema']}'; this adctl reads '{SCHEMA}'.",
                     "Use the adctl version that wrote it, or score again.",
                 )
-            lines = (folder / JSONL).read_text(encoding="utf-8").splitlines()
+            # Not splitlines: file names may hold other characters that it takes for line ends.
+            lines = (folder / JSONL).read_text(encoding="utf-8").rstrip("\n").split("\n")
             rows = tuple(ScoredImage.from_dict(json.loads(line)) for line in lines)
             calibration = manifest["calibration"]
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -350,3 +350,12 @@ def peak_of(world: CommandLine, pattern: Path) -> float:
         cwd=world.folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     return float(done.stdout.splitlines()[-1])
+
+
+def test_the_demo_goes_from_nothing_to_a_report(adctl):
+    document = adctl.json("demo", NO_COLOR="1")
+    result = document["result"]
+    assert result["evaluation"]["image"]["auroc"] > 0.95
+    assert (adctl.folder / result["page"]).is_file()
+    assert (adctl.folder / result["heatmaps"] / "results.csv").is_file()
+    assert document["warnings"] == []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage.measure import label, regionprops
 
-from adctl.heatmaps import ColourScale, boxes_from_map, colourise, contact_sheet, overlay, sheet, upsample
+from adctl.heatmaps import ColourScale, boxes_from_map, colourise, overlay, sheet, upsample
 from adctl.records import Box, Calibration, ScoredImage, Verdict
 
 CALIBRATION = Calibration("percentile", 3.0, 2.0, 99.0, 50, 0, 0.02, (1.0, 2.9))
@@ -103,6 +103,12 @@ def test_an_overlay_leaves_normal_regions_as_they_are():
     assert (picture[:, 60:] != 120).any(axis=2).all()
 
 
+def test_values_not_far_below_the_threshold_do_not_tint_the_picture():
+    below, above = (np.full((8, 8), share * CALIBRATION.pixel_threshold, np.float32) for share in (0.85, 1.1))
+    assert (overlay(grey(), below, SCALE) == 120).all()
+    assert (overlay(grey(), above, SCALE) != 120).any(axis=2).all()
+
+
 def test_an_overlay_does_not_draw_on_the_image_it_is_given():
     image = grey()
     truth = np.zeros((64, 64), bool)
@@ -158,12 +164,3 @@ def test_long_names_lose_their_beginning_and_keep_their_end():
     same_end = [caption_of(key=f"{start * 200}/the-end-of-a-name.png") for start in "ab"]
     assert same_end[0].shape == caption_of().shape
     np.testing.assert_array_equal(same_end[0][:, -100:], caption_of(key=f"{'a' * 300}/the-end-of-a-name.png")[:, -100:])
-
-
-def test_contact_sheets_hold_every_picture():
-    pictures = [np.full((10 + i, 20 - i, 3), 40 * i, np.uint8) for i in range(5)]
-    grid = contact_sheet(pictures, 2)
-    assert grid.shape == (3 * (14 + 8), 2 * (20 + 8), 3)
-    for number, picture in enumerate(pictures):
-        y, x = number // 2 * 22, number % 2 * 28
-        np.testing.assert_array_equal(grid[y : y + picture.shape[0], x : x + picture.shape[1]], picture)
