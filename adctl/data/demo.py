@@ -143,10 +143,11 @@ def generate(
     with files.output_errors(target):
         fresh = Path(tempfile.mkdtemp(prefix=f".{CATEGORY}.", suffix=".partial", dir=root))
         try:
-            _write_all(fresh, record, progress)
+            _write_all(fresh / "new", record, progress)
             if target.exists():
-                shutil.rmtree(target)
-            fresh.rename(target)
+                # Moved aside, so that a kill in between never leaves half a set under the name.
+                target.rename(fresh / "replaced")
+            (fresh / "new").rename(target)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
     return target
