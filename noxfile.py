@@ -31,7 +31,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests, warnings as errors, with coverage."""
-    session.install(".[dev]")
+    session.install("--editable", ".[dev]")  # so that coverage sees the files it is told to watch
     session.run("pytest", "-m", "not slow", "--cov", "--cov-report=term", *session.posargs)
 
 
