@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from adctl.data.loader import Loaded, groups, stack, stream
+from adctl.engine.batching import starting_batch_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
 
     from adctl.records import Sample
     from adctl.runtimes.contract import Runtime
-
-_AUTO_BATCH = {"cpu": 8, "cuda": 32, "mps": 16}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def predict(
         workers: Threads that read.
         display: Also keep each image to look at, its longer side at most so many pixels.
     """
-    size = _AUTO_BATCH.get(runtime.device.split(":")[0], 8) if batch_size == "auto" else int(batch_size)
+    size = starting_batch_size(batch_size, torch.device(runtime.device))
     items = stream(samples, runtime.height, runtime.width, workers=workers, display=display)
     for group in groups(items, size):
         readable = [item for item in group if item.error is None]

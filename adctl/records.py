@@ -6,7 +6,7 @@ Knows nothing of files formats, networks or the command line.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -135,15 +135,3 @@ class ScoredImage:
         """Rebuild from `to_dict`."""
         boxes = tuple(Box(**box) for box in value["boxes"])
         return cls(**{**value, "verdict": Verdict(value["verdict"]), "boxes": boxes})
-
-
-@dataclass(slots=True)
-class Notes:
-    """Things worth telling the user that are not errors, gathered on the way and shown once."""
-
-    lines: list[str] = field(default_factory=list)
-
-    def add(self, line: str) -> None:
-        """Keep a line unless it was said already."""
-        if line not in self.lines:
-            self.lines.append(line)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -147,11 +147,3 @@ class Detector(nn.Module, ABC):
         def __call__(self, images: Tensor) -> Prediction:
             """Score images; see `forward`."""
             ...
-
-
-def describe(config: type[DetectorConfig]) -> dict[str, dict[str, Any]]:
-    """Each option of a detector: default and description, for messages and documentation."""
-    return {
-        name: {"default": field.default, "description": field.description or ""}
-        for name, field in config.model_fields.items()
-    }
