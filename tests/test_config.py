@@ -106,6 +106,7 @@ def test_the_help_states_the_true_defaults():
     from adctl.cli.app import app
 
     group = typer.main.get_command(app)
+    assert set(group.commands) >= set(COMMANDS)
     for name, command in group.commands.items():
         defaults = {field: info.default for field, info in COMMANDS[name].model_fields.items()}
         for option in command.params:

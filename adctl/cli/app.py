@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from adctl import __version__
-from adctl.cli import bench, calibrate, demo, export, fetch, report, score, train
 from adctl.errors import AdctlError, UsageError
 
 INTERRUPTED = 130
@@ -19,19 +22,69 @@ _EPILOG = (
     "Settings: flag, then ADCTL_NAME, then --config FILE, then default."
 )
 
+_SUMMARIES = {
+    "fetch": "Bring data sets and backbone weights to this machine, verified.",
+    "train": "Learn what good parts look like: images to one calibrated model file.",
+    "calibrate": "Choose the threshold again, from good images the model has not learned from.",
+    "score": "Find what is wrong with new images: a score, a map and a verdict for each.",
+    "report": "Turn scores into one HTML page: metrics, curves, threshold and a gallery.",
+    "export": "Write the model for another runtime, and prove on images that it scores the same.",
+    "bench": "Measure latency and throughput of model files, interleaved so that drift cancels.",
+    "demo": "Show everything on generated zippers: fetch, train, calibrate, score, report.",
+}
+
+
+@cache
+def _command(name: str) -> Any:
+    """The function NAME of the module `adctl.cli.NAME`, as a command."""
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command()(getattr(importlib.import_module(f"adctl.cli.{name}"), name))
+    return typer.main.get_command(alone)
+
+
+class _Commands(Mapping[str, Any]):
+    """The commands by name, each built when it is asked for: building all takes as long as importing typer."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in _SUMMARIES:
+            raise KeyError(name)
+        return _command(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_SUMMARIES)
+
+    def __len__(self) -> int:
+        return len(_SUMMARIES)
+
+
+class _Group(TyperGroup):
+    """Names its commands without building them."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands: Any = _Commands()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        del ctx
+        return list(self.commands)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_SUMMARIES.items()))
+
+
 # Typer draws its boxes with rich, which triples the time of --help: plain help it is.
 app = typer.Typer(
     name="adctl",
     help="Visual anomaly detection: learns from good parts, finds what is wrong with new ones.",
     epilog=_EPILOG,
+    cls=_Group,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-for module in (fetch, train, calibrate, score, report, export, bench, demo):
-    module.register(app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -95,7 +148,8 @@ def _usage_error(error: Exception, *, as_json: bool) -> int:
     context = getattr(error, "ctx", None)
     command = f"{context.command_path} " if context is not None else "adctl "
     message = str(getattr(error, "format_message", lambda: error)())
-    if not message:  # no command: typer has printed the help
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+        sys.stderr.write(f"{message}\n")
         return UsageError.exit_code
     print_error(UsageError(message, f"See '{command}--help'."), as_json=as_json)
     return UsageError.exit_code

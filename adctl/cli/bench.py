@@ -60,8 +60,3 @@ def _text(result: BenchResult) -> RenderableType:
         )
         lines.extend(("", str(size), "", f"{rate:.1f}") for size, rate in model.throughput.items() if size != 1)
     return rows(lines, f"model ({result.device})", "batch", "latency ms p50 / p95 / p99", "images/s")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(bench)

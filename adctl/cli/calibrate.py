@@ -63,8 +63,3 @@ def _text(result: CalibrateResult) -> RenderableType:
             ("false alarms", f"about {chosen.expected_false_alarm:.1%} of good images expected, at most"),
         ]
     )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(calibrate)

@@ -47,8 +47,3 @@ def _text(result: DemoResult) -> RenderableType:
         ("took", f"{result.seconds:.0f} s"),
     ]
     return metrics_table(result.evaluation, lines)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(demo)

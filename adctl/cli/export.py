@@ -58,8 +58,3 @@ def _text(result: ExportResult) -> RenderableType:
             ("changed verdicts", str(check.changed_verdicts)),
         ]
     )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(export)

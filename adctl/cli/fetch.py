@@ -92,8 +92,3 @@ def _dataset(call: Call, settings: FetchSettings) -> None:
         shown.append(("sha256", f"{result.sha256} ({'as published' if result.verified else 'none is published'})"))
     use = f"adctl train --dataset {result.name} --category {result.categories[0]}"
     call.finish(result, lambda: rows([*shown, ("next", use)]))
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(fetch)

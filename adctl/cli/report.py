@@ -41,8 +41,3 @@ def report(
 
 def _text(result: ReportResult) -> RenderableType:
     return metrics_table(result.evaluation, [("report", str(result.page))])
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(report)

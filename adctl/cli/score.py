@@ -74,8 +74,3 @@ def _text(result: ScoreResult) -> RenderableType:
             ("next", "adctl report"),
         ]
     )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(score)

@@ -194,8 +194,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:  # noqa: PLR2004 - people count seconds up to there
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"  # noqa: PLR2004
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(train)
