@@ -14,7 +14,7 @@ from adctl.data.images import image_size
 from adctl.data.loader import load_one
 from adctl.detectors.registry import detector_class
 from adctl.engine.batching import starting_batch_size
-from adctl.engine.phases import Observe
+from adctl.engine.phases import Batch, Observe
 from adctl.engine.trainer import to_input
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _phase_seconds(detector: Detector, phase: Phase, images: torch.Tensor) -> fl
             return _timed(lambda: phase.embed(images))
 
     def step() -> None:
-        torch.stack(list(phase.loss(images).values())).sum().backward()
+        torch.stack(list(phase.loss(Batch(images, images)).values())).sum().backward()
 
     detector.train()
     return _timed(step)

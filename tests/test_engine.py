@@ -44,9 +44,9 @@ class Mean(nn.Module):
         self.value = nn.Parameter(torch.zeros(3, 8, 8))
         self.largest = 0
 
-    def loss(self, images):
-        self.largest = max(self.largest, len(images))
-        return {"l2": (images - self.value).square().mean()}
+    def loss(self, batch):
+        self.largest = max(self.largest, len(batch.images))
+        return {"l2": (batch.clean - self.value).square().mean()}
 
 
 def fitted(count=12, **plan):
@@ -79,7 +79,7 @@ def test_history_has_an_entry_an_epoch_and_the_loss_falls():
 
 def test_training_stops_when_validation_gets_no_better_and_keeps_the_best_weights():
     class Wanders(Mean):
-        def loss(self, images):
+        def loss(self, batch):
             if self.training:
                 return {"push": -self.value.mean() * 10}
             return {"far": self.value.square().mean()}

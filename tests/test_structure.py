@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "adctl"
 
 LAYERS = [
     {"errors", "config", "records", "files", "paths", "progress", "__init__"},
-    {"data", "engine", "maps", "losses", "metrics", "calibration", "coreset", "neighbours", "backbones", "heatmaps"},
+    {"data", "engine", "maps", "losses", "metrics", "calibration", "coreset", "neighbours", "backbones", "heatmaps",
+     "reconstruction"},
     {"detectors"},
     {"model_file", "runs", "scores", "runtimes", "predicting"},
     {

@@ -1,44 +1,29 @@
-"""A ResNet autoencoder: what it cannot rebuild, having seen only good parts, is strange.
-
-Encoder: He et al., "Deep Residual Learning", CVPR 2016. Reconstruction error as anomaly: Bergmann et al.,
-"Improving Unsupervised Defect Segmentation by Applying Structural Similarity to Autoencoders", 2019.
-"""
+"""A ResNet autoencoder; its encoder is that of He et al., "Deep Residual Learning", CVPR 2016."""
 
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.detectors.contract import Detector, DetectorConfig, Prediction
-from adctl.engine.phases import LossTerms, Optimize
-from adctl.losses import structural_similarity
-from adctl.maps import GaussianBlur, top_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from adctl.engine.phases import Phase
+from adctl.detectors.autoencoder import Autoencoder, AutoencoderConfig
 
 _STAGES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 _WIDTHS = (64, 128, 256, 512)
 _REDUCTION = 32
 
 
-class ResNetConfig(DetectorConfig):
+class ResNetConfig(AutoencoderConfig):
     """Settings of the ResNet autoencoder."""
 
     image_size: int = Field(128, ge=32, le=4096, description="Side of the square images are resized to, pixels")
     encoder: Literal["resnet18", "resnet34"] = Field("resnet18", description="Encoder")
     latent: int = Field(1024, ge=8, description="Length of the latent vector")
     skips: bool = Field(False, description="Connect matching levels; lets the network copy defects through")
-    ssim: float = Field(0.5, ge=0, le=1, description="Weight of structural dissimilarity in loss and map; rest is L2")
-    blur: float = Field(2.0, ge=0, description="Gaussian smoothing of the map, sigma in pixels")
-    score_share: float = Field(0.01, gt=0, le=1, description="Share of the strangest pixels whose mean is the score")
 
     @field_validator("image_size")
     @classmethod
@@ -48,15 +33,10 @@ class ResNetConfig(DetectorConfig):
         return value
 
 
-class ResNetAutoencoder(Detector):
-    """ResNet encoder, latent vector, residual upsampling decoder with sigmoid output.
-
-    The map is the reconstruction error of each pixel, squared difference and structural dissimilarity
-    weighted as in the loss; native resolution is the input's.
-    """
+class ResNetAutoencoder(Autoencoder):
+    """ResNet encoder, latent vector, residual upsampling decoder with sigmoid output."""
 
     Config = ResNetConfig
-    needs_validation = True
     config: ResNetConfig
 
     def __init__(self, config: ResNetConfig) -> None:
@@ -66,18 +46,6 @@ class ResNetAutoencoder(Detector):
         cells = _WIDTHS[-1] * (config.image_size // _REDUCTION) ** 2
         self.squeeze = nn.Linear(cells, config.latent)
         self.expand = nn.Linear(config.latent, cells)
-        self.blur = GaussianBlur(config.blur)
-
-    def phases(self) -> Sequence[Phase]:
-        """Epochs of gradient steps on the reconstruction loss."""
-        return (Optimize(self.loss, self.parameters(), "reconstruction"),)
-
-    def forward(self, images: Tensor) -> Prediction:
-        """Score images [B,3,H,W]; maps [B,H,W]."""
-        difference, dissimilarity = self._errors(images, self.reconstruct(images))
-        weight = self.config.ssim
-        maps = self.blur((1 - weight) * difference + weight * dissimilarity)
-        return Prediction(top_mean(maps, self.config.score_share), maps)
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Images [B,3,H,W] in [0, 1] to their reconstructions, same shape and range."""
@@ -87,18 +55,6 @@ class ResNetAutoencoder(Detector):
         start = self.expand(latent).view(deepest.shape)
         decoded: Tensor = self.decoder(start, levels[:-1])
         return decoded
-
-    def loss(self, images: Tensor) -> LossTerms:
-        """Mean squared error and structural dissimilarity, weighted."""
-        difference, dissimilarity = self._errors(images, self.reconstruct(images))
-        weight = self.config.ssim
-        return {"l2": (1 - weight) * difference.mean(), "ssim": weight * dissimilarity.mean()}
-
-    @staticmethod
-    def _errors(images: Tensor, rebuilt: Tensor) -> tuple[Tensor, Tensor]:
-        difference = (images - rebuilt).square().mean(1)
-        dissimilarity = 0.5 * (1 - structural_similarity(images, rebuilt).mean(1))
-        return difference, dissimilarity
 
 
 class _Block(nn.Module):

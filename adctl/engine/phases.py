@@ -38,18 +38,55 @@ class Observe:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """B images of a gradient step, float32 in [0, 1].
+
+    Attributes:
+        images: Tensor [B,C,H,W], what the network sees, augmented.
+        clean: Tensor [B,C,H,W], the same without synthetic defects: what a reconstruction should be.
+        defects: Tensor [B,H,W] of bool, where synthetic defects were painted; None where none are.
+    """
+
+    images: Tensor
+    clean: Tensor
+    defects: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Critic:
+    """A second network trained against the first.
+
+    Attributes:
+        loss: Named scalar loss terms, on what the phase's loss saw last.
+        parameters: What is trained by it; the phase's own loss leaves them alone.
+    """
+
+    loss: Callable[[], LossTerms]
+    parameters: Iterable[nn.Parameter]
+
+
+@dataclass(frozen=True)
 class Optimize:
     """Epochs of gradient steps.
 
     Attributes:
-        loss: Images [B,C,H,W] to named scalar loss terms (means over the batch).
+        loss: A batch to named scalar loss terms (means over the batch).
         parameters: What is trained.
         title: What to call it while it runs.
+        objective: What the loss needs during training only: moved to the device with the detector, kept in
+            checkpoints, never in the model file. Its trainable parameters are among `parameters`.
+        critic: A second network trained against the first, or None.
+        start_epoch: Told (epoch, epochs) before each epoch, counted from 1.
+        preview: Images [B,C,H,W] to pictures [B,C,H,W] in [0, 1] beside them in the training log, or None.
     """
 
-    loss: Callable[[Tensor], LossTerms]
+    loss: Callable[[Batch], LossTerms]
     parameters: Iterable[nn.Parameter]
     title: str = "training"
+    objective: nn.Module | None = None
+    critic: Critic | None = None
+    start_epoch: Callable[[int, int], None] | None = None
+    preview: Callable[[Tensor], Tensor] | None = None
 
 
 Phase = Observe | Optimize

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from adctl.engine.batching import BatchLimit, starting_batch_size
-from adctl.engine.phases import Observe, Optimize
+from adctl.engine.phases import Batch, Observe, Optimize
 from adctl.errors import TrainingError
 from adctl.progress import SILENT, Reporter
 
@@ -254,7 +254,7 @@ class _Optimization:
         for pixels in train.batches(self.limit.size, chosen):
             images = to_input(pixels, self.device)
             with self.fabric.autocast():
-                terms = self.phase.loss(images)
+                terms = self.phase.loss(Batch(images, images))
                 loss = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(loss):
                 raise TrainingError(
@@ -274,7 +274,8 @@ class _Optimization:
         total = 0.0
         with torch.inference_mode(), self.fabric.autocast():
             for pixels in validation.batches(self.limit.size):
-                terms = self.phase.loss(to_input(pixels, self.device))
+                images = to_input(pixels, self.device)
+                terms = self.phase.loss(Batch(images, images))
                 total += float(torch.stack(list(terms.values())).sum()) * len(pixels)
         return total / len(validation)
 

@@ -1,0 +1,154 @@
+"""What detectors that rebuild the image share: they saw only good parts, and what they cannot rebuild is strange.
+
+Reconstruction error as anomaly: Bergmann et al., "Improving Unsupervised Defect Segmentation by Applying
+Structural Similarity to Autoencoders", 2019.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, field_validator
+
+from adctl.backbones import DEFAULT, Backbone
+from adctl.detectors.contract import Detector, DetectorConfig, Prediction
+from adctl.engine.phases import Batch, LossTerms, Optimize
+from adctl.losses import TERMS, Objective, parse_spec
+from adctl.maps import top_mean
+from adctl.reconstruction import SPACES, ErrorMap, parse_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from adctl.engine.phases import Phase
+
+
+class ReconstructionConfig(DetectorConfig):
+    """How a reconstruction becomes a map and a score."""
+
+    error: str = Field("l2=0.5,ssim=0.5", description=f"Spaces of the map and weights, of {', '.join(SPACES)}")
+    blur: tuple[float, ...] = Field((2.0,), min_length=1, description="Smoothing of the map, sigmas in pixels")
+    score_share: float = Field(0.01, gt=0, le=1, description="Share of the strangest pixels whose mean is the score")
+    backbone: str = Field(DEFAULT, description="timm model for errors and losses in feature space")
+
+    @field_validator("error")
+    @classmethod
+    def _known_spaces(cls, value: str) -> str:
+        parse_weights(value, SPACES)
+        return value
+
+    @field_validator("blur")
+    @classmethod
+    def _not_negative(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if min(value) < 0:
+            raise ValueError("must not be negative")
+        return value
+
+
+class ReconstructionDetector(Detector):
+    """Compares an image with its reconstruction; native resolution of the maps is the input's."""
+
+    needs_validation = True
+    config: ReconstructionConfig
+
+    def __init__(self, config: ReconstructionConfig) -> None:
+        super().__init__(config)
+        weights = parse_weights(config.error, SPACES)
+        compared = Backbone(config.backbone, None, config.image_size) if "features" in weights else None
+        self.error = ErrorMap(weights, config.blur, compared)
+
+    @abstractmethod
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images [B,C,H,W] in [0, 1] to what the model makes of them, same shape and range."""
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Score images [B,C,H,W]; maps [B,H,W]."""
+        maps = self.error(images, self.reconstruct(images))
+        return Prediction(top_mean(maps, self.config.score_share), maps)
+
+    @property
+    def backbone_name(self) -> str | None:
+        """The frozen backbone, where errors are measured in its features."""
+        return self.config.backbone if self.error.backbone is not None else None
+
+    def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the backbone's pretrained weights."""
+        if self.error.backbone is not None:
+            self.error.backbone.load_pretrained(weights)
+
+
+class AutoencoderConfig(ReconstructionConfig):
+    """What an autoencoder learns by."""
+
+    loss: str = Field(
+        "mse=0.5,ssim=0.5", description=f"Loss terms and weights, of {', '.join(TERMS)}; '0:0.1@20' grows over epochs"
+    )
+    loss_weighting: Literal["fixed", "uncertainty"] = Field(
+        "fixed", description="Weights as given, or also learned (uncertainty)"
+    )
+
+    @field_validator("loss")
+    @classmethod
+    def _known_terms(cls, value: str) -> str:
+        parse_spec(value)
+        return value
+
+
+class Autoencoder(ReconstructionDetector):
+    """An encoder and a decoder trained on good images by a weighted sum of losses."""
+
+    config: AutoencoderConfig
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__(config)
+        self._pretrained: Mapping[str, Tensor] | None = None
+
+    def phases(self) -> Sequence[Phase]:
+        """Epochs of gradient steps on the reconstruction."""
+        objective = self._objective()
+
+        def loss(batch: Batch) -> LossTerms:
+            return self.loss(batch, objective)
+
+        trained = (parameter for parameter in self.parameters() if parameter.requires_grad)
+        return (
+            Optimize(
+                loss,
+                [*trained, *objective.trained()],
+                "reconstruction",
+                objective=objective,
+                critic=objective.critic(),
+                start_epoch=objective.start_epoch,
+                preview=self.reconstruct,
+            ),
+        )
+
+    def loss(self, batch: Batch, objective: Objective) -> LossTerms:
+        """Loss terms of a batch, weighted."""
+        terms: LossTerms = objective(self.reconstruct(batch.images), batch.clean)
+        return terms
+
+    @property
+    def backbone_name(self) -> str | None:
+        """The frozen backbone, where errors or losses are measured in its features."""
+        perceptual = any(term.needs_backbone for term in parse_spec(self.config.loss))
+        return self.config.backbone if perceptual else super().backbone_name
+
+    def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the backbone's pretrained weights, for errors and for losses."""
+        super().load_pretrained(weights)
+        self._pretrained = weights
+
+    def _objective(self) -> Objective:
+        """The losses; a frozen network they need is theirs, so that it stays out of the model file."""
+        terms = parse_spec(self.config.loss)
+        backbone = None
+        if any(term.needs_backbone for term in terms):
+            backbone = Backbone(self.config.backbone, None, self.config.image_size)
+            if self._pretrained is not None:
+                backbone.load_pretrained(self._pretrained)
+        device = next(self.parameters()).device
+        return Objective(terms, weighting=self.config.loss_weighting, backbone=backbone).to(device)
