@@ -107,7 +107,7 @@ def _interleaved(
     """Seconds of each call, by model and batch size; every round calls each of them once."""
     generator = np.random.default_rng(0)
     batches = {
-        (index, size): generator.integers(0, 256, (size, runtime.height, runtime.width, 3), np.uint8)
+        (index, size): generator.integers(0, 256, (size, *runtime.input.shape), np.uint8)
         for index, runtime in enumerate(runtimes)
         for size in sizes
     }

@@ -83,12 +83,39 @@ class TrainSettings(DeviceSettings, DataSettings):
     calibration_share: float = Field(0.2, gt=0, lt=1, description="Share of good images held out for the threshold")
     validation_share: float = Field(0.1, gt=0, lt=1, description="Share of good images held out to choose the epoch")
     seed: int = Field(0, ge=0, description="Seed of everything random")
-    epochs: int = Field(50, ge=1, description="Epochs of gradient training")
-    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW")
-    weight_decay: float = Field(1e-4, ge=0, description="Weight decay of AdamW")
+
+    loss: str | None = Field(None, description="Loss terms and weights of an autoencoder, as mse=1,ssim=0.5")
+    error: str | None = Field(None, description="Spaces of an autoencoder's map and weights, as l2=0.5,ssim=0.5")
+    noise_level: tuple[float, ...] | None = Field(
+        None, description="Of diffusion: share of its steps noised and undone"
+    )
+    epochs: int | None = Field(None, ge=1, description="Epochs of gradient training")
+    learning_rate: float | None = Field(None, gt=0, description="Peak learning rate of AdamW")
+    weight_decay: float | None = Field(None, ge=0, description="Weight decay of AdamW")
+    schedule: Literal["cosine", "step", "plateau", "constant"] = Field("cosine", description="Of the learning rate")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps over which the learning rate rises")
     accumulate: int = Field(1, ge=1, description="Batches to one optimizer step")
+    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient")
     patience: int = Field(20, ge=1, description="Epochs without a better validation loss before stopping")
+    ema: float = Field(0.0, ge=0, lt=1, description="Decay of a running average of the weights; 0 keeps none")
     precision: Literal["auto", "32", "16", "bf16"] = Field("auto", description="Arithmetic of gradient training")
+    gradient_checkpointing: bool = Field(False, description="Compute activations again instead of keeping them")
+    compile: bool = Field(False, description="Compile the training step with torch's compiler")
+    devices: str | None = Field(None, description="Devices that train together: how many, or which as 0,1")
+
+    augment: Literal["none", "light", "medium", "heavy", "custom"] = Field("none", description="Augmentation policy")
+    augmentations: tuple[dict[str, Any], ...] = Field((), description="Of --augment custom: a list of transforms")
+    augmentation_library: Literal["torchvision", "albumentations"] = Field("torchvision", description="That augments")
+    synthetic: str | None = Field(
+        None, description="Synthetic defects to paint and undo: cutpaste, perlin or cutpaste,perlin"
+    )
+
+    checkpoint_epochs: int = Field(10, ge=1, description="Epochs between checkpoints")
+    checkpoint_minutes: float = Field(5.0, gt=0, description="Minutes between checkpoints")
+    keep_checkpoints: int = Field(0, ge=0, description="Checkpoints that stay when training has finished")
+    tensorboard: bool = Field(True, description="Write TensorBoard files beside history.csv")
+    resume: Path | None = Field(None, description="Folder or name of a run to go on with")
+    cache: Path | None = Field(None, description="Folder to keep decoded and resized images in")
     name: str | None = Field(None, description="Name of the run's folder")
 
 

@@ -53,6 +53,7 @@ def demo(loaded: Loaded[DemoSettings], reporter: Reporter = SILENT) -> DemoResul
         fetch_dataset("demo", accept_license=True, progress=update)
     given = settings.model_dump()
     trained = train(_step(TrainSettings, given, dataset="demo", category="zipper"), reporter)
+    assert trained is not None, "a demo is not one of several processes"
     calibrated = calibrate(
         _step(CalibrateSettings, given, model=trained.model, method="false-alarm", false_alarm=0.1), reporter
     )

@@ -12,10 +12,11 @@ import torch
 
 from adctl.data.images import image_size
 from adctl.data.loader import load_one
+from adctl.data.tiling import Tiling
 from adctl.detectors.registry import detector_class
-from adctl.engine.batching import starting_batch_size
+from adctl.engine.batching import starting_batch_size, to_input
 from adctl.engine.phases import Batch, Observe
-from adctl.engine.trainer import to_input
+from adctl.training import fit_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,23 +62,27 @@ def forecast(plan: Understanding, settings: TrainSettings) -> Needs:
     detector = detector_class(settings.arch)(plan.config).to(plan.device.device)
     size = detector.input
     batch = min(starting_batch_size(settings.batch_size, plan.device.device), len(plan.split.train))
-    images = to_input(np.zeros((batch, size.height, size.width, 3), np.uint8), plan.device.device)
-    further = detector.forecast(len(plan.split.train))
+    images = to_input(np.zeros((batch, *size.shape), np.uint8), plan.device.device)
     sample = plan.split.train[0]
-    read = _timed(lambda: load_one(sample, size.height, size.width)) / max(1, settings.workers)
-    count, held_out = len(plan.split.train), len(plan.split.calibration)
+    width, height = image_size(sample.path)
+    tiles = len(Tiling.of(size, height, width))
+    read = _timed(lambda: load_one(sample, size)) / max(1, settings.workers) / tiles
+    count, validation, held_out = (
+        tiles * len(part) for part in (plan.split.train, plan.split.validation, plan.split.calibration)
+    )
+    further = detector.forecast(count)
     seconds = further.flops / _flops_per_second(plan.device.device)
     gradients = False
+    epochs = fit_plan(settings, type(detector), plan.config).epochs
     for phase in detector.phases():
         one = _phase_seconds(detector, phase, images) / batch
         if isinstance(phase, Observe):
             seconds += max(one, read) * (count + held_out)
         else:
             gradients = True
-            seconds += one * (count + len(plan.split.validation) / 3) * settings.epochs + read * count
+            seconds += one * (count + validation / 3) * epochs + read * count
     weights = sum(tensor.numel() * tensor.element_size() for tensor in detector.state_dict().values())
     activations = batch * size.height * size.width * _ACTIVATIONS * (3 if gradients else 1)
-    width, height = image_size(sample.path)
     return Needs(
         memory=_BASE_MEMORY + weights * (5 if gradients else 2) + activations + further.memory,
         available=psutil.virtual_memory().available,

@@ -83,7 +83,13 @@ class ColourScale:
 
 
 def upsample(anomaly_map: Map, height: int, width: int) -> Map:
-    """Resize a native map [h,w] to pixels [H,W], bilinear, cell centres where they belong."""
+    """Resize a map [h,w] that spans the image to pixels [H,W], bilinear, cell centres where they belong.
+
+    Where the map is finer than the pixels its cells are averaged, so that none is passed over.
+    """
+    rows, columns = min(height, anomaly_map.shape[0]), min(width, anomaly_map.shape[1])
+    if (rows, columns) != anomaly_map.shape:
+        anomaly_map = np.asarray(cv2.resize(anomaly_map, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
     return np.asarray(cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 

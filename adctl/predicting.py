@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from adctl.data.loader import Loaded, groups, stack, stream
+from adctl.data.loader import Loaded, groups, pieces, stack, stream
+from adctl.data.preprocess import onto_image
+from adctl.data.tiling import Stitcher, Tiling
 from adctl.engine.batching import starting_batch_size
 
 if TYPE_CHECKING:
@@ -16,8 +20,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from adctl.data.preprocess import InputSpec
     from adctl.records import Sample
     from adctl.runtimes.contract import Runtime
+
+_MOST_CELLS = 2**18
+"""Of one image's map, kept for calibration: hundreds of stitched maps would not fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +35,14 @@ class Predicted:
     Attributes:
         item: The image as it was read, or why it could not be.
         score: Raw, float64; None for an unreadable image.
-        anomaly_map: Array [h,w] of float32, raw; None for an unreadable image.
+        anomaly_map: Array [h,w] of float32, raw, spanning the original image; None for an unreadable image.
+        cells: Its values where the detector looked: all but those outside a centre crop; None likewise.
     """
 
     item: Loaded
     score: float | None
     anomaly_map: NDArray[np.float32] | None
+    cells: NDArray[np.float32] | None
 
 
 def predict(
@@ -53,17 +63,39 @@ def predict(
         display: Also keep each image to look at, its longer side at most so many pixels.
     """
     size = starting_batch_size(batch_size, torch.device(runtime.device))
-    items = stream(samples, runtime.height, runtime.width, workers=workers, display=display)
+    items = stream(samples, runtime.input, workers=workers, display=display)
+    if runtime.input.tiled:
+        yield from (_predict_tiles(runtime, item, size) for item in items)
+        return
     for group in groups(items, size):
         readable = [item for item in group if item.error is None]
         scored = runtime.predict(stack(readable)) if readable else None
         rank = 0
         for item in group:
             if item.error is not None or scored is None:
-                yield Predicted(item, None, None)
+                yield Predicted(item, None, None, None)
             else:
-                yield Predicted(item, float(scored.scores[rank]), scored.maps[rank])
+                yield _predicted(runtime.input, item, float(scored.scores[rank]), scored.maps[rank])
                 rank += 1
+
+
+def _predicted(spec: InputSpec, item: Loaded, score: float, values: NDArray[np.float32]) -> Predicted:
+    anomaly_map = onto_image(values, spec, item.height, item.width)
+    return Predicted(item, score, anomaly_map, values if spec.resize == "crop" else anomaly_map)
+
+
+def _predict_tiles(runtime: Runtime, item: Loaded, batch_size: int) -> Predicted:
+    """Tile by tile, never more than a batch of them cut; see `Stitcher` for score and map."""
+    if item.error is not None:
+        return Predicted(item, None, None, None)
+    stitcher = Stitcher(runtime.input, Tiling.of(runtime.input, item.height, item.width))
+    tiles = pieces(item, runtime.input)
+    while batch := list(itertools.islice(tiles, batch_size)):
+        scored = runtime.predict(np.stack(batch))
+        for score, values in zip(scored.scores, scored.maps, strict=True):
+            stitcher.add(float(score), values)
+    score, anomaly_map = stitcher.result()
+    return Predicted(replace(item, whole=None), score, anomaly_map, anomaly_map)
 
 
 @dataclass(frozen=True)
@@ -72,7 +104,7 @@ class GoodScores:
 
     Attributes:
         scores: Array [n] of float64.
-        cells: Array [n,h*w] of float32.
+        cells: Array [cells] of float32, of all images; of large maps only an even share.
         skipped: Messages of the images that could not be read.
     """
 
@@ -85,10 +117,11 @@ def collect(runtime: Runtime, samples: Sequence[Sample], *, batch_size: int | st
     """Predict images and keep only their scores and map values."""
     scores, cells, skipped = [], [], []
     for predicted in predict(runtime, samples, batch_size=batch_size, workers=workers):
-        if predicted.score is None or predicted.anomaly_map is None:
+        if predicted.score is None or predicted.cells is None:
             skipped.append(str(predicted.item.error))
             continue
         scores.append(predicted.score)
-        cells.append(predicted.anomaly_map.ravel())
-    gathered = np.stack(cells) if cells else np.empty((0, 0), np.float32)
+        values = predicted.cells.ravel()
+        cells.append(values[:: math.ceil(values.size / _MOST_CELLS)].copy())
+    gathered = np.concatenate(cells) if cells else np.empty(0, np.float32)
     return GoodScores(np.array(scores, dtype=np.float64), gathered, tuple(skipped))

@@ -104,7 +104,24 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     Raises:
         DataError: It is damaged.
     """
-    return _read_json(folder / RUN)
+    return read_json(folder / RUN)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON table, or None where there is no such file.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged: {error}.", "Delete it; name models and scores by their paths.") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} is damaged: not a table.", "Delete it; name models and scores by their paths.")
+    return value
 
 
 def environment() -> dict[str, Any]:
@@ -131,19 +148,7 @@ def _version(package: str) -> str | None:
 
 
 def _read_pointer(runs: Path) -> dict[str, Any]:
-    return _read_json(runs / LAST) or {}
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is damaged: {error}.", "Delete it; name models and scores by their paths.") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} is damaged: not a table.", "Delete it; name models and scores by their paths.")
-    return value
+    return read_json(runs / LAST) or {}
 
 
 def _relative(path: Path, runs: Path) -> str:

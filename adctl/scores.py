@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, Any, Self
 
 import h5py
+import numpy as np
 
 from adctl import files
 from adctl.errors import DataError, UsageError
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    import numpy as np
     from numpy.typing import NDArray
 
 SCHEMA = "adctl.scores/1"
@@ -43,7 +43,7 @@ class ScoreWriter:
         folder: Where the files go; made if absent.
         manifest: What is known of the run: model, digests, settings; JSON-safe.
         calibration: What the verdicts rest on, or None.
-        keep_maps: Whether to store raw anomaly maps in `maps.h5`, float32, native resolution.
+        keep_maps: Whether to store raw anomaly maps in `maps.h5`, float32, each spanning its image.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -118,13 +118,14 @@ class ScoreWriter:
 
 
 class _MapFile:
-    """Raw maps, one after another, with the row each belongs to."""
+    """Raw maps, one after another, with the row each belongs to and its size; beyond it stands NaN."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         self._file = h5py.File(path, "w")
-        size: dict[str, Any] = {"shape": (0, *shape), "maxshape": (None, *shape), "chunks": (1, *shape)}
-        self._maps = self._file.create_dataset("maps", dtype="f4", **size)
+        size: dict[str, Any] = {"shape": (0, *shape), "maxshape": (None, None, None), "chunks": (1, *shape)}
+        self._maps = self._file.create_dataset("maps", dtype="f4", fillvalue=np.nan, **size)
         self._rows = self._file.create_dataset("rows", shape=(0,), maxshape=(None,), dtype="i8", chunks=(1024,))
+        self._sizes = self._file.create_dataset("sizes", shape=(0, 2), maxshape=(None, 2), dtype="i8", chunks=(1024, 2))
 
     def __enter__(self) -> Self:
         return self
@@ -133,11 +134,14 @@ class _MapFile:
         self._file.close()
 
     def add(self, row: int, anomaly_map: NDArray[np.float32]) -> None:
-        count = self._maps.shape[0]
-        self._maps.resize(count + 1, axis=0)
+        count, rows, columns = self._maps.shape
+        height, width = anomaly_map.shape
+        self._maps.resize((count + 1, max(rows, height), max(columns, width)))
         self._rows.resize(count + 1, axis=0)
-        self._maps[count] = anomaly_map
+        self._sizes.resize(count + 1, axis=0)
+        self._maps[count, :height, :width] = anomaly_map
         self._rows[count] = row
+        self._sizes[count] = height, width
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,11 @@ class ScoreSet:
         return cls(folder, manifest, rows, Calibration.from_dict(calibration) if calibration else None)
 
     @property
+    def bit_depth(self) -> int:
+        """Bits in use of 16-bit files, as the detector took them."""
+        return int(self.manifest.get("model", {}).get("config", {}).get("bit_depth", 16))
+
+    @property
     def has_maps(self) -> bool:
         """Whether raw anomaly maps were kept."""
         return (self.folder / MAPS).is_file()
@@ -195,8 +204,11 @@ class ScoreSet:
             return
         try:
             with h5py.File(self.folder / MAPS, "r") as stored:
-                for index, row in enumerate(stored["rows"][:]):
-                    yield int(row), stored["maps"][index]
+                rows = stored["rows"][:]
+                # Sets written before images could be tiled have maps of one size.
+                sizes = stored["sizes"][:] if "sizes" in stored else [stored["maps"].shape[1:]] * len(rows)
+                for index, (row, (height, width)) in enumerate(zip(rows, sizes, strict=True)):
+                    yield int(row), stored["maps"][index, :height, :width]
         except (OSError, KeyError) as error:
             raise DataError(f"{self.folder / MAPS} is damaged: {error}.", "Score again.") from error
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
+import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+import torch
 from pydantic import ValidationError
 
-from adctl import backbones, calibration, files, runs
+from adctl import backbones, calibration, files, resuming, runs
 from adctl.config import TrainSettings, flag_name
 from adctl.data.loader import ImageSource
 from adctl.data.split import Split, split_good, training_digest
 from adctl.datasets import open_dataset
 from adctl.detectors.registry import detector_class
+from adctl.engine import journal, parallel
 from adctl.engine.device import DeviceChoice, choose_device
-from adctl.engine.trainer import FitReport, Plan, fit, seed_everything
+from adctl.engine.history import FitReport, Plan
+from adctl.engine.resume import FOLDER as CHECKPOINTS
+from adctl.engine.resume import CheckpointFolder
+from adctl.engine.summary import Summary, summarise
+from adctl.engine.surroundings import Surroundings
+from adctl.engine.trainer import Work, fit, seed_everything
 from adctl.errors import UsageError, unknown_name
 from adctl.model_file import ModelHeader, Training, save_model
 from adctl.predicting import collect
@@ -30,14 +36,25 @@ if TYPE_CHECKING:
 
     from adctl.backbones import PretrainedWeights
     from adctl.config import Loaded
+    from adctl.data.augment import Augmentation
     from adctl.data.layouts import Dataset
     from adctl.detectors.contract import Detector, DetectorConfig
     from adctl.records import Calibration
 
 log = logging.getLogger(__name__)
 
+_KEPT_WHILE_TRAINING = 2
+"""Checkpoints: the newest, and one more in case the disk loses it."""
+
 DIGEST_LENGTH = 16
 """Hexadecimal digits kept of each training image's digest: enough to recognise it, small in the header."""
+
+
+_DETECTOR_FLAGS = ("backbone", "image_size", "loss", "error", "noise_level")
+"""Settings that are options of some detectors."""
+
+_LEFT_OPEN = ("epochs", "learning_rate", "weight_decay", "batch_size")
+"""Settings whose defaults are the detector's to say."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,7 @@ class TrainResult:
         calibration: The threshold and what it rests on.
         fit: History and timings.
         seconds: From the first image read to the model file written.
+        summary: Size of the network.
     """
 
     run: Path
@@ -80,6 +98,7 @@ class TrainResult:
     calibration: Calibration
     fit: FitReport
     seconds: float
+    summary: Summary
 
 
 def understand(settings: TrainSettings) -> Understanding:
@@ -105,9 +124,14 @@ def effective(loaded: Loaded[TrainSettings]) -> dict[str, dict[str, Any]]:
         UsageError: The detector or one of its options is unknown.
     """
     settings = loaded.settings
-    config = detector_config(settings).model_dump(mode="json")
+    cls = detector_class(settings.arch)
+    own = detector_config(settings)
+    plan = fit_plan(settings, cls, own)
     table = {name: entry for name, entry in loaded.table().items() if name != "options"}
-    for name, value in config.items():
+    for name in _LEFT_OPEN:
+        if getattr(plan, name) != getattr(settings, name):
+            table[name] = {"value": getattr(plan, name), "from": f"default of {settings.arch}"}
+    for name, value in own.model_dump(mode="json").items():
         if name in settings.options:
             origin = loaded.origins["options"].replace("--options", f"--set {name}")
         elif table.get(name, {}).get("value") is not None:
@@ -125,7 +149,7 @@ def detector_config(settings: TrainSettings) -> DetectorConfig:
         UsageError: The detector has no such option, or a value is out of bounds.
     """
     cls = detector_class(settings.arch).Config
-    flags = {"backbone": settings.backbone, "image_size": settings.image_size}
+    flags = {name: getattr(settings, name) for name in _DETECTOR_FLAGS}
     given = {**{name: value for name, value in flags.items() if value is not None}, **settings.options}
     for name in given:
         if name not in cls.model_fields:
@@ -144,12 +168,26 @@ def detector_config(settings: TrainSettings) -> DetectorConfig:
         ) from error
 
 
-def train(loaded: Loaded[TrainSettings], reporter: Reporter = SILENT) -> TrainResult:
+def fit_plan(settings: TrainSettings, cls: type[Detector], config: DetectorConfig) -> Plan:
+    """How the engine is to fit: what was asked for, what suits the detector where nothing was, or the general."""
+    shared = {field.name for field in fields(Plan)} & set(TrainSettings.model_fields)
+    suited = cls.training_defaults(config)
+    values = {name: getattr(settings, name) for name in shared}
+    for name in _LEFT_OPEN:
+        if values[name] in (None, "auto"):
+            values[name] = suited.get(name, getattr(Plan, name))
+    return Plan(**values)
+
+
+def train(loaded: Loaded[TrainSettings], reporter: Reporter = SILENT) -> TrainResult | None:
     """Fit a detector on good images, calibrate it on held-out ones, and write the model file.
 
     Args:
         loaded: The settings and their origins; both are kept in `run.json`.
         reporter: Told how far it is.
+
+    Returns:
+        What was made; None in processes that torchrun or SLURM started beside the first, which writes.
 
     Raises:
         UsageError: Something named does not exist or does not fit together.
@@ -157,30 +195,48 @@ def train(loaded: Loaded[TrainSettings], reporter: Reporter = SILENT) -> TrainRe
         TrainingError: Fitting cannot go on.
         OutputError: The run cannot be written.
     """
+    run = None
+    if loaded.settings.resume is not None:
+        run = resuming.find_run(loaded)
+        loaded = resuming.settings_of(run, loaded)
     settings = loaded.settings
     plan = understand(settings)
     log.info("Device %s: %s.", plan.device.device, plan.device.reason)
     for note in plan.dataset.notes:
         log.info("%s", note)
+    if run is not None:
+        resuming.check_data(run, plan.split)
+    if parallel.is_follower():
+        checkpoints = None if run is None else CheckpointFolder(run / CHECKPOINTS)
+        around = Surroundings(checkpoints=checkpoints, augment=_augmentation(settings, plan.config))
+        _fit(_new_detector(settings, plan.config)[0], settings, plan, around)
+        return None
+    if run is not None:
+        return _train_into(run, loaded, plan, reporter)
     run = runs.new_folder(settings.runs, settings.arch, plan.dataset.category, name=settings.name)
     try:
+        resuming.keep_settings(run, loaded, plan.split)
         return _train_into(run, loaded, plan, reporter)
     except BaseException:
-        _remove_if_empty(run)
+        _leave(run)
         raise
 
 
 def _train_into(run: Path, loaded: Loaded[TrainSettings], plan: Understanding, reporter: Reporter) -> TrainResult:
     settings = loaded.settings
     start = time.perf_counter()
-    seed_everything(settings.seed)
     detector, weights = _new_detector(settings, plan.config)
-    report = _fit(detector, settings, plan, reporter)
+    checkpoints = CheckpointFolder(run / CHECKPOINTS, settings.keep_checkpoints or _KEPT_WHILE_TRAINING)
+    notes = journal.FolderJournal(run, tensorboard=settings.tensorboard)
+    around = Surroundings(reporter, notes, checkpoints, _augmentation(settings, plan.config))
+    report = _fit(detector, settings, plan, around)
     header = ModelHeader(settings.arch, plan.config.model_dump(mode="json"), _training(plan, weights))
     header = header.calibrated(_first_calibration(detector, header, settings, plan, reporter))
     model = run / runs.MODEL
     save_model(model, detector, header)
+    checkpoints.clear(settings.keep_checkpoints)
     assert header.calibration is not None
+    size = detector.input
     result = TrainResult(
         run=run,
         model=model,
@@ -190,6 +246,7 @@ def _train_into(run: Path, loaded: Loaded[TrainSettings], plan: Understanding, r
         calibration=header.calibration,
         fit=report,
         seconds=time.perf_counter() - start,
+        summary=summarise(detector, torch.zeros(1, size.channels, size.height, size.width, device=plan.device.device)),
     )
     _write_records(result, loaded, plan)
     runs.remember(settings.runs, "model", model)
@@ -197,6 +254,7 @@ def _train_into(run: Path, loaded: Loaded[TrainSettings], plan: Understanding, r
 
 
 def _new_detector(settings: TrainSettings, config: DetectorConfig) -> tuple[Detector, PretrainedWeights | None]:
+    seed_everything(settings.seed)
     detector = detector_class(settings.arch)(config)
     name = detector.backbone_name
     if name is None:
@@ -209,32 +267,51 @@ def _new_detector(settings: TrainSettings, config: DetectorConfig) -> tuple[Dete
     return detector, weights
 
 
-def _fit(detector: Detector, settings: TrainSettings, plan: Understanding, reporter: Reporter) -> FitReport:
-    phases = detector.to(plan.device.device).phases()
+def _fit(detector: Detector, settings: TrainSettings, plan: Understanding, around: Surroundings) -> FitReport:
     size = detector.input
 
     def source(samples: Any, *, reuse: bool) -> ImageSource:
-        return ImageSource(samples, size.height, size.width, workers=settings.workers, reuse=reuse)
+        return ImageSource(samples, size, workers=settings.workers, reuse=reuse, cache=settings.cache)
 
-    repeated = len(phases) > 1 or type(detector).needs_validation
-    return fit(
+    repeated = type(detector).needs_validation
+    work = Work(
         detector,
-        phases,
         source(plan.split.train, reuse=repeated),
         source(plan.split.validation, reuse=True) if plan.split.validation else None,
-        Plan(
-            epochs=settings.epochs,
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            batch_size=settings.batch_size,
-            accumulate=settings.accumulate,
-            patience=settings.patience,
-            precision=settings.precision,
-            seed=settings.seed,
-        ),
-        plan.device,
-        reporter,
+        fit_plan(settings, type(detector), plan.config),
+        plan.device.device,
+        around,
+        resume=settings.resume is not None,
     )
+    return fit(work, _devices(settings, plan))
+
+
+def _devices(settings: TrainSettings, plan: Understanding) -> parallel.Devices | None:
+    if settings.devices is None:
+        return None
+    return parallel.parse_devices(settings.devices, plan.device.device.type)
+
+
+def _augmentation(settings: TrainSettings, config: DetectorConfig) -> Augmentation | None:
+    """What varies the training images.
+
+    Raises:
+        UsageError: A custom transform is unknown or does not fit the images.
+    """
+    if settings.augment == "none" and settings.synthetic is None:
+        return None
+    from adctl.data.augment import Augmentation
+    from adctl.data.synthetic import parse_kinds
+
+    augmentation = Augmentation(
+        settings.augment,
+        library=settings.augmentation_library,
+        custom=settings.augmentations,
+        synthetic=parse_kinds(settings.synthetic) if settings.synthetic else None,
+    )
+    size = detector_class(settings.arch)(config).input
+    augmentation(torch.zeros(2, size.channels, size.height, size.width))  # mistakes show before training does
+    return augmentation
 
 
 def _first_calibration(
@@ -265,9 +342,6 @@ def _training(plan: Understanding, weights: PretrainedWeights | None) -> Trainin
 
 
 def _write_records(result: TrainResult, loaded: Loaded[TrainSettings], plan: Understanding) -> None:
-    files.write_json(result.run / runs.SPLIT, plan.split.to_dict())
-    if result.fit.history:
-        files.write_text(result.run / "history.csv", _history_csv(result.fit))
     settings = loaded.settings
     dataset = plan.dataset
     files.write_json(
@@ -294,25 +368,16 @@ def _write_records(result: TrainResult, loaded: Loaded[TrainSettings], plan: Und
             "settings": loaded.table(),
             "device": {"name": str(plan.device.device), "reason": plan.device.reason},
             "fit": {key: value for key, value in result.fit.to_dict().items() if key != "history"},
+            "summary": asdict(result.summary),
             "seconds": round(result.seconds, 3),
             "environment": runs.environment(),
         },
     )
 
 
-def _history_csv(report: FitReport) -> str:
-    out = io.StringIO()
-    terms = sorted(report.history[0].terms)
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["epoch", "loss", *terms, "validation", "learning_rate", "seconds"])
-    for epoch in report.history:
-        values = [epoch.terms[name] for name in terms]
-        writer.writerow([epoch.number, epoch.loss, *values, epoch.validation, epoch.learning_rate, epoch.seconds])
-    return out.getvalue()
-
-
-def _remove_if_empty(folder: Path) -> None:
-    try:
-        folder.rmdir()
-    except OSError:
-        log.debug("%s is kept: it holds files.", folder)
+def _leave(run: Path) -> None:
+    """After a failure: a run that can be gone on with stays, and the user hears how; an empty one goes."""
+    if CheckpointFolder(run / CHECKPOINTS).newest() is None:
+        shutil.rmtree(run, ignore_errors=True)
+    else:
+        log.warning("The run is kept: go on with 'adctl train --resume %s'.", run)

@@ -76,7 +76,7 @@ def test_every_option_is_described(loaded):
 def test_defects_score_higher_than_their_own_good_image(loaded):
     """Not a quality figure: a blatant defect must raise the score and lie where the map is highest."""
     from adctl.data.demo import render
-    from adctl.engine.trainer import to_input
+    from adctl.engine.batching import to_input
 
     detector, _ = loaded
     size = detector.input.height

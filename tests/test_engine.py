@@ -12,13 +12,16 @@ from torch import nn
 
 from adctl.engine import checkpoint
 from adctl.engine.batching import BatchLimit, is_out_of_memory
-from adctl.engine.device import DeviceChoice, choose_device
+from adctl.engine.device import choose_device
+from adctl.engine.history import Plan
 from adctl.engine.phases import Observe, Optimize
-from adctl.engine.trainer import Plan, cosine, fit
+from adctl.engine.schedule import Schedule
+from adctl.engine.surroundings import Surroundings
+from adctl.engine.trainer import Work, fit
 from adctl.errors import ModelFileError, TrainingError, UsageError
 from adctl.model_file import FORMAT, load_model
 
-CPU = DeviceChoice(torch.device("cpu"), "test")
+CPU = torch.device("cpu")
 
 
 class Pixels:
@@ -29,6 +32,9 @@ class Pixels:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def name(self, index):
+        return f"image {index}"
 
     def batches(self, size, order=None):
         order = list(range(len(self))) if order is None else list(order)
@@ -44,6 +50,9 @@ class Mean(nn.Module):
         self.value = nn.Parameter(torch.zeros(3, 8, 8))
         self.largest = 0
 
+    def phases(self):
+        return [Optimize(self.loss, self.parameters(), "test")]
+
     def loss(self, batch):
         self.largest = max(self.largest, len(batch.images))
         return {"l2": (batch.clean - self.value).square().mean()}
@@ -51,9 +60,13 @@ class Mean(nn.Module):
 
 def fitted(count=12, **plan):
     model = Mean()
-    phase = Optimize(model.loss, model.parameters(), "test")
-    report = fit(model, [phase], Pixels(count), None, Plan(**{"epochs": 2, "precision": "32", **plan}), CPU)
-    return model, report
+    return model, fit_one(model, Pixels(count), **plan)
+
+
+def fit_one(model, train, validation=None, *, around=None, resume=False, devices=None, **plan):
+    """Fit a module that has `phases`."""
+    chosen = Plan(**{"epochs": 2, "precision": "32", **plan})
+    return fit(Work(model, train, validation, chosen, CPU, around or Surroundings(), resume), devices)
 
 
 def test_accumulated_batches_equal_the_large_batch():
@@ -84,18 +97,18 @@ def test_training_stops_when_validation_gets_no_better_and_keeps_the_best_weight
                 return {"push": -self.value.mean() * 10}
             return {"far": self.value.square().mean()}
 
-    model = Wanders()
-    phase = Optimize(model.loss, model.parameters(), "test")
-    report = fit(model, [phase], Pixels(4), Pixels(2), Plan(epochs=50, patience=3, precision="32"), CPU)
+    report = fit_one(Wanders(), Pixels(4), Pixels(2), epochs=50, patience=3)
     assert len(report.history) == 4
     assert report.best_epoch == 1
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_remedy():
-    model = Mean()
-    phase = Optimize(lambda _: {"nan": model.value.sum() * float("nan")}, model.parameters(), "test")
-    with pytest.raises(TrainingError, match="became nan in epoch 1") as caught:
-        fit(model, [phase], Pixels(4), None, Plan(precision="32"), CPU)
+    class Breaks(Mean):
+        def loss(self, batch):
+            return {"nan": self.value.sum() * float("nan")}
+
+    with pytest.raises(TrainingError, match=r"nan is nan.*image 2.*in epoch 1, step 1") as caught:
+        fit_one(Breaks(), Pixels(4))
     assert "--learning-rate" in caught.value.remedy
 
 
@@ -109,8 +122,12 @@ def test_running_out_of_memory_halves_the_batch_and_absorbs_each_image_once():
             raise torch.OutOfMemoryError("CUDA out of memory")
         return images
 
+    class Looks(Mean):
+        def phases(self):
+            return [Observe(embed, seen.append, lambda _: None)]
+
     images = Pixels(10)
-    fit(Mean(), [Observe(embed, seen.append, lambda _: None)], images, None, Plan(batch_size=8), CPU)
+    fit_one(Looks(), images, batch_size=8)
     gathered = torch.cat(seen)
     expected = torch.from_numpy(images.values).permute(0, 3, 1, 2) / 255
     torch.testing.assert_close(gathered, expected)
@@ -148,7 +165,7 @@ def test_out_of_memory_is_recognised(error, memory):
 
 
 def test_learning_rate_warms_up_and_falls_to_nothing():
-    shares = [cosine(step, 200) for step in range(201)]
+    shares = [Schedule("cosine", 200).factor(step) for step in range(201)]
     assert shares[:10] == sorted(shares[:10])
     assert max(shares) == pytest.approx(1.0)
     assert shares[10:] == sorted(shares[10:], reverse=True)

@@ -14,12 +14,12 @@ PACKAGE = Path(__file__).parent.parent / "adctl"
 LAYERS = [
     {"errors", "config", "records", "files", "paths", "progress", "__init__"},
     {"data", "engine", "maps", "losses", "metrics", "calibration", "coreset", "neighbours", "backbones", "heatmaps",
-     "reconstruction"},
+     "noise", "reconstruction"},
     {"detectors"},
-    {"model_file", "runs", "scores", "runtimes", "predicting"},
+    {"model_file", "runs", "scores", "runtimes", "predicting", "tta"},
     {
         "fetching", "datasets", "training", "calibrating", "scoring", "forecast", "reporting", "report", "exporting",
-        "benchmarking", "demonstration",
+        "benchmarking", "demonstration", "resuming",
     },
     {"cli", "__main__"},
 ]  # fmt: skip

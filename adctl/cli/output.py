@@ -55,8 +55,10 @@ class Call:
         from adctl.config import load
 
         typed = {name: value for name, value in self._params.items() if name in cls.model_fields}
-        # An empty list is how typer says that nothing was typed.
-        return load(cls, {name: value for name, value in (typed | flags).items() if value != []}, self._config)
+        # An empty list or tuple is how typer says that nothing was typed.
+        return load(
+            cls, {name: value for name, value in (typed | flags).items() if value not in ([], ())}, self._config
+        )
 
     def finish(self, result: Any, show: Callable[[], RenderableType]) -> None:
         """Show the result: as JSON when asked to, otherwise as text."""

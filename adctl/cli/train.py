@@ -14,6 +14,7 @@ from adctl.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from adctl.engine.summary import Summary
     from adctl.forecast import Needs
     from adctl.training import TrainResult, Understanding
 
@@ -46,17 +47,74 @@ def train(
         float | None,
         opt.value("Share of good images held out to choose the epoch.", default="0.1", metavar="X"),
     ] = None,
-    epochs: Annotated[int | None, opt.value("Epochs of gradient training.", default="50", metavar="N")] = None,
-    learning_rate: Annotated[
-        float | None, opt.value("Peak learning rate of AdamW.", default="0.001", metavar="X")
+    loss: Annotated[
+        str | None, opt.value("Loss terms of an autoencoder and their weights.", metavar="mse=1,ssim=0.5")
     ] = None,
-    weight_decay: Annotated[float | None, opt.value("Weight decay of AdamW.", default="0.0001", metavar="X")] = None,
+    error: Annotated[
+        str | None, opt.value("Spaces of an autoencoder's map and their weights.", metavar="l2=0.5,ssim=0.5")
+    ] = None,
+    noise_level: Annotated[
+        list[float] | None, opt.value("Of diffusion: share of its steps noised and undone; repeatable.", metavar="X")
+    ] = None,
+    epochs: Annotated[
+        int | None, opt.value("Epochs of gradient training; 50 unless the detector knows better.", metavar="N")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, opt.value("Peak learning rate of AdamW; 0.001 unless the detector knows better.", metavar="X")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, opt.value("Weight decay of AdamW; 0.0001 unless the detector knows better.", metavar="X")
+    ] = None,
+    schedule: Annotated[
+        str | None, opt.value("Learning rate: cosine, step, plateau or constant.", default="cosine")
+    ] = None,
+    warmup: Annotated[
+        float | None, opt.value("Share of the steps over which the learning rate rises.", default="0.05", metavar="X")
+    ] = None,
     batch_size: opt.BatchSize = None,
     accumulate: Annotated[int | None, opt.value("Batches to one optimizer step.", default="1", metavar="N")] = None,
+    clip: Annotated[float | None, opt.value("Largest norm of the gradient.", default="1.0", metavar="X")] = None,
     patience: Annotated[
         int | None, opt.value("Epochs without a better loss before stopping.", default="20", metavar="N")
     ] = None,
+    ema: Annotated[
+        float | None, opt.value("Decay of a running average of the weights; 0 keeps none.", default="0.0", metavar="X")
+    ] = None,
     precision: Annotated[str | None, opt.value("Gradient arithmetic: auto, 32, 16 or bf16.", default="auto")] = None,
+    gradient_checkpointing: Annotated[
+        bool | None, typer.Option("--gradient-checkpointing", help="Less memory, about a third more time.")
+    ] = None,
+    compile_: Annotated[
+        bool | None, typer.Option("--compile", help="Compile the training step; pays in long trainings.")
+    ] = None,
+    devices: Annotated[
+        str | None, opt.value("Devices that train together: how many, or which.", metavar="2 or 0,1")
+    ] = None,
+    augment: Annotated[
+        str | None, opt.value("Augmentation: none, light, medium, heavy or custom.", default="none")
+    ] = None,
+    augmentation_library: Annotated[
+        str | None, opt.value("That augments: torchvision or albumentations.", default="torchvision")
+    ] = None,
+    synthetic: Annotated[
+        str | None, opt.value("Synthetic defects to undo: cutpaste, perlin, or cutpaste,perlin.")
+    ] = None,
+    checkpoint_epochs: Annotated[
+        int | None, opt.value("Epochs between checkpoints.", default="10", metavar="N")
+    ] = None,
+    checkpoint_minutes: Annotated[
+        float | None, opt.value("Minutes between checkpoints.", default="5.0", metavar="X")
+    ] = None,
+    keep_checkpoints: Annotated[
+        int | None, opt.value("Checkpoints that stay after training.", default="0", metavar="N")
+    ] = None,
+    tensorboard: Annotated[
+        bool | None, typer.Option("--tensorboard/--no-tensorboard", help="Write TensorBoard files.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        Path | None, opt.value("Go on with a run that was cut short: its folder or name.", metavar="RUN")
+    ] = None,
+    cache: Annotated[Path | None, opt.value("Keep decoded, resized images here.", metavar="DIR")] = None,
     seed: opt.Seed = None,
     device: opt.Device = None,
     gpu: opt.Gpu = None,
@@ -76,7 +134,7 @@ def train(
     call = Call(ctx)
     from adctl.config import TrainSettings
 
-    loaded = call.settings(TrainSettings, options=_pairs(option or []))
+    loaded = call.settings(TrainSettings, options=_pairs(option or []), compile=compile_)
     if print_config:
         from adctl.training import effective
 
@@ -96,7 +154,8 @@ def train(
         from adctl.training import train as train_model
 
         result = train_model(loaded, call.reporter)
-        call.finish(result, lambda: _text(result))
+        if result is not None:
+            call.finish(result, lambda: _text(result))
 
 
 def _pairs(given: list[str]) -> dict[str, Any] | None:
@@ -122,7 +181,8 @@ def _text(result: TrainResult) -> RenderableType:
         [
             ("model", str(result.model)),
             ("learned from", f"{result.images} good images in {result.seconds:.1f} s ({phases})"),
-            *([("best epoch", f"{result.fit.best_epoch} of {len(result.fit.history)}")] if result.fit.history else []),
+            *(_epochs(result) if result.fit.history else []),
+            ("network", _size(result.summary)),
             (
                 "threshold",
                 f"{calibration.threshold:.6g}, from {calibration.good_images} held-out good images",
@@ -133,6 +193,24 @@ def _text(result: TrainResult) -> RenderableType:
             ),
             ("next", "adctl score FOLDER --out heatmaps/"),
         ]
+    )
+
+
+def _epochs(result: TrainResult) -> list[tuple[str, str]]:
+    fit = result.fit
+    early = ", stopped early" if fit.stopped_early else ""
+    speed = sum(epoch.images_per_second for epoch in fit.history) / len(fit.history)
+    return [
+        ("best epoch", f"{fit.best_epoch} of {len(fit.history)}{early}; {result.run / 'history.csv'}, loss.png"),
+        ("speed", f"{speed:.1f} images/s, {fit.global_batch_size} to a step, {fit.precision}"),
+    ]
+
+
+def _size(summary: Summary) -> str:
+    return (
+        f"{summary.layers} layers, {summary.parameters / 1e6:.1f} M parameters, "
+        f"{summary.trainable / 1e6:.1f} M of them trained, "
+        f"{summary.flops / 1e9:.2f} GFLOP an image, {summary.stored / 2**20:.0f} MiB stored"
     )
 
 

@@ -1,91 +1,124 @@
 """Images from disk to batches: threads decode ahead, order is kept, memory stays bounded.
 
-Knows samples and their size in pixels, nothing of devices or detectors.
+Knows samples and what a network takes, nothing of devices or detectors.
 """
 
 from __future__ import annotations
 
+import bisect
+import itertools
+import logging
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import psutil
 
-from adctl.data.images import read_image, resize
+from adctl import files
+from adctl.data.cache import DamagedCacheError, PreprocessedCache
+from adctl.data.images import image_size, read_image, resize
+from adctl.data.preprocess import fit
+from adctl.data.tiling import Tiling
 from adctl.errors import ImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+    from typing import Any
 
     from numpy.typing import NDArray
 
+    from adctl.data.preprocess import InputSpec, Pixels
     from adctl.records import Sample
+
+S = TypeVar("S")
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """One image, read and resized, or why it could not be.
+    """One image, read and brought to what the network takes, or why it could not be.
 
     Attributes:
         sample: Where it came from.
-        pixels: Array [H,W,3] of uint8 RGB at the size asked for, or None.
+        pixels: Array [H,W,C] of uint8; None where it is unreadable or to be cut into tiles.
         width: Of the original, pixels; 0 when unreadable.
         height: Of the original, pixels; 0 when unreadable.
         error: Why it could not be read, or None.
         display: The original scaled down to look at, where that was asked for; None otherwise.
+        whole: Array [height,width,3] of uint8 RGB, the original where it is to be cut into tiles; None otherwise.
     """
 
     sample: Sample
-    pixels: NDArray[np.uint8] | None
+    pixels: Pixels | None
     width: int = 0
     height: int = 0
     error: ImageError | None = None
     display: NDArray[np.uint8] | None = None
+    whole: NDArray[np.uint8] | None = None
 
 
-def load_one(sample: Sample, height: int, width: int, display: int | None = None) -> Loaded:
-    """Read and resize one image; an image error is returned, not raised.
+def load_one(sample: Sample, spec: InputSpec, display: int | None = None) -> Loaded:
+    """Read one image and bring it to what the network takes; an image error is returned, not raised.
 
     Args:
         sample: What to read.
-        height: To resize to, pixels.
-        width: To resize to, pixels.
+        spec: What the network takes.
         display: Also keep the image at its own proportions, its longer side at most so many pixels.
     """
     try:
-        image = read_image(sample.path)
+        image = read_image(sample.path, bit_depth=spec.bit_depth)
     except ImageError as error:
         return Loaded(sample, None, error=error)
-    shown = None if display is None else _fit(image, display)
-    return Loaded(sample, resize(image, height, width), image.shape[1], image.shape[0], display=shown)
+    shown = None if display is None else _scaled(image, display)
+    height, width = image.shape[:2]
+    if spec.tiled:
+        return Loaded(sample, None, width, height, display=shown, whole=image)
+    return Loaded(sample, fit(image, spec), width, height, display=shown)
 
 
-def stream(
-    samples: Iterable[Sample], height: int, width: int, *, workers: int, display: int | None = None
-) -> Iterator[Loaded]:
-    """Read and resize images in order, a bounded number ahead of the reader.
+def stream(samples: Iterable[Sample], spec: InputSpec, *, workers: int, display: int | None = None) -> Iterator[Loaded]:
+    """Read images in order, a bounded number ahead of the reader.
 
     Args:
         samples: What to read; may be endless.
-        height: To resize to, pixels.
-        width: To resize to, pixels.
+        spec: What the network takes.
         workers: Threads; 0 reads in the caller's own.
         display: See `load_one`.
     """
-    if workers == 0:
-        yield from (load_one(sample, height, width, display) for sample in samples)
+    # Images that are cut into tiles wait in their full size, which may be a gigabyte.
+    ahead = 1 if spec.tiled else 4 * workers
+    return _in_order(lambda sample: load_one(sample, spec, display), samples, workers, ahead)
+
+
+def pieces(item: Loaded, spec: InputSpec) -> Iterator[Pixels]:
+    """What the network sees of a readable image [H,W,C]: the whole of it, or tile by tile."""
+    if item.whole is None:
+        assert item.pixels is not None
+        yield item.pixels
         return
-    ahead: deque[Future[Loaded]] = deque()
+    for tile in Tiling.of(spec, item.height, item.width):
+        yield fit(tile.cut(item.whole), spec)
+
+
+def _in_order(function: Callable[[S], T], jobs: Iterable[S], workers: int, ahead: int) -> Iterator[T]:
+    """Results in the order of the jobs; threads run so many ahead of the reader."""
+    if workers == 0:
+        yield from map(function, jobs)
+        return
+    waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="adctl-read") as pool:
         try:
-            for sample in samples:
-                ahead.append(pool.submit(load_one, sample, height, width, display))
-                if len(ahead) > 4 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+            for job in jobs:
+                waiting.append(pool.submit(function, job))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -105,7 +138,7 @@ def groups(items: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:
 
 
 def stack(items: Iterable[Loaded]) -> NDArray[np.uint8]:
-    """Pixels [B,H,W,3] of the readable images."""
+    """Pixels [B,H,W,C] of the readable images."""
     return np.stack([item.pixels for item in items if item.pixels is not None])
 
 
@@ -116,7 +149,7 @@ def _all_readable(items: Iterable[Loaded]) -> Iterator[Loaded]:
         yield item
 
 
-def _fit(image: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
+def _scaled(image: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
     scale = longest / max(image.shape[:2])
     if scale >= 1:
         return image
@@ -126,45 +159,131 @@ def _fit(image: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
 class ImageSource:
     """A set of images that is gone through once or many times, kept decoded in memory when it fits.
 
+    Tiles count as images of their own. Where they are wanted in another order than that of their images and are
+    neither in memory nor in a cache, each one costs decoding its image.
+
     Args:
         samples: The images.
-        height: To resize to, pixels.
-        width: To resize to, pixels.
+        spec: What the network takes.
         workers: Threads that read.
-        reuse: Whether it will be gone through more than once; only then is anything kept.
+        reuse: Whether it will be gone through more than once; only then is anything kept in memory.
+        cache: A folder to keep preprocessed images in, for this time and the next; None keeps none.
     """
 
-    def __init__(self, samples: Sequence[Sample], height: int, width: int, *, workers: int, reuse: bool) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], spec: InputSpec, *, workers: int, reuse: bool, cache: Path | None = None
+    ) -> None:
         self.samples = tuple(samples)
-        self.height = height
-        self.width = width
+        self.spec = spec
         self.workers = workers
-        self._kept: NDArray[np.uint8] | None = None
-        self._keep = reuse and self._bytes() < psutil.virtual_memory().available // 4
+        self.reuse = reuse
+        self._cache = None if cache is None else PreprocessedCache(cache, spec)
+        self._rows: NDArray[np.int64] = np.empty(0, np.int64)
+        self._kept: Pixels | None = None
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return self._ends[-1] if self.samples else 0
 
-    def batches(self, size: int, order: Sequence[int] | None = None) -> Iterator[NDArray[np.uint8]]:
-        """Pixels [B,H,W,3] of uint8, in the order given by indices (all in their own order when None).
+    def name(self, index: int) -> str:
+        """What an image is called in messages."""
+        return str(self.samples[self._place(index)[0]].path)
+
+    def batches(self, size: int, order: Sequence[int] | None = None) -> Iterator[Pixels]:
+        """Pixels [B,H,W,C] of uint8, in the order given by indices (all in their own order when None).
 
         Raises:
             ImageError: An image could not be read.
+            OutputError: The cache cannot be written.
         """
-        indices = list(range(len(self.samples)) if order is None else order)
+        indices = range(len(self)) if order is None else order
         if self._keep:
             kept = self._decoded()
-            yield from (kept[indices[start : start + size]] for start in range(0, len(indices), size))
-            return
-        chosen = (self.samples[index] for index in indices)
-        items = stream(chosen, self.height, self.width, workers=self.workers)
-        yield from (stack(group) for group in groups(_all_readable(items), size))
+            yield from (kept[chunk] for chunk in _chunks(indices, size))
+        elif self._cache is not None:
+            yield from (self._cached(chunk) for chunk in _chunks(indices, size))
+        else:
+            found = self._all() if order is None else self._chosen(order)
+            yield from (np.stack(chunk) for chunk in _chunks(found, size))
 
-    def _decoded(self) -> NDArray[np.uint8]:
+    @cached_property
+    def _ends(self) -> list[int]:
+        """After each image, how many pieces there are until then."""
+        if not self.spec.tiled:
+            return list(range(1, len(self.samples) + 1))
+        sizes = (image_size(sample.path) for sample in self.samples)
+        return list(itertools.accumulate(len(Tiling.of(self.spec, height, width)) for width, height in sizes))
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The image of a piece, and the number of the piece within it."""
+        image = bisect.bisect_right(self._ends, index)
+        return image, index - (self._ends[image - 1] if image else 0)
+
+    @cached_property
+    def _keep(self) -> bool:
+        return self.reuse and len(self) * int(np.prod(self.spec.shape)) < psutil.virtual_memory().available // 4
+
+    def _decoded(self) -> Pixels:
         if self._kept is None:
-            items = stream(self.samples, self.height, self.width, workers=self.workers)
-            self._kept = stack(_all_readable(items))
+            kept = np.empty((len(self), *self.spec.shape), np.uint8)
+            found = self._all() if self._cache is None else (self._cached([row])[0] for row in range(len(self)))
+            for place, pixels in enumerate(found):
+                kept[place] = pixels
+            self._kept = kept
         return self._kept
 
-    def _bytes(self) -> int:
-        return len(self.samples) * self.height * self.width * 3
+    def _all(self) -> Iterator[Pixels]:
+        """Every piece in order; each image is decoded once."""
+        return (pixels for _, pixels in self._pieces(range(len(self.samples))))
+
+    def _pieces(self, images: Sequence[int]) -> Iterator[tuple[int, Pixels]]:
+        """(image, pixels) of every piece of some images."""
+        items = stream((self.samples[image] for image in images), self.spec, workers=self.workers)
+        for image, item in zip(images, _all_readable(items), strict=True):
+            for pixels in pieces(item, self.spec):
+                yield image, pixels
+
+    def _chosen(self, order: Sequence[int]) -> Iterator[Pixels]:
+        """Pieces in any order."""
+        if not self.spec.tiled:
+            return (pixels for _, pixels in self._pieces(order))
+        log.warning("The tiles do not fit into memory: each is decoded by itself. A --cache folder saves that.")
+        return _in_order(self._one, order, self.workers, 4 * self.workers)
+
+    def _one(self, index: int) -> Pixels:
+        image, number = self._place(index)
+        item = load_one(self.samples[image], self.spec)
+        if item.error is not None:
+            raise item.error
+        assert item.whole is not None
+        tile = Tiling.of(self.spec, item.height, item.width)[number]
+        return np.ascontiguousarray(fit(tile.cut(item.whole), self.spec))  # no view: the image is let go
+
+    def _cached(self, indices: Sequence[int]) -> Pixels:
+        assert self._cache is not None
+        if not self._cache.is_open:
+            self._fill_cache()
+        try:
+            return self._cache.read(self._rows[indices])
+        except DamagedCacheError:
+            self._cache.discard()
+            self._fill_cache()
+            return self._cache.read(self._rows[indices])
+
+    def _fill_cache(self) -> None:
+        assert self._cache is not None
+        self._rows = self._cache.fill([_digest(sample) for sample in self.samples], self._pieces)
+
+
+def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
+
+
+def _digest(sample: Sample) -> str:
+    try:
+        return files.sha256_file(sample.path)
+    except OSError as error:
+        raise ImageError(
+            f"Cannot read the image {sample.path}: {error.strerror}.", "Check the file and its permissions."
+        ) from error

@@ -9,10 +9,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from adctl.backbones import DEFAULT, Backbone
 from adctl.detectors.contract import Detector, DetectorConfig, Prediction
+from adctl.detectors.normalisation import CENTRED, Choice, Normalisation, check_statistics
 from adctl.engine.phases import Batch, LossTerms, Optimize
 from adctl.losses import TERMS, Objective, parse_spec
 from adctl.maps import top_mean
@@ -89,6 +90,9 @@ class AutoencoderConfig(ReconstructionConfig):
     loss_weighting: Literal["fixed", "uncertainty"] = Field(
         "fixed", description="Weights as given, or also learned (uncertainty)"
     )
+    normalisation: Choice = Field(
+        CENTRED, description="Of what the network sees: none, imagenet, dataset, or [[means], [standard deviations]]"
+    )
 
     @field_validator("loss")
     @classmethod
@@ -96,18 +100,28 @@ class AutoencoderConfig(ReconstructionConfig):
         parse_spec(value)
         return value
 
+    @field_validator("normalisation")
+    @classmethod
+    def _possible_statistics(cls, value: Choice, info: ValidationInfo) -> Choice:
+        return check_statistics(value, info.data.get("channels", 3))
+
 
 class Autoencoder(ReconstructionDetector):
-    """An encoder and a decoder trained on good images by a weighted sum of losses."""
+    """An encoder and a decoder trained on good images by a weighted sum of losses.
+
+    Attributes:
+        normalise: What subclasses put images through before their network; reconstructions are in [0, 1].
+    """
 
     config: AutoencoderConfig
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__(config)
+        self.normalise = Normalisation(config.normalisation, config.channels)
         self._pretrained: Mapping[str, Tensor] | None = None
 
     def phases(self) -> Sequence[Phase]:
-        """Epochs of gradient steps on the reconstruction."""
+        """Epochs of gradient steps on the reconstruction; before them the data set's statistics, where wanted."""
         objective = self._objective()
 
         def loss(batch: Batch) -> LossTerms:
@@ -115,6 +129,7 @@ class Autoencoder(ReconstructionDetector):
 
         trained = (parameter for parameter in self.parameters() if parameter.requires_grad)
         return (
+            *self.normalise.phases(),
             Optimize(
                 loss,
                 [*trained, *objective.trained()],

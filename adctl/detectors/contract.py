@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
+from adctl.data.preprocess import InputSpec, Resize
 from adctl.errors import ModelFileError
 
 if TYPE_CHECKING:
@@ -22,12 +23,46 @@ if TYPE_CHECKING:
     from adctl.engine.phases import Phase
 
 
+_SMALLEST, _LARGEST = 1 / 16, 16.0
+"""Scales."""
+
+
 class DetectorConfig(BaseModel):
     """Explicit, validated, JSON-safe settings of a detector; stored whole in its model file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     image_size: int = Field(256, ge=32, le=4096, description="Side of the square that images are resized to, pixels")
+    channels: Literal[1, 3] = Field(3, description="3 for colour, 1 for luminance alone")
+    resize: Resize = Field(
+        "squash", description="To a square by each side for itself (squash), padding (pad) or a centre crop (crop)"
+    )
+    bit_depth: int = Field(16, ge=8, le=16, description="Bits in use of 16-bit files: 12 takes 4095 for white")
+    tile: int | None = Field(
+        None, ge=32, description="Cut images into squares of this side, pixels of the original; each becomes an input"
+    )
+    tile_overlap: float = Field(0.25, ge=0, le=0.75, description="Share of a tile that the next one repeats, at least")
+    scales: tuple[float, ...] = Field(
+        (1.0,), min_length=1, description="Magnifications to look at images in, averaged; below 1 they need tiles"
+    )
+
+    @field_validator("tile")
+    @classmethod
+    def _whole_images_in_tiles(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("resize") == "crop":
+            raise ValueError("tiles cover the whole image, which a centre crop contradicts")
+        return value
+
+    @field_validator("scales")
+    @classmethod
+    def _possible_scales(cls, value: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        if len(set(value)) < len(value) or not all(_SMALLEST <= scale <= _LARGEST for scale in value):
+            raise ValueError(f"must be different numbers from {_SMALLEST:g} to {_LARGEST:g}")
+        if min(value) < 1 and info.data.get("tile") is None:
+            raise ValueError("below 1 need tiles: an image as a whole is looked at in one piece already")
+        if value != (1.0,) and info.data.get("resize") == "crop":
+            raise ValueError("scales cover the whole image, which a centre crop contradicts")
+        return value
 
 
 class Prediction(NamedTuple):
@@ -40,15 +75,6 @@ class Prediction(NamedTuple):
 
     scores: Tensor
     maps: Tensor
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """The images a detector takes: RGB in [0, 1], resized to height x width; it normalises them itself."""
-
-    height: int
-    width: int
-    channels: int = 3
 
 
 @dataclass(frozen=True)
@@ -75,14 +101,26 @@ class Detector(nn.Module, ABC):
     fitted: ClassVar[tuple[str, ...]] = ()
     needs_validation: ClassVar[bool] = False
 
+    recomputed: ClassVar[tuple[type[nn.Module], ...]] = ()
+    """Kinds of module whose activations gradient checkpointing computes again."""
+
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
         self.config = config
 
+    @classmethod
+    def training_defaults(cls, config: DetectorConfig) -> dict[str, Any]:
+        """Settings of `adctl train`, by name, that suit it better than the general ones.
+
+        Only those a user can leave open count: `epochs`, `learning_rate`, `weight_decay`, `batch_size`.
+        """
+        del config
+        return {}
+
     @property
     def input(self) -> InputSpec:
-        """The images it takes."""
-        return InputSpec(self.config.image_size, self.config.image_size)
+        """The images it takes, in [0, 1]; it normalises them itself."""
+        return InputSpec.from_config(self.config.model_dump())
 
     @abstractmethod
     def phases(self) -> Sequence[Phase]:

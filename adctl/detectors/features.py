@@ -58,13 +58,13 @@ class FeatureDetector(Detector):
         self.backbone.load_pretrained(weights)
 
     def patches(self, images: Tensor) -> Tensor:
-        """Images [B,3,H,W] to patch features [B,C,h,w].
+        """Images [B,3,H,W], or grey ones [B,1,H,W], to patch features [B,C,h,w].
 
         The local average makes a feature speak for its neighbourhood and forgives small shifts
         (PatchCore, section 3.1).
         """
         side = self.config.neighbourhood
-        levels = self.backbone(images)
+        levels = self.backbone(images.expand(-1, 3, -1, -1))
         if side > 1:
             levels = [
                 F.avg_pool2d(level, side, stride=1, padding=side // 2, count_include_pad=False) for level in levels

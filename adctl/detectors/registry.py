@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from adctl.detectors.contract import Detector
 
 DETECTORS = {
+    "cnn": "adctl.detectors.cnn:ConvolutionalAutoencoder",
     "padim": "adctl.detectors.padim:PaDiM",
     "patchcore": "adctl.detectors.patchcore:PatchCore",
     "resnet": "adctl.detectors.resnet:ResNetAutoencoder",
+    "vit": "adctl.detectors.vit:VisionTransformerAutoencoder",
 }
 
 

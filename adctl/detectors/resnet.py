@@ -33,30 +33,6 @@ class ResNetConfig(AutoencoderConfig):
         return value
 
 
-class ResNetAutoencoder(Autoencoder):
-    """ResNet encoder, latent vector, residual upsampling decoder with sigmoid output."""
-
-    Config = ResNetConfig
-    config: ResNetConfig
-
-    def __init__(self, config: ResNetConfig) -> None:
-        super().__init__(config)
-        self.encoder = _Encoder(_STAGES[config.encoder])
-        self.decoder = _Decoder(skips=config.skips)
-        cells = _WIDTHS[-1] * (config.image_size // _REDUCTION) ** 2
-        self.squeeze = nn.Linear(cells, config.latent)
-        self.expand = nn.Linear(config.latent, cells)
-
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """Images [B,3,H,W] in [0, 1] to their reconstructions, same shape and range."""
-        levels = self.encoder(images * 2 - 1)
-        deepest = levels[-1]
-        latent = self.squeeze(deepest.flatten(1))
-        start = self.expand(latent).view(deepest.shape)
-        decoded: Tensor = self.decoder(start, levels[:-1])
-        return decoded
-
-
 class _Block(nn.Module):
     """Two convolutions and a shortcut; halves or doubles the resolution where asked to."""
 
@@ -84,10 +60,10 @@ class _Block(nn.Module):
 class _Encoder(nn.Module):
     """A ResNet without its classifier: levels at strides 4, 8, 16 and 32."""
 
-    def __init__(self, depths: tuple[int, ...]) -> None:
+    def __init__(self, channels: int, depths: tuple[int, ...]) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+            nn.Conv2d(channels, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
         )
         inputs = 64
         stages = []
@@ -109,14 +85,14 @@ class _Encoder(nn.Module):
 class _Decoder(nn.Module):
     """Residual blocks that double the resolution five times, from stride 32 to the pixels."""
 
-    def __init__(self, *, skips: bool) -> None:
+    def __init__(self, channels: int, *, skips: bool) -> None:
         super().__init__()
         self.skips = skips
         widths = (512, 256, 128, 64, 64, 32)
         self.blocks = nn.ModuleList(
             _Block(inputs, outputs, enlarge=True) for inputs, outputs in itertools.pairwise(widths)
         )
-        self.output = nn.Conv2d(widths[-1], 3, 3, 1, 1)
+        self.output = nn.Conv2d(widths[-1], channels, 3, 1, 1)
 
     def forward(self, start: Tensor, levels: list[Tensor]) -> Tensor:
         features = start
@@ -125,3 +101,28 @@ class _Decoder(nn.Module):
             if self.skips and index < len(levels):
                 features = features + levels[-1 - index]
         return torch.sigmoid(self.output(features))
+
+
+class ResNetAutoencoder(Autoencoder):
+    """ResNet encoder, latent vector, residual upsampling decoder with sigmoid output."""
+
+    Config = ResNetConfig
+    recomputed = (_Block,)
+    config: ResNetConfig
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__(config)
+        self.encoder = _Encoder(config.channels, _STAGES[config.encoder])
+        self.decoder = _Decoder(config.channels, skips=config.skips)
+        cells = _WIDTHS[-1] * (config.image_size // _REDUCTION) ** 2
+        self.squeeze = nn.Linear(cells, config.latent)
+        self.expand = nn.Linear(config.latent, cells)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images [B,C,H,W] in [0, 1] to their reconstructions, same shape and range."""
+        levels = self.encoder(self.normalise(images))
+        deepest = levels[-1]
+        latent = self.squeeze(deepest.flatten(1))
+        start = self.expand(latent).view(deepest.shape)
+        decoded: Tensor = self.decoder(start, levels[:-1])
+        return decoded

@@ -9,6 +9,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -17,15 +18,85 @@ from adctl.errors import TrainingError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _AUTO = {"cpu": 8, "mps": 16, "cuda": 32}
+_MEMORY_SHARE = 0.6
+"""Of the memory that is free, what gradient steps may take; the rest is for images, checkpoints and others."""
+
+
+def to_input(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Pixels [B,H,W,C] of uint8 to images [B,C,H,W] of float32 in [0, 1], channels last in memory."""
+    images = torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2)
+    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
 def starting_batch_size(wanted: int | str, device: torch.device) -> int:
     """The batch size to begin with: what was asked for, or what keeps the device's caches busy."""
     return _AUTO.get(device.type, 8) if wanted == "auto" else int(wanted)
+
+
+def largest_that_fits(step: Callable[[int], None], wanted: int, device: torch.device) -> int:
+    """The largest batch size, `wanted` or a halving of it, whose gradient step fits into memory.
+
+    On a GPU the step is tried for real. On a CPU, where running out of memory would end the process, the
+    step is tried with two images only and what it kept for the backward pass is counted and scaled up.
+
+    Args:
+        step: One whole gradient step (forward, backward, optimizer) with so many images.
+        wanted: Images.
+        device: Where.
+
+    Raises:
+        TrainingError: Not even one image fits.
+    """
+    if device.type == "cpu":
+        kept = _kept_for_backward(lambda: step(2)) / 2
+        free = _MEMORY_SHARE * psutil.virtual_memory().available
+        return _halved_until(wanted, lambda size: size * kept <= free)
+    return _halved_until(wanted, lambda size: _runs(lambda: step(size), device))
+
+
+def _halved_until(size: int, fits: Callable[[int], bool]) -> int:
+    while not fits(size):
+        if size == 1:
+            raise TrainingError(
+                "There is not enough memory for a gradient step with a single image.",
+                "Choose a smaller --image-size, --gradient-checkpointing, another device, or close other programs.",
+            )
+        size //= 2
+    return size
+
+
+def _runs(step: Callable[[], None], device: torch.device) -> bool:
+    try:
+        step()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    finally:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return True
+
+
+def _kept_for_backward(step: Callable[[], None]) -> int:
+    """Bytes of distinct tensors that autograd kept during a step, and as much again for their gradients."""
+    storages: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        step()
+    return 2 * sum(storages.values())
 
 
 @dataclass
@@ -52,12 +123,17 @@ class BatchLimit:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                self._halve(piece.shape[0], error)
+                self.halve(piece.shape[0], error)
                 continue
             done += piece.shape[0]
             yield result
 
-    def _halve(self, tried: int, error: BaseException) -> None:
+    def halve(self, tried: int, error: BaseException) -> None:
+        """Go on with half of what was tried.
+
+        Raises:
+            TrainingError: It was a single image.
+        """
         if tried == 1:
             raise TrainingError(
                 "Memory ran out with a single image.",

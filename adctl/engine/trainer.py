@@ -9,105 +9,56 @@ import copy
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from adctl.engine.batching import BatchLimit, starting_batch_size
-from adctl.engine.phases import Batch, Observe, Optimize
-from adctl.errors import TrainingError
-from adctl.progress import SILENT, Reporter
+from adctl.engine import parallel
+from adctl.engine.batching import BatchLimit, largest_that_fits, starting_batch_size, to_input
+from adctl.engine.history import FitReport
+from adctl.engine.optimization import Optimization
+from adctl.engine.phases import Batch, Observe
+from adctl.engine.precision import choose_precision
+from adctl.engine.resume import load_weights
+from adctl.engine.surroundings import Surroundings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
+    from lightning_fabric import Fabric
     from numpy.typing import NDArray
 
-    from adctl.engine.device import DeviceChoice
-    from adctl.engine.phases import Phase
+    from adctl.engine.history import Plan
+    from adctl.engine.parallel import Devices
+    from adctl.engine.phases import Optimize
+    from adctl.engine.resume import Snapshot
+    from adctl.engine.surroundings import Images
+    from adctl.progress import Reporter
 
 log = logging.getLogger(__name__)
 
 
-class Images(Protocol):
-    """Images that can be gone through again and again."""
-
-    def __len__(self) -> int: ...
-
-    def batches(self, size: int, order: Sequence[int] | None = None) -> Iterator[NDArray[np.uint8]]:
-        """Pixels [B,H,W,C] of uint8."""
-        ...
-
-
 @dataclass(frozen=True)
-class Plan:
-    """How to fit.
+class Work:
+    """A fit as it is handed to each process.
 
     Attributes:
-        epochs: Of each `Optimize` phase.
-        learning_rate: Peak of AdamW's, warmed up over the first twentieth and then falling as a cosine.
-        weight_decay: AdamW's.
-        batch_size: Images at once, or `auto`.
-        accumulate: Batches to one optimizer step.
-        patience: Epochs without a better validation loss before stopping.
-        precision: `auto`, `32`, `16` or `bf16`.
-        seed: Decides the order of the images and everything else random.
-        clip: Largest norm of the gradient.
+        detector: What is fitted; an `nn.Module` with `phases()`.
+        train: Images to learn from, all good.
+        validation: Held-out good images that choose the epoch of `Optimize` phases.
+        plan: How.
+        device: For a fit on one device.
+        around: Who is told, and where checkpoints lie.
+        resume: Whether to go on from the newest checkpoint, where there is one.
     """
 
-    epochs: int = 50
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    batch_size: int | str = "auto"
-    accumulate: int = 1
-    patience: int = 20
-    precision: str = "auto"
-    seed: int = 0
-    clip: float = 1.0
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What happened in one epoch: mean losses over its images, by term, and the learning rate at its end."""
-
-    number: int
-    loss: float
-    terms: dict[str, float]
-    validation: float | None
-    learning_rate: float
-    seconds: float
-
-
-@dataclass
-class FitReport:
-    """What fitting did.
-
-    Attributes:
-        history: One entry an epoch; empty for methods without gradient steps.
-        best_epoch: The epoch whose weights were kept, or None.
-        seconds: Of each phase, by its title.
-        precision: The arithmetic of gradient steps and why, or None.
-        batch_size: Images at once, after any fall-back.
-    """
-
-    history: list[Epoch] = field(default_factory=list)
-    best_epoch: int | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-    precision: str | None = None
-    batch_size: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-safe."""
-        return asdict(self)
-
-
-def to_input(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Pixels [B,H,W,C] of uint8 to images [B,C,H,W] of float32 in [0, 1], channels last in memory."""
-    images = torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2)
-    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+    detector: Any
+    train: Images
+    validation: Images | None
+    plan: Plan
+    device: torch.device
+    around: Surroundings
+    resume: bool = False
 
 
 def seed_everything(seed: int) -> None:
@@ -115,45 +66,84 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def fit(
-    detector: nn.Module,
-    phases: Sequence[Phase],
-    train: Images,
-    validation: Images | None,
-    plan: Plan,
-    device: DeviceChoice,
-    reporter: Reporter = SILENT,
-) -> FitReport:
-    """Run the phases in order; the detector is left on the device, in evaluation mode.
+def fit(work: Work, devices: Devices | None = None) -> FitReport:
+    """Run the detector's phases in order; it is left fitted, on the device, in evaluation mode.
 
     Args:
-        detector: What is fitted; moved to the device.
-        phases: The detector's.
-        train: Images to learn from, all good.
-        validation: Held-out good images that choose the epoch of `Optimize` phases.
-        plan: How.
-        device: Where.
-        reporter: Told how far it is.
+        work: What, on what and how.
+        devices: Several that train together; None for the one of `work`.
 
     Raises:
         TrainingError: The loss is not finite, or memory runs out with a single image.
+        ModelFileError: The checkpoint to go on from is damaged or of another network.
         ImageError: An image cannot be read.
     """
-    detector.to(device.device)
+    several = devices is not None and devices.count > 1
+    if not several and not parallel.launched_outside():
+        return _fit(work, None)
+    if devices is None:
+        devices = parallel.Devices(work.device.type, (work.device.index or 0,))
+    precision, _ = choose_precision(work.plan.precision, work.device)
+    fabric = parallel.make_fabric(devices, precision)
+    if fabric.strategy.launcher is None:
+        return _fit(work, fabric)
+    state, report = parallel.run(fabric, _fit_apart, work)
+    load_weights(work.detector.to(work.device), {name: torch.from_numpy(value) for name, value in state.items()})
+    work.detector.eval()
+    return FitReport.from_dict(report)
+
+
+def _fit_apart(fabric: Fabric, work: Work) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """In a process of its own: fit, and hand the weights back."""
+    if fabric.device.type == "cpu":
+        torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
+    # What came from the parent lies in memory that all processes share.
+    work = replace(work, detector=copy.deepcopy(work.detector))
+    report = _fit(work, fabric)
+    # Arrays, as tensors would be handed over in memory that goes with this process.
+    return {name: value.cpu().numpy() for name, value in work.detector.state_dict().items()}, report.to_dict()
+
+
+def _fit(work: Work, fabric: Fabric | None) -> FitReport:
+    detector, around = work.detector, _own_surroundings(work.around, fabric)
+    device = work.device if fabric is None else fabric.device
+    detector.to(device)
     detector.to(memory_format=torch.channels_last)
     report = FitReport()
-    limit = BatchLimit(starting_batch_size(plan.batch_size, device.device))
-    for phase in phases:
+    limit = BatchLimit(starting_batch_size(work.plan.batch_size, device))
+    snapshot = _newest(work)
+    for number, phase in enumerate(detector.phases()):
+        if snapshot is not None and number < snapshot.values["phase"]:
+            continue
         start = time.perf_counter()
         if isinstance(phase, Observe):
             detector.eval()
-            _observe(phase, train, limit, device.device, reporter)
+            _observe(phase, work.train, limit, device, around.reporter)
         else:
-            _Optimization(detector, phase, plan, device, limit, report).run(train, validation, reporter)
+            _optimize(phase, number, replace(work, around=around), fabric, limit, report, snapshot)
+            snapshot = None
         report.seconds[phase.title] = time.perf_counter() - start
+    around.journal.close()
     report.batch_size = limit.size
     detector.eval()
     return report
+
+
+def _own_surroundings(around: Surroundings, fabric: Fabric | None) -> Surroundings:
+    """One process speaks and writes; the others only read checkpoints."""
+    if fabric is None or fabric.is_global_zero:
+        return around
+    return Surroundings(checkpoints=around.checkpoints, augment=around.augment)
+
+
+def _newest(work: Work) -> Snapshot | None:
+    folder = work.around.checkpoints
+    if not work.resume or folder is None:
+        return None
+    path = folder.newest()
+    if path is None:
+        log.info("There is no checkpoint yet: training starts from its beginning.")
+    return None if path is None else folder.read(path)
 
 
 def _observe(phase: Observe, train: Images, limit: BatchLimit, device: torch.device, reporter: Reporter) -> None:
@@ -168,133 +158,52 @@ def _observe(phase: Observe, train: Images, limit: BatchLimit, device: torch.dev
         phase.finish(update)
 
 
-class _Optimization:
-    """One `Optimize` phase: its optimizer, its schedule and the best weights so far."""
-
-    def __init__(
-        self,
-        detector: nn.Module,
-        phase: Optimize,
-        plan: Plan,
-        device: DeviceChoice,
-        limit: BatchLimit,
-        report: FitReport,
-    ) -> None:
-        from lightning_fabric import Fabric
-
-        self.detector = detector
-        self.phase = phase
-        self.plan = plan
-        self.limit = limit
-        self.report = report
-        precision, reason = choose_precision(plan.precision, device.device)
-        report.precision = f"{precision} ({reason})"
-        index = device.device.index
-        self.fabric = Fabric(
-            accelerator=device.device.type,
-            devices=1 if index is None else [index],
-            precision=precision,  # type: ignore[arg-type]
-        )
-        self.parameters = list(phase.parameters)
-        optimizer = torch.optim.AdamW(self.parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)
-        self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
-        self.device = device.device
-        self.generator = np.random.default_rng(plan.seed)
-
-    def run(self, train: Images, validation: Images | None, reporter: Reporter) -> None:
-        steps = math.ceil(len(train) / (self.limit.size * self.plan.accumulate)) * self.plan.epochs
-        schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer.optimizer, lambda step: cosine(step, steps))
-        best, best_state, stale = math.inf, None, 0
-        with reporter.stage(self.phase.title, self.plan.epochs) as update:
-            for number in range(1, self.plan.epochs + 1):
-                epoch = self._epoch(number, train, validation, schedule)
-                self.report.history.append(epoch)
-                watched = epoch.loss if epoch.validation is None else epoch.validation
-                if watched < best:
-                    best, stale, self.report.best_epoch = watched, 0, number
-                    best_state = copy.deepcopy(self.detector.state_dict())
-                else:
-                    stale += 1
-                log.debug("epoch %d: loss %.5f, validation %s", number, epoch.loss, epoch.validation)
-                update(number, self.plan.epochs)
-                if stale >= self.plan.patience:
-                    log.info("Stopped after epoch %d: no better for %d epochs.", number, stale)
-                    break
-        assert best_state is not None
-        self.detector.load_state_dict(best_state)
-
-    def _epoch(
-        self,
-        number: int,
-        train: Images,
-        validation: Images | None,
-        schedule: torch.optim.lr_scheduler.LambdaLR,
-    ) -> Epoch:
-        start = time.perf_counter()
-        self.detector.train()
-        order = self.generator.permutation(len(train)).tolist()
-        group = self.limit.size * self.plan.accumulate
-        sums: dict[str, float] = {}
-        for first in range(0, len(order), group):
-            self._step(train, order[first : first + group], number, sums)
-            schedule.step()
-        terms = {name: value / len(order) for name, value in sums.items()}
-        return Epoch(
-            number,
-            sum(terms.values()),
-            terms,
-            self._validate(validation),
-            float(schedule.get_last_lr()[0]),
-            time.perf_counter() - start,
-        )
-
-    def _step(self, train: Images, chosen: list[int], number: int, sums: dict[str, float]) -> None:
-        """One optimizer step over a group of batches; each image weighs the same however they are cut."""
-        self.optimizer.zero_grad(set_to_none=True)
-        for pixels in train.batches(self.limit.size, chosen):
-            images = to_input(pixels, self.device)
-            with self.fabric.autocast():
-                terms = self.phase.loss(Batch(images, images))
-                loss = torch.stack(list(terms.values())).sum()
-            if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"The loss became {loss.item()} in epoch {number}.",
-                    "Lower --learning-rate, or use --precision 32.",
-                )
-            self.fabric.backward(loss * (len(pixels) / len(chosen)))
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(pixels)
-        self.fabric.clip_gradients(self.detector, self.optimizer, max_norm=self.plan.clip, error_if_nonfinite=False)
-        self.optimizer.step()
-
-    def _validate(self, validation: Images | None) -> float | None:
-        if validation is None:
-            return None
-        self.detector.eval()
-        total = 0.0
-        with torch.inference_mode(), self.fabric.autocast():
-            for pixels in validation.batches(self.limit.size):
-                images = to_input(pixels, self.device)
-                terms = self.phase.loss(Batch(images, images))
-                total += float(torch.stack(list(terms.values())).sum()) * len(pixels)
-        return total / len(validation)
+def _optimize(
+    phase: Optimize,
+    number: int,
+    work: Work,
+    fabric: Fabric | None,
+    limit: BatchLimit,
+    report: FitReport,
+    snapshot: Snapshot | None,
+) -> None:
+    device = work.device if fabric is None else fabric.device
+    precision, reason = choose_precision(work.plan.precision, device)
+    report.precision = f"{precision} ({reason})"
+    log.info("Arithmetic %s: %s.", precision, reason)
+    if phase.objective is not None:
+        phase.objective.to(device)
+    fabric = fabric or parallel.make_fabric(parallel.Devices(device.type, (device.index or 0,)), precision)
+    plan = _fit_batch(phase, work, limit, device)
+    loop = Optimization(work.detector, phase, plan, fabric, limit, work.around, report)
+    images = f"{report.global_batch_size} images a step"
+    log.info("Batch size %d on each of %d device(s), %s.", limit.size, report.devices, images)
+    loop.run(work.train, work.validation, number, snapshot)
 
 
-def cosine(step: int, steps: int) -> float:
-    """Share of the peak learning rate: a linear warm-up over the first twentieth, then half a cosine."""
-    warm = max(1, steps // 20)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+def _fit_batch(phase: Optimize, work: Work, limit: BatchLimit, device: torch.device) -> Plan:
+    """Lower an automatic batch size to what memory holds; more batches a step keep the step the same."""
+    plan, detector = work.plan, work.detector
+    if plan.batch_size != "auto":
+        return plan
+    wanted = min(limit.size, len(work.train))
+    first = next(iter(work.train.batches(1)))
+    statistics = {name: buffer.clone() for name, buffer in detector.named_buffers()}
+    detector.train()
 
+    def step(size: int) -> None:
+        images = to_input(np.repeat(first, size, axis=0), device)
+        torch.stack(list(phase.loss(Batch(images, images)).values())).sum().backward()
+        # AdamW keeps two numbers for each weight.
+        _ = [torch.zeros_like(parameter) for parameter in detector.parameters() for _ in range(2)]
 
-def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
-    """Fabric's name of the arithmetic for gradient steps, and why."""
-    named = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
-    if wanted != "auto":
-        return named[wanted], "asked for by --precision"
-    if device.type != "cuda":
-        return "32-true", f"half precision gains nothing sure on {device.type}"
-    if torch.cuda.is_bf16_supported():
-        return "bf16-mixed", "this GPU has bfloat16, which needs no loss scaling"
-    return "16-mixed", "this GPU has no bfloat16"
+    size = largest_that_fits(step, wanted, device)
+    detector.zero_grad(set_to_none=True)
+    for name, buffer in detector.named_buffers():
+        buffer.copy_(statistics[name])
+    if size == wanted:
+        return plan
+    times = math.ceil(limit.size / size)
+    log.warning("Memory holds %d images at once, not %d: %d batches make a step.", size, limit.size, times)
+    limit.size = size
+    return replace(plan, accumulate=plan.accumulate * times)

@@ -113,7 +113,7 @@ def compare(first: Runtime, second: Runtime, samples: list[Sample], reporter: Re
             if not found:
                 raise DataError("None of the images to verify on can be read.", "Name readable ones.")
             scores.append(np.array([p.score for p in found], dtype=np.float64))
-            maps.append(np.stack([p.anomaly_map for p in found if p.anomaly_map is not None]))
+            maps.append([p.anomaly_map for p in found if p.anomaly_map is not None])
     score_gap = np.abs(scores[0] - scores[1]) / np.abs(scores[0]).max()
     calibration = first.header.calibration
     changed = 0
@@ -123,6 +123,9 @@ def compare(first: Runtime, second: Runtime, samples: list[Sample], reporter: Re
         images=len(scores[0]),
         max_score_difference=float(score_gap.max()),
         mean_score_difference=float(score_gap.mean()),
-        max_map_difference=float(np.abs(maps[0] - maps[1]).max() / np.abs(maps[0]).max()),
+        max_map_difference=float(
+            max(np.abs(one - other).max() for one, other in zip(*maps, strict=True))
+            / max(np.abs(one).max() for one in maps[0])
+        ),
         changed_verdicts=changed,
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from adctl.records import Calibration, ScoredImage
+    from adctl.records import ScoredImage
     from adctl.scores import ScoreSet
 
 _SIDE = 200
@@ -46,10 +46,10 @@ def pictures(scores: ScoreSet, wanted: Collection[int]) -> Iterator[tuple[int, s
     for index, anomaly_map in scores.maps():
         if index in chosen:
             seen.add(index)
-            if tiles := _tiles(scores.rows[index], anomaly_map, scale, scores.calibration):
+            if tiles := _tiles(scores, index, anomaly_map, scale):
                 yield index, _data_uri(tiles)
     for index in sorted(chosen - seen):
-        if tiles := _tiles(scores.rows[index], None, scale, scores.calibration):
+        if tiles := _tiles(scores, index, None, scale):
             yield index, _data_uri(tiles)
 
 
@@ -64,11 +64,12 @@ def _scale(scores: ScoreSet) -> ColourScale:
 
 
 def _tiles(
-    row: ScoredImage, anomaly_map: NDArray[np.float32] | None, scale: ColourScale, calibration: Calibration | None
+    scores: ScoreSet, index: int, anomaly_map: NDArray[np.float32] | None, scale: ColourScale
 ) -> list[NDArray[np.uint8]]:
     """Original, and with a map that map and the overlay, in one size; none where the image cannot be read."""
+    row, calibration = scores.rows[index], scores.calibration
     try:
-        image = read_image(Path(row.path))
+        image = read_image(Path(row.path), bit_depth=scores.bit_depth)
     except ImageError:
         return []
     factor = _SIDE / max(image.shape[:2])

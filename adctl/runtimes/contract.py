@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from adctl.data.preprocess import InputSpec
     from adctl.model_file import ModelHeader
 
 RUNTIMES = {".safetensors": "adctl.runtimes.torch:TorchRuntime", ".onnx": "adctl.runtimes.onnx:OnnxRuntime"}
@@ -37,12 +38,11 @@ class Runtime(Protocol):
 
     name: str
     header: ModelHeader
-    height: int
-    width: int
+    input: InputSpec
     device: str
 
     def predict(self, pixels: NDArray[np.uint8]) -> Scored:
-        """Score pixels [B,H,W,3] of uint8 RGB, already at `height` x `width`."""
+        """Score pixels [B,H,W,C] of uint8, brought to `input` already."""
         ...
 
 

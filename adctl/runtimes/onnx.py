@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from adctl.data.preprocess import InputSpec
 from adctl.errors import MissingExtraError, ModelFileError, UsageError
 from adctl.model_file import ModelHeader
 from adctl.runtimes.contract import Scored
@@ -49,10 +50,10 @@ class OnnxRuntime:
         if _METADATA not in metadata:
             raise ModelFileError(f"{path} is an ONNX file, but not one of adctl.", "Export one with 'adctl export'.")
         self.header = ModelHeader.from_dict(json.loads(metadata[_METADATA]), path)
-        self.height, self.width = self._session.get_inputs()[0].shape[2:]
+        self.input = InputSpec.from_config(self.header.config)
 
     def predict(self, pixels: NDArray[np.uint8]) -> Scored:
-        """Score pixels [B,H,W,3] of uint8 RGB."""
+        """Score pixels [B,H,W,C] of uint8."""
         images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
         images /= 255
         scores, maps = self._session.run(["scores", "maps"], {"images": images})

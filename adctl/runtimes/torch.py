@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from adctl.engine.batching import BatchLimit
+from adctl.engine.batching import BatchLimit, to_input
 from adctl.engine.device import choose_device
-from adctl.engine.trainer import to_input
 from adctl.model_file import ModelHeader, load_model
 from adctl.runtimes.contract import Scored
 
@@ -51,7 +50,7 @@ class TorchRuntime:
     def attach(self, detector: Detector, header: ModelHeader, device: torch.device) -> None:
         """Take a detector to a device."""
         self.header = header
-        self.height, self.width = detector.input.height, detector.input.width
+        self.input = detector.input
         self.device = str(device)
         self._device = device
         self._detector = detector.eval().to(device)
@@ -59,7 +58,7 @@ class TorchRuntime:
         self._limit = BatchLimit(1 << 30)
 
     def predict(self, pixels: NDArray[np.uint8]) -> Scored:
-        """Score pixels [B,H,W,3] of uint8 RGB; a batch too large for memory is cut and tried again."""
+        """Score pixels [B,H,W,C] of uint8; a batch too large for memory is cut and tried again."""
         with torch.inference_mode():
             images = to_input(pixels, self._device)
             parts: list[Prediction] = list(self._limit.pieces(self._detector, images))

@@ -1,0 +1,125 @@
+"""A symmetric convolutional autoencoder with a short latent vector.
+
+The plain preset is the network every comparison starts from: Bergmann et al., "Improving Unsupervised Defect
+Segmentation by Applying Structural Similarity to Autoencoders", 2019, rebuild images with one like it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from adctl.detectors.autoencoder import Autoencoder, AutoencoderConfig
+from adctl.detectors.sizes import require_multiple
+
+if TYPE_CHECKING:
+    from adctl.detectors.contract import DetectorConfig
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "standard": {},
+    "plain": {
+        "blocks": 4,
+        "latent": 512,
+        "activation": "relu",
+        "batch_norm": False,
+        "dropout": 0.0,
+        "skips": False,
+        "loss": "mse",
+        "error": "l2",
+    },
+}
+_TRAINING: dict[str, dict[str, Any]] = {
+    "standard": {},
+    "plain": {"learning_rate": 1e-4, "weight_decay": 0.0, "batch_size": 16, "epochs": 50},
+}
+_SLOPE = 0.2
+_WIDEST = 8
+"""The deepest blocks have this many times the channels of the first: 64 become 512."""
+
+
+class CNNConfig(AutoencoderConfig):
+    """Settings of the convolutional autoencoder; what is given by name wins over the preset."""
+
+    image_size: int = Field(128, ge=32, le=4096, description="Side of the square images are resized to, pixels")
+    preset: Literal["standard", "plain"] = Field(
+        "standard", description="plain: four ReLU blocks without normalisation, learned by squared error alone"
+    )
+    blocks: Literal[4, 5] = Field(5, description="Blocks of the encoder and of the decoder; each halves the image")
+    width: int = Field(64, ge=4, le=256, description="Channels of the first block; doubled by each, eightfold at most")
+    latent: int = Field(512, ge=8, description="Length of the latent vector")
+    activation: Literal["leaky_relu", "relu"] = Field("leaky_relu", description="Activation")
+    batch_norm: bool = Field(True, description="Normalise each block's output over the batch")
+    dropout: float = Field(0.1, ge=0, le=0.5, description="Share of channels dropped in training; usual are 0.1 to 0.3")
+    skips: bool = Field(False, description="Connect matching levels; lets the network copy defects through")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_from_preset(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {**_PRESETS.get(values.get("preset", "standard"), {}), **values}
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        require_multiple(
+            "CNNConfig", self.image_size, 2**self.blocks, f"which {self.blocks} blocks halve to whole cells"
+        )
+        return self
+
+
+class _Block(nn.Sequential):
+    """A convolution that changes the resolution, and what follows it."""
+
+    def __init__(self, convolution: nn.Module, channels: int, config: CNNConfig) -> None:
+        super().__init__(
+            convolution,
+            nn.BatchNorm2d(channels) if config.batch_norm else nn.Identity(),
+            nn.LeakyReLU(_SLOPE) if config.activation == "leaky_relu" else nn.ReLU(),
+            nn.Dropout2d(config.dropout),
+        )
+
+
+class ConvolutionalAutoencoder(Autoencoder):
+    """Strided convolutions to a latent vector, transposed ones back, tanh output."""
+
+    Config = CNNConfig
+    recomputed = (_Block,)
+    config: CNNConfig
+
+    def __init__(self, config: CNNConfig) -> None:
+        super().__init__(config)
+        widths = [config.width * min(2**level, _WIDEST) for level in range(config.blocks)]
+        channels = self.input.channels
+        self.encoder = nn.ModuleList(
+            _Block(nn.Conv2d(inputs, outputs, 3, 2, 1), outputs, config)
+            for inputs, outputs in itertools.pairwise([channels, *widths])
+        )
+        self.decoder = nn.ModuleList(
+            _Block(nn.ConvTranspose2d(inputs, outputs, 4, 2, 1), outputs, config)
+            for inputs, outputs in itertools.pairwise(widths[::-1])
+        )
+        self.output = nn.ConvTranspose2d(widths[0], channels, 4, 2, 1)
+        cells = widths[-1] * (config.image_size // 2**config.blocks) ** 2
+        self.squeeze = nn.Linear(cells, config.latent)
+        self.expand = nn.Linear(config.latent, cells)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images [B,C,H,W] in [0, 1] to their reconstructions, same shape and range."""
+        levels = [self.normalise(images)]
+        for block in self.encoder:
+            levels.append(block(levels[-1]))
+        deepest = levels.pop()
+        features = self.expand(self.squeeze(deepest.flatten(1))).view(deepest.shape)
+        for block in self.decoder:
+            features = block(features)
+            if self.config.skips:
+                features = features + levels.pop()
+        return (torch.tanh(self.output(features)) + 1) / 2
+
+    @classmethod
+    def training_defaults(cls, config: DetectorConfig) -> dict[str, Any]:
+        """Those of the preset; without weight decay AdamW is the plain preset's Adam."""
+        assert isinstance(config, CNNConfig)
+        return dict(_TRAINING[config.preset])

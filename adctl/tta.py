@@ -1,0 +1,156 @@
+"""Test-time augmentation: a detector sees an image in several views, and what it says is averaged.
+
+| view        | what the detector sees              | images   |
+|-------------|-------------------------------------|----------|
+| `hflip`     | left and right exchanged            | any      |
+| `vflip`     | top and bottom exchanged            | any      |
+| `rot90`     | a quarter turn counter-clockwise    | square   |
+| `transpose` | rows and columns exchanged          | square   |
+
+The image as it is always counts as one view. Maps are turned back before they are averaged. An averaged score
+is lower than the highest of its views: a threshold holds only for the views it was calibrated with. Helps where
+parts lie in any orientation; a part that is always shown the same way looks strange to the detector when it is
+mirrored. Knows nothing of thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adctl.detectors.contract import Prediction
+from adctl.errors import UsageError, unknown_name
+from adctl.runtimes.contract import Scored
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from adctl.data.preprocess import InputSpec
+    from adctl.model_file import ModelHeader
+    from adctl.runtimes.contract import Runtime
+
+Predict = Callable[[Tensor], Prediction]
+"""Images [B,C,H,W] to scores [B] and maps [B,h,w]."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at an image.
+
+    Attributes:
+        turn: Images [...,H,W] as the detector sees them.
+        undo: Maps [...,h,w] turned back.
+        square: Whether it exchanges height and width.
+    """
+
+    turn: Callable[[Tensor], Tensor]
+    undo: Callable[[Tensor], Tensor]
+    square: bool = False
+
+
+def _exchange(images: Tensor) -> Tensor:
+    return images.transpose(-2, -1)
+
+
+VIEWS = {
+    "hflip": View(lambda images: images.flip(-1), lambda maps: maps.flip(-1)),
+    "vflip": View(lambda images: images.flip(-2), lambda maps: maps.flip(-2)),
+    "rot90": View(lambda images: images.rot90(1, (-2, -1)), lambda maps: maps.rot90(-1, (-2, -1)), square=True),
+    "transpose": View(_exchange, _exchange, square=True),
+}
+"""By name."""
+
+
+def parse_views(text: str) -> tuple[str, ...]:
+    """Read `hflip,vflip`; a name counts once.
+
+    Raises:
+        UsageError: A view is unknown.
+    """
+    return _known(tuple(dict.fromkeys(part.strip() for part in text.split(","))))
+
+
+class TestTimeAugmentation:
+    """Predicts with the image as it is and with each view, one after the other, and averages.
+
+    Args:
+        predict: Images [B,C,H,W] to a prediction.
+        views: Names from `VIEWS`.
+
+    Raises:
+        UsageError: A view is unknown.
+    """
+
+    __test__ = False  # pytest takes classes whose names begin with Test for tests
+
+    def __init__(self, predict: Predict, views: Sequence[str]) -> None:
+        self.predict = predict
+        self.views = _known(tuple(views))
+
+    def __call__(self, images: Tensor) -> Prediction:
+        """Images [B,C,H,W] to mean scores [B] and mean maps [B,h,w].
+
+        Raises:
+            UsageError: A view needs square images and these are not.
+        """
+        _require_square(self.views, *images.shape[-2:])
+        scores, maps = self.predict(images)
+        for name in self.views:
+            view = VIEWS[name]
+            seen = self.predict(view.turn(images))
+            scores, maps = scores + seen.scores, maps + view.undo(seen.maps)
+        count = len(self.views) + 1
+        return Prediction(scores / count, maps / count)
+
+
+class AugmentedRuntime:
+    """A runtime that looks at each image in several views; stands wherever a runtime does.
+
+    Args:
+        runtime: Any.
+        views: Names from `VIEWS`.
+
+    Raises:
+        UsageError: A view is unknown, or needs square images where the model takes others.
+    """
+
+    def __init__(self, runtime: Runtime, views: Sequence[str]) -> None:
+        self.runtime = runtime
+        self.name: str = runtime.name
+        self.header: ModelHeader = runtime.header
+        self.input: InputSpec = runtime.input
+        self.device: str = runtime.device
+        self._predict = TestTimeAugmentation(self._view, views)
+        _require_square(self._predict.views, self.input.height, self.input.width)
+
+    def predict(self, pixels: NDArray[np.uint8]) -> Scored:
+        """Score pixels [B,H,W,C] of uint8, brought to `input` already."""
+        mean = self._predict(torch.from_numpy(pixels).permute(0, 3, 1, 2))
+        return Scored(mean.scores.numpy(), mean.maps.contiguous().numpy())
+
+    def _view(self, images: Tensor) -> Prediction:
+        scored = self.runtime.predict(np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()))
+        return Prediction(torch.from_numpy(scored.scores), torch.from_numpy(scored.maps))
+
+
+def _known(views: tuple[str, ...]) -> tuple[str, ...]:
+    for name in views:
+        if name not in VIEWS:
+            raise unknown_name("view", name, VIEWS)
+    return views
+
+
+def _require_square(views: Sequence[str], height: int, width: int) -> None:
+    for name in views:
+        if VIEWS[name].square and height != width:
+            raise UsageError(
+                f"The view '{name}' needs square images, and these are {height} x {width} pixels.",
+                "Use hflip and vflip only.",
+            )

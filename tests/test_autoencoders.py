@@ -1,0 +1,240 @@
+"""Autoencoders of one's own training: presets, sizes, masks that hide each patch once, learning, and ONNX."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import nn
+
+from adctl.config import TrainSettings
+from adctl.detectors.cnn import CNNConfig, ConvolutionalAutoencoder
+from adctl.detectors.registry import detector_class
+from adctl.detectors.vit import VisionTransformerAutoencoder, VisionTransformerConfig
+from adctl.engine.phases import Batch, Optimize
+from adctl.errors import UsageError
+from adctl.training import detector_config
+
+SMALL = {
+    "cnn": {"image_size": 64, "width": 8, "latent": 32},
+    "vit": {"image_size": 64, "width": 32, "depth": 1, "heads": 4},
+}
+VARIANTS = [
+    ("cnn", {}),
+    ("cnn", {"preset": "plain"}),
+    ("cnn", {"blocks": 4, "skips": True}),
+    ("vit", {}),
+    ("vit", {"masks": 3}),
+    ("vit", {"decoder": "transformer"}),
+    ("vit", {"masked": False}),
+    ("vit", {"masked": False, "decoder": "transformer", "patch": 8}),
+]
+
+
+def build(arch, **options):
+    torch.manual_seed(0)
+    cls = detector_class(arch)
+    return cls(cls.Config(**{**SMALL[arch], **options})).eval()
+
+
+def pictures(count, size=64, seed=0):
+    """Smooth random images: noise has nothing to rebuild."""
+    coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
+
+
+@pytest.mark.parametrize(("arch", "options"), VARIANTS)
+def test_reconstructions_have_the_shape_and_range_of_images(arch, options):
+    images = pictures(3)
+    with torch.inference_mode():
+        rebuilt = build(arch, **options).reconstruct(images)
+    assert rebuilt.shape == images.shape
+    assert rebuilt.min() >= 0
+    assert rebuilt.max() <= 1
+
+
+@pytest.mark.parametrize(("arch", "options"), VARIANTS)
+def test_every_weight_is_trained(arch, options):
+    detector = build(arch, **{"dropout": 0.0, **options} if arch == "cnn" else options).train()
+    (phase,) = detector.phases()
+    assert isinstance(phase, Optimize)
+    images = pictures(4)
+    torch.stack(list(phase.loss(Batch(images, images)).values())).sum().backward()
+    assert [name for name, weight in detector.named_parameters() if weight.grad is None] == []
+
+
+@pytest.mark.parametrize(("arch", "options"), VARIANTS)
+def test_settings_survive_the_model_file(arch, options):
+    config = build(arch, **options).config
+    assert type(config)(**json.loads(config.model_dump_json())) == config
+
+
+def test_the_plain_preset_is_the_plain_autoencoder():
+    config = CNNConfig(preset="plain")
+    kinds = {type(module) for module in ConvolutionalAutoencoder(config.model_copy(update={"width": 4})).modules()}
+    assert (config.blocks, config.latent, config.loss, config.error) == (4, 512, "mse", "l2")
+    assert nn.ReLU in kinds
+    assert not kinds & {nn.LeakyReLU, nn.BatchNorm2d}
+    defaults = ConvolutionalAutoencoder.training_defaults(config)
+    assert defaults == {"learning_rate": 1e-4, "weight_decay": 0.0, "batch_size": 16, "epochs": 50}
+    assert set(defaults) <= set(TrainSettings.model_fields)
+
+
+def test_what_is_given_wins_over_presets_and_sizes():
+    assert CNNConfig(preset="plain", latent=64).latent == 64
+    assert VisionTransformerConfig(size="base").width == 768
+    assert VisionTransformerConfig(size="base").depth == 12
+    assert VisionTransformerConfig(size="base", depth=6).depth == 6
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "options", "sizes"),
+    [
+        ("cnn", 120, {}, "96 or 128"),
+        ("cnn", 120, {"blocks": 4}, "112 or 128"),
+        ("vit", 120, {}, "112 or 128"),
+        ("vit", 33, {"patch": 32, "masked": False}, "32 or 64"),
+    ],
+)
+def test_a_size_that_does_not_fit_names_those_that_do(arch, size, options, sizes):
+    with pytest.raises(UsageError) as caught:
+        detector_config(TrainSettings(arch=arch, image_size=size, options=options))
+    assert "--image-size" in caught.value.message
+    assert sizes in caught.value.message
+
+
+@pytest.mark.parametrize("options", [{"heads": 7}, {"width": 30}, {"masks": 17, "image_size": 64}, {"patch": 12}])
+def test_settings_of_the_transformer_that_clash_are_refused(options):
+    with pytest.raises(ValidationError) as caught:
+        VisionTransformerConfig(**options)
+    assert caught.value.errors()[0]["loc"][0] in options
+
+
+@pytest.mark.parametrize("decoder", ["transformer", "cnn"])
+@pytest.mark.parametrize("masks", [2, 3, 4, 16])
+@torch.inference_mode()
+def test_a_patch_is_rebuilt_without_being_seen(decoder, masks):
+    detector = build("vit", decoder=decoder, masks=masks)
+    images = pictures(1)
+    rebuilt = detector.reconstruct(images)
+    for row, column in np.ndindex(4, 4):
+        place = (..., slice(16 * row, 16 * row + 16), slice(16 * column, 16 * column + 16))
+        changed = images.clone()
+        changed[place] = 1 - changed[place]
+        again = detector.reconstruct(changed)
+        torch.testing.assert_close(again[place], rebuilt[place], rtol=0, atol=1e-6)
+        assert not torch.equal(again, rebuilt)
+
+
+@given(st.sampled_from([32, 64, 96, 128]), st.sampled_from([8, 16, 32]), st.integers(2, 20), st.integers(0, 5))
+@settings(max_examples=25, deadline=None)
+def test_each_patch_is_hidden_by_one_mask(image_size, patch, masks, seed):
+    patches = (image_size // patch) ** 2
+    options = {"image_size": image_size, "patch": patch, "width": 16, "depth": 1}
+    if masks > patches:
+        with pytest.raises(ValidationError, match="patches of an image"):
+            VisionTransformerConfig(**options, masks=masks)
+        return
+    detector = VisionTransformerAutoencoder(VisionTransformerConfig(**options, masks=masks, seed=seed))
+    visible, hidden = detector._fixed_masks()
+    assert visible.shape[0] == hidden.shape[0] == masks
+    assert (hidden.sum(0) == 1).all()
+    cells = hidden[:, 0, ::patch, ::patch].flatten(1)
+    assert cells.sum(1).max() - cells.sum(1).min() <= 1
+    assert not cells.gather(1, visible).any()
+
+
+def test_masks_of_scoring_come_from_the_seed():
+    assert torch.equal(build("vit", seed=3).order, build("vit", seed=3).order)
+    assert not torch.equal(build("vit", seed=3).order, build("vit", seed=4).order)
+
+
+@torch.no_grad()
+def test_the_masked_loss_is_a_mean_over_hidden_patches():
+    """Random masks and the fixed ones measure the same thing, the former anew each time."""
+    detector = build("vit", loss="mse", decoder="transformer")
+    (phase,) = detector.phases()
+    images = pictures(8)
+    fixed = [float(phase.loss(Batch(images, images))["mse"]) for _ in range(2)]
+    detector.train()
+    drawn = [float(phase.loss(Batch(images, images))["mse"]) for _ in range(20)]
+    assert fixed[0] == fixed[1]
+    assert len(set(drawn)) == 20
+    assert np.mean(drawn) == pytest.approx(fixed[0], rel=0.1)
+
+
+@torch.no_grad()
+def test_the_masked_target_is_the_clean_image():
+    detector = build("vit", loss="mse").train()
+    (phase,) = detector.phases()
+    images, near = pictures(4), torch.full((4, 3, 64, 64), 0.5)
+    far = torch.zeros_like(near)
+    losses = {}
+    for name, clean in (("near", near), ("far", far)):
+        torch.manual_seed(0)
+        losses[name] = float(phase.loss(Batch(images, clean))["mse"])
+    assert losses["near"] < losses["far"]
+
+
+@pytest.mark.parametrize(("arch", "options", "rate"), [("cnn", {"width": 16}, 3e-3), ("vit", {"width": 64}, 1e-3)])
+def test_it_rebuilds_unseen_real_images_better_than_their_mean_does(arch, options, rate, shared_data):
+    train = _pictures_of(shared_data / "hazelnut_toy" / "train" / "good")
+    test = _pictures_of(shared_data / "hazelnut_toy" / "test" / "good")
+    detector = build(arch, loss="mse", **options)
+    untrained = _error(detector, test)
+    _fit(detector, train, rate)
+    assert _error(detector, test) < 0.5 * untrained
+    assert _error(detector, test) < float((test - test.mean((2, 3), keepdim=True)).square().mean())
+
+
+def _pictures_of(folder):
+    files = sorted(folder.iterdir())
+    pixels = np.stack([cv2.resize(cv2.imread(str(file)), (64, 64), interpolation=cv2.INTER_AREA) for file in files])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+
+
+def _fit(detector, images, rate, epochs=30):
+    (phase,) = detector.phases()
+    optimizer = torch.optim.AdamW(phase.parameters, lr=rate)
+    detector.train()
+    for _ in range(epochs):
+        for batch in images.split(7):
+            optimizer.zero_grad()
+            phase.loss(Batch(batch, batch))["mse"].backward()
+            optimizer.step()
+    detector.eval()
+
+
+@torch.inference_mode()
+def _error(detector, images):
+    return float((detector.reconstruct(images) - images).square().mean())
+
+
+@pytest.mark.parametrize(
+    ("arch", "options"),
+    [("cnn", {"skips": True}), ("vit", {"masks": 3}), ("vit", {"masked": False, "decoder": "transformer"})],
+)
+def test_onnx_scores_as_torch_does_at_any_batch_size(arch, options, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from adctl.exporting.onnx import write_onnx
+    from adctl.model_file import ModelHeader, Training, save_model
+    from adctl.runtimes.onnx import OnnxRuntime
+
+    detector = build(arch, **options)
+    header = ModelHeader(arch, detector.config.model_dump(mode="json"), Training("none", "none", 0, "", (), None))
+    save_model(tmp_path / "model.safetensors", detector, header)
+    write_onnx(tmp_path / "model.safetensors", tmp_path / "model.onnx")
+    runtime = OnnxRuntime(tmp_path / "model.onnx", "cpu")
+    for count in (1, 3):
+        pixels = (pictures(count) * 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        exported = runtime.predict(pixels)
+        with torch.inference_mode():
+            scores, maps = detector(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
+        np.testing.assert_allclose(exported.scores, scores.numpy(), rtol=1e-3)
+        np.testing.assert_allclose(exported.maps, maps.numpy(), rtol=1e-2, atol=1e-5)
