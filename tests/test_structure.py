@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "adctl"
 LAYERS = [
     {"errors", "config", "records", "files", "paths", "progress", "__init__"},
     {"data", "engine", "maps", "losses", "metrics", "calibration", "coreset", "neighbours", "backbones", "heatmaps",
-     "noise", "reconstruction"},
+     "noise", "reconstruction", "adversary"},
     {"detectors"},
     {"model_file", "runs", "scores", "runtimes", "predicting", "tta"},
     {

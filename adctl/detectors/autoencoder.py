@@ -166,4 +166,6 @@ class Autoencoder(ReconstructionDetector):
             if self._pretrained is not None:
                 backbone.load_pretrained(self._pretrained)
         device = next(self.parameters()).device
-        return Objective(terms, weighting=self.config.loss_weighting, backbone=backbone).to(device)
+        return Objective(
+            terms, weighting=self.config.loss_weighting, backbone=backbone, channels=self.config.channels
+        ).to(device)
