@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from adctl import calibration, files, runs
@@ -17,6 +17,7 @@ from adctl.predicting import GoodScores, collect
 from adctl.progress import SILENT, Reporter
 from adctl.runtimes.contract import open_runtime
 from adctl.training import DIGEST_LENGTH
+from adctl.tta import parse_views, with_views
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +68,8 @@ def calibrate(loaded: Loaded[CalibrateSettings], reporter: Reporter = SILENT) ->
     header = read_header(source)
     good = _good_samples(settings, source, set(header.training.image_digests))
     defects = list_images((str(settings.defects),))[0] if settings.defects else []
-    runtime = open_runtime(source, settings.device, settings.gpu)
+    views = parse_views(settings.tta) if settings.tta else ()
+    runtime = with_views(open_runtime(source, settings.device, settings.gpu), views)
 
     def scores_of(samples: list[Sample], title: str) -> GoodScores:
         with reporter.stage(title):
@@ -85,6 +87,7 @@ def calibrate(loaded: Loaded[CalibrateSettings], reporter: Reporter = SILENT) ->
         false_alarm=settings.false_alarm,
         defective=scores_of(defects, "scoring defective images").scores if defects else None,
     )
+    chosen = replace(chosen, views=views)
     if note:
         log.warning("%s", note)
     target = source if settings.in_place else settings.out or source.with_name(_name(chosen))

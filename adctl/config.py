@@ -130,6 +130,7 @@ class CalibrateSettings(DeviceSettings):
     false_alarm: float = Field(0.01, gt=0, lt=1, description="Target rate of false alarms")
     good: Path | None = Field(None, description="Other good images than those held out at training")
     defects: Path | None = Field(None, description="Labelled defective images, for --method f1")
+    tta: str | None = Field(None, description="Views to average over: hflip, vflip, rot90, transpose")
     out: Path | None = Field(None, description="Where the calibrated model goes")
     in_place: bool = Field(False, description="Replace the model file itself")
 
@@ -144,6 +145,7 @@ class ScoreSettings(DeviceSettings):
     out: Path | None = Field(None, description="Folder for heatmaps and results")
     heatmaps: bool | None = Field(None, description="Write heatmap pictures; on when --out is given")
     maps: bool = Field(True, description="Keep raw anomaly maps in maps.h5")
+    tta: str | None = Field(None, description="Views to average over; those of the calibration when left out")
     fail_on_anomaly: bool = Field(False, description="Exit with 3 when an image is anomalous")
 
 

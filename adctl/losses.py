@@ -247,7 +247,8 @@ class Objective(nn.Module):
         if name not in self.log_variances:
             return weight * value
         log_variance = self.log_variances[name]
-        return 0.5 * (weight * value * torch.exp(-log_variance) + log_variance)
+        weighed: Tensor = 0.5 * (weight * value * torch.exp(-log_variance) + log_variance)
+        return weighed
 
 
 def _new_loss(name: str, backbone: Backbone | None) -> nn.Module:

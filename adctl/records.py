@@ -75,6 +75,7 @@ class Calibration:
         defect_images: How many labelled defective images it rests on.
         expected_false_alarm: The share of new good images expected above the threshold.
         score_range: Lowest and highest good score seen, for display.
+        views: Of test-time augmentation, under which alone the thresholds hold; see `adctl.tta`.
     """
 
     method: str
@@ -85,6 +86,7 @@ class Calibration:
     defect_images: int
     expected_false_alarm: float
     score_range: tuple[float, float]
+    views: tuple[str, ...] = ()
 
     def verdict(self, score: float) -> Verdict:
         """Judge one raw score."""
@@ -93,7 +95,7 @@ class Calibration:
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Calibration:
         """Rebuild from `asdict`."""
-        return cls(**{**value, "score_range": tuple(value["score_range"])})
+        return cls(**{**value, "score_range": tuple(value["score_range"]), "views": tuple(value.get("views", ()))})
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from adctl.progress import SILENT, Reporter
 from adctl.records import Box, Calibration, ScoredImage, Verdict
 from adctl.runtimes.contract import open_runtime
 from adctl.scores import ScoreWriter
+from adctl.tta import parse_views, with_views
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,7 +78,7 @@ def score(loaded: Loaded[ScoreSettings], reporter: Reporter = SILENT) -> ScoreRe
     model = runs.find_model(settings.runs, settings.model)
     log.info("Model %s.", model)
     samples, ignored = _samples(settings.images, model)
-    runtime = open_runtime(model, settings.device, settings.gpu)
+    runtime = _open(model, settings)
     if runtime.header.calibration is None:
         log.warning("%s is not calibrated: its scores come without verdicts. Run 'adctl calibrate'.", model)
     folder = settings.out or runs.new_folder(model.parent / "scores")
@@ -100,6 +101,21 @@ def score(loaded: Loaded[ScoreSettings], reporter: Reporter = SILENT) -> ScoreRe
         device=runtime.device,
         threshold=runtime.header.calibration.threshold if runtime.header.calibration else None,
     )
+
+
+def _open(model: Path, settings: ScoreSettings) -> Runtime:
+    """The model, looking at the views its thresholds were chosen with."""
+    runtime = open_runtime(model, settings.device, settings.gpu)
+    calibration = runtime.header.calibration
+    calibrated = calibration.views if calibration else ()
+    views = calibrated if settings.tta is None else parse_views(settings.tta)
+    if calibration and set(views) != set(calibrated):
+        known = f"with the views {', '.join(calibrated)}" if calibrated else "without test-time augmentation"
+        raise UsageError(
+            f"The threshold of {model} was chosen {known}, so it says nothing about --tta {settings.tta}.",
+            f"Run 'adctl calibrate --tta {settings.tta}' first; score then does the same by itself.",
+        )
+    return with_views(runtime, views)
 
 
 def _score_all(

@@ -140,6 +140,11 @@ class AugmentedRuntime:
         return Prediction(torch.from_numpy(scored.scores), torch.from_numpy(scored.maps))
 
 
+def with_views(runtime: Runtime, views: Sequence[str]) -> Runtime:
+    """The runtime itself where there are no views, one that averages over them otherwise."""
+    return AugmentedRuntime(runtime, views) if views else runtime
+
+
 def _known(views: tuple[str, ...]) -> tuple[str, ...]:
     for name in views:
         if name not in VIEWS:

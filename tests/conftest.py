@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from adctl.config import Loaded, TrainSettings
 from adctl.detectors.registry import DETECTORS
 
 ROOT = Path(__file__).parent.parent
+
+# Machines are shared: how long one example takes says nothing.
+hypothesis_settings.register_profile("adctl", deadline=None)
+hypothesis_settings.load_profile("adctl")
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,9 @@ def calibrate(
     false_alarm: Annotated[float | None, opt.value("Target rate of false alarms.", default="0.01", metavar="X")] = None,
     good: Annotated[Path | None, opt.value("Other good images than those held out at training.", metavar="DIR")] = None,
     defects: Annotated[Path | None, opt.value("Labelled defective images, for --method f1.", metavar="DIR")] = None,
+    tta: Annotated[
+        str | None, opt.value("Views to average over: hflip, vflip, rot90, transpose.", metavar="VIEW,VIEW")
+    ] = None,
     out: Annotated[Path | None, opt.value("Where the calibrated model goes.", metavar="FILE")] = None,
     in_place: Annotated[bool | None, typer.Option("--in-place", help="Replace the model file itself.")] = None,
     batch_size: opt.BatchSize = None,

@@ -35,6 +35,9 @@ def score(
         bool | None,
         typer.Option(help="Keep raw anomaly maps in maps.h5, for the report.", show_default="maps"),
     ] = None,
+    tta: Annotated[
+        str | None, opt.value("Views to average over; those of the calibration when left out.", metavar="VIEW,VIEW")
+    ] = None,
     fail_on_anomaly: Annotated[
         bool | None, typer.Option("--fail-on-anomaly", help="Exit with 3 when an image is anomalous.")
     ] = None,
