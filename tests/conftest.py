@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings as hypothesis_settings
 
@@ -29,6 +30,24 @@ def shared_data() -> Path:
     if not (folder / "magnetic_tile").is_dir():
         pytest.skip(f"no real images at {folder}; set ADCTL_TEST_DATA")
     return folder
+
+
+class Pixels:
+    """Random images of 8 x 8 pixels in memory, as the trainer wants them."""
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        self.values = np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), np.uint8)
+
+    def __len__(self):
+        return len(self.values)
+
+    def name(self, index):
+        return f"image {index}"
+
+    def batches(self, size, order=None):
+        order = list(range(len(self))) if order is None else list(order)
+        for start in range(0, len(order), size):
+            yield self.values[order[start : start + size]]
 
 
 @pytest.fixture(scope="session")

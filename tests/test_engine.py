@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import struct
 
-import numpy as np
 import pytest
 import torch
+from conftest import Pixels
 from torch import nn
 
 from adctl.engine import checkpoint
@@ -22,24 +22,6 @@ from adctl.errors import ModelFileError, TrainingError, UsageError
 from adctl.model_file import FORMAT, load_model
 
 CPU = torch.device("cpu")
-
-
-class Pixels:
-    """Images in memory, as the trainer wants them."""
-
-    def __init__(self, count: int) -> None:
-        self.values = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def name(self, index):
-        return f"image {index}"
-
-    def batches(self, size, order=None):
-        order = list(range(len(self))) if order is None else list(order)
-        for start in range(0, len(order), size):
-            yield self.values[order[start : start + size]]
 
 
 class Mean(nn.Module):

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import Pixels
 from torch import nn
 
 from adctl.engine import parallel
@@ -23,24 +24,6 @@ from adctl.engine.trainer import Work, fit
 from adctl.errors import ModelFileError, TrainingError, UsageError
 
 CPU = torch.device("cpu")
-
-
-class Pixels:
-    """Images in memory, as the trainer wants them."""
-
-    def __init__(self, count: int, seed: int = 0) -> None:
-        self.values = np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), np.uint8)
-
-    def __len__(self):
-        return len(self.values)
-
-    def name(self, index):
-        return f"image {index}"
-
-    def batches(self, size, order=None):
-        order = list(range(len(self))) if order is None else list(order)
-        for start in range(0, len(order), size):
-            yield self.values[order[start : start + size]]
 
 
 class Rebuilds(nn.Module):
