@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 DETECTORS = {
     "cnn": "adctl.detectors.cnn:ConvolutionalAutoencoder",
+    "diffusion": "adctl.detectors.diffusion:Diffusion",
     "padim": "adctl.detectors.padim:PaDiM",
     "patchcore": "adctl.detectors.patchcore:PatchCore",
     "resnet": "adctl.detectors.resnet:ResNetAutoencoder",

@@ -1,0 +1,312 @@
+"""A diffusion model of good images: an image is noised in part and brought back, and what changed is strange.
+
+Ho et al., "Denoising Diffusion Probabilistic Models" (DDPM), NeurIPS 2020, for the network, its loss and sampling; Song
+et al., "Denoising Diffusion Implicit Models" (DDIM), ICLR 2021, for sampling in few steps; Wyatt et al., "AnoDDPM",
+CVPR Workshops 2022, for partial noise and simplex noise. Network and schedules are those of `diffusers`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name everybody uses
+
+from adctl.detectors.autoencoder import ReconstructionConfig, ReconstructionDetector
+from adctl.detectors.contract import Prediction
+from adctl.detectors.sizes import require_multiple
+from adctl.engine.phases import Optimize
+from adctl.errors import MissingExtraError
+from adctl.maps import top_mean
+from adctl.noise import simplex_noise
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from adctl.engine.phases import Batch, LossTerms, Phase
+
+_SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"widths": (32, 64, 96), "blocks": 1},
+    "small": {"widths": (64, 96, 128), "blocks": 1},
+    "base": {"widths": (128, 256, 256, 256), "blocks": 2},
+}
+_GROUPS = 8
+_LONGEST = 1000
+"""Steps for which the linear schedule and the embedding of timesteps were made; others are stretched to them."""
+
+_FIRST_BETA, _LAST_BETA = 1e-4, 0.02
+_SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
+_CHECKED = 4
+"""Timesteps at which the loss of held-out images is measured."""
+
+
+class DiffusionConfig(ReconstructionConfig):
+    """Settings of the diffusion model; what is given by name wins over the size."""
+
+    image_size: int = Field(64, ge=32, le=4096, description="Side of the square images are resized to, pixels")
+    error: str = Field("l2", description=ReconstructionConfig.model_fields["error"].description)
+    blur: tuple[float, ...] = Field((1.0,), min_length=1, description="Smoothing of the map, sigmas in pixels")
+    size: Literal["tiny", "small", "base"] = Field("tiny", description="Widths and blocks; base is nearly DDPM's")
+    widths: tuple[int, ...] = Field(
+        (32, 64, 96), min_length=2, max_length=6, description="Channels at each resolution; each halves the one before"
+    )
+    blocks: int = Field(1, ge=1, le=4, description="Residual blocks at each resolution")
+    patch: Literal[1, 2, 4] = Field(2, description="Side of the squares of pixels that are one to the network")
+    steps: int = Field(1000, ge=50, le=1000, description="Steps from an image to pure noise")
+    schedule: Literal["linear", "cosine"] = Field("linear", description="How noise grows over the steps")
+    noise: Literal["gaussian", "simplex"] = Field(
+        "gaussian", description="Noise; simplex is smooth, hides larger defects"
+    )
+    noise_level: tuple[float, ...] = Field(
+        (0.05,), min_length=1, description="Shares of the steps that are noised and undone; the maps are averaged"
+    )
+    draws: int = Field(4, ge=1, le=64, description="Noises at each level; the reconstructions are averaged")
+    sampler: Literal["ddim", "ddpm"] = Field("ddim", description="How noise is undone: with fresh noise (ddpm) or not")
+    sampling_steps: int | None = Field(
+        None, ge=1, le=1000, description="Of each level; when left out one of ddim and all of ddpm"
+    )
+    seed: int = Field(0, ge=0, description="Decides the noise of scoring")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_from_size(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {**_SIZES.get(values.get("size", "tiny"), {}), **values}
+
+    @field_validator("widths")
+    @classmethod
+    def _in_groups(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(width < _GROUPS or width % _GROUPS for width in value):
+            raise ValueError(f"must be multiples of {_GROUPS}, the groups that are normalised")
+        return value
+
+    @field_validator("noise_level")
+    @classmethod
+    def _shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < level <= 1 for level in value):
+            raise ValueError("must be above 0 and at most 1")
+        return value
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        step = self.patch * 2 ** (len(self.widths) - 1)
+        require_multiple("DiffusionConfig", self.image_size, step, "which patch and widths make one cell of")
+        return self
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of sampling, as numbers: from `x` at `timestep`, where `x = signal * image + noise * standard noise`.
+
+    The next `x` is `clean * image + noisy * x + predicted * noise + fresh * new noise`, where image and noise are
+    what the network makes of `x`.
+    """
+
+    timestep: int
+    signal: float
+    noise: float
+    clean: float
+    noisy: float
+    predicted: float
+    fresh: float
+
+
+def sampling_path(config: DiffusionConfig, level: float) -> tuple[Step, ...]:
+    """The steps from a share of the noise back to the image, evenly spaced, the last one to the image itself.
+
+    `ddim` is Song et al. 2021, equation 12 with sigma 0; `ddpm` is Ho et al. 2020, equation 7.
+    """
+    kept = _kept_signal(config)
+    count = max(1, round(level * config.steps))
+    wanted = config.sampling_steps or (1 if config.sampler == "ddim" else count)
+    stops = [round(count * number / min(wanted, count)) - 1 for number in range(min(wanted, count), 0, -1)]
+    rule = _implicit if config.sampler == "ddim" else _probabilistic
+    nexts = [kept[stop] for stop in stops[1:]] + [1.0]
+    return tuple(rule(stop, kept[stop], after) for stop, after in zip(stops, nexts, strict=True))
+
+
+def _implicit(timestep: int, kept: float, after: float) -> Step:
+    return Step(timestep, kept**0.5, (1 - kept) ** 0.5, after**0.5, 0.0, (1 - after) ** 0.5, 0.0)
+
+
+def _probabilistic(timestep: int, kept: float, after: float) -> Step:
+    alpha = kept / after
+    return Step(
+        timestep,
+        kept**0.5,
+        (1 - kept) ** 0.5,
+        clean=after**0.5 * (1 - alpha) / (1 - kept),
+        noisy=alpha**0.5 * (1 - after) / (1 - kept),
+        predicted=0.0,
+        fresh=((1 - after) / (1 - kept) * (1 - alpha)) ** 0.5,
+    )
+
+
+def _kept_signal(config: DiffusionConfig) -> list[float]:
+    """Share of the image's variance that is left at each timestep."""
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    stretch = _LONGEST / config.steps
+    schedule = DDPMScheduler(
+        num_train_timesteps=config.steps,
+        beta_start=_FIRST_BETA * stretch,
+        beta_end=_LAST_BETA * stretch,
+        beta_schedule=_SCHEDULES[config.schedule],
+    )
+    kept: list[float] = schedule.alphas_cumprod.tolist()
+    return kept
+
+
+class _Doubling(nn.Module):
+    """Twice the resolution, then a convolution.
+
+    In place of diffusers' own, which asks whether the batch has 64 images: a graph for any batch cannot.
+    """
+
+    def __init__(self, convolution: nn.Module) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, features: Tensor, size: None = None) -> Tensor:
+        del size
+        doubled: Tensor = self.convolution(F.interpolate(features, scale_factor=2.0, mode="nearest"))
+        return doubled
+
+
+class NoisePredictor(nn.Module):
+    """The U-Net: noisy images [B,C,H,W] and timesteps to the noise in them, same shape."""
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        super().__init__()
+        from diffusers.models.unets.unet_2d import UNet2DModel
+
+        levels = len(config.widths)
+        packed = config.channels * config.patch**2
+        self.patch = config.patch
+        self.stretch = _LONGEST / config.steps
+        self.unet = UNet2DModel(
+            sample_size=config.image_size // config.patch,
+            in_channels=packed,
+            out_channels=packed,
+            block_out_channels=config.widths,
+            layers_per_block=config.blocks,
+            down_block_types=("DownBlock2D",) * levels,
+            up_block_types=("UpBlock2D",) * levels,
+            norm_num_groups=_GROUPS,
+            attention_head_dim=None,
+        )
+        for block in self.unet.up_blocks[:-1]:
+            block.upsamplers = nn.ModuleList([_Doubling(block.upsamplers[0].conv)])
+
+    def forward(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """Timesteps are one for all, [1], or one each, [B]."""
+        packed = F.pixel_unshuffle(noisy, self.patch)
+        (predicted,) = self.unet(packed, timesteps * self.stretch, return_dict=False)
+        return F.pixel_shuffle(predicted, self.patch)
+
+
+class Diffusion(ReconstructionDetector):
+    """Noise prediction learned on good images; scoring noises an image in part and undoes it.
+
+    The noise of scoring is drawn once and kept: an image scores the same each time, alone and among others.
+
+    Attributes:
+        paths: The steps of each level.
+        drawn: Noise of scoring [draws,N,C,H,W]: of each level its start, then, with ddpm, what each step adds.
+    """
+
+    Config = DiffusionConfig
+    config: DiffusionConfig
+    drawn: Tensor
+    signal: Tensor
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        super().__init__(config)
+        try:
+            from diffusers.models.resnet import ResnetBlock2D
+        except ImportError as error:
+            raise MissingExtraError("diffusers", "diffusion") from error
+        self.recomputed = (ResnetBlock2D,)  # type: ignore[misc]  # not known before diffusers is imported
+        self.network = NoisePredictor(config)
+        self.paths = tuple(sampling_path(config, level) for level in config.noise_level)
+        count = sum(1 + sum(step.fresh > 0 for step in path) for path in self.paths)
+        generator = torch.Generator().manual_seed(config.seed)
+        drawn = self._draw(config.draws * count, generator).unflatten(0, (config.draws, count))
+        self.register_buffer("drawn", drawn)
+        self.register_buffer("signal", torch.tensor(_kept_signal(config)).sqrt(), persistent=False)
+
+    def phases(self) -> Sequence[Phase]:
+        """Epochs of gradient steps on the predicted noise."""
+        return (Optimize(self.loss, self.network.parameters(), "diffusion", preview=self.reconstruct),)
+
+    def loss(self, batch: Batch) -> LossTerms:
+        """Mean squared error of the predicted noise; while validating at timesteps and with noise that stay."""
+        images = batch.clean * 2 - 1
+        if not self.training:
+            return {"noise": self._checked_error(images)}
+        timesteps = torch.randint(self.config.steps, (len(images),), device=images.device)
+        noise = self._draw(len(images)).to(images.device)
+        return {"noise": self._prediction_error(images, timesteps, noise)}
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Score images [B,C,H,W]; maps [B,H,W], the mean over the levels."""
+        maps = torch.stack([self.error(images, rebuilt) for rebuilt in self._rebuilt(images)]).mean(0)
+        return Prediction(top_mean(maps, self.config.score_share), maps)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images [B,C,H,W] in [0, 1] to what is left of them after noise and its removal, the mean over the levels."""
+        return torch.stack(self._rebuilt(images)).mean(0)
+
+    def _rebuilt(self, images: Tensor) -> list[Tensor]:
+        """Of each level; all its draws go through the network as one batch."""
+        draws = self.config.draws
+        noise = (
+            rows.unsqueeze(1).expand(-1, images.shape[0], -1, -1, -1).flatten(0, 1) for rows in self.drawn.unbind(1)
+        )
+        copies = images.repeat(draws, 1, 1, 1) * 2 - 1
+        rebuilt = []
+        for path in self.paths:
+            noisy = path[0].signal * copies + path[0].noise * next(noise)
+            for step in path:
+                noisy = self._undo(noisy, step)
+                if step.fresh:
+                    noisy = noisy + step.fresh * next(noise)
+            rebuilt.append((noisy.unflatten(0, (draws, -1)).mean(0).clamp(-1, 1) + 1) / 2)
+        return rebuilt
+
+    def _undo(self, noisy: Tensor, step: Step) -> Tensor:
+        """One step back, but for what it adds at random."""
+        timestep = torch.full((1,), float(step.timestep), device=noisy.device)
+        noise = self.network(noisy, timestep)
+        image = ((noisy - step.noise * noise) / step.signal).clamp(-1, 1)
+        earlier: Tensor = step.clean * image + step.noisy * noisy + step.predicted * noise
+        return earlier
+
+    def _prediction_error(self, images: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+        signal = self.signal[timesteps].view(-1, 1, 1, 1)
+        noisy = signal * images + (1 - signal.square()).sqrt() * noise
+        predicted: Tensor = self.network(noisy, timesteps.float())
+        return F.mse_loss(predicted, noise)
+
+    def _checked_error(self, images: Tensor) -> Tensor:
+        """At a few timesteps evenly over all, with the noise of scoring."""
+        noise = self.drawn[0, 0].expand_as(images)
+        errors = []
+        for number in range(_CHECKED):
+            timestep = math.floor((number + 0.5) / _CHECKED * self.config.steps)
+            timesteps = torch.full((len(images),), timestep, device=images.device)
+            errors.append(self._prediction_error(images, timesteps, noise))
+        return torch.stack(errors).mean()
+
+    def _draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Noise [count,C,H,W] of unit variance, on the CPU."""
+        shape = (count, self.config.channels, self.config.image_size, self.config.image_size)
+        if self.config.noise == "gaussian":
+            return torch.randn(shape, generator=generator)
+        seed = int(torch.randint(2**31, (), generator=generator))
+        planes = simplex_noise((count * shape[1], *shape[2:]), np.random.default_rng(seed))
+        return torch.from_numpy(planes).view(shape)
