@@ -66,17 +66,13 @@ def settings(**values: Any) -> Loaded[TrainSettings]:
     return Loaded(TrainSettings(**small), dict.fromkeys(TrainSettings.model_fields, "test"))
 
 
-LONGER = {"diffusion": {"epochs": 20, "learning_rate": 3e-3, "batch_size": 4, "noise_level": (0.1,)}}
-"""What knows nothing after two epochs: to undo noise has to be learned before a defect can stand out."""
-
-
 @pytest.fixture(scope="session", params=sorted(DETECTORS))
 def trained(request: pytest.FixtureRequest, zippers: Path, tmp_path_factory: pytest.TempPathFactory):
     """A trained model of each detector, once a session."""
     from adctl.training import train
 
     runs = tmp_path_factory.mktemp("runs")
-    return train(settings(arch=request.param, data=zippers, runs=runs, **LONGER.get(request.param, {})))
+    return train(settings(arch=request.param, data=zippers, runs=runs))
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,19 @@ LAYERS = [
 ]  # fmt: skip
 """A part may import from its own layer and from those above it in this list."""
 
-HEAVY = ["torch", "cv2", "sklearn", "numpy", "timm", "torchvision", "pydantic", "h5py", "yaml", "lightning_fabric"]
+HEAVY = [
+    "torch",
+    "cv2",
+    "sklearn",
+    "numpy",
+    "timm",
+    "torchvision",
+    "pydantic",
+    "h5py",
+    "yaml",
+    "lightning_fabric",
+    "diffusers",
+]
 
 COMMANDS = ["fetch", "train", "calibrate", "score", "report", "export", "bench", "demo"]
 

@@ -216,7 +216,7 @@ class Diffusion(ReconstructionDetector):
 
     Attributes:
         paths: The steps of each level.
-        drawn: Noise of scoring [draws,N,C,H,W]: of each level its start, then, with ddpm, what each step adds.
+        drawn: Noise of scoring [draws*N,C,H,W], N a draw: of each level its start, and what each step of ddpm adds.
     """
 
     Config = DiffusionConfig
@@ -235,8 +235,7 @@ class Diffusion(ReconstructionDetector):
         self.paths = tuple(sampling_path(config, level) for level in config.noise_level)
         count = sum(1 + sum(step.fresh > 0 for step in path) for path in self.paths)
         generator = torch.Generator().manual_seed(config.seed)
-        drawn = self._draw(config.draws * count, generator).unflatten(0, (config.draws, count))
-        self.register_buffer("drawn", drawn)
+        self.register_buffer("drawn", self._draw(config.draws * count, generator))
         self.register_buffer("signal", torch.tensor(_kept_signal(config)).sqrt(), persistent=False)
 
     def phases(self) -> Sequence[Phase]:
@@ -264,9 +263,8 @@ class Diffusion(ReconstructionDetector):
     def _rebuilt(self, images: Tensor) -> list[Tensor]:
         """Of each level; all its draws go through the network as one batch."""
         draws = self.config.draws
-        noise = (
-            rows.unsqueeze(1).expand(-1, images.shape[0], -1, -1, -1).flatten(0, 1) for rows in self.drawn.unbind(1)
-        )
+        rows = self.drawn.unflatten(0, (draws, -1)).unbind(1)
+        noise = (row.unsqueeze(1).expand(-1, images.shape[0], -1, -1, -1).flatten(0, 1) for row in rows)
         copies = images.repeat(draws, 1, 1, 1) * 2 - 1
         rebuilt = []
         for path in self.paths:
@@ -294,7 +292,7 @@ class Diffusion(ReconstructionDetector):
 
     def _checked_error(self, images: Tensor) -> Tensor:
         """At a few timesteps evenly over all, with the noise of scoring."""
-        noise = self.drawn[0, 0].expand_as(images)
+        noise = self.drawn[0].expand_as(images)
         errors = []
         for number in range(_CHECKED):
             timestep = math.floor((number + 0.5) / _CHECKED * self.config.steps)
