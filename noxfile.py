@@ -32,7 +32,11 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests, warnings as errors, with coverage."""
     session.install("--editable", ".[dev]")  # so that coverage sees the files it is told to watch
-    session.run("pytest", "-m", "not slow", "--cov", "--cov-report=term", *session.posargs)
+    # One worker a core, each with one thread: two that both want all cores wait for each other.
+    session.run(
+        "pytest", "-n", "logical", "--dist", "loadfile", "-m", "not slow", "--cov", "--cov-report=term",
+        *session.posargs, env={"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
 
 
 @nox.session

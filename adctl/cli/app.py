@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import signal
 import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -13,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from adctl import __version__
+from adctl.cli import interrupts
 from adctl.errors import AdctlError, UsageError
 
 INTERRUPTED = 130
@@ -111,8 +111,7 @@ def run(arguments: list[str]) -> int:
     from adctl.cli.output import print_error
 
     as_json = "--json" in arguments
-    # A stop asked for politely unwinds like Ctrl-C, so that temporary files go.
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupts.install()
     try:
         code: Any = app(arguments, standalone_mode=False)
     except AdctlError as error:
@@ -129,10 +128,6 @@ def run(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the boundary: a defect of adctl, told as one
         return _defect(error, as_json=as_json, verbose="--verbose" in arguments or "-v" in arguments)
     return code if isinstance(code, int) else 0
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _click_error() -> type[Exception]:

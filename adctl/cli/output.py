@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from adctl.cli import interrupts
 from adctl.progress import Reporter
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Call:
         self._warnings: list[str] = []
         verbose, quiet = self._params.pop("verbose", False), self._params.pop("quiet", False)
         _set_up_logging(self._warnings, verbose=verbose, quiet=quiet)
-        self.reporter: Reporter = Reporter() if quiet else RichReporter()
+        self.reporter: Reporter = RichReporter(quiet=quiet)
 
     def settings(self, cls: type[S], **flags: Any) -> Loaded[S]:
         """This command's settings from flags, environment, config file and defaults.
@@ -69,7 +70,14 @@ class Call:
 
 
 class RichReporter(Reporter):
-    """Progress bars with the time left, for work that takes more than a second; silent when not a terminal."""
+    """Progress bars with the time left, for work that takes more than a second; silent when not a terminal.
+
+    Args:
+        quiet: Show none on a terminal either.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
 
     @contextmanager
     def stage(
@@ -77,9 +85,8 @@ class RichReporter(Reporter):
     ) -> Iterator[Callable[[int, int | None], None]]:
         """Show a bar once the stage has taken a second."""
         console = stderr()
-        if not console.is_terminal:
-            with super().stage(title, total) as update:
-                yield update
+        if self.quiet or not console.is_terminal:
+            yield _only_check
             return
         from rich.progress import (
             BarColumn,
@@ -103,6 +110,7 @@ class RichReporter(Reporter):
         start = time.monotonic()
 
         def advance(done: int, of: int | None = None) -> None:
+            interrupts.check()
             bar.update(task, completed=done, total=total if of is None else of)
             if not bar.live.is_started and time.monotonic() - start > 1:
                 bar.start()
@@ -111,6 +119,11 @@ class RichReporter(Reporter):
             yield advance
         finally:
             bar.stop()
+
+
+def _only_check(done: int, total: int | None = None) -> None:
+    del done, total
+    interrupts.check()
 
 
 def rows(lines: Iterable[Sequence[str]], *headers: str) -> RenderableType:
