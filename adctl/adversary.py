@@ -1,4 +1,4 @@
-"""A critic that tells reconstructions from images, and what is learned from it. Tensors only.
+"""A critic that tells reconstructions from images, and what is learned from it: one class a loss. Tensors only.
 
 Discriminator of patches: Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks", CVPR
 2017, section 3.2.2. The generator's step leaves no gradients on the critic, and the critic's none on the generator.
@@ -49,29 +49,74 @@ class PatchDiscriminator(nn.Module):
         return features, self.judge(inner)
 
 
+class NonSaturating(nn.Module):
+    """Cross-entropy of judgements; the generator's with swapped labels (Goodfellow et al., NeurIPS 2014, section 3)."""
+
+    def forward(self, made: Tensor) -> Tensor:
+        """The generator's loss: logits of reconstructions [B,1,h,w] to a scalar."""
+        return F.softplus(-made).mean()
+
+    def critic(self, real: Tensor, made: Tensor) -> Tensor:
+        """The critic's loss: logits of images and of reconstructions [B,1,h,w] to a scalar."""
+        return F.softplus(-real).mean() + F.softplus(made).mean()
+
+
+class Hinge(nn.Module):
+    """The critic learns only from what it judges by less than a margin of 1 (Lim and Ye, "Geometric GAN", 2017)."""
+
+    def forward(self, made: Tensor) -> Tensor:
+        """The generator's loss: logits of reconstructions [B,1,h,w] to a scalar."""
+        return -made.mean()
+
+    def critic(self, real: Tensor, made: Tensor) -> Tensor:
+        """The critic's loss: logits of images and of reconstructions [B,1,h,w] to a scalar."""
+        return F.relu(1 - real).mean() + F.relu(1 + made).mean()
+
+
+class FeatureMatching(nn.Module):
+    """Mean absolute difference of the critic's inner features, mean over layers (Salimans et al., NeurIPS 2016, 3.1).
+
+    Compared place by place, as in Wang et al., "pix2pixHD", CVPR 2018, equation 4.
+    """
+
+    def forward(self, made: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+        """Features [B,C,h,w] of reconstructions and of images, one a layer, to a scalar."""
+        return torch.stack([F.l1_loss(one, wanted) for one, wanted in zip(made, real, strict=True)]).mean()
+
+
+class GradientPenalty(nn.Module):
+    """Half the squared gradient of the logits at real images (R1; Mescheder et al., ICML 2018, equation 9).
+
+    Divided by the number of patches, so that a weight means the same at any size of the images.
+    """
+
+    def forward(self, logits: Tensor, images: Tensor) -> Tensor:
+        """Logits [B,1,h,w] and the images [B,C,H,W] they were computed from, to a scalar."""
+        (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+        return 0.5 * slope.square().sum((1, 2, 3)).mean() / logits[0].numel()
+
+
 class Adversary(nn.Module):
     """Both sides of the game.
 
     Args:
         channels: C of the images.
-        hinge: The hinge form (Lim and Ye, "Geometric GAN", 2017) instead of the non-saturating one (Goodfellow
-            et al., NeurIPS 2014, section 3).
-        penalty: Weight of the squared gradient at real images (R1; Mescheder et al., ICML 2018, equation 9).
+        hinge: `Hinge` instead of `NonSaturating`.
+        penalty: Weight of the gradient penalty; 0 for none.
     """
 
     def __init__(self, channels: int, *, hinge: bool, penalty: float) -> None:
         super().__init__()
         self.discriminator = PatchDiscriminator(channels)
-        self.hinge = hinge
+        self.judgement: Hinge | NonSaturating = Hinge() if hinge else NonSaturating()
+        self.matching = FeatureMatching()
+        self.slope = GradientPenalty()
         self.penalty = penalty
         self._seen: tuple[Tensor, Tensor] | None = None
 
     def forward(self, rebuilt: Tensor, target: Tensor, names: Sequence[str]) -> LossTerms:
-        """The generator's losses, unweighted: `adversarial` or `hinge`, and `matching`.
-
-        The latter is the mean absolute difference of inner features (Salimans et al., NeurIPS 2016, section 3.1).
-        """
-        self._seen = rebuilt.detach(), target
+        """The generator's losses, unweighted, of images [B,C,H,W]: `adversarial` or `hinge`, and `matching`."""
+        self._seen = rebuilt.detach(), target.detach()
         self.discriminator.requires_grad_(requires_grad=False)
         features, logits = self.discriminator(rebuilt)
         terms: LossTerms = {}
@@ -79,10 +124,9 @@ class Adversary(nn.Module):
             if name == "matching":
                 with torch.no_grad():
                     real, _ = self.discriminator(target)
-                pairs = zip(features, real, strict=True)
-                terms[name] = torch.stack([F.l1_loss(made, wanted) for made, wanted in pairs]).mean()
+                terms[name] = self.matching(features, real)
             else:
-                terms[name] = -logits.mean() if self.hinge else F.softplus(-logits).mean()
+                terms[name] = self.judgement(logits)
         return terms
 
     def critic(self) -> Critic:
@@ -94,14 +138,11 @@ class Adversary(nn.Module):
         assert self._seen is not None
         rebuilt, target = self._seen
         self.discriminator.requires_grad_(requires_grad=True)
-        target = target.detach().requires_grad_(self.penalty > 0)
-        _, real = self.discriminator(target)
-        _, made = self.discriminator(rebuilt)
-        if self.hinge:
-            terms = {"critic": F.relu(1 - real).mean() + F.relu(1 + made).mean()}
-        else:
-            terms = {"critic": F.softplus(-real).mean() + F.softplus(made).mean()}
-        if self.penalty:
-            (slope,) = torch.autograd.grad(real.sum(), target, create_graph=True)
-            terms["gp"] = 0.5 * self.penalty * slope.square().sum((1, 2, 3)).mean()
+        with torch.autocast(target.device.type, enabled=False):
+            target = target.detach().requires_grad_(self.penalty > 0)
+            _, real = self.discriminator(target)
+            _, made = self.discriminator(rebuilt)
+            terms = {"critic": self.judgement.critic(real, made)}
+            if self.penalty:
+                terms["gp"] = self.penalty * self.slope(real, target)
         return terms

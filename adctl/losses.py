@@ -1,12 +1,13 @@
 """How far a reconstruction is from its image: one class a loss, and their weighted sum. Tensors only.
 
-All take reconstructions and images [B,C,H,W] in [0, 1] and give a scalar, computed in float32 whatever the
-arithmetic around them. A sum is written `mse=1,ssim=0.5`; a weight `0:0.1@20` goes from 0 in the first epoch to
-0.1 in the twentieth and stays there.
+All take reconstructions and images [B,C,H,W] in [0, 1], C 1 or 3, and give a scalar, computed in float32
+whatever the arithmetic around them. A sum is written `mse=1,ssim=0.5`; a weight `0:0.1@20` goes linearly from 0 in
+the first epoch to 0.1 in the twentieth and stays there.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,18 +30,18 @@ _SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 class MeanSquaredError(nn.Module):
-    """Mean squared difference."""
+    """Mean squared difference: the likelihood of Gaussian noise (Bishop, 2006, section 3.1.1)."""
 
     def forward(self, rebuilt: Tensor, target: Tensor) -> Tensor:
-        """See the module."""
+        """Reconstructions and images [B,C,H,W] to a scalar."""
         return F.mse_loss(rebuilt, target)
 
 
 class MeanAbsoluteError(nn.Module):
-    """Mean absolute difference; blurs edges less than squares do."""
+    """Mean absolute difference; blurs less than squares do (Zhao et al., IEEE TCI 2017, section III.A)."""
 
     def forward(self, rebuilt: Tensor, target: Tensor) -> Tensor:
-        """See the module."""
+        """Reconstructions and images [B,C,H,W] to a scalar."""
         return F.l1_loss(rebuilt, target)
 
 
@@ -48,7 +49,7 @@ class StructuralDissimilarity(nn.Module):
     """(1 - SSIM) / 2 (Wang et al. 2004; as a loss, Bergmann et al. 2019, section 3.1)."""
 
     def forward(self, rebuilt: Tensor, target: Tensor) -> Tensor:
-        """See the module."""
+        """Reconstructions and images [B,C,H,W] to a scalar."""
         return 0.5 * (1 - structural_similarity(rebuilt, target).mean())
 
 
@@ -60,7 +61,7 @@ class MultiScaleDissimilarity(nn.Module):
     """
 
     def forward(self, rebuilt: Tensor, target: Tensor) -> Tensor:
-        """See the module."""
+        """Reconstructions and images [B,C,H,W] to a scalar."""
         scales = 1
         while scales < len(_SCALES) and min(target.shape[-2:]) >> scales >= _WINDOW:
             scales += 1
@@ -88,7 +89,7 @@ class Perceptual(nn.Module):
         self.backbone = backbone
 
     def forward(self, rebuilt: Tensor, target: Tensor) -> Tensor:
-        """See the module."""
+        """Reconstructions and images [B,C,H,W] to a scalar."""
         pairs = zip(self.backbone(_three(rebuilt)), self.backbone(_three(target)), strict=True)
         distances = [
             (F.normalize(made, dim=1) - F.normalize(real, dim=1)).square().sum(1).mean() for made, real in pairs
@@ -103,7 +104,7 @@ class FocalFrequency(nn.Module):
     """
 
     def forward(self, rebuilt: Tensor, target: Tensor) -> Tensor:
-        """See the module."""
+        """Reconstructions and images [B,C,H,W] to a scalar."""
         difference = torch.fft.fft2(rebuilt, norm="ortho") - torch.fft.fft2(target, norm="ortho")
         distance = difference.real.square() + difference.imag.square()
         weight = (distance.detach() + 1e-12).sqrt()
@@ -125,7 +126,7 @@ TERMS = (*_PLAIN, "perceptual", *_OPPOSED)
 """Names of loss terms: those above; `adversarial` (non-saturating) or `hinge`, `matching` of the critic's inner
 features, and `gp`, the weight of the critic's gradient penalty (see `adctl.adversary`)."""
 
-_WEIGHT = re.compile(r"(?P<start>[^:@]+)(:(?P<end>[^:@]+)@(?P<epochs>\d+))?")
+_WEIGHT = re.compile(r"(?P<start>[^:@]+)(:(?P<end>[^:@]+)@(?P<epochs>[1-9][0-9]*))?")
 
 
 @dataclass(frozen=True)
@@ -155,25 +156,37 @@ class Term:
         return self.start + (self.end - self.start) * done
 
 
+def split_weights(text: str, known: Sequence[str]) -> dict[str, str]:
+    """Split `name=weight,name=weight` and leave the weights to be read; that of a name alone is `1`.
+
+    Raises:
+        ValueError: A name is unknown or twice.
+    """
+    weights: dict[str, str] = {}
+    for part in text.split(","):
+        name, _, weight = (piece.strip() for piece in part.partition("="))
+        if name not in known:
+            raise ValueError(f"'{name}' is not one of {', '.join(known)}")
+        if name in weights:
+            raise ValueError(f"'{name}' is named twice")
+        weights[name] = weight or "1"
+    return weights
+
+
 def parse_spec(text: str) -> tuple[Term, ...]:
     """Read `mse=1,ssim=0.5,hinge=0:0.1@20`; a name alone weighs 1.
 
     Raises:
         ValueError: A name is unknown or twice, a weight is no number, or terms do not go together.
     """
-    terms: dict[str, Term] = {}
-    for part in text.split(","):
-        name, _, weight = (piece.strip() for piece in part.partition("="))
-        if name not in TERMS:
-            raise ValueError(f"'{name}' is not one of {', '.join(TERMS)}")
-        if name in terms:
-            raise ValueError(f"'{name}' is named twice")
-        terms[name] = _parse_term(name, weight or "1")
+    terms = {name: _parse_term(name, weight) for name, weight in split_weights(text, TERMS).items()}
     opposed = {"adversarial", "hinge"} & set(terms)
     if len(opposed) > 1:
         raise ValueError("adversarial and hinge are two forms of one loss: name one of them")
     if "gp" in terms and not opposed:
         raise ValueError("gp, the critic's gradient penalty, needs adversarial or hinge beside it")
+    if "gp" in terms and terms["gp"].start != terms["gp"].end:
+        raise ValueError("the weight of 'gp' is the same in all epochs: name one number")
     if set(terms) <= set(_OPPOSED):
         raise ValueError("a critic alone does not teach to rebuild: add mse, l1 or another one")
     return tuple(terms.values())
@@ -186,7 +199,7 @@ def _parse_term(name: str, weight: str) -> Term:
         start, end = map(float, numbers)
     except ValueError:
         raise ValueError(f"the weight of '{name}' is neither a number nor like 0:0.1@20: '{weight}'") from None
-    if min(start, end) < 0 or not 0 < max(start, end) < float("inf"):
+    if not (0 <= start < math.inf and 0 <= end < math.inf and start + end > 0):
         raise ValueError(f"the weight of '{name}' must be positive")
     return Term(name, start, end, int(match["epochs"] or 1) if match else 1)
 
@@ -194,10 +207,14 @@ def _parse_term(name: str, weight: str) -> Term:
 class Objective(nn.Module):
     """A weighted sum of loss terms.
 
+    In evaluation mode the weights are those at the end of their schedules, nothing learned is among them and the
+    critic has no say, so that epochs compare: otherwise a weight that grows makes every epoch look worse than the
+    one before.
+
     Args:
         terms: What is added up.
         weighting: `fixed`, or `uncertainty`: each term also learns how noisy it is, and weighs less for it
-            (Kendall, Gal and Cipolla, CVPR 2018, equation 7).
+            (Kendall, Gal and Cipolla, CVPR 2018, equation 7); those against the critic keep their weights.
         backbone: For `perceptual`.
         channels: C of the images.
     """
@@ -221,10 +238,10 @@ class Objective(nn.Module):
         """Reconstructions and images to weighted scalar terms, whose sum is to be made small."""
         with torch.autocast(target.device.type, enabled=False):
             rebuilt, target = rebuilt.float(), target.float()
-            terms = {
-                name: self._weighted(name, term.weight(self.epoch), self.losses[name](rebuilt, target))
-                for name, term in self.measured.items()
-            }
+            values = {name: self.losses[name](rebuilt, target) for name in self.measured}
+            if not self.training:
+                return {name: self.measured[name].end * value for name, value in values.items()}
+            terms = {name: self._weighted(self.measured[name], value) for name, value in values.items()}
             if self.adversary is not None:
                 found = self.adversary(rebuilt, target, tuple(self.opposed))
                 terms |= {name: self.opposed[name].weight(self.epoch) * value for name, value in found.items()}
@@ -243,12 +260,12 @@ class Objective(nn.Module):
         del epochs
         self.epoch = epoch
 
-    def _weighted(self, name: str, weight: float, value: Tensor) -> Tensor:
-        if name not in self.log_variances:
-            return weight * value
-        log_variance = self.log_variances[name]
-        weighed: Tensor = 0.5 * (weight * value * torch.exp(-log_variance) + log_variance)
-        return weighed
+    def _weighted(self, term: Term, value: Tensor) -> Tensor:
+        # The weight is outside: inside, the variance would learn it away, and run off where it is 0.
+        if term.name in self.log_variances:
+            log_variance = self.log_variances[term.name]
+            value = 0.5 * (value * torch.exp(-log_variance) + log_variance)
+        return term.weight(self.epoch) * value
 
 
 def _new_loss(name: str, backbone: Backbone | None) -> nn.Module:

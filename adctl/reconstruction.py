@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.losses import structural_similarity
+from adctl.losses import split_weights, structural_similarity
 from adctl.maps import GaussianBlur
 
 if TYPE_CHECKING:
@@ -30,14 +30,9 @@ def parse_weights(text: str, known: Sequence[str]) -> dict[str, float]:
         ValueError: A name is unknown or twice, or a weight is no positive number.
     """
     weights: dict[str, float] = {}
-    for part in text.split(","):
-        name, _, number = (piece.strip() for piece in part.partition("="))
-        if name not in known:
-            raise ValueError(f"'{name}' is not one of {', '.join(known)}")
-        if name in weights:
-            raise ValueError(f"'{name}' is named twice")
+    for name, number in split_weights(text, known).items():
         try:
-            weights[name] = float(number or 1)
+            weights[name] = float(number)
         except ValueError:
             raise ValueError(f"the weight of '{name}' is not a number: '{number}'") from None
         if not 0 < weights[name] < float("inf"):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
+from adctl.adversary import FeatureMatching, GradientPenalty, Hinge, NonSaturating
 from adctl.backbones import DEFAULT, Backbone
 from adctl.losses import TERMS, Objective, Term, parse_spec, structural_similarity
 
@@ -26,11 +29,12 @@ def measured(spec, rebuilt, target, **options):
     return Objective(terms, backbone=backbone, channels=rebuilt.shape[1], **options)(rebuilt, target)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_ssim_equals_scikit_image_away_from_the_border(channels):
+@given(side=st.integers(16, 64), channels=st.sampled_from([1, 3]), seed=st.integers(0, 99), contrast=st.floats(0, 1))
+@settings(max_examples=15)
+def test_ssim_equals_scikit_image_away_from_the_border(side, channels, seed, contrast):
     from skimage.metrics import structural_similarity as reference
 
-    rebuilt, target = pair(channels=channels)
+    rebuilt, target = (contrast * one for one in pair(side, channels, seed=seed))
     own = structural_similarity(rebuilt.double(), target.double())[0].permute(1, 2, 0).numpy()
     first, second = (one[0].permute(1, 2, 0).double().numpy() for one in (rebuilt, target))
     _, theirs = reference(
@@ -40,11 +44,18 @@ def test_ssim_equals_scikit_image_away_from_the_border(channels):
     np.testing.assert_allclose(own[5:-5, 5:-5], theirs[5:-5, 5:-5], atol=1e-6)
 
 
-@pytest.mark.parametrize("side", [176, 256])
-def test_multi_scale_ssim_equals_pytorch_msssim(side):
+@given(
+    side=st.sampled_from([176, 192, 256]),
+    channels=st.sampled_from([1, 3]),
+    seed=st.integers(0, 99),
+    blend=st.floats(0, 1),
+)
+@settings(max_examples=8)
+def test_multi_scale_ssim_equals_pytorch_msssim(side, channels, seed, blend):
     from pytorch_msssim import ms_ssim
 
-    rebuilt, target = pair(side)
+    rebuilt, target = pair(side, channels, seed=seed)
+    rebuilt = blend * rebuilt + (1 - blend) * target
     own = measured("msssim", rebuilt, target)["msssim"]
     assert 1 - own.item() == pytest.approx(ms_ssim(rebuilt, target, data_range=1.0).item(), abs=1e-5)
 
@@ -61,6 +72,26 @@ def test_pixel_losses_equal_torchs():
     terms = measured("mse=2,l1", rebuilt, target)
     assert terms["mse"].item() == pytest.approx(2 * nn.MSELoss()(rebuilt, target).item())
     assert terms["l1"].item() == pytest.approx(nn.L1Loss()(rebuilt, target).item())
+
+
+def test_perceptual_compares_directions_of_features():
+    rebuilt, target = pair()
+    backbone = Backbone(DEFAULT, None, 48)
+    cosines = [
+        torch.nn.functional.cosine_similarity(made, real).mean()
+        for made, real in zip(backbone(rebuilt), backbone(target), strict=True)
+    ]
+    found = Objective(parse_spec("perceptual"), backbone=backbone)(rebuilt, target)["perceptual"]
+    assert found.item() == pytest.approx(sum(2 - 2 * cosine.item() for cosine in cosines) / len(cosines), abs=1e-5)
+
+
+def test_perceptual_takes_vgg():
+    rebuilt, target = pair(channels=1)
+    rebuilt.requires_grad_()
+    objective = Objective(parse_spec("perceptual"), backbone=Backbone("vgg11", None, 48), channels=1)
+    (slope,) = torch.autograd.grad(objective(rebuilt, target)["perceptual"], rebuilt)
+    assert torch.isfinite(slope).all()
+    assert not list(objective.trained())
 
 
 def test_focal_frequency_by_its_equations():
@@ -106,6 +137,47 @@ def test_generator_and_critic_leave_each_other_alone(form):
     assert generator.weight.grad is None
 
 
+def test_the_forms_of_judgement_by_their_equations():
+    real, made = torch.randn(2, 1, 5, 5), torch.randn(2, 1, 5, 5)
+    chance = torch.sigmoid(made)
+    assert NonSaturating()(made).item() == pytest.approx(-chance.log().mean().item(), rel=1e-5)
+    cross_entropy = nn.BCEWithLogitsLoss()
+    expected = cross_entropy(real, torch.ones_like(real)) + cross_entropy(made, torch.zeros_like(made))
+    assert NonSaturating().critic(real, made).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert Hinge()(made).item() == pytest.approx(-made.mean().item())
+    assert Hinge().critic(torch.full_like(real, 2), torch.full_like(made, -3)).item() == 0
+    assert Hinge().critic(torch.zeros_like(real), torch.full_like(made, 0.5)).item() == pytest.approx(2.5)
+
+
+def test_matching_is_the_mean_difference_of_each_layer():
+    made = [torch.zeros(1, 2, 4, 4), torch.zeros(1, 9, 2, 2)]
+    real = [torch.full((1, 2, 4, 4), 1.0), torch.full((1, 9, 2, 2), -3.0)]
+    assert FeatureMatching()(made, real).item() == pytest.approx(2)
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_gradient_penalty_of_a_linear_critic(side):
+    images = torch.rand(2, 3, side, side, requires_grad=True)
+    kernel = torch.randn(1, 3, 8, 8)
+    logits = nn.functional.conv2d(images, kernel, stride=8)  # each pixel is in one patch
+    assert GradientPenalty()(logits, images).item() == pytest.approx(0.5 * kernel.square().sum().item(), rel=1e-4)
+
+
+def test_the_critic_computes_in_float32():
+    torch.manual_seed(0)
+    rebuilt, target = pair()
+    objective = Objective(parse_spec("mse,adversarial,gp=10")).eval()  # no power iterations between the two
+    critic = objective.critic()
+    objective.adversary(rebuilt, target, ("adversarial",))
+    expected = critic.loss()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = critic.loss()
+    assert {name: value.item() for name, value in found.items()} == pytest.approx(
+        {name: value.item() for name, value in expected.items()}
+    )
+    assert all(value.dtype == torch.float32 for value in found.values())
+
+
 def test_the_critic_learns_to_tell_apart():
     torch.manual_seed(0)
     _, target = pair(64, batch=4)
@@ -133,17 +205,51 @@ def test_weights_change_over_epochs():
         assert objective(rebuilt, target)["l1"].item() == pytest.approx(weight * plain, abs=1e-7)
 
 
-def test_uncertain_terms_learn_to_weigh_less():
-    objective = Objective(parse_spec("mse=1,l1=100"), weighting="uncertainty")
+@given(st.floats(0, 10), st.floats(0.01, 10), st.integers(1, 50), st.integers(1, 100))
+def test_a_schedule_stays_between_its_ends_and_arrives(start, end, epochs, epoch):
+    term = parse_spec(f"mse={start!r}:{end!r}@{epochs}")[0]
+    low, high = sorted((start, end))
+    assert low - 1e-9 <= term.weight(epoch) <= high + 1e-9
+    assert epochs == 1 or term.weight(1) == start
+    assert term.weight(epochs) == pytest.approx(end)
+    assert term.weight(epochs + epoch) == pytest.approx(end)
+
+
+@pytest.mark.parametrize("weighting", ["fixed", "uncertainty"])
+def test_epochs_compare_in_evaluation(weighting):
     rebuilt, target = pair()
+    objective = Objective(parse_spec("mse=2,l1=0:0.4@5,hinge=0:1@5,matching"), weighting=weighting)
+    for parameter in objective.trained():
+        nn.init.constant_(parameter, 3)
+    objective.eval()
+    expected = {
+        "mse": 2 * (rebuilt - target).square().mean().item(),
+        "l1": 0.4 * (rebuilt - target).abs().mean().item(),
+    }
+    for epoch in (1, 3, 9):
+        objective.start_epoch(epoch, 10)
+        assert {name: value.item() for name, value in objective(rebuilt, target).items()} == pytest.approx(expected)
+
+
+def learned_variances(objective, rebuilt, target):
     optimizer = torch.optim.Adam(objective.trained(), lr=0.1)
-    for _ in range(100):
+    for _ in range(150):
         optimizer.zero_grad()
         sum(objective(rebuilt, target).values()).backward()
         optimizer.step()
-    learned = {name: value.item() for name, value in objective.log_variances.items()}
-    assert learned["l1"] > 1
-    assert learned["mse"] < 0
+    return {name: value.item() for name, value in objective.log_variances.items()}
+
+
+def test_uncertainty_learns_the_size_of_each_term():
+    rebuilt, target = pair()
+    learned = learned_variances(Objective(parse_spec("mse=1,l1=5"), weighting="uncertainty"), rebuilt, target)
+    assert learned["mse"] == pytest.approx((rebuilt - target).square().mean().log().item(), abs=0.1)
+    assert learned["l1"] == pytest.approx((rebuilt - target).abs().mean().log().item(), abs=0.1)
+
+
+def test_uncertainty_waits_while_a_weight_is_zero():
+    objective = Objective(parse_spec("mse=1,l1=0:1@5"), weighting="uncertainty")
+    assert learned_variances(objective, *pair())["l1"] == 0
 
 
 def test_half_precision_around_it_changes_nothing():
@@ -171,6 +277,11 @@ def test_a_spec_is_read():
         ("mse=-1", "must be positive"),
         ("mse=1:2", "neither a number"),
         ("mse=inf", "must be positive"),
+        ("mse=nan", "must be positive"),
+        ("mse=1:nan@5", "must be positive"),
+        ("mse=0:0@5", "must be positive"),
+        ("mse=0:1@0", "neither a number nor like 0:0.1@20"),
+        ("mse,hinge,gp=0:10@5", "the same in all epochs"),
         ("mse,gp=1", "needs adversarial or hinge"),
         ("mse,hinge,adversarial", "name one of them"),
         ("hinge=1", "add mse"),
