@@ -74,7 +74,10 @@ class Backbone(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images [B,3,H,W] in [0, 1] to one feature map [B,C,h,w] a level, finest first."""
+        """Images [B,3,H,W], or grey ones [B,1,H,W], in [0, 1] to one feature map [B,C,h,w] a level, finest first.
+
+        Taking away the mean of three channels makes three of one.
+        """
         features: list[Tensor] = self.network((images - self.mean) / self.std)
         return features
 

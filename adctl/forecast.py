@@ -15,7 +15,7 @@ from adctl.data.loader import load_one
 from adctl.data.tiling import Tiling
 from adctl.detectors.registry import detector_class
 from adctl.engine.batching import starting_batch_size, to_input
-from adctl.engine.phases import Batch, Observe
+from adctl.engine.phases import Batch, Observe, total
 from adctl.training import fit_plan
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _phase_seconds(detector: Detector, phase: Phase, images: torch.Tensor) -> fl
             return _timed(lambda: phase.embed(images))
 
     def step() -> None:
-        torch.stack(list(phase.loss(Batch(images, images)).values())).sum().backward()
+        total(phase.loss(Batch(images, images))).backward()
 
     detector.train()
     return _timed(step)

@@ -90,7 +90,7 @@ class Perceptual(nn.Module):
 
     def forward(self, rebuilt: Tensor, target: Tensor) -> Tensor:
         """Reconstructions and images [B,C,H,W] to a scalar."""
-        pairs = zip(self.backbone(_three(rebuilt)), self.backbone(_three(target)), strict=True)
+        pairs = zip(self.backbone(rebuilt), self.backbone(target), strict=True)
         distances = [
             (F.normalize(made, dim=1) - F.normalize(real, dim=1)).square().sum(1).mean() for made, real in pairs
         ]
@@ -310,8 +310,3 @@ def _gaussian(images: Tensor, *, padded: bool) -> Tensor:
         images = F.pad(images, (_WINDOW // 2,) * 4, mode="reflect")
     rows = F.conv2d(images, weights, groups=channels)
     return F.conv2d(rows, weights.transpose(2, 3), groups=channels)
-
-
-def _three(images: Tensor) -> Tensor:
-    """Grey as the three channels a backbone takes."""
-    return images.expand(-1, 3, -1, -1)

@@ -35,11 +35,10 @@ def keep_settings(run: Path, loaded: Loaded[TrainSettings], split: Split) -> Non
         OutputError: It cannot be written.
     """
     table = loaded.table()
-    for name, field in type(loaded.settings).model_fields.items():
+    for name, entry in table.items():
         given = getattr(loaded.settings, name)
-        # The run may be gone on with from another folder.
-        if isinstance(given, Path) and field.annotation is not None:
-            table[name]["value"] = str(given.absolute())
+        if isinstance(given, Path):  # the run may be gone on with from another folder
+            entry["value"] = str(given.absolute())
     files.write_json(run / SETTINGS, {"schema": _SCHEMA, "settings": table})
     files.write_json(run / runs.SPLIT, split.to_dict())
 

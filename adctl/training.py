@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from adctl import backbones, calibration, files, resuming, runs
 from adctl.config import TrainSettings, flag_name
 from adctl.data.loader import ImageSource
+from adctl.data.preprocess import InputSpec
 from adctl.data.split import Split, split_good, training_digest
 from adctl.datasets import open_dataset
 from adctl.detectors.registry import detector_class
@@ -309,7 +310,7 @@ def _augmentation(settings: TrainSettings, config: DetectorConfig) -> Augmentati
         custom=settings.augmentations,
         synthetic=parse_kinds(settings.synthetic) if settings.synthetic else None,
     )
-    size = detector_class(settings.arch)(config).input
+    size = InputSpec.from_config(config.model_dump())
     augmentation(torch.zeros(2, size.channels, size.height, size.width))  # mistakes show before training does
     return augmentation
 

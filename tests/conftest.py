@@ -119,3 +119,60 @@ def adctl(tmp_path: Path) -> CommandLine:
     folder = tmp_path / "here"
     folder.mkdir()
     return CommandLine(folder)
+
+
+def pictures_of(folder: Path, side: int) -> Any:
+    """The images of a folder, [N,3,side,side] in [0, 1]."""
+    import cv2
+    import torch
+
+    files = sorted(folder.iterdir())
+    pixels = np.stack([cv2.resize(cv2.imread(str(file)), (side, side), interpolation=cv2.INTER_AREA) for file in files])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+
+
+def descend(detector: Any, images: Any, rate: float, *, batch: int, epochs: int) -> None:
+    """Bare gradient steps on a detector's one phase."""
+    import torch
+
+    from adctl.engine.phases import Batch, total
+
+    (phase,) = detector.phases()
+    optimizer = torch.optim.AdamW(phase.parameters, lr=rate)
+    detector.train()
+    for _ in range(epochs):
+        for part in images.split(batch):
+            optimizer.zero_grad()
+            total(phase.loss(Batch(part, part))).backward()
+            optimizer.step()
+    detector.eval()
+
+
+def rebuilding_error(detector: Any, images: Any) -> float:
+    """Mean squared difference of images and their reconstructions."""
+    import torch
+
+    with torch.inference_mode():
+        return float((detector.reconstruct(images) - images).square().mean())
+
+
+def same_by_onnx(arch: str, detector: Any, images: Any, folder: Path) -> None:
+    """Exported, a detector scores images [N,C,H,W] as it does itself, one alone and all together."""
+    pytest.importorskip("onnxruntime")
+    import torch
+
+    from adctl.exporting.onnx import write_onnx
+    from adctl.model_file import ModelHeader, Training, save_model
+    from adctl.runtimes.onnx import OnnxRuntime
+
+    header = ModelHeader(arch, detector.config.model_dump(mode="json"), Training("none", "none", 0, "", (), None))
+    save_model(folder / "model.safetensors", detector, header)
+    write_onnx(folder / "model.safetensors", folder / "model.onnx")
+    runtime = OnnxRuntime(folder / "model.onnx", "cpu")
+    for count in (1, len(images)):
+        pixels = (images[:count] * 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        exported = runtime.predict(pixels)
+        with torch.inference_mode():
+            scores, maps = detector(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
+        np.testing.assert_allclose(exported.scores, scores.numpy(), rtol=1e-3)
+        np.testing.assert_allclose(exported.maps, maps.numpy(), rtol=1e-2, atol=1e-5)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import descend, pictures_of, rebuilding_error, same_by_onnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -184,36 +184,13 @@ def test_the_masked_target_is_the_clean_image():
 
 @pytest.mark.parametrize(("arch", "options", "rate"), [("cnn", {"width": 16}, 3e-3), ("vit", {"width": 64}, 1e-3)])
 def test_it_rebuilds_unseen_real_images_better_than_their_mean_does(arch, options, rate, shared_data):
-    train = _pictures_of(shared_data / "hazelnut_toy" / "train" / "good")
-    test = _pictures_of(shared_data / "hazelnut_toy" / "test" / "good")
+    train = pictures_of(shared_data / "hazelnut_toy" / "train" / "good", 64)
+    test = pictures_of(shared_data / "hazelnut_toy" / "test" / "good", 64)
     detector = build(arch, loss="mse", **options)
-    untrained = _error(detector, test)
-    _fit(detector, train, rate)
-    assert _error(detector, test) < 0.5 * untrained
-    assert _error(detector, test) < float((test - test.mean((2, 3), keepdim=True)).square().mean())
-
-
-def _pictures_of(folder):
-    files = sorted(folder.iterdir())
-    pixels = np.stack([cv2.resize(cv2.imread(str(file)), (64, 64), interpolation=cv2.INTER_AREA) for file in files])
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
-
-
-def _fit(detector, images, rate, epochs=30):
-    (phase,) = detector.phases()
-    optimizer = torch.optim.AdamW(phase.parameters, lr=rate)
-    detector.train()
-    for _ in range(epochs):
-        for batch in images.split(7):
-            optimizer.zero_grad()
-            phase.loss(Batch(batch, batch))["mse"].backward()
-            optimizer.step()
-    detector.eval()
-
-
-@torch.inference_mode()
-def _error(detector, images):
-    return float((detector.reconstruct(images) - images).square().mean())
+    untrained = rebuilding_error(detector, test)
+    descend(detector, train, rate, batch=7, epochs=30)
+    assert rebuilding_error(detector, test) < 0.5 * untrained
+    assert rebuilding_error(detector, test) < float((test - test.mean((2, 3), keepdim=True)).square().mean())
 
 
 @pytest.mark.parametrize(
@@ -221,20 +198,4 @@ def _error(detector, images):
     [("cnn", {"skips": True}), ("vit", {"masks": 3}), ("vit", {"masked": False, "decoder": "transformer"})],
 )
 def test_onnx_scores_as_torch_does_at_any_batch_size(arch, options, tmp_path):
-    pytest.importorskip("onnxruntime")
-    from adctl.exporting.onnx import write_onnx
-    from adctl.model_file import ModelHeader, Training, save_model
-    from adctl.runtimes.onnx import OnnxRuntime
-
-    detector = build(arch, **options)
-    header = ModelHeader(arch, detector.config.model_dump(mode="json"), Training("none", "none", 0, "", (), None))
-    save_model(tmp_path / "model.safetensors", detector, header)
-    write_onnx(tmp_path / "model.safetensors", tmp_path / "model.onnx")
-    runtime = OnnxRuntime(tmp_path / "model.onnx", "cpu")
-    for count in (1, 3):
-        pixels = (pictures(count) * 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        exported = runtime.predict(pixels)
-        with torch.inference_mode():
-            scores, maps = detector(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
-        np.testing.assert_allclose(exported.scores, scores.numpy(), rtol=1e-3)
-        np.testing.assert_allclose(exported.maps, maps.numpy(), rtol=1e-2, atol=1e-5)
+    same_by_onnx(arch, build(arch, **options), pictures(3), tmp_path)

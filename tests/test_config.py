@@ -119,3 +119,12 @@ def test_the_help_states_the_true_defaults():
                 continue
             shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
             assert stated.group(1) == shown, f"{name} --{option.name}"
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself():
+    import typer
+
+    from adctl.cli.app import _SUMMARIES, app
+
+    commands = typer.main.get_command(app).commands
+    assert {name: commands[name].help for name in commands} == _SUMMARIES

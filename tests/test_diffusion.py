@@ -7,10 +7,10 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import descend, pictures_of, rebuilding_error, same_by_onnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -336,37 +336,13 @@ print("diffusers" in sys.modules)
 
 @pytest.mark.parametrize("noise", ["gaussian", "simplex"])
 def test_it_restores_unseen_real_images_better_than_their_mean_does(noise, shared_data):
-    train = _pictures_of(shared_data / "hazelnut_toy" / "train" / "good")
-    test = _pictures_of(shared_data / "hazelnut_toy" / "test" / "good")
+    train = pictures_of(shared_data / "hazelnut_toy" / "train" / "good", 32)
+    test = pictures_of(shared_data / "hazelnut_toy" / "test" / "good", 32)
     detector = build(noise=noise)
-    untrained = _error(detector, test)
-    _fit(detector, train)
-    assert _error(detector, test) < 0.5 * untrained
-    assert _error(detector, test) < float((test - test.mean((2, 3), keepdim=True)).square().mean())
-
-
-def _pictures_of(folder):
-    pixels = [
-        cv2.resize(cv2.imread(str(file)), (32, 32), interpolation=cv2.INTER_AREA) for file in sorted(folder.iterdir())
-    ]
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255
-
-
-def _fit(detector, images, epochs=80):
-    (phase,) = detector.phases()
-    optimizer = torch.optim.AdamW(phase.parameters, lr=3e-3)
-    detector.train()
-    for _ in range(epochs):
-        for batch in images.split(14):
-            optimizer.zero_grad()
-            phase.loss(Batch(batch, batch))["noise"].backward()
-            optimizer.step()
-    detector.eval()
-
-
-@torch.inference_mode()
-def _error(detector, images):
-    return float((detector.reconstruct(images) - images).square().mean())
+    untrained = rebuilding_error(detector, test)
+    descend(detector, train, rate=3e-3, batch=14, epochs=80)
+    assert rebuilding_error(detector, test) < 0.5 * untrained
+    assert rebuilding_error(detector, test) < float((test - test.mean((2, 3), keepdim=True)).square().mean())
 
 
 @pytest.mark.parametrize(
@@ -374,22 +350,4 @@ def _error(detector, images):
     [{"noise_level": (0.05, 0.2)}, {"sampler": "ddpm", "sampling_steps": 2, "noise": "simplex"}],
 )
 def test_onnx_scores_as_torch_does_at_any_batch_size(options, tmp_path):
-    pytest.importorskip("onnxruntime")
-    from adctl.exporting.onnx import write_onnx
-    from adctl.model_file import ModelHeader, Training, save_model
-    from adctl.runtimes.onnx import OnnxRuntime
-
-    detector = build(**options)
-    header = ModelHeader(
-        "diffusion", detector.config.model_dump(mode="json"), Training("none", "none", 0, "", (), None)
-    )
-    save_model(tmp_path / "model.safetensors", detector, header)
-    write_onnx(tmp_path / "model.safetensors", tmp_path / "model.onnx")
-    runtime = OnnxRuntime(tmp_path / "model.onnx", "cpu")
-    for count in (1, 3):
-        pixels = (pictures(count) * 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        exported = runtime.predict(pixels)
-        with torch.inference_mode():
-            scores, maps = detector(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
-        np.testing.assert_allclose(exported.scores, scores.numpy(), rtol=1e-3)
-        np.testing.assert_allclose(exported.maps, maps.numpy(), rtol=1e-2, atol=1e-5)
+    same_by_onnx("diffusion", build(**options), pictures(3), tmp_path)

@@ -56,6 +56,10 @@ class Grid:
     height: int
     width: int
 
+    def tile(self, row: int, column: int) -> Tile:
+        """One of them."""
+        return Tile(self.tops[row], self.lefts[column], self.height, self.width)
+
 
 @dataclass(frozen=True)
 class Tiling:
@@ -79,12 +83,17 @@ class Tiling:
     def __len__(self) -> int:
         return sum(len(grid.tops) * len(grid.lefts) for grid in self.grids)
 
+    def places(self) -> Iterator[tuple[int, int, int]]:
+        """Numbers (scale, row, column) of every tile: scale by scale, row by row."""
+        for scale, grid in enumerate(self.grids):
+            for row in range(len(grid.tops)):
+                for column in range(len(grid.lefts)):
+                    yield scale, row, column
+
     def __iter__(self) -> Iterator[Tile]:
-        """Scale by scale, row by row."""
-        for grid in self.grids:
-            for top in grid.tops:
-                for left in grid.lefts:
-                    yield Tile(top, left, grid.height, grid.width)
+        """In the order of `places`."""
+        for scale, row, column in self.places():
+            yield self.grids[scale].tile(row, column)
 
     def __getitem__(self, index: int) -> Tile:
         """The tile that iterating gives as number `index`."""
@@ -92,7 +101,7 @@ class Tiling:
             count = len(grid.tops) * len(grid.lefts)
             if index < count:
                 row, column = divmod(index, len(grid.lefts))
-                return Tile(grid.tops[row], grid.lefts[column], grid.height, grid.width)
+                return grid.tile(row, column)
             index -= count
         raise IndexError(index)
 
@@ -113,7 +122,7 @@ class Stitcher:
         self._tiling = tiling
         self._scores: list[list[float]] = [[] for _ in tiling.grids]
         self._map: Map | None = None
-        self._places = self._all_places()
+        self._places = tiling.places()
 
     def add(self, score: float, anomaly_map: Map) -> None:
         """Take what the detector says of the next tile, in the order of the tiling.
@@ -138,12 +147,6 @@ class Stitcher:
         """The image's score and map, once every tile was added."""
         assert self._map is not None
         return float(np.mean([max(scores) for scores in self._scores])), self._map
-
-    def _all_places(self) -> Iterator[tuple[int, int, int]]:
-        for scale, grid in enumerate(self._tiling.grids):
-            for row in range(len(grid.tops)):
-                for column in range(len(grid.lefts)):
-                    yield scale, row, column
 
     def _start(self, cells: tuple[int, ...]) -> None:
         """Make the map, its cells as small as those of the smallest tiles as far as its size allows."""

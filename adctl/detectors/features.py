@@ -64,7 +64,7 @@ class FeatureDetector(Detector):
         (PatchCore, section 3.1).
         """
         side = self.config.neighbourhood
-        levels = self.backbone(images.expand(-1, 3, -1, -1))
+        levels = self.backbone(images)
         if side > 1:
             levels = [
                 F.avg_pool2d(level, side, stride=1, padding=side // 2, count_include_pad=False) for level in levels

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from adctl.detectors.autoencoder import Autoencoder, AutoencoderConfig
+from adctl.detectors.sizes import require_multiple
 
 _STAGES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 _WIDTHS = (64, 128, 256, 512)
@@ -25,12 +26,10 @@ class ResNetConfig(AutoencoderConfig):
     latent: int = Field(1024, ge=8, description="Length of the latent vector")
     skips: bool = Field(False, description="Connect matching levels; lets the network copy defects through")
 
-    @field_validator("image_size")
-    @classmethod
-    def _divisible(cls, value: int) -> int:
-        if value % _REDUCTION:
-            raise ValueError(f"must be a multiple of {_REDUCTION}, the encoder's reduction")
-        return value
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        require_multiple("ResNetConfig", self.image_size, _REDUCTION, "the encoder's reduction")
+        return self
 
 
 class _Block(nn.Module):

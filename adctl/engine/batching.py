@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from torch import nn
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -97,6 +98,17 @@ def _kept_for_backward(step: Callable[[], None]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         step()
     return 2 * sum(storages.values())
+
+
+def hold_buffers(module: nn.Module) -> Callable[[], None]:
+    """Remember a module's buffers (batch statistics); what is returned puts them back."""
+    held = [buffer.clone() for buffer in module.buffers()]
+
+    def put_back() -> None:
+        for buffer, value in zip(module.buffers(), held, strict=True):
+            buffer.copy_(value)
+
+    return put_back
 
 
 @dataclass

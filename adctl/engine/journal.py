@@ -6,6 +6,8 @@ Knows a run's folder and records; nothing of networks.
 from __future__ import annotations
 
 import io
+import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 HISTORY = "history.csv"
 PICTURE = "loss.png"
 TENSORBOARD = "tensorboard"
+
+_DRAWN_EVERY = 10.0
+"""Seconds: a picture takes longer than many an epoch."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,16 @@ class FolderJournal(Journal):
     def __init__(self, folder: Path, *, tensorboard: bool) -> None:
         self.folder = folder
         self.wants_pictures = tensorboard
+        self._undrawn: list[Epoch] = []
+        self._drawn = -math.inf
         self._writer: Any = None  # opened at the first epoch, so that the journal can be handed to another process
 
     def epoch(self, history: list[Epoch], preview: Preview | None) -> None:
-        """Rewrite history and picture, add to TensorBoard."""
+        """Rewrite the history, and now and then the picture; add to TensorBoard."""
         files.write_text(self.folder / HISTORY, to_csv(history))
-        files.write_bytes(self.folder / PICTURE, loss_picture(history))
+        self._undrawn = history
+        if time.monotonic() - self._drawn > _DRAWN_EVERY:
+            self._draw()
         if not self.wants_pictures:
             return
         if self._writer is None:
@@ -82,9 +91,15 @@ class FolderJournal(Journal):
         self._writer.flush()
 
     def close(self) -> None:
-        """Close TensorBoard's file."""
+        """Draw the last picture, close TensorBoard's file."""
+        if self._undrawn:
+            self._draw()
         if self._writer is not None:
             self._writer.close()
+
+    def _draw(self) -> None:
+        files.write_bytes(self.folder / PICTURE, loss_picture(self._undrawn))
+        self._undrawn, self._drawn = [], time.monotonic()
 
 
 def _scalars(epoch: Epoch) -> dict[str, float]:

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,17 +19,17 @@ import torch
 
 from adctl.engine import parallel
 from adctl.engine.averaging import WeightAverage
-from adctl.engine.batching import is_out_of_memory, to_input
+from adctl.engine.batching import hold_buffers, is_out_of_memory, to_input
 from adctl.engine.history import Epoch
 from adctl.engine.journal import Preview
-from adctl.engine.phases import Batch
+from adctl.engine.phases import Batch, total
 from adctl.engine.recomputing import recomputing
 from adctl.engine.resume import Snapshot, load_weights
 from adctl.engine.schedule import Schedule
 from adctl.errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
@@ -56,7 +56,6 @@ class Position:
         done: Steps done in it.
         step: Steps done in all.
         sums: Of the loss terms of this epoch's images so far, on this process.
-        seen: Images of this epoch so far, on this process.
         seconds: Spent in this epoch in earlier sittings.
         best: Lowest watched loss.
         best_epoch: Its epoch, 0 before the first.
@@ -67,7 +66,6 @@ class Position:
     done: int = 0
     step: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    seen: int = 0
     seconds: float = 0.0
     best: float = math.inf
     best_epoch: int = 0
@@ -75,7 +73,7 @@ class Position:
 
     def next_epoch(self) -> None:
         """Begin the next one."""
-        self.epoch, self.done, self.sums, self.seen, self.seconds = self.epoch + 1, 0, {}, 0, 0.0
+        self.epoch, self.done, self.sums, self.seconds = self.epoch + 1, 0, {}, 0.0
 
 
 class Optimization:
@@ -103,13 +101,14 @@ class Optimization:
     ) -> None:
         self.detector, self.phase, self.plan = detector, phase, plan
         self.fabric, self.limit, self.around, self.report = fabric, limit, around, report
-        self.parameters = list(phase.parameters)
-        self.optimizer = self._new_optimizer(self.parameters)
-        self.critic = list(phase.critic.parameters) if phase.critic else []
-        self.critic_optimizer = self._new_optimizer(self.critic) if self.critic else None
-        self.average = WeightAverage(self.parameters, plan.ema) if plan.ema else None
+        parameters = list(phase.parameters)
+        self.trained = {"optimizer": parameters}
+        if phase.critic is not None:
+            self.trained["critic"] = list(phase.critic.parameters)
+        self.optimizers = {name: self._new_optimizer(own) for name, own in self.trained.items()}
+        self.average = WeightAverage(parameters, plan.ema) if plan.ema else None
         self.loss: Callable[[Batch], dict[str, Tensor]] = torch.compile(phase.loss) if plan.compile else phase.loss
-        if self.scaler is not None and self.critic:
+        if self.scaler is not None and phase.critic is not None:
             raise TrainingError(
                 "Adversarial losses do not go with float16.", "Use --precision 32, or bf16 where the GPU has it."
             )
@@ -133,7 +132,7 @@ class Optimization:
         """
         if resumed is not None:
             self._restore(resumed)
-        self.schedule = Schedule(self.plan.schedule, self._steps(len(train)) * self.plan.epochs, self.plan.warmup)
+        self.schedule = Schedule(self.plan.schedule, len(self._cuts(len(train))) * self.plan.epochs, self.plan.warmup)
         if resumed is not None:
             self.schedule.restore(resumed.values["schedule"])
         self.number, self.names = number, train
@@ -166,7 +165,7 @@ class Optimization:
             self._step(pixels, own, size)
             self._checkpoint_in_time(start)
         seconds = position.seconds + time.perf_counter() - start
-        images = sum(size for size, _ in self._shares(len(train)))
+        images = sum(stop - start for start, stop in self._cuts(len(train)))
         terms = self._mean_terms(images)
         if self.fabric.world_size > 1:
             parallel.agree_on_statistics(self.fabric, self.detector)
@@ -185,9 +184,6 @@ class Optimization:
         )
         self.report.history.append(epoch)
         return epoch
-
-    def _steps(self, images: int) -> int:
-        return len(self._cuts(images))
 
     def _cuts(self, images: int) -> list[tuple[int, int]]:
         """Where the order of an epoch is cut into steps."""
@@ -209,7 +205,7 @@ class Optimization:
         self._set_learning_rate()
         while True:
             torch.manual_seed(self._seed(position.step + 1))
-            statistics = [buffer.clone() for buffer in self.detector.buffers()]
+            put_back = hold_buffers(self.detector)
             try:
                 sums = self._gradients(pixels, own, size)
                 break
@@ -217,12 +213,10 @@ class Optimization:
                 if not is_out_of_memory(error):
                     raise
                 self.limit.halve(min(self.limit.size, len(pixels)), error)
-            for buffer, kept in zip(self.detector.buffers(), statistics, strict=True):
-                buffer.copy_(kept)
+            put_back()
         self._apply()
         for name, value in sums.items():
             position.sums[name] = position.sums.get(name, 0.0) + value
-        position.seen += len(pixels)
         position.step += 1
         position.done += 1
 
@@ -232,7 +226,7 @@ class Optimization:
         Returns:
             Sums of the loss terms over the images.
         """
-        for optimizer in self._optimizers():
+        for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
         for piece in np.array_split(np.arange(len(pixels)), math.ceil(len(pixels) / self.limit.size)):
@@ -253,12 +247,12 @@ class Optimization:
         return sums
 
     def _backward(self, terms: dict[str, Tensor], share: float) -> None:
-        self.fabric.backward(torch.stack(list(terms.values())).sum() * share)
+        self.fabric.backward(total(terms) * share)
 
     def _apply(self) -> None:
-        for optimizer, parameters in zip(self._optimizers(), (self.parameters, self.critic), strict=False):
+        for name, optimizer in self.optimizers.items():
             if self.fabric.world_size > 1:
-                parallel.add_up(self.fabric, parameters)
+                parallel.add_up(self.fabric, self.trained[name])
             norm = self.fabric.clip_gradients(
                 self.detector, optimizer, max_norm=self.plan.clip, error_if_nonfinite=False
             )
@@ -287,13 +281,12 @@ class Optimization:
             return None
         self._train_mode(on=False)
         torch.manual_seed(self._seed(0))  # the same draws every time, where a loss has some
-        total = 0.0
+        summed = 0.0
         with self._averaged(), torch.inference_mode(), self.fabric.autocast():
             for pixels in validation.batches(self.limit.size):
                 images = to_input(pixels, self.fabric.device)
-                terms = self.phase.loss(Batch(images, images))
-                total += float(torch.stack(list(terms.values())).sum()) * len(pixels)
-        return total / len(validation)
+                summed += float(total(self.phase.loss(Batch(images, images)))) * len(pixels)
+        return summed / len(validation)
 
     def _judge(self, epoch: Epoch) -> None:
         position = self.position
@@ -353,12 +346,9 @@ class Optimization:
         optimizer = torch.optim.AdamW(parameters, lr=self.plan.learning_rate, weight_decay=self.plan.weight_decay)
         return self.fabric.setup_optimizers(optimizer)
 
-    def _optimizers(self) -> list[Any]:
-        return [self.optimizer] if self.critic_optimizer is None else [self.optimizer, self.critic_optimizer]
-
     def _set_learning_rate(self) -> None:
         rate = self.plan.learning_rate * self.schedule.factor(self.position.step)
-        for optimizer in self._optimizers():
+        for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = rate
 
@@ -399,8 +389,8 @@ class Optimization:
             snapshot.put_tensors("objective", self.phase.objective.state_dict())
         if self.average is not None:
             snapshot.put_tensors("average", {str(n): value for n, value in enumerate(self.average.state())})
-        for name, optimizer in self._named_optimizers():
-            snapshot.put_optimizer(name, optimizer)
+        for name, optimizer in self.optimizers.items():
+            snapshot.put_optimizer(name, optimizer.optimizer)
         self.around.checkpoints.write(self.position.step, snapshot)
 
     def _restore(self, snapshot: Snapshot) -> None:
@@ -412,20 +402,15 @@ class Optimization:
         if self.average is not None:
             kept = snapshot.get_tensors("average")
             self.average.restore([kept[str(n)] for n in range(len(kept))], values["averaged"])
-        for name, optimizer in self._named_optimizers():
-            snapshot.get_optimizer(name, optimizer)
+        for name, optimizer in self.optimizers.items():
+            snapshot.get_optimizer(name, optimizer.optimizer)
         if self.scaler is not None and values["scaler"]:
             self.scaler.load_state_dict(values["scaler"])
-        known = {one.name for one in fields(Position)}
-        self.position = Position(**{name: value for name, value in values["position"].items() if name in known})
+        self.position = Position(**values["position"])
         self.report.history[:] = [Epoch(**epoch) for epoch in values["history"]]
         self.report.resumed_at = self.position.step
         self.limit.size, self.group = min(self.limit.size, values["batch_size"]), values["group"]
         log.info("Going on from epoch %d, step %d.", self.position.epoch, self.position.step + 1)
-
-    def _named_optimizers(self) -> Iterator[tuple[str, torch.optim.Optimizer]]:
-        for name, optimizer in zip(("optimizer", "critic"), self._optimizers(), strict=False):
-            yield name, optimizer.optimizer
 
 
 def _memory(device: torch.device) -> int:

@@ -41,6 +41,11 @@ class Devices:
     kind: str
     numbers: tuple[int, ...] = (0,)
 
+    @classmethod
+    def single(cls, device: torch.device) -> Devices:
+        """That device alone."""
+        return cls(device.type, (device.index or 0,))
+
     @property
     def count(self) -> int:
         """How many on this machine."""
@@ -90,10 +95,11 @@ def make_fabric(devices: Devices, precision: str) -> Fabric:
     """
     from lightning_fabric import Fabric
 
-    alone = devices.count == 1 and not launched_outside()
-    strategy = "auto" if alone else "ddp" if launched_outside() else "ddp_spawn"
+    strategy = "ddp_spawn" if devices.count > 1 else "auto"
+    nodes = 1
+    if launched_outside():
+        strategy, nodes = "ddp", int(os.environ.get("SLURM_NNODES", os.environ.get("GROUP_WORLD_SIZE", "1")))
     chosen: Any = devices.count if devices.kind != "cuda" else list(devices.numbers)
-    nodes = int(os.environ.get("SLURM_NNODES", os.environ.get("GROUP_WORLD_SIZE", "1"))) if launched_outside() else 1
     return Fabric(
         accelerator=devices.kind,
         devices=chosen,
@@ -104,7 +110,7 @@ def make_fabric(devices: Devices, precision: str) -> Fabric:
 
 
 class _Sealed:
-    """Arguments that Fabric passes on as they are, instead of taking them apart."""
+    """A function with its arguments, which Fabric would take apart if it saw them."""
 
     def __init__(self, work: Callable[..., Any], arguments: tuple[Any, ...], failures: Any) -> None:
         self.work, self.arguments, self.failures = work, arguments, failures
@@ -125,16 +131,12 @@ def run(fabric: Fabric, work: Callable[..., Any], *arguments: Any) -> Any:
     """
     failures = torch.multiprocessing.get_context("spawn").SimpleQueue()
     try:
-        return fabric.launch(_call, _Sealed(work, arguments, failures))  # type: ignore[arg-type] # further ones are passed on
+        return fabric.launch(_Sealed(work, arguments, failures))
     except ProcessRaisedException:
         if failures.empty():
             raise
         name, message, remedy = failures.get()
         raise getattr(errors, name)(message, remedy) from None
-
-
-def _call(fabric: Fabric, sealed: _Sealed) -> Any:
-    return sealed(fabric)
 
 
 def add_up(fabric: Fabric, parameters: Sequence[nn.Parameter]) -> None:

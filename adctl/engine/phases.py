@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 LossTerms = dict[str, Tensor]
@@ -17,6 +18,11 @@ LossTerms = dict[str, Tensor]
 
 Progress = Callable[[int, int], None]
 """Told (done, total) now and then."""
+
+
+def total(terms: LossTerms) -> Tensor:
+    """The scalar that is minimised."""
+    return torch.stack(list(terms.values())).sum()
 
 
 @dataclass(frozen=True)

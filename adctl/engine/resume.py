@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from adctl import files
 from adctl.engine import checkpoint
 from adctl.errors import ModelFileError
 
@@ -42,8 +43,8 @@ class Snapshot:
     values: dict[str, Any] = field(default_factory=dict)
 
     def put_tensors(self, prefix: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep tensors under a prefix; copies, as safetensors refuses shared memory."""
-        self.tensors |= {f"{prefix}.{name}": tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        """Keep tensors under a prefix."""
+        self.tensors |= {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
     def get_tensors(self, prefix: str) -> dict[str, Tensor]:
         """What `put_tensors` kept."""
@@ -89,7 +90,7 @@ class CheckpointFolder:
         Raises:
             OutputError: It cannot be written; those already there stay.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(self.folder)
         path = self.folder / f"step-{step:08d}.safetensors"
         checkpoint.write(path, snapshot.tensors, {"format": FORMAT, **snapshot.values})
         kept = {path, *self._paths()[-self.keep :]}

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from adctl.engine import parallel
-from adctl.engine.batching import BatchLimit, largest_that_fits, starting_batch_size, to_input
+from adctl.engine.batching import BatchLimit, hold_buffers, largest_that_fits, starting_batch_size, to_input
 from adctl.engine.history import FitReport
 from adctl.engine.optimization import Optimization
-from adctl.engine.phases import Batch, Observe
+from adctl.engine.phases import Batch, Observe, total
 from adctl.engine.precision import choose_precision
 from adctl.engine.resume import load_weights
 from adctl.engine.surroundings import Surroundings
@@ -82,7 +82,7 @@ def fit(work: Work, devices: Devices | None = None) -> FitReport:
     if not several and not parallel.launched_outside():
         return _fit(work, None)
     if devices is None:
-        devices = parallel.Devices(work.device.type, (work.device.index or 0,))
+        devices = parallel.Devices.single(work.device)
     precision, _ = choose_precision(work.plan.precision, work.device)
     fabric = parallel.make_fabric(devices, precision)
     if fabric.strategy.launcher is None:
@@ -173,7 +173,7 @@ def _optimize(
     log.info("Arithmetic %s: %s.", precision, reason)
     if phase.objective is not None:
         phase.objective.to(device)
-    fabric = fabric or parallel.make_fabric(parallel.Devices(device.type, (device.index or 0,)), precision)
+    fabric = fabric or parallel.make_fabric(parallel.Devices.single(device), precision)
     plan = _fit_batch(phase, work, limit, device)
     loop = Optimization(work.detector, phase, plan, fabric, limit, work.around, report)
     images = f"{report.global_batch_size} images a step"
@@ -188,19 +188,18 @@ def _fit_batch(phase: Optimize, work: Work, limit: BatchLimit, device: torch.dev
         return plan
     wanted = min(limit.size, len(work.train))
     first = next(iter(work.train.batches(1)))
-    statistics = {name: buffer.clone() for name, buffer in detector.named_buffers()}
+    put_back = hold_buffers(detector)
     detector.train()
 
     def step(size: int) -> None:
         images = to_input(np.repeat(first, size, axis=0), device)
-        torch.stack(list(phase.loss(Batch(images, images)).values())).sum().backward()
+        total(phase.loss(Batch(images, images))).backward()
         # AdamW keeps two numbers for each weight.
         _ = [torch.zeros_like(parameter) for parameter in detector.parameters() for _ in range(2)]
 
     size = largest_that_fits(step, wanted, device)
     detector.zero_grad(set_to_none=True)
-    for name, buffer in detector.named_buffers():
-        buffer.copy_(statistics[name])
+    put_back()
     if size == wanted:
         return plan
     times = math.ceil(limit.size / size)

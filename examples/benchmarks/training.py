@@ -22,7 +22,7 @@ import torch
 from adctl.detectors.resnet import ResNetAutoencoder, ResNetConfig
 from adctl.engine.batching import to_input
 from adctl.engine.history import Plan
-from adctl.engine.phases import Batch, Optimize
+from adctl.engine.phases import Batch, Optimize, total
 from adctl.engine.surroundings import Surroundings
 from adctl.engine.trainer import Work, fit
 
@@ -71,7 +71,7 @@ def by_hand(model: ResNetAutoencoder, images: Noise) -> float:
     for pixels in images.batches(BATCH):
         batch = to_input(pixels, CPU)
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(phase.loss(Batch(batch, batch)).values())).sum().backward()
+        total(phase.loss(Batch(batch, batch))).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
     return (time.perf_counter() - start) / STEPS
