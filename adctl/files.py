@@ -9,15 +9,15 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adctl.errors import OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _REMEDIES = {
     errno.ENOSPC: "Free some space or choose another folder; what was complete before is untouched.",
@@ -63,13 +63,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     make_folder(path.parent)
     with output_errors(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        # Named before it is made: an interrupt between the two must not leave a file that nobody knows of.
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
         try:
+            temporary.touch(exist_ok=False)
             yield temporary
-            # mkstemp makes files private; the finished one gets the permissions any new file would have.
-            temporary.chmod(0o666 & ~_umask())
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())
             temporary.replace(path)
@@ -98,9 +96,3 @@ def sha256_file(path: Path) -> str:
     """The hexadecimal SHA-256 digest of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
