@@ -54,7 +54,7 @@ DIGEST_LENGTH = 16
 _DETECTOR_FLAGS = ("backbone", "image_size", "loss", "error", "noise_level")
 """Settings that are options of some detectors."""
 
-_LEFT_OPEN = ("epochs", "learning_rate", "weight_decay", "batch_size")
+_LEFT_OPEN = ("epochs", "learning_rate", "weight_decay", "schedule", "warmup", "batch_size")
 """Settings whose defaults are the detector's to say."""
 
 

@@ -66,10 +66,12 @@ def train(
         float | None, opt.value("Weight decay of AdamW; 0.0001 unless the detector knows better.", metavar="X")
     ] = None,
     schedule: Annotated[
-        str | None, opt.value("Learning rate: cosine, step, plateau or constant.", default="cosine")
+        str | None,
+        opt.value("Learning rate: cosine, step, plateau or constant; cosine unless the detector knows better."),
     ] = None,
     warmup: Annotated[
-        float | None, opt.value("Share of the steps over which the learning rate rises.", default="0.05", metavar="X")
+        float | None,
+        opt.value("Share of the steps with a rising rate; 0.05 unless the detector knows better.", metavar="X"),
     ] = None,
     batch_size: opt.BatchSize = None,
     accumulate: Annotated[int | None, opt.value("Batches to one optimizer step.", default="1", metavar="N")] = None,

@@ -34,7 +34,14 @@ _PRESETS: dict[str, dict[str, Any]] = {
 }
 _TRAINING: dict[str, dict[str, Any]] = {
     "standard": {},
-    "plain": {"learning_rate": 1e-4, "weight_decay": 0.0, "batch_size": 16, "epochs": 50},
+    "plain": {
+        "epochs": 50,
+        "batch_size": 16,
+        "learning_rate": 1e-4,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "warmup": 0.0,
+    },
 }
 _SLOPE = 0.2
 _WIDEST = 8

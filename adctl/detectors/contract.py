@@ -112,7 +112,7 @@ class Detector(nn.Module, ABC):
     def training_defaults(cls, config: DetectorConfig) -> dict[str, Any]:
         """Settings of `adctl train`, by name, that suit it better than the general ones.
 
-        Only those a user can leave open count: `epochs`, `learning_rate`, `weight_decay`, `batch_size`.
+        Only those a user can leave open count: those of `training.fit_plan`.
         """
         del config
         return {}

@@ -50,10 +50,13 @@ class _Block(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        if self.enlarge:
-            features = F.interpolate(features, scale_factor=2.0, mode="nearest")
-        inner = F.relu(self.norm1(self.first(features)))
-        return F.relu(self.norm2(self.second(inner)) + self.shortcut(features))
+        # Repeating pixels and a 1 x 1 convolution commute: the shortcut is enlarged last, at a quarter of the cost.
+        shortcut = self._enlarged(self.shortcut(features))
+        inner = F.relu(self.norm1(self.first(self._enlarged(features))))
+        return F.relu(self.norm2(self.second(inner)) + shortcut)
+
+    def _enlarged(self, features: Tensor) -> Tensor:
+        return F.interpolate(features, scale_factor=2.0, mode="nearest") if self.enlarge else features
 
 
 class _Encoder(nn.Module):
@@ -87,7 +90,7 @@ class _Decoder(nn.Module):
     def __init__(self, channels: int, *, skips: bool) -> None:
         super().__init__()
         self.skips = skips
-        widths = (512, 256, 128, 64, 64, 32)
+        widths = (512, 256, 128, 64, 32, 16)
         self.blocks = nn.ModuleList(
             _Block(inputs, outputs, enlarge=True) for inputs, outputs in itertools.pairwise(widths)
         )

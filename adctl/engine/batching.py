@@ -100,13 +100,14 @@ def _kept_for_backward(step: Callable[[], None]) -> int:
     return 2 * sum(storages.values())
 
 
-def hold_buffers(module: nn.Module) -> Callable[[], None]:
-    """Remember a module's buffers (batch statistics); what is returned puts them back."""
-    held = [buffer.clone() for buffer in module.buffers()]
+def hold_buffers(*modules: nn.Module) -> Callable[[], None]:
+    """Remember modules' buffers (batch statistics); what is returned puts them back."""
+    held = [[buffer.clone() for buffer in module.buffers()] for module in modules]
 
     def put_back() -> None:
-        for buffer, value in zip(module.buffers(), held, strict=True):
-            buffer.copy_(value)
+        for module, values in zip(modules, held, strict=True):
+            for buffer, value in zip(module.buffers(), values, strict=True):
+                buffer.copy_(value)
 
     return put_back
 

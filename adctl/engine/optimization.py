@@ -100,6 +100,7 @@ class Optimization:
         report: FitReport,
     ) -> None:
         self.detector, self.phase, self.plan = detector, phase, plan
+        self.modules = phase.modules(detector)
         self.fabric, self.limit, self.around, self.report = fabric, limit, around, report
         parameters = list(phase.parameters)
         self.trained = {"optimizer": parameters}
@@ -205,7 +206,7 @@ class Optimization:
         self._set_learning_rate()
         while True:
             torch.manual_seed(self._seed(position.step + 1))
-            put_back = hold_buffers(self.detector)
+            put_back = hold_buffers(*self.modules)
             try:
                 sums = self._gradients(pixels, own, size)
                 break
@@ -325,9 +326,8 @@ class Optimization:
             return Preview(images, rebuilt, self.detector(images).maps)
 
     def _train_mode(self, *, on: bool) -> None:
-        self.detector.train(on)
-        if self.phase.objective is not None:
-            self.phase.objective.train(on)
+        for module in self.modules:
+            module.train(on)
 
     def _averaged(self) -> Any:
         return nullcontext() if self.average is None else self.average.applied()
@@ -343,7 +343,17 @@ class Optimization:
         log.info("Gradient checkpointing: activations of %d modules are computed twice.", count)
 
     def _new_optimizer(self, parameters: list[nn.Parameter]) -> Any:
-        optimizer = torch.optim.AdamW(parameters, lr=self.plan.learning_rate, weight_decay=self.plan.weight_decay)
+        matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+        others = [parameter for parameter in parameters if parameter.ndim <= 1]
+        # Biases, scales of norms and learned variances have no reason to be small.
+        groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+        # The fused step is faster; on a GPU it would unscale gradients itself, which clipping has to do first.
+        optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=self.plan.learning_rate,
+            weight_decay=self.plan.weight_decay,
+            fused=self.fabric.device.type == "cpu",
+        )
         return self.fabric.setup_optimizers(optimizer)
 
     def _set_learning_rate(self) -> None:

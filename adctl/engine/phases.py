@@ -94,5 +94,9 @@ class Optimize:
     start_epoch: Callable[[int, int], None] | None = None
     preview: Callable[[Tensor], Tensor] | None = None
 
+    def modules(self, detector: nn.Module) -> tuple[nn.Module, ...]:
+        """What a step runs, and may change buffers of."""
+        return (detector,) if self.objective is None else (detector, self.objective)
+
 
 Phase = Observe | Optimize

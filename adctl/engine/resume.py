@@ -70,6 +70,11 @@ class Snapshot:
             state.setdefault(int(index), {})[entry] = value
         groups = [{**group, "betas": tuple(group["betas"])} for group in self.values[prefix]]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for parameter, entries in optimizer.state.items():
+            for name, value in entries.items():
+                if name != "step":
+                    # A fused step reads weights and moments as they lie in memory: they must lie alike.
+                    entries[name] = torch.empty_like(parameter).copy_(value)
 
 
 class CheckpointFolder:

@@ -188,8 +188,10 @@ def _fit_batch(phase: Optimize, work: Work, limit: BatchLimit, device: torch.dev
         return plan
     wanted = min(limit.size, len(work.train))
     first = next(iter(work.train.batches(1)))
-    put_back = hold_buffers(detector)
-    detector.train()
+    modules = phase.modules(detector)
+    put_back = hold_buffers(*modules)
+    for module in modules:
+        module.train()
 
     def step(size: int) -> None:
         images = to_input(np.repeat(first, size, axis=0), device)
@@ -198,7 +200,8 @@ def _fit_batch(phase: Optimize, work: Work, limit: BatchLimit, device: torch.dev
         _ = [torch.zeros_like(parameter) for parameter in detector.parameters() for _ in range(2)]
 
     size = largest_that_fits(step, wanted, device)
-    detector.zero_grad(set_to_none=True)
+    for module in modules:
+        module.zero_grad(set_to_none=True)
     put_back()
     if size == wanted:
         return plan
