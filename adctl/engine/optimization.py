@@ -346,7 +346,7 @@ class Optimization:
         matrices = [parameter for parameter in parameters if parameter.ndim > 1]
         others = [parameter for parameter in parameters if parameter.ndim <= 1]
         # Biases, scales of norms and learned variances have no reason to be small.
-        groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
         # The fused step is faster; on a GPU it would unscale gradients itself, which clipping has to do first.
         optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]],
