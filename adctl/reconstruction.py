@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
     from adctl.backbones import Backbone
 
+_AROUND = 1 / 32
+"""How far around a place its usual error is taken from: the sigma of a Gaussian, share of the side."""
+
+_FLOOR, _TINY = 0.1, 1e-9
+
 SPACES = ("l1", "l2", "ssim", "gradient", "features")
 """What errors can be measured in; see `ErrorMap`."""
 
@@ -40,16 +45,29 @@ def parse_weights(text: str, known: Sequence[str]) -> dict[str, float]:
     return weights
 
 
+def usual_error(mean: Tensor) -> Tensor:
+    """What error to expect around each place, from the mean errors [S,H,W] of good images."""
+    around = GaussianBlur(_AROUND * mean.shape[-1]).to(mean)
+    # A tenth of the overall mean keeps places that are always rebuilt perfectly from drowning out all others.
+    floor = _FLOOR * mean.mean((1, 2), keepdim=True) + _TINY
+    usual: Tensor = around(mean) + floor
+    return usual.float()
+
+
 class ErrorMap(nn.Module):
-    """Weighted error of each pixel, smoothed at several scales whose maps are averaged.
+    """Error of each pixel, smoothed at several scales whose maps are averaged, in multiples of the usual error.
 
     Spaces: `l1` and `l2`, absolute and squared difference, mean over channels; `ssim`, structural
     dissimilarity (1 - SSIM) / 2 (Bergmann et al. 2019, section 3.1); `gradient`, difference of Sobel gradient
     magnitudes, blind to slow changes of brightness; `features`, 1 - cosine similarity of a frozen backbone's
     features at each level (as in Deng and Li, "Anomaly Detection via Reverse Distillation", CVPR 2022, section 3.2).
 
+    Edges and fine texture are never rebuilt well: of S spaces each is divided by its mean error on good images
+    around the same place (see `usual_error`), so that a map is about 1 where all is well, whatever lies there, and
+    spaces add up in one unit.
+
     Args:
-        weights: Of each space.
+        weights: Of each space; their maps are added up.
         sigmas: Of the Gaussians, pixels; 0 leaves the map as it is.
         backbone: For `features`.
     """
@@ -66,10 +84,15 @@ class ErrorMap(nn.Module):
         self.register_buffer("sobel", torch.stack([kernel, kernel.T]).unsqueeze(1), persistent=False)
 
     def forward(self, images: Tensor, rebuilt: Tensor) -> Tensor:
-        """Images and reconstructions [B,C,H,W] in [0, 1] to maps [B,H,W]."""
-        measured = [weight * self._error(space, images, rebuilt) for space, weight in self.weights.items()]
-        error = torch.stack(measured).sum(0)
-        return torch.stack([blur(error) for blur in self.blurs]).mean(0)
+        """Images and reconstructions [B,C,H,W] in [0, 1] to errors [B,S,H,W] in each space."""
+        measured = torch.stack([self._error(space, images, rebuilt) for space in self.weights], 1)
+        planes = measured.flatten(0, 1)
+        return torch.stack([blur(planes) for blur in self.blurs]).mean(0).view_as(measured)
+
+    def join(self, errors: Tensor, usual: Tensor) -> Tensor:
+        """Errors [B,S,H,W] to maps [B,H,W]: their weighted sum in multiples of the usual ones [S,H,W]."""
+        weights = torch.tensor(list(self.weights.values()), device=errors.device).view(-1, 1, 1)
+        return (errors * (weights / usual)).sum(1)
 
     def _error(self, space: str, images: Tensor, rebuilt: Tensor) -> Tensor:
         if space == "l1":

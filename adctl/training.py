@@ -54,6 +54,9 @@ DIGEST_LENGTH = 16
 _DETECTOR_FLAGS = ("backbone", "image_size", "loss", "error", "noise_level")
 """Settings that are options of some detectors."""
 
+_LEAST_STEPS = 1000
+"""Of a training whose epochs were left open: fewer leave an autoencoder of a small data set far from learned."""
+
 _LEFT_OPEN = ("epochs", "learning_rate", "weight_decay", "schedule", "warmup", "batch_size")
 """Settings whose defaults are the detector's to say."""
 
@@ -177,6 +180,8 @@ def fit_plan(settings: TrainSettings, cls: type[Detector], config: DetectorConfi
     for name in _LEFT_OPEN:
         if values[name] in (None, "auto"):
             values[name] = suited.get(name, getattr(Plan, name))
+    if settings.epochs is None:
+        values["least_steps"] = suited.get("least_steps", _LEAST_STEPS)
     return Plan(**values)
 
 

@@ -137,7 +137,7 @@ def descend(detector: Any, images: Any, rate: float, *, batch: int, epochs: int)
 
     from adctl.engine.phases import Batch, total
 
-    (phase,) = detector.phases()
+    phase, *_ = detector.phases()
     optimizer = torch.optim.AdamW(phase.parameters, lr=rate)
     detector.train()
     for _ in range(epochs):

@@ -243,7 +243,7 @@ def test_noise_of_scoring_comes_from_the_seed(options):
 @torch.no_grad()
 def test_the_validation_loss_is_fixed_and_a_mean_over_images():
     detector = build()
-    (phase,) = detector.phases()
+    phase, *_ = detector.phases()
     assert isinstance(phase, Optimize)
     images = pictures(6)
     together = float(phase.loss(Batch(images, images))["noise"])

@@ -350,3 +350,13 @@ def test_devices_are_how_many_or_which():
     assert parallel.parse_devices("0,3", "cpu").numbers == (0, 3)
     with pytest.raises(UsageError, match="no CUDA GPU 9"):
         parallel.parse_devices("0,9", "cuda")
+
+
+def test_a_small_data_set_gets_more_epochs_and_as_much_more_patience(caplog):
+    caplog.set_level("INFO")
+    report = train(Rebuilds(), Pixels(8), epochs=2, least_steps=9, batch_size=4, patience=50)
+    assert len(report.history) == 5
+    assert "5 epochs" in caplog.text
+    waits = train(Rebuilds(), Pixels(8), epochs=2, least_steps=20, batch_size=4, patience=1, learning_rate=1e-30)
+    assert waits.stopped_early
+    assert len(waits.history) == 1 + 5

@@ -51,13 +51,14 @@ def train(
         str | None, opt.value("Loss terms of an autoencoder and their weights.", metavar="mse=1,ssim=0.5")
     ] = None,
     error: Annotated[
-        str | None, opt.value("Spaces of an autoencoder's map and their weights.", metavar="l2=0.5,ssim=0.5")
+        str | None, opt.value("Spaces of an autoencoder's map and their weights.", metavar="ssim=0.5,features=0.5")
     ] = None,
     noise_level: Annotated[
         list[float] | None, opt.value("Of diffusion: share of its steps noised and undone; repeatable.", metavar="X")
     ] = None,
     epochs: Annotated[
-        int | None, opt.value("Epochs of gradient training; 50 unless the detector knows better.", metavar="N")
+        int | None,
+        opt.value("Epochs of gradient training; left out, 20 or as many as make 1000 steps.", metavar="N"),
     ] = None,
     learning_rate: Annotated[
         float | None, opt.value("Peak learning rate of AdamW; 0.001 unless the detector knows better.", metavar="X")

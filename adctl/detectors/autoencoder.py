@@ -7,30 +7,31 @@ Structural Similarity to Autoencoders", 2019.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+import torch
 from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor
 
 from adctl.backbones import DEFAULT, Backbone
 from adctl.detectors.contract import Detector, DetectorConfig, Prediction
 from adctl.detectors.normalisation import CENTRED, Choice, Normalisation, check_statistics
-from adctl.engine.phases import Batch, LossTerms, Optimize
+from adctl.engine.phases import Batch, LossTerms, Observe, Optimize
 from adctl.losses import TERMS, Objective, parse_spec
 from adctl.maps import top_mean
-from adctl.reconstruction import SPACES, ErrorMap, parse_weights
+from adctl.reconstruction import SPACES, ErrorMap, parse_weights, usual_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torch import Tensor
-
-    from adctl.engine.phases import Phase
+    from adctl.engine.phases import Phase, Progress
 
 
 class ReconstructionConfig(DetectorConfig):
     """How a reconstruction becomes a map and a score."""
 
-    error: str = Field("l2=0.5,ssim=0.5", description=f"Spaces of the map and weights, of {', '.join(SPACES)}")
+    error: str = Field("ssim=0.5,features=0.5", description=f"Spaces of the map and weights, of {', '.join(SPACES)}")
+    relative: bool = Field(True, description="Give errors in multiples of what is usual at their place on good images")
     blur: tuple[float, ...] = Field((2.0,), min_length=1, description="Smoothing of the map, sigmas in pixels")
     score_share: float = Field(0.01, gt=0, le=1, description="Share of the strangest pixels whose mean is the score")
     backbone: str = Field(DEFAULT, description="timm model for errors and losses in feature space")
@@ -50,25 +51,53 @@ class ReconstructionConfig(DetectorConfig):
 
 
 class ReconstructionDetector(Detector):
-    """Compares an image with its reconstruction; native resolution of the maps is the input's."""
+    """Compares an image with its reconstruction; native resolution of the maps is the input's.
+
+    Attributes:
+        usual_error: Tensor [S,H,W] of S error spaces, see `adctl.reconstruction`; ones where errors are absolute.
+    """
 
     needs_validation = True
+    fitted: ClassVar[tuple[str, ...]] = ("usual_error",)
     config: ReconstructionConfig
+    usual_error: Tensor
 
     def __init__(self, config: ReconstructionConfig) -> None:
         super().__init__(config)
         weights = parse_weights(config.error, SPACES)
         compared = Backbone(config.backbone, None, config.image_size) if "features" in weights else None
         self.error = ErrorMap(weights, config.blur, compared)
+        self.register_buffer("usual_error", torch.ones(len(weights), 1, 1))
+        self._seen: tuple[Tensor | float, int] = (0.0, 0)
 
     @abstractmethod
     def reconstruct(self, images: Tensor) -> Tensor:
         """Images [B,C,H,W] in [0, 1] to what the model makes of them, same shape and range."""
 
+    def errors(self, images: Tensor) -> Tensor:
+        """Images [B,C,H,W] to errors [B,S,H,W] of their reconstructions in each space."""
+        measured: Tensor = self.error(images, self.reconstruct(images))
+        return measured
+
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B,C,H,W]; maps [B,H,W]."""
-        maps = self.error(images, self.reconstruct(images))
+        maps = self.error.join(self.errors(images), self.usual_error)
         return Prediction(top_mean(maps, self.config.score_share), maps)
+
+    def expectation(self) -> tuple[Observe, ...]:
+        """The last phase: one pass over the good images for their usual errors, where maps are relative."""
+        return (Observe(self.errors, self._absorb, self._finish, "usual errors"),) if self.config.relative else ()
+
+    def _absorb(self, errors: Tensor) -> None:
+        sums, count = self._seen
+        self._seen = errors.cpu().double().sum(0) + sums, count + len(errors)
+
+    def _finish(self, progress: Progress) -> None:
+        del progress
+        sums, count = self._seen
+        assert isinstance(sums, Tensor)
+        self._seen = 0.0, 0
+        self._fit_buffer("usual_error", usual_error(sums / count).to(self.usual_error.device))
 
     @property
     def backbone_name(self) -> str | None:
@@ -139,6 +168,7 @@ class Autoencoder(ReconstructionDetector):
                 start_epoch=objective.start_epoch,
                 preview=self.reconstruct,
             ),
+            *self.expectation(),
         )
 
     def loss(self, batch: Batch, objective: Objective) -> LossTerms:

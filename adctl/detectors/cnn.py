@@ -30,12 +30,14 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "skips": False,
         "loss": "mse",
         "error": "l2",
+        "relative": False,
     },
 }
 _TRAINING: dict[str, dict[str, Any]] = {
     "standard": {},
     "plain": {
         "epochs": 50,
+        "least_steps": 0,
         "batch_size": 16,
         "learning_rate": 1e-4,
         "weight_decay": 0.0,

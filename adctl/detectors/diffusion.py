@@ -18,11 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from adctl.detectors.autoencoder import ReconstructionConfig, ReconstructionDetector
-from adctl.detectors.contract import Prediction
 from adctl.detectors.sizes import require_multiple
 from adctl.engine.phases import Optimize
 from adctl.errors import MissingExtraError
-from adctl.maps import top_mean
 from adctl.noise import simplex_noise
 
 if TYPE_CHECKING:
@@ -240,7 +238,8 @@ class Diffusion(ReconstructionDetector):
 
     def phases(self) -> Sequence[Phase]:
         """Epochs of gradient steps on the predicted noise."""
-        return (Optimize(self.loss, self.network.parameters(), "diffusion", preview=self.reconstruct),)
+        learning = Optimize(self.loss, self.network.parameters(), "diffusion", preview=self.reconstruct)
+        return (learning, *self.expectation())
 
     def loss(self, batch: Batch) -> LossTerms:
         """Mean squared error of the predicted noise; while validating at timesteps and with noise that stay."""
@@ -251,10 +250,9 @@ class Diffusion(ReconstructionDetector):
         noise = self._draw(len(images)).to(images.device)
         return {"noise": self._prediction_error(images, timesteps, noise)}
 
-    def forward(self, images: Tensor) -> Prediction:
-        """Score images [B,C,H,W]; maps [B,H,W], the mean over the levels."""
-        maps = torch.stack([self.error(images, rebuilt) for rebuilt in self._rebuilt(images)]).mean(0)
-        return Prediction(top_mean(maps, self.config.score_share), maps)
+    def errors(self, images: Tensor) -> Tensor:
+        """Images [B,C,H,W] to errors [B,S,H,W], the mean over the levels."""
+        return torch.stack([self.error(images, rebuilt) for rebuilt in self._rebuilt(images)]).mean(0)
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Images [B,C,H,W] in [0, 1] to what is left of them after noise and its removal, the mean over the levels."""

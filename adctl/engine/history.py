@@ -14,6 +14,7 @@ class Plan:
 
     Attributes:
         epochs: Of each `Optimize` phase.
+        least_steps: Optimizer steps of each, at least: small data sets get more epochs, and as much more patience.
         learning_rate: Peak of AdamW's.
         weight_decay: AdamW's.
         schedule: How the learning rate goes on after its warm-up, one of `schedule.SCHEDULES`.
@@ -31,7 +32,8 @@ class Plan:
         checkpoint_minutes: Minutes between checkpoints, within an epoch too.
     """
 
-    epochs: int = 50
+    epochs: int = 20
+    least_steps: int = 0
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     schedule: str = "cosine"

@@ -133,20 +133,21 @@ class Optimization:
         """
         if resumed is not None:
             self._restore(resumed)
-        self.schedule = Schedule(self.plan.schedule, len(self._cuts(len(train))) * self.plan.epochs, self.plan.warmup)
+        self._settle_length(len(self._cuts(len(train))))
+        self.schedule = Schedule(self.plan.schedule, len(self._cuts(len(train))) * self.epochs, self.plan.warmup)
         if resumed is not None:
             self.schedule.restore(resumed.values["schedule"])
         self.number, self.names = number, train
         with ExitStack() as stack:
-            update = stack.enter_context(self.around.reporter.stage(self.phase.title, self.plan.epochs))
+            update = stack.enter_context(self.around.reporter.stage(self.phase.title, self.epochs))
             if self.plan.gradient_checkpointing:
                 self._recompute(stack)
-            update(self.position.epoch - 1, self.plan.epochs)
-            while self.position.epoch <= self.plan.epochs and not self._is_stale():
+            update(self.position.epoch - 1, self.epochs)
+            while self.position.epoch <= self.epochs and not self._is_stale():
                 epoch = self._epoch(train, validation)
                 self._judge(epoch)
                 self.around.journal.epoch(self.report.history, self._preview(validation, epoch.number))
-                update(epoch.number, self.plan.epochs)
+                update(epoch.number, self.epochs)
                 self.position.next_epoch()
                 if epoch.number % self.plan.checkpoint_epochs == 0:
                     self._checkpoint()
@@ -158,7 +159,7 @@ class Optimization:
         start = time.perf_counter()
         position = self.position
         if self.phase.start_epoch is not None:
-            self.phase.start_epoch(position.epoch, self.plan.epochs)
+            self.phase.start_epoch(position.epoch, self.epochs)
         self._train_mode(on=True)
         shares = self._shares(len(train))[position.done :]
         batches = train.batches(self.group // self.fabric.world_size, [index for _, own in shares for index in own])
@@ -185,6 +186,13 @@ class Optimization:
         )
         self.report.history.append(epoch)
         return epoch
+
+    def _settle_length(self, steps: int) -> None:
+        """How many epochs of so many steps there are, and how long a better one is waited for."""
+        self.epochs = max(self.plan.epochs, math.ceil(self.plan.least_steps / steps))
+        self.patience = math.ceil(self.plan.patience * self.epochs / self.plan.epochs)
+        if self.epochs > self.plan.epochs:
+            log.info("%d epochs, as %d steps each are few: %d in all.", self.epochs, steps, self.epochs * steps)
 
     def _cuts(self, images: int) -> list[tuple[int, int]]:
         """Where the order of an epoch is cut into steps."""
@@ -303,7 +311,7 @@ class Optimization:
             log.info("Stopped after epoch %d: no better for %d epochs.", epoch.number, position.stale)
 
     def _is_stale(self) -> bool:
-        return self.position.stale >= self.plan.patience
+        return self.position.stale >= self.patience
 
     def _mean_terms(self, images: int) -> dict[str, float]:
         names = sorted(self.position.sums)
@@ -314,8 +322,8 @@ class Optimization:
 
     def _preview(self, validation: Images | None, number: int) -> Preview | None:
         """Pictures for the journal, at the first epoch, the last and a few between."""
-        every = max(1, self.plan.epochs // _PREVIEWS)
-        drawn = number in (1, self.plan.epochs) or number % every == 0
+        every = max(1, self.epochs // _PREVIEWS)
+        drawn = number in (1, self.epochs) or number % every == 0
         if validation is None or not drawn or not self.around.journal.wants_pictures:
             return None
         self._train_mode(on=False)

@@ -1,113 +1,187 @@
-"""The four autoencoders on equal terms, against an untrained network of the same shape and the mean image.
+"""The autoencoders on equal terms, against untrained networks of their shapes and the mean image.
 
-    python examples/benchmarks/autoencoders.py [OUT.json] [NAME=VALUE ...]
+    python examples/benchmarks/autoencoders.py FOLDER [NAME=VALUE ...]
 
 Trains each with its default settings and seed 0 on magnetic_tile, hazelnut_toy and the demo zippers by the real
-command line, scores the test part and prints a Markdown table. Settings given as NAME=VALUE go to every training,
-as `epochs=10`.
+command line, scores the test parts and prints two Markdown tables: what each detector reaches, and its image AUROC
+where errors are measured in each space, trained and untrained. Runs stay in FOLDER: a second call trains only what
+is missing, and goes on with what was interrupted. Settings given as NAME=VALUE go to every training, as `epochs=10`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from quality import DATA, adctl
 
+from adctl import backbones
+from adctl.backbones import DEFAULT, Backbone
 from adctl.data.demo import generate
 from adctl.data.images import read_image, resize
-from adctl.data.layouts import open_mvtec
+from adctl.data.layouts import Dataset, open_mvtec
+from adctl.detectors.autoencoder import ReconstructionDetector
+from adctl.maps import top_mean
 from adctl.metrics import image_metrics
+from adctl.model_file import load_model
+from adctl.reconstruction import SPACES, ErrorMap
 
-ARCHS = ("cnn", "resnet", "vit", "diffusion")
-HEADER = (
-    "| data | detector | image AUROC | AP | F1 | pixel AUROC | AUPRO | untrained AUROC | train, s | score, images/s "
-    "| parameters, M |\n|---|---|---|---|---|---|---|---|---|---|---|"
-)
+CASES = {
+    "cnn": ["--arch", "cnn"],
+    "cnn, plain": ["--arch", "cnn", "--set", "preset=plain"],
+    "resnet": ["--arch", "resnet"],
+    "vit": ["--arch", "vit"],
+    "diffusion": ["--arch", "diffusion"],
+}
+UNTRAINED = ["--epochs", "1", "--learning-rate", "1e-12"]
+"""Batch statistics are taken, but the weights stay as they were drawn."""
+
+COLUMNS = {
+    "image_auroc": ("image AUROC", ".3f"),
+    "untrained": ("untrained", ".3f"),
+    "ap": ("AP", ".3f"),
+    "f1": ("F1", ".3f"),
+    "pixel_auroc": ("pixel AUROC", ".3f"),
+    "aupro": ("AUPRO", ".3f"),
+    "train_seconds": ("train, s", ".0f"),
+    "images_per_second": ("score, images/s", ".1f"),
+    "parameters": ("parameters, M", ".1f"),
+}
+MEAN = "mean image"
+SIDE, BATCH, BLUR, SHARE = 128, 8, 2.0, 0.01
 
 
 def data_sets(folder: Path) -> dict[str, Path]:
     """Names and folders in MVTec AD layout."""
-    generate(folder, seed=0)
-    return {
-        "magnetic_tile": DATA,
-        "hazelnut_toy": DATA.parent / "hazelnut_toy",
-        "demo zipper": folder / "zipper",
-    }
+    if not (folder / "zipper").exists():
+        generate(folder, seed=0)
+    return {"magnetic_tile": DATA, "hazelnut_toy": DATA.parent / "hazelnut_toy", "zipper": folder / "zipper"}
 
 
-def measure(arch: str, data: Path, runs: Path, options: list[str]) -> dict[str, Any]:
-    """Train, score and report."""
-    trained, _ = adctl("train", "--data", str(data), "--arch", arch, *options, runs=runs)
-    scored, _ = adctl("score", str(data), "--model", trained["model"], runs=runs)
+def train(name: str, data: Path, options: list[str], runs: Path) -> Path:
+    """The run's folder; trained, gone on with, or there already."""
+    run = runs / name
+    if not (run / "model.safetensors").exists():
+        begun = (run / "settings.json").exists()
+        what = ["--resume", str(run)] if begun else ["--data", str(data), "--name", name, *options]
+        adctl("train", *what, runs=runs)
+    return run
+
+
+def measure(run: Path, data: Path, runs: Path) -> dict[str, Any]:
+    """Score the test part and report."""
+    scored, _ = adctl("score", str(data), "--model", str(run), runs=runs)
     reported, _ = adctl("report", scored["folder"], runs=runs)
     image, pixel = reported["evaluation"]["image"], reported["evaluation"]["pixel"]
+    record = json.loads((run / "run.json").read_text())
     return {
         "image_auroc": image["auroc"],
         "ap": image["average_precision"],
         "f1": image["f1"],
         "pixel_auroc": pixel["auroc"],
         "aupro": pixel["aupro"],
-        "train_seconds": trained["seconds"],
+        "train_seconds": sum(record["fit"]["seconds"].values()),
         "images_per_second": sum(scored["counts"].values()) / scored["seconds"],
-        "parameters": trained["summary"]["parameters"],
+        "parameters": record["summary"]["parameters"] / 1e6,
     }
 
 
-def mean_image(data: Path, side: int = 128) -> dict[str, Any]:
-    """The baseline that needs no network: squared distance to the mean good image, its mean over the highest 1 %."""
+def pixels(samples: tuple[Any, ...], side: int) -> torch.Tensor:
+    """Images [N,3,H,W] in [0, 1]."""
+    return torch.stack(
+        [torch.from_numpy(resize(read_image(s.path), side, side)).permute(2, 0, 1).float() / 255 for s in samples]
+    )
+
+
+def by_space(images: torch.Tensor, rebuilt: torch.Tensor, defective: list[bool]) -> dict[str, float | None]:
+    """Image AUROC of reconstructions [N,C,H,W] for each space."""
+    side = images.shape[-1]
+    backbone = Backbone(DEFAULT, None, side).eval()
+    weights = backbones.find_weights(DEFAULT, None)
+    assert weights is not None
+    backbone.load_pretrained(weights.tensors)
+    found = {}
+    for space in SPACES:
+        error = ErrorMap({space: 1.0}, (BLUR,), backbone if space == "features" else None).eval()
+        pairs = zip(images.split(BATCH), rebuilt.split(BATCH), strict=True)
+        with torch.inference_mode():
+            scores = torch.cat([top_mean(error(real, made), SHARE) for real, made in pairs])
+        found[space] = image_metrics(scores.double().tolist(), defective).auroc
+    return found
+
+
+def spaces(run: Path, dataset: Dataset) -> dict[str, float | None]:
+    """Image AUROC of a trained model for each space its errors could be measured in."""
+    detector, _ = load_model(run / "model.safetensors")
+    assert isinstance(detector, ReconstructionDetector)
+    images = pixels(dataset.test, detector.input.height)
+    with torch.inference_mode():
+        rebuilt = torch.cat([detector.eval().reconstruct(batch) for batch in images.split(BATCH)])
+    return by_space(images, rebuilt, [sample.label != "good" for sample in dataset.test])
+
+
+def mean_image(dataset: Dataset) -> dict[str, float | None]:
+    """The baseline that needs no network: the mean good image as everyone's reconstruction."""
+    images = pixels(dataset.test, SIDE)
+    mean = pixels(dataset.train, SIDE).mean(0, keepdim=True)
+    return by_space(images, mean.expand_as(images), [sample.label != "good" for sample in dataset.test])
+
+
+def study(name: str, data: Path, runs: Path, options: list[str]) -> list[dict[str, Any]]:
+    """All cases on one data set."""
     dataset = open_mvtec(data)
-    good = np.stack([resize(read_image(sample.path), side, side) for sample in dataset.train]).astype(np.float32)
-    mean = good.mean(0)
-    scores = []
-    for sample in dataset.test:
-        cells = np.square(resize(read_image(sample.path), side, side) - mean).mean(2) / 255**2
-        scores.append(float(np.sort(cells, axis=None)[-(cells.size // 100) :].mean()))
-    metrics = image_metrics(scores, [sample.label != "good" for sample in dataset.test])
-    return {"image_auroc": metrics.auroc, "ap": metrics.average_precision}
+    rows: list[dict[str, Any]] = [{"data": name, "detector": MEAN, "spaces": mean_image(dataset)}]
+    for case, chosen in CASES.items():
+        label = f"{name}-{case.replace(', ', '-')}"
+        run = train(label, data, [*chosen, *options], runs)
+        untrained = train(f"{label}-untrained", data, [*chosen, *UNTRAINED], runs)
+        row = measure(run, data, runs) | {"untrained": measure(untrained, data, runs)["image_auroc"]}
+        row |= {"spaces": spaces(run, dataset), "untrained_spaces": spaces(untrained, dataset)}
+        rows.append({"data": name, "detector": case, **row})
+        print(f"{label} done", file=sys.stderr, flush=True)
+    return rows
 
 
-def line(name: str, arch: str, row: dict[str, Any]) -> str:
-    """One row of the table."""
+def results_table(rows: list[dict[str, Any]]) -> str:
+    """What each detector reaches."""
+    lines = [
+        f"| data | detector | {' | '.join(title for title, _ in COLUMNS.values())} |",
+        "|---" * (len(COLUMNS) + 2) + "|",
+    ]
+    for row in rows:
+        values = row if row["detector"] != MEAN else {"image_auroc": row["spaces"]["l2"]}
+        cells = [format(values[key], form) if key in values else "" for key, (_, form) in COLUMNS.items()]
+        lines.append(f"| {row['data']} | {row['detector']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
-    def shown(key: str, form: str) -> str:
-        return format(row[key], form) if row.get(key) is not None else ""
 
-    cells = [shown(key, ".3f") for key in ("image_auroc", "ap", "f1", "pixel_auroc", "aupro", "untrained_auroc")]
-    cells += [shown("train_seconds", ".0f"), shown("images_per_second", ".1f")]
-    cells.append(f"{row['parameters'] / 1e6:.1f}" if "parameters" in row else "")
-    return f"| {name} | {arch} | {' | '.join(cells)} |"
+def spaces_table(rows: list[dict[str, Any]]) -> str:
+    """Image AUROC by space, trained / untrained."""
+    lines = [f"| data | detector | {' | '.join(SPACES)} |", "|---" * (len(SPACES) + 2) + "|"]
+    for row in rows:
+        cells = []
+        for space in SPACES:
+            other = row.get("untrained_spaces", {}).get(space)
+            cells.append(f"{row['spaces'][space]:.3f}" + ("" if other is None else f" / {other:.3f}"))
+        lines.append(f"| {row['data']} | {row['detector']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
-def main(out: Path | None, options: list[str]) -> None:
-    """Measure every case and print the table."""
-    rows = []
-    print(HEADER, flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        runs = Path(folder) / "runs"
-        for name, data in data_sets(Path(folder) / "data").items():
-            baseline = mean_image(data)
-            rows.append({"data": name, "detector": "mean image", **baseline})
-            print(line(name, "mean image", baseline), flush=True)
-            for arch in ARCHS:
-                row = measure(arch, data, runs, options)
-                # A learning rate this small leaves the network as it was drawn.
-                untrained = measure(arch, data, runs, ["--epochs", "1", "--learning-rate", "1e-12"])
-                row["untrained_auroc"] = untrained["image_auroc"]
-                rows.append({"data": name, "detector": arch, **row})
-                print(line(name, arch, row), flush=True)
-    if out is not None:
-        out.write_text(json.dumps({"settings": options, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+def main(folder: Path, options: list[str]) -> None:
+    """Measure every case and print the tables."""
+    rows: list[dict[str, Any]] = []
+    for name, data in data_sets(folder / "data").items():
+        rows += study(name, data, folder / "runs", options)
+        (folder / "autoencoders.json").write_text(json.dumps({"settings": options, "rows": rows}, indent=2) + "\n")
+    print(results_table(rows), spaces_table(rows), sep="\n\n")
 
 
 if __name__ == "__main__":
     given = sys.argv[1:]
-    settings = [
-        f"--{name.replace('_', '-')}={value}" for name, _, value in (a.partition("=") for a in given if "=" in a)
-    ]
-    files = [Path(argument) for argument in given if "=" not in argument]
-    main(files[0] if files else None, settings)
+    if not given or "=" in given[0]:
+        raise SystemExit(__doc__)
+    pairs = (argument.partition("=") for argument in given[1:])
+    main(Path(given[0]), [f"--{name.replace('_', '-')}={value}" for name, _, value in pairs])
