@@ -359,4 +359,4 @@ def test_a_small_data_set_gets_more_epochs_and_as_much_more_patience(caplog):
     assert "5 epochs" in caplog.text
     waits = train(Rebuilds(), Pixels(8), epochs=2, least_steps=20, batch_size=4, patience=1, learning_rate=1e-30)
     assert waits.stopped_early
-    assert len(waits.history) == 1 + 5
+    assert len(waits.history) == waits.best_epoch + 5
