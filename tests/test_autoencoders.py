@@ -200,3 +200,27 @@ def test_it_rebuilds_unseen_real_images_better_than_their_mean_does(arch, option
 )
 def test_onnx_scores_as_torch_does_at_any_batch_size(arch, options, tmp_path):
     same_by_onnx(arch, build(arch, **options), pictures(3), tmp_path)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("error", ["l1", "ssim=0.3,gradient=0.7", "ssim=0.5,features=0.5"])
+def test_maps_are_multiples_of_the_usual_error_at_their_place(error):
+    detector = build("cnn", error=error)
+    images = pictures(12)
+    images[:, :, :32] = torch.rand(12, 3, 32, 64, generator=torch.Generator().manual_seed(1))  # never rebuilt well
+    before = detector(images).maps.mean(0)
+    (phase,) = detector.expectation()
+    for batch in images.split(5):
+        phase.absorb(phase.embed(batch))
+    phase.finish(lambda *_: None)
+    after = detector(images).maps.mean(0)
+    assert after.mean() == pytest.approx(1, abs=0.2)
+    assert (after[8:24].mean() / after[40:56].mean()).log().abs() < 0.5 * (
+        before[8:24].mean() / before[40:56].mean()
+    ).log().abs()
+
+
+def test_absolute_errors_need_no_pass_over_the_images():
+    detector = build("cnn", relative=False)
+    assert detector.expectation() == ()
+    assert torch.equal(detector.usual_error, torch.ones_like(detector.usual_error))
