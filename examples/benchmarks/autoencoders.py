@@ -21,7 +21,7 @@ from quality import DATA, adctl
 from adctl.data.demo import generate
 from adctl.data.images import read_image, resize
 from adctl.data.layouts import open_mvtec
-from adctl.metrics import image_metrics
+from adctl.metrics.image import image_metrics
 
 ARCHS = ("cnn", "resnet", "vit", "diffusion")
 HEADER = (
