@@ -65,7 +65,11 @@ class PixelSamples(Gatherer):
         return np.flatnonzero([label in labels for label in self._labels])
 
     def replicates(self, group: Group, resampling: Resampling) -> dict[str, Floats]:
-        """Each metric of a group in every resample [samples]; the same draws for the same images and seed."""
+        """Each metric of a group in every resample [samples]; empty where a label has only one image.
+
+        The draws depend on the labels, their order and the seed alone, so that two detectors that saw the same images
+        in the same order are drawn alike: `adctl.metrics.comparison.compare_replicates` takes both.
+        """
         strata = [str(self._labels[row]) for row in self.rows(group[0])]
         if not can_resample(strata):
             return {}
