@@ -42,7 +42,7 @@ def auroc(normal: Floats, defective: Floats) -> Floats:
     """
     true, false = called(defective), called(normal)
     # Of numbers, not of rates: whole ones add up exactly, and perfect is 1.
-    return share(np.trapezoid(true, false, axis=-1), true[..., -1] * false[..., -1])
+    return share(np.asarray(np.trapezoid(true, false, axis=-1)), true[..., -1] * false[..., -1])
 
 
 def average_precision(normal: Floats, defective: Floats) -> Floats:
@@ -82,7 +82,7 @@ def overlap_area(normal: Floats, overlap: Floats, regions: Floats, limit: float)
     kept = np.clip(limit - rate[..., :-1], 0.0, width)
     cut = np.divide(kept, width, out=np.zeros_like(kept), where=width > 0)
     # Shares of areas that are no powers of two do not quite add up to 1.
-    return np.minimum((kept * (height[..., :-1] + rise * cut / 2)).sum(axis=-1) / limit, 1.0)
+    return np.asarray(np.minimum((kept * (height[..., :-1] + rise * cut / 2)).sum(axis=-1) / limit, 1.0))
 
 
 def auroc_error(normal: Floats, defective: Floats) -> Floats:
