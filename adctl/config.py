@@ -157,6 +157,10 @@ class ReportSettings(CommandSettings):
     scores: Path | None = Field(None, description="Folder that 'adctl score' wrote; the last one when left out")
     out: Path | None = Field(None, description="Where the report goes")
     title: str | None = Field(None, description="Title of the report")
+    ci: bool = Field(False, description="Give confidence intervals, by bootstrap")
+    ci_level: float = Field(0.95, gt=0, lt=1, description="Level of the confidence intervals")
+    ci_samples: int = Field(1000, ge=100, le=100_000, description="Times the images are drawn again for them")
+    seed: int = Field(0, ge=0, description="Seed of everything random")
 
 
 class ExportSettings(CommandSettings):

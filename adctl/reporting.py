@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adctl import runs
+from adctl.metrics.intervals import Resampling
 from adctl.progress import SILENT, Reporter
 from adctl.report.evaluate import Evaluation, evaluate
 from adctl.report.page import write_report
@@ -47,8 +48,9 @@ def report(loaded: Loaded[ReportSettings], reporter: Reporter = SILENT) -> Repor
     settings = loaded.settings
     folder = settings.scores or runs.last(settings.runs, "scores")
     scores = ScoreSet.load(folder)
+    resampling = Resampling(settings.ci_samples, settings.ci_level, settings.seed) if settings.ci else None
     with reporter.stage("evaluating"):
-        evaluation = evaluate(scores)
+        evaluation = evaluate(scores, resampling)
     with reporter.stage("writing the report"):
         page = write_report(scores, evaluation, settings.out or folder / "report.html", title=settings.title)
     return ReportResult(folder, page, evaluation)

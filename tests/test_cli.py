@@ -176,6 +176,23 @@ def test_report_and_its_numbers(world, zippers):
     assert page.lstrip().lower().startswith("<!doctype html>")
 
 
+def test_report_gives_intervals_when_asked(world, zippers):
+    world("score", zippers, "--model", "first", "--out", "intervals")
+    asked = ["report", "intervals", "--ci", "--ci-level", "0.9", "--ci-samples", "100"]
+    found = world.json(*asked)["result"]["evaluation"]
+    assert found["resampling"] == {"samples": 100, "level": 0.9, "seed": 0}
+    image, pixel = found["image"], found["pixel"]
+    assert image["intervals"]["auroc"]["low"] <= image["auroc"] <= image["intervals"]["auroc"]["high"]
+    assert {"aupro", "aupro_05", "f1_max", "region_overlap"} <= set(pixel)
+    assert set(pixel["by_size"]) <= {"small", "medium", "large"}
+    text = world(*asked).stdout
+    assert "90 % interval" in text
+    for said in ("FPR at 95 % TPR", "balanced accuracy", "AUPRO to FPR 0.05", "region IoU"):
+        assert said in text
+    refused = world("report", "intervals", "--ci", "--ci-level", "95", code=2)
+    assert "--ci-level" in refused.stderr
+
+
 def test_bench_prints_figures(world):
     document = world.json("bench", "first", "--repeats", "3", "--batch-sizes", "1,2", "--out", "b.json")
     model = document["result"]["models"][0]

@@ -16,7 +16,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from adctl.data.images import write_png
 from adctl.errors import DataError, OutputError
 from adctl.heatmaps import upsample
-from adctl.metrics import image_metrics
+from adctl.metrics.image import image_metrics
+from adctl.metrics.intervals import Resampling
 from adctl.records import Calibration, ScoredImage, Verdict
 from adctl.report.evaluate import evaluate, outcome
 from adctl.report.page import write_report
@@ -143,6 +144,58 @@ def test_pixel_metrics_are_those_of_all_pixels_at_the_original_size(labelled):
     assert found.average_precision == pytest.approx(average_precision_score(truth, values), abs=1e-3)
     assert found.iou == pytest.approx((called & truth).sum() / (called | truth).sum(), abs=1e-3)
     assert set(found.by_defect) == {"hole", "scratch"}
+
+
+def test_a_set_that_does_not_fit_is_measured_in_bins_and_says_how_far_off(labelled, monkeypatch):
+    scores = labelled.scores()
+    exact = evaluate(scores).pixel
+    monkeypatch.setattr("adctl.report.pixels._EXACT", 1000)
+    binned = evaluate(scores).pixel
+    assert exact.errors == {}
+    for name, error in binned.errors.items():
+        assert abs(getattr(binned, name) - getattr(exact, name)) <= error + 1e-9
+    assert error < 1e-2
+    for name in ("iou", "dice", "region_overlap", "region_iou", "regions"):
+        assert getattr(binned, name) == getattr(exact, name)
+
+
+def test_intervals_come_for_images_defects_and_sizes_when_asked_for(labelled):
+    scores = labelled.scores()
+    assert evaluate(scores).image.intervals == evaluate(scores).pixel.intervals == {}
+    found = evaluate(scores, Resampling(100))
+    assert found.resampling == Resampling(100)
+    parts = [found.image, *found.by_defect.values(), found.pixel, *found.pixel.by_defect.values()]
+    for part in [*parts, *found.pixel.by_size.values()]:
+        assert part.intervals["auroc"].low <= part.auroc <= part.intervals["auroc"].high
+    assert set(found.pixel.by_size) == {"large"}
+
+
+def test_too_few_images_for_intervals_are_explained(maker):
+    found = evaluate(maker.add("good", 1.0).add("hole", 4.0).scores(), Resampling(100))
+    assert found.image.auroc == 1.0
+    assert found.image.intervals == found.pixel.intervals == {}
+    assert any("two images" in note for note in found.notes)
+
+
+def test_intervals_without_width_are_explained(maker):
+    for score in (1.0, 2.0):
+        maker.add("good", score).add("hole", score + 4)
+    notes = evaluate(maker.scores(), Resampling(100)).notes
+    assert any("does not mean certainty" in note for note in notes)
+
+
+def test_scores_are_described_by_class(labelled):
+    found = evaluate(labelled.scores())
+    assert list(found.distributions) == ["good", "hole", "scratch"]
+    assert found.distributions["good"].count == 4
+    assert found.effect_size.cliffs_delta == pytest.approx(2 * found.image.auroc - 1)
+
+
+def test_images_whose_score_is_not_a_number_are_named(labelled):
+    scores = labelled.scores()
+    odd = dataclasses.replace(scores.rows[-1], score=float("nan"))
+    with pytest.raises(DataError, match=re.escape(odd.key)):
+        evaluate(dataclasses.replace(scores, rows=(*scores.rows[:-1], odd)))
 
 
 def test_a_plain_folder_has_no_metrics_and_says_so(maker):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from adctl.data.images import write_png
-from adctl.metrics import image_metrics
+from adctl.metrics.image import image_metrics
 from adctl.records import Calibration, ScoredImage, Verdict
 from adctl.report.evaluate import evaluate
 from adctl.report.page import write_report

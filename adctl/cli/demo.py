@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adctl.cli import options as opt
-from adctl.cli.output import Call, metrics_table
+from adctl.cli.metrics import metrics_table
+from adctl.cli.output import Call
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from adctl.config import CommandSettings, Loaded
     from adctl.errors import AdctlError
-    from adctl.report.evaluate import Evaluation
 
 _UNWRAPPED = 2000
 
@@ -139,24 +138,6 @@ def rows(lines: Iterable[Sequence[str]], *headers: str) -> RenderableType:
     for line in gathered:
         table.add_row(*map(Text, line))
     return table
-
-
-def metrics_table(evaluation: Evaluation, lines: Iterable[Sequence[str]]) -> RenderableType:
-    """The metrics that exist, then further lines."""
-    image, pixel = evaluation.image, evaluation.pixel
-    named = [
-        ("image AUROC", image.auroc),
-        ("image AP", image.average_precision),
-        ("F1 at threshold", image.f1),
-        ("precision", image.precision),
-        ("recall", image.recall),
-        ("pixel AUROC", pixel.auroc if pixel else None),
-        ("pixel AP", pixel.average_precision if pixel else None),
-        ("AUPRO", pixel.aupro if pixel else None),
-        ("pixel IoU", pixel.iou if pixel else None),
-    ]
-    shown = [(name, f"{value:.4f}") for name, value in named if value is not None]
-    return rows([*shown, *(("note", note) for note in evaluation.notes), *lines])
 
 
 def document(command: str, **content: Any) -> dict[str, Any]:

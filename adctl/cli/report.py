@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adctl.cli import options as opt
-from adctl.cli.output import Call, metrics_table
+from adctl.cli.metrics import metrics_table
+from adctl.cli.output import Call
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,6 +25,14 @@ def report(
     ] = None,
     out: Annotated[Path | None, opt.value("Where the report goes.", metavar="FILE")] = None,
     title: Annotated[str | None, opt.value("Title of the report.", metavar="TEXT")] = None,
+    ci: Annotated[bool | None, typer.Option("--ci", help="Give confidence intervals, by bootstrap.")] = None,
+    ci_level: Annotated[
+        float | None, opt.value("Level of the confidence intervals.", default="0.95", metavar="SHARE")
+    ] = None,
+    ci_samples: Annotated[
+        int | None, opt.value("Times the images are drawn again for them.", default="1000", metavar="N")
+    ] = None,
+    seed: opt.Seed = None,
     runs: opt.Runs = None,
     config: opt.Config = None,
     json: opt.Json = False,

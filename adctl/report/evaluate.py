@@ -1,42 +1,25 @@
-"""All metrics of a scored set, with flat memory: maps and masks are met one at a time.
+"""All metrics of a scored set: of its images, by defect type, and of its pixels; with intervals where asked for.
 
-Pixel metrics are taken at the size of the original image (at most 1024 pixels on the longer side): the map is
-enlarged once, the mask stays as it was drawn. Knows scores and metrics, nothing of pages.
+Knows scores and metrics, nothing of pages. `pixels.py` measures the maps.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from adctl.data.images import read_mask, resize
-from adctl.errors import DataError, ImageError
-from adctl.heatmaps import upsample
-from adctl.metrics import (
-    Curve,
-    ImageMetrics,
-    PixelMeter,
-    PixelMetrics,
-    image_metrics,
-    image_metrics_by_defect,
-    precision_recall_curve,
-    roc_curve,
-)
+from adctl.metrics.curves import Curve, precision_recall_curve, roc_curve
+from adctl.metrics.image import ImageMetrics, image_metrics, image_metrics_by_defect
+from adctl.metrics.statistics import Distribution, EffectSize, distributions, effect_size
 from adctl.records import GOOD, Verdict
+from adctl.report.pixels import measure_pixels
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from adctl.metrics.intervals import Resampling
+    from adctl.metrics.pixel import PixelMetrics
     from adctl.records import ScoredImage
     from adctl.scores import ScoreSet
-
-_LONGEST = 1024
-_NAMED = 5
-_HALF = 128
 
 
 @dataclass(frozen=True)
@@ -48,9 +31,12 @@ class Evaluation:
         verdicts: Images by verdict.
         image: Image metrics over the labelled images.
         by_defect: The same for each defect type against all good images.
-        pixel: Pixel metrics, or None where there are no maps or no masks.
+        pixel: Pixel metrics, also by defect type and size; None where there are no maps or no masks.
         curves: `roc`, `pr`, and for pixels `pixel_roc`, `pixel_pr`, `pixel_pro`, as far as they exist.
         notes: What is missing and why, in sentences.
+        distributions: How the scores of the good images and of each defect type are distributed.
+        effect_size: How far the scores of defective images lie from those of good ones; None without either.
+        resampling: What the confidence intervals rest on; None where none were asked for.
     """
 
     images: int
@@ -60,32 +46,43 @@ class Evaluation:
     pixel: PixelMetrics | None
     curves: dict[str, Curve]
     notes: tuple[str, ...]
+    distributions: dict[str, Distribution] = field(default_factory=dict)
+    effect_size: EffectSize | None = None
+    resampling: Resampling | None = None
 
 
-def evaluate(scores: ScoreSet) -> Evaluation:
+def evaluate(scores: ScoreSet, resampling: Resampling | None = None) -> Evaluation:
     """Compute every metric that the scored set allows.
 
     Args:
         scores: Read back from disk.
+        resampling: For confidence intervals; None leaves them out.
 
     Raises:
-        DataError: Scores or maps are damaged.
+        DataError: Scores or maps are damaged, or not finite numbers; names the images.
     """
-    calibration = scores.calibration
-    labelled = [(row.score, row.label) for row in scores.rows if row.score is not None and row.label is not None]
-    values, labels = [score for score, _ in labelled], [label for _, label in labelled]
-    threshold = calibration.threshold if calibration else None
-    image = image_metrics(values, [label != GOOD for label in labels], threshold)
-    notes = _set_notes(scores, len(labelled)) + (_reasons(image) if labelled else [])
-    meter = _measure_pixels(scores, notes)
+    labelled = [
+        (row.score, row.label, row.key) for row in scores.rows if row.score is not None and row.label is not None
+    ]
+    values, labels = [score for score, _, _ in labelled], [label for _, label, _ in labelled]
+    names = [key for _, _, key in labelled]
+    threshold = scores.calibration.threshold if scores.calibration else None
+    image = image_metrics(values, [label != GOOD for label in labels], threshold, resampling=resampling, names=names)
+    pixels = measure_pixels(scores, resampling)
+    notes = [*_set_notes(scores, len(labelled)), *(_reasons(image) if labelled else []), *pixels.notes]
+    if resampling and labelled:
+        notes += _interval_notes(image)
     return Evaluation(
         images=len(scores.rows),
         verdicts=dict(Counter(str(row.verdict) for row in scores.rows)),
         image=image,
-        by_defect=image_metrics_by_defect(values, labels, threshold),
-        pixel=meter.result(calibration.pixel_threshold if calibration else None) if meter is not None else None,
-        curves=_curves(values, labels, meter),
+        by_defect=image_metrics_by_defect(values, labels, threshold, resampling=resampling),
+        pixel=pixels.metrics,
+        curves=_curves(values, labels) | {f"pixel_{name}": curve for name, curve in pixels.curves.items()},
         notes=tuple(notes),
+        distributions=distributions(values, labels),
+        effect_size=effect_size(*_parted(values, labels)),
+        resampling=resampling,
     )
 
 
@@ -104,14 +101,26 @@ def _set_notes(scores: ScoreSet, labelled: int) -> list[str]:
     return notes
 
 
-def _curves(values: list[float], labels: list[str], meter: PixelMeter | None) -> dict[str, Curve]:
+def _interval_notes(image: ImageMetrics) -> list[str]:
+    """What to know of the confidence intervals."""
+    if not image.intervals:
+        return ["No confidence intervals: they need two images of each kind at least."]
+    if any(interval.low == interval.high for interval in image.intervals.values()):
+        return ["An interval without width does not mean certainty: drawing these images again changes nothing there."]
+    return []
+
+
+def _parted(values: list[float], labels: list[str]) -> tuple[list[float], list[float]]:
+    """Scores of good and of defective images."""
+    rows = list(zip(values, labels, strict=True))
+    return [value for value, label in rows if label == GOOD], [value for value, label in rows if label != GOOD]
+
+
+def _curves(values: list[float], labels: list[str]) -> dict[str, Curve]:
     defective = [label != GOOD for label in labels]
-    curves: dict[str, Curve] = {}
-    if any(defective) and not all(defective):
-        curves = {"roc": roc_curve(values, defective), "pr": precision_recall_curve(values, defective)}
-    if meter is not None:
-        curves |= {f"pixel_{name}": curve for name, curve in meter.curves().items()}
-    return curves
+    if all(defective) or not any(defective):
+        return {}
+    return {"roc": roc_curve(values, defective), "pr": precision_recall_curve(values, defective)}
 
 
 def _reasons(metrics: ImageMetrics) -> list[str]:
@@ -119,81 +128,6 @@ def _reasons(metrics: ImageMetrics) -> list[str]:
     for name, reason in metrics.missing.items():
         by_reason.setdefault(reason, []).append(name.replace("_", " "))
     return [f"No {', '.join(names)}: {reason}." for reason, names in by_reason.items()]
-
-
-def _measure_pixels(scores: ScoreSet, notes: list[str]) -> PixelMeter | None:
-    """Two passes over the maps: their range first, since enlarging a map never leaves it."""
-    if not any(row.label not in (None, GOOD) for row in scores.rows):
-        return None
-    if not any(row.mask for row in scores.rows):
-        notes.append("No pixel metrics: there are no ground-truth masks.")
-        return None
-    if not scores.has_maps:
-        notes.append("No pixel metrics: the maps were not kept; run score with --maps.")
-        return None
-    meter = PixelMeter(*_range(scores))
-    skipped: list[str] = []
-    shrunk = 0
-    for index, anomaly_map in scores.maps():
-        row = scores.rows[index]
-        problem = _add(meter, row, anomaly_map)
-        if problem:
-            skipped.append(problem)
-        shrunk += max(row.width or 0, row.height or 0) > _LONGEST
-    if shrunk:
-        notes.append(f"Pixels of {shrunk} larger images were measured at {_LONGEST} pixels on the longer side.")
-    notes += skipped[:_NAMED]
-    if len(skipped) > _NAMED:
-        notes.append(f"{len(skipped) - _NAMED} more images are left out of the pixel metrics for such reasons.")
-    return meter
-
-
-def _range(scores: ScoreSet) -> tuple[float, float]:
-    """Lowest and highest value of all maps."""
-    low, high = np.inf, -np.inf
-    for index, anomaly_map in scores.maps():
-        if not np.isfinite(anomaly_map).all():
-            raise DataError(
-                f"The map of {scores.rows[index].key} holds values that are not finite numbers.",
-                "Score again, or train again.",
-            )
-        low, high = min(low, float(anomaly_map.min())), max(high, float(anomaly_map.max()))
-    return low, high
-
-
-def _add(meter: PixelMeter, row: ScoredImage, anomaly_map: NDArray[np.float32]) -> str | None:
-    """Measure one map; the reason where it cannot be."""
-    if row.label is None or row.width is None or row.height is None:
-        return None
-    height, width = measured_size(row.height, row.width)
-    if row.label == GOOD:
-        meter.add(upsample(anomaly_map, height, width))
-        return None
-    if row.mask is None:
-        return f"{row.key} has no mask and is left out of the pixel metrics."
-    try:
-        mask = read_mask(Path(row.mask))
-    except ImageError as error:
-        return f"{row.key} is left out of the pixel metrics: {error.message}"
-    if mask.shape != (row.height, row.width):
-        return (
-            f"{row.key} is left out of the pixel metrics: its mask is {mask.shape[1]} x {mask.shape[0]} pixels, "
-            f"the image {row.width} x {row.height}."
-        )
-    meter.add(upsample(anomaly_map, height, width), _shrunk(mask, height, width), row.label)
-    return None
-
-
-def _shrunk(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
-    """The mask at another size: defect where at least half of a pixel's area is."""
-    covered = resize(mask[..., None].astype(np.uint8) * 255, height, width)[..., 0]
-    return np.asarray(covered >= _HALF)
-
-
-def measured_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width at which pixels are measured."""
-    scale = min(1.0, _LONGEST / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def outcome(row: ScoredImage) -> str:

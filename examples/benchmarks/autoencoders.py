@@ -25,7 +25,7 @@ from adctl.data.images import read_image, resize
 from adctl.data.layouts import Dataset, open_mvtec
 from adctl.detectors.autoencoder import ReconstructionDetector
 from adctl.maps import top_mean
-from adctl.metrics import image_metrics
+from adctl.metrics.image import image_metrics
 from adctl.model_file import load_model
 from adctl.reconstruction import SPACES, ErrorMap, usual_error
 

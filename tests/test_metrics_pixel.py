@@ -1,7 +1,8 @@
-"""Image and pixel metrics, against scikit-learn and against slow references written from the definitions."""
+"""Pixel metrics, exact and streaming, against scikit-learn and against slow references written from the definitions."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from itertools import pairwise
 
@@ -14,32 +15,14 @@ from scipy import ndimage
 from sklearn import metrics as sk
 
 from adctl.errors import DataError
-from adctl.metrics import (
-    PixelMeter,
-    aupro_exact,
-    image_metrics,
-    image_metrics_by_defect,
-    precision_recall_curve,
-    roc_curve,
-)
+from adctl.metrics.exact import ExactMeter, aupro_exact
+from adctl.metrics.streaming import PixelMeter
 
 # A shared machine may stall: no deadline.
 few = settings(max_examples=30, deadline=None)
 
 BINS = 8
 """Of the meters in which integer values below it lose nothing."""
-
-
-@st.composite
-def scored(draw, *, both=False):
-    """Scores with many ties, and labels; good and defective ones if `both`."""
-    number = draw(st.integers(2, 40))
-    values = st.one_of(st.floats(-1e6, 1e6), st.integers(-3, 3).map(float))
-    scores = draw(arrays(np.float64, number, elements=values))
-    labels = draw(arrays(np.bool_, number))
-    if both:
-        labels[:2] = [True, False]
-    return scores, labels
 
 
 @st.composite
@@ -61,10 +44,17 @@ def flat(maps, masks):
     return np.concatenate([m.ravel() for m in maps]).astype(np.float64), np.concatenate([m.ravel() for m in masks])
 
 
-def meter_of(maps, masks, low, high, bins):
-    meter = PixelMeter(low, high, bins)
+def exact_of(maps, masks, threshold=None):
+    return fed(ExactMeter(threshold), maps, masks)
+
+
+def meter_of(maps, masks, low, high, bins, threshold=None):
+    return fed(PixelMeter(low, high, threshold, bins=bins), maps, masks)
+
+
+def fed(meter, maps, masks, defect="scratch"):
     for anomaly_map, mask in zip(maps, masks, strict=True):
-        meter.add(anomaly_map, mask, "scratch")
+        meter.add(anomaly_map, mask, defect)
     return meter
 
 
@@ -74,6 +64,12 @@ def tight(maps, masks, bins):
     return meter_of(maps, masks, float(values.min()), float(values.max()), bins)
 
 
+def numbered(mask):
+    """The regions of a mask, each a mask of its own."""
+    numbers, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    return [numbers == number for number in range(1, count + 1)]
+
+
 def best_f1(scores, labels):
     called = [scores >= value for value in np.unique(scores)]
     return max(2 * (c & labels).sum() / (c.sum() + labels.sum()) for c in called)
@@ -81,10 +77,7 @@ def best_f1(scores, labels):
 
 def aupro_slow(maps, masks, limit):
     """From the definition: call pixels at each threshold, average the share found of each region, cut at the limit."""
-    regions = []
-    for index, mask in enumerate(masks):
-        numbered, count = ndimage.label(mask, structure=np.ones((3, 3)))
-        regions += [(index, numbered == number) for number in range(1, count + 1)]
+    regions = [(index, region) for index, mask in enumerate(masks) for region in numbered(mask)]
     normal = sum((~mask).sum() for mask in masks)
     points = [(0.0, 0.0)]
     for threshold in sorted({float(v) for m in maps for v in m.ravel()}, reverse=True):
@@ -100,131 +93,6 @@ def aupro_slow(maps, masks, limit):
             y_cut = y0 + (y1 - y0) * (limit - x0) / (x1 - x0)
             area += (limit - x0) * (y0 + y_cut) / 2
     return area / limit
-
-
-# --- images -----------------------------------------------------------------------------------------------------
-
-
-@few
-@given(scored(both=True))
-def test_image_ranking_is_scikit_learns(pair):
-    scores, labels = pair
-    found = image_metrics(scores, labels)
-    assert found.auroc == pytest.approx(sk.roc_auc_score(labels, scores), abs=1e-12)
-    assert found.average_precision == pytest.approx(sk.average_precision_score(labels, scores), abs=1e-12)
-    assert found.f1_max == pytest.approx(best_f1(scores, labels), abs=1e-12)
-    called = [scores >= value for value in np.unique(scores)]
-    rates = [c[~labels].mean() for c in called if c[labels].mean() >= 0.95]
-    assert found.fpr_at_95_tpr == pytest.approx(min(rates), abs=1e-12)
-
-
-@few
-@given(scored(both=True))
-def test_best_f1_is_reached_at_its_threshold(pair):
-    scores, labels = pair
-    found = image_metrics(scores, labels)
-    assert image_metrics(scores, labels, found.f1_max_threshold).f1 == pytest.approx(found.f1_max, abs=1e-12)
-
-
-def test_best_f1_threshold_parts_neighbouring_floats():
-    upper = float(np.nextafter(1.0, 2.0))
-    found = image_metrics([1.0, upper], [False, True])
-    assert 1.0 <= found.f1_max_threshold < upper
-
-
-@few
-@given(scored(), st.floats(-4, 4))
-def test_confusion_numbers_are_scikit_learns(pair, threshold):
-    scores, labels = pair
-    found = image_metrics(scores, labels, threshold)
-    alarms = scores > threshold
-    tn, fp, fn, tp = sk.confusion_matrix(labels, alarms, labels=[False, True]).ravel()
-    assert (found.tn, found.fp, found.fn, found.tp) == (tn, fp, fn, tp)
-    assert (found.good, found.defective) == ((~labels).sum(), labels.sum())
-    assert found.accuracy == pytest.approx(sk.accuracy_score(labels, alarms))
-    references = {"precision": sk.precision_score, "recall": sk.recall_score, "f1": sk.f1_score}
-    for name, reference in references.items():
-        value = getattr(found, name)
-        assert (value is None) == (name in found.missing)
-        if value is not None:
-            assert value == pytest.approx(reference(labels, alarms, zero_division=0))
-    if labels.any() and not labels.all():
-        assert found.balanced_accuracy == pytest.approx(sk.balanced_accuracy_score(labels, alarms))
-        assert found.false_alarm_rate == pytest.approx(fp / (fp + tn))
-
-
-def test_a_score_at_the_threshold_is_normal():
-    found = image_metrics([1.0, 2.0], [False, True], 2.0)
-    assert (found.tp, found.fn) == (0, 1)
-
-
-def test_scores_beyond_one_are_ranked_as_they_are():
-    assert image_metrics([1e9, 1e9 + 1, -5.0], [False, True, False]).auroc == 1.0
-
-
-def test_all_ties_rank_at_chance():
-    found = image_metrics([3.0] * 6, [True, False] * 3)
-    assert (found.auroc, found.average_precision, found.fpr_at_95_tpr) == (0.5, 0.5, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("labels", "said"),
-    [([True, True], "no good images"), ([False, False], "no defective images"), ([], "no images")],
-)
-def test_what_does_not_exist_is_none_and_said_why(labels, said):
-    found = image_metrics([1.0, 2.0][: len(labels)], labels, 1.5)
-    for name in ("auroc", "average_precision", "f1_max", "f1_max_threshold", "fpr_at_95_tpr", "balanced_accuracy"):
-        assert getattr(found, name) is None
-        assert said in found.missing[name]
-
-
-def test_every_none_is_explained():
-    for found in (image_metrics([1.0], [True]), image_metrics([], [], 0.0), image_metrics([1.0, 2.0], [0, 1])):
-        absent = {name for name, value in vars(found).items() if value is None}
-        assert absent - {"threshold"} == set(found.missing)
-
-
-def test_nan_scores_are_counted():
-    with pytest.raises(DataError, match="2 of 3 scores"):
-        image_metrics([np.nan, 1.0, np.inf], [True, False, True])
-    with pytest.raises(DataError, match="1 of 2 scores"):
-        image_metrics_by_defect([np.nan, 1.0], ["good", "good"])
-
-
-def test_scores_without_labels_are_refused():
-    with pytest.raises(ValueError, match="one length"):
-        image_metrics([1.0, 2.0], [True])
-
-
-def test_each_defect_stands_against_all_good_images():
-    scores, labels = [0.0, 1.0, 2.0, 0.5, 9.0], ["good", "good", "hole", "crack", "crack"]
-    found = image_metrics_by_defect(scores, labels, 1.5)
-    assert list(found) == ["crack", "hole"]
-    assert found["crack"] == image_metrics([0.0, 1.0, 0.5, 9.0], [False, False, True, True], 1.5)
-    assert found["hole"].auroc == 1.0
-    assert image_metrics_by_defect([], []) == {}
-
-
-@few
-@given(scored(both=True))
-def test_curves_hold_their_areas(pair):
-    scores, labels = pair
-    roc, pr = roc_curve(scores, labels), precision_recall_curve(scores, labels)
-    assert sk.auc(roc.x, roc.y) == pytest.approx(sk.roc_auc_score(labels, scores), abs=1e-9)
-    assert -np.diff(pr.x) @ pr.y[:-1] == pytest.approx(sk.average_precision_score(labels, scores), abs=1e-9)
-    for curve in (roc, pr):
-        assert len(curve.x) == len(curve.y) == len(curve.thresholds)
-        assert json.dumps(curve.to_dict(), allow_nan=False)
-
-
-@pytest.mark.parametrize("curve", [roc_curve, precision_recall_curve])
-@pytest.mark.parametrize("labels", [[True, True], [False, False]])
-def test_a_curve_needs_both_classes(curve, labels):
-    with pytest.raises(DataError, match="there are no"):
-        curve([1.0, 2.0], labels)
-
-
-# --- pixels -----------------------------------------------------------------------------------------------------
 
 
 @few
@@ -249,10 +117,25 @@ def test_binning_that_loses_nothing_changes_nothing(drawn):
 
 
 @few
-@given(whole, st.integers(-1, BINS + 1))
-def test_pixel_confusion_numbers_are_scikit_learns(drawn, threshold):
+@given(st.one_of(whole, real))
+def test_exact_metrics_are_the_references(drawn):
     values, truth = flat(*drawn)
-    found, called = meter_of(*drawn, 0, BINS, BINS).result(float(threshold)), values > threshold
+    found = exact_of(*drawn).result()
+    assert found.auroc == pytest.approx(sk.roc_auc_score(truth, values), abs=1e-12)
+    assert found.average_precision == pytest.approx(sk.average_precision_score(truth, values), abs=1e-12)
+    assert found.aupro == pytest.approx(aupro_slow(*drawn, 0.3), abs=1e-9)
+    assert found.aupro_05 == pytest.approx(aupro_slow(*drawn, 0.05), abs=1e-9)
+    assert found.f1_max == pytest.approx(best_f1(values, truth), abs=1e-12)
+    assert exact_of(*drawn, found.f1_max_threshold).result().dice == pytest.approx(found.f1_max, abs=1e-12)
+    assert found.errors == {}
+
+
+@few
+@given(st.one_of(whole, real), st.one_of(st.integers(-1, BINS + 1), st.floats(-50, 50)), st.booleans())
+def test_numbers_at_a_threshold_are_scikit_learns_in_either_meter(drawn, threshold, streaming):
+    values, truth = flat(*drawn)
+    meter = meter_of(*drawn, -50, 50, 3, threshold) if streaming else exact_of(*drawn, threshold)
+    found, called = meter.result(), values > threshold
     assert found.iou == pytest.approx(sk.jaccard_score(truth, called))
     assert found.dice == pytest.approx(sk.f1_score(truth, called))
     assert found.recall == pytest.approx(sk.recall_score(truth, called))
@@ -264,17 +147,44 @@ def test_pixel_confusion_numbers_are_scikit_learns(drawn, threshold):
 
 
 @few
+@given(st.one_of(whole, real), st.one_of(st.integers(-1, BINS + 1), st.floats(-50, 50)))
+def test_overlap_and_iou_of_regions_are_the_definitions(drawn, threshold):
+    overlaps, ious = [], []
+    for anomaly_map, mask in zip(*drawn, strict=True):
+        found = numbered(anomaly_map.astype(np.float64) > threshold)
+        for region in numbered(mask):
+            touching = np.zeros_like(mask)
+            for called in found:
+                touching |= called & (called & region).any()
+            others = mask & ~region
+            overlaps.append((touching & region).sum() / region.sum())
+            ious.append((touching & region).sum() / ((touching | region) & ~others).sum())
+    result = exact_of(*drawn, threshold).result()
+    assert result.regions == len(overlaps)
+    assert result.region_overlap == pytest.approx(np.mean(overlaps))
+    assert result.region_iou == pytest.approx(np.mean(ious))
+
+
+def test_a_float32_map_meets_a_float64_threshold_without_rounding():
+    value = np.float32(0.1)
+    below = float(np.nextafter(np.float64(value), -np.inf))
+    mask = np.array([[True, False]])
+    assert exact_of([np.array([[value, 0.0]], np.float32)], [mask], below).result().recall == 1.0
+    assert exact_of([np.array([[value, 0.0]], np.float32)], [mask], float(value)).result().recall == 0.0
+
+
+@few
 @given(real, st.sampled_from([1, 2, 7, 64, 65_536]))
-def test_binned_areas_lie_within_the_stated_errors(drawn, bins):
-    values, truth = flat(*drawn)
-    found = tight(*drawn, bins).result()
-    assert abs(found.auroc - sk.roc_auc_score(truth, values)) <= found.auroc_error + 1e-12
-    assert abs(found.aupro - aupro_slow(*drawn, 0.3)) <= found.aupro_error + 1e-9
+def test_binned_metrics_lie_within_the_stated_errors(drawn, bins):
+    exact, binned = exact_of(*drawn).result(), tight(*drawn, bins).result()
+    assert set(binned.errors) == {"auroc", "average_precision", "aupro", "aupro_05", "f1_max"}
+    for name, error in binned.errors.items():
+        assert abs(getattr(binned, name) - getattr(exact, name)) <= error + 1e-9
 
 
 def test_one_bin_has_the_whole_error():
     found = meter_of([np.array([[0.0, 1.0]])], [np.array([[False, True]])], 0, 1, 1).result()
-    assert (found.auroc, found.auroc_error) == (0.5, 0.5)
+    assert (found.auroc, found.errors["auroc"]) == (0.5, 0.5)
 
 
 def test_a_narrow_range_far_from_zero_keeps_its_order():
@@ -282,16 +192,8 @@ def test_a_narrow_range_far_from_zero_keeps_its_order():
     values = 123_456.789012 + 1e-4 * generator.random((64, 64))
     mask = generator.random((64, 64)) > 0.8
     found = tight([values], [mask], 65_536).result()
-    assert found.auroc_error < 1e-4
-    assert abs(found.auroc - sk.roc_auc_score(mask.ravel(), values.ravel())) <= found.auroc_error
-
-
-@few
-@given(real, st.integers(1, 300))
-def test_best_pixel_f1_is_reached_at_its_threshold(drawn, bins):
-    meter = tight(*drawn, bins)
-    found = meter.result()
-    assert meter.result(found.f1_max_threshold).dice == pytest.approx(found.f1_max, abs=1e-12)
+    assert found.errors["auroc"] < 1e-4
+    assert abs(found.auroc - sk.roc_auc_score(mask.ravel(), values.ravel())) <= found.errors["auroc"]
 
 
 def test_the_limit_cuts_the_curve_by_interpolation():
@@ -323,44 +225,89 @@ def test_pixels_touching_at_a_corner_are_one_region():
 def test_constant_maps_rank_at_chance(value):
     mask = np.zeros((8, 8), np.bool_)
     mask[:3] = True
-    meter = PixelMeter(value, value)
-    meter.add(np.full((8, 8), value, np.float32), mask, "scratch")
-    found = meter.result(value)
-    assert (found.auroc, found.auroc_error, found.recall) == (0.5, 0.5, 0.0)
+    maps = [np.full((8, 8), value, np.float32)]
+    found = meter_of(maps, [mask], value, value, 65_536, value).result()
+    assert (found.auroc, found.errors["auroc"], found.recall) == (0.5, 0.5, 0.0)
     assert found.aupro == pytest.approx(0.15)
-    assert meter.result(found.f1_max_threshold).dice == pytest.approx(found.f1_max)
+    for meter in (
+        meter_of(maps, [mask], value, value, 8, found.f1_max_threshold),
+        exact_of(maps, [mask], found.f1_max_threshold),
+    ):
+        assert meter.result().dice == pytest.approx(found.f1_max)
+    assert exact_of(maps, [mask]).result().auroc == 0.5
 
 
-def test_a_defect_stands_against_good_images_and_its_own():
+@pytest.mark.parametrize("kind", [ExactMeter, lambda threshold: PixelMeter(0, 1, threshold)], ids=["exact", "binned"])
+def test_a_defect_stands_against_good_images_and_its_own(kind):
     generator = np.random.default_rng(1)
     maps = [generator.random((16, 16)) for _ in range(5)]
     masks = [generator.random((16, 16)) > 0.7 for _ in range(5)]
-    whole_set, only_crack, only_hole = (PixelMeter(0, 1) for _ in range(3))
+    whole_set, only_crack, only_hole = (kind(0.5) for _ in range(3))
     for meter in (whole_set, only_crack, only_hole):
         meter.add(maps[0])
     for index, defect in ((1, "crack"), (2, "hole"), (3, "crack")):
         for meter in (whole_set, only_crack if defect == "crack" else only_hole):
             meter.add(maps[index], masks[index], defect)
     whole_set.add(maps[4], masks[4])
-    found = whole_set.result(0.5)
-    alone = {"crack": only_crack.result(0.5), "hole": only_hole.result(0.5)}
+    found = whole_set.result()
+    alone = {"crack": only_crack.result(), "hole": only_hole.result()}
     assert list(found.by_defect) == ["crack", "hole"]
     for defect, meant in alone.items():
-        assert {**vars(found.by_defect[defect])} == {**vars(meant), "by_defect": {}}
+        assert found.by_defect[defect] == dataclasses.replace(meant, by_defect={}, by_size={})
     # The defect of no name counts in the whole and in no type.
     all_masks = [np.zeros((16, 16), np.bool_), *masks[1:]]
-    values, truth = flat(maps, all_masks)
     assert found.images == 5
-    assert abs(found.auroc - sk.roc_auc_score(truth, values)) <= found.auroc_error
-    assert abs(found.aupro - aupro_exact(maps, all_masks)) <= found.aupro_error + 1e-9
+    values, truth = flat(maps, all_masks)
+    assert found.auroc == pytest.approx(sk.roc_auc_score(truth, values), abs=found.errors.get("auroc", 0) + 1e-9)
+    assert found.aupro == pytest.approx(aupro_exact(maps, all_masks), abs=found.errors.get("aupro", 0) + 1e-9)
+
+
+@pytest.mark.parametrize("kind", [ExactMeter, lambda threshold: PixelMeter(0, 1, threshold)], ids=["exact", "binned"])
+def test_a_size_is_its_regions_against_all_normal_pixels(kind):
+    generator = np.random.default_rng(4)
+    maps = [generator.random((50, 60)) for _ in range(3)]
+    # Of 3000 pixels: 9 are below 1/300, 10 are not; 89 are below 3/100, 90 are not.
+    shapes = {"small": [(3, 3), (1, 1)], "medium": [(2, 5), (1, 59)], "large": [(10, 9)]}
+    masks = {name: [np.zeros((50, 60), np.bool_) for _ in maps] for name in shapes}
+    for row, (name, sides) in enumerate(shapes.items()):
+        for index, (height, width) in enumerate(sides):
+            masks[name][index][12 * row : 12 * row + height, :width] = True
+    together = [np.logical_or.reduce([masks[name][index] for name in shapes]) for index in range(3)]
+    found = fed(kind(0.5), maps, together, None).result()
+    assert {name: part.regions for name, part in found.by_size.items()} == {"small": 2, "medium": 2, "large": 1}
+    normal = np.concatenate([m[~mask] for m, mask in zip(maps, together, strict=True)])
+    for name, part in found.by_size.items():
+        inside = np.concatenate([m[mask] for m, mask in zip(maps, masks[name], strict=True)])
+        truth = np.repeat([False, True], [len(normal), len(inside)])
+        expected = sk.roc_auc_score(truth, np.append(normal, inside))
+        assert part.auroc == pytest.approx(expected, abs=part.errors.get("auroc", 0) + 1e-9)
+        assert part.recall == pytest.approx((inside > 0.5).mean())
+        assert part.precision == pytest.approx((inside > 0.5).sum() / ((inside > 0.5).sum() + (normal > 0.5).sum()))
+
+
+def test_a_size_without_regions_is_left_out():
+    assert set(exact_of([np.eye(9)], [np.eye(9, dtype=np.bool_)]).result().by_size) == {"large"}
 
 
 def test_the_order_of_maps_does_not_matter():
     generator = np.random.default_rng(2)
     maps, masks = [generator.random((8, 8)) for _ in range(3)], [generator.random((8, 8)) > 0.5 for _ in range(3)]
-    forth, back = meter_of(maps, masks, 0, 1, 64).result(0.5), meter_of(maps[::-1], masks[::-1], 0, 1, 64).result(0.5)
-    assert forth.aupro == pytest.approx(back.aupro)
-    assert (forth.auroc, forth.iou) == (back.auroc, back.iou)
+    for forth, back in (
+        (meter_of(maps, masks, 0, 1, 64, 0.5), meter_of(maps[::-1], masks[::-1], 0, 1, 64, 0.5)),
+        (exact_of(maps, masks, 0.5), exact_of(maps[::-1], masks[::-1], 0.5)),
+    ):
+        one, other = forth.result(), back.result()
+        assert one.aupro == pytest.approx(other.aupro)
+        assert (one.auroc, one.iou) == (other.auroc, other.iou)
+
+
+def test_an_exact_meter_can_be_asked_in_between():
+    generator = np.random.default_rng(8)
+    maps, masks = [generator.random((8, 8)) for _ in range(3)], [generator.random((8, 8)) > 0.5 for _ in range(3)]
+    meter = exact_of(maps[:2], masks[:2])
+    assert meter.result().auroc == exact_of(maps[:2], masks[:2]).result().auroc
+    maps[0][:] = 0  # what was added stays as it was
+    assert fed(meter, maps[2:], masks[2:]).result().auroc != exact_of(maps, masks).result().auroc
 
 
 def test_masks_of_zero_and_255_are_masks():
@@ -370,12 +317,13 @@ def test_masks_of_zero_and_255_are_masks():
     assert meter.result().auroc == 1.0
 
 
-def test_without_one_kind_of_pixels_there_are_no_metrics():
-    nothing, only_good, only_bad = PixelMeter(0, 1), PixelMeter(0, 1), PixelMeter(0, 1)
+@pytest.mark.parametrize("kind", [ExactMeter, lambda threshold: PixelMeter(0, 1, threshold)], ids=["exact", "binned"])
+def test_without_one_kind_of_pixels_there_are_no_metrics(kind):
+    nothing, only_good, only_bad = (kind(0.5) for _ in range(3))
     only_good.add(np.zeros((4, 4)))
     only_bad.add(np.zeros((4, 4)), np.ones((4, 4), np.bool_), "scratch")
     for meter, said in ((nothing, "no maps"), (only_good, "no defective pixels"), (only_bad, "no normal pixels")):
-        found = meter.result(0.5)
+        found = meter.result()
         absent = {name for name, value in vars(found).items() if value is None}
         assert {"auroc", "aupro", "iou", "recall"} <= absent == set(found.missing)
         assert all(said in reason for reason in found.missing.values())
@@ -390,7 +338,7 @@ def test_a_defect_with_an_empty_mask_adds_normal_pixels():
 
 def test_without_a_threshold_the_rest_is_there():
     found = meter_of([np.eye(4)], [np.eye(4, dtype=np.bool_)], 0, 1, 64).result()
-    assert set(found.missing) == {"iou", "dice", "precision", "recall"}
+    assert set(found.missing) == {"iou", "dice", "precision", "recall", "region_overlap", "region_iou"}
     assert found.auroc == 1.0
 
 
@@ -445,17 +393,10 @@ def test_pixel_curves_are_short_and_run_from_none_to_all():
     assert sk.auc(curves["roc"].x, curves["roc"].y) == pytest.approx(found.auroc, abs=1e-3)
 
 
-@few
-@given(scored(), st.sampled_from([None, 0.0, np.inf, np.nan]))
-def test_dictionaries_are_json(pair, threshold):
-    text = json.dumps(image_metrics(*pair, threshold).to_dict(), allow_nan=False)
-    assert json.loads(text)["good"] == (~pair[1]).sum()
-
-
-@pytest.mark.parametrize("threshold", [None, 0.5, np.inf])
+@pytest.mark.parametrize("threshold", [None, 0.5, np.inf, np.nan])
 def test_pixel_dictionaries_are_json(threshold):
-    meter = meter_of([np.eye(4)], [np.eye(4, dtype=np.bool_)], 0, 1, 64)
-    value = json.loads(json.dumps(meter.result(threshold).to_dict(), allow_nan=False))
+    meter = meter_of([np.eye(4)], [np.eye(4, dtype=np.bool_)], 0, 1, 64, threshold)
+    value = json.loads(json.dumps(meter.result().to_dict(), allow_nan=False))
     assert value["by_defect"]["scratch"]["auroc"] == 1.0
     for curve in meter.curves().values():
         assert json.dumps(curve.to_dict(), allow_nan=False)

@@ -1,0 +1,126 @@
+"""Metrics as tables on a terminal: of the whole set, by defect type and by size of defect."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adctl.cli.output import rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.console import RenderableType
+
+    from adctl.metrics.image import ImageMetrics
+    from adctl.metrics.pixel import PixelMetrics
+    from adctl.report.evaluate import Evaluation
+
+    Metrics = ImageMetrics | PixelMetrics
+
+_IMAGE = {
+    "image AUROC": "auroc",
+    "image AP": "average_precision",
+    "FPR at 95 % TPR": "fpr_at_95_tpr",
+    "best F1": "f1_max",
+    "F1 at threshold": "f1",
+    "precision": "precision",
+    "recall": "recall",
+    "false-alarm rate": "false_alarm_rate",
+    "accuracy": "accuracy",
+    "balanced accuracy": "balanced_accuracy",
+}
+_PIXEL = {
+    "pixel AUROC": "auroc",
+    "pixel AP": "average_precision",
+    "AUPRO": "aupro",
+    "AUPRO to FPR 0.05": "aupro_05",
+    "best pixel F1": "f1_max",
+    "pixel IoU": "iou",
+    "pixel Dice": "dice",
+    "region overlap": "region_overlap",
+    "region IoU": "region_iou",
+}
+_ABSENT = "-"
+
+
+def metrics_table(evaluation: Evaluation, lines: Iterable[Sequence[str]]) -> RenderableType:
+    """The metrics that exist, those of each defect type and size, then notes and further lines."""
+    from rich.console import Group
+    from rich.padding import Padding
+
+    tables = [_whole(evaluation), _by_defect(evaluation), _by_size(evaluation)]
+    shown = [table for table in tables if table is not None]
+    shown.append(rows([*(("note", note) for note in evaluation.notes), *lines]))
+    return Group(shown[0], *(Padding(table, (1, 0, 0, 0)) for table in shown[1:]))
+
+
+def _whole(evaluation: Evaluation) -> RenderableType | None:
+    found = [*_lines(_IMAGE, evaluation.image), *_verdicts(evaluation.image), *_lines(_PIXEL, evaluation.pixel)]
+    if not found:
+        return None
+    if evaluation.resampling is None:
+        return rows([line[:2] for line in found])
+    return rows(found, "metric", "value", f"{100 * evaluation.resampling.level:.4g} % interval")
+
+
+def _lines(names: dict[str, str], metrics: Metrics | None) -> list[tuple[str, str, str]]:
+    return [
+        (shown, f"{value:.4f}", _range(metrics, name))
+        for shown, name in names.items()
+        if metrics is not None and (value := getattr(metrics, name)) is not None
+    ]
+
+
+def _verdicts(image: ImageMetrics) -> list[tuple[str, str, str]]:
+    """The confusion matrix."""
+    if image.tp is None:
+        return []
+    return [
+        ("defects found", f"{image.tp} of {image.defective}", ""),
+        ("false alarms", f"{image.fp} of {image.good}", ""),
+    ]
+
+
+def _by_defect(evaluation: Evaluation) -> RenderableType | None:
+    pixel = evaluation.pixel.by_defect if evaluation.pixel else {}
+    lines = [
+        (
+            kind,
+            str(image.defective),
+            _cell(image, "recall"),
+            _cell(image, "auroc", ranged=True),
+            _cell(pixel.get(kind), "auroc"),
+            _cell(pixel.get(kind), "region_overlap"),
+            _cell(pixel.get(kind), "aupro", ranged=True),
+        )
+        for kind, image in evaluation.by_defect.items()
+    ]
+    headers = ("defect", "images", "recall", "AUROC", "pixel AUROC", "overlap", "AUPRO")
+    return rows(lines, *headers) if lines else None
+
+
+def _by_size(evaluation: Evaluation) -> RenderableType | None:
+    lines = [
+        (
+            name,
+            str(part.regions),
+            *(_cell(part, metric) for metric in ("recall", "auroc", "region_overlap")),
+            _cell(part, "aupro", ranged=True),
+        )
+        for name, part in (evaluation.pixel.by_size if evaluation.pixel else {}).items()
+    ]
+    headers = ("size", "regions", "pixel recall", "pixel AUROC", "overlap", "AUPRO")
+    return rows(lines, *headers) if lines else None
+
+
+def _cell(metrics: Metrics | None, name: str, *, ranged: bool = False) -> str:
+    """A value, with its interval where there is one and room for it."""
+    value = getattr(metrics, name, None)
+    if value is None:
+        return _ABSENT
+    return f"{value:.3f} {_range(metrics, name, 2)}".rstrip() if ranged else f"{value:.3f}"
+
+
+def _range(metrics: Metrics | None, name: str, digits: int = 3) -> str:
+    bounds = metrics.intervals.get(name) if metrics is not None else None
+    return "" if bounds is None else f"({bounds.low:.{digits}f} to {bounds.high:.{digits}f})"

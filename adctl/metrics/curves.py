@@ -1,0 +1,74 @@
+"""ROC and precision-recall curves of image scores, and the record that any curve is. Knows no areas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn import metrics as sk
+
+from adctl.errors import DataError
+from adctl.metrics.labels import Bools, Floats, absent_class, both_classes, checked
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of a curve, each at one threshold.
+
+    Attributes:
+        x: Array [n].
+        y: Array [n].
+        thresholds: Array [n].
+    """
+
+    x: Floats
+    y: Floats
+    thresholds: Floats
+
+    def to_dict(self) -> dict[str, list[float | None]]:
+        """JSON-safe; infinite thresholds become None."""
+        columns = {"x": self.x, "y": self.y, "thresholds": self.thresholds}
+        return {name: [float(v) if np.isfinite(v) else None for v in values] for name, values in columns.items()}
+
+
+def roc_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
+    """False-alarm rate (x) and recall (y) over all thresholds, from none called anomalous to all.
+
+    Args:
+        scores: Raw scores [n].
+        labels: True where defective [n].
+
+    Raises:
+        DataError: A score is not a finite number, or only one class is present.
+    """
+    values, truth = checked(scores, labels)
+    _refuse_one_class(truth)
+    fpr, tpr, thresholds = sk.roc_curve(truth, values)
+    return Curve(fpr, tpr, thresholds)
+
+
+def precision_recall_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
+    """Recall (x) and precision (y) over all thresholds, from all called anomalous to none.
+
+    Args:
+        scores: Raw scores [n].
+        labels: True where defective [n].
+
+    Raises:
+        DataError: A score is not a finite number, or only one class is present.
+    """
+    values, truth = checked(scores, labels)
+    _refuse_one_class(truth)
+    precision, recall, thresholds = sk.precision_recall_curve(truth, values, drop_intermediate=True)
+    return Curve(recall, precision, np.append(thresholds, np.inf))
+
+
+def _refuse_one_class(truth: Bools) -> None:
+    if not both_classes(truth):
+        raise DataError(
+            f"A curve needs good and defective images, but {absent_class(truth)}.", "Add labelled images of both kinds."
+        )
