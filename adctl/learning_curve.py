@@ -163,5 +163,6 @@ def _label(axes: Axes, curve: LearningCurve, counts: list[int]) -> None:
     axes.set_xlabel("good images learned from")
     axes.set_ylabel("image AUROC" if curve.defects else f"median score of {curve.held_out} unseen good images")
     enough = curve.answer.enough
-    axes.set_title("not seen to be enough" if enough is None else f"{enough} are enough", loc="left", fontsize=10)
+    title = f"{counts[-1]} are not seen to be enough" if enough is None else f"{enough} are enough to learn from"
+    axes.set_title(title, loc="left", fontsize=10)
     axes.grid(visible=True, alpha=0.25)

@@ -215,7 +215,7 @@ def _score_all(
             row = to_row(predicted, judge)
             if pictures is not None:
                 pictures.write(predicted, row)
-            writer.add(row, predicted.anomaly_map)
+            writer.add(row, None if row.verdict is Verdict.ERROR else predicted.anomaly_map)
             tally.add(row)
             update(writer.rows, len(samples))
         found = tally.drift()
@@ -235,8 +235,8 @@ def to_row(predicted: Predicted, judge: Judge | None) -> ScoredImage:
     }
     if predicted.score is None or anomaly_map is None:
         return ScoredImage(**common, score=None, verdict=Verdict.ERROR, error=str(item.error))
-    if not math.isfinite(predicted.score):
-        reason = f"The model gives {item.sample.path} the score {predicted.score}, which is no finite number."
+    if not (math.isfinite(predicted.score) and np.isfinite(anomaly_map).all()):
+        reason = f"The score {predicted.score} of {item.sample.path}, or its map, is no finite number."
         return ScoredImage(**common, score=None, verdict=Verdict.ERROR, error=reason)
     row = ScoredImage(
         **common,

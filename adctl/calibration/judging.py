@@ -4,8 +4,8 @@ The p-value is conformal: uniform for good images, never below 1 / (n + 1). The 
 rises, and reads on a scale from 0 to 1:
 
 - from good scores alone it is the share of good images that score lower: counted up to the start of the tail, and
-  by the fitted generalised Pareto tail beyond, where p-values can no longer tell strange from very strange. Nobody who has only
-  seen good images can say more.
+  by the fitted generalised Pareto tail beyond, where p-values can no longer tell strange from very strange. Nobody
+  who has only seen good images can say more.
 - with labelled defects it is the probability that the image is defective, were good and defective ones equally
   frequent: isotonic regression (Zadrozny & Elkan 2002), classes weighted alike, never quite 0 or 1.
 """
