@@ -229,16 +229,22 @@ def test_cross_conformal_calls_out_at_most_twice_the_rate():
     assert alarms / trials <= rate + 4 * np.sqrt(rate * (1 - rate) / trials)
 
 
-def test_a_learning_curve_ends_in_words_and_a_picture(world, zippers):
-    done = world.json("calibrate", "--model", "line", "--learning-curve", "--defects", zippers / "test" / "rough")
-    result = done["result"]
-    assert [point["images"] for point in result["points"]] == [5, 6, 8, 10, 13, 16]
-    assert all(len(point["aurocs"]) == (1 if point["images"] == 16 else 3) for point in result["points"])
-    assert "takes 99 held-out good images; there are only 4" in result["answer"]["text"]
-    folder = world.folder / "runs" / "line" / "learning-curve"
-    assert json.loads((folder / "learning_curve.json").read_text(encoding="utf-8"))["answer"] == result["answer"]
+def test_a_learning_curve_ends_in_words_and_a_picture(model, zippers, monkeypatch, capsys):
+    from adctl import learning_curve
+    from adctl.cli.calibrate import _curve_text
+    from adctl.cli.output import print_text
+
+    monkeypatch.setattr(learning_curve, "sizes", lambda available, smallest: (smallest, available))
+    monkeypatch.setattr(learning_curve, "_REPEATS", 2)
+    curve = learning_curve.learning_curve(loaded(model, learning_curve=True, defects=zippers / "test" / "rough"))
+    assert [(point.images, len(point.aurocs)) for point in curve.points] == [(5, 2), (16, 1)]
+    assert "takes 99 held-out good images; there are only 4" in curve.answer.text
+    folder = model.parent / "learning-curve"
+    written = json.loads((folder / "learning_curve.json").read_text(encoding="utf-8"))
+    assert written["answer"]["text"] == curve.answer.text
     assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
-    assert not (folder.parent / "model-percentile-99.safetensors").exists()
+    print_text(_curve_text(curve))
+    assert curve.answer.text in capsys.readouterr().out
 
 
 def test_score_warns_of_images_unlike_those_of_the_calibration(world, model, zippers, tmp_path):
