@@ -80,7 +80,7 @@ def cross_fit(refitter: Refitter, folds: int, views: tuple[str, ...]) -> tuple[D
 
     What that promises: nothing free of assumptions. If every fold's own model took part in scoring new images, at
     most twice the rate would be called out (CV+, Barber et al. 2021, theorem 4). The one model kept here has seen more
-    images than theirs, which makes new good images look less strange, not more; that is why the rate is met in
+    images than theirs, which usually makes new good images look less strange, not more: so the rate tends to be met in
     practice, and not a proof.
 
     Args:
