@@ -78,10 +78,10 @@ def cross_fit(refitter: Refitter, folds: int, views: tuple[str, ...]) -> tuple[D
     The images learned from and those held out are pooled and cut into folds; a fold is scored by a model fitted on
     the others (cross-conformal prediction, Vovk 2015). The model that is kept learns from all, so no image is wasted.
 
-    What that promises: nothing free of assumptions. If every fold's own model took part in scoring new images, at
-    most twice the rate would be called out (CV+, Barber et al. 2021, theorem 4). The one model kept here has seen more
-    images than theirs, which usually makes new good images look less strange, not more: so the rate tends to be met in
-    practice, and not a proof.
+    What that promises: nothing free of assumptions. If every fold's own model took part in scoring new images, about
+    twice the rate would be the most called out (CV+, Barber et al. 2021: twice the rate and a term that vanishes as
+    images grow). The one model kept here has seen more images than those, which usually makes new good images look
+    less strange, not more: so the rate tends to be met in practice, and is not proved.
 
     Args:
         refitter: Of the run.
