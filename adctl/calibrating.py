@@ -1,29 +1,31 @@
-"""Choosing a model's thresholds again: held-out good images (and labelled defects) to a new model file."""
+"""Choosing a model's thresholds again: scores of images it has not learned from to a new model file."""
 
 from __future__ import annotations
 
-import json
 import logging
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adctl import calibration, files, runs
-from adctl.data.layouts import list_images
-from adctl.data.split import Split
-from adctl.datasets import dataset_of_run
-from adctl.errors import DataError, UsageError
-from adctl.model_file import read_header, recalibrate
-from adctl.predicting import GoodScores, collect
+from adctl import runs
+from adctl.calibration import choosing
+from adctl.calibration.choosing import Rule
+from adctl.calibration.labelled import Costs
+from adctl.config import flag_name
+from adctl.errors import UsageError
+from adctl.evidence import gather, held_out, wanted_views
+from adctl.model_file import SUFFIX, read_header, recalibrate, save_model
 from adctl.progress import SILENT, Reporter
-from adctl.runtimes.contract import open_runtime
-from adctl.training import DIGEST_LENGTH
-from adctl.tta import parse_views, with_views
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from adctl.config import CalibrateSettings, Loaded
-    from adctl.records import Calibration, Sample
+    from adctl.detectors.contract import Detector
+    from adctl.model_file import ModelHeader
+    from adctl.records import Calibration
+
+__all__ = ["CalibrateResult", "calibrate", "held_out", "rule_of"]
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +39,61 @@ class CalibrateResult:
         model: The calibrated model file.
         calibration: The thresholds and what they rest on.
         previous: The thresholds before, or None.
-        note: What the user should know of them, or None.
+        notes: What the user should know of them.
     """
 
     source: Path
     model: Path
     calibration: Calibration
     previous: Calibration | None
-    note: str | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Level:
+    """The setting that says how far a method goes.
+
+    Attributes:
+        setting: Its name.
+        default: Where it is left out; None where it must be given.
+        most: The most that a level for --warn-at may be.
+    """
+
+    setting: str
+    default: float | None
+    most: float = math.inf
+
+
+_LEVELS = {
+    "percentile": _Level("percentile", 99.0, 100),
+    "sigma": _Level("sigmas", 3.0),
+    "mad": _Level("sigmas", 3.0),
+    "tail": _Level("max_false_alarm", 0.01, 1),
+    "conformal": _Level("max_false_alarm", 0.01, 1),
+    "precision": _Level("min_precision", None, 1),
+    "recall": _Level("min_recall", None, 1),
+    "fixed": _Level("threshold", None),
+}
+"""By method; f1 and cost have none."""
+
+_COSTS = ("cost_miss", "cost_alarm", "defect_rate")
+
+_MEANT = {
+    "percentile": "percentile",
+    "sigmas": "sigma",
+    "max_false_alarm": "conformal",
+    "min_precision": "precision",
+    "min_recall": "recall",
+    "threshold": "fixed",
+    **dict.fromkeys(_COSTS, "cost"),
+}
+"""The method that a setting stands for where --method is left out."""
 
 
 def calibrate(loaded: Loaded[CalibrateSettings], reporter: Reporter = SILENT) -> CalibrateResult:
     """Choose thresholds from images the model did not learn from, and write them into a model file.
+
+    Without images named, the scores kept in the model file are enough, and torch is not even imported.
 
     Args:
         loaded: The settings.
@@ -56,92 +101,99 @@ def calibrate(loaded: Loaded[CalibrateSettings], reporter: Reporter = SILENT) ->
 
     Raises:
         UsageError: The model or the images do not exist, or flags contradict each other.
-        DataError: Too few usable images.
+        DataError: Too few usable images, or scores of another model.
         OutputError: The model file cannot be written.
     """
     settings = loaded.settings
-    if settings.in_place and settings.out is not None:
-        raise UsageError("--in-place and --out contradict each other.", "Give one of them.")
-    if settings.method == "f1" and settings.defects is None:
-        raise UsageError("--method f1 needs labelled defective images.", "Name their folder with --defects DIR.")
+    _check(settings)
+    rule = rule_of(settings)
     source = runs.find_model(settings.runs, settings.model)
-    header = read_header(source)
-    good = _good_samples(settings, source, set(header.training.image_digests))
-    defects = list_images((str(settings.defects),))[0] if settings.defects else []
-    views = parse_views(settings.tta) if settings.tta else ()
-    runtime = with_views(open_runtime(source, settings.device, settings.gpu), views)
+    if source.suffix != SUFFIX:
+        raise UsageError(f"{source} is an exported model.", "Calibrate its model.safetensors, then export that again.")
+    if settings.out == source:
+        raise UsageError(f"--out {source} is the model itself.", "Give another file, or say --in-place.")
+    before = read_header(source)
+    fitted: tuple[Detector, ModelHeader] | None = None
+    if settings.folds is None:
+        evidence = gather(settings, source, before, reporter)
+    else:
+        from adctl.refitting import Refitter, cross_fit
 
-    def scores_of(samples: list[Sample], title: str) -> GoodScores:
-        with reporter.stage(title):
-            found = collect(runtime, samples, batch_size=settings.batch_size, workers=settings.workers)
-        for message in found.skipped:
-            log.warning("%s", message)
-        return found
-
-    good_scores = scores_of(good, "scoring good images")
-    chosen, note = calibration.calibrate(
-        settings.method,
-        good_scores.scores,
-        good_scores.cells,
-        percentile=settings.percentile,
-        false_alarm=settings.false_alarm,
-        defective=scores_of(defects, "scoring defective images").scores if defects else None,
-    )
-    chosen = replace(chosen, views=views)
-    if note:
+        detector, header, evidence = cross_fit(
+            Refitter(source, settings, reporter), settings.folds, wanted_views(settings, None)
+        )
+        fitted = detector, header
+    chosen, notes = choosing.calibrate(rule, evidence)
+    for note in notes:
         log.warning("%s", note)
     target = source if settings.in_place else settings.out or source.with_name(_name(chosen))
-    if target == source and not settings.in_place:
-        raise UsageError(f"--out {target} is the model itself.", "Give another file, or say --in-place.")
-    recalibrate(source, target, chosen)
+    if fitted is None:
+        recalibrate(source, target, chosen)
+    else:
+        save_model(target, fitted[0], fitted[1].calibrated(chosen))
     runs.remember(settings.runs, "model", target)
-    return CalibrateResult(source, target, chosen, header.calibration, note)
+    return CalibrateResult(source, target, chosen, before.calibration, notes)
+
+
+def rule_of(settings: CalibrateSettings) -> Rule:
+    """The rule that the settings mean: the method named, or the one whose level is given.
+
+    Raises:
+        UsageError: Levels of two methods are given, a level is missing, or one does not go with the method.
+    """
+    given = {name: value for name in _MEANT if (value := getattr(settings, name)) is not None}
+    meant = {_MEANT[name] for name in given}
+    if settings.method is None and len(meant) > 1:
+        flags = " and ".join(flag_name(name) for name in given)
+        raise UsageError(f"{flags} belong to different methods.", "Give one of them, or say which with --method.")
+    method: str = settings.method or next(iter(meant), "percentile")
+    level = _LEVELS.get(method)
+    allowed = (level.setting,) if level else _COSTS if method == "cost" else ()
+    for name in given:
+        if name not in allowed:
+            known = ", ".join(flag_name(one) for one in allowed) or "none"
+            raise UsageError(f"{flag_name(name)} does not go with --method {method}.", f"It takes: {known}.")
+    if level is None:
+        return Rule(method, warn=settings.warn_at, costs=_costs(settings, method))
+    value = given.get(level.setting, level.default)
+    if value is None:
+        raise UsageError(f"--method {method} needs a level.", f"Give it with {flag_name(level.setting)}.")
+    _check_warning(settings.warn_at, level)
+    return Rule(method, float(value), settings.warn_at)
+
+
+def _costs(settings: CalibrateSettings, method: str) -> Costs:
+    if method == "cost" and settings.cost_miss is None and settings.cost_alarm is None:
+        raise UsageError("What mistakes cost is not given.", "Give --cost-miss and --cost-alarm; the other counts 1.")
+    miss, alarm = (1.0 if value is None else value for value in (settings.cost_miss, settings.cost_alarm))
+    return Costs(miss, alarm, settings.defect_rate)
+
+
+def _check_warning(warn_at: float | None, level: _Level) -> None:
+    if warn_at is not None and warn_at > level.most:
+        raise UsageError(
+            f"--warn-at is a level like {flag_name(level.setting)}: at most {level.most:g}. Got {warn_at:g} instead.",
+            f"Give a level that calls out more images than {flag_name(level.setting)} does.",
+        )
+
+
+def _check(settings: CalibrateSettings) -> None:
+    if settings.in_place and settings.out is not None:
+        raise UsageError("--in-place and --out contradict each other.", "Give one of them.")
+    sources = [name for name in ("scores", "folds", "good") if getattr(settings, name) is not None]
+    if len(sources) > 1:
+        raise UsageError(f"{' and '.join(map(flag_name, sources))} contradict each other.", "Give one of them.")
+    for name in ("defects", "tta"):
+        if settings.scores is not None and getattr(settings, name) is not None:
+            raise UsageError(f"--scores takes saved scores, so {flag_name(name)} has nothing to do.", "Leave one out.")
+    if settings.folds is not None and settings.defects is not None:
+        raise UsageError("--folds scores good images only.", "Calibrate the model it makes with --defects afterwards.")
+    if settings.folds is not None and settings.method in choosing.FROM_LABELS:
+        raise UsageError(f"--folds has no defective images for --method {settings.method}.", "Choose another method.")
 
 
 def _name(chosen: Calibration) -> str:
-    return f"model-{chosen.method}-{chosen.level:g}.safetensors" if chosen.method != "f1" else "model-f1.safetensors"
-
-
-def _good_samples(settings: CalibrateSettings, model: Path, learned: set[str]) -> list[Sample]:
-    """Good images the model has not seen: those named, or those held out when it was trained."""
-    if settings.good is None:
-        return held_out(model)
-    samples, _ = list_images((str(settings.good),))
-    fresh = [
-        sample
-        for sample in samples
-        if sample.label in (None, "good") and files.sha256_file(sample.path)[:DIGEST_LENGTH] not in learned
-    ]
-    if len(fresh) < len(samples):
-        log.warning(
-            "Left out %d of %d images: the model learned from them, or they are not good.",
-            len(samples) - len(fresh),
-            len(samples),
-        )
-    if not fresh:
-        raise DataError(
-            f"All images in {settings.good} were used to train this model, so their scores say nothing.",
-            "Give good images that it has not seen.",
-        )
-    return fresh
-
-
-def held_out(model: Path) -> list[Sample]:
-    """The good images set aside for calibration when a model was trained.
-
-    Raises:
-        UsageError: The model file lies outside its run.
-        DataError: The run's record of them is damaged.
-    """
-    path = model.parent / runs.SPLIT
-    dataset = dataset_of_run(model.parent)
-    if dataset is None or not path.is_file():
-        raise UsageError(
-            f"{model} lies outside its run, so its held-out good images are not known.",
-            "Name good images that it has not seen with --good DIR.",
-        )
-    try:
-        split = Split.from_dict(json.loads(path.read_text(encoding="utf-8")), dataset.train)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} is damaged: {error}.", "Name good images with --good DIR.") from error
-    return list(split.calibration)
+    parts = ["model", chosen.method, *([f"{chosen.level:g}"] if chosen.method in _LEVELS else [])]
+    if chosen.evidence.folds:
+        parts.append(f"folds{chosen.evidence.folds}")
+    return "-".join(parts) + SUFFIX

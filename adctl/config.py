@@ -24,6 +24,9 @@ from adctl.errors import UsageError, unknown_name
 PREFIX = "ADCTL_"
 Arch = str
 BatchSize = Literal["auto"] | int
+CalibrationMethod = Literal[
+    "percentile", "sigma", "mad", "tail", "conformal", "f1", "precision", "recall", "cost", "fixed"
+]
 
 
 class CommandSettings(BaseSettings):
@@ -125,12 +128,23 @@ class CalibrateSettings(DeviceSettings):
     command: ClassVar[str] = "calibrate"
 
     model: Path | None = Field(None, description="Model file or run folder; the last one when left out")
-    method: Literal["percentile", "false-alarm", "f1"] = Field("percentile", description="How to choose the threshold")
-    percentile: float = Field(99.0, gt=0, le=100, description="Percentile of held-out good scores")
-    false_alarm: float = Field(0.01, gt=0, lt=1, description="Target rate of false alarms")
+    method: CalibrationMethod | None = Field(None, description="How to choose; by the level given, else percentile")
+    percentile: float | None = Field(None, gt=0, le=100, description="Percentile of good scores")
+    sigmas: float | None = Field(None, gt=0, description="Standard deviations above the middle of good scores")
+    max_false_alarm: float | None = Field(None, gt=0, lt=1, description="Most false alarms among good images")
+    min_precision: float | None = Field(None, gt=0, le=1, description="Share of alarms that must be defects")
+    min_recall: float | None = Field(None, gt=0, le=1, description="Share of defects that must be found")
+    cost_miss: float | None = Field(None, ge=0, description="Cost of a defective image that passes")
+    cost_alarm: float | None = Field(None, ge=0, description="Cost of a false alarm")
+    defect_rate: float | None = Field(None, gt=0, lt=1, description="Share of defective images on the line")
+    threshold: float | None = Field(None, allow_inf_nan=False, description="The threshold itself, in score units")
+    warn_at: float | None = Field(None, gt=0, description="Level of a second, lower threshold, by the same method")
     good: Path | None = Field(None, description="Other good images than those held out at training")
-    defects: Path | None = Field(None, description="Labelled defective images, for --method f1")
-    tta: str | None = Field(None, description="Views to average over: hflip, vflip, rot90, transpose")
+    defects: Path | None = Field(None, description="Labelled defective images")
+    scores: Path | None = Field(None, description="Folder that 'adctl score' wrote, instead of images")
+    folds: int | None = Field(None, ge=2, le=100, description="Fit so many times, and score every good image once")
+    learning_curve: bool = Field(False, description="Find out how many good images are enough")
+    tta: str | None = Field(None, description="Views to average over: hflip, vflip, rot90, transpose; or none")
     out: Path | None = Field(None, description="Where the calibrated model goes")
     in_place: bool = Field(False, description="Replace the model file itself")
 
@@ -144,9 +158,10 @@ class ScoreSettings(DeviceSettings):
     model: Path | None = Field(None, description="Model file or run folder; the last one when left out")
     out: Path | None = Field(None, description="Folder for heatmaps and results")
     heatmaps: bool | None = Field(None, description="Write heatmap pictures; on when --out is given")
+    draw: Literal["none", "contours", "boxes", "both"] = Field("none", description="Around regions on heatmaps")
     maps: bool = Field(True, description="Keep raw anomaly maps in maps.h5")
     tta: str | None = Field(None, description="Views to average over; those of the calibration when left out")
-    fail_on_anomaly: bool = Field(False, description="Exit with 3 when an image is anomalous")
+    fail_on_anomaly: bool = Field(False, description="Exit with 3 when an image is rejected")
 
 
 class ReportSettings(CommandSettings):

@@ -54,9 +54,7 @@ def demo(loaded: Loaded[DemoSettings], reporter: Reporter = SILENT) -> DemoResul
     given = settings.model_dump()
     trained = train(_step(TrainSettings, given, dataset="demo", category="zipper"), reporter)
     assert trained is not None, "a demo is not one of several processes"
-    calibrated = calibrate(
-        _step(CalibrateSettings, given, model=trained.model, method="false-alarm", false_alarm=0.1), reporter
-    )
+    calibrated = calibrate(_step(CalibrateSettings, given, model=trained.model, max_false_alarm=0.1), reporter)
     heatmaps = trained.run / "heatmaps"
     score(_step(ScoreSettings, given, model=calibrated.model, out=heatmaps), reporter)
     reported = report(_step(ReportSettings, given, scores=heatmaps), reporter)

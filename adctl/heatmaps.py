@@ -45,7 +45,12 @@ _LINE = 19
 _GAP = 8
 _PAPER = (250, 250, 250)
 _INK = (25, 25, 28)
-_MARK = {Verdict.ANOMALOUS: (200, 30, 30), Verdict.NORMAL: (20, 120, 60), Verdict.UNCALIBRATED: (110, 110, 110)}
+_MARK = {
+    Verdict.REJECT: (200, 30, 30),
+    Verdict.WARN: (170, 100, 0),
+    Verdict.GOOD: (20, 120, 60),
+    Verdict.UNCALIBRATED: (110, 110, 110),
+}
 _CONTOUR = (255, 255, 255)
 _BOX = (0, 255, 255)
 _TRUTH = (90, 255, 150)
@@ -174,13 +179,13 @@ def sheet(
         anomaly_map: Array [h,w].
         scale: Colours of the whole folder.
         row: What was found; its boxes are in pixels of the original.
-        contour_at: Draw the outline of what is above this map value, unless the image was judged normal.
+        contour_at: Draw the outline of what is above this map value, unless the image was judged good.
     """
     factor = min(max(1.0, _SMALLEST / max(image.shape[:2])), _LARGEST / max(image.shape[:2]))
     height, width = max(24, round(image.shape[0] * factor)), max(24, round(image.shape[1] * factor))
     shown = resize(image, height, width)
     boxes = [_scaled(box, width / (row.width or width), height / (row.height or height)) for box in row.boxes]
-    contour = None if row.verdict is Verdict.NORMAL else contour_at
+    contour = None if row.verdict is Verdict.GOOD else contour_at
     right = overlay(shown, anomaly_map, scale, boxes=boxes, contour_at=contour)
     gap = np.full((height, _GAP, 3), _PAPER, np.uint8)
     body = np.hstack([shown, gap, right, gap, _colour_bar(height)])
@@ -239,7 +244,7 @@ def _judgement(row: ScoredImage) -> str:
     score = f"{row.score:.4g}" if row.score is not None else ""
     if row.threshold is None:
         return f"NO THRESHOLD  {score}"
-    sign = ">" if row.verdict is Verdict.ANOMALOUS else "<="
+    sign = ">" if row.verdict is Verdict.REJECT else "<="
     return f"{str(row.verdict).upper()}  {score} {sign} {row.threshold:.4g}"
 
 

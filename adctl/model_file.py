@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from adctl import __version__
+from adctl import __version__, files
 from adctl.detectors.registry import DETECTORS, detector_class
 from adctl.engine import checkpoint
 from adctl.errors import ModelFileError, UsageError
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
     from adctl.detectors.contract import Detector
 
-FORMAT = 1
+FORMAT = 2
 MODEL = "model.safetensors"
+SUFFIX = ".safetensors"
+DIGEST_LENGTH = 16
+"""Hexadecimal digits kept of each training image's digest: enough to recognise it, small in the header."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ class Training:
     digest: str
     image_digests: tuple[str, ...]
     backbone_weights: str | None
+
+    def has_seen(self, image: Path) -> bool:
+        """Whether the model learned from an image file of the same bytes; not known, so no, where it has gone."""
+        return image.is_file() and files.sha256_file(image)[:DIGEST_LENGTH] in self.image_digests
 
 
 @dataclass(frozen=True)
@@ -78,12 +85,18 @@ class ModelHeader:
         """Rebuild from `to_dict`.
 
         Raises:
-            ModelFileError: The format is newer than this adctl, or something is missing.
+            ModelFileError: The format is newer or older than this adctl's, or something is missing.
         """
         if value.get("format", 0) > FORMAT:
             raise ModelFileError(
                 f"{path} has model format {value['format']}; adctl {__version__} reads up to {FORMAT}.",
                 "Upgrade adctl on this machine: pip install --upgrade adctl",
+            )
+        if value.get("format", 0) < FORMAT:
+            raise ModelFileError(
+                f"{path} has model format {value.get('format')}, which keeps no calibration scores; adctl "
+                f"{__version__} reads format {FORMAT}.",
+                "Train the model again with this adctl; the same data and settings give the same weights.",
             )
         try:
             training = {**value["training"], "image_digests": tuple(value["training"]["image_digests"])}
@@ -137,9 +150,17 @@ def recalibrate(source: Path, target: Path, calibration: Calibration) -> None:
         ModelFileError: The source cannot be read.
         OutputError: The target cannot be written.
     """
-    tensors, raw = checkpoint.read(source)
-    header = ModelHeader.from_dict(raw, source).calibrated(calibration)
-    checkpoint.write(target, tensors, header.to_dict())
+    header = read_header(source).calibrated(calibration)
+    checkpoint.replace_header(source, target, header.to_dict())
+
+
+def tensors_digest(path: Path) -> str | None:
+    """The SHA-256 of a model file's tensors, the same after `recalibrate`; None for exported files.
+
+    Raises:
+        ModelFileError: It is absent, damaged or foreign.
+    """
+    return checkpoint.tensors_digest(path) if path.suffix == SUFFIX else None
 
 
 def build_detector(header: ModelHeader, path: Path) -> Detector:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from adctl.data.loader import Loaded, groups, pieces, stack, stream
 from adctl.data.preprocess import onto_image
 from adctl.data.tiling import Stitcher, Tiling
 from adctl.engine.batching import starting_batch_size
+from adctl.records import Evidence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from adctl.records import Sample
     from adctl.runtimes.contract import Runtime
 
-_MOST_CELLS = 2**18
-"""Of one image's map, kept for calibration: hundreds of stitched maps would not fit into memory."""
-
 
 @dataclass(frozen=True)
 class Predicted:
@@ -36,13 +33,16 @@ class Predicted:
         item: The image as it was read, or why it could not be.
         score: Raw, float64; None for an unreadable image.
         anomaly_map: Array [h,w] of float32, raw, spanning the original image; None for an unreadable image.
-        cells: Its values where the detector looked: all but those outside a centre crop; None likewise.
     """
 
     item: Loaded
     score: float | None
     anomaly_map: NDArray[np.float32] | None
-    cells: NDArray[np.float32] | None
+
+    @property
+    def peak(self) -> float | None:
+        """The highest value of the map; None for an unreadable image."""
+        return None if self.anomaly_map is None else float(self.anomaly_map.max())
 
 
 def predict(
@@ -73,21 +73,20 @@ def predict(
         rank = 0
         for item in group:
             if item.error is not None or scored is None:
-                yield Predicted(item, None, None, None)
+                yield Predicted(item, None, None)
             else:
                 yield _predicted(runtime.input, item, float(scored.scores[rank]), scored.maps[rank])
                 rank += 1
 
 
 def _predicted(spec: InputSpec, item: Loaded, score: float, values: NDArray[np.float32]) -> Predicted:
-    anomaly_map = onto_image(values, spec, item.height, item.width)
-    return Predicted(item, score, anomaly_map, values if spec.resize == "crop" else anomaly_map)
+    return Predicted(item, score, onto_image(values, spec, item.height, item.width))
 
 
 def _predict_tiles(runtime: Runtime, item: Loaded, batch_size: int) -> Predicted:
     """Tile by tile, never more than a batch of them cut; see `Stitcher` for score and map."""
     if item.error is not None:
-        return Predicted(item, None, None, None)
+        return Predicted(item, None, None)
     stitcher = Stitcher(runtime.input, Tiling.of(runtime.input, item.height, item.width))
     tiles = pieces(item, runtime.input)
     while batch := list(itertools.islice(tiles, batch_size)):
@@ -95,33 +94,51 @@ def _predict_tiles(runtime: Runtime, item: Loaded, batch_size: int) -> Predicted
         for score, values in zip(scored.scores, scored.maps, strict=True):
             stitcher.add(float(score), values)
     score, anomaly_map = stitcher.result()
-    return Predicted(replace(item, whole=None), score, anomaly_map, anomaly_map)
+    return Predicted(replace(item, whole=None), score, anomaly_map)
 
 
 @dataclass(frozen=True)
-class GoodScores:
-    """Raw scores of readable images, and their map values.
+class Collected:
+    """Raw scores of the images that could be read, and the highest value of each one's map.
 
     Attributes:
         scores: Array [n] of float64.
-        cells: Array [cells] of float32, of all images; of large maps only an even share.
+        peaks: Array [n] of float64.
         skipped: Messages of the images that could not be read.
     """
 
     scores: NDArray[np.float64]
-    cells: NDArray[np.float32]
+    peaks: NDArray[np.float64]
     skipped: tuple[str, ...]
 
 
-def collect(runtime: Runtime, samples: Sequence[Sample], *, batch_size: int | str, workers: int) -> GoodScores:
-    """Predict images and keep only their scores and map values."""
-    scores, cells, skipped = [], [], []
+def collect(runtime: Runtime, samples: Sequence[Sample], *, batch_size: int | str, workers: int) -> Collected:
+    """Predict images and keep only their scores and the peaks of their maps."""
+    scores, peaks, skipped = [], [], []
     for predicted in predict(runtime, samples, batch_size=batch_size, workers=workers):
-        if predicted.score is None or predicted.cells is None:
+        if predicted.score is None or predicted.peak is None:
             skipped.append(str(predicted.item.error))
             continue
         scores.append(predicted.score)
-        values = predicted.cells.ravel()
-        cells.append(values[:: math.ceil(values.size / _MOST_CELLS)].copy())
-    gathered = np.concatenate(cells) if cells else np.empty(0, np.float32)
-    return GoodScores(np.array(scores, dtype=np.float64), gathered, tuple(skipped))
+        peaks.append(predicted.peak)
+    return Collected(np.array(scores, np.float64), np.array(peaks, np.float64), tuple(skipped))
+
+
+def evidence_of(
+    good: Collected, defective: Collected | None = None, *, folds: int = 0, views: tuple[str, ...] = ()
+) -> Evidence:
+    """What thresholds are chosen from, as it is kept.
+
+    Args:
+        good: Of good images the model has not learned from.
+        defective: Of labelled defective ones.
+        folds: How many models the good scores come from; 0 for the one that is kept.
+        views: Of test-time augmentation.
+    """
+    return Evidence(
+        good=tuple(sorted(good.scores.tolist())),
+        peaks=tuple(sorted(good.peaks.tolist())),
+        defective=() if defective is None else tuple(sorted(defective.scores.tolist())),
+        folds=folds,
+        views=views,
+    )

@@ -20,8 +20,9 @@ GOOD = "good"
 class Verdict(StrEnum):
     """What was decided about one image."""
 
-    NORMAL = "normal"
-    ANOMALOUS = "anomalous"
+    GOOD = "good"
+    WARN = "warn"
+    REJECT = "reject"
     UNCALIBRATED = "uncalibrated"
     ERROR = "error"
 
@@ -63,19 +64,89 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """What turns raw scores into verdicts: an image is anomalous when its score is above `threshold`.
+class Evidence:
+    """The scores that thresholds are chosen from: with them they can be chosen again without the images.
 
     Attributes:
-        method: How the threshold was chosen: `percentile`, `false-alarm` or `f1`.
+        good: Raw scores of good images the model has not learned from, ascending.
+        peaks: The highest map value of each of them, ascending; empty when no maps were looked at.
+        defective: Raw scores of labelled defective images, ascending; empty when there are none.
+        folds: The good scores come from so many models, each fitted without the images it scores; 0 where they come
+            from the one model and images held out from it.
+        views: Of test-time augmentation, under which they were scored; see `adctl.tta`.
+    """
+
+    good: tuple[float, ...]
+    peaks: tuple[float, ...] = ()
+    defective: tuple[float, ...] = ()
+    folds: int = 0
+    views: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Evidence:
+        """Rebuild from `asdict`."""
+        lists = {name: tuple(value[name]) for name in ("good", "peaks", "defective", "views")}
+        return cls(**lists, folds=value["folds"])
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """A generalised Pareto tail of good scores.
+
+    Attributes:
+        start: Where it starts.
+        scale: Its scale, in score units; 0 where all good scores are the same.
+        shape: Below 0 it ends somewhere, above 0 it is heavy.
+        share: Of the good scores above its start.
+    """
+
+    start: float
+    scale: float
+    shape: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProbabilityCurve:
+    """Scores to anomaly probabilities; see `adctl.calibration.judging`.
+
+    Attributes:
+        scores: Ascending.
+        probabilities: At each of them, never falling; straight lines between.
+        tail: What goes on beyond the last of them, or None where the last holds on.
+    """
+
+    scores: tuple[float, ...]
+    probabilities: tuple[float, ...]
+    tail: Tail | None = None
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> ProbabilityCurve:
+        """Rebuild from `asdict`."""
+        tail = Tail(**value["tail"]) if value["tail"] else None
+        return cls(tuple(value["scores"]), tuple(value["probabilities"]), tail)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What turns raw scores into verdicts: an image is rejected when its score is above `threshold`.
+
+    Attributes:
+        method: How the threshold was chosen; see `adctl.calibration.choosing.METHODS`.
         threshold: In the detector's own score units.
-        pixel_threshold: For map values: outlines regions in anomalous images; None when no maps were looked at.
-        level: The percentile (0-100), or the target false-alarm rate (0-1), or the F1 reached.
+        pixel_threshold: For map values, outlines regions; chosen like `threshold` on the highest value of each good
+            image's map. None when no maps were looked at.
+        level: The percentile (0-100), number of sigmas, target rate, precision or recall, or the F1 or cost reached.
         good_images: How many held-out good images it rests on.
         defect_images: How many labelled defective images it rests on.
         expected_false_alarm: The share of new good images expected above the threshold.
         score_range: Lowest and highest good score seen, for display.
-        views: Of test-time augmentation, under which alone the thresholds hold; see `adctl.tta`.
+        promised_false_alarm: A bound on that share, on average over calibration sets, that holds for exchangeable
+            good images whatever their distribution; None where the method promises nothing.
+        warn_threshold: Above it and up to `threshold` an image is one to look at; None without.
+        warn_level: Of that threshold, by the same method.
+        evidence: The scores all of this rests on.
+        probability: Scores to anomaly probabilities.
     """
 
     method: str
@@ -86,16 +157,34 @@ class Calibration:
     defect_images: int
     expected_false_alarm: float
     score_range: tuple[float, float]
-    views: tuple[str, ...] = ()
+    promised_false_alarm: float | None = None
+    warn_threshold: float | None = None
+    warn_level: float | None = None
+    evidence: Evidence = Evidence(())
+    probability: ProbabilityCurve = ProbabilityCurve((), ())
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Of test-time augmentation, under which alone the thresholds hold."""
+        return self.evidence.views
 
     def verdict(self, score: float) -> Verdict:
         """Judge one raw score."""
-        return Verdict.ANOMALOUS if score > self.threshold else Verdict.NORMAL
+        if score > self.threshold:
+            return Verdict.REJECT
+        if self.warn_threshold is not None and score > self.warn_threshold:
+            return Verdict.WARN
+        return Verdict.GOOD
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Calibration:
         """Rebuild from `asdict`."""
-        return cls(**{**value, "score_range": tuple(value["score_range"]), "views": tuple(value.get("views", ()))})
+        rebuilt = {
+            "score_range": tuple(value["score_range"]),
+            "evidence": Evidence.from_dict(value["evidence"]),
+            "probability": ProbabilityCurve.from_dict(value["probability"]),
+        }
+        return cls(**{**value, **rebuilt})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +199,13 @@ class ScoredImage:
         score: The raw score in float64, or None where the image could not be read.
         threshold: The threshold the verdict rests on, or None when the model is not calibrated.
         verdict: The decision.
-        boxes: Anomalous regions, strongest first; empty for normal images.
+        boxes: Anomalous regions, strongest first; empty for images judged good.
         width: Of the original image, pixels.
         height: Of the original image, pixels.
         error: Why the image could not be scored, or None.
+        p_value: Conformal: of good images at most such a share looks as strange; None when not calibrated.
+        probability: That it is anomalous, 0 to 1; see `adctl.calibration.judging`; None likewise.
+        peak: The highest value of its anomaly map, raw; None where it could not be read.
     """
 
     path: str
@@ -127,6 +219,9 @@ class ScoredImage:
     width: int | None = None
     height: int | None = None
     error: str | None = None
+    p_value: float | None = None
+    probability: float | None = None
+    peak: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-safe dictionary, keys in the order of the attributes."""

@@ -33,7 +33,10 @@ MANIFEST = "scores.json"
 CSV = "results.csv"
 JSONL = "results.jsonl"
 MAPS = "maps.h5"
-_COLUMNS = ("path", "key", "label", "score", "threshold", "verdict", "boxes", "width", "height", "error")
+_COLUMNS = (
+    *("path", "key", "label", "score", "p_value", "probability", "threshold", "verdict"),
+    *("boxes", "peak", "width", "height", "error"),
+)
 
 
 class ScoreWriter:
@@ -54,7 +57,7 @@ class ScoreWriter:
     ) -> None:
         self.folder = folder
         self.rows = 0
-        self._manifest = manifest
+        self._manifest = dict(manifest)
         self._calibration = calibration
         self._keep_maps = keep_maps
         self._maps: _MapFile | None = None
@@ -77,6 +80,10 @@ class ScoreWriter:
             self._csv.writerow(_csv_fields(row))
             self._jsonl.write(json.dumps(row.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
         self.rows += 1
+
+    def note(self, name: str, value: Any) -> None:
+        """Add to the manifest what became known on the way; JSON-safe."""
+        self._manifest[name] = value
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from adctl import files, runs
+from adctl.calibration import drift
+from adctl.calibration.judging import Judge
 from adctl.data.images import write_png
 from adctl.data.layouts import list_images
 from adctl.datasets import dataset_of_run
 from adctl.errors import DataError, UsageError
 from adctl.heatmaps import ColourScale, boxes_from_map, sheet
+from adctl.model_file import tensors_digest
 from adctl.predicting import Predicted, predict
 from adctl.progress import SILENT, Reporter
-from adctl.records import Box, Calibration, ScoredImage, Verdict
+from adctl.records import GOOD, Box, Calibration, ScoredImage, Verdict
 from adctl.runtimes.contract import open_runtime
 from adctl.scores import ScoreWriter
 from adctl.tta import parse_views, with_views
@@ -24,6 +31,7 @@ from adctl.tta import parse_views, with_views
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from adctl.calibration.drift import Drift
     from adctl.config import Loaded, ScoreSettings
     from adctl.data.layouts import Ignored
     from adctl.records import Sample
@@ -32,6 +40,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DISPLAY = 1024
+_STRANGEST = 10
+
+
+@dataclass(frozen=True)
+class Strange:
+    """One of the images that scored highest.
+
+    Attributes:
+        path: The image file.
+        score: Raw.
+        p_value: Conformal; None when not calibrated.
+        probability: That it is anomalous; None likewise.
+        verdict: The decision.
+    """
+
+    path: str
+    score: float
+    p_value: float | None
+    probability: float | None
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -46,6 +74,9 @@ class ScoreResult:
         seconds: From the first image read to the last row written.
         device: Where it was computed.
         threshold: What the verdicts rest on, or None.
+        warn_threshold: The lower one, above which images are to be looked at, or None.
+        drift: How the scores compare with those of the calibration; None without one.
+        strangest: The ten images that scored highest.
     """
 
     model: Path
@@ -55,6 +86,9 @@ class ScoreResult:
     seconds: float
     device: str
     threshold: float | None
+    warn_threshold: float | None
+    drift: Drift | None
+    strangest: tuple[Strange, ...]
 
     @property
     def images_per_second(self) -> float:
@@ -79,11 +113,14 @@ def score(loaded: Loaded[ScoreSettings], reporter: Reporter = SILENT) -> ScoreRe
     log.info("Model %s.", model)
     samples, ignored = _samples(settings.images, model)
     runtime = _open(model, settings)
-    if runtime.header.calibration is None:
+    calibration = runtime.header.calibration
+    if calibration is None:
         log.warning("%s is not calibrated: its scores come without verdicts. Run 'adctl calibrate'.", model)
     folder = settings.out or runs.new_folder(model.parent / "scores")
     start = time.perf_counter()
-    counts = _score_all(loaded, runtime, samples, folder, _manifest(loaded, model, runtime, ignored), reporter)
+    tally = _Tally(calibration)
+    _score_all(loaded, runtime, samples, folder, _manifest(loaded, model, runtime, ignored), tally, reporter)
+    counts = tally.counts
     if counts[Verdict.ERROR] == len(samples):
         raise DataError(
             f"None of the {len(samples)} images could be scored.",
@@ -91,6 +128,9 @@ def score(loaded: Loaded[ScoreSettings], reporter: Reporter = SILENT) -> ScoreRe
         )
     if counts[Verdict.ERROR]:
         log.warning("%d images could not be scored; the reasons are in results.csv.", counts[Verdict.ERROR])
+    found = tally.drift()
+    if found is not None and found.drifted:
+        log.warning("These images do not look like those of the calibration: %s", found.reason)
     runs.remember(settings.runs, "scores", folder)
     return ScoreResult(
         model=model,
@@ -99,8 +139,37 @@ def score(loaded: Loaded[ScoreSettings], reporter: Reporter = SILENT) -> ScoreRe
         ignored=tuple((str(item.path), item.reason) for item in ignored),
         seconds=time.perf_counter() - start,
         device=runtime.device,
-        threshold=runtime.header.calibration.threshold if runtime.header.calibration else None,
+        threshold=calibration.threshold if calibration else None,
+        warn_threshold=calibration.warn_threshold if calibration else None,
+        drift=found,
+        strangest=tally.strangest(),
     )
+
+
+class _Tally:
+    """What is kept of each row while thousands go by: a count, a number for drift, and the strangest few."""
+
+    def __init__(self, calibration: Calibration | None) -> None:
+        self.counts = {str(verdict): 0 for verdict in Verdict}
+        self._good = np.array(calibration.evidence.good if calibration else ())
+        self._scores: list[float] = []
+        self._highest: list[tuple[float, int, Strange]] = []
+
+    def add(self, row: ScoredImage) -> None:
+        self.counts[row.verdict] += 1
+        if row.score is None:
+            return
+        if row.label in (None, GOOD):  # known defects say nothing of drift
+            self._scores.append(row.score)
+        strange = Strange(row.path, row.score, row.p_value, row.probability, row.verdict)
+        entry = (row.score, -sum(self.counts.values()), strange)  # the earlier of two alike
+        (heapq.heappush if len(self._highest) < _STRANGEST else heapq.heappushpop)(self._highest, entry)
+
+    def strangest(self) -> tuple[Strange, ...]:
+        return tuple(strange for *_, strange in sorted(self._highest, reverse=True))
+
+    def drift(self) -> Drift | None:
+        return drift.compare(self._good, np.array(self._scores)) if len(self._good) else None
 
 
 def _open(model: Path, settings: ScoreSettings) -> Runtime:
@@ -124,12 +193,13 @@ def _score_all(
     samples: list[Sample],
     folder: Path,
     manifest: dict[str, Any],
+    tally: _Tally,
     reporter: Reporter,
-) -> dict[str, int]:
-    settings = loaded.settings
-    counts = {str(verdict): 0 for verdict in Verdict}
+) -> None:
+    settings, calibration = loaded.settings, runtime.header.calibration
+    judge = Judge(calibration) if calibration else None
     wanted = settings.out is not None if settings.heatmaps is None else settings.heatmaps
-    pictures = _Pictures(folder, runtime.header.calibration) if wanted else None
+    pictures = _Pictures(folder, calibration, settings.draw) if wanted else None
     predictions = predict(
         runtime,
         samples,
@@ -139,21 +209,23 @@ def _score_all(
     )
     with (
         reporter.stage("scoring", len(samples)) as update,
-        ScoreWriter(folder, manifest, runtime.header.calibration, keep_maps=settings.maps) as writer,
+        ScoreWriter(folder, manifest, calibration, keep_maps=settings.maps) as writer,
     ):
         for predicted in predictions:
-            row = to_row(predicted, runtime.header.calibration)
+            row = to_row(predicted, judge)
             if pictures is not None:
                 pictures.write(predicted, row)
-            writer.add(row, predicted.anomaly_map)
-            counts[row.verdict] += 1
+            writer.add(row, None if row.verdict is Verdict.ERROR else predicted.anomaly_map)
+            tally.add(row)
             update(writer.rows, len(samples))
-    return counts
+        found = tally.drift()
+        writer.note("drift", asdict(found) if found else None)
 
 
-def to_row(predicted: Predicted, calibration: Calibration | None) -> ScoredImage:
-    """Judge one prediction."""
-    item = predicted.item
+def to_row(predicted: Predicted, judge: Judge | None) -> ScoredImage:
+    """Judge one prediction; regions are outlined in images that are not judged good."""
+    item, anomaly_map = predicted.item, predicted.anomaly_map
+    calibration = judge.calibration if judge else None
     common: dict[str, Any] = {
         "path": str(item.sample.path),
         "key": item.sample.key,
@@ -161,23 +233,35 @@ def to_row(predicted: Predicted, calibration: Calibration | None) -> ScoredImage
         "mask": str(item.sample.mask) if item.sample.mask else None,
         "threshold": calibration.threshold if calibration else None,
     }
-    if predicted.score is None or predicted.anomaly_map is None:
+    if predicted.score is None or anomaly_map is None:
         return ScoredImage(**common, score=None, verdict=Verdict.ERROR, error=str(item.error))
-    verdict = calibration.verdict(predicted.score) if calibration else Verdict.UNCALIBRATED
-    boxes: tuple[Box, ...] = ()
-    if calibration and calibration.pixel_threshold is not None and verdict is Verdict.ANOMALOUS:
-        boxes = boxes_from_map(predicted.anomaly_map, calibration.pixel_threshold, item.width, item.height)
-    return ScoredImage(
-        **common, score=predicted.score, verdict=verdict, boxes=boxes, width=item.width, height=item.height
+    if not (math.isfinite(predicted.score) and np.isfinite(anomaly_map).all()):
+        reason = f"The score {predicted.score} of {item.sample.path}, or its map, is no finite number."
+        return ScoredImage(**common, score=None, verdict=Verdict.ERROR, error=reason)
+    row = ScoredImage(
+        **common,
+        score=predicted.score,
+        verdict=Verdict.UNCALIBRATED,
+        width=item.width,
+        height=item.height,
+        peak=predicted.peak,
     )
+    if judge is None or calibration is None:
+        return row
+    found = judge(predicted.score)
+    boxes: tuple[Box, ...] = ()
+    if found.verdict is not Verdict.GOOD and calibration.pixel_threshold is not None:
+        boxes = boxes_from_map(anomaly_map, calibration.pixel_threshold, item.width, item.height)
+    return replace(row, verdict=found.verdict, p_value=found.p_value, probability=found.probability, boxes=boxes)
 
 
 class _Pictures:
     """Heatmap sheets, one an image, named like the image, all on one colour scale."""
 
-    def __init__(self, folder: Path, calibration: Calibration | None) -> None:
+    def __init__(self, folder: Path, calibration: Calibration | None, draw: str) -> None:
         self._folder = folder
-        self._calibration = calibration
+        self._contour_at = calibration.pixel_threshold if calibration and draw in ("contours", "both") else None
+        self._boxes = draw in ("boxes", "both")
         self._scale = ColourScale.from_calibration(calibration) if calibration else None
         self._names: set[PurePosixPath] = set()
 
@@ -190,8 +274,8 @@ class _Pictures:
             display,
             anomaly_map,
             self._scale or ColourScale.from_values(anomaly_map),
-            row,
-            contour_at=self._calibration.pixel_threshold if self._calibration else None,
+            row if self._boxes else replace(row, boxes=()),
+            contour_at=self._contour_at,
         )
         write_png(self._folder / self._name(row.key), picture)
 
@@ -221,10 +305,12 @@ def _manifest(loaded: Loaded[ScoreSettings], model: Path, runtime: Runtime, igno
         "model": {
             "path": str(model),
             "sha256": files.sha256_file(model),
+            "tensors_sha256": tensors_digest(model),
             "arch": header.arch,
             "config": header.config,
         },
         "dataset": {"name": header.training.dataset, "category": header.training.category},
+        "views": list(runtime.header.calibration.views) if runtime.header.calibration else [],
         "runtime": {"name": runtime.name, "device": runtime.device},
         "ignored": [{"path": str(item.path), "reason": item.reason} for item in ignored],
         "settings": loaded.table(),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
 
-from adctl import backbones, calibration, files, resuming, runs
+from adctl import backbones, files, resuming, runs
+from adctl.calibration.choosing import Rule, calibrate
 from adctl.config import TrainSettings, flag_name
 from adctl.data.loader import ImageSource
 from adctl.data.preprocess import InputSpec
@@ -27,8 +28,8 @@ from adctl.engine.summary import Summary, summarise
 from adctl.engine.surroundings import Surroundings
 from adctl.engine.trainer import Work, fit, seed_everything
 from adctl.errors import UsageError, unknown_name
-from adctl.model_file import ModelHeader, Training, save_model
-from adctl.predicting import collect
+from adctl.model_file import DIGEST_LENGTH, ModelHeader, Training, save_model
+from adctl.predicting import collect, evidence_of
 from adctl.progress import SILENT, Reporter
 from adctl.runtimes.torch import TorchRuntime
 
@@ -40,16 +41,12 @@ if TYPE_CHECKING:
     from adctl.data.augment import Augmentation
     from adctl.data.layouts import Dataset
     from adctl.detectors.contract import Detector, DetectorConfig
-    from adctl.records import Calibration
+    from adctl.records import Calibration, Sample
 
 log = logging.getLogger(__name__)
 
 _KEPT_WHILE_TRAINING = 2
 """Checkpoints: the newest, and one more in case the disk loses it."""
-
-DIGEST_LENGTH = 16
-"""Hexadecimal digits kept of each training image's digest: enough to recognise it, small in the header."""
-
 
 _DETECTOR_FLAGS = ("backbone", "image_size", "loss", "error", "noise_level")
 """Settings that are options of some detectors."""
@@ -231,12 +228,10 @@ def train(loaded: Loaded[TrainSettings], reporter: Reporter = SILENT) -> TrainRe
 def _train_into(run: Path, loaded: Loaded[TrainSettings], plan: Understanding, reporter: Reporter) -> TrainResult:
     settings = loaded.settings
     start = time.perf_counter()
-    detector, weights = _new_detector(settings, plan.config)
     checkpoints = CheckpointFolder(run / CHECKPOINTS, settings.keep_checkpoints or _KEPT_WHILE_TRAINING)
     notes = journal.FolderJournal(run, tensorboard=settings.tensorboard)
     around = Surroundings(reporter, notes, checkpoints, _augmentation(settings, plan.config))
-    report = _fit(detector, settings, plan, around)
-    header = ModelHeader(settings.arch, plan.config.model_dump(mode="json"), _training(plan, weights))
+    detector, header, report = _fitted(settings, plan, around)
     header = header.calibrated(_first_calibration(detector, header, settings, plan, reporter))
     model = run / runs.MODEL
     save_model(model, detector, header)
@@ -257,6 +252,39 @@ def _train_into(run: Path, loaded: Loaded[TrainSettings], plan: Understanding, r
     _write_records(result, loaded, plan)
     runs.remember(settings.runs, "model", model)
     return result
+
+
+def refit(
+    settings: TrainSettings, plan: Understanding, samples: tuple[Sample, ...], reporter: Reporter = SILENT
+) -> tuple[Detector, ModelHeader]:
+    """Fit a new detector as a run did, on other good images; nothing is written.
+
+    Args:
+        settings: Of the run.
+        plan: What they mean; its validation images still choose the epoch.
+        samples: Good images to learn from, all known to the plan's split.
+        reporter: Told how far it is.
+
+    Returns:
+        The detector, and its header without a calibration.
+
+    Raises:
+        TrainingError: Fitting cannot go on.
+    """
+    around = Surroundings(reporter, augment=_augmentation(settings, plan.config))
+    part = replace(plan, split=replace(plan.split, train=samples))
+    detector, header, _ = _fitted(settings, part, around)
+    return detector, header
+
+
+def _fitted(
+    settings: TrainSettings, plan: Understanding, around: Surroundings
+) -> tuple[Detector, ModelHeader, FitReport]:
+    """A new detector, fitted, and its header without a calibration."""
+    detector, weights = _new_detector(settings, plan.config)
+    report = _fit(detector, settings, plan, around)
+    header = ModelHeader(settings.arch, plan.config.model_dump(mode="json"), _training(plan, weights))
+    return detector, header, report
 
 
 def _new_detector(settings: TrainSettings, config: DetectorConfig) -> tuple[Detector, PretrainedWeights | None]:
@@ -329,8 +357,8 @@ def _first_calibration(
         good = collect(runtime, plan.split.calibration, batch_size=settings.batch_size, workers=settings.workers)
     for message in good.skipped:
         log.warning("%s", message)
-    chosen, note = calibration.calibrate("percentile", good.scores, good.cells)
-    if note:
+    chosen, notes = calibrate(Rule(), evidence_of(good))
+    for note in notes:
         log.info("%s", note)
     return chosen
 

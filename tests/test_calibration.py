@@ -1,93 +1,317 @@
-"""Thresholds from scores."""
+"""Thresholds, p-values and probabilities from scores."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
+from typing import get_args
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import f1_score
+from scipy.stats import genpareto
+from sklearn.metrics import f1_score, precision_score, recall_score
 
-from adctl import calibration
-from adctl.errors import DataError
-from adctl.records import Calibration, Verdict
+from adctl.calibration import conformal, labelled, tails, thresholds
+from adctl.calibration.choosing import METHODS, Rule, calibrate
+from adctl.calibration.judging import Judge, fit_probability, probabilities
+from adctl.config import CalibrationMethod
+from adctl.errors import DataError, UsageError
+from adctl.records import Calibration, Evidence, Verdict
 
 scores = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60).map(
     lambda values: np.array(values, np.float64)
 )
+few = st.lists(st.integers(-9, 9), min_size=1, max_size=12).map(lambda values: np.array(values, np.float64))
+rates = st.floats(0.01, 0.99)
+
+
+def evidence(good, defective=(), **more) -> Evidence:
+    return Evidence(tuple(sorted(good)), tuple(sorted(2 * value for value in good)), tuple(sorted(defective)), **more)
 
 
 @given(good=scores, percentile=st.floats(1, 100))
 def test_percentile_is_numpys(good, percentile):
-    assert calibration.by_percentile(good, percentile).value == np.percentile(good, percentile)
+    assert thresholds.by_percentile(good, percentile).value == np.percentile(good, percentile)
 
 
-@given(good=scores, rate=st.floats(0.01, 0.99))
-def test_false_alarm_threshold_is_exceeded_by_few_enough(good, rate):
-    found = calibration.by_false_alarm(good, rate)
+def test_sigma_and_mad_on_normal_scores_agree_and_mad_alone_bears_an_outlier():
+    good = np.random.default_rng(0).normal(5, 2, 20_000)
+    assert thresholds.by_sigma(good, 3).value == pytest.approx(11, abs=0.15)
+    assert thresholds.by_mad(good, 3).value == pytest.approx(11, abs=0.15)
+    spoilt = np.append(good[:200], 1e6)
+    assert thresholds.by_mad(spoilt, 3).value < 13
+    assert thresholds.by_sigma(spoilt, 3).value > 1e5
+
+
+@given(good=scores, rate=rates)
+def test_conformal_threshold_is_exceeded_by_few_enough(good, rate):
+    found = conformal.by_false_alarm(good, rate)
     above = np.count_nonzero(good > found.value)
     assert found.value in good
     if found.note is None:
-        assert above <= rate * (len(good) + 1)
+        assert above + 1 <= rate * (len(good) + 1) + 1e-6
+        assert len(good) >= conformal.images_needed(rate)
     else:
         assert above == 0
-        assert (len(good) + 1) * rate < 1 + 1e-6
+        assert len(good) < conformal.images_needed(rate)
 
 
-def test_too_few_images_are_told_how_many_it_takes():
-    found = calibration.by_false_alarm(np.arange(20.0), 0.01)
-    assert found.value == 19
-    assert "takes 99" in found.note
-    assert calibration.by_false_alarm(np.arange(99.0), 0.01).note is None
+@given(good=scores, others=scores, rate=rates)
+def test_a_p_value_is_at_most_the_rate_exactly_above_the_threshold(good, others, rate):
+    found = conformal.by_false_alarm(good, rate)
+    assume(found.note is None)
+    tried = np.concatenate([good, others, np.nextafter(good, np.inf)])
+    np.testing.assert_array_equal(conformal.p_values(good, tried) <= rate + 1e-9, tried > found.value)
 
 
-def test_the_promised_false_alarm_rate_holds_over_many_draws():
-    generator = np.random.default_rng(0)
-    alarms = []
-    for _ in range(4000):
-        good = generator.gamma(2.0, size=59)
-        threshold = calibration.by_false_alarm(good, 0.05).value
-        alarms.append(generator.gamma(2.0) > threshold)
-    assert np.mean(alarms) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / len(alarms))
+@given(good=scores, others=scores)
+def test_p_values_fall_as_scores_rise_and_are_shares_of_good_images(good, others):
+    ordered = np.sort(others)
+    values = conformal.p_values(good, ordered)
+    assert (np.diff(values) <= 0).all()
+    assert (values >= 1 / (len(good) + 1)).all()
+    assert (values <= 1).all()
+    assert values[0] == (1 + np.count_nonzero(good >= ordered[0])) / (len(good) + 1)
 
 
-@settings(max_examples=60)
-@given(good=scores, defective=scores)
-def test_best_f1_is_the_best_there_is(good, defective):
-    found = calibration.by_best_f1(good, defective)
+def test_p_values_of_good_images_are_uniform():
+    generator = np.random.default_rng(1)
+    values = [conformal.p_values(draw[:-1], draw[-1:])[0] for draw in generator.gamma(2.0, size=(10_000, 20))]
+    shares = np.bincount(np.round(np.array(values) * 20).astype(int), minlength=21)[1:] / len(values)
+    assert shares == pytest.approx(np.full(20, 0.05), abs=0.009)  # four standard errors
+
+
+@pytest.mark.parametrize(("rate", "needed"), [(0.01, 99), (0.05, 19), (0.1, 9), (0.3, 3), (0.001, 999)])
+def test_too_few_images_are_told_how_many_it_takes(rate, needed):
+    assert conformal.images_needed(rate) == needed
+    assert conformal.by_false_alarm(np.arange(float(needed)), rate).note is None
+    short = conformal.by_false_alarm(np.arange(needed - 1.0), rate)
+    assert f"takes {needed}" in short.note
+    assert short.value == needed - 2
+
+
+LAWS = {
+    "gamma": lambda generator, size: generator.gamma(2.0, size=size),
+    "lognormal": lambda generator, size: generator.lognormal(0, 0.6, size=size),
+    "two kinds of good part": lambda generator, size: (
+        generator.gamma(4.0, size=size) + 12 * (generator.random(size) < 0.1)
+    ),
+    "heavy tail": lambda generator, size: generator.pareto(2.5, size=size),
+    "coarse, with ties": lambda generator, size: generator.poisson(3.0, size=size).astype(float),
+}
+"""What scores of good images look like; none is what conformal prediction would assume, as it assumes none."""
+
+SPLITS = 4000
+
+
+def false_alarms(law, count: int, choose) -> float:
+    """The share of false alarms over many calibration sets, one new good image for each."""
+    draws = LAWS[law](np.random.default_rng(7), (SPLITS, count + 1))
+    return float(np.mean([draw[-1] > choose(draw[:-1]).value for draw in draws]))
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize(("count", "rate"), [(19, 0.05), (25, 0.05), (99, 0.01)])
+def test_the_promised_false_alarm_rate_holds_over_many_splits(law, count, rate):
+    found = false_alarms(law, count, lambda good: conformal.by_false_alarm(good, rate))
+    allowed = rate + np.sqrt(np.log(1 / 1e-4) / 2 / SPLITS) * 2 * np.sqrt(rate)  # exceeded by chance in 1 of 10,000
+    assert found <= allowed
+    if "ties" not in law:
+        assert found >= conformal.promise(count, rate) - 4 * np.sqrt(rate / SPLITS)  # nor is it given away
+
+
+@pytest.mark.parametrize("law", [law for law in LAWS if "ties" not in law])
+def test_the_plain_percentile_breaks_its_promise_where_images_are_few(law):
+    count, rate = 19, 0.05
+    found = false_alarms(law, count, lambda good: thresholds.by_percentile(good, 100 * (1 - rate)))
+    assert found > rate + 5 * np.sqrt(rate * (1 - rate) / SPLITS)
+    owned_up, _ = calibrate(Rule("percentile", 95.0), evidence(np.arange(19.0)))
+    assert owned_up.promised_false_alarm == pytest.approx(0.1)
+    assert found <= owned_up.promised_false_alarm + 4 * np.sqrt(0.1 / SPLITS)
+
+
+def test_the_promise_for_map_values_holds_for_whole_images():
+    generator = np.random.default_rng(3)
+    broken = 0
+    for _ in range(1000):
+        maps = generator.gamma(2.0, size=(20, 16, 16))
+        peaks = maps.max((1, 2))
+        good = Evidence(tuple(peaks[:-1]), tuple(peaks[:-1]))
+        chosen, _ = calibrate(Rule("conformal", 0.1), good)
+        broken += bool((maps[-1] > chosen.pixel_threshold).any())
+    assert broken / 1000 <= 0.1 + 4 * np.sqrt(0.1 * 0.9 / 1000)
+
+
+@pytest.mark.parametrize("shape", [-0.2, 0.0, 0.25])
+def test_the_tail_is_found_again(shape):
+    good = 10 + genpareto.rvs(shape, scale=3, size=4000, random_state=0)
+    for rate in (0.05, 0.001):
+        assert tails.by_tail(good, rate).value == pytest.approx(10 + genpareto.isf(rate, shape, scale=3), rel=0.12)
+    tail = tails.fit_tail(good)
+    assert tails.survival(tail, np.array([tail.start]))[0] == pytest.approx(tail.share)
+
+
+def test_the_tail_reaches_beyond_what_was_seen_and_says_so():
+    good = np.random.default_rng(0).exponential(size=100)
+    found = tails.by_tail(good, 0.001)
+    assert found.value > good.max()
+    assert "fitted tail" in found.note
+    assert tails.by_tail(good, 0.3).value == np.quantile(good, 0.7)
+    assert tails.by_tail(np.full(30, 2.0), 0.01).value == 2
+    with pytest.raises(DataError, match="at least 20"):
+        tails.by_tail(good[:10], 0.01)
+
+
+@settings(max_examples=30)
+@given(good=few, defective=few)
+def test_labelled_thresholds_are_the_best_there_are(good, defective):
     both = np.concatenate([good, defective])
     labels = np.concatenate([np.zeros(len(good)), np.ones(len(defective))])
-    candidates = [f1_score(labels, both >= value) for value in np.unique(both)]
-    assert found.level == pytest.approx(max(candidates))
+    calls = [both > value for value in (np.nextafter(both.min(), -np.inf), *np.unique(both))]
+
+    found = labelled.by_best_f1(good, defective)
+    assert found.level == pytest.approx(max(f1_score(labels, call, zero_division=0) for call in calls))
+    assert f1_score(labels, both > found.value, zero_division=0) == pytest.approx(found.level)
+
+    found = labelled.by_recall(good, defective, 0.7)
+    reaching = [call for call in calls if recall_score(labels, call) >= 0.7]
+    assert recall_score(labels, both > found.value) >= 0.7
+    assert (good > found.value).sum() == min((call & (labels == 0)).sum() for call in reaching)
+
+    costs = labelled.Costs(7, 2)
+    found = labelled.by_cost(good, defective, costs)
+    paid = [(7 * (~call & (labels == 1)).sum() + 2 * (call & (labels == 0)).sum()) / len(both) for call in calls]
+    assert found.level == pytest.approx(min(paid))
+
+
+@settings(max_examples=30)
+@given(good=few, defective=few, precision=st.floats(0.1, 1))
+def test_a_precision_is_reached_with_the_highest_recall_or_refused(good, defective, precision):
+    both = np.concatenate([good, defective])
+    labels = np.concatenate([np.zeros(len(good)), np.ones(len(defective))])
+    calls = [both > value for value in (np.nextafter(both.min(), -np.inf), *np.unique(both)[:-1])]
+    reaching = [call for call in calls if precision_score(labels, call) >= precision and (call & (labels == 1)).any()]
+    if not reaching:
+        with pytest.raises(DataError, match="the best is"):
+            labelled.by_precision(good, defective, precision)
+        return
+    call = both > labelled.by_precision(good, defective, precision).value
+    assert precision_score(labels, call) >= precision
+    assert recall_score(labels, call) == max(recall_score(labels, other) for other in reaching)
+
+
+def test_the_defect_rate_of_the_line_moves_the_least_cost():
+    good, defective = np.arange(10.0), np.arange(5.0, 15.0)
+    often = labelled.by_cost(good, defective, labelled.Costs(1, 1, 0.5)).value
+    rarely = labelled.by_cost(good, defective, labelled.Costs(1, 1, 0.01)).value
+    assert rarely > 9 > often
 
 
 def test_best_f1_threshold_parts_the_classes():
-    found = calibration.by_best_f1(np.array([1.0, 2.0]), np.array([3.0, 4.0]))
+    found = labelled.by_best_f1(np.array([1.0, 2.0]), np.array([3.0, 4.0]))
     assert found.value == 2.5
     assert found.level == 1.0
 
 
 def test_calibration_carries_what_it_rests_on():
-    good, cells = np.arange(100.0), np.arange(400, dtype=np.float32).reshape(100, 4)
-    chosen, note = calibration.calibrate("percentile", good, cells, percentile=95)
-    assert note is None
+    good = np.arange(100.0)
+    chosen, notes = calibrate(Rule("percentile", 95), evidence(good))
+    assert notes == ()
     assert (chosen.good_images, chosen.level, chosen.threshold) == (100, 95, np.percentile(good, 95))
-    assert chosen.pixel_threshold == pytest.approx(np.percentile(cells, 99.5))
+    assert chosen.pixel_threshold == np.percentile(2 * good, 95)
     assert chosen.expected_false_alarm == pytest.approx(6 / 101)
-    assert chosen.verdict(chosen.threshold) is Verdict.NORMAL
-    assert chosen.verdict(chosen.threshold + 1e-9) is Verdict.ANOMALOUS
+    assert chosen.verdict(chosen.threshold) is Verdict.GOOD
+    assert chosen.verdict(chosen.threshold + 1e-9) is Verdict.REJECT
+
+
+def test_every_method_chooses_from_the_same_evidence():
+    assert get_args(CalibrationMethod) == METHODS
+    seen = evidence(np.random.default_rng(0).normal(0, 1, 200), np.random.default_rng(1).normal(3, 1, 50))
+    levels = {"percentile": 99, "sigma": 3, "mad": 3, "fixed": 2, "precision": 0.9, "recall": 0.9}
+    for method in METHODS:
+        chosen, notes = calibrate(Rule(method, levels.get(method, 0.02)), seen)
+        assert notes == ()
+        assert 0.5 < chosen.threshold < 4
+        assert 0.5 < chosen.pixel_threshold < 8
+        assert (chosen.promised_false_alarm is not None) == (method in ("percentile", "conformal"))
+
+
+def test_two_thresholds_give_three_verdicts():
+    chosen, _ = calibrate(Rule("conformal", 0.02, warn=0.2), evidence(np.arange(99.0)))
+    assert (chosen.warn_threshold, chosen.threshold) == (79, 97)
+    assert [chosen.verdict(value) for value in (79, 80, 97, 98)] == ["good", "warn", "warn", "reject"]
+    with pytest.raises(UsageError, match="not below"):
+        calibrate(Rule("conformal", 0.2, warn=0.02), evidence(np.arange(99.0)))
+    with pytest.raises(UsageError, match="one optimum"):
+        calibrate(Rule("f1", warn=0.5), evidence([1.0, 2.0], [3.0]))
+
+
+def test_scores_of_folds_promise_nothing():
+    chosen, _ = calibrate(Rule("conformal", 0.1), evidence(np.arange(50.0), folds=5))
+    assert chosen.promised_false_alarm is None
+
+
+def test_a_threshold_that_decides_nothing_is_told():
+    seen = evidence([1.0, 2.0, 3.0], [4.0, 5.0])
+    assert "all good images would be rejected" in calibrate(Rule("fixed", 0.5), seen)[1][0]
+    assert "none would be found" in calibrate(Rule("fixed", 9.0), seen)[1][0]
+
+
+@given(good=scores, defective=scores, tried=scores)
+def test_probabilities_never_fall_as_scores_rise(good, defective, tried):
+    ordered = np.sort(np.concatenate([tried, good, defective]))
+    for seen in (evidence(good), evidence(good, defective)):
+        found = probabilities(fit_probability(seen), ordered)
+        assert (np.diff(found) >= -1e-12).all()
+        assert ((found >= 0) & (found <= 1)).all()
+
+
+def test_probabilities_of_good_scores_are_their_shares_and_go_on_rising_beyond_them():
+    good = np.random.default_rng(0).gamma(3, size=500)
+    curve = fit_probability(evidence(good))
+    assert probabilities(curve, np.quantile(good, [0.2, 0.5, 0.95])) == pytest.approx([0.2, 0.5, 0.95], abs=0.02)
+    beyond = probabilities(curve, np.linspace(good.max(), 1.3 * good.max(), 5))
+    assert (np.diff(beyond) > 0).all()
+
+
+def test_probabilities_with_labels_are_those_of_being_defective():
+    generator = np.random.default_rng(0)
+    good, defective = generator.normal(0, 1, 4000), generator.normal(2, 1, 1000)
+    curve = fit_probability(evidence(good, defective))
+    tried = np.array([0.0, 1.0, 2.0])
+    truth = 1 / (1 + np.exp(2 - 2 * tried))  # of two normal laws, equally frequent
+    assert probabilities(curve, tried) == pytest.approx(truth, abs=0.06)
+    assert 0 < probabilities(curve, np.array([-99.0]))[0] < 0.01
+    assert 0.99 < probabilities(curve, np.array([99.0]))[0] < 1
+
+
+def test_a_judge_says_all_of_it():
+    chosen, _ = calibrate(Rule("conformal", 0.1), evidence(np.arange(19.0)))
+    found = Judge(chosen)(18.5)
+    assert (found.verdict, found.p_value) == (Verdict.REJECT, 1 / 20)
+    assert found.probability > 0.9
 
 
 def test_calibration_survives_json():
-    import json
-    from dataclasses import asdict
-
-    chosen, _ = calibration.calibrate("false-alarm", np.arange(9.0), np.ones((9, 4), np.float32), false_alarm=0.2)
-    assert Calibration.from_dict(json.loads(json.dumps(asdict(chosen)))) == chosen
+    for seen in (evidence(np.arange(9.0)), evidence(np.arange(9.0), np.arange(5.0, 12.0), views=("hflip",))):
+        chosen, _ = calibrate(Rule("conformal", 0.2, warn=0.4), seen)
+        assert Calibration.from_dict(json.loads(json.dumps(asdict(chosen)))) == chosen
 
 
 def test_no_scores_and_broken_scores_are_refused():
     with pytest.raises(DataError, match="no scores"):
-        calibration.by_percentile(np.array([]), 99)
+        thresholds.by_percentile(np.array([]), 99)
+    with pytest.raises(DataError, match="at least 2"):
+        thresholds.by_sigma(np.array([1.0]), 3)
+    with pytest.raises(DataError, match="1 of 2 scores of good images are not finite"):
+        thresholds.by_percentile(np.array([1.0, np.nan]), 99)
+    with pytest.raises(DataError, match="of defective images are not finite"):
+        labelled.by_best_f1(np.array([1.0]), np.array([np.inf]))
+    with pytest.raises(UsageError, match="needs scores of labelled defective"):
+        calibrate(Rule("recall", 0.9), evidence([1.0, 2.0]))
+    with pytest.raises(UsageError, match="Unknown method"):
+        calibrate(Rule("magic"), evidence([1.0, 2.0]))
     with pytest.raises(DataError, match="not finite"):
-        calibration.by_percentile(np.array([1.0, np.nan]), 99)
+        calibrate(Rule(), replace(evidence([1.0, 2.0]), peaks=(1.0, float("nan"))))

@@ -80,7 +80,7 @@ def test_score_writes_results_heatmaps_and_maps(world, zippers):
         table = list(csv.DictReader(stream))
     assert [float(line["score"]) for line in table] == [row["score"] for row in rows]
     for row in rows:
-        assert row["verdict"] == ("anomalous" if row["score"] > row["threshold"] else "normal")
+        assert row["verdict"] == ("reject" if row["score"] > row["threshold"] else "good")
         picture = cv2.imread(str(out / Path(row["key"]).with_suffix(".png")))
         assert picture is not None
     assert json.loads((out / "scores.json").read_text(encoding="utf-8"))["complete"] is True
@@ -144,14 +144,14 @@ def test_one_bad_image_is_an_error_row_and_the_rest_go_on(world, zippers):
 
 def test_calibrate_writes_a_new_file_and_leaves_the_old(world):
     before = world.trained["result"]["sha256"]
-    document = world.json("calibrate", "--model", "first", "--method", "false-alarm", "--false-alarm", "0.25")
+    document = world.json("calibrate", "--model", "first", "--max-false-alarm", "0.25")
     result = document["result"]
-    assert Path(result["model"]).name == "model-false-alarm-0.25.safetensors"
+    assert Path(result["model"]).name == "model-conformal-0.25.safetensors"
     assert result["calibration"]["good_images"] == 4
     from adctl.files import sha256_file
 
     assert sha256_file(world.folder / "runs" / "first" / "model.safetensors") == before
-    warned = world.json("calibrate", "--model", "first", "--method", "false-alarm", "--out", "x.safetensors")
+    warned = world.json("calibrate", "--model", "first", "--method", "conformal", "--out", "x.safetensors")
     assert "takes 99" in warned["warnings"][0]
 
 

@@ -17,7 +17,7 @@ from adctl.records import Box, Calibration, ScoredImage, Verdict
 
 CALIBRATION = Calibration("percentile", 3.0, 2.0, 99.0, 50, 0, 0.02, (1.0, 2.9))
 SCALE = ColourScale.from_calibration(CALIBRATION)
-ROW = ScoredImage("/x/a.png", "test/good/a.png", None, None, 3.5, 3.0, Verdict.ANOMALOUS, (), 64, 64)
+ROW = ScoredImage("/x/a.png", "test/good/a.png", None, None, 3.5, 3.0, Verdict.REJECT, (), 64, 64)
 
 small_maps = arrays(
     np.float32, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.floats(0, 4, width=16, allow_nan=False)
@@ -138,7 +138,7 @@ def test_sheets_have_a_legible_size(size):
 def test_a_sheet_outlines_regions_only_where_the_verdict_says_so():
     values = np.zeros((8, 8), np.float32)
     values[2:5, 2:5] = 2.2
-    normal = dataclasses.replace(ROW, verdict=Verdict.NORMAL)
+    normal = dataclasses.replace(ROW, verdict=Verdict.GOOD)
     plain = sheet(grey(), values, SCALE, normal)
     np.testing.assert_array_equal(sheet(grey(), values, SCALE, normal, contour_at=2.0), plain)
     assert (sheet(grey(), values, SCALE, ROW, contour_at=2.0)[60:] != plain[60:]).any()

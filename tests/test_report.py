@@ -207,7 +207,7 @@ def test_a_plain_folder_has_no_metrics_and_says_so(maker):
     assert len(found.notes) == 1
     assert "no image has a label" in found.notes[0].lower()
     page = before_scripts(page_of(scores))
-    assert "2 images: 1 anomalous, 1 normal at threshold 3." in page
+    assert "2 images: 1 rejected, 1 good at threshold 3." in page
     assert 'id="roc"' not in page
 
 
@@ -275,12 +275,12 @@ def test_an_interrupted_set_says_so(labelled):
 @pytest.mark.parametrize(
     ("label", "verdict", "expected"),
     [
-        ("good", Verdict.NORMAL, "passed"),
-        ("good", Verdict.ANOMALOUS, "false alarm"),
-        ("hole", Verdict.NORMAL, "missed"),
-        ("hole", Verdict.ANOMALOUS, "caught"),
-        (None, Verdict.NORMAL, "unflagged"),
-        (None, Verdict.ANOMALOUS, "flagged"),
+        ("good", Verdict.GOOD, "passed"),
+        ("good", Verdict.REJECT, "false alarm"),
+        ("hole", Verdict.GOOD, "missed"),
+        ("hole", Verdict.REJECT, "caught"),
+        (None, Verdict.GOOD, "unflagged"),
+        (None, Verdict.REJECT, "flagged"),
         ("hole", Verdict.UNCALIBRATED, "unjudged"),
         ("hole", Verdict.ERROR, "error"),
     ],
@@ -292,7 +292,7 @@ def test_outcomes(label, verdict, expected):
 def test_the_page_says_the_outcome_in_words(labelled):
     page = before_scripts(page_of(labelled.error().scores()))
     assert "9 images: 4 normal" not in page
-    assert "9 images: 3 anomalous, 5 normal, 1 unreadable; 2 of 4 defects missed, 1 false alarm among 4 good" in page
+    assert "9 images: 3 rejected, 5 good, 1 unreadable; 2 of 4 defects missed, 1 false alarm among 4 good" in page
     assert "at threshold 3." in page
 
 

@@ -194,7 +194,7 @@ def test_filters_by_outcome_and_label(opened, scores):
     opened.page.locator("#by-label").select_option("hole")
     assert opened.text("#shown") == "10 of 10 images shown"
     opened.page.locator("#by-outcome").select_option("missed")
-    expected = sum(row.label == "hole" and row.verdict is Verdict.NORMAL for row in scores.rows)
+    expected = sum(row.label == "hole" and row.verdict is Verdict.GOOD for row in scores.rows)
     assert expected
     assert opened.outcomes() == ["missed"] * expected
     opened.page.locator("#by-label").select_option("")

@@ -192,8 +192,7 @@ def test_scoring_stitches(samples):
 
 def test_calibration_takes_maps_of_different_sizes(samples):
     found = collect(runtime_of(InputSpec(64, 64, tile=64)), samples, batch_size=4, workers=0)
-    assert found.cells.shape == (38 * 50 + 38 * 82,)
-    assert len(found.scores) == 2
+    assert len(found.scores) == len(found.peaks) == 2
 
 
 @pytest.mark.parametrize("reuse", [False, True])

@@ -18,7 +18,7 @@ from adctl.errors import AdctlError, UsageError
 INTERRUPTED = 130
 
 _EPILOG = (
-    "Exit codes: 0 done, 1 failure, 2 bad usage, 3 anomalies found (score --fail-on-anomaly), 130 interrupted. "
+    "Exit codes: 0 done, 1 failure, 2 bad usage, 3 images rejected (score --fail-on-anomaly), 130 interrupted. "
     "Settings: flag, then ADCTL_NAME, then --config FILE, then default."
 )
 

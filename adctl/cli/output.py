@@ -140,6 +140,13 @@ def rows(lines: Iterable[Sequence[str]], *headers: str) -> RenderableType:
     return table
 
 
+def sparkline(values: Sequence[float]) -> str:
+    """Values as a row of bars, from the lowest to the highest of them."""
+    bars = "▁▂▃▄▅▆▇█"
+    low, high = min(values), max(values)
+    return "".join(bars[round((value - low) / ((high - low) or 1) * (len(bars) - 1))] for value in values)
+
+
 def document(command: str, **content: Any) -> dict[str, Any]:
     """The envelope of every JSON document: schema, success and content."""
     return {"schema": f"adctl.{command}/1", "ok": "error" not in content, **content}

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 ANOMALIES_FOUND = 3
 _UNJUDGED = 1
+_COUNTED = {
+    "good": "good",
+    "warn": "to look at",
+    "reject": "rejected",
+    "uncalibrated": "without verdict",
+    "error": "not scored",
+}
 
 
 def score(
@@ -31,6 +38,10 @@ def score(
         bool | None,
         typer.Option(help="Write a heatmap picture of each image; on when --out is given.", show_default=False),
     ] = None,
+    draw: Annotated[
+        str | None,
+        opt.value("On heatmaps, around regions: none, contours, boxes or both.", default="none", metavar="WHAT"),
+    ] = None,
     maps: Annotated[
         bool | None,
         typer.Option(help="Keep raw anomaly maps in maps.h5, for the report.", show_default="maps"),
@@ -39,7 +50,7 @@ def score(
         str | None, opt.value("Views to average over; those of the calibration when left out.", metavar="VIEW,VIEW")
     ] = None,
     fail_on_anomaly: Annotated[
-        bool | None, typer.Option("--fail-on-anomaly", help="Exit with 3 when an image is anomalous.")
+        bool | None, typer.Option("--fail-on-anomaly", help="Exit with 3 when an image is rejected.")
     ] = None,
     batch_size: opt.BatchSize = None,
     device: opt.Device = None,
@@ -61,19 +72,25 @@ def score(
     call.finish(result, lambda: _text(result))
     if loaded.settings.fail_on_anomaly:
         # An image that could not be judged must not pass a gate either.
-        code = ANOMALIES_FOUND if result.counts["anomalous"] else _UNJUDGED if result.counts["error"] else 0
+        code = ANOMALIES_FOUND if result.counts["reject"] else _UNJUDGED if result.counts["error"] else 0
         raise typer.Exit(code)
 
 
 def _text(result: ScoreResult) -> RenderableType:
-    counted = ", ".join(f"{count} {verdict}" for verdict, count in result.counts.items() if count)
+    counted = ", ".join(f"{count} {_COUNTED[verdict]}" for verdict, count in result.counts.items() if count)
     return rows(
         [
             ("model", str(result.model)),
             ("images", f"{counted} in {result.seconds:.1f} s ({result.images_per_second:.1f} a second)"),
-            *([("threshold", f"{result.threshold:.6g}")] if result.threshold is not None else []),
+            *([("threshold", _thresholds(result))] if result.threshold is not None else []),
+            *([("drift", result.drift.reason)] if result.drift and result.drift.drifted else []),
             *([("ignored", f"{len(result.ignored)} files; scores.json says why")] if result.ignored else []),
             ("results", f"{result.folder}: results.csv, results.jsonl"),
             ("next", "adctl report"),
         ]
     )
+
+
+def _thresholds(result: ScoreResult) -> str:
+    warn = f"; to look at above {result.warn_threshold:.6g}" if result.warn_threshold is not None else ""
+    return f"{result.threshold:.6g}{warn}"

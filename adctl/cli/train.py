@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adctl.cli import options as opt
+from adctl.cli.calibrate import false_alarms
 from adctl.cli.output import Call, rows
 from adctl.errors import UsageError
 
@@ -192,7 +193,7 @@ def _text(result: TrainResult) -> RenderableType:
             ),
             (
                 "false alarms",
-                f"about {calibration.expected_false_alarm:.1%} of good images expected, at most",
+                false_alarms(calibration),
             ),
             ("next", "adctl score FOLDER --out heatmaps/"),
         ]

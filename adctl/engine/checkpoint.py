@@ -1,12 +1,16 @@
-"""Tensors and a JSON header in one safetensors file, written atomically. Knows nothing of what they mean."""
+"""Tensors and a JSON header in one safetensors file, written atomically. Knows nothing of what they mean.
+
+Reading and replacing the header does not import torch.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+import shutil
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from adctl import files
 from adctl.errors import ModelFileError
@@ -18,6 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _KEY = "adctl"
+_SIZE_BYTES = 8
+"""The length of a safetensors header, little-endian, stands before it."""
+
+_CHUNK = 2**20
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -26,8 +34,9 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) 
     Raises:
         OutputError: The file cannot be written; what was there before is untouched.
     """
-    # One metadata key with sorted JSON: safetensors keeps no order among several.
-    metadata = {_KEY: json.dumps(header, sort_keys=True, ensure_ascii=False)}
+    from safetensors.torch import save_file
+
+    metadata = {_KEY: _text(header)}
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with files.atomic_path(path) as temporary:
         try:
@@ -56,7 +65,7 @@ def read_header(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelFileError(f"There is no model file {path}.", "Check the path, or train one with 'adctl train'.")
     try:
-        with safe_open(path, framework="pt", device="cpu") as stored:
+        with safe_open(path, framework="numpy") as stored:
             metadata = stored.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ModelFileError(
@@ -73,3 +82,48 @@ def read_header(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ModelFileError(f"The header of {path} is damaged: {error}.", "Take an intact copy.") from error
     return header
+
+
+def replace_header(source: Path, target: Path, header: Mapping[str, Any]) -> None:
+    """Write a copy of a file with another header; tensors are copied byte for byte. `target` may be `source`.
+
+    Raises:
+        ModelFileError: The source is absent, truncated, or was not written by adctl.
+        OutputError: The target cannot be written.
+    """
+    read_header(source)  # not a byte is taken from a file that is not whole
+    with source.open("rb") as original, files.atomic_path(target) as temporary, temporary.open("wb") as copy:
+        table = _table(original)
+        table["__metadata__"] = {_KEY: _text(header)}
+        text = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % _SIZE_BYTES)  # tensors start at a multiple of eight
+        copy.write(len(text).to_bytes(_SIZE_BYTES, "little") + text)
+        shutil.copyfileobj(original, copy, _CHUNK)
+
+
+def tensors_digest(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file's tensors, names and shapes, whatever its header says.
+
+    Raises:
+        ModelFileError: The file is absent, truncated, or was not written by adctl.
+    """
+    read_header(path)
+    with path.open("rb") as stored:
+        table = _table(stored)
+        table.pop("__metadata__", None)
+        digest = hashlib.sha256(json.dumps(table, sort_keys=True).encode())
+        while chunk := stored.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _table(stored: BinaryIO) -> dict[str, Any]:
+    """What a safetensors file says of its tensors; the stream then stands at the first of them."""
+    size = int.from_bytes(stored.read(_SIZE_BYTES), "little")
+    table: dict[str, Any] = json.loads(stored.read(size))
+    return table
+
+
+def _text(header: Mapping[str, Any]) -> str:
+    # One metadata key with sorted JSON: safetensors keeps no order among several.
+    return json.dumps(header, sort_keys=True, ensure_ascii=False)

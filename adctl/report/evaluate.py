@@ -136,7 +136,7 @@ def outcome(row: ScoredImage) -> str:
         return "error"
     if row.verdict is Verdict.UNCALIBRATED:
         return "unjudged"
-    alarm = row.verdict is Verdict.ANOMALOUS
+    alarm = row.verdict is Verdict.REJECT
     if row.label is None:
         return "flagged" if alarm else "unflagged"
     if row.label == GOOD:

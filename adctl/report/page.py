@@ -122,8 +122,8 @@ def _title(scores: ScoreSet) -> str:
 
 def _summary(scores: ScoreSet, evaluation: Evaluation) -> str:
     """The outcome in words."""
-    order = ("anomalous", "normal", "uncalibrated", "error")
-    names = {"uncalibrated": "without verdict", "error": "unreadable"}
+    order = ("reject", "warn", "good", "uncalibrated", "error")
+    names = {"reject": "rejected", "warn": "to look at", "uncalibrated": "without verdict", "error": "unreadable"}
     counts = [f"{evaluation.verdicts[name]} {names.get(name, name)}" for name in order if name in evaluation.verdicts]
     text = f"{_count(evaluation.images, 'image')}: {', '.join(counts)}"
     image = evaluation.image

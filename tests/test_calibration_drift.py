@@ -1,0 +1,106 @@
+"""Drift of scores against the calibration, and how many images are enough."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adctl.calibration import drift
+from adctl.calibration.enough import LearningPoint, answer, sizes
+
+
+def draws(seed: int, size: int) -> np.ndarray:
+    return np.random.default_rng(seed).gamma(4.0, size=size)
+
+
+def test_no_drift_is_seldom_called_drift():
+    found = [drift.compare(draws(2 * seed, 60), draws(2 * seed + 1, 80)) for seed in range(300)]
+    assert sum(one.drifted for one in found) <= 9  # at most 1 % expected; 10 or more by chance in 1 of 1,000
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3])
+def test_defects_are_not_called_drift(share):
+    found = []
+    for seed in range(200):
+        good = draws(2 * seed + 1, 100)
+        good[: round(share * 100)] += 30
+        found.append(drift.compare(draws(2 * seed, 60), good))
+    assert sum(one.drifted for one in found) <= 7
+    assert np.mean([one.high_share for one in found]) == pytest.approx(0.1 + 0.9 * share, abs=0.03)
+
+
+@pytest.mark.parametrize("change", [lambda good: good + 1.5, lambda good: good * 0.6, lambda good: good - 2])
+def test_images_that_look_different_are_told_even_among_defects(change):
+    for seed in range(20):
+        today = change(draws(2 * seed + 1, 200))
+        today[:20] += 40
+        found = drift.compare(draws(2 * seed, 100), today)
+        assert found.drifted
+        assert found.ks_p_value < 0.01
+        assert found.psi > found.psi_by_chance + 0.1
+        moved = "higher" if np.median(today) > np.median(draws(2 * seed, 100)) else "lower"
+        assert moved in found.reason
+
+
+def test_nearly_all_images_high_is_told_as_what_it_is():
+    found = drift.compare(draws(0, 60), draws(1, 50) + 100)
+    assert found.drifted
+    assert "either many are defective" in found.reason
+    assert (found.compared, found.ks) == (0, None)
+
+
+def test_too_few_images_say_nothing():
+    assert drift.compare(draws(0, 60), np.array([])) is None
+    few = drift.compare(draws(0, 60), draws(1, 5))
+    assert not few.drifted
+    assert "too few" in few.reason
+    assert "4 calibration images" in drift.compare(draws(0, 4), draws(1, 50)).reason
+    assert not drift.compare(np.full(50, 2.0), draws(1, 50)).drifted  # all alike: nothing lies below
+
+
+@given(
+    reference=st.lists(st.integers(0, 20), min_size=10, max_size=80),
+    today=st.lists(st.integers(0, 20), min_size=1, max_size=80),
+)
+def test_stability_index_is_never_negative_and_zero_for_the_same(reference, today):
+    first, second = np.array(reference, np.float64), np.array(today, np.float64)
+    assert drift.population_stability(first, second)[0] >= -1e-12
+    assert drift.population_stability(first, first)[0] == 0
+
+
+def test_stability_index_is_by_chance_what_it_is_said_to_be():
+    found = [drift.population_stability(draws(2 * s, 200), draws(2 * s + 1, 300)) for s in range(300)]
+    assert np.mean([index for index, _ in found]) == pytest.approx(found[0][1], rel=0.2)
+
+
+def curve(*values: float, aurocs: bool = False) -> tuple[LearningPoint, ...]:
+    return tuple(
+        LearningPoint(10 * 2**index, (value,), (value,) if aurocs else (), 1.0) for index, value in enumerate(values)
+    )
+
+
+def test_the_answer_says_how_many_are_enough():
+    found = answer(curve(9.0, 5.0, 3.1, 3.0, 3.05), 120, 0.01)
+    assert found.enough == 40
+    assert "40 good images are enough" in found.text
+    assert "takes 99 held-out good images, and there are 120" in found.text
+
+
+def test_the_answer_owns_up_when_more_would_help():
+    found = answer(curve(9.0, 5.0, 3.0), 12, 0.05)
+    assert found.enough is None
+    assert "from 20 to 40" in found.text
+    assert "takes 19 held-out good images; there are only 12" in found.text
+    assert "too few to draw a curve" in answer(curve(9.0), 12, 0.05).text
+
+
+def test_with_defects_the_auroc_answers():
+    assert answer(curve(0.8, 0.95, 0.955, 0.952, aurocs=True), 99, 0.01).enough == 20
+
+
+def test_sizes_grow_to_all_there_are():
+    assert sizes(80, 5) == (5, 9, 15, 26, 46, 80)
+    assert sizes(4, 5) == (4,)
+    assert sizes(6, 5) == (5, 6)
