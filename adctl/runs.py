@@ -76,7 +76,8 @@ def last(runs: Path, kind: Kind) -> Path:
     pointer = _read_pointer(runs)
     if kind not in pointer:
         raise UsageError(f"{missing} in {runs}.", remedy)
-    path: Path = runs / pointer[kind]
+    # As it was written: by names, whatever links lie on the way.
+    path = Path(os.path.normpath(runs / pointer[kind]))
     if not path.exists():
         raise UsageError(f"The last {kind}, {path}, has gone.", remedy)
     return path
