@@ -7,7 +7,7 @@ Structural Similarity to Autoencoders", 2019.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
@@ -58,7 +58,6 @@ class ReconstructionDetector(Detector):
     """
 
     needs_validation = True
-    fitted: ClassVar[tuple[str, ...]] = ("usual_error",)
     config: ReconstructionConfig
     usual_error: Tensor
 
@@ -97,7 +96,17 @@ class ReconstructionDetector(Detector):
         sums, count = self._seen
         assert isinstance(sums, Tensor)
         self._seen = 0.0, 0
-        self._fit_buffer("usual_error", usual_error(sums / count).to(self.usual_error.device))
+        self.register_buffer("usual_error", usual_error(sums / count).to(self.usual_error.device))
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take all weights, and the usual errors in the shape they were found in.
+
+        Raises:
+            ModelFileError: The tensors are not this detector's.
+        """
+        if "usual_error" in tensors:
+            self.register_buffer("usual_error", torch.empty_like(tensors["usual_error"]))
+        super().load_state(tensors)
 
     @property
     def backbone_name(self) -> str | None:
