@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adctl.data import download as module
-from adctl.data.download import download, head, without_secrets
+from adctl.data.download import Transfer, download, head
+from adctl.data.web import without_secrets
 from adctl.errors import FetchError, OutputError
 
 if TYPE_CHECKING:
@@ -216,7 +217,9 @@ def fetch(target, slept):
     """Download without waiting between tries."""
 
     def run(*urls, **options):
-        return download(urls, target, **{"timeout": 0.3, "sleep": slept.append, **options})
+        names = {"attempts", "timeout", "backoff", "connections", "smallest_piece"}
+        how = Transfer(**{"timeout": 0.3, **{name: options.pop(name) for name in names & set(options)}})
+        return download(urls, target, transfer=how, **{"sleep": slept.append, **options})
 
     return run
 
@@ -406,7 +409,7 @@ def test_a_finished_part_needs_no_request(site, target, fetch):
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_wherever_it_is_cut_the_file_is_the_same(site, tmp_path, cuts, length, etag):
     site.body, site.etag, site.faults = BODY[:length], etag, [cut(after) for after in cuts]
-    download([site.url], tmp_path / "cut.bin", timeout=1, sleep=lambda _: None)
+    download([site.url], tmp_path / "cut.bin", transfer=Transfer(timeout=1), sleep=lambda _: None)
     assert (tmp_path / "cut.bin").read_bytes() == BODY[:length]
     site.faults.clear()
 
