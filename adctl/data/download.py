@@ -50,7 +50,7 @@ _GAIN = 1 << 20
 """So many new bytes make a try worth its while: the count of failures starts again."""
 
 _LONGEST_WAIT = 60.0
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +307,7 @@ class _Mirror:
                 wanted["If-Range"] = begun.validator
         response = send(make_request(self.url, wanted), self.job.transfer.timeout, SafeRedirects())
         try:
-            _check_fit(response, start, begun, ranged=end is not None)
+            _check_fit(response, start, end, begun)
         except BaseException:
             response.close()
             raise
@@ -354,10 +354,10 @@ class _Mirror:
             raise CutError(f"the connection was cut at {done} of {total} bytes")
 
 
-def _check_fit(response: HTTPResponse, start: int, begun: Begun, *, ranged: bool) -> None:
-    """See to it that an answer begins where it should: at `start`, or at 0 with the whole file."""
+def _check_fit(response: HTTPResponse, start: int, end: int | None, begun: Begun) -> None:
+    """See to it that an answer is what was asked for: from `start` to `end`, or the whole file."""
     if response.status == http.HTTPStatus.OK:
-        if ranged:
+        if end is not None:
             raise UnfitPartError("the server sent the whole file instead of a part of it")
         return
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
@@ -367,7 +367,9 @@ def _check_fit(response: HTTPResponse, start: int, begun: Begun, *, ranged: bool
     fits = (
         found is not None
         and int(found[1]) == start
-        and (begun.total is None or found[2] in {"*", str(begun.total)})
+        and (end is None or int(found[2]) == end - 1)
+        and response.length in {None, int(found[2]) - start + 1}
+        and (begun.total is None or found[3] in {"*", str(begun.total)})
         and (tag is None or begun.validator is None or not begun.validator.startswith('"') or tag == begun.validator)
     )
     if not fits:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adctl import __version__, files
-from adctl.data.catalogue import find_entry
+from adctl.data.catalogue import Kind, find_entry
 from adctl.errors import FetchError, OutputError, UsageError
 from adctl.fetching import packing, store
 from adctl.fetching.datasets import Fetched, fetch_dataset
@@ -175,7 +175,9 @@ def deliver_bundle(
 def _cargo(include: Sequence[str], base: Path) -> _Cargo:
     """What to carry: what is named, or everything that is here."""
     if not include:
-        here = {entry.name: entry.here for entry in listing(base) if entry.fetched}
+        # What adctl draws by itself needs no carrying.
+        kept = [entry for entry in listing(base) if find_entry(entry.name).kind is not Kind.GENERATED]
+        here = {entry.name: entry.here for entry in kept if entry.fetched}
         return _Cargo(here, tuple(path.name.removesuffix(".safetensors") for path in here_weights(base)))
     datasets: dict[str, set[str]] = {}
     weights: list[str] = []

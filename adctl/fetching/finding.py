@@ -112,7 +112,7 @@ def command_for(entry: Entry, category: str | None) -> str:
         words += ["--category", category]
     if entry.kind is Kind.MANUAL:
         words += ["--from", "FOLDER"]
-    return " ".join([*words, "--accept-license"] if entry.restricted else words)
+    return " ".join(words)
 
 
 def _named(entry: Entry, category: str | None, base: Path) -> Path:

@@ -115,8 +115,8 @@ def local_supplies(wish: Wish, source: Path, reporter: Reporter) -> Iterator[Sup
     elif source.is_dir():
         yield from _from_folder(wish, source, reporter)
     elif source.is_file():
-        tree = _unpack(wish, source, reporter)
-        yield Supply(tree, source, _file_origin(wish.entry, source), asked=_asked(wish))
+        origin = _file_origin(wish.entry, source)  # first: what is damaged is not unpacked
+        yield Supply(_unpack(wish, source, reporter), source, origin, asked=_asked(wish))
     else:
         raise UsageError(f"There is no archive or folder {source}.", "Check the path given to --from.")
 
