@@ -5,13 +5,19 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import random
+import subprocess
+import sys
 import tarfile
+import time
+from pathlib import Path
 
 import pytest
 from faulty_server import FATAL, PASSING, web_sites
 
 from adctl.data.download import Transfer
+from adctl.data.parts import begun_part
 from adctl.errors import DataError, FetchError
 from adctl.fetching.datasets import fetch_dataset
 from adctl.fetching.finding import listing
@@ -104,3 +110,26 @@ def test_the_command_line_takes_its_patience_from_its_options(site, catalogue, a
     failed = adctl("fetch", "parts", "--force", "--attempts", "2", code=1, **options)
     assert "gave up after 2 tries" in failed.stderr
     assert len(site.seen) == 5
+
+
+@pytest.mark.parametrize("connections", ["1", "3"])
+def test_a_killed_fetch_leaves_nothing_that_looks_whole_and_is_gone_on_with(site, catalogue, tmp_path, connections):
+    catalogue(hashlib.sha256(ARCHIVE).hexdigest())
+    site.always = PASSING["stall"][0]
+    options = ["--connections", connections, "--timeout", "60"]
+    environment = {**os.environ, "ADCTL_SMALLEST_PIECE": "50000", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen([sys.executable, "-m", "adctl", "fetch", "parts", *options], env=environment) as running:
+        part = tmp_path / "home" / "parts" / ".fetching" / "zipper.tar.gz.part"
+        url = site.url.replace("file.bin", "zipper.tar.gz")
+        while begun_part(part, part.with_name(f"{part.name}.json"), url).have < 50_000:
+            assert running.poll() is None
+            time.sleep(0.01)
+        running.kill()
+    assert not any(entry.fetched for entry in listing())
+    seen = len(site.seen)
+    site.always = None
+    site.done.set()
+    got = fetch_dataset("parts", transfer=Transfer(timeout=5))
+    assert all((got.root / place).read_bytes() == data for place, data in CONTENT.items())
+    assert all(site.ranges[seen:])
+    assert not (got.root / ".fetching").exists()

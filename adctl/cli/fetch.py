@@ -53,7 +53,7 @@ def fetch(
     include: Annotated[
         list[str] | None,
         typer.Option(
-            help="With 'bundle': NAME, NAME/CATEGORY or weights/MODEL; may be repeated. [default: what is here]",
+            help="With 'bundle': NAME, NAME/CATEGORY or weights/MODEL; repeatable; all that is here when left out.",
             metavar="WHAT",
         ),
     ] = None,
@@ -74,7 +74,7 @@ def fetch(
         int | None, opt.value("Tries in a row at one address that bring nothing.", default="4", metavar="N")
     ] = None,
     timeout: Annotated[
-        float | None, opt.value("Seconds to wait for a server's answer.", default="30", metavar="SECONDS")
+        float | None, opt.value("Seconds to wait for a server's answer.", default="30.0", metavar="SECONDS")
     ] = None,
     config: opt.Config = None,
     json: opt.Json = False,
