@@ -206,12 +206,25 @@ class FetchSettings(CommandSettings):
 
     command: ClassVar[str] = "fetch"
 
-    what: str | None = Field(None, description="A data set, or 'weights'")
-    name: str | None = Field(None, description="With 'weights': the timm model")
+    what: str | None = Field(None, description="A data set, 'weights' or 'bundle'")
+    name: str | None = Field(None, description="With 'weights': the timm model; with 'bundle': the folder to make")
     category: tuple[str, ...] = Field((), description="Only these categories")
-    source: Path | None = Field(None, description="Archive or folder to take it from instead of the network")
+    source: Path | None = Field(None, description="Archive, folder or bundle to take it from instead of the network")
     accept_license: bool = Field(False, description="Accept the data set's licence")
     force: bool = Field(False, description="Fetch again what is there")
+    verify: bool = Field(False, description="Hold what was fetched against its digests")
+
+    attempts: int = Field(4, ge=1, description="Tries in a row at one address that bring nothing new")
+    timeout: float = Field(30.0, gt=0, description="Seconds to wait for a server's answer")
+    backoff: float = Field(1.0, ge=0, description="Seconds before the second try, doubled for each further one")
+    connections: int = Field(4, ge=1, le=32, description="Connections at once for one large file")
+    smallest_piece: int = Field(16 << 20, ge=1, description="Bytes that are worth a connection of their own")
+
+    include: tuple[str, ...] = Field((), description="With 'bundle': NAME, NAME/CATEGORY or weights/MODEL")
+    wheels: bool = Field(True, description="With 'bundle': gather adctl and what it needs too")
+    requirement: str | None = Field(None, description="With 'bundle': what pip installs over there, instead of adctl")
+    platform: str | None = Field(None, description="With 'bundle': pip's name of the other machine's platform")
+    python: str | None = Field(None, description="With 'bundle': version of Python over there")
 
 
 class DemoSettings(DeviceSettings):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from adctl import runs
 from adctl.data.layouts import Dataset, open_folders, open_mvtec
 from adctl.errors import UsageError
-from adctl.fetching import find_dataset
+from adctl.fetching.finding import find_dataset
 
 if TYPE_CHECKING:
     from adctl.config import DataSettings

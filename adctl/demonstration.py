@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from adctl.calibrating import calibrate
 from adctl.config import CalibrateSettings, Loaded, ReportSettings, ScoreSettings, TrainSettings
-from adctl.fetching import fetch_dataset
+from adctl.fetching.datasets import fetch_dataset
 from adctl.progress import SILENT, Reporter
 from adctl.reporting import report
 from adctl.scoring import score
@@ -49,8 +49,7 @@ def demo(loaded: Loaded[DemoSettings], reporter: Reporter = SILENT) -> DemoResul
     """
     settings = loaded.settings
     start = time.perf_counter()
-    with reporter.stage("drawing zippers") as update:
-        fetch_dataset("demo", accept_license=True, progress=update)
+    fetch_dataset("demo", reporter=reporter)
     given = settings.model_dump()
     trained = train(_step(TrainSettings, given, dataset="demo", category="zipper"), reporter)
     assert trained is not None, "a demo is not one of several processes"

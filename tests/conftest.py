@@ -23,6 +23,18 @@ hypothesis_settings.register_profile("adctl", deadline=None)
 hypothesis_settings.load_profile("adctl")
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Show what came of each published layout, whichever worker tried it."""
+    passed = terminalreporter.stats.get("passed", [])
+    rows = [value for report in passed for name, value in report.user_properties if name == "published layout"]
+    if rows:
+        terminalreporter.section("published layouts, laid out as adctl's own")
+        line = "{:<14} {:>5} {:>5}  {:<13}  {}"
+        terminalreporter.write_line(line.format("data set", "train", "test", "masks aligned", "test images by label"))
+        for row in rows:
+            terminalreporter.write_line(line.format(*row))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real images."""

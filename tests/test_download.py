@@ -2,198 +2,46 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.server
 import random
 import shutil
 import socket
 import ssl
 import subprocess
-import threading
 import types
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
+from faulty_server import (
+    BODY,
+    FATAL,
+    MD5,
+    PASSING,
+    SHA256,
+    chunked,
+    cut,
+    flipped,
+    reset,
+    serve,
+    status,
+    web_sites,
+    without_length,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adctl.data import download as module
-from adctl.data.download import download, head, without_secrets
+from adctl.data.download import Transfer, download, head
+from adctl.data.web import without_secrets
 from adctl.errors import FetchError, OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-BODY = random.Random(0).randbytes(300_000)
-SHA256 = hashlib.sha256(BODY).hexdigest()
-MD5 = hashlib.md5(BODY).hexdigest()
-
-
-@dataclass
-class Site:
-    """A web site: a body, faults for the next requests in turn, and what was asked for."""
-
-    port: int = 0
-    body: bytes = BODY
-    etag: str | None = '"one"'
-    faults: list[Callable] = field(default_factory=list)
-    always: Callable | None = None
-    seen: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
-    done: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/data/file.bin"
-
-    @property
-    def ranges(self) -> list[str | None]:
-        return [headers.get("Range") for _, _, headers in self.seen]
-
-    def answer(self, handler) -> None:
-        self.seen.append((handler.command, handler.path, dict(handler.headers)))
-        fault = self.faults.pop(0) if self.faults else self.always
-        (fault or serve)(self, handler)
-
-
-def serve(site, handler, *, body=None, ranges=True, stop=None, length=None, claim=None):
-    """A right answer, unless told to stop after some bytes or to lie about the length or the range."""
-    body = site.body if body is None else body
-    start = 0
-    asked = handler.headers.get("Range")
-    if ranges and asked and handler.headers.get("If-Range") in {None, site.etag}:
-        start = int(asked.removeprefix("bytes=").removesuffix("-"))
-        if start >= len(body):
-            handler.send_response(416)
-            handler.send_header("Content-Length", "0")
-            handler.end_headers()
-            return
-        handler.send_response(206)
-        handler.send_header("Content-Range", claim or f"bytes {start}-{len(body) - 1}/{len(body)}")
-    else:
-        handler.send_response(200)
-    if site.etag is not None:
-        handler.send_header("ETag", site.etag)
-    handler.send_header("Content-Length", str(len(body) - start if length is None else length))
-    handler.end_headers()
-    if handler.command != "HEAD":
-        handler.wfile.write(body[start : len(body) if stop is None else min(len(body), start + stop)])
-    handler.close_connection = True
-
-
-def cut(after=100_000, **options):
-    return lambda site, handler: serve(site, handler, stop=after, **options)
-
-
-def status(code, **headers):
-    def answer(site, handler):
-        handler.send_response(code)
-        for name, value in headers.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
-
-    return answer
-
-
-def stall(site, handler):
-    serve(site, handler, stop=50_000)
-    handler.wfile.flush()
-    site.done.wait(5)
-
-
-def flipped(site, handler):
-    serve(site, handler, body=site.body[:1000] + bytes([site.body[1000] ^ 1]) + site.body[1001:])
-
-
-def from_the_start(site, handler):
-    """As many bytes as were asked for, but the first ones instead of the last."""
-    start = int(handler.headers["Range"].removeprefix("bytes=").removesuffix("-"))
-    length = len(site.body) - start
-    handler.send_response(206)
-    handler.send_header("Content-Range", f"bytes 0-{length - 1}/{len(site.body)}")
-    handler.send_header("Content-Length", str(length))
-    handler.end_headers()
-    handler.wfile.write(site.body[:length])
-
-
-def more_than_asked(site, handler):
-    """A part that claims to begin where it should, and does not."""
-    handler.send_response(206)
-    handler.send_header("Content-Range", f"bytes 100000-{len(site.body) - 1}/{len(site.body)}")
-    handler.send_header("Content-Length", str(len(site.body)))
-    handler.end_headers()
-    handler.wfile.write(site.body)
-
-
-def reset(site, handler):
-    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    handler.close_connection = True
-
-
-def without_length(site, handler):
-    handler.send_response(200)
-    handler.send_header("Connection", "close")
-    handler.end_headers()
-    handler.wfile.write(site.body)
-    handler.close_connection = True
-
-
-def chunked(stop=None):
-    def answer(site, handler):
-        handler.send_response(200)
-        handler.send_header("Transfer-Encoding", "chunked")
-        handler.end_headers()
-        for number, start in enumerate(range(0, len(site.body), 50_000)):
-            if number == stop:
-                break
-            piece = site.body[start : start + 50_000]
-            handler.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
-        else:
-            handler.wfile.write(b"0\r\n\r\n")
-        handler.close_connection = True
-
-    return answer
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        self.server.site.answer(self)
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def log_message(self, *_):
-        pass
-
-
-class QuietServer(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_):
-        pass
+    pass
 
 
 @pytest.fixture
 def sites():
-    """Start web sites on loopback."""
-    servers = []
-
-    def start(context: ssl.SSLContext | None = None) -> Site:
-        server = QuietServer(("127.0.0.1", 0), Handler)
-        if context is not None:
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-        server.site = Site(server.server_port)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        servers.append(server)
-        return server.site
-
-    yield start
-    for server in servers:
-        server.site.done.set()
-        server.shutdown()
-        server.server_close()
+    with web_sites() as start:
+        yield start
 
 
 @pytest.fixture
@@ -216,7 +64,9 @@ def fetch(target, slept):
     """Download without waiting between tries."""
 
     def run(*urls, **options):
-        return download(urls, target, **{"timeout": 0.3, "sleep": slept.append, **options})
+        names = {"attempts", "timeout", "backoff", "connections", "smallest_piece"}
+        how = Transfer(**{"timeout": 0.3, **{name: options.pop(name) for name in names & set(options)}})
+        return download(urls, target, transfer=how, **{"sleep": slept.append, **options})
 
     return run
 
@@ -236,29 +86,6 @@ def test_a_right_digest_makes_it_verified(site, fetch, digest):
     assert fetch(site.url, size=len(BODY), **digest).verified
 
 
-PASSING = {
-    "cut": [cut()],
-    "cut twice": [cut(), cut(7)],
-    "cut at once": [cut(0)],
-    "reset": [reset],
-    "stall": [stall],
-    "503": [status(503), status(503), status(503)],
-    "429": [status(429, Retry_After="7")],
-    "cut, then ranges refused": [cut(), lambda site, handler: serve(site, handler, ranges=False)],
-    "cut, then another range": [cut(), lambda site, handler: serve(site, handler, claim="bytes 5-9/300000")],
-    "cut, then no range": [cut(), lambda site, handler: serve(site, handler, claim="nonsense")],
-    "cut, then another length": [cut(), lambda site, handler: serve(site, handler, claim="bytes 100000-399999/400000")],
-    "cut, then from the start": [cut(), from_the_start],
-    "cut, then more than asked": [cut(), more_than_asked],
-    "cut, then 416": [cut(), status(416)],
-    "length too long": [lambda site, handler: serve(site, handler, length=len(BODY) + 1)],
-    "chunked": [chunked()],
-    "chunked, cut": [chunked(stop=2)],
-    "redirect": [status(302, Location="/elsewhere")],
-    "permanent redirect": [status(308, Location="/elsewhere")],
-}
-
-
 @pytest.mark.parametrize("digest", [SHA256, None], ids=["digest", "no digest"])
 @pytest.mark.parametrize("name", PASSING)
 def test_what_passes_is_got_over(site, target, fetch, name, digest):
@@ -266,22 +93,6 @@ def test_what_passes_is_got_over(site, target, fetch, name, digest):
     assert fetch(site.url, sha256=digest).sha256 == SHA256
     assert target.read_bytes() == BODY
     assert [path.name for path in target.parent.iterdir()] == ["file.bin"]
-
-
-FATAL = {
-    "503 for ever": (status(503), "503"),
-    "404": (status(404), "404"),
-    "403": (status(403), "403"),
-    "204": (status(204), "204"),
-    "cut for ever": (cut(0), "cut"),
-    "reset for ever": (reset, "gave up"),
-    "stalls for ever": (stall, "cut|answer"),
-    "corrupt": (flipped, "SHA-256"),
-    "length too short": (lambda site, handler: serve(site, handler, length=1000), "SHA-256"),
-    "redirect to a file": (status(302, Location="file:///etc/passwd"), "302|file"),
-    "redirect to ftp": (status(302, Location="ftp://127.0.0.1/x"), "ftp"),
-    "redirects in circles": (status(302, Location="/data/file.bin"), "302"),
-}
 
 
 @pytest.mark.parametrize("name", FATAL)
@@ -302,7 +113,7 @@ def test_a_wrong_file_is_not_kept_for_resuming(site, target, fetch):
     assert not list(target.parent.iterdir())
 
 
-@pytest.mark.parametrize("fault", [flipped, status(404), status(500), reset, cut(0)])
+@pytest.mark.parametrize("fault", [flipped, status(404), status(500), reset, serve, cut(0)])
 def test_the_next_mirror_helps_out(sites, target, fetch, fault):
     bad, good = sites(), sites()
     bad.always = fault
@@ -406,7 +217,7 @@ def test_a_finished_part_needs_no_request(site, target, fetch):
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_wherever_it_is_cut_the_file_is_the_same(site, tmp_path, cuts, length, etag):
     site.body, site.etag, site.faults = BODY[:length], etag, [cut(after) for after in cuts]
-    download([site.url], tmp_path / "cut.bin", timeout=1, sleep=lambda _: None)
+    download([site.url], tmp_path / "cut.bin", transfer=Transfer(timeout=1), sleep=lambda _: None)
     assert (tmp_path / "cut.bin").read_bytes() == BODY[:length]
     site.faults.clear()
 
@@ -530,3 +341,114 @@ def test_head_tells_headers_and_stays_on_its_host(site, sites):
     site.always = status(401)
     with pytest.raises(FetchError, match="401"):
         head(site.url)
+
+
+# ---- several connections at once
+
+PARTS = {"smallest_piece": 50_000, "connections": 4}
+
+
+def test_a_large_file_comes_in_parts(site, target, fetch):
+    told = []
+    got = fetch(site.url, sha256=SHA256, progress=lambda done, total: told.append((done, total)), **PARTS)
+    assert (got.verified, target.read_bytes()) == (True, BODY)
+    assert sorted(map(str, site.ranges)) == ["None", "bytes=150000-224999", "bytes=225000-299999", "bytes=75000-149999"]
+    assert {headers.get("If-Range") for _, _, headers in site.seen} == {None, '"one"'}
+    assert told == sorted(told)
+    assert told[-1] == (len(BODY), len(BODY))
+    assert [path.name for path in target.parent.iterdir()] == ["file.bin"]
+
+
+@pytest.mark.parametrize("why", ["no ranges", "no proof", "small"])
+def test_parts_are_only_asked_for_where_they_are_safe(site, target, fetch, why):
+    if why == "no ranges":
+        site.always = lambda site, handler: serve(site, handler, ranges=False)
+    if why == "no proof":
+        site.etag = None
+    fetch(site.url, **(PARTS | {"smallest_piece": 200_000} if why == "small" else PARTS))
+    assert site.ranges == [None]
+    assert target.read_bytes() == BODY
+
+
+@pytest.mark.parametrize("digest", [SHA256, None], ids=["digest", "no digest"])
+@pytest.mark.parametrize("name", PASSING)
+def test_what_passes_is_got_over_in_parts_too(site, target, fetch, name, digest):
+    site.faults = list(PASSING[name])
+    assert fetch(site.url, sha256=digest, **PARTS).sha256 == SHA256
+    assert target.read_bytes() == BODY
+    assert [path.name for path in target.parent.iterdir()] == ["file.bin"]
+
+
+@pytest.mark.parametrize("name", FATAL)
+def test_what_does_not_pass_in_parts_ends_in_one_clear_error_or_the_right_file(site, target, fetch, name):
+    site.always, says = FATAL[name]
+    if name == "stalls for ever":  # each of many connections is given a little, and that adds up
+        assert fetch(site.url, sha256=SHA256, **PARTS).verified
+        assert target.read_bytes() == BODY
+        return
+    with pytest.raises(FetchError, match=says):
+        fetch(site.url, sha256=SHA256, **PARTS)
+    assert not target.exists()
+
+
+def test_cut_parts_go_on_where_they_stopped(site, target, fetch):
+    site.faults = [serve, cut(10_000), cut(20_000), cut(30_000)]
+    fetch(site.url, **PARTS)
+    assert target.read_bytes() == BODY
+    again = [span for span in site.ranges[4:] if span]
+    assert len(again) == 3
+    assert not {"bytes=75000-149999", "bytes=150000-224999", "bytes=225000-299999"} & set(again)
+
+
+def test_a_later_run_goes_on_with_the_parts_of_an_interrupted_one(site, target, fetch):
+    def interrupt(done, total):
+        if done >= 150_000:
+            raise KeyboardInterrupt
+
+    site.faults = [serve, serve, cut(10), cut(10)]
+    with pytest.raises(KeyboardInterrupt):
+        fetch(site.url, progress=interrupt, **PARTS)
+    seen = len(site.seen)
+    fetch(site.url, **PARTS)
+    assert target.read_bytes() == BODY
+    assert all(span for span in site.ranges[seen:])
+
+
+def test_a_server_that_mixes_parts_up_is_asked_once_more_in_one_go(site, target, fetch):
+    def mixed_up(site, handler):
+        if handler.headers.get("Range"):
+            serve(site, handler, body=site.body[::-1])
+        else:
+            serve(site, handler)
+
+    site.always = mixed_up
+    assert fetch(site.url, sha256=SHA256, **PARTS).verified
+    assert target.read_bytes() == BODY
+    assert site.ranges[-1] is None
+
+
+@pytest.mark.parametrize("damage", ["[[0, 300000, 900000]]", "[[0, 5, 5]]", "[[5, 300000, 0]]", '"x"', "[[0]]", "[1]"])
+def test_a_note_that_cannot_be_right_is_not_believed(site, target, fetch, damage):
+    site.faults = [cut()]
+    with pytest.raises(FetchError):
+        fetch(site.url, attempts=1)
+    note = target.with_name("file.bin.part.json")
+    note.write_text(note.read_text().replace('"pieces": []', f'"pieces": {damage}'))
+    fetch(site.url)
+    assert target.read_bytes() == BODY
+    assert site.ranges == [None, None]
+
+
+@given(
+    length=st.integers(0, 3000),
+    cuts=st.lists(st.integers(0, 900), max_size=5),
+    connections=st.integers(1, 5),
+    smallest=st.integers(1, 900),
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_however_it_is_divided_and_cut_the_file_is_the_same(site, tmp_path, length, cuts, connections, smallest):
+    site.body, site.faults = BODY[:length], [cut(after) for after in cuts]
+    how = Transfer(attempts=8, timeout=1, connections=connections, smallest_piece=smallest)
+    download([site.url], tmp_path / "cut.bin", transfer=how, sleep=lambda _: None)
+    assert (tmp_path / "cut.bin").read_bytes() == BODY[:length]
+    site.faults.clear()

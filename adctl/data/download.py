@@ -1,34 +1,45 @@
 """One file from the network to the disk: mirrors, resuming, retries, and digests checked before it counts.
 
-A download grows in `TARGET.part`, beside a note of who sends it (`TARGET.part.json`), and becomes `TARGET` by a
-rename once its length and digest are right. Knows http and https, nothing of what files hold. Two processes must
-not fetch the same target at once; the caller sees to that.
+A download grows in `TARGET.part`, beside a note of who sends it and how much came (`TARGET.part.json`), and becomes
+`TARGET` by a rename once its length and digest are right. Large files come over several connections at once where the
+server can send parts. Knows nothing of what files hold. Two processes must not fetch the same target at once; the
+caller sees to that.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import http
-import json
+import itertools
 import os
 import re
 import shutil
-import socket
-import ssl
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from http.client import HTTPException, HTTPMessage, HTTPResponse, InvalidURL, responses
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
-from urllib.parse import unquote, urlsplit, urlunsplit
 
-from adctl import __version__, files
+from adctl import files
+from adctl.data.parts import Begun, Piece, Receiver, begun_part, write_note
+from adctl.data.web import (
+    CutError,
+    FailedError,
+    GoneError,
+    LocalRedirects,
+    MismatchError,
+    RedirectedError,
+    SafeRedirects,
+    UnfitPartError,
+    check_address,
+    make_request,
+    read_block,
+    send,
+    without_secrets,
+)
 from adctl.errors import FetchError, OutputError
 
 if TYPE_CHECKING:
+    from http.client import HTTPMessage, HTTPResponse
     from pathlib import Path
 
 Progress = Callable[[int, int | None], None]
@@ -38,10 +49,27 @@ _BLOCK = 1 << 18
 _GAIN = 1 << 20
 """So many new bytes make a try worth its while: the count of failures starts again."""
 
-_WORTH_A_RETRY = frozenset({408, 425, 429, 500, 502, 503, 504})
-_GONE = frozenset({404, 410})
 _LONGEST_WAIT = 60.0
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """How patiently and how broadly files are brought.
+
+    Attributes:
+        attempts: Tries in a row at one place that bring nothing new before it is given up.
+        timeout: Seconds to wait for a connection and for each piece of data.
+        backoff: Seconds before the second try; doubled before each further one.
+        connections: At once for one file, where the server can send parts.
+        smallest_piece: Bytes that are worth a connection of their own.
+    """
+
+    attempts: int = 4
+    timeout: float = 30.0
+    backoff: float = 1.0
+    connections: int = 4
+    smallest_piece: int = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +97,7 @@ def download(
     md5: str | None = None,
     size: int | None = None,
     progress: Progress | None = None,
-    attempts: int = 4,
-    timeout: float = 30.0,
+    transfer: Transfer | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Downloaded:
     """Bring one file, or nothing.
@@ -85,8 +112,7 @@ def download(
         md5: Its digest, if only that is known.
         size: Its length in bytes, if known.
         progress: Told how far it is.
-        attempts: Tries in a row at one place that bring nothing new before it is given up.
-        timeout: Seconds to wait for a connection and for each piece of data.
+        transfer: How it is brought; the defaults when None.
         sleep: Waits between tries; for tests.
 
     Raises:
@@ -94,14 +120,14 @@ def download(
         OutputError: It cannot be written, or there is no room for it.
     """
     for url in urls:
-        _check_address(url)
-    job = _Job(target, sha256, md5, size, progress, attempts, timeout, sleep)
+        check_address(url)
+    job = _Job(target, sha256, md5, size, progress, transfer or Transfer(), sleep)
     files.make_folder(target.parent)
     failures = []
     for url in urls:
         try:
-            return _from_mirror(url, job)
-        except _FailedError as failure:
+            return _Mirror(url, job).download()
+        except FailedError as failure:
             failures.append(f"{without_secrets(url)}: {failure}")
     raise FetchError(
         f"Cannot download {target.name}. {'; '.join(failures) or 'No address is known'}.",
@@ -110,7 +136,7 @@ def download(
 
 
 def head(
-    url: str, *, attempts: int = 4, timeout: float = 30.0, sleep: Callable[[float], None] = time.sleep
+    url: str, *, transfer: Transfer | None = None, sleep: Callable[[float], None] = time.sleep
 ) -> HTTPMessage | None:
     """The headers a server answers to HEAD with; redirects are followed within the same host only.
 
@@ -120,31 +146,26 @@ def head(
     Raises:
         FetchError: There is no answer, or a refusal.
     """
-    _check_address(url)
-    for failed in range(1, attempts + 1):
+    check_address(url)
+    how = transfer or Transfer()
+    for failed in range(1, how.attempts + 1):
         try:
-            with _open(_request(url, method="HEAD"), timeout, _LocalRedirects()) as response:
+            with send(make_request(url, method="HEAD"), how.timeout, LocalRedirects()) as response:
                 return response.headers
-        except _GoneError:
+        except GoneError:
             return None
-        except _RedirectedError as redirect:
+        except RedirectedError as redirect:
             return redirect.headers
-        except _CutError as cut:
+        except CutError as cut:
             failure: Exception = cut
-            if failed < attempts:
-                sleep(_wait(cut, failed))
-        except _FailedError as refusal:
+            if failed < how.attempts:
+                sleep(_wait(cut, failed, how))
+        except FailedError as refusal:
             failure = refusal
             break
     raise FetchError(
         f"Cannot reach {without_secrets(url)}: {failure}.", "Check the network and the proxy settings (HTTPS_PROXY)."
     )
-
-
-def without_secrets(url: str) -> str:
-    """The address without user, password, query and fragment: fit for messages and records."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def size_in_words(count: int) -> str:
@@ -155,39 +176,19 @@ def size_in_words(count: int) -> str:
     return f"{count} bytes"
 
 
-# ---- one mirror
+def check_room(needed: int, folder: Path, what: str) -> None:
+    """Refuse what the disk has no room for.
 
-
-class _FailedError(Exception):
-    """This mirror will not do; the text says why."""
-
-
-class _MismatchError(_FailedError):
-    """What came is not what was promised."""
-
-
-class _GoneError(_FailedError):
-    """There is no such file."""
-
-
-class _RedirectedError(_FailedError):
-    """The file is elsewhere, and whoever asked did not want to go there."""
-
-    def __init__(self, headers: HTTPMessage) -> None:
-        super().__init__("it is elsewhere")
-        self.headers = headers
-
-
-class _CutError(Exception):
-    """Something that may pass: worth another try after at least `wait` seconds."""
-
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
-        super().__init__(reason)
-        self.wait = wait
-
-
-class _UnfitPartError(_CutError):
-    """The server cannot go on from the part that is here: worth another try without it."""
+    Raises:
+        OutputError: More bytes are needed than are free.
+    """
+    with files.output_errors(folder):
+        free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"{what} needs {size_in_words(needed)} more in {folder}, where {size_in_words(free)} are free.",
+            "Free some space, or name a folder on another disk with ADCTL_DATA_DIR.",
+        )
 
 
 @dataclass(frozen=True)
@@ -199,8 +200,7 @@ class _Job:
     md5: str | None
     size: int | None
     progress: Progress | None
-    attempts: int
-    timeout: float
+    transfer: Transfer
     sleep: Callable[[float], None]
 
     @property
@@ -224,143 +224,203 @@ class _Job:
         self.note.unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
-class _Begun:
-    """How much of a file is here already, and how the server knows it again.
+@dataclass
+class _Mirror:
+    """One place that has the file; fewer connections at once after each trouble."""
 
-    Attributes:
-        have: Bytes in the part.
-        validator: The ETag or the date of change the server gave; None when it gave neither.
-        total: The length it promised, if it did.
-    """
+    url: str
+    job: _Job
+    connections: int = field(init=False)
 
-    have: int = 0
-    validator: str | None = None
-    total: int | None = None
+    def __post_init__(self) -> None:
+        self.connections = self.job.transfer.connections
 
+    def download(self) -> Downloaded:
+        """The file, whole and checked.
 
-def _from_mirror(url: str, job: _Job) -> Downloaded:
-    best, failed, afresh = _length(job.part), 0, False
-    while True:
+        Raises:
+            FailedError: It is not to be had here.
+        """
+        best, failed, afresh = self._begun().have, 0, False
+        while True:
+            try:
+                at_once, total = self._transfer()
+                return _accept(self.job, total)
+            except CutError as cut:
+                self._ease(cut)
+                have = self._begun().have
+                failed = 1 if have >= best + _GAIN else failed + 1
+                best = max(best, have)
+                if failed >= self.job.transfer.attempts:
+                    raise FailedError(f"{cut} (gave up after {failed} tries)") from cut
+                self.job.sleep(_wait(cut, failed, self.job.transfer))
+            except MismatchError:
+                # The fault may lie in what was there before, or in how parts were put together: once more, in one go.
+                if at_once or afresh:
+                    raise
+                self.connections, afresh = 1, True
+
+    def _ease(self, cut: CutError) -> None:
+        """Ask less of a server that could not give what it was asked for."""
+        self.connections = max(1, self.connections // 2)
+        if isinstance(cut, UnfitPartError):
+            self.job.discard()
+            self.connections = 1
+
+    def _begun(self) -> Begun:
+        """What an earlier try at the same address left; nothing if neither server nor digest can vouch for it."""
+        begun = begun_part(self.job.part, self.job.note, self.url)
+        if begun.have and (begun.validator or self.job.checkable):
+            return begun
+        return Begun()
+
+    def _transfer(self) -> tuple[bool, int | None]:
+        """Fill the part; tell whether it came from one answer, and how long it has to be."""
+        begun = self._begun()
+        if not begun.have:
+            self.job.discard()
+        elif begun.have == begun.total:
+            return False, begun.total
+        if self.job.size is not None:
+            check_room(self.job.size - begun.have, self.job.target.parent, self.job.target.name)
+        if begun.pieces:
+            self._receiver(begun).run(self._ask)
+            return False, begun.total
+        with self._ask(begun.have, None, begun) as response:
+            start = begun.have if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
+            total = self._total(response)
+            check_room((total or 0) - start, self.job.target.parent, self.job.target.name)
+            now = Begun(start, _validator(response), total, self._split(response, start, total))
+            write_note(self.job.note, self.url, now)
+            if now.pieces:
+                self._receiver(now).run(self._ask, response)
+            else:
+                self._receive(response, start, total)
+        return start == 0 and not now.pieces, total
+
+    def _ask(self, start: int, end: int | None, begun: Begun) -> HTTPResponse:
+        """Ask for the bytes from `start` to before `end`, or to the end; the answer is one that fits."""
+        wanted: dict[str, str] = {}
+        if start or end is not None:
+            wanted = {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
+            if begun.validator:
+                wanted["If-Range"] = begun.validator
+        response = send(make_request(self.url, wanted), self.job.transfer.timeout, SafeRedirects())
         try:
-            resumed, total = _transfer(url, job)
-            return _accept(job, total)
-        except _CutError as cut:
-            if isinstance(cut, _UnfitPartError):
-                job.discard()
-            have = _length(job.part)
-            failed = 1 if have >= best + _GAIN else failed + 1
-            best = max(best, have)
-            if failed >= job.attempts:
-                raise _FailedError(f"{cut} (gave up after {failed} tries)") from cut
-            job.sleep(_wait(cut, failed))
-        except _MismatchError:
-            # The fault may lie in what was there before: one more try, from nothing.
-            if not resumed or afresh:
-                raise
-            afresh = True
+            _check_fit(response, start, end, begun)
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    def _split(self, response: HTTPResponse, start: int, total: int | None) -> tuple[Piece, ...]:
+        """What each connection brings; nothing where one has to do."""
+        provable = _validator(response) or self.job.checkable
+        if total is None or not provable or response.headers.get("Accept-Ranges", "").strip() != "bytes":
+            return ()
+        count = min(self.connections, (total - start) // self.job.transfer.smallest_piece)
+        if count <= 1:
+            return ()
+        marks = [start + (total - start) * index // count for index in range(count + 1)]
+        first = Piece(0, marks[1], start)
+        return (first, *(Piece(low, high, 0) for low, high in itertools.pairwise(marks[1:])))
+
+    def _receiver(self, begun: Begun) -> Receiver:
+        return Receiver(self.url, self.job.part, self.job.note, begun, self.connections, self.job.progress)
+
+    def _total(self, response: HTTPResponse) -> int | None:
+        """The length of the whole file, as promised by the server and the caller."""
+        if response.status == http.HTTPStatus.PARTIAL_CONTENT:
+            last = response.headers["Content-Range"].rpartition("/")[2]
+            offered = int(last) if last.isdecimal() else None
+        else:
+            offered = response.length
+        if offered is not None and self.job.size is not None and offered != self.job.size:
+            raise FailedError(f"it offers {offered} bytes where {self.job.size} are expected")
+        total = offered if offered is not None else self.job.size
+        if total is None and not response.chunked and not self.job.checkable:
+            raise FailedError("the server does not say how long the file is, so that a cut would go unnoticed")
+        return total
+
+    def _receive(self, response: HTTPResponse, start: int, total: int | None) -> None:
+        done = start
+        with files.output_errors(self.job.part), self.job.part.open("ab" if start else "wb") as stream:
+            while block := read_block(response, _BLOCK):
+                stream.write(block)
+                done += len(block)
+                if self.job.progress is not None:
+                    self.job.progress(done, total)
+        if total is not None and done < total:
+            raise CutError(f"the connection was cut at {done} of {total} bytes")
 
 
-def _transfer(url: str, job: _Job) -> tuple[bool, int | None]:
-    """Fill the part; tell whether it was begun before, and how long it has to be."""
-    begun = _begun(url, job)
-    if begun.total is not None and begun.have == begun.total:
-        return True, begun.total
-    if job.size is not None:
-        _check_space(job, job.size - begun.have)
-    headers = {"Range": f"bytes={begun.have}-"} if begun.have else {}
-    if begun.have and begun.validator:
-        headers["If-Range"] = begun.validator
-    with _open(_request(url, headers), job.timeout, _SafeRedirects()) as response:
-        start = _start(response, begun)
-        total = _total(response, job)
-        _check_space(job, (total or 0) - start)
-        _write_note(url, response, total, job)
-        _receive(response, start, total, job)
-    return start > 0, total
-
-
-def _begun(url: str, job: _Job) -> _Begun:
-    """What an earlier try at the same address left, if the server or a digest can vouch for the whole."""
-    try:
-        note = json.loads(job.note.read_text(encoding="utf-8"))
-        begun = _Begun(job.part.stat().st_size, note["validator"], note["total"])
-        same = note["url"] == _fingerprint(url)
-    except (OSError, ValueError, TypeError, KeyError):
-        same, begun = False, _Begun()
-    fits = begun.total is None or begun.have <= begun.total
-    if same and fits and begun.have and (begun.validator or job.checkable):
-        return begun
-    job.discard()
-    return _Begun()
-
-
-def _start(response: HTTPResponse, begun: _Begun) -> int:
-    """The offset at which the answer begins: where the part ends, or 0 for the whole file."""
+def _check_fit(response: HTTPResponse, start: int, end: int | None, begun: Begun) -> None:
+    """See to it that an answer is what was asked for: from `start` to `end`, or the whole file."""
     if response.status == http.HTTPStatus.OK:
-        return 0
+        if end is not None:
+            raise UnfitPartError("the server sent the whole file instead of a part of it")
+        return
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-        raise _FailedError(f"HTTP {response.status}")
+        raise FailedError(f"HTTP {response.status}")
     found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     tag = response.headers.get("ETag")
     fits = (
         found is not None
-        and int(found[1]) == begun.have
-        and (begun.total is None or found[2] in {"*", str(begun.total)})
+        and int(found[1]) == start
+        and (end is None or int(found[2]) == end - 1)
+        and response.length in {None, int(found[2]) - start + 1}
+        and (begun.total is None or found[3] in {"*", str(begun.total)})
         and (tag is None or begun.validator is None or not begun.validator.startswith('"') or tag == begun.validator)
     )
     if not fits:
-        raise _UnfitPartError("the server sent another part than the one asked for")
-    return begun.have
+        raise UnfitPartError("the server sent another part than the one asked for")
 
 
-def _total(response: HTTPResponse, job: _Job) -> int | None:
-    """The length of the whole file, as promised by the server and the caller."""
-    if response.status == http.HTTPStatus.PARTIAL_CONTENT:
-        last = response.headers["Content-Range"].rpartition("/")[2]
-        offered = int(last) if last.isdecimal() else None
-    else:
-        offered = response.length
-    if offered is not None and job.size is not None and offered != job.size:
-        raise _FailedError(f"it offers {offered} bytes where {job.size} are expected")
-    total = offered if offered is not None else job.size
-    if total is None and not response.chunked and not job.checkable:
-        raise _FailedError("the server does not say how long the file is, so that a cut would go unnoticed")
-    return total
+def _validator(response: HTTPResponse) -> str | None:
+    """How the server would know the file again; a weak tag does not promise the same bytes."""
+    tag = response.headers.get("ETag", "")
+    return tag if tag.startswith('"') else response.headers.get("Last-Modified")
 
 
-def _receive(response: HTTPResponse, start: int, total: int | None, job: _Job) -> None:
-    done = start
-    with files.output_errors(job.part), job.part.open("ab" if start else "wb") as stream:
-        while block := _read(response):
-            stream.write(block)
-            done += len(block)
-            if job.progress is not None:
-                job.progress(done, total)
-    if total is not None and done < total:
-        raise _CutError(f"the connection was cut at {done} of {total} bytes")
+def _wait(cut: CutError, failed: int, transfer: Transfer) -> float:
+    """Seconds before the next try: doubling, or what the server asks for within reason."""
+    return min(max(transfer.backoff * 2.0 ** (failed - 1), cut.wait), _LONGEST_WAIT)
 
 
-def _read(response: HTTPResponse) -> bytes:
-    try:
-        return response.read1(_BLOCK)
-    except (OSError, HTTPException) as error:
-        raise _CutError(_reason(error)) from error
+def check_file(path: Path, expected: Mapping[str, str | int | None]) -> tuple[int, str]:
+    """Hold a file against what is known of it.
+
+    Args:
+        path: The file.
+        expected: `size`, `sha256` and `md5`, each None when it is not known.
+
+    Returns:
+        Its length and its SHA-256.
+
+    Raises:
+        MismatchError: It is another one.
+    """
+    md5 = expected.get("md5")
+    with path.open("rb") as stream:
+        length, sha256, md5_found = _measure(stream, with_md5=md5 is not None)
+    found = {"length": length, "SHA-256": sha256, "MD5": md5_found}
+    promised = {"length": expected.get("size"), "SHA-256": expected.get("sha256"), "MD5": md5}
+    for what, value in promised.items():
+        if value is not None and (value.lower() if isinstance(value, str) else value) != found[what]:
+            raise MismatchError(f"the file is not the promised one: its {what} is {found[what]}, not {value}")
+    return length, sha256
 
 
 def _accept(job: _Job, total: int | None) -> Downloaded:
     """Check the finished part against everything that is known, and put it in place."""
-    with files.output_errors(job.part), job.part.open("rb+") as stream:
-        os.fsync(stream.fileno())
-        length, sha256, md5 = _measure(stream, with_md5=job.md5 is not None)
-    for what, promised, found in (
-        ("length", total, length),
-        ("SHA-256", job.sha256 and job.sha256.lower(), sha256),
-        ("MD5", job.md5 and job.md5.lower(), md5),
-    ):
-        if promised is not None and promised != found:
+    with files.output_errors(job.part):
+        with job.part.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        try:
+            length, sha256 = check_file(job.part, {"size": total, "sha256": job.sha256, "md5": job.md5})
+        except MismatchError:
             job.discard()
-            raise _MismatchError(f"the file is not the promised one: its {what} is {found}, not {promised}")
+            raise
     with files.output_errors(job.target):
         job.part.replace(job.target)
         job.note.unlink(missing_ok=True)
@@ -375,131 +435,3 @@ def _measure(stream: IO[bytes], *, with_md5: bool) -> tuple[int, str, str | None
         if with_md5:
             md5.update(block)
     return length, sha256.hexdigest(), md5.hexdigest() if with_md5 else None
-
-
-def _write_note(url: str, response: HTTPResponse, total: int | None, job: _Job) -> None:
-    # A weak tag does not promise the same bytes, so it cannot vouch for a resumed download.
-    tag = response.headers.get("ETag", "")
-    validator = tag if tag.startswith('"') else response.headers.get("Last-Modified")
-    files.write_json(job.note, {"url": _fingerprint(url), "validator": validator, "total": total})
-
-
-def _fingerprint(url: str) -> str:
-    """Tells addresses apart without keeping the secrets in them."""
-    return hashlib.sha256(url.encode()).hexdigest()
-
-
-def _check_space(job: _Job, needed: int) -> None:
-    with files.output_errors(job.target):
-        free = shutil.disk_usage(job.target.parent).free
-    if needed > free:
-        raise OutputError(
-            f"{job.target.name} needs {size_in_words(needed)} more in {job.target.parent}, "
-            f"where {size_in_words(free)} are free.",
-            "Free some space, or name a folder on another disk with ADCTL_DATA_DIR.",
-        )
-
-
-def _length(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _wait(cut: _CutError, failed: int) -> float:
-    """Seconds before the next try: doubling, or what the server asks for within reason."""
-    return min(max(2.0 ** (failed - 1), cut.wait), _LONGEST_WAIT)
-
-
-# ---- one request
-
-
-class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects within http and https, never from https to http."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> urllib.request.Request | None:
-        schemes = (urlsplit(req.full_url).scheme, urlsplit(newurl).scheme)
-        if schemes not in {("http", "http"), ("http", "https"), ("https", "https")}:
-            fp.close()
-            raise _FailedError(f"it redirects from {schemes[0]} to {schemes[1] or 'nowhere'}, which is not followed")
-        request = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if request is not None:
-            request.method = req.get_method()
-        return request
-
-
-class _LocalRedirects(_SafeRedirects):
-    """Follows redirects within one host; hands out the headers of those that lead elsewhere."""
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> urllib.request.Request | None:
-        if urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
-            fp.close()
-            raise _RedirectedError(headers)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _check_address(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise FetchError(f"Cannot download {without_secrets(url)}: only http and https are.", "Give a web address.")
-
-
-def _request(url: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> urllib.request.Request:
-    parts = urlsplit(url)
-    user, _, host = parts.netloc.rpartition("@")
-    always = {"User-Agent": f"adctl/{__version__}", "Accept-Encoding": "identity"}
-    request = urllib.request.Request(  # noqa: S310 - the scheme was checked
-        urlunsplit(parts._replace(netloc=host, fragment="")), headers={**always, **(headers or {})}, method=method
-    )
-    if user:
-        # Unredirected: the password is for this host alone.
-        secret = base64.b64encode(unquote(user).encode()).decode()
-        request.add_unredirected_header("Authorization", f"Basic {secret}")
-    return request
-
-
-def _open(request: urllib.request.Request, timeout: float, redirects: _SafeRedirects) -> HTTPResponse:
-    try:
-        response: HTTPResponse = urllib.request.build_opener(redirects).open(request, timeout=timeout)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise _refusal(error) from error
-    except urllib.error.URLError as error:
-        raise _unreachable(error.reason) from error
-    except (OSError, HTTPException, UnicodeError) as error:
-        raise _unreachable(error) from error
-    return response
-
-
-def _refusal(error: urllib.error.HTTPError) -> Exception:
-    """What an HTTP error status means for the next step."""
-    reason = f"HTTP {error.code} {responses.get(error.code, '')}".strip()
-    if error.code in _WORTH_A_RETRY:
-        seconds = error.headers.get("Retry-After", "").strip()
-        return _CutError(reason, float(seconds) if seconds.isdecimal() else 0.0)
-    if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        return _UnfitPartError(reason)
-    return _GoneError(reason) if error.code in _GONE else _FailedError(reason)
-
-
-def _unreachable(cause: object) -> Exception:
-    """What a failure to connect means for the next step."""
-    if isinstance(cause, socket.gaierror):
-        return _FailedError("no such host, or no network")
-    final = (ssl.SSLCertVerificationError, ConnectionRefusedError, InvalidURL, UnicodeError)
-    if isinstance(cause, final) or not isinstance(cause, (OSError, HTTPException)):
-        return _FailedError(_reason(cause))
-    return _CutError(_reason(cause))
-
-
-def _reason(cause: object) -> str:
-    """Why a connection failed, in words that hold no address."""
-    if isinstance(cause, TimeoutError):
-        return "the server does not answer any more"
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({cause.verify_message})"
-    if isinstance(cause, OSError) and cause.errno and not isinstance(cause, ssl.SSLError):
-        return os.strerror(cause.errno).lower()
-    return f"the connection broke ({type(cause).__name__})"

@@ -9,19 +9,24 @@ import io
 import json
 import tarfile
 import threading
+import types
 import zipfile
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from adctl import fetching
-from adctl.data.catalogue import Remote, catalogue, find_entry
+from adctl.data import download as download_module
+from adctl.data.catalogue import Kind, catalogue, find_entry
 from adctl.data.layouts import open_mvtec
-from adctl.errors import AdctlError, DataError, FetchError, UsageError
-from adctl.fetching import data_dir, fetch_dataset, fetch_weights, find_dataset, listing
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from adctl.errors import AdctlError, DataError, FetchError, OutputError, UsageError
+from adctl.fetching import store
+from adctl.fetching.datasets import Fetched, fetch_dataset, licence_to_accept
+from adctl.fetching.finding import find_dataset, listing
+from adctl.fetching.verifying import verify
+from adctl.fetching.weights import fetch_weights
+from adctl.paths import data_dir
+from adctl.progress import Reporter
 
 CATEGORIES = ("bottle", "cable", "zipper")
 
@@ -104,23 +109,57 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def mvtec(site, home, monkeypatch):
+def mvtec(site, home, tmp_path, monkeypatch):
     """A small MVTec AD on the site, in place of the real one."""
     site.files = {f"/{name}.tar.xz": data for name, data in PARTS.items()} | {"/all.tar.xz": WHOLE}
-    entry = dataclasses.replace(
-        find_entry("mvtec"),
-        categories=CATEGORIES,
-        whole=Remote((f"{site.url.replace('//', '//user:word@')}/all.tar.xz?token=1",), SHA256, size=len(WHOLE)),
-        parts={name: Remote((f"{site.url}/{name}.tar.xz",)) for name in CATEGORIES},
-    )
-    known = {"mvtec": entry, "demo": find_entry("demo")}
-    monkeypatch.setattr(fetching, "catalogue", lambda: known)
-    monkeypatch.setattr(fetching, "find_entry", known.__getitem__)
-    return entry
+    known = find_entry("mvtec")
+    whole = {
+        "urls": [f"{site.url.replace('//', '//user:word@')}/all.tar.xz?token=1"], "sha256": SHA256, "size": len(WHOLE),
+    }  # fmt: skip
+    parts = {name: {"urls": [f"{site.url}/{name}.tar.xz"]} for name in CATEGORIES}
+    facts = {name: getattr(known, name) for name in ("title", "licence", "terms", "homepage", "citation")}
+    write_catalogue(tmp_path / "catalogue.toml", "mvtec", {**facts, "commercial": False, "parts": parts}, [whole])
+    monkeypatch.setenv("ADCTL_CATALOGUE", str(tmp_path / "catalogue.toml"))
+
+
+def write_catalogue(path: Path, name: str, facts: dict, wholes: list[dict]) -> None:
+    """A catalogue of one data set; JSON's strings, numbers and lists are TOML's too."""
+    parts = facts.pop("parts", {})
+    lines = [f"[datasets.{name}]", 'kind = "archive"']
+    lines += [f"{key} = {json.dumps(value)}" for key, value in facts.items()]
+    for whole in wholes:
+        lines += [f"[[datasets.{name}.whole]]", *(f"{key} = {json.dumps(value)}" for key, value in whole.items())]
+    for category, part in parts.items():
+        lines += [f"[datasets.{name}.parts.{category}]", *(f"{k} = {json.dumps(v)}" for k, v in part.items())]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+class Heard(Reporter):
+    """Remembers stages and how far each got; breaks off where told to."""
+
+    def __init__(self, stop_at: str | None = None) -> None:
+        self.stages: dict[str, list[tuple[int, int | None]]] = {}
+        self.stop_at = stop_at
+
+    @contextmanager
+    def stage(self, title, total=None, *, in_bytes=False):
+        told = self.stages.setdefault(title, [])
+
+        def update(done, total=None):
+            told.append((done, total))
+            if self.stop_at is not None and title.startswith(self.stop_at):
+                raise KeyboardInterrupt
+
+        yield update
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All files by relative path, but for the lists of digests."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "digests.sha256"
+    }
 
 
 def categories_in(folder: Path) -> set[str]:
@@ -136,20 +175,43 @@ def accept(**options):
 
 def test_what_the_catalogue_says_is_usable():
     entries = catalogue()
-    assert set(entries) == {"mvtec", "demo"}
     assert len(entries["mvtec"].categories) == 15
     for entry in entries.values():
         assert entry.title
         assert entry.licence
-        for remote in filter(None, (entry.whole, *entry.parts.values())):
-            assert all(url.startswith("https://") for url in remote.urls)
-            assert remote.filename.endswith(".tar.xz")
+        assert entry.terms or entry.commercial
+        assert entry.citation or entry.kind is Kind.GENERATED
+        assert len(set(entry.categories)) == len(entry.categories)
+        assert bool(entry.steps) == (entry.kind is Kind.MANUAL)
+        assert bool(entry.remotes) == (entry.kind is Kind.ARCHIVE)
+        assert set(entry.parts) <= set(entry.categories)
+        names = [remote.filename for remote in entry.remotes]
+        assert len(set(names)) == len(names)
+        for remote in entry.remotes:
+            # A plain address will do as a second one where a digest vouches for what comes from it.
+            assert remote.urls[0].startswith("https://")
+            assert remote.verifiable or all(url.startswith("https://") for url in remote.urls)
+            assert remote.filename.rpartition(".")[2] in {"xz", "gz", "zip", "tar"}
             assert remote.sha256 is None or len(bytes.fromhex(remote.sha256)) == 32
-    assert entries["mvtec"].restricted
-    assert not entries["demo"].restricted
+            assert remote.md5 is None or len(bytes.fromhex(remote.md5)) == 16
+    assert [name for name, entry in entries.items() if not entry.restricted] == [
+        "visa",
+        "dagm",
+        "fashion_mnist",
+        "demo",
+    ]
     with pytest.raises(UsageError) as error:
         find_entry("mvtek")
     assert "Did you mean 'mvtec'?" in error.value.remedy
+
+
+@pytest.mark.parametrize("text", ["[", "[datasets.x]\nkind = 'archive'", "x = 1", "[datasets]\nx = 1"])
+def test_an_own_catalogue_that_cannot_be_used_is_named(tmp_path, monkeypatch, text):
+    path = tmp_path / "own.toml"
+    path.write_text(text)
+    monkeypatch.setenv("ADCTL_CATALOGUE", str(path))
+    with pytest.raises(UsageError, match=r"own\.toml"):
+        catalogue()
 
 
 # ---- data sets
@@ -164,13 +226,14 @@ def test_a_licence_has_to_be_accepted_before_anything_is_asked_for(mvtec, site, 
 
 
 def test_the_whole_data_set_comes_verified_and_tidy(mvtec, site, home):
-    told = []
-    got = accept(progress=lambda done, total: told.append((done, total)))
-    assert got == fetching.Fetched(
+    heard = Heard()
+    got = accept(reporter=heard)
+    assert got == Fetched(
         "mvtec", home / "mvtec", CATEGORIES, "CC BY-NC-SA 4.0", len(WHOLE), verified=True, sha256=SHA256, already=False
     )
-    assert told[-1] == (2 * len(WHOLE), 2 * len(WHOLE))
-    assert told == sorted(told)
+    assert list(heard.stages)[:2] == ["downloading all.tar.xz", "unpacking all.tar.xz"]
+    assert heard.stages["downloading all.tar.xz"][-1] == (len(WHOLE), len(WHOLE))
+    assert heard.stages["laying out cable"][-1] == (5, 5)
     assert {path.name for path in got.root.iterdir()} == {*CATEGORIES, "fetched.json"}
     assert tree(got.root / "cable") == {k.partition("/")[2]: v for k, v in files_of("cable").items()}
     assert open_mvtec(got.root, "zipper").mask_count == 1
@@ -240,7 +303,7 @@ def test_a_whole_archive_that_is_not_the_promised_one_is_refused(mvtec, site, ho
     site.files["/all.tar.xz"] = SPOILT[name]
     with pytest.raises(FetchError) as error:
         accept()
-    assert "adctl fetch mvtec --from ARCHIVE --accept-license" in error.value.remedy
+    assert "adctl fetch mvtec --from ARCHIVE_OR_FOLDER --accept-license" in error.value.remedy
     assert "word" not in str(vars(error.value))
     assert tree(home / "mvtec") == {}
 
@@ -265,17 +328,39 @@ def test_an_archive_of_something_else_is_refused(mvtec, site, home):
     assert categories_in(home / "mvtec") <= {".fetching"}
 
 
-def test_interrupted_unpacking_leaves_no_category_and_spares_the_download(mvtec, site, home):
-    def interrupt(done, total):
-        if done > len(WHOLE):
-            raise KeyboardInterrupt
-
+@pytest.mark.parametrize("stage", ["downloading", "unpacking", "laying out", "listing digests"])
+def test_wherever_it_is_interrupted_nothing_looks_whole_that_is_not(mvtec, site, home, stage):
     with pytest.raises(KeyboardInterrupt):
-        accept(progress=interrupt)
+        accept(categories=["zipper"], reporter=Heard(stop_at=stage))
     assert not any(entry.fetched for entry in listing())
+    with pytest.raises(UsageError, match="has not been fetched"):
+        find_dataset("zipper", "mvtec")
+    got = accept(categories=["zipper"])
+    assert tree(got.root / "zipper") == {k.partition("/")[2]: v for k, v in files_of("zipper").items()}
+    assert not (home / "mvtec" / ".fetching").exists()
+
+
+def test_interrupted_unpacking_spares_a_download_that_can_be_checked(mvtec, site, home):
+    with pytest.raises(KeyboardInterrupt):
+        accept(reporter=Heard(stop_at="unpacking"))
     assert accept().verified
     assert len(site.seen) == 1
     assert categories_in(home / "mvtec") == set(CATEGORIES)
+
+
+def test_there_has_to_be_room_before_anything_is_asked_for(mvtec, site, home, monkeypatch):
+    monkeypatch.setattr(download_module.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=len(WHOLE) + 1))
+    with pytest.raises(OutputError, match=r"MVTec AD needs .* are free"):
+        accept()
+    assert site.seen == []
+
+
+def test_what_nobody_vouches_for_is_compared_with_the_last_time(mvtec, site, home):
+    first = accept(categories=["zipper"])
+    assert accept(categories=["zipper"], force=True).notes == ()
+    site.files["/zipper.tar.xz"] = pack(files_of("zipper") | {"zipper/new.txt": b"new"})
+    (note,) = accept(categories=["zipper"], force=True).notes
+    assert first.sha256 in note
 
 
 @pytest.mark.parametrize("where", ["unpacked/.all.x.partial", "unpacked/all", "replaced"])
@@ -289,8 +374,8 @@ def test_what_a_killed_run_left_is_swept_away(mvtec, home, where):
 
 
 def test_two_at_once_wait_for_each_other(mvtec, home, monkeypatch):
-    monkeypatch.setattr(fetching, "_PATIENCE", 0.1)
-    with fetching._alone(home / "mvtec"), pytest.raises(FetchError, match="Another adctl"):
+    monkeypatch.setattr(store, "_PATIENCE", 0.1)
+    with store.alone(home / "mvtec"), pytest.raises(FetchError, match="Another adctl"):
         accept()
     assert accept().categories == CATEGORIES
 
@@ -308,6 +393,8 @@ def local(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
     (folder / "all.tar.xz").write_bytes(WHOLE)
+    (folder / "spoilt").mkdir()
+    (folder / "spoilt" / "all.tar.xz").write_bytes(SPOILT["corrupt"])
     (folder / "zipper.tar.xz").write_bytes(PARTS["zipper"])
     with zipfile.ZipFile(folder / "own.zip", "w") as packed:
         for name, data in files_of("zipper").items():
@@ -329,7 +416,8 @@ def local(tmp_path):
         ("MVTec AD", (), CATEGORIES, False),
         ("MVTec AD", ("bottle", "zipper"), ("bottle", "zipper"), False),
         ("MVTec AD/cable", (), ("cable",), False),
-        (".", ("cable",), ("cable",), False),
+        (".", ("zipper",), ("zipper",), False),
+        (".", (), CATEGORIES, True),
     ],
 )
 def test_without_a_network_it_comes_from_a_file_or_folder(mvtec, site, home, local, source, asked, came, verified):
@@ -350,6 +438,8 @@ def test_without_a_network_it_comes_from_a_file_or_folder(mvtec, site, home, loc
         ("bare.zip", (), UsageError, "which"),
         ("MVTec AD/cable/test", (), DataError, "any category"),
         ("MVTec AD/cable/readme.txt", (), FetchError, "readme.txt"),
+        ("spoilt/all.tar.xz", (), FetchError, "damaged or another file"),
+        ("spoilt", (), FetchError, "damaged or another file"),
     ],
 )
 def test_a_file_or_folder_that_does_not_hold_it_is_refused(mvtec, home, local, source, asked, kind, says):
@@ -365,6 +455,52 @@ def test_the_licence_holds_for_local_files_too(mvtec, local):
         fetch_dataset("mvtec", source=local / "all.tar.xz")
 
 
+def test_what_has_to_be_brought_by_hand_says_how(home):
+    with pytest.raises(UsageError, match=r"ask for access at https://huggingface\.co/") as error:
+        fetch_dataset("real_iad", accept_license=True)
+    assert "adctl fetch real_iad --from FOLDER" in error.value.remedy
+
+
+def test_a_licence_is_only_asked_for_where_it_matters(mvtec, home):
+    assert licence_to_accept("mvtec").licence == "CC BY-NC-SA 4.0"
+    assert licence_to_accept("visa") is None
+    accept(categories=["zipper"])
+    assert licence_to_accept("mvtec", ["zipper"]) is None
+    assert licence_to_accept("mvtec", ["cable"]) is not None
+
+
+# ---- verifying
+
+
+def test_what_changed_since_is_found(mvtec, home):
+    accept()
+    assert [(result.name, result.intact, result.files) for result in verify()] == [
+        ("mvtec/bottle", True, 5), ("mvtec/cable", True, 5), ("mvtec/zipper", True, 5),
+    ]  # fmt: skip
+    zipper = home / "mvtec" / "zipper"
+    (zipper / "train" / "good" / "000.png").write_bytes(b"other")
+    (zipper / "readme.txt").unlink()
+    (zipper / "mine.txt").write_bytes(b"mine")
+    (home / "mvtec" / "cable" / "mine.txt").write_bytes(b"mine")
+    (home / "mvtec" / "bottle" / "digests.sha256").unlink()
+    bottle, cable, changed = verify("mvtec")
+    assert bottle.intact is None
+    assert (cable.intact, cable.unlisted) == (True, ("mine.txt",))
+    assert (changed.intact, changed.changed, changed.missing) == (False, ("train/good/000.png",), ("readme.txt",))
+    assert changed.remedy == "adctl fetch mvtec --category zipper --force"
+    assert [result.name for result in verify("mvtec", categories=["cable"])] == ["mvtec/cable"]
+    accept(categories=["zipper", "bottle"], force=True)
+    assert all(result.intact for result in verify())
+
+
+def test_there_has_to_be_something_to_verify(mvtec, home):
+    with pytest.raises(UsageError, match="Nothing"):
+        verify()
+    with pytest.raises(UsageError, match="has not been fetched") as error:
+        verify("mvtec", categories=["zipper"])
+    assert "adctl fetch mvtec --category zipper" in error.value.remedy
+
+
 # ---- the built-in set
 
 
@@ -377,11 +513,12 @@ def small_demo(monkeypatch):
 
 
 def test_the_built_in_set_is_drawn_once(home, small_demo):
-    told = []
-    got = fetch_dataset("demo", progress=lambda *state: told.append(state))
+    heard = Heard()
+    got = fetch_dataset("demo", reporter=heard)
     assert (got.root, got.categories, got.verified, got.already) == (home / "demo", ("zipper",), True, False)
     assert len(open_mvtec(got.root, "zipper").train) == 3
-    assert told
+    assert heard.stages["drawing demo"]
+    assert [result.intact for result in verify()] == [True]
     assert json.loads((home / "demo" / "fetched.json").read_text())["name"] == "demo"
     assert fetch_dataset("demo") == dataclasses.replace(got, already=True)
     before = tree(home / "demo" / "zipper")
@@ -409,8 +546,10 @@ def test_a_data_set_is_found_by_name_or_category_real_ones_first(mvtec, home, sm
         (None, "mvtec", ["adctl fetch mvtec"]),
         ("zipper", "demo", ["adctl fetch demo"]),
         (None, "demo", ["adctl fetch demo"]),
-        ("zipper", None, ["adctl fetch mvtec --category zipper", "adctl fetch demo"]),
-        ("bottle", None, ["adctl fetch mvtec --category bottle", "adctl fetch demo"]),
+        ("zipper", None, ["adctl fetch mvtec --category zipper"]),
+        ("candle", None, ["adctl fetch visa --category candle"]),
+        ("commutator", None, ["adctl fetch kolektor_sdd"]),
+        ("usb", None, ["adctl fetch real_iad --category usb --from FOLDER"]),
     ],
 )
 def test_what_is_not_there_comes_with_the_command_that_brings_it(home, category, dataset, commands):
@@ -430,7 +569,8 @@ def test_what_does_not_exist_is_not_offered(home, category, dataset):
 def test_the_list_says_what_is_here(mvtec, home):
     accept(categories=["cable"])
     lines = {entry.name: entry for entry in listing()}
-    assert list(lines) == ["mvtec", "demo"]
+    assert next(iter(lines)) == "mvtec"
+    assert list(lines)[-1] == "demo"
     assert (lines["mvtec"].fetched, lines["mvtec"].here, lines["mvtec"].size) == (True, ("cable",), len(WHOLE))
     assert (lines["demo"].fetched, lines["demo"].size, lines["demo"].root) == (False, None, home / "demo")
 
@@ -491,6 +631,23 @@ def test_weights_are_fetched_once_and_again_when_damaged(hub, site, home):
     assert fetch_weights(MODEL) == first
 
 
+def test_weights_come_from_a_file_too(hub, site, home, tmp_path):
+    first = fetch_weights(MODEL)
+    carried = tmp_path / "carried.safetensors"
+    carried.write_bytes(first.path.read_bytes())
+    seen = len(site.seen)
+    got = fetch_weights(MODEL, source=carried, root=tmp_path / "other")
+    assert (got.sha256, got.verified, len(site.seen)) == (first.sha256, False, seen)
+    assert [result.name for result in verify("weights")] == [f"weights/{MODEL}"]
+    first.path.write_bytes(b"damaged")
+    assert [result.intact for result in verify("weights")] == [False]
+    carried.write_bytes(b"damaged")
+    with pytest.raises(FetchError, match="not a safetensors file"):
+        fetch_weights(MODEL, source=carried, root=tmp_path / "third")
+    with pytest.raises(UsageError, match="no file"):
+        fetch_weights(MODEL, source=tmp_path / "none", root=tmp_path / "third")
+
+
 def test_a_tagged_name_is_its_own_file(hub, home):
     assert fetch_weights(f"{MODEL}.r160_in1k").path == home / "weights" / f"{MODEL}.r160_in1k.safetensors"
 
@@ -499,7 +656,7 @@ def test_weights_that_are_not_the_promised_ones_are_refused(hub, site, home):
     site.linked[f"{PAGE}/model.safetensors"] = "0" * 64
     with pytest.raises(FetchError, match="SHA-256") as error:
         fetch_weights(MODEL)
-    assert "--weights FILE" in error.value.remedy
+    assert "--from FILE" in error.value.remedy
     assert not (home / "weights" / f"{MODEL}.safetensors").exists()
 
 

@@ -1,0 +1,256 @@
+"""Bringing the pretrained weights of timm's models to this machine, always as safetensors."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import shutil
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from adctl import __version__, files
+from adctl.data.catalogue import Remote
+from adctl.data.download import Transfer, download, head
+from adctl.data.web import without_secrets
+from adctl.errors import FetchError, UsageError
+from adctl.fetching import packing
+from adctl.fetching.store import STAGING, alone
+from adctl.paths import data_dir
+from adctl.progress import SILENT, Reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_HUB = "https://huggingface.co"
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class FetchedWeights:
+    """Pretrained weights on this machine.
+
+    Attributes:
+        name: The timm model.
+        path: The safetensors file.
+        sha256: Of that file.
+        bytes: Its length.
+        verified: Whether the download was checked against a published digest.
+        licence: As timm knows it, or None.
+        already: Whether it was there before.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    bytes: int
+    verified: bool
+    licence: str | None
+    already: bool
+
+
+def fetch_weights(
+    name: str,
+    *,
+    source: Path | None = None,
+    root: Path | None = None,
+    transfer: Transfer | None = None,
+    reporter: Reporter = SILENT,
+) -> FetchedWeights:
+    """Bring the pretrained weights of a timm model to this machine, as safetensors.
+
+    The host of Hugging Face can be replaced with the environment variable HF_ENDPOINT, as for its own library.
+
+    Args:
+        name: As timm calls it, with or without the tag of the weights.
+        source: A safetensors file or a PyTorch checkpoint of plain weights, or a bundle, in place of the network.
+        root: The folder of all fetched data; `data_dir()` when None.
+        transfer: How the download is done.
+        reporter: Told how far it is.
+
+    Raises:
+        UsageError: timm has no such model, or no weights for it; or there is no such source.
+        FetchError: The download failed, or what came is not what was promised.
+        OutputError: It cannot be written.
+    """
+    config = _pretrained_config(name)
+    path = (root or data_dir()) / "weights" / f"{name}.safetensors"
+    if (here := _known_weights(path)) is not None:
+        return here
+    with alone(path.with_name(name)):
+        if (here := _known_weights(path)) is not None:
+            return here
+        staging = files.make_folder(path.parent / STAGING)
+        with _other_way(f"Or bring them from another machine: adctl fetch weights {name} --from FILE."):
+            if source is None:
+                facts = _download(name, config, staging, transfer or Transfer(), reporter, path)
+            else:
+                facts = _take(name, source, staging, path)
+        record = {
+            "name": name, "adctl": __version__, "licence": config.license, "sha256": files.sha256_file(path),
+            "bytes": path.stat().st_size, **facts,
+        }  # fmt: skip
+        files.write_json(_record_of(path), record)
+        with suppress(OSError):  # another model may be on its way there
+            staging.rmdir()
+    return FetchedWeights(
+        name, path, record["sha256"], record["bytes"], record["verified"], config.license, already=False
+    )
+
+
+def here_weights(root: Path) -> list[Path]:
+    """All weights on this machine."""
+    return sorted((root / "weights").glob("*.safetensors"))
+
+
+def check_weights(path: Path) -> bool | None:
+    """Whether weights are as they came; None when nobody wrote down how they were."""
+    try:
+        record = json.loads(_record_of(path).read_text(encoding="utf-8"))
+        return bool(files.sha256_file(path) == record["sha256"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _record_of(path: Path) -> Path:
+    return path.with_name(f"{path.name.removesuffix('.safetensors')}.json")
+
+
+@contextmanager
+def _other_way(remedy: str) -> Iterator[None]:
+    """Add to what can be done about a failed download."""
+    try:
+        yield
+    except FetchError as error:
+        raise FetchError(error.message, f"{error.remedy} {remedy}".strip()) from error
+
+
+def _download(
+    name: str, config: Any, staging: Path, transfer: Transfer, reporter: Reporter, path: Path
+) -> dict[str, Any]:
+    """From its host; returns what to write down about it."""
+    remote = _weights_remote(name, config, transfer)
+    # Named for the model: files of different models share the name model.safetensors.
+    target = staging / f"{name}-{remote.filename}"
+    with reporter.stage(f"weights of {name}", remote.size, in_bytes=True) as update:
+        got = download(remote.urls, target, sha256=remote.sha256, size=remote.size, progress=update, transfer=transfer)
+    _put_weights(got.path, path)
+    got.path.unlink(missing_ok=True)
+    return {"url": without_secrets(remote.urls[0]), "verified": got.verified, "download_sha256": got.sha256}
+
+
+def _take(name: str, source: Path, staging: Path, path: Path) -> dict[str, Any]:
+    """From a file or a bundle; returns what to write down about it."""
+    known: dict[str, Any] = {}
+    if packing.is_bundle(source):
+        record = packing.checked_file(source, f"weights/{name}.json")
+        known = json.loads(record.read_text(encoding="utf-8"))
+        source = packing.checked_file(source, f"weights/{name}.safetensors")
+    if not source.is_file():
+        raise UsageError(f"There is no file {source}.", "Check the path given to --from.")
+    copied = staging / f"{name}-{source.name}"
+    with files.output_errors(copied):
+        shutil.copyfile(source, copied)
+    digest = files.sha256_file(copied)
+    _put_weights(copied, path)
+    copied.unlink(missing_ok=True)
+    return {
+        "url": known.get("url"),
+        "verified": bool(known.get("verified", False)),
+        "download_sha256": known.get("download_sha256", digest),
+    }
+
+
+def _pretrained_config(name: str) -> Any:
+    """What timm knows of a model's pretrained weights."""
+    import timm
+
+    try:
+        config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:  # a tag that the model does not have
+        config = None
+    if config is not None and (config.hf_hub_id or config.url):
+        return config
+    tagged = timm.list_pretrained()
+    close = difflib.get_close_matches(name, [*tagged, *{entry.partition(".")[0] for entry in tagged}], n=5)
+    guess = f"Did you mean one of {', '.join(close)}?" if close else "timm.list_pretrained() lists the names."
+    what = f"Unknown timm model '{name}'." if config is None else f"timm has no pretrained weights for '{name}'."
+    raise UsageError(what, guess)
+
+
+def _known_weights(path: Path) -> FetchedWeights | None:
+    """Weights fetched before, if they are still what they were."""
+    if not check_weights(path):
+        return None
+    record = json.loads(_record_of(path).read_text(encoding="utf-8"))
+    try:
+        facts = (record["sha256"], record["bytes"], record["verified"], record["licence"])
+    except KeyError:
+        return None
+    return FetchedWeights(record["name"], path, *facts, already=True)
+
+
+def _weights_remote(name: str, config: Any, transfer: Transfer) -> Remote:
+    """Where a model's weights are: safetensors if there are any."""
+    if config.hf_hub_id:
+        repository, _, revision = config.hf_hub_id.partition("@")
+        host = os.environ.get("HF_ENDPOINT", _HUB).rstrip("/")
+        for filename in (config.hf_hub_filename,) if config.hf_hub_filename else _HUB_FILES:
+            remote = _hub_remote(f"{host}/{repository}/resolve/{revision or 'main'}/{filename}", transfer)
+            if remote is not None:
+                return remote
+    if config.url:
+        return Remote((config.url,))
+    raise FetchError(f"There are no weights of '{name}' at {config.hf_hub_id}.", "Choose another model.")
+
+
+def _hub_remote(url: str, transfer: Transfer) -> Remote | None:
+    """A file on Hugging Face; of large files its headers tell the digest and the length before redirecting."""
+    headers = head(url, transfer=transfer)
+    if headers is None:
+        return None
+    tag = (headers.get("X-Linked-Etag") or headers.get("ETag") or "").strip('"')
+    size = headers.get("X-Linked-Size", "")
+    return Remote((url,), sha256=tag if _SHA256.fullmatch(tag) else None, size=int(size) if size.isdecimal() else None)
+
+
+def _put_weights(downloaded: Path, path: Path) -> None:
+    """Check that a download holds tensors, and put them in place as safetensors."""
+    from safetensors import SafetensorError, safe_open
+
+    if downloaded.suffix != ".safetensors":
+        _convert(downloaded, path)
+        return
+    try:
+        with safe_open(downloaded, framework="pt") as tensors:
+            tensors.keys()
+    except (SafetensorError, OSError) as error:
+        downloaded.unlink(missing_ok=True)
+        raise FetchError(f"What came for {path.stem} is not a safetensors file: {error}.") from error
+    with files.output_errors(path):
+        downloaded.replace(path)
+
+
+def _convert(checkpoint: Path, path: Path) -> None:
+    """Turn a PyTorch checkpoint into safetensors, without unpickling anything but tensors."""
+    import torch
+    from safetensors.torch import save_file
+
+    try:
+        loaded = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        for wrapper in ("state_dict_ema", "model_ema", "state_dict", "model"):
+            if isinstance(loaded.get(wrapper), dict):
+                loaded = loaded[wrapper]
+                break
+        tensors = {name: value.clone().contiguous() for name, value in loaded.items() if torch.is_tensor(value)}
+    except Exception as error:  # torch raises what it finds: pickle, zip, runtime and end-of-file errors
+        checkpoint.unlink(missing_ok=True)
+        raise FetchError(
+            f"What came for {path.stem} is damaged, or holds more than plain weights, which adctl never unpickles."
+        ) from error
+    with files.atomic_path(path) as temporary:
+        save_file(tensors, temporary)
