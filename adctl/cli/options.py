@@ -32,7 +32,13 @@ Gpu = Annotated[int | None, value("Number of the GPU; implies --device cuda.", m
 BatchSize = Annotated[str | None, value("Images at once: a number, or auto.", default="auto", metavar="N")]
 Workers = Annotated[int | None, value("Threads that read images.", default="2", metavar="N")]
 Seed = Annotated[int | None, value("Seed of everything random.", default="0", metavar="N")]
-Arch = Annotated[str | None, value("Detector: cnn, diffusion, padim, patchcore, resnet or vit.", default="patchcore")]
+Arch = Annotated[
+    str | None,
+    value(
+        "Detector: cnn, diffusion, dinomaly, efficientad, padim, patchcore, resnet, simplenet or vit.",
+        default="patchcore",
+    ),
+]
 
 Data = Annotated[
     Path | None, value("Data set in MVTec AD layout: a category, or the folder of categories.", metavar="DIR")

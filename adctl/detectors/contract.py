@@ -178,7 +178,9 @@ class Detector(nn.Module, ABC):
     def _fit_buffer(self, name: str, value: Tensor) -> None:
         """Set a fitted buffer to what fitting found."""
         assert name in self.fitted, name
-        self.register_buffer(name, value.contiguous())
+        # Found without gradients, but later phases may load other values into it.
+        with torch.inference_mode(mode=False):
+            self.register_buffer(name, value.contiguous().clone() if value.is_inference() else value.contiguous())
 
     if TYPE_CHECKING:
 

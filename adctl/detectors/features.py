@@ -13,7 +13,7 @@ from adctl.backbones import DEFAULT, Backbone
 from adctl.detectors.contract import Detector, DetectorConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class FeatureConfig(DetectorConfig):
@@ -63,20 +63,25 @@ class FeatureDetector(Detector):
         The local average makes a feature speak for its neighbourhood and forgives small shifts
         (PatchCore, section 3.1).
         """
-        side = self.config.neighbourhood
-        levels = self.backbone(images)
-        if side > 1:
-            levels = [
-                F.avg_pool2d(level, side, stride=1, padding=side // 2, count_include_pad=False) for level in levels
-            ]
-        finest = levels[0].shape[-2:]
-        resized = [
-            level
-            if level.shape[-2:] == finest
-            else F.interpolate(level, size=finest, mode="bilinear", align_corners=False)
-            for level in levels
-        ]
-        return torch.cat(resized, dim=1)
+        return stack_levels(self.backbone(images), self.config.neighbourhood)
+
+
+def stack_levels(levels: Sequence[Tensor], neighbourhood: int = 1) -> Tensor:
+    """Feature maps [B,C,h,w] of several levels, finest first, to one of the finest grid with all channels.
+
+    Args:
+        levels: Of a backbone.
+        neighbourhood: Side of the window each is averaged over first, odd.
+    """
+    side = neighbourhood
+    if side > 1:
+        levels = [F.avg_pool2d(level, side, stride=1, padding=side // 2, count_include_pad=False) for level in levels]
+    finest = levels[0].shape[-2:]
+    resized = [
+        level if level.shape[-2:] == finest else F.interpolate(level, size=finest, mode="bilinear", align_corners=False)
+        for level in levels
+    ]
+    return torch.cat(resized, dim=1)
 
 
 def to_rows(features: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class PaDiM(FeatureDetector):
         whitening: Tensor [P,D,D]; the distance is the norm of (feature - mean) times it.
     """
 
-    Config = PaDiMConfig
+    Config: ClassVar[type[PaDiMConfig]] = PaDiMConfig
     fitted: ClassVar[tuple[str, ...]] = ("projection", "mean", "whitening")
     config: PaDiMConfig
     projection: Tensor
@@ -65,26 +65,29 @@ class PaDiM(FeatureDetector):
 
     def phases(self) -> Sequence[Phase]:
         """One pass that sums features and their products, then the covariances."""
-        projection = random_orthogonal(self.channels, self._dimensions, self.config.seed)
+        projection = random_orthogonal(self.channels, self.dimensions, self.config.seed)
         self._fit_buffer("projection", projection.to(self.backbone.mean))
         return (Observe(self._places, self._absorb, self._finish, "patch distributions"),)
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B,3,H,W]; maps have the cells of the backbone's finest level read."""
-        places = self._places(images)
-        offsets = (places - self.mean.unsqueeze(1)) @ self.whitening
-        distances = offsets.square().sum(2).sqrt().t()
+        distances = self.offsets(images).square().sum(2).sqrt().t()
         maps = self.blur(distances.reshape(images.shape[0], self.grid, self.grid))
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
     def forecast(self, images: int) -> Forecast:
         """A covariance a place, however many images."""
         del images
-        places, dimensions = self.grid**2, self._dimensions
+        places, dimensions = self.grid**2, self.dimensions
         return Forecast(memory=3 * 8 * places * dimensions**2, flops=4.0 * places * dimensions**3)
 
+    def offsets(self, images: Tensor) -> Tensor:
+        """How far from the mean of its place each feature lies in each direction, [P,B,D], in standard deviations."""
+        return (self._places(images) - self.mean.unsqueeze(1)) @ self.whitening
+
     @property
-    def _dimensions(self) -> int:
+    def dimensions(self) -> int:
+        """D, the length of a projected feature."""
         return min(self.config.dimensions, self.channels)
 
     def _places(self, images: Tensor) -> Tensor:

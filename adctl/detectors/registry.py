@@ -13,9 +13,12 @@ if TYPE_CHECKING:
 DETECTORS = {
     "cnn": "adctl.detectors.cnn:ConvolutionalAutoencoder",
     "diffusion": "adctl.detectors.diffusion:Diffusion",
+    "dinomaly": "adctl.detectors.dinomaly:Dinomaly",
+    "efficientad": "adctl.detectors.efficientad:EfficientAD",
     "padim": "adctl.detectors.padim:PaDiM",
     "patchcore": "adctl.detectors.patchcore:PatchCore",
     "resnet": "adctl.detectors.resnet:ResNetAutoencoder",
+    "simplenet": "adctl.detectors.simplenet:SimpleNet",
     "vit": "adctl.detectors.vit:VisionTransformerAutoencoder",
 }
 

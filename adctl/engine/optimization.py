@@ -239,8 +239,7 @@ class Optimization:
             optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
         for piece in np.array_split(np.arange(len(pixels)), math.ceil(len(pixels) / self.limit.size)):
-            images = to_input(pixels[piece], self.fabric.device)
-            batch = self.around.augment(images) if self.around.augment else Batch(images, images)
+            batch = self._batch(pixels[piece], [own[index] for index in piece])
             with self.fabric.autocast():
                 terms = self.loss(batch)
             self._backward(terms, len(piece) / size)
@@ -254,6 +253,12 @@ class Optimization:
             for name, value in zip(terms, values, strict=True):
                 sums[name] = sums.get(name, 0.0) + value * len(piece)
         return sums
+
+    def _batch(self, pixels: NDArray[np.uint8], indices: list[int]) -> Batch:
+        images = to_input(pixels, self.fabric.device)
+        if self.around.augment:
+            return self.around.augment(images)
+        return Batch(images, images, keys=tuple(f"train {index}" for index in indices))
 
     def _backward(self, terms: dict[str, Tensor], share: float) -> None:
         self.fabric.backward(total(terms) * share)
@@ -290,11 +295,13 @@ class Optimization:
             return None
         self._train_mode(on=False)
         torch.manual_seed(self._seed(0))  # the same draws every time, where a loss has some
-        summed = 0.0
+        summed, done = 0.0, 0
         with self._averaged(), torch.inference_mode(), self.fabric.autocast():
             for pixels in validation.batches(self.limit.size):
                 images = to_input(pixels, self.fabric.device)
-                summed += float(total(self.phase.loss(Batch(images, images)))) * len(pixels)
+                keys = tuple(f"validation {done + place}" for place in range(len(pixels)))
+                summed += float(total(self.phase.loss(Batch(images, images, keys=keys)))) * len(pixels)
+                done += len(pixels)
         return summed / len(validation)
 
     def _judge(self, epoch: Epoch) -> None:

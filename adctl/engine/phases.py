@@ -51,11 +51,14 @@ class Batch:
         images: Tensor [B,C,H,W], what the network sees, augmented.
         clean: Tensor [B,C,H,W], the same without synthetic defects: what a reconstruction should be.
         defects: Tensor [B,H,W] of bool, where synthetic defects were painted; None where none are.
+        keys: Of the images, where they are as they were read: in one fit the same key is the same image. None where
+            they were varied.
     """
 
     images: Tensor
     clean: Tensor
     defects: Tensor | None = None
+    keys: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
