@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adctl import runs
-from adctl.data.layouts import Dataset, open_folders, open_mvtec
+from adctl.data.layouts import Dataset, open_data, open_folders, open_mvtec
 from adctl.errors import UsageError
 from adctl.fetching import find_dataset
 
@@ -30,7 +30,7 @@ def open_dataset(settings: DataSettings) -> Dataset:
     if settings.data is not None:
         if settings.dataset is not None:
             raise UsageError("--data and --dataset both name a data set.", "Give one of them.")
-        return open_mvtec(settings.data, settings.category)
+        return open_data(settings.data, settings.category)
     if settings.dataset is None and settings.category is None:
         raise UsageError(
             "Which images to learn from?",
@@ -49,4 +49,5 @@ def dataset_of_run(folder: Path) -> Dataset | None:
     if source["layout"] == "folders":
         test, masks = (Path(source[name]) if source[name] else None for name in ("test", "masks"))
         return open_folders(Path(source["good"]), test, masks)
-    return open_mvtec(Path(source["root"]), None)
+    # The root of a data set in MVTec AD layout is that of the category itself.
+    return open_data(Path(source["root"]), source["category"] if source["layout"] == "manifest" else None)

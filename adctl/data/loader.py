@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import psutil
 
-from adctl import files
+from adctl.data import storage
 from adctl.data.cache import DamagedCacheError, PreprocessedCache
 from adctl.data.images import image_size, read_image, resize
 from adctl.data.preprocess import fit
@@ -282,8 +282,8 @@ def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 def _digest(sample: Sample) -> str:
     try:
-        return files.sha256_file(sample.path)
+        return storage.digest(sample.path)
     except OSError as error:
         raise ImageError(
-            f"Cannot read the image {sample.path}: {error.strerror}.", "Check the file and its permissions."
+            f"Cannot read the image {sample.path}: {error.strerror or error}.", "Check the file and its permissions."
         ) from error
