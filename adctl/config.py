@@ -193,6 +193,8 @@ class FetchSettings(CommandSettings):
     source: Path | None = Field(None, description="Archive or folder to take it from instead of the network")
     accept_license: bool = Field(False, description="Accept the data set's licence")
     force: bool = Field(False, description="Fetch again what is there")
+    sheet: Path | None = Field(None, description="With 'check': where the contact sheet goes")
+    strict: bool = Field(False, description="With 'check': exit with 1 on warnings too")
 
 
 class DemoSettings(DeviceSettings):

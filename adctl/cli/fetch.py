@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adctl.cli import options as opt
+from adctl.cli.check import check
 from adctl.cli.output import Call, rows
 from adctl.errors import UsageError
 
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
 def fetch(
     ctx: typer.Context,
     what: Annotated[
-        str | None, typer.Argument(help="A data set such as demo or mvtec, or 'weights'.", show_default=False)
+        str | None, typer.Argument(help="A data set such as demo or mvtec, 'weights' or 'check'.", show_default=False)
     ] = None,
-    name: Annotated[str | None, typer.Argument(help="After 'weights': the timm model.", show_default=False)] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="After 'weights': the timm model. After 'check': the folder.", show_default=False),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List what can be fetched, and stop.")] = False,
     category: Annotated[
         list[str] | None, typer.Option(help="Only this category; may be repeated.", metavar="NAME")
@@ -33,6 +37,8 @@ def fetch(
         bool | None, typer.Option("--accept-license", help="Accept the data set's licence.")
     ] = None,
     force: Annotated[bool | None, typer.Option("--force", help="Fetch again what is there.")] = None,
+    sheet: Annotated[Path | None, opt.value("With 'check': write what was found as a picture.", metavar="PNG")] = None,
+    strict: Annotated[bool | None, typer.Option("--strict", help="With 'check': exit with 1 on warnings too.")] = None,
     config: opt.Config = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -47,6 +53,8 @@ def fetch(
         _list(call)
     elif settings.what == "weights":
         _weights(call, settings)
+    elif settings.what == "check":
+        check(call, settings)
     else:
         _dataset(call, settings)
 
