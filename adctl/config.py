@@ -64,7 +64,7 @@ class DataSettings(CommandSettings):
 
     data: Path | None = Field(None, description="Data set in MVTec AD layout: a category, or the folder of categories")
     dataset: str | None = Field(None, description="A data set that 'adctl fetch' brought, such as demo or mvtec")
-    category: str | None = Field(None, description="Category of the data set")
+    category: str | None = Field(None, description="Category of the data set, or all of them")
     good: Path | None = Field(None, description="Plain folder of good images")
     test: Path | None = Field(None, description="Folder of test images, loose or in one folder a label")
     masks: Path | None = Field(None, description="Folder of ground-truth masks for --test")
@@ -79,6 +79,7 @@ class TrainSettings(DeviceSettings, DataSettings):
     backbone: str | None = Field(None, description="timm model whose features are compared")
     weights: str | None = Field(None, description="Pretrained weights: a .safetensors or .pth file, or 'random'")
     image_size: int | None = Field(None, ge=32, le=4096, description="Side images are resized to, pixels")
+    roi: str | None = Field(None, description="Region of interest: x,y,width,height in pixels, or a mask picture")
     options: dict[str, Any] = Field(default_factory=dict, description="Other options of the detector")
     calibration_share: float = Field(0.2, gt=0, lt=1, description="Share of good images held out for the threshold")
     validation_share: float = Field(0.1, gt=0, lt=1, description="Share of good images held out to choose the epoch")

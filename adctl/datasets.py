@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adctl import runs
-from adctl.data.layouts import Dataset, open_data, open_folders, open_mvtec
+from adctl.data.layouts import Dataset, categories_in, open_data, open_folders, open_mvtec
 from adctl.errors import UsageError
 from adctl.fetching import find_dataset
 
 if TYPE_CHECKING:
     from adctl.config import DataSettings
+
+ALL = "all"
+"""In place of a category's name: each of them."""
 
 
 def open_dataset(settings: DataSettings) -> Dataset:
@@ -38,6 +41,24 @@ def open_dataset(settings: DataSettings) -> Dataset:
             "or try the built-in one: adctl fetch demo, then --dataset demo.",
         )
     return open_mvtec(find_dataset(settings.category, settings.dataset), settings.category)
+
+
+def categories_of(settings: DataSettings) -> list[str]:
+    """Names of all categories of the data set that the settings name, sorted.
+
+    Raises:
+        UsageError: It has none, or none is named.
+    """
+    path = settings.data
+    if path is None and settings.dataset is not None:
+        path = find_dataset(None, settings.dataset)
+    names = [] if path is None else categories_in(path)
+    if not names:
+        raise UsageError(
+            f"--category {ALL} needs a data set of several categories.",
+            "Name the folder that holds them with --data DIR, or a fetched one with --dataset NAME.",
+        )
+    return names
 
 
 def dataset_of_run(folder: Path) -> Dataset | None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from adctl.data.loader import Loaded, groups, pieces, stack, stream
-from adctl.data.preprocess import onto_image
+from adctl.data.preprocess import onto_image, where_seen
 from adctl.data.tiling import Stitcher, Tiling
 from adctl.engine.batching import starting_batch_size
 
@@ -81,7 +81,7 @@ def predict(
 
 def _predicted(spec: InputSpec, item: Loaded, score: float, values: NDArray[np.float32]) -> Predicted:
     anomaly_map = onto_image(values, spec, item.height, item.width)
-    return Predicted(item, score, anomaly_map, values if spec.resize == "crop" else anomaly_map)
+    return Predicted(item, score, anomaly_map, where_seen(values, anomaly_map, spec, item.height, item.width))
 
 
 def _predict_tiles(runtime: Runtime, item: Loaded, batch_size: int) -> Predicted:

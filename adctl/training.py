@@ -15,6 +15,7 @@ from adctl import backbones, calibration, files, resuming, runs
 from adctl.config import TrainSettings, flag_name
 from adctl.data.loader import ImageSource
 from adctl.data.preprocess import InputSpec
+from adctl.data.region import region_text
 from adctl.data.split import Split, split_good, training_digest
 from adctl.datasets import open_dataset
 from adctl.detectors.registry import detector_class
@@ -51,7 +52,7 @@ DIGEST_LENGTH = 16
 """Hexadecimal digits kept of each training image's digest: enough to recognise it, small in the header."""
 
 
-_DETECTOR_FLAGS = ("backbone", "image_size", "loss", "error", "noise_level")
+_DETECTOR_FLAGS = ("backbone", "image_size", "roi", "loss", "error", "noise_level")
 """Settings that are options of some detectors."""
 
 _LEFT_OPEN = ("epochs", "learning_rate", "weight_decay", "schedule", "warmup", "batch_size")
@@ -155,6 +156,8 @@ def detector_config(settings: TrainSettings) -> DetectorConfig:
     for name in given:
         if name not in cls.model_fields:
             raise unknown_name(f"option of {settings.arch}", name, cls.model_fields)
+    if "roi" in given:
+        given["roi"] = region_text(str(given["roi"]))
     if "seed" in cls.model_fields:
         given.setdefault("seed", settings.seed)
     try:

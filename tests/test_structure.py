@@ -19,7 +19,7 @@ LAYERS = [
     {"model_file", "runs", "scores", "runtimes", "predicting", "tta"},
     {
         "fetching", "datasets", "training", "calibrating", "scoring", "forecast", "reporting", "report", "exporting",
-        "benchmarking", "demonstration", "resuming", "checking",
+        "benchmarking", "demonstration", "resuming", "checking", "categories",
     },
     {"cli", "__main__"},
 ]  # fmt: skip

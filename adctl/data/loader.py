@@ -20,7 +20,7 @@ import psutil
 from adctl.data import storage
 from adctl.data.cache import DamagedCacheError, PreprocessedCache
 from adctl.data.images import image_size, read_image, resize
-from adctl.data.preprocess import fit
+from adctl.data.preprocess import check_region, fit
 from adctl.data.tiling import Tiling
 from adctl.errors import ImageError
 
@@ -72,6 +72,7 @@ def load_one(sample: Sample, spec: InputSpec, display: int | None = None) -> Loa
     """
     try:
         image = read_image(sample.path, bit_depth=spec.bit_depth)
+        check_region(sample.path, image, spec)
     except ImageError as error:
         return Loaded(sample, None, error=error)
     shown = None if display is None else _scaled(image, display)
