@@ -71,4 +71,5 @@ def dataset_of_run(folder: Path) -> Dataset | None:
         test, masks = (Path(source[name]) if source[name] else None for name in ("test", "masks"))
         return open_folders(Path(source["good"]), test, masks)
     # The root of a data set in MVTec AD layout is that of the category itself.
-    return open_data(Path(source["root"]), source["category"] if source["layout"] == "manifest" else None)
+    listed = source["layout"] in {"manifest", "webdataset"}
+    return open_data(Path(source["root"]), source["category"] if listed else None)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from adctl.data.layouts import categories_in, list_images, open_data, open_manifest
+from adctl.data.layouts import categories_in, list_images, open_data
 from adctl.data.manifests import read_manifest
 from adctl.errors import DataError, UsageError
 
@@ -43,7 +43,7 @@ b/ok.png,test,good,
 
 
 def test_splits_labels_and_masks(here):
-    dataset = open_manifest(manifest(here, FULL))
+    dataset = open_data(manifest(here, FULL))
     assert (dataset.name, dataset.layout, dataset.root) == ("list", "manifest", here / "list.csv")
     assert table(dataset.train, here) == [("a/0.png", "good", None), ("a/1.png", "good", None)]
     assert table(dataset.test, here) == [("b/crack.png", "crack", "masks/crack.png"), ("b/ok.png", "good", None)]
@@ -64,8 +64,8 @@ def test_splits_labels_and_masks(here):
     ids=["semicolons", "tabs", "bom", "crlf", "other names", "backslashes", "other words"],
 )
 def test_ways_to_write_the_same(here, text):
-    plain = open_manifest(manifest(here, FULL))
-    other = open_manifest(manifest(here, text, "other.csv"))
+    plain = open_data(manifest(here, FULL))
+    other = open_data(manifest(here, text, "other.csv"))
     assert (other.train, other.test) == (plain.train, plain.test)
 
 
@@ -82,18 +82,18 @@ def test_json_lines(here):
 
 
 def test_without_splits_good_ones_are_learned_from(here):
-    dataset = open_manifest(manifest(here, "path,anomaly\na/0.png,0\na/1.png,0\nb/crack.png,1\n"))
+    dataset = open_data(manifest(here, "path,anomaly\na/0.png,0\na/1.png,0\nb/crack.png,1\n"))
     assert [s.key for s in dataset.train] == ["a/0.png", "a/1.png"]
     assert table(dataset.test, here) == [("b/crack.png", "defect", None)]
     assert "without a split" in dataset.notes[0]
 
 
 def test_only_paths(here):
-    assert len(open_manifest(manifest(here, "path\na/0.png\na/1.png\n")).train) == 2
+    assert len(open_data(manifest(here, "path\na/0.png\na/1.png\n")).train) == 2
 
 
 def test_defects_to_learn_from_are_left_out_and_told(here):
-    dataset = open_manifest(manifest(here, "path,split,label\na/0.png,train,good\na/1.png,train,crack\n"))
+    dataset = open_data(manifest(here, "path,split,label\na/0.png,train,good\na/1.png,train,crack\n"))
     assert [s.key for s in dataset.train] == ["a/0.png"]
     assert [item.reason for item in dataset.ignored] == ["to learn from, but labelled crack"]
 
@@ -113,7 +113,7 @@ def test_absolute_paths_and_archives(here):
 
     with zipfile.ZipFile(here / "more.zip", "w") as archive:
         archive.write(here / "a/2.png", "x/2.png")
-    dataset = open_manifest(manifest(here, f"path\n{here / 'a/0.png'}\nmore.zip/x/2.png\n"))
+    dataset = open_data(manifest(here, f"path\n{here / 'a/0.png'}\nmore.zip/x/2.png\n"))
     assert {s.path for s in dataset.train} == {here / "a/0.png", here / "more.zip/x/2.png"}
 
 
@@ -140,7 +140,7 @@ def test_images_to_score(here):
 )
 def test_faults_name_the_line(here, text, said):
     with pytest.raises(DataError, match=said) as error:
-        open_manifest(manifest(here, text))
+        open_data(manifest(here, text))
     assert error.value.remedy
 
 
@@ -152,7 +152,7 @@ def test_faults_in_json_lines(here, text, said):
 
 def test_the_same_file_to_learn_from_and_to_test_on(here):
     with pytest.raises(DataError, match="both the good ones and the test images"):
-        open_manifest(manifest(here, "path,split\na/0.png,train\na/../a/0.png,test\n"))
+        open_data(manifest(here, "path,split\na/0.png,train\na/../a/0.png,test\n"))
 
 
 def test_train_and_score_a_manifest(adctl, zippers):

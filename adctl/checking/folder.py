@@ -17,6 +17,7 @@ from adctl.checking.oddities import odd_exposures, odd_modes, odd_sizes
 from adctl.data.folders import child, subfolders_of
 from adctl.data.layouts import categories_in, open_data, open_folders
 from adctl.data.manifests import is_manifest
+from adctl.data.shards import shards_of
 from adctl.data.truth import GOOD_NAMES, is_category
 from adctl.progress import SILENT, Reporter
 
@@ -95,7 +96,7 @@ def _datasets(path: Path) -> Iterator[Dataset]:
     names = categories_in(path)
     if names:
         yield from (open_data(path, name) for name in names)
-    elif is_manifest(path) or is_category(path) or child(path, "train"):
+    elif is_manifest(path) or shards_of(path) or is_category(path) or child(path, "train"):
         yield open_data(path)
     else:
         good = next((folder for folder in subfolders_of(path) if folder.name.casefold() in GOOD_NAMES), path)

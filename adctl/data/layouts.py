@@ -21,6 +21,7 @@ from adctl.data.containers import is_container_name
 from adctl.data.folders import Ignored, child, fault_of, no_images, require_folder, scan, subfolders_of
 from adctl.data.listing import list_images
 from adctl.data.manifests import Row, is_manifest, read_manifest
+from adctl.data.shards import read_shards, shards_of
 from adctl.data.truth import (
     DEFECT,
     GOOD_NAMES,
@@ -47,7 +48,6 @@ __all__ = [
     "list_images",
     "open_data",
     "open_folders",
-    "open_manifest",
     "open_mvtec",
 ]
 
@@ -65,7 +65,7 @@ class Dataset:
         name: Of the data set.
         category: Of the kind of part; equal to `name` where there is only one.
         root: The folder that the samples' keys are relative to; for plain folders, the folder of good images; for a
-            manifest, its file.
+            manifest its file, for shards their folder.
         layout: How it was laid out.
         train: Good images, sorted by key.
         test: Test images with their labels and masks as far as known, sorted by key.
@@ -77,7 +77,7 @@ class Dataset:
     name: str
     category: str
     root: Path
-    layout: Literal["mvtec", "folders", "manifest"]
+    layout: Literal["mvtec", "folders", "manifest", "webdataset"]
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
     ignored: tuple[Ignored, ...] = ()
@@ -97,8 +97,14 @@ class Dataset:
 
 
 def open_data(path: Path, category: str | None = None) -> Dataset:
-    """Open a manifest, or one category of a data set in MVTec AD layout; see `open_manifest` and `open_mvtec`."""
-    return open_manifest(path, category) if is_manifest(path) else open_mvtec(path, category)
+    """Open a manifest, WebDataset shards, or one category of a data set in MVTec AD layout, whichever it is.
+
+    Raises:
+        UsageError: It cannot be read, or the category is unknown or has to be chosen.
+        DataError: It is damaged, holds no good image to learn from, or the same file to learn from and to test on.
+    """
+    listed = _listed(path)
+    return open_mvtec(path, category) if listed is None else _open_listed(path, *listed, category)
 
 
 def categories_in(path: Path) -> list[str]:
@@ -106,26 +112,28 @@ def categories_in(path: Path) -> list[str]:
 
     Raises:
         UsageError: There is no such folder or manifest.
-        DataError: The manifest is damaged.
+        DataError: It is damaged.
     """
-    if is_manifest(path):
-        return sorted({row.category for row in read_manifest(path) if row.category is not None})
+    listed = _listed(path)
+    if listed is not None:
+        return sorted({row.category for row in listed[1] if row.category is not None})
     require_folder(path, "data set")
     root = _unwrapped(path)
     return [] if is_category(root) else [folder.name for folder in subfolders_of(root) if is_category(folder)]
 
 
-def open_manifest(path: Path, category: str | None = None) -> Dataset:
-    """Open one category of the images that a manifest lists; see `adctl.data.manifests`.
+def _listed(path: Path) -> tuple[Literal["manifest", "webdataset"], list[Row]] | None:
+    """What says of each image what it is, and what it says; None where folders say it."""
+    if is_manifest(path):
+        return "manifest", read_manifest(path)
+    shards = shards_of(path)
+    return ("webdataset", read_shards(shards)) if shards else None
 
-    Returns:
-        The data set; its root is the manifest, and keys are the paths written there.
 
-    Raises:
-        UsageError: It cannot be read, or the category is unknown or has to be chosen.
-        DataError: It is damaged, names no good image to learn from, or the same file to learn from and to test on.
-    """
-    rows = read_manifest(path)
+def _open_listed(
+    path: Path, layout: Literal["manifest", "webdataset"], rows: list[Row], category: str | None
+) -> Dataset:
+    """One category of listed images; the root is what lists them, and keys are what they are called there."""
     names = {row.category: path for row in rows if row.category is not None}
     chosen = _choose(names or {path.stem: path}, category, path)
     rows = [row for row in rows if row.category == chosen] if names else rows
@@ -133,10 +141,10 @@ def open_manifest(path: Path, category: str | None = None) -> Dataset:
     test = by_key(row.sample for row in rows if row.split == "test" or (not row.split and row.sample.label != GOOD))
     good = by_key(sample for sample in train if sample.label == GOOD)
     if not good:
-        raise DataError(f"The manifest {path} names no good image to learn from.", "Label good images as good.")
+        raise DataError(f"{path} names no good image to learn from.", "Label good images as good.")
     _check_disjoint(good, test)
     ignored = [Ignored(s.path, f"to learn from, but labelled {s.label}") for s in train if s.label != GOOD]
-    return Dataset(path.stem, chosen, path, "manifest", good, test, tuple(ignored), tuple(_guessed_notes(rows)))
+    return Dataset(path.stem, chosen, path, layout, good, test, tuple(ignored), tuple(_guessed_notes(rows)))
 
 
 def _guessed_notes(rows: list[Row]) -> list[str]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from adctl.data import storage
 from adctl.data.folders import Ignored, child, fault_of, is_hidden, names_in, no_images, reason_of, scan
-from adctl.data.manifests import is_manifest, read_manifest
+from adctl.data.manifests import Row, is_manifest, read_manifest
+from adctl.data.shards import read_shards, shards_of
 from adctl.data.truth import DEFECT, by_key, is_divided, key_of, test_images
 from adctl.errors import UsageError
 from adctl.records import GOOD, Sample
@@ -68,14 +69,19 @@ def _expand(item: str | Path) -> tuple[list[Sample], list[Ignored]]:
             f"Cannot find {item}: {reason_of(error)}.",
             "Give a folder, an image file, or a pattern such as 'parts/**/*.png'.",
         ) from error
+    if is_manifest(path):
+        return _tests_of(read_manifest(path)), []
+    if shards := shards_of(path):
+        return _tests_of(read_shards(shards)), []
     return _expand_folder(path, path) if is_folder else _expand_file(path, path.parent)
 
 
+def _tests_of(rows: list[Row]) -> list[Sample]:
+    """Listed images to test on, or all where none are said to be."""
+    return [row.sample for row in rows if row.split == "test"] or [row.sample for row in rows]
+
+
 def _expand_file(path: Path, base: Path) -> tuple[list[Sample], list[Ignored]]:
-    if is_manifest(path):
-        rows = read_manifest(path)
-        tests = [row.sample for row in rows if row.split == "test"]
-        return tests or [row.sample for row in rows], []
     fault = fault_of(path)
     return ([], [Ignored(path, fault)]) if fault else ([Sample(path, key_of(path, base))], [])
 

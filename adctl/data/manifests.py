@@ -26,7 +26,7 @@ from adctl.errors import DataError, UsageError
 from adctl.records import GOOD, Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 SUFFIXES = frozenset({".csv", ".tsv", ".jsonl"})
 """Endings of manifests, in lower case."""
@@ -139,13 +139,29 @@ def _csv_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _row(path: Path, number: int, values: dict[str, str]) -> Row:
     image = _file(path, number, values["path"])
     mask = _file(path, number, values["mask"]) if values["mask"] else None
-    split = _SPLITS.get(values["split"].casefold())
-    if values["split"] and split is None:
-        raise _fault(path, number, f"the split '{values['split']}' is unknown", "Write train or test.")
-    label = _label(values["label"], split, has_mask=mask is not None)
     key = PurePosixPath(values["path"].replace("\\", "/")).as_posix().lstrip("/")
-    sample = Sample(image, key, label, mask if label != GOOD else None)
-    return Row(sample, split, values["category"] or None)
+    return row_of(f"Line {number} of the manifest {path}", key, image, mask, values)
+
+
+def row_of(place: str, key: str, image: Path, mask: Path | None, said: Mapping[str, str]) -> Row:
+    """One image and what is said of it.
+
+    Args:
+        place: Where it is said, for messages.
+        key: The image's name within the data set.
+        image: Its file.
+        mask: Its mask's file, or None.
+        said: `split`, `label` and `category` as they are written; empty or left out where they are not.
+
+    Raises:
+        DataError: The split is unknown.
+    """
+    written = said.get("split", "").casefold()
+    split = _SPLITS.get(written)
+    if written and split is None:
+        raise DataError(f"{place}: the split '{written}' is unknown.", "Write train or test.")
+    label = _label(said.get("label", ""), split, has_mask=mask is not None)
+    return Row(Sample(image, key, label, mask if label != GOOD else None), split, said.get("category") or None)
 
 
 def _label(given: str, split: str | None, *, has_mask: bool) -> str | None:
