@@ -16,6 +16,7 @@ from adctl.config import TrainSettings, flag_name
 from adctl.data.loader import ImageSource
 from adctl.data.preprocess import InputSpec
 from adctl.data.region import region_text
+from adctl.data.remote import lasting
 from adctl.data.split import Split, split_good, training_digest
 from adctl.datasets import open_dataset
 from adctl.detectors.registry import detector_class
@@ -361,7 +362,7 @@ def _write_records(result: TrainResult, loaded: Loaded[TrainSettings], plan: Und
                 "layout": dataset.layout,
                 "root": str(dataset.root.absolute()),
                 **{
-                    name: str(path.absolute()) if (path := getattr(settings, name)) else None
+                    name: lasting(path) if (path := getattr(settings, name)) else None
                     for name in ("good", "test", "masks")
                 },
                 "training_digest": training_digest(plan.split.train, plan.split.digests),

@@ -17,6 +17,7 @@ from adctl.checking.oddities import odd_exposures, odd_modes, odd_sizes
 from adctl.data.folders import child, subfolders_of
 from adctl.data.layouts import categories_in, open_data, open_folders
 from adctl.data.manifests import is_manifest
+from adctl.data.remote import local_copy
 from adctl.data.shards import shards_of
 from adctl.data.truth import GOOD_NAMES, is_category
 from adctl.progress import SILENT, Reporter
@@ -85,7 +86,7 @@ def check(path: Path, *, workers: int = 2, reporter: Reporter = SILENT) -> list[
         DataError: No images are found, or the layout cannot be understood.
     """
     checked = []
-    for dataset in _datasets(path):
+    for dataset in _datasets(local_copy(path)):
         with reporter.stage(f"looking at {dataset.category}", len(dataset.train) + len(dataset.test)) as update:
             checked.append(check_dataset(dataset, workers=workers, update=update))
     return checked

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from adctl.data import storage
 from adctl.data.folders import Ignored, child, fault_of, is_hidden, names_in, no_images, reason_of, scan
 from adctl.data.manifests import Row, is_manifest, read_manifest
+from adctl.data.remote import local_copy
 from adctl.data.shards import read_shards, shards_of
 from adctl.data.truth import DEFECT, by_key, is_divided, key_of, test_images
 from adctl.errors import UsageError
@@ -59,7 +60,7 @@ def list_images(inputs: Sequence[str | Path]) -> tuple[list[Sample], list[Ignore
 
 def _expand(item: str | Path) -> tuple[list[Sample], list[Ignored]]:
     """The images one input stands for."""
-    path = Path(item)
+    path = local_copy(Path(item))
     try:
         is_folder = storage.is_folder(path)
     except OSError as error:
