@@ -67,7 +67,7 @@ class DataSettings(CommandSettings):
 
     data: Path | None = Field(None, description="Data set in MVTec AD layout: a category, or the folder of categories")
     dataset: str | None = Field(None, description="A data set that 'adctl fetch' brought, such as demo or mvtec")
-    category: str | None = Field(None, description="Category of the data set")
+    category: str | None = Field(None, description="Category of the data set, or all of them")
     good: Path | None = Field(None, description="Plain folder of good images")
     test: Path | None = Field(None, description="Folder of test images, loose or in one folder a label")
     masks: Path | None = Field(None, description="Folder of ground-truth masks for --test")
@@ -82,6 +82,7 @@ class TrainSettings(DeviceSettings, DataSettings):
     backbone: str | None = Field(None, description="timm model whose features are compared")
     weights: str | None = Field(None, description="Pretrained weights: a .safetensors or .pth file, or 'random'")
     image_size: int | None = Field(None, ge=32, le=4096, description="Side images are resized to, pixels")
+    roi: str | None = Field(None, description="Region of interest: x,y,width,height in pixels, or a mask picture")
     options: dict[str, Any] = Field(default_factory=dict, description="Other options of the detector")
     calibration_share: float = Field(0.2, gt=0, lt=1, description="Share of good images held out for the threshold")
     validation_share: float = Field(0.1, gt=0, lt=1, description="Share of good images held out to choose the epoch")
@@ -206,8 +207,8 @@ class FetchSettings(CommandSettings):
 
     command: ClassVar[str] = "fetch"
 
-    what: str | None = Field(None, description="A data set, 'weights' or 'bundle'")
-    name: str | None = Field(None, description="With 'weights': the timm model; with 'bundle': the folder to make")
+    what: str | None = Field(None, description="A data set, 'weights', 'bundle' or 'check'")
+    name: str | None = Field(None, description="After 'weights': the timm model; after 'bundle' or 'check': a folder")
     category: tuple[str, ...] = Field((), description="Only these categories")
     source: Path | None = Field(None, description="Archive, folder or bundle to take it from instead of the network")
     accept_license: bool = Field(False, description="Accept the data set's licence")
@@ -225,6 +226,8 @@ class FetchSettings(CommandSettings):
     requirement: str | None = Field(None, description="With 'bundle': what pip installs over there, instead of adctl")
     platform: str | None = Field(None, description="With 'bundle': pip's name of the other machine's platform")
     python: str | None = Field(None, description="With 'bundle': version of Python over there")
+    sheet: Path | None = Field(None, description="With 'check': where the contact sheet goes")
+    strict: bool = Field(False, description="With 'check': exit with 1 on warnings too")
 
 
 class DemoSettings(DeviceSettings):

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adctl import runs
-from adctl.data.layouts import Dataset, open_folders, open_mvtec
+from adctl.data.layouts import Dataset, categories_in, open_data, open_folders, open_mvtec
+from adctl.data.remote import local_copy
 from adctl.errors import UsageError
 from adctl.fetching.finding import find_dataset
 
 if TYPE_CHECKING:
     from adctl.config import DataSettings
+
+ALL = "all"
+"""In place of a category's name: each of them."""
 
 
 def open_dataset(settings: DataSettings) -> Dataset:
@@ -24,13 +28,13 @@ def open_dataset(settings: DataSettings) -> Dataset:
     if settings.good is not None:
         if settings.data is not None or settings.dataset is not None:
             raise UsageError("--good stands for a plain folder and cannot go with --data or --dataset.", "Give one.")
-        return open_folders(settings.good, settings.test, settings.masks)
+        return _open_folders(settings.good, settings.test, settings.masks)
     if settings.test is not None or settings.masks is not None:
         raise UsageError("--test and --masks go with --good.", "Name the folder of good images with --good.")
     if settings.data is not None:
         if settings.dataset is not None:
             raise UsageError("--data and --dataset both name a data set.", "Give one of them.")
-        return open_mvtec(settings.data, settings.category)
+        return open_data(local_copy(settings.data), settings.category)
     if settings.dataset is None and settings.category is None:
         raise UsageError(
             "Which images to learn from?",
@@ -38,6 +42,28 @@ def open_dataset(settings: DataSettings) -> Dataset:
             "or try the built-in one: adctl fetch demo, then --dataset demo.",
         )
     return open_mvtec(find_dataset(settings.category, settings.dataset), settings.category)
+
+
+def _open_folders(good: Path, *others: Path | None) -> Dataset:
+    return open_folders(local_copy(good), *(None if path is None else local_copy(path) for path in others))
+
+
+def categories_of(settings: DataSettings) -> list[str]:
+    """Names of all categories of the data set that the settings name, sorted.
+
+    Raises:
+        UsageError: It has none, or none is named.
+    """
+    path = None if settings.data is None else local_copy(settings.data)
+    if path is None and settings.dataset is not None:
+        path = find_dataset(None, settings.dataset)
+    names = [] if path is None else categories_in(path)
+    if not names:
+        raise UsageError(
+            f"--category {ALL} needs a data set of several categories.",
+            "Name the folder that holds them with --data DIR, or a fetched one with --dataset NAME.",
+        )
+    return names
 
 
 def dataset_of_run(folder: Path) -> Dataset | None:
@@ -48,5 +74,7 @@ def dataset_of_run(folder: Path) -> Dataset | None:
     source: dict[str, Any] = manifest["dataset"]
     if source["layout"] == "folders":
         test, masks = (Path(source[name]) if source[name] else None for name in ("test", "masks"))
-        return open_folders(Path(source["good"]), test, masks)
-    return open_mvtec(Path(source["root"]), None)
+        return _open_folders(Path(source["good"]), test, masks)
+    # The root of a data set in MVTec AD layout is that of the category itself.
+    listed = source["layout"] in {"manifest", "webdataset"}
+    return open_data(Path(source["root"]), source["category"] if listed else None)

@@ -16,6 +16,8 @@ from adctl.calibration.choosing import Rule, calibrate
 from adctl.config import TrainSettings, flag_name
 from adctl.data.loader import ImageSource
 from adctl.data.preprocess import InputSpec
+from adctl.data.region import region_text
+from adctl.data.remote import lasting
 from adctl.data.split import Split, split_good, training_digest
 from adctl.datasets import open_dataset
 from adctl.detectors.registry import detector_class
@@ -48,7 +50,7 @@ log = logging.getLogger(__name__)
 _KEPT_WHILE_TRAINING = 2
 """Checkpoints: the newest, and one more in case the disk loses it."""
 
-_DETECTOR_FLAGS = ("backbone", "image_size", "loss", "error", "noise_level")
+_DETECTOR_FLAGS = ("backbone", "image_size", "roi", "loss", "error", "noise_level")
 """Settings that are options of some detectors."""
 
 _LEAST_STEPS = 1000
@@ -155,6 +157,8 @@ def detector_config(settings: TrainSettings) -> DetectorConfig:
     for name in given:
         if name not in cls.model_fields:
             raise unknown_name(f"option of {settings.arch}", name, cls.model_fields)
+    if "roi" in given:
+        given["roi"] = region_text(str(given["roi"]))
     if "seed" in cls.model_fields:
         given.setdefault("seed", settings.seed)
     try:
@@ -391,7 +395,7 @@ def _write_records(result: TrainResult, loaded: Loaded[TrainSettings], plan: Und
                 "layout": dataset.layout,
                 "root": str(dataset.root.absolute()),
                 **{
-                    name: str(path.absolute()) if (path := getattr(settings, name)) else None
+                    name: lasting(path) if (path := getattr(settings, name)) else None
                     for name in ("good", "test", "masks")
                 },
                 "training_digest": training_digest(plan.split.train, plan.split.digests),

@@ -19,7 +19,8 @@ LAYERS = [
     {"model_file", "runs", "scores", "runtimes", "predicting", "tta"},
     {
         "fetching", "datasets", "training", "calibrating", "scoring", "forecast", "reporting", "report", "exporting",
-        "benchmarking", "demonstration", "resuming", "evidence", "refitting", "learning_curve",
+        "benchmarking", "demonstration", "resuming", "evidence", "refitting", "learning_curve", "checking",
+        "categories",
     },
     {"cli", "__main__"},
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adctl.cli import options as opt
+from adctl.cli.check import check
 from adctl.cli.output import Call, rows, stderr
 from adctl.errors import UsageError
 
@@ -27,11 +28,13 @@ def fetch(
     ctx: typer.Context,
     what: Annotated[
         str | None,
-        typer.Argument(help="A data set such as demo or mvtec, 'weights' or 'bundle'.", show_default=False),
+        typer.Argument(help="A data set such as demo or mvtec, 'weights', 'bundle' or 'check'.", show_default=False),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Argument(help="After 'weights': the timm model. After 'bundle': the folder.", show_default=False),
+        typer.Argument(
+            help="After 'weights': the timm model. After 'bundle' and 'check': the folder.", show_default=False
+        ),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List what can be fetched, and stop.")] = False,
     category: Annotated[
@@ -76,6 +79,8 @@ def fetch(
     timeout: Annotated[
         float | None, opt.value("Seconds to wait for a server's answer.", default="30.0", metavar="SECONDS")
     ] = None,
+    sheet: Annotated[Path | None, opt.value("With 'check': write what was found as a picture.", metavar="PNG")] = None,
+    strict: Annotated[bool | None, typer.Option("--strict", help="With 'check': exit with 1 on warnings too.")] = None,
     config: opt.Config = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -96,6 +101,8 @@ def fetch(
         _weights(call, settings)
     elif settings.what == "bundle":
         _bundle(call, settings)
+    elif settings.what == "check":
+        check(call, settings)
     else:
         _dataset(call, settings, settings.what)
 

@@ -44,7 +44,7 @@ Data = Annotated[
     Path | None, value("Data set in MVTec AD layout: a category, or the folder of categories.", metavar="DIR")
 ]
 Dataset = Annotated[str | None, value("A data set that 'adctl fetch' brought, such as demo or mvtec.")]
-Category = Annotated[str | None, value("Category of the data set.")]
+Category = Annotated[str | None, value("Category of the data set; in train, 'all' trains on each.")]
 Model = Annotated[
     Path | None, value("Model file, or folder or name of a run; the last one when left out.", metavar="FILE")
 ]

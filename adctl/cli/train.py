@@ -15,6 +15,7 @@ from adctl.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from adctl.categories import TrainedCategories, TrainedCategory
     from adctl.engine.summary import Summary
     from adctl.forecast import Needs
     from adctl.training import TrainResult, Understanding
@@ -36,6 +37,9 @@ def train(
         str | None, opt.value("Pretrained weights: .safetensors or .pth, or 'random'.", metavar="FILE")
     ] = None,
     image_size: Annotated[int | None, opt.value("Side images are resized to, pixels.", metavar="N")] = None,
+    roi: Annotated[
+        str | None, opt.value("Where to look: a rectangle in pixels, or a mask picture.", metavar="X,Y,W,H")
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--set", help="Another option of the detector, such as coreset_ratio=0.1.", metavar="NAME=VALUE"),
@@ -154,6 +158,13 @@ def train(
         plan = understand(loaded.settings)
         needs = forecast(plan, loaded.settings)
         call.finish(_plan_json(plan, needs), lambda: _plan_text(plan, needs))
+    elif loaded.settings.category == "all":
+        from adctl.categories import train_all
+
+        trained = train_all(loaded, call.reporter)
+        call.finish(trained, lambda: _summary(trained))
+        if trained.failed:
+            raise typer.Exit(1)
     else:
         from adctl.training import train as train_model
 
@@ -176,6 +187,18 @@ def _pairs(given: list[str]) -> dict[str, Any] | None:
         except ValueError:
             table[name.strip().replace("-", "_")] = text
     return table or None
+
+
+def _summary(trained: TrainedCategories) -> RenderableType:
+    return rows(map(_category, trained.categories), "category", "good images", "threshold", "seconds", "model")
+
+
+def _category(each: TrainedCategory) -> tuple[str, ...]:
+    result = each.result
+    if result is None:
+        return (each.category, "", "", "", f"failed: {each.error}")
+    threshold, seconds = f"{result.calibration.threshold:.6g}", f"{result.seconds:.1f}"
+    return (each.category, str(result.images), threshold, seconds, str(result.model))
 
 
 def _text(result: TrainResult) -> RenderableType:

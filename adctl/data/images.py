@@ -29,6 +29,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from PIL.WebPImagePlugin import WebPImageFile
 
 from adctl import files
+from adctl.data import storage
 from adctl.errors import DataError, ImageError
 
 if TYPE_CHECKING:
@@ -106,7 +107,12 @@ def read_image(path: Path, *, bit_depth: int = 16) -> RgbImage:
         ImageError: It cannot be read, is no image, is damaged or truncated, has several pages, is too small
             or too large, or its pixels are of a kind with no defined white.
     """
-    image = _to_uint8(path, _decode(path), bit_depth)  # [H, W] or [H, W, 3]
+    return as_rgb(path, read_stored(path), bit_depth=bit_depth)
+
+
+def as_rgb(path: Path, pixels: NDArray[Any], *, bit_depth: int = 16) -> RgbImage:
+    """What `read_image` gives, from pixels that `read_stored` gave; errors likewise."""
+    image = _to_uint8(path, pixels, bit_depth)  # [H, W] or [H, W, 3]
     if image.ndim == _GREY:
         return _as_uint8(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
     return _as_uint8(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image))  # in place: fresh memory costs more
@@ -119,7 +125,7 @@ def image_size(path: Path) -> tuple[int, int]:
         ImageError: As for `read_image`, as far as the header tells.
     """
     try:
-        with path.open("rb") as stream:
+        with storage.open_binary(path) as stream:
             header = _read_header(path, stream)
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -136,7 +142,7 @@ def read_mask(path: Path) -> BoolMask:
     Raises:
         ImageError: As for `read_image`.
     """
-    mask = _decode(path)  # [H, W] or [H, W, 3]
+    mask = read_stored(path)  # [H, W] or [H, W, 3]
     defect: BoolMask = (mask != 0) if mask.ndim == _GREY else (mask != 0).any(axis=2)
     return defect
 
@@ -198,10 +204,14 @@ def write_png(path: Path, rgb: RgbImage) -> None:
     files.write_bytes(path, encoded.tobytes())
 
 
-def _decode(path: Path) -> NDArray[Any]:
-    """Pixels as stored: [H, W] or [H, W, 3] in BGR order, any number type."""
+def read_stored(path: Path) -> NDArray[Any]:
+    """Pixels in the number type they are stored in: [H, W] when grey or [H, W, 3] in BGR order.
+
+    Raises:
+        ImageError: As for `read_image`, but for the kinds of number.
+    """
     try:
-        data = path.read_bytes()
+        data = storage.read_bytes(path)
     except OSError as error:
         raise _unreadable(path, error) from error
     header = _read_header(path, io.BytesIO(data))

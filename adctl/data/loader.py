@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import psutil
 
-from adctl import files
+from adctl.data import storage
 from adctl.data.cache import DamagedCacheError, PreprocessedCache
 from adctl.data.images import image_size, read_image, resize
-from adctl.data.preprocess import fit
+from adctl.data.preprocess import check_region, fit
 from adctl.data.tiling import Tiling
 from adctl.errors import ImageError
 
@@ -72,6 +72,7 @@ def load_one(sample: Sample, spec: InputSpec, display: int | None = None) -> Loa
     """
     try:
         image = read_image(sample.path, bit_depth=spec.bit_depth)
+        check_region(sample.path, image, spec)
     except ImageError as error:
         return Loaded(sample, None, error=error)
     shown = None if display is None else _scaled(image, display)
@@ -282,8 +283,8 @@ def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 def _digest(sample: Sample) -> str:
     try:
-        return files.sha256_file(sample.path)
+        return storage.digest(sample.path)
     except OSError as error:
         raise ImageError(
-            f"Cannot read the image {sample.path}: {error.strerror}.", "Check the file and its permissions."
+            f"Cannot read the image {sample.path}: {error.strerror or error}.", "Check the file and its permissions."
         ) from error

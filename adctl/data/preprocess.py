@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adctl.data.images import resize
+from adctl.data.region import FILL, read_region
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from adctl.data.images import RgbImage
 
@@ -30,10 +32,7 @@ Resize: TypeAlias = Literal["squash", "pad", "crop"]
 LONGEST_MAP = 4096
 """Cells along the longer side of a map that spans an image; finer ones are averaged."""
 
-_FILL = 128
-"""Of what `pad` adds: near zero once a network has normalised it, like the padding of its own convolutions."""
-
-_SETTINGS = ("channels", "resize", "bit_depth", "tile", "tile_overlap", "scales")
+_SETTINGS = ("channels", "resize", "bit_depth", "tile", "tile_overlap", "scales", "roi")
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,7 @@ class InputSpec:
         tile: Side of the squares an image is cut into, pixels of the original; None takes it as a whole.
         tile_overlap: Share of a tile that the next one repeats, at least.
         scales: Magnifications the image is looked at in: at 0.5 tiles are twice as large, at 2 half as large.
+        roi: Region of interest, cut out before all else; see `adctl.data.region`. None looks everywhere.
     """
 
     height: int
@@ -59,6 +59,7 @@ class InputSpec:
     tile: int | None = None
     tile_overlap: float = 0.25
     scales: tuple[float, ...] = (1.0,)
+    roi: str | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> InputSpec:
@@ -102,6 +103,8 @@ def fit(image: RgbImage, spec: InputSpec) -> Pixels:
     Returns:
         Array of shape [H, W, C], uint8.
     """
+    if spec.roi is not None:
+        image = read_region(spec.roi).cut(image)
     if spec.resize == "crop":
         height, width = _cropped(image.shape[0], image.shape[1], spec)
         top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
@@ -111,11 +114,21 @@ def fit(image: RgbImage, spec: InputSpec) -> Pixels:
     return _in_channels(resize(image, spec.height, spec.width), spec.channels)
 
 
+def check_region(path: Path, image: RgbImage, spec: InputSpec) -> None:
+    """Refuse an image that the region of interest does not lie in.
+
+    Raises:
+        ImageError: It does not.
+    """
+    if spec.roi is not None:
+        read_region(spec.roi).check(path, *image.shape[:2])
+
+
 def onto_image(anomaly_map: Map, spec: InputSpec, height: int, width: int) -> Map:
     """Take an anomaly map from the network's input back onto the image.
 
-    Padding is cut off. Outside a centre crop, where the network saw nothing, stands the map's lowest value: nothing
-    is drawn there, and a defect there counts as missed.
+    Padding is cut off. Outside a centre crop or a region of interest, where the network saw nothing, stands the map's
+    lowest value: nothing is drawn there, and a defect there counts as missed.
 
     Args:
         anomaly_map: Array of shape [h, w], spanning the network's input.
@@ -126,6 +139,19 @@ def onto_image(anomaly_map: Map, spec: InputSpec, height: int, width: int) -> Ma
     Returns:
         Array of shape [h', w'], spanning the image in cells of about the same size.
     """
+    if spec.roi is None:
+        return _onto_seen(anomaly_map, spec, height, width)
+    region = read_region(spec.roi)
+    box = region.box(height, width)
+    values = _onto_seen(anomaly_map, spec, box.height, box.width)
+    values, _ = _along(values, 0, _Span(-box.top, height), box.height)
+    values, _ = _along(values, 1, _Span(-box.left, width), box.width)
+    values[~region.cells(values.shape, height, width)] = anomaly_map.min()
+    return values
+
+
+def _onto_seen(anomaly_map: Map, spec: InputSpec, height: int, width: int) -> Map:
+    """Onto what was brought to the network: the image, or the region of it that was cut out."""
     if spec.resize == "squash":
         return anomaly_map
     rows, columns = _placement(spec, height, width)
@@ -202,7 +228,7 @@ def _cropped(height: int, width: int, spec: InputSpec) -> tuple[int, int]:
 def _padded(image: RgbImage, spec: InputSpec) -> Pixels:
     height, width = _inside(image.shape[0], image.shape[1], spec)
     top, left = (spec.height - height) // 2, (spec.width - width) // 2
-    padded = np.full((spec.height, spec.width, image.shape[2]), _FILL, np.uint8)
+    padded = np.full((spec.height, spec.width, image.shape[2]), FILL, np.uint8)
     padded[top : top + height, left : left + width] = resize(image, height, width)
     return padded
 

@@ -14,8 +14,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from adctl.data import storage
 from adctl.errors import DataError, ImageError
-from adctl.files import sha256_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -141,10 +141,10 @@ def training_digest(samples: Iterable[Sample], digests: Mapping[str, str]) -> st
 
 def _digest(sample: Sample) -> str:
     try:
-        return sha256_file(sample.path)
+        return storage.digest(sample.path)
     except OSError as error:
         raise ImageError(
-            f"Cannot read the image {sample.path}: {error.strerror}.", "Check the file and its permissions."
+            f"Cannot read the image {sample.path}: {error.strerror or error}.", "Check the file and its permissions."
         ) from error
 
 

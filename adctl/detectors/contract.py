@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from torch import Tensor, nn
 
 from adctl.data.preprocess import InputSpec, Resize
+from adctl.data.region import read_region
 from adctl.errors import ModelFileError
 
 if TYPE_CHECKING:
@@ -45,6 +46,16 @@ class DetectorConfig(BaseModel):
     scales: tuple[float, ...] = Field(
         (1.0,), min_length=1, description="Magnifications to look at images in, averaged; below 1 they need tiles"
     )
+    roi: str | None = Field(None, description="Region of interest: x,y,width,height in pixels, or a mask")
+
+    @field_validator("roi")
+    @classmethod
+    def _region_in_one_piece(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            read_region(value)
+            if info.data.get("tile") is not None or info.data.get("scales", (1.0,)) != (1.0,):
+                raise ValueError("a region of interest is looked at in one piece, which tiles and scales contradict")
+        return value
 
     @field_validator("tile")
     @classmethod

@@ -1,0 +1,88 @@
+"""`adctl fetch check`: what a folder holds and what is wrong with it, as text, JSON and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from adctl.cli.output import Call, rows
+from adctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.console import RenderableType
+
+    from adctl.checking.findings import Finding
+    from adctl.checking.folder import Checked
+    from adctl.config import FetchSettings
+
+_SHOWN_CASES = 5
+_SHOWN_KINDS = 4
+
+
+def check(call: Call, settings: FetchSettings) -> None:
+    """Look at a folder, archive or manifest; exit with 1 where something has to be done."""
+    from adctl.checking.contact_sheet import write_contact_sheet
+    from adctl.checking.findings import Severity
+    from adctl.checking.folder import check as look
+
+    if settings.name is None:
+        raise UsageError("Which folder to check?", "Name it: adctl fetch check DIR")
+    checked = look(Path(settings.name), reporter=call.reporter)
+    if settings.sheet is not None:
+        write_contact_sheet(settings.sheet, checked)
+    call.finish(checked, lambda: _text(checked, settings.sheet))
+    bad = {Severity.ERROR, Severity.WARNING} if settings.strict else {Severity.ERROR}
+    if any(each.count(severity) for each in checked for severity in bad):
+        raise typer.Exit(1)
+
+
+def _text(checked: Sequence[Checked], sheet: Path | None) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = []
+    for each in checked:
+        parts += [rows(_understood(each)), Text()]
+        for found in each.findings:
+            parts += [*_finding(found, each.path), Text()]
+    if sheet is not None:
+        parts.append(rows([("picture", str(sheet))]))
+    return Group(*parts)
+
+
+def _understood(checked: Checked) -> Iterator[tuple[str, str]]:
+    tests = ", ".join(f"{count} {label}" for label, count in checked.test_images.items()) or "none"
+    yield "data set", f"{checked.path} ({checked.layout} layout, category {checked.category})"
+    yield "good images", str(checked.train_images)
+    yield "test images", f"{tests}; {checked.masks} with a mask"
+    yield "sizes", _most(checked.sizes)
+    yield "modes", _most(checked.modes)
+    yield from (("note", note) for note in checked.notes)
+    counts = [f"{len(found.cases)} {found.kind}" for found in checked.findings]
+    yield "found", ", ".join(counts) or "nothing wrong"
+
+
+def _most(counts: dict[str, int]) -> str:
+    shown = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:_SHOWN_KINDS])
+    more = len(counts) - _SHOWN_KINDS
+    return (f"{shown} and {more} others" if more > 0 else shown) or "none"
+
+
+def _finding(found: Finding, root: Path) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    style = {"error": "bold red", "warning": "bold yellow"}[found.severity]
+    yield Text.assemble((f"{found.severity}: ", style), (f"{found.title}: {len(found.cases)}", "bold"))
+    for case in found.cases[:_SHOWN_CASES]:
+        yield Text(f"  {', '.join(_short(path, root) for path in case.paths)}   ({case.detail})")
+    if len(found.cases) > _SHOWN_CASES:
+        yield Text(f"  and {len(found.cases) - _SHOWN_CASES} more; --json lists them all")
+    yield Text(f"  remedy: {found.remedy}", style="dim")
+
+
+def _short(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) and path != root else str(path)
