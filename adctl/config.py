@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, PositiveInt, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -163,6 +163,10 @@ class ScoreSettings(DeviceSettings):
     maps: bool = Field(True, description="Keep raw anomaly maps in maps.h5")
     tta: str | None = Field(None, description="Views to average over; those of the calibration when left out")
     fail_on_anomaly: bool = Field(False, description="Exit with 3 when an image is rejected")
+    watch: Path | None = Field(None, description="Folder whose images are scored as they arrive")
+    watch_for: float | None = Field(None, gt=0, description="Stop watching after so many seconds")
+    watch_idle: float | None = Field(None, gt=0, description="Stop watching when nothing came for so many seconds")
+    settle: float = Field(2.0, ge=0, description="Seconds a watched file must stand still before it is read")
 
 
 class ReportSettings(CommandSettings):
@@ -197,9 +201,16 @@ class BenchSettings(DeviceSettings):
     command: ClassVar[str] = "bench"
 
     models: tuple[Path, ...] = Field((), description="Model files; the last one when left out")
-    batch_sizes: tuple[int, ...] = Field((1, 4, 8), description="Batch sizes for throughput")
-    repeats: int = Field(20, ge=3, description="Timed calls a batch size")
+    batch_sizes: tuple[PositiveInt, ...] = Field((1, 4, 8), description="Batch sizes for throughput")
+    repeats: int = Field(30, ge=3, description="Rounds, each with one call a batch size and five of single images")
+    images: tuple[str, ...] = Field((), description="Folders, files or globs to read and score from disk")
+    cold_starts: int = Field(3, ge=0, description="Processes started for cold start and memory")
     out: Path | None = Field(None, description="JSON file for the figures")
+    against: Path | None = Field(None, description="Earlier JSON file; being slower beyond the noise fails")
+    fail_if: tuple[str, ...] = Field((), description="Conditions that fail, as p95_ms>50")
+    junit: Path | None = Field(None, description="JUnit XML file for the gates")
+    markdown: Path | None = Field(None, description="Markdown file for figures and gates")
+    plot: Path | None = Field(None, description="PNG file with the figures drawn")
 
 
 class FetchSettings(CommandSettings):

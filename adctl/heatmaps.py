@@ -37,13 +37,16 @@ _FADE = (0.5, 0.8)
 good part lies not far below, and would otherwise tint the whole picture."""
 
 _TINY = 1e-12
-_SMALLEST, _LARGEST = 256, 768
+LARGEST = 768
+"""Of a picture's longer side, pixels; see `sheet`."""
+
+_SMALLEST = 256
 _NARROWEST = 320
 _SPECK = 0.0005
 _BAR = 14
 _LINE = 19
 _GAP = 8
-_PAPER = (250, 250, 250)
+_PAPER = 250
 _INK = (25, 25, 28)
 _MARK = {
     Verdict.REJECT: (200, 30, 30),
@@ -152,9 +155,8 @@ def overlay(
     height, width = image.shape[:2]
     values = upsample(anomaly_map, height, width)
     level = scale(values)
-    opacity = _OPAQUE * np.clip((level - _FADE[0]) / (_FADE[1] - _FADE[0]), 0, 1)[..., None]
-    blended = image * (1 - opacity) + colourise(level) * opacity
-    picture = np.ascontiguousarray(blended.round().astype(np.uint8))
+    opacity = _OPAQUE * np.clip((level - _FADE[0]) / (_FADE[1] - _FADE[0]), 0, 1)
+    picture = np.asarray(cv2.blendLinear(image, colourise(level), 1 - opacity, opacity), np.uint8)
     thickness = max(1, round(max(height, width) / 400))
     if contour_at is not None:
         _outline(picture, values > contour_at, _CONTOUR, thickness)
@@ -181,7 +183,7 @@ def sheet(
         row: What was found; its boxes are in pixels of the original.
         contour_at: Draw the outline of what is above this map value, unless the image was judged good.
     """
-    factor = min(max(1.0, _SMALLEST / max(image.shape[:2])), _LARGEST / max(image.shape[:2]))
+    factor = min(max(1.0, _SMALLEST / max(image.shape[:2])), LARGEST / max(image.shape[:2]))
     height, width = max(24, round(image.shape[0] * factor)), max(24, round(image.shape[1] * factor))
     shown = resize(image, height, width)
     boxes = [_scaled(box, width / (row.width or width), height / (row.height or height)) for box in row.boxes]
@@ -189,7 +191,8 @@ def sheet(
     right = overlay(shown, anomaly_map, scale, boxes=boxes, contour_at=contour)
     gap = np.full((height, _GAP, 3), _PAPER, np.uint8)
     body = np.hstack([shown, gap, right, gap, _colour_bar(height)])
-    body = _padded(body, height, max(_NARROWEST, body.shape[1]))
+    if body.shape[1] < _NARROWEST:
+        body = _padded(body, height, _NARROWEST)
     return np.vstack([_caption(row, body.shape[1]), body])
 
 
@@ -228,7 +231,7 @@ def _colour_bar(height: int) -> Rgb:
 def _caption(row: ScoredImage, width: int) -> Rgb:
     """One line with the verdict, the score and the threshold, and one with the file's name."""
     font = _font(13)
-    picture = Image.new("RGB", (width, 2 * _LINE + 4), _PAPER)
+    picture = Image.new("RGB", (width, 2 * _LINE + 4), (_PAPER,) * 3)
     draw = ImageDraw.Draw(picture)
     draw.text((4, 3), _judgement(row), fill=_MARK.get(row.verdict, _INK), font=font)
     name = _plain(row.key)

@@ -63,7 +63,7 @@ def predict(
         display: Also keep each image to look at, its longer side at most so many pixels.
     """
     size = starting_batch_size(batch_size, torch.device(runtime.device))
-    items = stream(samples, runtime.input, workers=workers, display=display)
+    items = stream(samples, runtime.input, workers=workers, display=display, batch_size=size)
     if runtime.input.tiled:
         yield from (_predict_tiles(runtime, item, size) for item in items)
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ import numpy as np
 
 from adctl import files
 from adctl.errors import DataError, UsageError
-from adctl.records import Box, Calibration, ScoredImage
+from adctl.records import Calibration, ScoredImage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,10 +34,16 @@ MANIFEST = "scores.json"
 CSV = "results.csv"
 JSONL = "results.jsonl"
 MAPS = "maps.h5"
-_COLUMNS = (
+COLUMNS = (
     *("path", "key", "label", "score", "p_value", "probability", "threshold", "verdict"),
     *("boxes", "peak", "width", "height", "error"),
 )
+
+_CHUNK = 2**18
+"""Bytes of maps that are stored together."""
+
+_WAITING_MAPS = 2**20
+"""Bytes of maps that wait to be written together."""
 
 
 class ScoreWriter:
@@ -69,7 +76,7 @@ class ScoreWriter:
             self._csv_stream = self._open(CSV, newline="")
             self._jsonl = self._open(JSONL)
         self._csv = csv.writer(self._csv_stream)
-        self._csv.writerow(_COLUMNS)
+        self._csv.writerow(COLUMNS)
         return self
 
     def add(self, row: ScoredImage, anomaly_map: NDArray[np.float32] | None = None) -> None:
@@ -77,8 +84,9 @@ class ScoreWriter:
         with files.output_errors(self.folder):
             if self._keep_maps and anomaly_map is not None:
                 self._map_file(anomaly_map.shape).add(self.rows, anomaly_map)
-            self._csv.writerow(_csv_fields(row))
-            self._jsonl.write(json.dumps(row.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
+            values = row.to_dict()
+            self._csv.writerow(csv_fields(values))
+            self._jsonl.write(json_line(values))
         self.rows += 1
 
     def note(self, name: str, value: Any) -> None:
@@ -115,40 +123,74 @@ class ScoreWriter:
                     self._partial(name).replace(self.folder / name)
                 else:
                     (self.folder / name).unlink(missing_ok=True)
-        calibration = asdict(self._calibration) if self._calibration else None
-        summary = {"schema": SCHEMA, "complete": complete, "rows": self.rows, "calibration": calibration}
-        files.write_json(self.folder / MANIFEST, summary | self._manifest)
+        write_manifest(self.folder, self._manifest, self._calibration, rows=self.rows, complete=complete)
 
     def _partial(self, name: str) -> Path:
         # The process id keeps two runs into one folder from writing through each other.
         return self.folder / f".{name}.{os.getpid()}.partial"
 
 
+def write_manifest(
+    folder: Path, manifest: dict[str, Any], calibration: Calibration | None, *, rows: int, complete: bool
+) -> None:
+    """Write `scores.json`, which makes a folder a scored set.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    plain = asdict(calibration) if calibration else None
+    summary = {"schema": SCHEMA, "complete": complete, "rows": rows, "calibration": plain}
+    files.write_json(folder / MANIFEST, summary | manifest)
+
+
 class _MapFile:
-    """Raw maps, one after another, with the row each belongs to and its size; beyond it stands NaN."""
+    """Raw maps, one after another, with the row each belongs to and its size; beyond it stands NaN.
+
+    Maps wait until there are enough for one write: a call of HDF5 costs more than the bytes of a small map.
+    """
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         self._file = h5py.File(path, "w")
-        size: dict[str, Any] = {"shape": (0, *shape), "maxshape": (None, None, None), "chunks": (1, *shape)}
+        # HDF5 keeps account of every chunk in memory: small maps share one.
+        chunk = (max(1, _CHUNK // (4 * math.prod(shape))), *shape)
+        size: dict[str, Any] = {"shape": (0, *shape), "maxshape": (None, None, None), "chunks": chunk}
         self._maps = self._file.create_dataset("maps", dtype="f4", fillvalue=np.nan, **size)
         self._rows = self._file.create_dataset("rows", shape=(0,), maxshape=(None,), dtype="i8", chunks=(1024,))
         self._sizes = self._file.create_dataset("sizes", shape=(0, 2), maxshape=(None, 2), dtype="i8", chunks=(1024, 2))
+        self._waiting: list[tuple[int, NDArray[np.float32]]] = []
+        self._bytes = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        try:
+            self._write()
+        finally:
+            self._file.close()
 
     def add(self, row: int, anomaly_map: NDArray[np.float32]) -> None:
+        self._waiting.append((row, anomaly_map))
+        self._bytes += anomaly_map.nbytes
+        if self._bytes >= _WAITING_MAPS:
+            self._write()
+
+    def _write(self) -> None:
+        waiting, self._waiting, self._bytes = self._waiting, [], 0
+        if not waiting:
+            return
         count, rows, columns = self._maps.shape
-        height, width = anomaly_map.shape
-        self._maps.resize((count + 1, max(rows, height), max(columns, width)))
-        self._rows.resize(count + 1, axis=0)
-        self._sizes.resize(count + 1, axis=0)
-        self._maps[count, :height, :width] = anomaly_map
-        self._rows[count] = row
-        self._sizes[count] = height, width
+        sizes = np.array([anomaly_map.shape for _, anomaly_map in waiting])
+        rows, columns = max(rows, sizes[:, 0].max()), max(columns, sizes[:, 1].max())
+        block = np.full((len(waiting), rows, columns), np.nan, np.float32)
+        for place, (_, anomaly_map) in enumerate(waiting):
+            block[place, : anomaly_map.shape[0], : anomaly_map.shape[1]] = anomaly_map
+        self._maps.resize((count + len(waiting), rows, columns))
+        self._rows.resize(count + len(waiting), axis=0)
+        self._sizes.resize(count + len(waiting), axis=0)
+        self._maps[count:] = block
+        self._rows[count:] = [row for row, _ in waiting]
+        self._sizes[count:] = sizes
 
 
 @dataclass(frozen=True)
@@ -220,11 +262,17 @@ class ScoreSet:
             raise DataError(f"{self.folder / MAPS} is damaged: {error}.", "Score again.") from error
 
 
-def _csv_fields(row: ScoredImage) -> list[object]:
-    values = row.to_dict() | {"boxes": ";".join(_box_text(box) for box in row.boxes)}
+def csv_fields(values: dict[str, Any]) -> list[object]:
+    """One line of `results.csv` from `ScoredImage.to_dict`, in the order of `COLUMNS`."""
+    values = values | {"boxes": ";".join(_box_text(box) for box in values["boxes"])}
     # repr keeps every digit of a float64, so that the CSV ranks exactly as the detector did.
-    return [repr(v) if isinstance(v := values[name], float) else v for name in _COLUMNS]
+    return [repr(v) if isinstance(v := values[name], float) else v for name in COLUMNS]
 
 
-def _box_text(box: Box) -> str:
-    return f"{box.x} {box.y} {box.width} {box.height}"
+def json_line(values: dict[str, Any]) -> str:
+    """One line of `results.jsonl` from `ScoredImage.to_dict`."""
+    return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _box_text(box: dict[str, Any]) -> str:
+    return f"{box['x']} {box['y']} {box['width']} {box['height']}"

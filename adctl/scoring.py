@@ -1,4 +1,7 @@
-"""Scoring images: read, predict, judge, write. An image that cannot be read is an error row; the rest go on."""
+"""Scoring images: read, predict, judge, write. An image that cannot be read is an error row; the rest go on.
+
+Threads read ahead of the network and one thread judges and writes behind it; order is kept and what waits is bounded.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ import heapq
 import logging
 import math
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from pathlib import PurePosixPath
+from functools import cache
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +20,13 @@ import numpy as np
 from adctl import files, runs
 from adctl.calibration import drift
 from adctl.calibration.judging import Judge
-from adctl.data.images import write_png
 from adctl.data.layouts import list_images
+from adctl.data.png import encode_png
 from adctl.datasets import dataset_of_run
 from adctl.errors import DataError, UsageError
-from adctl.heatmaps import ColourScale, boxes_from_map, sheet
+from adctl.heatmaps import LARGEST, ColourScale, boxes_from_map, sheet
 from adctl.model_file import tensors_digest
+from adctl.overlap import in_order
 from adctl.predicting import Predicted, predict
 from adctl.progress import SILENT, Reporter
 from adctl.records import GOOD, Box, Calibration, ScoredImage, Verdict
@@ -29,7 +35,9 @@ from adctl.scores import ScoreWriter
 from adctl.tta import parse_views, with_views
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable, Generator, Sequence
+
+    from numpy.typing import NDArray
 
     from adctl.calibration.drift import Drift
     from adctl.config import Loaded, ScoreSettings
@@ -39,7 +47,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_DISPLAY = 1024
 _STRANGEST = 10
 
 
@@ -60,6 +67,10 @@ class Strange:
     p_value: float | None
     probability: float | None
     verdict: Verdict
+
+
+_WAITING = 16
+"""Scored images that wait to be written at most; those cut into tiles, which have large maps, wait singly."""
 
 
 @dataclass(frozen=True)
@@ -112,14 +123,13 @@ def score(loaded: Loaded[ScoreSettings], reporter: Reporter = SILENT) -> ScoreRe
     model = runs.find_model(settings.runs, settings.model)
     log.info("Model %s.", model)
     samples, ignored = _samples(settings.images, model)
-    runtime = _open(model, settings)
+    runtime = open_model(model, settings)
     calibration = runtime.header.calibration
-    if calibration is None:
-        log.warning("%s is not calibrated: its scores come without verdicts. Run 'adctl calibrate'.", model)
     folder = settings.out or runs.new_folder(model.parent / "scores")
+    manifest = manifest_of(loaded, model, runtime, ignored)
     start = time.perf_counter()
-    tally = _Tally(calibration)
-    _score_all(loaded, runtime, samples, folder, _manifest(loaded, model, runtime, ignored), tally, reporter)
+    tally = Tally(calibration)
+    _score_all(loaded, runtime, samples, folder, manifest, tally, reporter)
     counts = tally.counts
     if counts[Verdict.ERROR] == len(samples):
         raise DataError(
@@ -128,25 +138,11 @@ def score(loaded: Loaded[ScoreSettings], reporter: Reporter = SILENT) -> ScoreRe
         )
     if counts[Verdict.ERROR]:
         log.warning("%d images could not be scored; the reasons are in results.csv.", counts[Verdict.ERROR])
-    found = tally.drift()
-    if found is not None and found.drifted:
-        log.warning("These images do not look like those of the calibration: %s", found.reason)
     runs.remember(settings.runs, "scores", folder)
-    return ScoreResult(
-        model=model,
-        folder=folder,
-        counts=counts,
-        ignored=tuple((str(item.path), item.reason) for item in ignored),
-        seconds=time.perf_counter() - start,
-        device=runtime.device,
-        threshold=calibration.threshold if calibration else None,
-        warn_threshold=calibration.warn_threshold if calibration else None,
-        drift=found,
-        strangest=tally.strangest(),
-    )
+    return result_of(model, folder, runtime, tally, start, ignored)
 
 
-class _Tally:
+class Tally:
     """What is kept of each row while thousands go by: a count, a number for drift, and the strangest few."""
 
     def __init__(self, calibration: Calibration | None) -> None:
@@ -156,6 +152,7 @@ class _Tally:
         self._highest: list[tuple[float, int, Strange]] = []
 
     def add(self, row: ScoredImage) -> None:
+        """Take one row into account."""
         self.counts[row.verdict] += 1
         if row.score is None:
             return
@@ -166,16 +163,56 @@ class _Tally:
         (heapq.heappush if len(self._highest) < _STRANGEST else heapq.heappushpop)(self._highest, entry)
 
     def strangest(self) -> tuple[Strange, ...]:
+        """Those that scored highest, the highest first."""
         return tuple(strange for *_, strange in sorted(self._highest, reverse=True))
 
     def drift(self) -> Drift | None:
+        """How the scores compare with those of the calibration; None without one."""
         return drift.compare(self._good, np.array(self._scores)) if len(self._good) else None
 
 
-def _open(model: Path, settings: ScoreSettings) -> Runtime:
-    """The model, looking at the views its thresholds were chosen with."""
+def result_of(
+    model: Path, folder: Path, runtime: Runtime, tally: Tally, started: float, ignored: Sequence[Ignored] = ()
+) -> ScoreResult:
+    """What was done, at its end; warns where the images have drifted.
+
+    Args:
+        model: The file scored with.
+        folder: Where the results lie.
+        runtime: The model.
+        tally: Of the rows.
+        started: When it began, by `time.perf_counter`.
+        ignored: Files passed over.
+    """
+    found = tally.drift()
+    if found is not None and found.drifted:
+        log.warning("These images do not look like those of the calibration: %s", found.reason)
+    calibration = runtime.header.calibration
+    return ScoreResult(
+        model=model,
+        folder=folder,
+        counts=tally.counts,
+        ignored=tuple((str(item.path), item.reason) for item in ignored),
+        seconds=time.perf_counter() - started,
+        device=runtime.device,
+        threshold=calibration.threshold if calibration else None,
+        warn_threshold=calibration.warn_threshold if calibration else None,
+        drift=found,
+        strangest=tally.strangest(),
+    )
+
+
+def open_model(model: Path, settings: ScoreSettings) -> Runtime:
+    """The model, looking at the views its thresholds were chosen with.
+
+    Raises:
+        UsageError: There is no such device or view, or the thresholds were chosen with other views.
+        ModelFileError: The file cannot be used.
+    """
     runtime = open_runtime(model, settings.device, settings.gpu)
     calibration = runtime.header.calibration
+    if calibration is None:
+        log.warning("%s is not calibrated: its scores come without verdicts. Run 'adctl calibrate'.", model)
     calibrated = calibration.views if calibration else ()
     views = calibrated if settings.tta is None else parse_views(settings.tta)
     if calibration and set(views) != set(calibrated):
@@ -193,33 +230,69 @@ def _score_all(
     samples: list[Sample],
     folder: Path,
     manifest: dict[str, Any],
-    tally: _Tally,
+    tally: Tally,
     reporter: Reporter,
 ) -> None:
     settings, calibration = loaded.settings, runtime.header.calibration
+    pictures = Pictures(folder, calibration, settings.draw) if wants_pictures(settings) else None
+    if pictures is not None:
+        pictures.spare(samples)
+    with (
+        reporter.stage("scoring", len(samples)) as update,
+        ScoreWriter(folder, manifest, calibration, keep_maps=settings.maps) as writer,
+        # Closed before the writer is: nothing is written into a closed file.
+        closing(scored_rows(runtime, samples, settings, pictures, writer.add)) as rows,
+    ):
+        for done, row in enumerate(rows, 1):
+            tally.add(row)
+            update(done, len(samples))
+        found = tally.drift()
+        writer.note("drift", asdict(found) if found else None)
+
+
+def wants_pictures(settings: ScoreSettings) -> bool:
+    """Whether heatmaps are to be written."""
+    return settings.out is not None if settings.heatmaps is None else settings.heatmaps
+
+
+def scored_rows(
+    runtime: Runtime,
+    samples: Sequence[Sample],
+    settings: ScoreSettings,
+    pictures: Pictures | None,
+    write: Callable[[ScoredImage, NDArray[np.float32] | None], None],
+) -> Generator[ScoredImage, None, None]:
+    """Rows in the order of the samples, each once it is written.
+
+    Reading, computing and writing overlap: this thread computes, one thread behind it judges an image, draws its
+    picture and calls `write`.
+
+    Args:
+        runtime: The model.
+        samples: The images.
+        settings: Batch size and threads.
+        pictures: Where heatmaps go, or None.
+        write: Takes a row and its map, which is None for an error row; an error it raises is raised here.
+    """
+    calibration = runtime.header.calibration
     judge = Judge(calibration) if calibration else None
-    wanted = settings.out is not None if settings.heatmaps is None else settings.heatmaps
-    pictures = _Pictures(folder, calibration, settings.draw) if wanted else None
+
+    def judge_and_write(predicted: Predicted) -> ScoredImage:
+        row = to_row(predicted, judge)
+        if pictures is not None:
+            pictures.write(predicted, row)
+        write(row, None if row.verdict is Verdict.ERROR else predicted.anomaly_map)
+        return row
+
     predictions = predict(
         runtime,
         samples,
         batch_size=settings.batch_size,
         workers=settings.workers,
-        display=_DISPLAY if wanted else None,
+        display=None if pictures is None else LARGEST,
     )
-    with (
-        reporter.stage("scoring", len(samples)) as update,
-        ScoreWriter(folder, manifest, calibration, keep_maps=settings.maps) as writer,
-    ):
-        for predicted in predictions:
-            row = to_row(predicted, judge)
-            if pictures is not None:
-                pictures.write(predicted, row)
-            writer.add(row, None if row.verdict is Verdict.ERROR else predicted.anomaly_map)
-            tally.add(row)
-            update(writer.rows, len(samples))
-        found = tally.drift()
-        writer.note("drift", asdict(found) if found else None)
+    waiting = 1 if runtime.input.tiled else _WAITING
+    return in_order(judge_and_write, predictions, workers=1, ahead=waiting, name="adctl-write")
 
 
 def to_row(predicted: Predicted, judge: Judge | None) -> ScoredImage:
@@ -255,7 +328,7 @@ def to_row(predicted: Predicted, judge: Judge | None) -> ScoredImage:
     return replace(row, verdict=found.verdict, p_value=found.p_value, probability=found.probability, boxes=boxes)
 
 
-class _Pictures:
+class Pictures:
     """Heatmap sheets, one an image, named like the image, all on one colour scale."""
 
     def __init__(self, folder: Path, calibration: Calibration | None, draw: str) -> None:
@@ -263,7 +336,23 @@ class _Pictures:
         self._contour_at = calibration.pixel_threshold if calibration and draw in ("contours", "both") else None
         self._boxes = draw in ("boxes", "both")
         self._scale = ColourScale.from_calibration(calibration) if calibration else None
-        self._names: set[PurePosixPath] = set()
+        self._keys: dict[PurePosixPath, str] = {}
+
+    def spare(self, samples: Sequence[Sample]) -> None:
+        """See to it that no picture would take the place of an image.
+
+        Raises:
+            UsageError: One would.
+        """
+        real = cache(Path.resolve)  # of folders, which are few
+        images = {real(sample.path.parent) / sample.path.name for sample in samples}
+        for sample in samples:
+            picture = self._folder / PurePosixPath(sample.key).with_suffix(".png")
+            if real(picture.parent) / picture.name in images:
+                raise UsageError(
+                    f"The heatmap of {sample.path} would be written over an image in {self._folder}.",
+                    "Choose another folder with --out, or --no-heatmaps.",
+                )
 
     def write(self, predicted: Predicted, row: ScoredImage) -> None:
         """Write the picture of one scored image; unreadable ones have none."""
@@ -277,13 +366,12 @@ class _Pictures:
             row if self._boxes else replace(row, boxes=()),
             contour_at=self._contour_at,
         )
-        write_png(self._folder / self._name(row.key), picture)
+        files.write_bytes(self._folder / self._name(row.key), encode_png(picture))
 
     def _name(self, key: str) -> PurePosixPath:
         name = PurePosixPath(key).with_suffix(".png")
-        if name in self._names:  # a.jpg and a.png lie side by side
+        if self._keys.setdefault(name, key) != key:  # a.jpg and a.png lie side by side
             name = PurePosixPath(key + ".png")
-        self._names.add(name)
         return name
 
 
@@ -298,7 +386,10 @@ def _samples(images: tuple[str, ...], model: Path) -> tuple[list[Sample], list[I
     return list(dataset.test), list(dataset.ignored)
 
 
-def _manifest(loaded: Loaded[ScoreSettings], model: Path, runtime: Runtime, ignored: list[Ignored]) -> dict[str, Any]:
+def manifest_of(
+    loaded: Loaded[ScoreSettings], model: Path, runtime: Runtime, ignored: Sequence[Ignored] = ()
+) -> dict[str, Any]:
+    """What is known of a scoring before its first row: model, digests, settings and where each came from."""
     header = runtime.header
     return {
         "started": runs.now(),

@@ -12,15 +12,15 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "adctl"
 
 LAYERS = [
-    {"errors", "config", "records", "files", "paths", "progress", "__init__"},
+    {"errors", "config", "records", "files", "paths", "progress", "overlap", "gates", "__init__"},
     {"data", "engine", "maps", "losses", "metrics", "calibration", "coreset", "neighbours", "backbones", "heatmaps",
      "noise", "reconstruction", "adversary"},
     {"detectors"},
-    {"model_file", "runs", "scores", "runtimes", "predicting", "tta"},
+    {"model_file", "runs", "scores", "score_journal", "runtimes", "predicting", "tta"},
     {
         "fetching", "datasets", "training", "calibrating", "scoring", "forecast", "reporting", "report", "exporting",
-        "benchmarking", "demonstration", "resuming", "evidence", "refitting", "learning_curve", "checking",
-        "categories",
+        "benchmarking", "bench", "demonstration", "resuming", "evidence", "refitting", "learning_curve", "checking",
+        "categories", "watching",
     },
     {"cli", "__main__"},
 ]  # fmt: skip

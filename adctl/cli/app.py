@@ -18,7 +18,8 @@ from adctl.errors import AdctlError, UsageError
 INTERRUPTED = 130
 
 _EPILOG = (
-    "Exit codes: 0 done, 1 failure, 2 bad usage, 3 images rejected (score --fail-on-anomaly), 130 interrupted. "
+    "Exit codes: 0 done, 1 failure, 2 bad usage, 3 images rejected (score --fail-on-anomaly) or a gate failed "
+    "(bench --fail-if, --against), 130 interrupted. "
     "Settings: flag, then ADCTL_NAME, then --config FILE, then default."
 )
 
@@ -29,7 +30,7 @@ _SUMMARIES = {
     "score": "Find what is wrong with new images: a score, a map and a verdict for each.",
     "report": "Turn scores into one HTML page: metrics, curves, threshold and a gallery.",
     "export": "Write the model for another runtime, and prove on images that it scores the same.",
-    "bench": "Measure latency and throughput of model files, interleaved so that drift cancels.",
+    "bench": "Measure speed and memory of model files, interleaved so that drift cancels; gates for CI.",
     "demo": "Show everything on generated zippers: fetch, train, calibrate, score, report.",
 }
 

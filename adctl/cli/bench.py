@@ -13,7 +13,7 @@ from adctl.cli.output import Call, rows
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from adctl.benchmarking import BenchResult
+    from adctl.benchmarking import Benchmark
 
 
 def bench(
@@ -25,38 +25,56 @@ def bench(
     batch_sizes: Annotated[
         str | None, opt.value("Batch sizes for throughput, with commas.", default="1,4,8", metavar="N,N")
     ] = None,
-    repeats: Annotated[int | None, opt.value("Timed calls a batch size.", default="20", metavar="N")] = None,
+    repeats: Annotated[
+        int | None,
+        opt.value("Rounds, each with one call a batch size and five of single images.", default="30", metavar="N"),
+    ] = None,
+    images: Annotated[
+        list[str] | None,
+        opt.value("Folder, file or glob to score from disk; the model's own test images when left out.", metavar="DIR"),
+    ] = None,
+    cold_starts: Annotated[
+        int | None, opt.value("Processes started for cold start and memory.", default="3", metavar="N")
+    ] = None,
     out: Annotated[Path | None, opt.value("JSON file for the figures.", metavar="FILE")] = None,
+    against: Annotated[
+        Path | None, opt.value("Earlier JSON file: exit with 3 when slower beyond the noise.", metavar="FILE")
+    ] = None,
+    fail_if: Annotated[
+        list[str] | None, opt.value("Exit with 3 when it holds, as 'p95_ms>50'; may be repeated.", metavar="CONDITION")
+    ] = None,
+    junit: Annotated[Path | None, opt.value("JUnit XML file for the gates.", metavar="FILE")] = None,
+    markdown: Annotated[Path | None, opt.value("Markdown file for figures and gates.", metavar="FILE")] = None,
+    plot: Annotated[Path | None, opt.value("PNG file with the figures drawn.", metavar="FILE")] = None,
     device: opt.Device = None,
     gpu: opt.Gpu = None,
+    workers: opt.Workers = None,
     runs: opt.Runs = None,
     config: opt.Config = None,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Measure latency and throughput of model files, interleaved so that drift cancels."""
+    """Measure speed and memory of model files, interleaved so that drift cancels; gates for CI."""
     call = Call(ctx)
     from adctl.benchmarking import bench as measure
     from adctl.config import BenchSettings
+    from adctl.gates import exit_code
 
     sizes = None if batch_sizes is None else [part.strip() for part in batch_sizes.split(",")]
     result = measure(call.settings(BenchSettings, batch_sizes=sizes), call.reporter)
-    call.finish(result, lambda: _text(result))
+    call.finish({**result.figures.to_dict(), "gates": result.gates}, lambda: _text(result))
+    raise typer.Exit(exit_code(result.gates))
 
 
-def _text(result: BenchResult) -> RenderableType:
-    lines = []
-    for model in result.models:
-        name = f"{model.path.parent.name}/{model.path.name}"
-        latency = model.latency_ms
-        lines.append(
-            (
-                name,
-                "1",
-                f"{latency.p50:.1f} / {latency.p95:.1f} / {latency.p99:.1f}",
-                f"{1000 / latency.p50:.1f}",
-            )
-        )
-        lines.extend(("", str(size), "", f"{rate:.1f}") for size, rate in model.throughput.items() if size != 1)
-    return rows(lines, f"model ({result.device})", "batch", "latency ms p50 / p95 / p99", "images/s")
+def _text(result: Benchmark) -> RenderableType:
+    from rich.console import Group
+
+    from adctl.bench.summary import lines_of, machine_line
+
+    (_, *headers), *lines = lines_of(result.figures)
+    shown = [rows([*lines, ("machine", machine_line(result.figures))], "figure", *headers)]
+    if result.gates:
+        told = [("passed" if one.passed else "FAILED", one.gate, one.subject, one.message) for one in result.gates]
+        shown += ["", rows(told, "gate", "", "model", "")]
+    return Group(*shown)

@@ -52,6 +52,20 @@ def score(
     fail_on_anomaly: Annotated[
         bool | None, typer.Option("--fail-on-anomaly", help="Exit with 3 when an image is rejected.")
     ] = None,
+    watch: Annotated[
+        Path | None,
+        opt.value("Score images as they arrive in this folder, each once across restarts.", metavar="DIR"),
+    ] = None,
+    watch_for: Annotated[
+        float | None, opt.value("Stop watching after so many seconds; Ctrl-C when left out.", metavar="SECONDS")
+    ] = None,
+    watch_idle: Annotated[
+        float | None, opt.value("Stop watching when nothing came for so long.", metavar="SECONDS")
+    ] = None,
+    settle: Annotated[
+        float | None,
+        opt.value("Time a watched file must stand still before it is read.", default="2.0", metavar="SECONDS"),
+    ] = None,
     batch_size: opt.BatchSize = None,
     device: opt.Device = None,
     gpu: opt.Gpu = None,
@@ -66,9 +80,10 @@ def score(
     call = Call(ctx)
     from adctl.config import ScoreSettings
     from adctl.scoring import score as score_images
+    from adctl.watching import watch as watch_folder
 
     loaded = call.settings(ScoreSettings)
-    result = score_images(loaded, call.reporter)
+    result = (score_images if loaded.settings.watch is None else watch_folder)(loaded, call.reporter)
     call.finish(result, lambda: _text(result))
     if loaded.settings.fail_on_anomaly:
         # An image that could not be judged must not pass a gate either.
@@ -77,7 +92,7 @@ def score(
 
 
 def _text(result: ScoreResult) -> RenderableType:
-    counted = ", ".join(f"{count} {_COUNTED[verdict]}" for verdict, count in result.counts.items() if count)
+    counted = ", ".join(f"{count} {_COUNTED[verdict]}" for verdict, count in result.counts.items() if count) or "none"
     return rows(
         [
             ("model", str(result.model)),

@@ -8,12 +8,11 @@ from __future__ import annotations
 import bisect
 import itertools
 import logging
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import psutil
 
@@ -23,9 +22,10 @@ from adctl.data.images import image_size, read_image, resize
 from adctl.data.preprocess import check_region, fit
 from adctl.data.tiling import Tiling
 from adctl.errors import ImageError
+from adctl.overlap import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from adctl.data.preprocess import InputSpec, Pixels
     from adctl.records import Sample
 
-S = TypeVar("S")
-T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+# Several images are read at once already: threads within one would only take the cores from the network.
+cv2.setNumThreads(1)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,9 @@ def load_one(sample: Sample, spec: InputSpec, display: int | None = None) -> Loa
     return Loaded(sample, fit(image, spec), width, height, display=shown)
 
 
-def stream(samples: Iterable[Sample], spec: InputSpec, *, workers: int, display: int | None = None) -> Iterator[Loaded]:
+def stream(
+    samples: Iterable[Sample], spec: InputSpec, *, workers: int, display: int | None = None, batch_size: int = 1
+) -> Iterator[Loaded]:
     """Read images in order, a bounded number ahead of the reader.
 
     Args:
@@ -90,10 +93,13 @@ def stream(samples: Iterable[Sample], spec: InputSpec, *, workers: int, display:
         spec: What the network takes.
         workers: Threads; 0 reads in the caller's own.
         display: See `load_one`.
+        batch_size: Images the reader takes at once; as many are read while it works on the ones before.
     """
     # Images that are cut into tiles wait in their full size, which may be a gigabyte.
-    ahead = 1 if spec.tiled else 4 * workers
-    return _in_order(lambda sample: load_one(sample, spec, display), samples, workers, ahead)
+    ahead = 1 if spec.tiled else max(4 * workers, batch_size)
+    return in_order(
+        lambda sample: load_one(sample, spec, display), samples, workers=workers, ahead=ahead, name="adctl-read"
+    )
 
 
 def pieces(item: Loaded, spec: InputSpec) -> Iterator[Pixels]:
@@ -104,24 +110,6 @@ def pieces(item: Loaded, spec: InputSpec) -> Iterator[Pixels]:
         return
     for tile in Tiling.of(spec, item.height, item.width):
         yield fit(tile.cut(item.whole), spec)
-
-
-def _in_order(function: Callable[[S], T], jobs: Iterable[S], workers: int, ahead: int) -> Iterator[T]:
-    """Results in the order of the jobs; threads run so many ahead of the reader."""
-    if workers == 0:
-        yield from map(function, jobs)
-        return
-    waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="adctl-read") as pool:
-        try:
-            for job in jobs:
-                waiting.append(pool.submit(function, job))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def groups(items: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:
@@ -248,7 +236,7 @@ class ImageSource:
         if not self.spec.tiled:
             return (pixels for _, pixels in self._pieces(order))
         log.warning("The tiles do not fit into memory: each is decoded by itself. A --cache folder saves that.")
-        return _in_order(self._one, order, self.workers, 4 * self.workers)
+        return in_order(self._one, order, workers=self.workers, ahead=4 * self.workers, name="adctl-read")
 
     def _one(self, index: int) -> Pixels:
         image, number = self._place(index)

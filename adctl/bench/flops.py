@@ -1,0 +1,62 @@
+"""How many operations a model spends on one image: products of convolutions and matrices, which are nearly all."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def flops_of(path: Path) -> float | None:
+    """Operations for one image, a multiplication and its addition counted as two; None where they cannot be counted."""
+    if path.suffix == ".safetensors":
+        return _by_torch(path)
+    if path.suffix == ".onnx":
+        return _by_onnx(path)
+    return None
+
+
+def _by_torch(path: Path) -> float:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from adctl.model_file import load_model
+
+    detector, _ = load_model(path)
+    height, width, channels = detector.input.shape
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        detector(torch.zeros(1, channels, height, width))
+    return float(counter.get_total_flops())
+
+
+def _by_onnx(path: Path) -> float | None:
+    try:
+        import onnx
+        from onnx import shape_inference
+    except ImportError:
+        return None
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    del model.graph.value_info[:]  # what stands there holds for any batch
+    graph = shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        shapes.setdefault(value.name, [dim.dim_value for dim in value.type.tensor_type.shape.dim])
+    counted = [_of_node(node, shapes) for node in graph.node if node.op_type in _PRODUCTS]
+    return None if None in counted else float(sum(count for count in counted if count is not None))
+
+
+_PRODUCTS = ("Conv", "MatMul", "Gemm")
+
+
+def _of_node(node: Any, shapes: dict[str, list[int]]) -> int | None:
+    """Twice the cells of the output times the terms of the sum behind each; None where a shape is not known."""
+    left, right, out = (shapes.get(name, []) for name in (node.input[0], node.input[1], node.output[0]))
+    if not out or not left or not right or 0 in (*left, *right, *out):
+        return None
+    if node.op_type == "Conv":
+        return 2 * math.prod(out) * math.prod(right[1:])
+    transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+    return 2 * math.prod(out) * (left[-2] if transposed else left[-1])

@@ -1,0 +1,186 @@
+"""What scoring from disk costs beyond the network, and how its memory grows with the number of images.
+
+    python examples/benchmarks/scoring.py [MODEL IMAGES [ROUNDS]]
+    python examples/benchmarks/scoring.py memory [COUNT [PLOT.png]]
+
+The first measures a model file (`adctl train --data .../magnetic_tile` when none is named, in a folder of its own)
+on the tensors of the images in memory, and scoring the same images from disk with heatmaps off and on; in turn, so
+that drift meets all alike. Prints medians of images a second and of the shares of the bare runtime in the same round.
+
+The second scores COUNT small generated images (100,000 when not said) with a stand-in for the network that does next
+to nothing, so that the pipeline alone is seen, and prints the memory of the process along the way.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import psutil
+
+from adctl.config import Loaded, ScoreSettings, TrainSettings, load
+from adctl.data.layouts import list_images
+from adctl.data.loader import load_one
+from adctl.data.preprocess import InputSpec
+from adctl.model_file import ModelHeader, Training
+from adctl.records import Calibration, Sample
+from adctl.runtimes.contract import Runtime, Scored, open_runtime
+from adctl.scores import ScoreWriter
+from adctl.scoring import Pictures, scored_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+DATA = Path(__file__).parents[3] / "shared" / "data" / "magnetic_tile"
+BATCH = 8
+MOST_IMAGES = 64
+
+
+def settings(**given: object) -> Loaded[ScoreSettings]:
+    """As the command line would load them."""
+    return load(ScoreSettings, given)
+
+
+def shares(model: Path, images: list[Sample], rounds: int) -> None:
+    """Print images a second of the bare runtime and from disk."""
+    runtime = open_runtime(model, "cpu")
+    loaded = [load_one(sample, runtime.input) for sample in images]
+    pixels = np.stack([item.pixels for item in loaded if item.pixels is not None])
+    with tempfile.TemporaryDirectory() as out:
+        cases: dict[str, Callable[[], object]] = {
+            "bare runtime": lambda: [runtime.predict(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)],
+            "from disk": lambda: from_disk(runtime, images, Path(out) / "off", heatmaps=False),
+            "from disk, no maps.h5": lambda: from_disk(runtime, images, Path(out) / "none", heatmaps=False, maps=False),
+            "from disk, heatmaps": lambda: from_disk(runtime, images, Path(out) / "on", heatmaps=True),
+        }
+        seconds = interleaved(cases, rounds)
+    bare = seconds["bare runtime"]
+    print(f"{len(images)} images, {runtime.name} on {runtime.device}, batch {BATCH}, {rounds} rounds")
+    for name, taken in seconds.items():
+        share = statistics.median(one / other for one, other in zip(bare, taken, strict=True))
+        print(f"{name:24} {len(images) / statistics.median(taken):7.1f} images/s   {100 * share:5.1f} %")
+
+
+def from_disk(runtime: Runtime, images: list[Sample], out: Path, *, heatmaps: bool, maps: bool = True) -> None:
+    """Score as the command does, but for opening the model."""
+    calibration = runtime.header.calibration
+    pictures = Pictures(out, calibration, "none") if heatmaps else None
+    given = settings(batch_size=BATCH).settings
+    with (
+        ScoreWriter(out, {}, calibration, keep_maps=maps) as writer,
+        closing(scored_rows(runtime, images, given, pictures, writer.add)) as rows,
+    ):
+        for _ in rows:
+            pass
+
+
+def interleaved(cases: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each case in each round; the first round warms up and does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for turn in range(rounds + 1):
+        for name, run in cases.items():
+            start = time.perf_counter()
+            run()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+class StandIn:
+    """In place of a network: the brightness of 8 x 8 blocks."""
+
+    name = "stand-in"
+    device = "cpu"
+    input = InputSpec(64, 64)
+    header = ModelHeader(
+        "none",
+        {},
+        Training("none", "none", 0, "", (), None),
+        Calibration("percentile", 2.0, 2.0, 99.0, 9, 0, 0.1, (0, 1)),
+    )
+
+    def predict(self, pixels: NDArray[np.uint8]) -> Scored:
+        """Pixels [B,64,64,3] to scores [B] and maps [B,8,8]."""
+        maps = pixels.reshape(-1, 8, 8, 8, 24).mean((2, 4), dtype=np.float32) / 255
+        return Scored(maps.max((1, 2)).astype(np.float64), maps)
+
+
+def memory(count: int, plot: Path | None) -> None:
+    """Print the curve; every line is a twentieth of the images."""
+    process = psutil.Process()
+    with tempfile.TemporaryDirectory() as folder:
+        paths = small_images(Path(folder), 256)
+        images = [Sample(paths[number % len(paths)], f"{number:06}.png") for number in range(count)]
+        curve: list[tuple[int, float]] = []
+        start = time.perf_counter()
+        with (
+            ScoreWriter(Path(folder) / "out", {}, StandIn.header.calibration, keep_maps=True) as writer,
+            closing(scored_rows(StandIn(), images, settings().settings, None, writer.add)) as rows,
+        ):
+            step = max(1, count // 20)
+            while (done := sum(1 for _ in islice(rows, step))) > 0:
+                curve.append(((curve[-1][0] if curve else 0) + done, process.memory_info().rss / 2**20))
+                print(f"{curve[-1][0]:8} images   {curve[-1][1]:7.1f} MiB", flush=True)
+        print(f"{count / (time.perf_counter() - start):.0f} images/s")
+    if plot is not None:
+        draw(curve, plot)
+
+
+def small_images(folder: Path, count: int) -> list[Path]:
+    """Noise of 64 x 64 pixels."""
+    generator = np.random.default_rng(0)
+    paths = [folder / f"{number:03}.jpg" for number in range(count)]
+    for path in paths:
+        cv2.imwrite(str(path), generator.integers(0, 256, (64, 64, 3), np.uint8))
+    return paths
+
+
+def draw(curve: list[tuple[int, float]], path: Path) -> None:
+    """Memory over images as a picture."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    axes.plot(*zip(*curve, strict=True), marker=".")
+    axes.set(xlabel="images scored", ylabel="resident memory, MiB", ylim=(0, None), title="Memory of adctl score")
+    figure.savefig(path, dpi=120)
+
+
+def trained(folder: Path) -> Path:
+    """The default model on the real images."""
+    from adctl.training import train
+
+    result = train(load(TrainSettings, {"data": DATA, "runs": folder, "device": "cpu"}))
+    assert result is not None
+    return result.model
+
+
+def main(*arguments: str) -> None:
+    """Measure what was asked for."""
+    if arguments[:1] == ("memory",):
+        plot = Path(arguments[2]) if len(arguments) > 2 else None  # noqa: PLR2004 - the third argument
+        memory(int(arguments[1]) if len(arguments) > 1 else 100_000, plot)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(arguments[0]) if arguments else trained(Path(folder))
+        images = list_images([arguments[1] if len(arguments) > 1 else DATA / "test"])[0]
+        rounds = int(arguments[2]) if len(arguments) > 2 else 5  # noqa: PLR2004 - the third argument
+        shares(model, images[:: max(1, len(images) // MOST_IMAGES)][:MOST_IMAGES], rounds)
+
+
+if __name__ == "__main__":
+    logging.getLogger("adctl").setLevel(logging.ERROR)
+    main(*sys.argv[1:])

@@ -1,0 +1,284 @@
+"""Watching a folder: every file once, through kills and restarts, and never half of one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from adctl.config import Loaded, ScoreSettings
+from adctl.errors import DataError, UsageError
+from adctl.records import ScoredImage, Verdict
+from adctl.score_journal import JOURNAL, Owner, ScoreJournal, Stamp
+from adctl.scores import ScoreSet
+from adctl.watching import Inbox, watch
+
+OWNER = Owner("model", "folder")
+
+
+@pytest.fixture
+def good(zippers) -> list[Path]:
+    return sorted((zippers / "test" / "good").iterdir())
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"
+
+
+def settings_for(model: Path, folder: Path, **changes) -> Loaded[ScoreSettings]:
+    given = {"model": model, "runs": folder.parent / "runs", "watch": folder, "out": folder.parent / "out",
+             "watch_idle": 0.3, "settle": 0.2, "device": "cpu", "heatmaps": False, **changes}  # fmt: skip
+    return Loaded(ScoreSettings(**given), dict.fromkeys(ScoreSettings.model_fields, "default"))
+
+
+def keys_in(out: Path) -> list[str]:
+    path = out / "results.jsonl"
+    return [json.loads(line)["key"] for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+
+def row(key: str) -> ScoredImage:
+    return ScoredImage(key, key, None, None, 1.5, 1.0, Verdict.REJECT, width=9, height=9)
+
+
+def inbox_of(folder: Path, settle: float = 60.0) -> Inbox:
+    return Inbox(folder, {}, settle=settle, without=folder / "out")
+
+
+def taken(inbox: Inbox) -> list[str]:
+    return [arrival.key for arrival in inbox.arrivals()]
+
+
+# ---- which files are taken
+
+
+def test_a_whole_new_png_is_taken_at_once_and_once(folder, good):
+    shutil.copy(good[0], folder / "a.png")
+    inbox = inbox_of(folder)
+    assert taken(inbox) == ["a.png"]
+    assert taken(inbox) == []
+
+
+def test_half_a_file_is_taken_only_once_it_is_whole_or_stands_still(folder, good):
+    data = good[0].read_bytes()
+    path = folder / "a.png"
+    path.write_bytes(data[: len(data) // 2])
+    inbox = inbox_of(folder, settle=0.2)
+    assert taken(inbox) == []
+    path.write_bytes(data)
+    assert taken(inbox) == []  # it has changed before our eyes, so its end mark says nothing
+    time.sleep(0.25)
+    assert taken(inbox) == ["a.png"]
+
+
+def test_a_renamed_file_is_taken_at_once(folder, good):
+    whole = cv2.imread(str(good[0]))
+    cv2.imwrite(str(folder / "upload.bmp"), whole)
+    (folder / "upload.bmp").rename(folder / ".upload")
+    inbox = inbox_of(folder, settle=0.2)
+    assert taken(inbox) == []
+    time.sleep(0.25)
+    assert taken(inbox) == []
+    (folder / ".upload").rename(folder / "part.bmp")
+    assert taken(inbox) == ["part.bmp"]  # it stood still under its other name
+
+
+@pytest.mark.parametrize(
+    "name", [".a.png", "~a.png", "a.png.tmp", "a.tmp.png", "a.png.part", "tmp123.png", "notes.txt"]
+)
+def test_names_of_unfinished_files_are_passed_over(folder, good, name):
+    shutil.copy(good[0], folder / name)
+    inbox = inbox_of(folder, settle=0.0)
+    assert taken(inbox) == taken(inbox) == []
+    assert inbox.waiting() == 0
+
+
+def test_what_is_done_is_not_taken_unless_it_changes(folder, good):
+    path = folder / "sub" / "a.png"
+    path.parent.mkdir()
+    shutil.copy(good[0], path)
+    done = {"sub/a.png": Stamp.of(path.stat())}
+    inbox = Inbox(folder, done, settle=0.0, without=folder / "out")
+    assert taken(inbox) == []
+    shutil.copy(good[1], path)
+    assert taken(inbox) == []
+    assert taken(inbox) == ["sub/a.png"]
+
+
+def test_the_folder_of_results_is_left_out_and_a_lost_folder_is_waited_for(folder, good, caplog):
+    (folder / "out").mkdir()
+    shutil.copy(good[0], folder / "out" / "a.png")
+    inbox = inbox_of(folder)
+    assert taken(inbox) == []
+    folder.rename(folder.parent / "gone")
+    assert taken(inbox) == taken(inbox) == []
+    assert caplog.text.count("out of reach") == 1
+    (folder.parent / "gone").rename(folder)
+    shutil.copy(good[0], folder / "b.png")
+    assert taken(inbox) == ["b.png"]
+
+
+# ---- the journal
+
+
+def test_a_torn_line_is_cut_off_and_the_results_follow_the_journal(tmp_path):
+    with ScoreJournal(tmp_path, OWNER) as journal:
+        journal.add(row("a.png"), Stamp(1, 2))
+        journal.add(row("b, \u2028.png"), Stamp(3, 4))
+    with (tmp_path / JOURNAL).open("a") as stream:
+        stream.write('{"key": "c.png", "si')
+    (tmp_path / "results.jsonl").write_text('{"torn')
+    (tmp_path / "results.csv").unlink()
+    with ScoreJournal(tmp_path, OWNER) as journal:
+        assert journal.done == {"a.png": (1, 2), "b, \u2028.png": (3, 4)}
+        journal.add(row("c.png"), Stamp(5, 6))
+        assert journal.rows == 3
+    lines = (tmp_path / "results.jsonl").read_text("utf-8").strip("\n").split("\n")
+    assert [ScoredImage.from_dict(json.loads(line)) for line in lines] == [
+        row(key) for key in ("a.png", "b, \u2028.png", "c.png")
+    ]
+    with (tmp_path / "results.csv").open(encoding="utf-8", newline="") as stream:
+        assert [line["key"] for line in csv.DictReader(stream)] == ["a.png", "b, \u2028.png", "c.png"]
+
+
+def test_a_journal_is_for_one_writer_and_one_model(tmp_path):
+    with ScoreJournal(tmp_path, OWNER), pytest.raises(UsageError, match="Another"), ScoreJournal(tmp_path, OWNER):
+        pass
+    with pytest.raises(UsageError, match="another model"), ScoreJournal(tmp_path, Owner("other", "folder")):
+        pass
+    (tmp_path / JOURNAL).write_text("{\n")
+    with pytest.raises(DataError, match="damaged"), ScoreJournal(tmp_path, OWNER):
+        pass
+
+
+# ---- watching
+
+
+def test_files_that_grow_are_scored_when_whole(folder, good, patchcore):
+    data = good[1].read_bytes()
+    shutil.copy(good[0], folder / "first.png")
+
+    def camera() -> None:
+        with (folder / "slow.png").open("wb") as stream:
+            for start in range(0, len(data), len(data) // 5 + 1):
+                stream.write(data[start : start + len(data) // 5 + 1])
+                stream.flush()
+                time.sleep(0.3)  # longer than it takes to settle
+        (folder / ".hidden.png").write_bytes(good[2].read_bytes())
+        (folder / ".hidden.png").rename(folder / "renamed.png")
+
+    writer = threading.Thread(target=camera)
+    writer.start()
+    result = watch(settings_for(patchcore.model, folder, watch_idle=1.0))
+    writer.join()
+    assert sorted(keys_in(result.folder)) == ["first.png", "renamed.png", "slow.png"]
+    assert result.counts["error"] == 0
+    scores = ScoreSet.load(result.folder)
+    assert scores.manifest["complete"] is True
+    assert scores.manifest["rows"] == 3
+    again = watch(settings_for(patchcore.model, folder))
+    assert sum(again.counts.values()) == 0
+    assert len(keys_in(result.folder)) == 3
+
+
+def test_a_file_that_stays_broken_becomes_an_error_row_and_is_scored_once_mended(folder, good, patchcore):
+    path = folder / "a.png"
+    path.write_bytes(good[0].read_bytes()[:500])
+    result = watch(settings_for(patchcore.model, folder, settle=0.02))
+    assert result.counts["error"] == 1
+    shutil.copy(good[0], path)
+    assert watch(settings_for(patchcore.model, folder)).counts["error"] == 0
+    assert keys_in(result.folder) == ["a.png", "a.png"]
+
+
+def test_heatmaps_are_drawn_and_not_scored_themselves(folder, good, patchcore):
+    for number, image in enumerate(good[:3]):
+        shutil.copy(image, folder / f"{number}.png")
+    inside = folder / "out"
+    for _ in range(2):
+        watch(settings_for(patchcore.model, folder, out=inside, heatmaps=True, watch_for=1.5))
+    assert sorted(keys_in(inside)) == ["0.png", "1.png", "2.png"]
+    assert sorted(path.name for path in inside.glob("*.png")) == ["0.png", "1.png", "2.png"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"images": ("x",)}, "no other images"),
+        ({"watch": Path("nowhere")}, "no folder"),
+        ({"out": Path()}, "among the images"),
+    ],
+)
+def test_contradictions_are_refused(folder, patchcore, changes, says):
+    changes = {name: folder if value == Path() else value for name, value in changes.items()}
+    with pytest.raises(UsageError, match=says):
+        watch(settings_for(patchcore.model, folder, **changes))
+
+
+class Watcher:
+    """`adctl score --watch` in a process of its own."""
+
+    def __init__(self, folder: Path, model: Path, *more: str) -> None:
+        self.out = folder.parent / "out"
+        command = ["score", "--watch", folder, "--model", model, "--out", self.out, "--device", "cpu", *more]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "adctl", *map(str, command)], cwd=folder.parent,
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def wait_for(self, rows: int) -> None:
+        until = time.monotonic() + 120
+        while len(keys_in_flight(self.out)) < rows and time.monotonic() < until and self.process.poll() is None:
+            time.sleep(0.01)
+
+    def end(self, sent: signal.Signals) -> tuple[int, bytes, bytes]:
+        self.process.send_signal(sent)
+        out, errors = self.process.communicate(timeout=120)
+        return self.process.returncode, out, errors
+
+
+def keys_in_flight(out: Path) -> list[str]:
+    path = out / "results.jsonl"
+    return path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")
+def test_killed_twice_every_file_still_has_one_row(folder, good, patchcore):
+    for number in range(120):
+        shutil.copy(good[number % len(good)], folder / f"{number:03}.png")
+    for rows in (10, 40):
+        watcher = Watcher(folder, patchcore.model, "--heatmaps")
+        watcher.wait_for(rows)
+        code, _, errors = watcher.end(signal.SIGKILL)
+        assert code == -signal.SIGKILL, errors
+    survived = len(keys_in_flight(watcher.out))
+    assert 40 <= survived < 120
+    watcher = Watcher(folder, patchcore.model, "--json")
+    watcher.wait_for(120)
+    shutil.copy(good[0], folder / "late.png")
+    watcher.wait_for(121)
+    code, out, errors = watcher.end(signal.SIGTERM)
+    assert code == 0, errors
+    assert b"Traceback" not in errors
+    assert 121 - survived - 2 <= sum(json.loads(out)["result"]["counts"].values()) <= 121 - survived + 1
+    keys = keys_in(watcher.out)
+    assert sorted(keys) == [*(f"{number:03}.png" for number in range(120)), "late.png"]
+    scores = ScoreSet.load(watcher.out)
+    assert scores.manifest["complete"] is True
+    by_image: dict[int, set[float | None]] = {}
+    for one in scores.rows[:-1]:
+        by_image.setdefault(int(one.key[:3]) % len(good), set()).add(one.score)
+    assert all(np.ptp([score for score in found if score is not None]) < 1e-5 for found in by_image.values())
