@@ -15,23 +15,24 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["bench", "calibrate", "demo", "export", "report", "score", "train"]
+__all__ = ["bench", "calibrate", "compare", "demo", "export", "report", "score", "train"]
 
 _FUNCTIONS = {
     "train": "adctl.training:train",
     "calibrate": "adctl.calibrating:calibrate",
     "score": "adctl.scoring:score",
     "report": "adctl.reporting:report",
+    "compare": "adctl.comparing:compare",
     "export": "adctl.exporting.verified:export",
     "bench": "adctl.benchmarking:bench",
     "demo": "adctl.demonstration:demo",
 }
 
 
-def _call(command: str, settings: dict[str, Any]) -> Any:
+def _call(command: str, settings: dict[str, Any], function: str | None = None) -> Any:
     from adctl.config import COMMANDS, load
 
-    module, _, name = _FUNCTIONS[command].partition(":")
+    module, _, name = _FUNCTIONS[function or command].partition(":")
     return getattr(importlib.import_module(module), name)(load(COMMANDS[command], settings))
 
 
@@ -53,6 +54,11 @@ def score(**settings: Any) -> Any:
 def report(**settings: Any) -> Any:
     """Evaluate scores and write the report; see `adctl.reporting.ReportResult`."""
     return _call("report", settings)
+
+
+def compare(**settings: Any) -> Any:
+    """Compare several scored sets, with the settings of `report`; see `adctl.comparing.CompareResult`."""
+    return _call("report", settings, "compare")
 
 
 def export(**settings: Any) -> Any:

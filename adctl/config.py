@@ -12,12 +12,12 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import yaml
 from pydantic import Field, PositiveInt, ValidationError, field_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from adctl.errors import UsageError, unknown_name
 
@@ -174,13 +174,21 @@ class ReportSettings(CommandSettings):
 
     command: ClassVar[str] = "report"
 
-    scores: Path | None = Field(None, description="Folder that 'adctl score' wrote; the last one when left out")
+    scores: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="Folder that 'adctl score' wrote, the last one when left out; several are compared"
+    )
+    animation: Path | None = Field(None, description="Moving picture of compared maps: .gif, .webp or .png")
     out: Path | None = Field(None, description="Where the report goes")
     title: str | None = Field(None, description="Title of the report")
     ci: bool = Field(False, description="Give confidence intervals, by bootstrap")
     ci_level: float = Field(0.95, gt=0, lt=1, description="Level of the confidence intervals")
     ci_samples: int = Field(1000, ge=100, le=100_000, description="Times the images are drawn again for them")
     seed: int = Field(0, ge=0, description="Seed of everything random")
+
+    @field_validator("scores", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | Path) else value
 
 
 class ExportSettings(CommandSettings):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adctl import runs
+from adctl.errors import UsageError
 from adctl.metrics.intervals import Resampling
 from adctl.progress import SILENT, Reporter
 from adctl.report.evaluate import Evaluation, evaluate
@@ -46,7 +47,14 @@ def report(loaded: Loaded[ReportSettings], reporter: Reporter = SILENT) -> Repor
         OutputError: The page cannot be written.
     """
     settings = loaded.settings
-    folder = settings.scores or runs.last(settings.runs, "scores")
+    if len(settings.scores) > 1:
+        raise UsageError("A report is of one scored set.", "Compare several with adctl.compare(scores=[...]).")
+    if settings.animation is not None:
+        raise UsageError(
+            "--animation shows the maps of several models in turn, and there is one.",
+            "Name several folders of scores: adctl report A B.",
+        )
+    folder = settings.scores[0] if settings.scores else runs.last(settings.runs, "scores")
     scores = ScoreSet.load(folder)
     resampling = Resampling(settings.ci_samples, settings.ci_level, settings.seed) if settings.ci else None
     with reporter.stage("evaluating"):

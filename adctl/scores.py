@@ -23,7 +23,7 @@ from adctl.errors import DataError, UsageError
 from adctl.records import Calibration, ScoredImage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -247,17 +247,22 @@ class ScoreSet:
         """Whether raw anomaly maps were kept."""
         return (self.folder / MAPS).is_file()
 
-    def maps(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Each kept map [h,w] with the index of its row, one in memory at a time."""
+    def maps(self, rows: Sequence[int] | None = None) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Each kept map [h,w] with the index of its row, one in memory at a time.
+
+        Args:
+            rows: Only those of these rows, in this order; None gives all in the order they were scored.
+        """
         if not self.has_maps:
             return
         try:
             with h5py.File(self.folder / MAPS, "r") as stored:
-                rows = stored["rows"][:]
+                places = {int(row): place for place, row in enumerate(stored["rows"][:])}
                 # Sets written before images could be tiled have maps of one size.
-                sizes = stored["sizes"][:] if "sizes" in stored else [stored["maps"].shape[1:]] * len(rows)
-                for index, (row, (height, width)) in enumerate(zip(rows, sizes, strict=True)):
-                    yield int(row), stored["maps"][index, :height, :width]
+                sizes = stored["sizes"][:] if "sizes" in stored else [stored["maps"].shape[1:]] * len(places)
+                for row in places if rows is None else [row for row in rows if row in places]:
+                    height, width = sizes[places[row]]
+                    yield row, stored["maps"][places[row], :height, :width]
         except (OSError, KeyError) as error:
             raise DataError(f"{self.folder / MAPS} is damaged: {error}.", "Score again.") from error
 

@@ -237,6 +237,7 @@ def _score_all(
     pictures = Pictures(folder, calibration, settings.draw) if wants_pictures(settings) else None
     if pictures is not None:
         pictures.spare(samples)
+    start = time.perf_counter()
     with (
         reporter.stage("scoring", len(samples)) as update,
         ScoreWriter(folder, manifest, calibration, keep_maps=settings.maps) as writer,
@@ -246,6 +247,7 @@ def _score_all(
         for done, row in enumerate(rows, 1):
             tally.add(row)
             update(done, len(samples))
+        writer.note("seconds", round(time.perf_counter() - start, 3))
         found = tally.drift()
         writer.note("drift", asdict(found) if found else None)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adctl.cli import options as opt
+from adctl.cli.comparison import show_comparison
 from adctl.cli.metrics import metrics_table
 from adctl.cli.output import Call
 
@@ -20,10 +21,17 @@ if TYPE_CHECKING:
 def report(
     ctx: typer.Context,
     scores: Annotated[
-        Path | None,
-        typer.Argument(help="Folder that 'adctl score' wrote; the last one when left out.", show_default=False),
+        list[Path] | None,
+        typer.Argument(
+            help="Folder that 'adctl score' wrote; the last one when left out. Several are compared.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[Path | None, opt.value("Where the report goes.", metavar="FILE")] = None,
+    animation: Annotated[
+        Path | None,
+        opt.value("When comparing: also a moving picture of the maps, .gif, .webp or .png.", metavar="FILE"),
+    ] = None,
     title: Annotated[str | None, opt.value("Title of the report.", metavar="TEXT")] = None,
     ci: Annotated[bool | None, typer.Option("--ci", help="Give confidence intervals, by bootstrap.")] = None,
     ci_level: Annotated[
@@ -39,12 +47,16 @@ def report(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Turn scores into one HTML page: metrics, curves, threshold and a gallery."""
+    """Turn scores into one HTML page: metrics, curves, threshold and a gallery; several sets are compared."""
     call = Call(ctx)
     from adctl.config import ReportSettings
     from adctl.reporting import report as write
 
-    result = write(call.settings(ReportSettings), call.reporter)
+    loaded = call.settings(ReportSettings)
+    if len(loaded.settings.scores) > 1:
+        show_comparison(call, loaded)
+        return
+    result = write(loaded, call.reporter)
     call.finish(result, lambda: _text(result))
 
 

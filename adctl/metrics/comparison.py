@@ -159,6 +159,25 @@ def compare_replicates(
     }
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for how many there are: rejecting those below a level errs once with that chance at most.
+
+    Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
+
+    Args:
+        p_values: Of one family of tests, in any order and however they depend on each other.
+
+    Returns:
+        The corrected ones in the same order, none below its own nor above 1.
+    """
+    values = np.asarray(p_values, np.float64)
+    order = np.argsort(values, kind="stable")
+    stepped = values[order] * np.arange(len(values), 0, -1)
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    return [float(value) for value in corrected]
+
+
 def _bootstrapped(first: float, second: float, differences: Floats, level: float) -> Comparison:
     finite = differences[np.isfinite(differences)]
     if not len(finite):

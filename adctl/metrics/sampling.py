@@ -87,17 +87,27 @@ class PixelSamples(Gatherer):
             by_size={name: self._added(part, sizes[name], resampling) for name, part in metrics.by_size.items()},
         )
 
+    def centred(self, metrics: PixelMetrics, group: Group, resampling: Resampling) -> dict[str, Floats]:
+        """Replicates of a group, moved by what the coarser levels shift, so that they lie about the meter's numbers.
+
+        Args:
+            metrics: The meter's, of the same maps and group.
+            group: Which maps and regions.
+            resampling: How to draw.
+        """
+        drawn = self.replicates(group, resampling)
+        coarse = self._measure(self.tally(group))(np.ones((1, len(self.rows(group[0]))))) if drawn else {}
+        exact = {name: value for name in drawn if (value := getattr(metrics, name)) is not None}
+        return {name: drawn[name] + (value - float(coarse[name][0])) for name, value in exact.items()}
+
     def _added(self, metrics: PixelMetrics, group: Group, resampling: Resampling) -> PixelMetrics:
         if metrics.auroc is None:
             return metrics
-        drawn = self.replicates(group, resampling)
-        coarse = self._measure(self.tally(group))(np.ones((1, len(self.rows(group[0]))))) if drawn else {}
         found = {}
-        for name, values in drawn.items():
-            value = getattr(metrics, name)
+        for name, values in self.centred(metrics, group, resampling).items():
             bounds = interval(values, resampling.level)
-            if value is not None and bounds is not None:
-                found[name] = _shifted(bounds, value - float(coarse[name][0]))
+            if bounds is not None:
+                found[name] = _bounded(bounds)
         return replace(metrics, intervals=found)
 
     def _measure(self, tally: PixelTally) -> Callable[[Floats], dict[str, Floats]]:
@@ -139,7 +149,7 @@ class PixelSamples(Gatherer):
         return np.maximum(np.searchsorted(self._levels, values, side="right") - 1, 0)
 
 
-def _shifted(bounds: Interval, by: float) -> Interval:
-    """Moved, and kept between 0 and 1, where all these metrics lie."""
-    low, high = np.clip([bounds.low + by, bounds.high + by], 0.0, 1.0)
+def _bounded(bounds: Interval) -> Interval:
+    """Kept between 0 and 1, where all these metrics lie."""
+    low, high = np.clip([bounds.low, bounds.high], 0.0, 1.0)
     return Interval(float(low), float(high))

@@ -55,6 +55,8 @@ class MeasuredPixels:
     metrics: PixelMetrics | None = None
     curves: dict[str, Curve] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    samples: PixelSamples | None = None
+    """What comparing with other maps of the same images takes; None without resampling."""
 
 
 def measure_pixels(scores: ScoreSet, resampling: Resampling | None = None) -> MeasuredPixels:
@@ -77,11 +79,12 @@ def measure_pixels(scores: ScoreSet, resampling: Resampling | None = None) -> Me
     meter = _meter(scores)
     _gather(meter, scores, problems)
     metrics = meter.result()
+    samples = None
     if resampling and metrics.auroc is not None:
         samples = PixelSamples(meter)
         _gather(samples, scores, [])
         metrics = samples.with_intervals(metrics, resampling)
-    return MeasuredPixels(metrics, meter.curves(), (*_shrinking_note(scores), *_shortened(problems)))
+    return MeasuredPixels(metrics, meter.curves(), (*_shrinking_note(scores), *_shortened(problems)), samples)
 
 
 def measured_size(height: int, width: int) -> tuple[int, int]:

@@ -1,0 +1,69 @@
+"""What `adctl report A B` shows: metrics side by side, and which differences are more than chance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adctl.cli.output import Call, rows
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from adctl.comparing import CompareResult
+    from adctl.config import Loaded, ReportSettings
+
+
+def show_comparison(call: Call, loaded: Loaded[ReportSettings]) -> None:
+    """Compare the scored sets that the settings name, and show the result."""
+    from adctl.comparing import compare
+
+    result = compare(loaded, call.reporter)
+    call.finish(result, lambda: _text(result))
+
+
+def _text(result: CompareResult) -> RenderableType:
+    from rich.console import Group
+    from rich.padding import Padding
+
+    from adctl.report.comparison_page import in_words, metric_rows
+
+    found = result.comparison
+    parts: list[RenderableType] = []
+    metrics = metric_rows(found)
+    if metrics:
+        lines = [(row["name"], *(f"{cell['value']} ({cell['range']})" for cell in row["cells"])) for row in metrics]
+        parts.append(rows(lines, "metric", *(one.name for one in found.sets)))
+    tests = _tests(result)
+    if tests:
+        parts.append(Padding(rows(tests, "image AUROC", "difference", "p", "p, Holm"), (1, 0, 0, 0)))
+    parts.append(
+        Padding(
+            rows(
+                [
+                    ("result", in_words(found)),
+                    *(
+                        ("speed", f"{one.name} {one.images_per_second:.1f} images/s")
+                        for one in found.sets
+                        if one.images_per_second
+                    ),
+                    *(("note", note) for note in found.notes),
+                    ("comparison", str(result.page)),
+                    *([("animation", str(result.animation))] if result.animation else []),
+                ]
+            ),
+            (1, 0, 0, 0),
+        )
+    )
+    return Group(*parts)
+
+
+def _tests(result: CompareResult) -> list[tuple[str, ...]]:
+    lines = []
+    for pair in result.comparison.pairs:
+        test = pair.metrics.get("image_auroc")
+        if test is not None:
+            values = (
+                "-" if value is None else f"{value:.4f}" for value in (test.p_value, pair.corrected.get("image_auroc"))
+            )
+            lines.append((f"{pair.second} less {pair.first}", f"{test.difference:+.4f}", *values))
+    return lines
