@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 __all__ = ["bench", "calibrate", "compare", "demo", "export", "report", "score", "train"]
 
 _FUNCTIONS = {
-    "train": "adctl.training:train",
+    "train": "adctl.training_modes:train_as_meant",
     "calibrate": "adctl.calibrating:calibrate",
     "score": "adctl.scoring:score",
     "report": "adctl.reporting:report",
@@ -37,7 +37,7 @@ def _call(command: str, settings: dict[str, Any], function: str | None = None) -
 
 
 def train(**settings: Any) -> Any:
-    """Learn what good parts look like; see `adctl.training.TrainResult`."""
+    """Learn what good parts look like; see `adctl.training.TrainResult`, with `folds` `adctl.folds.FoldsResult`."""
     return _call("train", settings)
 
 

@@ -118,6 +118,10 @@ class TrainSettings(DeviceSettings, DataSettings):
     checkpoint_minutes: float = Field(5.0, gt=0, description="Minutes between checkpoints")
     keep_checkpoints: int = Field(0, ge=0, description="Checkpoints that stay when training has finished")
     tensorboard: bool = Field(True, description="Write TensorBoard files beside history.csv")
+    folds: int | None = Field(
+        None, ge=2, le=100, description="Cross-validate: so many models, each held out from a part"
+    )
+    fold: int | None = Field(None, ge=1, le=100, description="Train the model of this fold of --folds alone")
     resume: Path | None = Field(None, description="Folder or name of a run to go on with")
     cache: Path | None = Field(None, description="Folder to keep decoded and resized images in")
     name: str | None = Field(None, description="Name of the run's folder")

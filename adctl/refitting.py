@@ -5,13 +5,13 @@ Everything is as the run had it, but for the images learned from; nothing is wri
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from adctl.config import Loaded, TrainSettings
-from adctl.errors import DataError, UsageError
+from adctl.data.folds import cut
+from adctl.errors import UsageError
 from adctl.evidence import score_samples
 from adctl.predicting import Collected, evidence_of
 from adctl.resuming import SETTINGS, check_data, settings_of
@@ -20,7 +20,7 @@ from adctl.training import refit, understand
 from adctl.tta import with_views
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from adctl.config import CalibrateSettings
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from adctl.model_file import ModelHeader
     from adctl.progress import Reporter
     from adctl.records import Evidence, Sample
+
+__all__ = ["Refitter", "cross_fit", "cut"]
 
 _SHARED = ("device", "gpu", "workers")
 
@@ -100,24 +102,6 @@ def cross_fit(refitter: Refitter, folds: int, views: tuple[str, ...]) -> tuple[D
     scores, peaks = (np.concatenate([getattr(one, name) for one in found]) for name in ("scores", "peaks"))
     detector, header = refitter.fit(pool)
     return detector, header, evidence_of(Collected(scores, peaks, ()), folds=folds, views=views)
-
-
-def cut(samples: Sequence[Sample], digests: Mapping[str, str], folds: int) -> list[list[Sample]]:
-    """Cut images into folds of about the same size by what they hold; identical copies stay together.
-
-    Args:
-        samples: With distinct keys.
-        digests: SHA-256 of each by its key.
-        folds: How many.
-
-    Raises:
-        DataError: There are fewer different images than folds.
-    """
-    ranked = sorted({digests[one.key] for one in samples}, key=lambda one: hashlib.sha256(one.encode()).digest())
-    if len(ranked) < folds:
-        raise DataError(f"{len(ranked)} different good images cannot be cut into {folds} folds.", "Lower --folds.")
-    fold_of = {digest: rank % folds for rank, digest in enumerate(ranked)}
-    return [[one for one in samples if fold_of[digests[one.key]] == fold] for fold in range(folds)]
 
 
 def _where_to_compute(settings: CalibrateSettings) -> Loaded[TrainSettings]:

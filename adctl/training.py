@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from adctl import backbones, files, resuming, runs
 from adctl.calibration.choosing import Rule, calibrate
 from adctl.config import TrainSettings, flag_name
+from adctl.data.folds import split_fold
 from adctl.data.loader import ImageSource
 from adctl.data.preprocess import InputSpec
 from adctl.data.region import region_text
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from adctl.data.augment import Augmentation
     from adctl.data.layouts import Dataset
     from adctl.detectors.contract import Detector, DetectorConfig
-    from adctl.records import Calibration, Sample
+    from adctl.records import Calibration, Evidence, Sample
 
 log = logging.getLogger(__name__)
 
@@ -116,8 +117,24 @@ def understand(settings: TrainSettings) -> Understanding:
     device = choose_device(settings.device, settings.gpu)
     dataset = open_dataset(settings)
     validation = settings.validation_share if cls.needs_validation else 0.0
-    split = split_good(dataset.train, calibration=settings.calibration_share, validation=validation, seed=settings.seed)
-    return Understanding(dataset, split, config, device)
+    return Understanding(dataset, _split(settings, dataset, validation), config, device)
+
+
+def _split(settings: TrainSettings, dataset: Dataset, validation: float) -> Split:
+    if settings.folds is None:
+        if settings.fold is not None:
+            raise UsageError("--fold says which of --folds, which is missing.", "Give --folds too.")
+        return split_good(
+            dataset.train, calibration=settings.calibration_share, validation=validation, seed=settings.seed
+        )
+    return split_fold(
+        dataset.train,
+        dataset.test,
+        folds=settings.folds,
+        fold=settings.fold,
+        validation=validation,
+        seed=settings.seed,
+    )
 
 
 def effective(loaded: Loaded[TrainSettings]) -> dict[str, dict[str, Any]]:
@@ -219,24 +236,46 @@ def train(loaded: Loaded[TrainSettings], reporter: Reporter = SILENT) -> TrainRe
         _fit(_new_detector(settings, plan.config)[0], settings, plan, around)
         return None
     if run is not None:
-        return _train_into(run, loaded, plan, reporter)
+        return train_into(run, loaded, plan, reporter)
     run = runs.new_folder(settings.runs, settings.arch, plan.dataset.category, name=settings.name)
     try:
         resuming.keep_settings(run, loaded, plan.split)
-        return _train_into(run, loaded, plan, reporter)
+        return train_into(run, loaded, plan, reporter)
     except BaseException:
         _leave(run)
         raise
 
 
-def _train_into(run: Path, loaded: Loaded[TrainSettings], plan: Understanding, reporter: Reporter) -> TrainResult:
+def train_into(
+    run: Path,
+    loaded: Loaded[TrainSettings],
+    plan: Understanding,
+    reporter: Reporter,
+    evidence: Evidence | None = None,
+) -> TrainResult:
+    """Train into a run's folder, which holds its settings already.
+
+    Args:
+        run: The folder.
+        loaded: The settings.
+        plan: What they mean.
+        reporter: Told how far it is.
+        evidence: Scores to calibrate by; those of the plan's calibration part when None.
+
+    Raises:
+        TrainingError: Fitting cannot go on.
+        DataError: An image cannot be used.
+        OutputError: The run cannot be written.
+    """
     settings = loaded.settings
     start = time.perf_counter()
     checkpoints = CheckpointFolder(run / CHECKPOINTS, settings.keep_checkpoints or _KEPT_WHILE_TRAINING)
     notes = journal.FolderJournal(run, tensorboard=settings.tensorboard)
     around = Surroundings(reporter, notes, checkpoints, _augmentation(settings, plan.config))
     detector, header, report = _fitted(settings, plan, around)
-    header = header.calibrated(_first_calibration(detector, header, settings, plan, reporter))
+    if evidence is None:
+        evidence = _held_out_evidence(detector, header, settings, plan, reporter)
+    header = header.calibrated(_first_calibration(evidence))
     model = run / runs.MODEL
     save_model(model, detector, header)
     checkpoints.clear(settings.keep_checkpoints)
@@ -352,16 +391,20 @@ def _augmentation(settings: TrainSettings, config: DetectorConfig) -> Augmentati
     return augmentation
 
 
-def _first_calibration(
+def _held_out_evidence(
     detector: Detector, header: ModelHeader, settings: TrainSettings, plan: Understanding, reporter: Reporter
-) -> Calibration:
-    """A model leaves training with a verdict; `adctl calibrate` chooses other thresholds later."""
+) -> Evidence:
     runtime = TorchRuntime.of(detector, header, plan.device.device)
     with reporter.stage("calibrating"):
         good = collect(runtime, plan.split.calibration, batch_size=settings.batch_size, workers=settings.workers)
     for message in good.skipped:
         log.warning("%s", message)
-    chosen, notes = calibrate(Rule(), evidence_of(good))
+    return evidence_of(good)
+
+
+def _first_calibration(evidence: Evidence) -> Calibration:
+    """A model leaves training with a verdict; `adctl calibrate` chooses other thresholds later."""
+    chosen, notes = calibrate(Rule(), evidence)
     for note in notes:
         log.info("%s", note)
     return chosen

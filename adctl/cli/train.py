@@ -9,6 +9,7 @@ import typer
 
 from adctl.cli import options as opt
 from adctl.cli.calibrate import false_alarms
+from adctl.cli.folds import folds_json, folds_text
 from adctl.cli.output import Call, rows
 from adctl.errors import UsageError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from adctl.categories import TrainedCategories, TrainedCategory
     from adctl.engine.summary import Summary
+    from adctl.folds import FoldsResult
     from adctl.forecast import Needs
     from adctl.training import TrainResult, Understanding
 
@@ -119,6 +121,10 @@ def train(
     tensorboard: Annotated[
         bool | None, typer.Option("--tensorboard/--no-tensorboard", help="Write TensorBoard files.", show_default=False)
     ] = None,
+    folds: Annotated[
+        int | None, opt.value("Cross-validate: so many models, each held out from a part.", metavar="K")
+    ] = None,
+    fold: Annotated[int | None, opt.value("Only the model of this fold of --folds.", metavar="N")] = None,
     resume: Annotated[
         Path | None, opt.value("Go on with a run that was cut short: its folder or name.", metavar="RUN")
     ] = None,
@@ -166,11 +172,18 @@ def train(
         if trained.failed:
             raise typer.Exit(1)
     else:
-        from adctl.training import train as train_model
+        from adctl.training_modes import train_as_meant
 
-        result = train_model(loaded, call.reporter)
-        if result is not None:
-            call.finish(result, lambda: _text(result))
+        _show(call, train_as_meant(loaded, call.reporter))
+
+
+def _show(call: Call, result: TrainResult | FoldsResult | None) -> None:
+    from adctl.folds import FoldsResult
+
+    if isinstance(result, FoldsResult):
+        call.finish(folds_json(result), lambda: folds_text(result))
+    elif result is not None:
+        call.finish(result, lambda: _text(result))
 
 
 def _pairs(given: list[str]) -> dict[str, Any] | None:

@@ -105,7 +105,7 @@ def split_good(samples: Sequence[Sample], *, calibration: float, validation: flo
         DataError: There are too few different images.
         ImageError: A file cannot be read.
     """
-    digests = {sample.key: _digest(sample) for sample in samples}
+    digests = {sample.key: file_digest(sample) for sample in samples}
     copies: defaultdict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         copies[digests[sample.key]].append(sample)
@@ -139,7 +139,12 @@ def training_digest(samples: Iterable[Sample], digests: Mapping[str, str]) -> st
     return hashlib.sha256("\n".join(contents).encode()).hexdigest()
 
 
-def _digest(sample: Sample) -> str:
+def file_digest(sample: Sample) -> str:
+    """The hexadecimal SHA-256 of an image file's bytes.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
     try:
         return storage.digest(sample.path)
     except OSError as error:

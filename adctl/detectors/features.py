@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from adctl.backbones import DEFAULT, Backbone
 from adctl.detectors.contract import Detector, DetectorConfig
+from adctl.detectors.shared_features import backbone_levels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,7 +64,7 @@ class FeatureDetector(Detector):
         The local average makes a feature speak for its neighbourhood and forgives small shifts
         (PatchCore, section 3.1).
         """
-        return stack_levels(self.backbone(images), self.config.neighbourhood)
+        return stack_levels(backbone_levels(self.backbone, images), self.config.neighbourhood)
 
 
 def stack_levels(levels: Sequence[Tensor], neighbourhood: int = 1) -> Tensor:

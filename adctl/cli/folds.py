@@ -1,0 +1,56 @@
+"""What `adctl train --folds K` shows: a line a fold, mean and spread, ensembles, and what to score with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from adctl.cli.output import rows
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from adctl.folds import FoldsResult
+
+
+def folds_text(result: FoldsResult) -> RenderableType:
+    """The table of folds, then what to know of them."""
+    from rich.console import Group
+    from rich.padding import Padding
+
+    from adctl.testing import METRICS, shown
+
+    lines = [
+        (f"fold {fold.number}", str(fold.images), str(fold.held_out), f"{fold.threshold:.6g}", *_cells(fold.metrics))
+        for fold in result.folds
+    ]
+    if result.spreads:
+        lines.append(("mean ± spread", "", "", "", *shown(result.spreads)))
+    for name, metrics in result.ensembles.items():
+        lines.append((f"ensemble, {name}", "", "", "", *_cells(metrics)))
+    trained = result.trained
+    of_all = ("all images", str(trained.images), "", f"{trained.calibration.threshold:.6g}", *_cells(result.all_images))
+    lines.append(of_all)
+    names = METRICS.values() if result.all_images else ()
+    width = 4 + len(names)
+    table = rows([line[:width] for line in lines], "model", "learned from", "held out", "threshold", *names)
+    facts = [
+        ("best fold", f"{result.best}, by {result.criterion}"),
+        *(("note", note) for note in result.notes),
+        ("model", str(trained.model)),
+        ("summary", str(result.run / "summary.json")),
+        ("next", f"adctl score FOLDER --model {result.run}"),
+    ]
+    return Group(table, Padding(rows(facts), (1, 0, 0, 0)))
+
+
+def folds_json(result: FoldsResult) -> dict[str, Any]:
+    """As `summary.json`, with where the run lies."""
+    from adctl.folds import summary
+
+    return {"run": result.run, **summary(result)}
+
+
+def _cells(metrics: dict[str, float]) -> tuple[str, ...]:
+    from adctl.testing import METRICS
+
+    return tuple(f"{metrics[name]:.3f}" if name in metrics else "" for name in METRICS)

@@ -1,0 +1,34 @@
+"""What a call of `train` means: one training, the folds of one, or a grid of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adctl import resuming
+from adctl.folds import FoldsResult, train_folds
+from adctl.progress import SILENT, Reporter
+from adctl.training import TrainResult, train
+
+if TYPE_CHECKING:
+    from adctl.config import Loaded, TrainSettings
+
+
+def train_as_meant(loaded: Loaded[TrainSettings], reporter: Reporter = SILENT) -> TrainResult | FoldsResult | None:
+    """Train once, or fold by fold.
+
+    Args:
+        loaded: The settings.
+        reporter: Told how far it is.
+
+    Returns:
+        What was made; None in processes that were started beside the first.
+
+    Raises:
+        AdctlError: As `train` and `train_folds` do.
+    """
+    settings = loaded.settings
+    if settings.resume is not None:
+        settings = resuming.settings_of(resuming.find_run(loaded), loaded).settings
+    if settings.folds is not None and settings.fold is None:
+        return train_folds(loaded, reporter)
+    return train(loaded, reporter)
