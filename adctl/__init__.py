@@ -37,7 +37,10 @@ def _call(command: str, settings: dict[str, Any], function: str | None = None) -
 
 
 def train(**settings: Any) -> Any:
-    """Learn what good parts look like; see `adctl.training.TrainResult`, with `folds` `adctl.folds.FoldsResult`."""
+    """Learn what good parts look like; see `adctl.training.TrainResult`.
+
+    With `folds` see `adctl.folds.FoldsResult`, with several detectors, categories or seeds `adctl.grid.GridResult`.
+    """
     return _call("train", settings)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import yaml
-from pydantic import Field, PositiveInt, ValidationError, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -86,7 +86,8 @@ class TrainSettings(DeviceSettings, DataSettings):
     options: dict[str, Any] = Field(default_factory=dict, description="Other options of the detector")
     calibration_share: float = Field(0.2, gt=0, lt=1, description="Share of good images held out for the threshold")
     validation_share: float = Field(0.1, gt=0, lt=1, description="Share of good images held out to choose the epoch")
-    seed: int = Field(0, ge=0, description="Seed of everything random")
+    seed: int = Field(0, ge=0, description="Seed of everything random; several as 0,1,2 train once for each")
+    seeds: tuple[NonNegativeInt, ...] = Field((), description="Where --seed names several, all of them")
 
     loss: str | None = Field(None, description="Loss terms and weights of an autoencoder, as mse=1,ssim=0.5")
     error: str | None = Field(None, description="Spaces of an autoencoder's map and weights, as ssim=0.5,features=0.5")
@@ -125,6 +126,20 @@ class TrainSettings(DeviceSettings, DataSettings):
     resume: Path | None = Field(None, description="Folder or name of a run to go on with")
     cache: Path | None = Field(None, description="Folder to keep decoded and resized images in")
     name: str | None = Field(None, description="Name of the run's folder")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _several_seeds(cls, values: Any) -> Any:
+        """A list of seeds goes to `seeds`; where one of them is no seed, it alone goes on to be refused."""
+        given = values.get("seed") if isinstance(values, dict) else None
+        if isinstance(given, str) and "," in given:
+            given = [part.strip() for part in given.split(",") if part.strip()] or [given]
+        if not isinstance(given, list | tuple) or not given:
+            return values
+        wrong = next((one for one in given if not str(one).isdecimal()), None)
+        if wrong is not None:
+            return {**values, "seed": wrong}
+        return {**values, "seed": given[0], "seeds": tuple(given)}
 
 
 class CalibrateSettings(DeviceSettings):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from adctl import resuming
 from adctl.folds import FoldsResult, train_folds
+from adctl.grid import GridResult, is_grid, train_grid
 from adctl.progress import SILENT, Reporter
 from adctl.training import TrainResult, train
 
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
     from adctl.config import Loaded, TrainSettings
 
 
-def train_as_meant(loaded: Loaded[TrainSettings], reporter: Reporter = SILENT) -> TrainResult | FoldsResult | None:
-    """Train once, or fold by fold.
+def train_as_meant(
+    loaded: Loaded[TrainSettings], reporter: Reporter = SILENT
+) -> TrainResult | FoldsResult | GridResult | None:
+    """Train once, fold by fold, or each combination of a grid.
 
     Args:
         loaded: The settings.
@@ -24,9 +27,11 @@ def train_as_meant(loaded: Loaded[TrainSettings], reporter: Reporter = SILENT) -
         What was made; None in processes that were started beside the first.
 
     Raises:
-        AdctlError: As `train` and `train_folds` do.
+        AdctlError: As `train`, `train_folds` and `train_grid` do.
     """
     settings = loaded.settings
+    if is_grid(settings):
+        return train_grid(loaded, reporter)
     if settings.resume is not None:
         settings = resuming.settings_of(resuming.find_run(loaded), loaded).settings
     if settings.folds is not None and settings.fold is None:

@@ -20,7 +20,7 @@ LAYERS = [
     {
         "fetching", "datasets", "training", "calibrating", "scoring", "forecast", "reporting", "report", "exporting",
         "benchmarking", "bench", "demonstration", "resuming", "evidence", "refitting", "learning_curve", "checking",
-        "categories", "watching", "comparing", "folds", "testing", "training_modes",
+        "watching", "comparing", "folds", "grid", "testing", "training_modes",
     },
     {"cli", "__main__"},
 ]  # fmt: skip

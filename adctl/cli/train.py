@@ -10,16 +10,18 @@ import typer
 from adctl.cli import options as opt
 from adctl.cli.calibrate import false_alarms
 from adctl.cli.folds import folds_json, folds_text
+from adctl.cli.grid import grid_text
 from adctl.cli.output import Call, rows
 from adctl.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from adctl.categories import TrainedCategories, TrainedCategory
+    from adctl.config import TrainSettings
     from adctl.engine.summary import Summary
     from adctl.folds import FoldsResult
     from adctl.forecast import Needs
+    from adctl.grid import GridResult
     from adctl.training import TrainResult, Understanding
 
 _SHOWN_IGNORED = 10
@@ -44,7 +46,11 @@ def train(
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Another option of the detector, such as coreset_ratio=0.1.", metavar="NAME=VALUE"),
+        typer.Option(
+            "--set",
+            help="Another option, such as coreset_ratio=0.1; with several detectors also patchcore.NAME=VALUE.",
+            metavar="NAME=VALUE",
+        ),
     ] = None,
     calibration_share: Annotated[
         float | None,
@@ -129,7 +135,14 @@ def train(
         Path | None, opt.value("Go on with a run that was cut short: its folder or name.", metavar="RUN")
     ] = None,
     cache: Annotated[Path | None, opt.value("Keep decoded, resized images here.", metavar="DIR")] = None,
-    seed: opt.Seed = None,
+    seed: Annotated[
+        str | None,
+        opt.value(
+            "Seed of everything random. Lists of seeds, detectors, categories: each with each.",
+            default="0",
+            metavar="N or 0,1,2",
+        ),
+    ] = None,
     device: opt.Device = None,
     gpu: opt.Gpu = None,
     workers: opt.Workers = None,
@@ -149,6 +162,8 @@ def train(
     from adctl.config import TrainSettings
 
     loaded = call.settings(TrainSettings, options=_pairs(option or []), compile=compile_)
+    if print_config or dry_run:
+        _refuse_grid(loaded.settings)
     if print_config:
         from adctl.training import effective
 
@@ -164,23 +179,30 @@ def train(
         plan = understand(loaded.settings)
         needs = forecast(plan, loaded.settings)
         call.finish(_plan_json(plan, needs), lambda: _plan_text(plan, needs))
-    elif loaded.settings.category == "all":
-        from adctl.categories import train_all
-
-        trained = train_all(loaded, call.reporter)
-        call.finish(trained, lambda: _summary(trained))
-        if trained.failed:
-            raise typer.Exit(1)
     else:
         from adctl.training_modes import train_as_meant
 
         _show(call, train_as_meant(loaded, call.reporter))
 
 
-def _show(call: Call, result: TrainResult | FoldsResult | None) -> None:
-    from adctl.folds import FoldsResult
+def _refuse_grid(settings: TrainSettings) -> None:
+    from adctl.grid import is_grid
 
-    if isinstance(result, FoldsResult):
+    if is_grid(settings):
+        raise UsageError(
+            "--dry-run and --print-config speak of one training.", "Give one --arch, --category and --seed."
+        )
+
+
+def _show(call: Call, result: TrainResult | FoldsResult | GridResult | None) -> None:
+    from adctl.folds import FoldsResult
+    from adctl.grid import GridResult
+
+    if isinstance(result, GridResult):
+        call.finish(result, lambda: grid_text(result))
+        if result.failed:
+            raise typer.Exit(1)
+    elif isinstance(result, FoldsResult):
         call.finish(folds_json(result), lambda: folds_text(result))
     elif result is not None:
         call.finish(result, lambda: _text(result))
@@ -200,18 +222,6 @@ def _pairs(given: list[str]) -> dict[str, Any] | None:
         except ValueError:
             table[name.strip().replace("-", "_")] = text
     return table or None
-
-
-def _summary(trained: TrainedCategories) -> RenderableType:
-    return rows(map(_category, trained.categories), "category", "good images", "threshold", "seconds", "model")
-
-
-def _category(each: TrainedCategory) -> tuple[str, ...]:
-    result = each.result
-    if result is None:
-        return (each.category, "", "", "", f"failed: {each.error}")
-    threshold, seconds = f"{result.calibration.threshold:.6g}", f"{result.seconds:.1f}"
-    return (each.category, str(result.images), threshold, seconds, str(result.model))
 
 
 def _text(result: TrainResult) -> RenderableType:

@@ -1,0 +1,53 @@
+"""What a grid of trainings shows: mean and spread over seeds, and what failed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adctl.cli.output import rows
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from adctl.grid import GridResult, Line
+
+
+def grid_text(result: GridResult) -> RenderableType:
+    """A line a category and detector, then failures and where everything lies."""
+    from rich.console import Group
+    from rich.padding import Padding
+
+    from adctl.testing import METRICS
+
+    names = [name for name in METRICS if any(name in line.metrics for line in result.table)]
+    headers = ("category", "detector", *(METRICS[name] for name in names), "train, s", "seeds")
+    table = rows([_cells(line, names) for line in result.table], *headers)
+    failures = [
+        ("failed", f"{' '.join(filter(None, (row.category, row.arch)))}, seed {row.seed}: {row.error}")
+        for row in result.rows
+        if row.error is not None
+    ]
+    facts = [
+        *failures,
+        ("runs", str(result.folder)),
+        ("tables", "summary.json, results.csv, table.md"),
+        *_next(result),
+    ]
+    return Group(table, Padding(rows(facts), (1, 0, 0, 0)))
+
+
+def _next(result: GridResult) -> list[tuple[str, str]]:
+    """How to compare the detectors on the first category."""
+    made = [row for row in result.rows if row.run is not None and row.score_seconds is not None]
+    if not made:
+        return []
+    first = made[0]
+    alike = [row.run for row in made if (row.category, row.seed) == (first.category, first.seed)]
+    folders = " ".join(f"{result.folder}/{run}/test-scores" for run in alike)
+    return [("next", f"adctl report {folders}")]
+
+
+def _cells(line: Line, names: list[str]) -> tuple[str, ...]:
+    metrics = (str(line.metrics.get(name, "")) for name in names)
+    seconds = f"{line.train_seconds.mean:.1f}" if line.train_seconds else ""
+    return (line.category or "", line.arch, *metrics, seconds, str(line.seeds))
