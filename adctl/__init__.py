@@ -12,6 +12,8 @@ Importing the package costs next to nothing; each function loads what it needs w
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -27,6 +29,25 @@ _FUNCTIONS = {
     "bench": "adctl.benchmarking:bench",
     "demo": "adctl.demonstration:demo",
 }
+
+
+class _Callable(ModuleType):
+    """A package of a function's name, such as `adctl.report`: once imported it stands in the function's place."""
+
+    def __call__(self, **settings: Any) -> Any:
+        return _call(self.__name__.rpartition(".")[2], settings)
+
+
+class _Package(ModuleType):
+    """Makes packages that take the place of functions callable like them."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _FUNCTIONS and isinstance(value, ModuleType):
+            value.__class__ = _Callable
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def _call(command: str, settings: dict[str, Any], function: str | None = None) -> Any:

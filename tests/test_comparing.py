@@ -25,7 +25,6 @@ from adctl.records import Calibration, ScoredImage, Verdict
 from adctl.report.comparison import compare_sets
 from adctl.report.comparison_page import in_words, metric_rows
 from adctl.report.matching import shared_images
-from adctl.reporting import report
 from adctl.scores import ScoreSet, ScoreWriter
 
 CALIBRATION = Calibration("percentile", 1.0, 1.0, 99.0, 50, 0, 0.02, (0.0, 0.9))
@@ -277,9 +276,13 @@ def test_from_python(sets, tmp_path):
     assert made.page == tmp_path / "c.html"
     assert made.comparison.images == len(LABELS)
     with pytest.raises(UsageError, match="one scored set"):
-        report(load(ReportSettings, {"scores": [one.folder for one in sets]}))
-    alone = report(load(ReportSettings, {"scores": sets[0].folder, "out": tmp_path / "r.html"}))
-    assert alone.page.is_file()
+        package.report(scores=[one.folder for one in sets])
+    assert package.report(scores=sets[0].folder, out=tmp_path / "r.html").page.is_file()
+
+
+def test_packages_do_not_take_the_place_of_the_functions_of_their_names():
+    for name in package.__all__:
+        assert callable(getattr(package, name)), name
 
 
 def test_settings_take_one_folder_or_several(monkeypatch):

@@ -106,7 +106,9 @@ def test_every_combination_has_a_row_and_failures_are_noted(made, two):
             assert not (made.folder / f"second-{row.arch}-seed{row.seed}").exists()
         else:
             assert (made.folder / row.run / "model.safetensors").is_file()
-            expected = evaluate(ScoreSet.load(made.folder / row.run / "test-scores"))
+            scores = ScoreSet.load(made.folder / row.run / "test-scores")
+            assert scores.manifest["seconds"] > 0
+            expected = evaluate(scores)
             assert row.metrics["image_auroc"] == expected.image.auroc
             assert row.metrics["pixel_aupro"] == expected.pixel.aupro
     del two
