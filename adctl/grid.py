@@ -17,7 +17,7 @@ import csv
 import io
 import logging
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +47,14 @@ TEST_SCORES = "test-scores"
 EVERY = "mean"
 """In place of a category in the table: the mean over all of them."""
 
+SHARED_NOTE = (
+    "Features of frozen backbones are shared, so a training that comes later takes less time than it would alone."
+)
+
 _AXES = frozenset({"arch", "category", "seed", "seeds"})
 _COLUMNS = (
     *("category", "arch", "seed", *METRICS),
-    *("train_seconds", "score_seconds", "images", "threshold", "run", "sha256", "error"),
+    *("train_seconds", "score_seconds", "shared", "images", "threshold", "run", "sha256", "error"),
 )
 
 
@@ -83,6 +87,7 @@ class Row:
         threshold: Of the model.
         train_seconds: Less where features were shared with an earlier combination.
         score_seconds: Likewise; None without labelled test images.
+        shared: How often an image's features were there already, in training, calibrating and scoring together.
         metrics: On the test images, by the names of `adctl.testing.METRICS`.
         error: Why it failed, or None.
     """
@@ -96,6 +101,7 @@ class Row:
     threshold: float | None = None
     train_seconds: float | None = None
     score_seconds: float | None = None
+    shared: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     error: str | None = None
 
@@ -195,11 +201,13 @@ def train_grid(loaded: Loaded[TrainSettings], reporter: Reporter = SILENT) -> Gr
     if there:
         log.info("%d of %d combinations are there already.", there, len(wanted))
     for category in dict.fromkeys(one.category for one in wanted):
-        with shared_features():
+        with shared_features() as store:
             for one in wanted:
                 if one.category == category and one not in rows:
                     log.info("Combination %d of %d: %s.", wanted.index(one) + 1, len(wanted), _name(one))
-                    rows[one] = _train_one(loaded, one, _name(one), folder, reporter)
+                    before = store.hits
+                    row = _train_one(loaded, one, _name(one), folder, reporter)
+                    rows[one] = replace(row, shared=store.hits - before)
                     _write(folder, settings, _ordered(rows, wanted))
     result = _write(folder, settings, _ordered(rows, wanted))
     last = next((row.run for row in reversed(result.rows) if row.run), None)
@@ -237,7 +245,8 @@ def markdown(result: GridResult) -> str:
     lines += ["", "± is the sample standard deviation over seeds."]
     if any(line.category == EVERY for line in result.table):
         lines.append(f"`{EVERY}` is over categories, seed by seed, where every category has the number.")
-    lines.append("Frozen features are shared, so a training that comes later takes less time than it would alone.")
+    if any(row.shared for row in result.rows):
+        lines.append(SHARED_NOTE)
     failures = [row for row in result.rows if row.error is not None]
     if failures:
         lines += ["", "Failed:", ""]

@@ -23,6 +23,7 @@ from adctl.calibration.judging import Judge
 from adctl.data.layouts import list_images
 from adctl.data.png import encode_png
 from adctl.datasets import dataset_of_run
+from adctl.detectors.shared_features import sharing
 from adctl.errors import DataError, UsageError
 from adctl.heatmaps import LARGEST, ColourScale, boxes_from_map, sheet
 from adctl.model_file import tensors_digest
@@ -247,7 +248,7 @@ def _score_all(
         for done, row in enumerate(rows, 1):
             tally.add(row)
             update(done, len(samples))
-        writer.note("seconds", round(time.perf_counter() - start, 3))
+        writer.note("seconds", None if sharing() else round(time.perf_counter() - start, 3))
         found = tally.drift()
         writer.note("drift", asdict(found) if found else None)
 

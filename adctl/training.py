@@ -22,6 +22,7 @@ from adctl.data.remote import lasting
 from adctl.data.split import Split, split_good, training_digest
 from adctl.datasets import open_dataset
 from adctl.detectors.registry import detector_class
+from adctl.detectors.shared_features import unshared
 from adctl.engine import journal, parallel
 from adctl.engine.device import DeviceChoice, choose_device
 from adctl.engine.history import FitReport, Plan
@@ -281,6 +282,9 @@ def train_into(
     checkpoints.clear(settings.keep_checkpoints)
     assert header.calibration is not None
     size = detector.input
+    with unshared():
+        zeros = torch.zeros(1, size.channels, size.height, size.width, device=plan.device.device)
+        summary = summarise(detector, zeros)
     result = TrainResult(
         run=run,
         model=model,
@@ -290,7 +294,7 @@ def train_into(
         calibration=header.calibration,
         fit=report,
         seconds=time.perf_counter() - start,
-        summary=summarise(detector, torch.zeros(1, size.channels, size.height, size.width, device=plan.device.device)),
+        summary=summary,
     )
     _write_records(result, loaded, plan)
     runs.remember(settings.runs, "model", model)

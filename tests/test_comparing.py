@@ -254,6 +254,11 @@ def test_command_line_says_it_in_words(adctl, sets):
     assert (adctl.folder / "page.html").is_file()
 
 
+def test_scoring_records_how_long_it_took(zippers, patchcore, tmp_path):
+    package.score(model=patchcore.model, images=[str(zippers / "test/good")], out=tmp_path / "scores", heatmaps=False)
+    assert ScoreSet.load(tmp_path / "scores").manifest["seconds"] > 0
+
+
 def test_refusals(adctl, sets, tmp_path):
     first, second = sets[0].folder, sets[1].folder
     assert "named twice" in adctl("report", first, first, code=2).stderr

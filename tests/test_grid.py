@@ -107,7 +107,7 @@ def test_every_combination_has_a_row_and_failures_are_noted(made, two):
         else:
             assert (made.folder / row.run / "model.safetensors").is_file()
             scores = ScoreSet.load(made.folder / row.run / "test-scores")
-            assert scores.manifest["seconds"] > 0
+            assert scores.manifest["seconds"] is None  # features were shared: the time is not the model's own
             expected = evaluate(scores)
             assert row.metrics["image_auroc"] == expected.image.auroc
             assert row.metrics["pixel_aupro"] == expected.pixel.aupro
@@ -117,9 +117,15 @@ def test_every_combination_has_a_row_and_failures_are_noted(made, two):
 def test_shared_features_change_no_score(made, two, tmp_path):
     """Patchcore with seed 1 came last: nearly all of its features were computed for others."""
     alone = train(settings(data=two, category="first", arch="patchcore", seed=1, runs=tmp_path, name="alone"))
+    first = made.rows[0]
     row = next(row for row in made.rows if (row.arch, row.seed) == ("patchcore", 1))
+    tested = len(ScoreSet.load(made.folder / row.run / "test-scores").rows)
+    assert first.shared == 0
+    assert row.shared == 20 + tested  # every good and every test image
     assert row.images == alone.images
     assert row.threshold == pytest.approx(alone.calibration.threshold, rel=1e-3)
+    kept = json.loads((made.folder / row.run / "run.json").read_text(encoding="utf-8"))
+    assert kept["summary"]["flops"] == alone.summary.flops  # counted, not saved by sharing
 
 
 def test_the_tables_say_the_same(made):

@@ -17,6 +17,7 @@ def grid_text(result: GridResult) -> RenderableType:
     from rich.console import Group
     from rich.padding import Padding
 
+    from adctl.grid import SHARED_NOTE
     from adctl.testing import METRICS
 
     names = [name for name in METRICS if any(name in line.metrics for line in result.table)]
@@ -29,6 +30,7 @@ def grid_text(result: GridResult) -> RenderableType:
     ]
     facts = [
         *failures,
+        *([("note", SHARED_NOTE)] if any(row.shared for row in result.rows) else []),
         ("runs", str(result.folder)),
         ("tables", "summary.json, results.csv, table.md"),
         *_next(result),

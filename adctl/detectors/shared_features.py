@@ -96,6 +96,21 @@ def shared_features(room: int | None = None) -> Iterator[FeatureStore]:
         _STORE.reset(token)
 
 
+@contextmanager
+def unshared() -> Iterator[None]:
+    """Compute every feature while the block runs, as where operations are counted."""
+    token = _STORE.set(None)
+    try:
+        yield
+    finally:
+        _STORE.reset(token)
+
+
+def sharing() -> bool:
+    """Whether features are shared now, so that times say nothing of what a model alone would take."""
+    return _STORE.get() is not None
+
+
 def backbone_levels(backbone: Backbone, images: Tensor) -> list[Tensor]:
     """Levels [B,C,h,w] of images [B,C,H,W], from memory where they are shared and no gradient is wanted."""
     store = _STORE.get()

@@ -42,7 +42,7 @@ class Contestant:
         arch: The detector, or None where the set does not say.
         model: The model file, or None likewise.
         model_bytes: Of that file; None where it has gone.
-        images_per_second: From disk to disk when it was scored; None where that was not recorded.
+        images_per_second: From disk to disk when it was scored; None where that was not recorded, or shared features.
         device: Where it was computed, or None.
         threshold: Of its verdicts, or None.
         image: Metrics over the shared images.
