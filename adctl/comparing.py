@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from adctl.config import flag_name
 from adctl.errors import UsageError
 from adctl.metrics.intervals import Resampling
 from adctl.progress import SILENT, Reporter
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from adctl.config import Loaded, ReportSettings
 
 PAGE = "comparison.html"
+_TAKEN = {"scores", "animation", "out", "title", "ci", "ci_level", "ci_samples", "seed", "runs"}
+"""Settings of a report that a comparison takes too; intervals it always gives."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ def compare(loaded: Loaded[ReportSettings], reporter: Reporter = SILENT) -> Comp
         raise UsageError("A comparison takes two scored sets or more.", "Name them: adctl report A B.")
     if len({folder.absolute() for folder in folders}) < len(folders):
         raise UsageError("A folder of scores is named twice.", "Name each once.")
+    for name in sorted(settings.model_fields_set - _TAKEN):
+        raise UsageError(f"{flag_name(name)} is for one scored set, not for comparing several.", "Leave it out.")
     if settings.animation is not None:
         check_animation(settings.animation)
     with reporter.stage("matching images"):

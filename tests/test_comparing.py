@@ -268,6 +268,15 @@ def test_refusals(adctl, sets, tmp_path):
     assert adctl("report", first).returncode == 0
 
 
+def test_settings_of_a_single_report_are_refused_not_ignored(sets):
+    class Wider(ReportSettings):
+        only_single: str = ""
+
+    loaded = load(Wider, {"scores": [one.folder for one in sets], "only_single": "x"})
+    with pytest.raises(UsageError, match="--only-single is for one scored set"):
+        compare(loaded)
+
+
 def test_nothing_to_animate_is_an_error_with_a_remedy(tmp_path, paths):
     sets = [write_set(tmp_path / name, paths, seed, maps=False) for name, seed in (("a", 1), ("b", 2))]
     loaded = load(ReportSettings, {"scores": [one.folder for one in sets], "animation": tmp_path / "x.gif"})
