@@ -173,7 +173,7 @@ def _all(
     assert settings.folds is not None
     labelled = can_test(test)
     with shared_features():
-        scored = [_fold(run, loaded, number, labelled, reporter) for number in range(1, settings.folds + 1)]
+        scored = [_fold(run, loaded, number, reporter, labelled=labelled) for number in range(1, settings.folds + 1)]
         trained = _learn_from_all(run, loaded, scored, reporter)
         tested = score_test(trained.model, settings, run / TEST_SCORES, reporter) if labelled else None
     runs.remember(settings.runs, "model", trained.model)
@@ -196,7 +196,7 @@ def _all(
     return result
 
 
-def _fold(run: Path, loaded: Loaded[TrainSettings], number: int, labelled: bool, reporter: Reporter) -> _Scored:
+def _fold(run: Path, loaded: Loaded[TrainSettings], number: int, reporter: Reporter, *, labelled: bool) -> _Scored:
     folder = run / f"fold-{number}"
     model = folder / runs.MODEL
     own = loaded.settings.model_copy(update={"runs": run, "name": folder.name, "fold": number, "resume": None})
