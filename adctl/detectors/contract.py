@@ -95,10 +95,12 @@ class Forecast:
     Attributes:
         memory: Bytes held at the peak.
         flops: Floating-point operations after the images have been seen (coreset, matrix inverses).
+        disk: Bytes of temporary files, where memory does not suffice.
     """
 
     memory: int
     flops: float
+    disk: int = 0
 
 
 class Detector(nn.Module, ABC):

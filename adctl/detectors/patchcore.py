@@ -14,6 +14,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from adctl.coreset import k_center_greedy
 from adctl.detectors.contract import Forecast, Prediction
+from adctl.detectors.feature_store import CHUNK, FeatureStore, room
 from adctl.detectors.features import FeatureConfig, FeatureDetector, random_orthogonal, to_rows
 from adctl.engine.phases import Observe
 from adctl.maps import top_mean
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from adctl.engine.phases import Phase, Progress
+
+_FOR_EACH_PATCH = 24
+"""Bytes of distances and norms while the coreset is picked, as measured."""
 
 
 class PatchCoreConfig(FeatureConfig):
@@ -64,10 +68,11 @@ class PatchCore(FeatureDetector):
         super().__init__(config)
         for name in self.fitted:
             self.register_buffer(name, torch.empty(0))
-        self._seen: list[Tensor] = []
+        self._seen = FeatureStore()
 
     def phases(self) -> Sequence[Phase]:
         """One pass that gathers every patch, then statistics and the coreset."""
+        self._seen = FeatureStore()  # a fit that failed may have left some
         return (Observe(self.patches, self._absorb, self._finish, "memory bank"),)
 
     def forward(self, images: Tensor) -> Prediction:
@@ -79,13 +84,16 @@ class PatchCore(FeatureDetector):
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
     def forecast(self, images: int) -> Forecast:
-        """All patches are held in half precision, and once more in single precision when reduced."""
+        """Patches wait in half precision and make room for their reduced ones; the disk takes what memory has not."""
         patches = images * self.grid**2
         kept = max(1, round(self.config.coreset_ratio * patches))
         reduced = min(self.config.dimensions, self.channels)
-        memory = patches * (2 * self.channels + 2 * 4 * reduced + 16)
+        waiting, rows = 2 * patches * self.channels, 4 * patches * reduced
+        held, free = max(waiting, rows), room()
+        disk = 0 if held <= free else max(0, waiting - free) + rows
         flops = 2.0 * patches * (kept * reduced + self.channels * (self.channels + reduced))
-        return Forecast(memory=memory, flops=flops)
+        memory = min(held, free) + min(CHUNK, waiting) + _FOR_EACH_PATCH * patches + 4 * kept * reduced
+        return Forecast(memory=memory, flops=flops, disk=disk)
 
     def _standardised(self, patches: Tensor) -> Tensor:
         """Features [B,C,h,w] to rows [B*h*w,C] of about zero mean and unit variance at each place."""
@@ -93,29 +101,39 @@ class PatchCore(FeatureDetector):
 
     def _absorb(self, patches: Tensor) -> None:
         # Half precision halves what waits; statistics, bank and distances are single precision or more.
-        self._seen.append(patches.half())
+        self._seen.add(patches)
 
     def _finish(self, progress: Progress) -> None:
-        batches, self._seen = self._seen, []
-        centre, spread = _place_statistics(batches)
+        seen, self._seen = self._seen, FeatureStore()
+        device = self.backbone.mean.device
+        centre, spread = _place_statistics(seen, device)
         self._fit_buffer("centre", centre)
         self._fit_buffer("spread", spread)
-        covariance = _covariance(self._standardised(batch.float()) for batch in batches)
+        covariance = _covariance(self._standardised(batch.to(device).float()) for batch in seen)
         length = min(self.config.dimensions, self.channels)
         reduction = random_orthogonal(self.channels, length, self.config.seed).to(covariance)
         self._fit_buffer("projection", (_whitening(covariance) @ reduction).float())
-        rows = torch.cat([self._standardised(batch.float()) @ self.projection for batch in batches])
-        del batches
-        count = max(1, round(self.config.coreset_ratio * rows.shape[0]))
+        patches = sum(batch[:, 0].numel() for batch in seen)
+        reduced = (self._standardised(batch.to(device).float()) @ self.projection for batch in seen.drain())
+        rows = _on(device, seen.rows(reduced, patches, length))
+        count = max(1, round(self.config.coreset_ratio * patches))
         chosen = k_center_greedy(rows, count, seed=self.config.seed, progress=progress)
-        self._fit_buffer("bank", rows[chosen])
+        self._fit_buffer("bank", rows[chosen].to(device))
 
 
-def _place_statistics(batches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _on(device: torch.device, rows: Tensor) -> Tensor:
+    """The rows where they are compared fastest; in main memory when the device has no room."""
+    try:
+        return rows.to(device)
+    except torch.OutOfMemoryError:
+        return rows
+
+
+def _place_statistics(batches: Iterable[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [C,h,w] over images, averaged over 3 x 3 places; never near zero."""
     count = sum(len(batch) for batch in batches)
-    mean = sum(_exact(batch).sum(0) for batch in batches) / count
-    variance = sum((_exact(batch) - mean).square().sum(0) for batch in batches) / count
+    mean = sum(_exact(batch.to(device)).sum(0) for batch in batches) / count
+    variance = sum((_exact(batch.to(device)) - mean).square().sum(0) for batch in batches) / count
     assert isinstance(mean, Tensor)
     assert isinstance(variance, Tensor)
     mean, deviation = (
