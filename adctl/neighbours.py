@@ -1,4 +1,7 @@
-"""Exact nearest-neighbour distances by blocked matrix products. Knows only matrices."""
+"""Nearest-neighbour distances: exact by blocked matrix products, or approximate by inverted lists.
+
+Knows only matrices.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ _BANK_ROWS = 512
 
 _EXPORT_ROWS = 4096
 """Rows of the bank to a block in an exported or compiled graph, where the number of queries is not known."""
+
+_LLOYD_STEPS = 3
 
 
 def nearest_squared(queries: Tensor, bank: Tensor, query_squares: Tensor | None = None) -> Tensor:
@@ -59,3 +64,71 @@ def _least_in_graph(queries: Tensor, bank: Tensor) -> Tensor:
         best = least if best is None else torch.minimum(best, least)
     assert best is not None
     return best
+
+
+class InvertedLists:
+    """A bank in lists of rows that lie together; a query is compared with the rows of the nearest few lists alone.
+
+    The distance found is never below the exact one. Sivic & Zisserman 2003; Jegou et al., "Product Quantization for
+    Nearest Neighbor Search", 2011, section 4, without the quantisation. The lists are those of k-means, as many as
+    the root of the number of rows.
+
+    Args:
+        bank: Tensor [N,C].
+        probes: Lists a query is compared with.
+
+    Attributes:
+        bank: What was given.
+    """
+
+    def __init__(self, bank: Tensor, probes: int) -> None:
+        self.bank = bank
+        centres = _k_means(bank, max(1, round(len(bank) ** 0.5)))
+        lists = _nearest_row(bank, centres)
+        lengths = torch.bincount(lists, minlength=len(centres))
+        self._centres = centres[lengths > 0]  # one without rows would be looked into for nothing
+        self._lengths: list[int] = lengths[lengths > 0].tolist()
+        self._probes = min(probes, len(self._lengths))
+        self._rows = bank[lists.argsort(stable=True)]
+        self._squares = self._rows.square().sum(1)
+
+    def nearest_squared(self, queries: Tensor) -> Tensor:
+        """Squared distance [M] of each query [M,C] to the nearest row in the lists it is compared with."""
+        # In blocks: what is gathered for them takes a multiple of their memory.
+        found = [self._least(block) for block in queries.split(_QUERY_ROWS)]
+        return (torch.cat(found) + queries.square().sum(1)).clamp_(min=0)
+
+    def _least(self, queries: Tensor) -> Tensor:
+        gaps = torch.addmm(self._centres.square().sum(1), queries, self._centres.t(), alpha=-2)
+        probed = gaps.topk(self._probes, dim=1, largest=False).indices.flatten()
+        order = probed.argsort(stable=True)  # list by list: the queries that are compared with it
+        wanted = queries[order // self._probes]
+        best = queries.new_full((len(order),), torch.inf)
+        counts: list[int] = torch.bincount(probed, minlength=len(self._lengths)).tolist()
+        query, row = 0, 0
+        for count, length in zip(counts, self._lengths, strict=True):
+            if count:
+                rows, squares = self._rows[row : row + length], self._squares[row : row + length]
+                products = torch.addmm(squares, wanted[query : query + count], rows.t(), alpha=-2)
+                torch.amin(products, 1, out=best[query : query + count])
+            query, row = query + count, row + length
+        return torch.empty_like(best).index_copy_(0, order, best).view(-1, self._probes).amin(1)
+
+
+def _k_means(rows: Tensor, count: int) -> Tensor:
+    """Centres [count,C] after a few of Lloyd's steps, from rows drawn at random, always the same ones."""
+    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:count]
+    centres = rows[drawn.to(rows.device)]
+    for _ in range(_LLOYD_STEPS):
+        nearest = _nearest_row(rows, centres)
+        sizes = torch.bincount(nearest, minlength=count).unsqueeze(1)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, rows)
+        centres = torch.where(sizes > 0, sums / sizes.clamp(min=1), centres)
+    return centres
+
+
+def _nearest_row(queries: Tensor, bank: Tensor) -> Tensor:
+    """Which row of the bank is nearest to each query, [M] of int64."""
+    squares = bank.square().sum(1)
+    blocks = [torch.addmm(squares, part, bank.t(), alpha=-2).argmin(1) for part in queries.split(_QUERY_ROWS)]
+    return torch.cat(blocks)

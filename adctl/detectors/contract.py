@@ -170,6 +170,13 @@ class Detector(nn.Module, ABC):
                     "Train it with 'adctl train' first.",
                 )
 
+    def check_exportable(self) -> None:
+        """Refuse settings that no exported graph can hold.
+
+        Raises:
+            UsageError: Says which, and what to train with instead.
+        """
+
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take all weights and fitted statistics from a model file.
 

@@ -115,6 +115,13 @@ class FeatureStore:
             done += len(block)
         return matrix
 
+    def close(self) -> None:
+        """Let everything go."""
+        self._chunks.clear()
+        self._filling, self._filled = None, 0
+        if self._file is not None:
+            self._file.close()
+
     def _seal(self) -> None:
         """Put the chunk that is being filled where it stays."""
         if self._filling is None or not self._filled:

@@ -5,7 +5,8 @@ Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from contextlib import closing
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -17,8 +18,9 @@ from adctl.detectors.contract import Forecast, Prediction
 from adctl.detectors.feature_store import CHUNK, FeatureStore, room
 from adctl.detectors.features import FeatureConfig, FeatureDetector, random_orthogonal, to_rows
 from adctl.engine.phases import Observe
+from adctl.errors import UsageError
 from adctl.maps import top_mean
-from adctl.neighbours import nearest_squared
+from adctl.neighbours import InvertedLists, nearest_squared
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,6 +37,12 @@ class PatchCoreConfig(FeatureConfig):
     coreset_ratio: float = Field(0.01, gt=0, le=1, description="Share of all patches kept in the memory bank")
     dimensions: int = Field(128, ge=2, description="Length whitened features are reduced to by a random projection")
     score_share: float = Field(0.01, gt=0, le=1, description="Share of the strangest cells whose mean is the score")
+    search: Literal["exact", "ivf"] = Field(
+        "exact", description="Nearest neighbours: exact, or by inverted lists, sooner in large banks; not exportable"
+    )
+    probes: int = Field(
+        8, ge=1, description="Of ivf: lists, of about the root of the bank's size, that are looked into"
+    )
     seed: int = Field(0, ge=0, description="Decides the projection and the first patch of the coreset")
 
 
@@ -69,6 +77,7 @@ class PatchCore(FeatureDetector):
         for name in self.fitted:
             self.register_buffer(name, torch.empty(0))
         self._seen = FeatureStore()
+        self._lists: InvertedLists | None = None
 
     def phases(self) -> Sequence[Phase]:
         """One pass that gathers every patch, then statistics and the coreset."""
@@ -79,7 +88,7 @@ class PatchCore(FeatureDetector):
         """Score images [B,3,H,W]; maps have the cells of the backbone's finest level read."""
         patches = self.patches(images)
         batch, _, height, width = patches.shape
-        distances = nearest_squared(self._standardised(patches) @ self.projection, self.bank).sqrt()
+        distances = self._nearest_squared(self._standardised(patches) @ self.projection).sqrt()
         maps = distances.reshape(batch, height, width)
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
@@ -95,6 +104,22 @@ class PatchCore(FeatureDetector):
         memory = min(held, free) + min(CHUNK, waiting) + _FOR_EACH_PATCH * patches + 4 * kept * reduced
         return Forecast(memory=memory, flops=flops, disk=disk)
 
+    def check_exportable(self) -> None:
+        """Inverted lists are gone through by loops that depend on the image."""
+        if self.config.search != "exact":
+            raise UsageError(
+                f"A PatchCore with search={self.config.search} cannot be exported: its search is no fixed graph.",
+                "Train with --set search=exact, and with a smaller coreset_ratio to make it faster.",
+            )
+
+    def _nearest_squared(self, rows: Tensor) -> Tensor:
+        """Squared distance [M] of each reduced feature [M,D] to the bank."""
+        if self.config.search == "exact":
+            return nearest_squared(rows, self.bank)
+        if self._lists is None or self._lists.bank is not self.bank:  # fitted, loaded or moved since
+            self._lists = InvertedLists(self.bank, self.config.probes)
+        return self._lists.nearest_squared(rows)
+
     def _standardised(self, patches: Tensor) -> Tensor:
         """Features [B,C,h,w] to rows [B*h*w,C] of about zero mean and unit variance at each place."""
         return to_rows((patches - self.centre) / self.spread)
@@ -104,7 +129,18 @@ class PatchCore(FeatureDetector):
         self._seen.add(patches)
 
     def _finish(self, progress: Progress) -> None:
-        seen, self._seen = self._seen, FeatureStore()
+        with closing(self._seen) as seen:
+            self._find_projection(seen)
+            device = self.projection.device
+            patches = sum(batch[:, 0].numel() for batch in seen)
+            reduced = (self._standardised(batch.to(device).float()) @ self.projection for batch in seen.drain())
+            rows = _on(device, seen.rows(reduced, patches, self.projection.shape[1]))
+            count = max(1, round(self.config.coreset_ratio * patches))
+            chosen = k_center_greedy(rows, count, seed=self.config.seed, progress=progress)
+            self._fit_buffer("bank", rows[chosen].to(device))
+
+    def _find_projection(self, seen: FeatureStore) -> None:
+        """Fit what turns features [B,C,h,w] into rows of the bank."""
         device = self.backbone.mean.device
         centre, spread = _place_statistics(seen, device)
         self._fit_buffer("centre", centre)
@@ -113,12 +149,6 @@ class PatchCore(FeatureDetector):
         length = min(self.config.dimensions, self.channels)
         reduction = random_orthogonal(self.channels, length, self.config.seed).to(covariance)
         self._fit_buffer("projection", (_whitening(covariance) @ reduction).float())
-        patches = sum(batch[:, 0].numel() for batch in seen)
-        reduced = (self._standardised(batch.to(device).float()) @ self.projection for batch in seen.drain())
-        rows = _on(device, seen.rows(reduced, patches, length))
-        count = max(1, round(self.config.coreset_ratio * patches))
-        chosen = k_center_greedy(rows, count, seed=self.config.seed, progress=progress)
-        self._fit_buffer("bank", rows[chosen].to(device))
 
 
 def _on(device: torch.device, rows: Tensor) -> Tensor:
