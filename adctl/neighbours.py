@@ -21,6 +21,10 @@ _LLOYD_STEPS = 3
 def nearest_squared(queries: Tensor, bank: Tensor, query_squares: Tensor | None = None) -> Tensor:
     """Squared Euclidean distance of each query to its nearest row of the bank.
 
+    Measured with 1,024 and 8,192 queries of length 128 against 4,096 and 40,960 rows (AVX2, one thread, a busy machine;
+    `examples/benchmarks/search.py`): 0.8 to 1.1 times the speed of the bare matrix product, and faiss's IndexFlatL2 1.0
+    to 1.2 times. An exact search in float32 has nothing left to gain there, so faiss is not used.
+
     Args:
         queries: Tensor [M,C].
         bank: Tensor [N,C], N at least 1.

@@ -88,7 +88,7 @@ class PatchCore(FeatureDetector):
         """Score images [B,3,H,W]; maps have the cells of the backbone's finest level read."""
         patches = self.patches(images)
         batch, _, height, width = patches.shape
-        distances = self._nearest_squared(self._standardised(patches) @ self.projection).sqrt()
+        distances = self._nearest_squared(self.reduced(patches)).sqrt()
         maps = distances.reshape(batch, height, width)
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
@@ -103,6 +103,10 @@ class PatchCore(FeatureDetector):
         flops = 2.0 * patches * (kept * reduced + self.channels * (self.channels + reduced))
         memory = min(held, free) + min(CHUNK, waiting) + _FOR_EACH_PATCH * patches + 4 * kept * reduced
         return Forecast(memory=memory, flops=flops, disk=disk)
+
+    def reduced(self, patches: Tensor) -> Tensor:
+        """Features [B,C,h,w] to what is compared with the bank, rows [B*h*w,D]."""
+        return self._standardised(patches) @ self.projection
 
     def check_exportable(self) -> None:
         """Inverted lists are gone through by loops that depend on the image."""
@@ -133,7 +137,7 @@ class PatchCore(FeatureDetector):
             self._find_projection(seen)
             device = self.projection.device
             patches = sum(batch[:, 0].numel() for batch in seen)
-            reduced = (self._standardised(batch.to(device).float()) @ self.projection for batch in seen.drain())
+            reduced = (self.reduced(batch.to(device).float()) for batch in seen.drain())
             rows = _on(device, seen.rows(reduced, patches, self.projection.shape[1]))
             count = max(1, round(self.config.coreset_ratio * patches))
             chosen = k_center_greedy(rows, count, seed=self.config.seed, progress=progress)
