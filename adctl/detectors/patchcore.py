@@ -5,6 +5,7 @@ Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from adctl.engine.phases import Phase, Progress
+
+log = logging.getLogger(__name__)
 
 _FOR_EACH_PATCH = 24
 """Bytes of distances and norms while the coreset is picked, as measured."""
@@ -140,6 +143,7 @@ class PatchCore(FeatureDetector):
             reduced = (self.reduced(batch.to(device).float()) for batch in seen.drain())
             rows = _on(device, seen.rows(reduced, patches, self.projection.shape[1]))
             count = max(1, round(self.config.coreset_ratio * patches))
+            log.info("Picking %d of %d patches for the memory bank.", count, patches)
             chosen = k_center_greedy(rows, count, seed=self.config.seed, progress=progress)
             self._fit_buffer("bank", rows[chosen].to(device))
 
