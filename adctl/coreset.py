@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _POOL = 4096
 """Candidates looked at between two passes over all vectors; any value gives the same coreset."""
 
+_BLOCK = 65536
+"""Rows whose squares are in memory at once."""
+
 
 def k_center_greedy(
     vectors: Tensor, count: int, *, seed: int, progress: Callable[[int, int], None] | None = None
@@ -44,7 +47,7 @@ def k_center_greedy(
         raise ValueError(f"count must be between 1 and {rows}. Got {count} instead.")
     first = torch.randint(rows, (1,), generator=torch.Generator().manual_seed(seed)).to(vectors.device)
     picked = [first]
-    squares = vectors.square().sum(1)
+    squares = torch.cat([block.square().sum(1) for block in vectors.split(_BLOCK)])  # vectors may be larger than memory
     distance = torch.full((rows,), torch.inf, device=vectors.device)
     done = 1
     while done < count:

@@ -39,6 +39,7 @@ class Needs:
 
     Attributes:
         memory: Bytes at the peak.
+        disk: Bytes of temporary files.
         available: Bytes that are free now.
         seconds: Until the model file is written.
         width: Of the first image, pixels.
@@ -46,6 +47,7 @@ class Needs:
     """
 
     memory: int
+    disk: int
     available: int
     seconds: float
     width: int
@@ -85,6 +87,7 @@ def forecast(plan: Understanding, settings: TrainSettings) -> Needs:
     activations = batch * size.height * size.width * _ACTIVATIONS * (3 if gradients else 1)
     return Needs(
         memory=_BASE_MEMORY + weights * (5 if gradients else 2) + activations + further.memory,
+        disk=further.disk,
         available=psutil.virtual_memory().available,
         seconds=seconds,
         width=width,

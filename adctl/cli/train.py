@@ -305,6 +305,7 @@ def _plan_text(plan: Understanding, needs: Needs) -> RenderableType:
                 "memory",
                 f"about {needs.memory / 2**30:.1f} GiB at the peak; {needs.available / 2**30:.1f} GiB are free",
             ),
+            *([("disk", f"about {needs.disk / 2**30:.1f} GiB, temporary: memory is short")] if needs.disk else []),
             ("time", f"about {_duration(needs.seconds)}, measured on one batch"),
         ]
     )

@@ -95,10 +95,12 @@ class Forecast:
     Attributes:
         memory: Bytes held at the peak.
         flops: Floating-point operations after the images have been seen (coreset, matrix inverses).
+        disk: Bytes of temporary files, where memory does not suffice.
     """
 
     memory: int
     flops: float
+    disk: int = 0
 
 
 class Detector(nn.Module, ABC):
@@ -167,6 +169,13 @@ class Detector(nn.Module, ABC):
                     f"This {type(self).__name__} is not fitted: its '{name}' is empty.",
                     "Train it with 'adctl train' first.",
                 )
+
+    def check_exportable(self) -> None:
+        """Refuse settings that no exported graph can hold.
+
+        Raises:
+            UsageError: Says which, and what to train with instead.
+        """
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take all weights and fitted statistics from a model file.

@@ -5,7 +5,9 @@ Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+import logging
+from contextlib import closing
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -14,15 +16,22 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from adctl.coreset import k_center_greedy
 from adctl.detectors.contract import Forecast, Prediction
+from adctl.detectors.feature_store import CHUNK, FeatureStore, room
 from adctl.detectors.features import FeatureConfig, FeatureDetector, random_orthogonal, to_rows
 from adctl.engine.phases import Observe
+from adctl.errors import UsageError
 from adctl.maps import top_mean
-from adctl.neighbours import nearest_squared
+from adctl.neighbours import InvertedLists, nearest_squared
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from adctl.engine.phases import Phase, Progress
+
+log = logging.getLogger(__name__)
+
+_FOR_EACH_PATCH = 24
+"""Bytes of distances and norms while the coreset is picked, as measured."""
 
 
 class PatchCoreConfig(FeatureConfig):
@@ -31,6 +40,12 @@ class PatchCoreConfig(FeatureConfig):
     coreset_ratio: float = Field(0.01, gt=0, le=1, description="Share of all patches kept in the memory bank")
     dimensions: int = Field(128, ge=2, description="Length whitened features are reduced to by a random projection")
     score_share: float = Field(0.01, gt=0, le=1, description="Share of the strangest cells whose mean is the score")
+    search: Literal["exact", "ivf"] = Field(
+        "exact", description="Nearest neighbours: exact, or by inverted lists, sooner in large banks; not exportable"
+    )
+    probes: int = Field(
+        8, ge=1, description="Of ivf: lists, of about the root of the bank's size, that are looked into"
+    )
     seed: int = Field(0, ge=0, description="Decides the projection and the first patch of the coreset")
 
 
@@ -64,28 +79,53 @@ class PatchCore(FeatureDetector):
         super().__init__(config)
         for name in self.fitted:
             self.register_buffer(name, torch.empty(0))
-        self._seen: list[Tensor] = []
+        self._seen = FeatureStore()
+        self._lists: InvertedLists | None = None
 
     def phases(self) -> Sequence[Phase]:
         """One pass that gathers every patch, then statistics and the coreset."""
+        self._seen = FeatureStore()  # a fit that failed may have left some
         return (Observe(self.patches, self._absorb, self._finish, "memory bank"),)
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B,3,H,W]; maps have the cells of the backbone's finest level read."""
         patches = self.patches(images)
         batch, _, height, width = patches.shape
-        distances = nearest_squared(self._standardised(patches) @ self.projection, self.bank).sqrt()
+        distances = self._nearest_squared(self.reduced(patches)).sqrt()
         maps = distances.reshape(batch, height, width)
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
     def forecast(self, images: int) -> Forecast:
-        """All patches are held in half precision, and once more in single precision when reduced."""
+        """Patches wait in half precision and make room for their reduced ones; the disk takes what memory has not."""
         patches = images * self.grid**2
         kept = max(1, round(self.config.coreset_ratio * patches))
         reduced = min(self.config.dimensions, self.channels)
-        memory = patches * (2 * self.channels + 2 * 4 * reduced + 16)
+        waiting, rows = 2 * patches * self.channels, 4 * patches * reduced
+        held, free = max(waiting, rows), room()
+        disk = 0 if held <= free else max(0, waiting - free) + rows
         flops = 2.0 * patches * (kept * reduced + self.channels * (self.channels + reduced))
-        return Forecast(memory=memory, flops=flops)
+        memory = min(held, free) + min(CHUNK, waiting) + _FOR_EACH_PATCH * patches + 4 * kept * reduced
+        return Forecast(memory=memory, flops=flops, disk=disk)
+
+    def reduced(self, patches: Tensor) -> Tensor:
+        """Features [B,C,h,w] to what is compared with the bank, rows [B*h*w,D]."""
+        return self._standardised(patches) @ self.projection
+
+    def check_exportable(self) -> None:
+        """Inverted lists are gone through by loops that depend on the image."""
+        if self.config.search != "exact":
+            raise UsageError(
+                f"A PatchCore with search={self.config.search} cannot be exported: its search is no fixed graph.",
+                "Train with --set search=exact, and with a smaller coreset_ratio to make it faster.",
+            )
+
+    def _nearest_squared(self, rows: Tensor) -> Tensor:
+        """Squared distance [M] of each reduced feature [M,D] to the bank."""
+        if self.config.search == "exact":
+            return nearest_squared(rows, self.bank)
+        if self._lists is None or self._lists.bank is not self.bank:  # fitted, loaded or moved since
+            self._lists = InvertedLists(self.bank, self.config.probes)
+        return self._lists.nearest_squared(rows)
 
     def _standardised(self, patches: Tensor) -> Tensor:
         """Features [B,C,h,w] to rows [B*h*w,C] of about zero mean and unit variance at each place."""
@@ -93,29 +133,45 @@ class PatchCore(FeatureDetector):
 
     def _absorb(self, patches: Tensor) -> None:
         # Half precision halves what waits; statistics, bank and distances are single precision or more.
-        self._seen.append(patches.half())
+        self._seen.add(patches)
 
     def _finish(self, progress: Progress) -> None:
-        batches, self._seen = self._seen, []
-        centre, spread = _place_statistics(batches)
+        with closing(self._seen) as seen:
+            self._find_projection(seen)
+            device = self.projection.device
+            patches = sum(batch[:, 0].numel() for batch in seen)
+            reduced = (self.reduced(batch.to(device).float()) for batch in seen.drain())
+            rows = _on(device, seen.rows(reduced, patches, self.projection.shape[1]))
+            count = max(1, round(self.config.coreset_ratio * patches))
+            log.info("Picking %d of %d patches for the memory bank.", count, patches)
+            chosen = k_center_greedy(rows, count, seed=self.config.seed, progress=progress)
+            self._fit_buffer("bank", rows[chosen].to(device))
+
+    def _find_projection(self, seen: FeatureStore) -> None:
+        """Fit what turns features [B,C,h,w] into rows of the bank."""
+        device = self.backbone.mean.device
+        centre, spread = _place_statistics(seen, device)
         self._fit_buffer("centre", centre)
         self._fit_buffer("spread", spread)
-        covariance = _covariance(self._standardised(batch.float()) for batch in batches)
+        covariance = _covariance(self._standardised(batch.to(device).float()) for batch in seen)
         length = min(self.config.dimensions, self.channels)
         reduction = random_orthogonal(self.channels, length, self.config.seed).to(covariance)
         self._fit_buffer("projection", (_whitening(covariance) @ reduction).float())
-        rows = torch.cat([self._standardised(batch.float()) @ self.projection for batch in batches])
-        del batches
-        count = max(1, round(self.config.coreset_ratio * rows.shape[0]))
-        chosen = k_center_greedy(rows, count, seed=self.config.seed, progress=progress)
-        self._fit_buffer("bank", rows[chosen])
 
 
-def _place_statistics(batches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _on(device: torch.device, rows: Tensor) -> Tensor:
+    """The rows where they are compared fastest; in main memory when the device has no room."""
+    try:
+        return rows.to(device)
+    except torch.OutOfMemoryError:
+        return rows
+
+
+def _place_statistics(batches: Iterable[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [C,h,w] over images, averaged over 3 x 3 places; never near zero."""
     count = sum(len(batch) for batch in batches)
-    mean = sum(_exact(batch).sum(0) for batch in batches) / count
-    variance = sum((_exact(batch) - mean).square().sum(0) for batch in batches) / count
+    mean = sum(_exact(batch.to(device)).sum(0) for batch in batches) / count
+    variance = sum((_exact(batch.to(device)) - mean).square().sum(0) for batch in batches) / count
     assert isinstance(mean, Tensor)
     assert isinstance(variance, Tensor)
     mean, deviation = (

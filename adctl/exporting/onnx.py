@@ -29,6 +29,7 @@ def write_onnx(model: Path, target: Path) -> None:
 
     Raises:
         ModelFileError: The model file cannot be read.
+        UsageError: Its settings cannot be exported.
         MissingExtraError: The packages for it are not installed.
         OutputError: The target cannot be written.
     """
@@ -38,6 +39,7 @@ def write_onnx(model: Path, target: Path) -> None:
     except ImportError as error:
         raise MissingExtraError(str(error.name), "export") from error
     detector, header = load_model(model)
+    detector.check_exportable()
     size = detector.input
     example = torch.rand(2, size.channels, size.height, size.width)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

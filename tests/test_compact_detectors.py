@@ -1,0 +1,99 @@
+"""The options that trade exactness for size and speed: inverted lists, shared covariance."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import same_by_onnx, settings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adctl.detectors.registry import detector_class
+from adctl.model_file import load_model
+from adctl.neighbours import InvertedLists, nearest_squared
+from adctl.training import train
+
+
+@given(
+    queries=st.integers(1, 60), rows=st.integers(1, 200), columns=st.integers(1, 8), probes=st.integers(1, 20)
+)  # fmt: skip
+def test_lists_never_find_less_than_the_exact_distance_and_find_it_when_all_are_looked_into(
+    queries, rows, columns, probes
+):
+    generator = torch.Generator().manual_seed(queries * 1000 + rows)
+    first, second = torch.rand(queries, columns, generator=generator), torch.rand(rows, columns, generator=generator)
+    exact = nearest_squared(first, second)
+    found = InvertedLists(second, probes).nearest_squared(first)
+    assert (found >= exact - 1e-5).all()
+    everything = InvertedLists(second, rows).nearest_squared(first)
+    torch.testing.assert_close(everything, exact, rtol=1e-4, atol=1e-5)
+
+
+def test_lists_of_equal_rows_are_searched_too():
+    bank = torch.ones(50, 3)
+    assert InvertedLists(bank, 1).nearest_squared(torch.zeros(4, 3)).tolist() == [3.0] * 4
+
+
+@pytest.fixture(scope="module")
+def models(zippers, tmp_path_factory):
+    """Exact and approximate PatchCore with the same bank; PaDiM with full and with shared covariance."""
+    runs = tmp_path_factory.mktemp("runs")
+    options = {
+        "exact": ("patchcore", {"coreset_ratio": 1.0}),
+        "ivf": ("patchcore", {"coreset_ratio": 1.0, "search": "ivf"}),
+        "full": ("padim", {}),
+        "shared": ("padim", {"covariance": "shared"}),
+    }
+    return {
+        name: train(settings(arch=arch, data=zippers, runs=runs, options=given, name=name)).model
+        for name, (arch, given) in options.items()
+    }
+
+
+@torch.inference_mode()
+def test_inverted_lists_score_as_the_exact_search_nearly(models):
+    images = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    (exact, _), (ivf, _) = load_model(models["exact"]), load_model(models["ivf"])
+    assert torch.equal(exact.bank, ivf.bank)
+    expected, found = exact(images), ivf(images)
+    assert (found.maps >= expected.maps - 1e-3).all()
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0.1, atol=0)
+    again, _ = load_model(models["ivf"])
+    assert torch.equal(again(images).scores, found.scores)
+
+
+def test_inverted_lists_are_refused_in_export(models, adctl):
+    done = adctl("export", "--model", models["ivf"], code=2)
+    assert "search=ivf cannot be exported" in done.stderr
+    assert "search=exact" in done.stderr
+
+
+@torch.inference_mode()
+def test_shared_covariance_is_the_diagonal_one_in_its_directions():
+    cls = detector_class("padim")
+    torch.manual_seed(0)
+    detector = cls(cls.Config(image_size=64, covariance="shared", dimensions=20)).eval()
+    images = torch.rand(30, 3, 64, 64)
+    (phase,) = detector.phases()
+    for batch in images.split(7):
+        phase.absorb(phase.embed(batch))
+    phase.finish(lambda *_: None)
+    along = detector.patches(images).half().float().flatten(2).permute(2, 0, 1) @ detector.projection
+    torch.testing.assert_close(detector.projection.T @ detector.projection, torch.eye(20), rtol=0, atol=1e-4)
+    torch.testing.assert_close(detector.mean, along.mean(1), rtol=1e-3, atol=1e-3)
+    assert (1 / detector.whitening.square() >= along.var(1, correction=0) * 0.999).all()  # the ridge comes on top
+    centred = along - along.mean(1, keepdim=True)
+    pooled = torch.einsum("pbi,pbj->ij", centred, centred)
+    assert (pooled - pooled.diagonal().diag()).abs().max() < 1e-3 * pooled.diagonal().max()
+    # most variance first, and none left out has more than the least kept
+    assert pooled.diagonal().diff().max() <= 1e-3 * pooled.diagonal().max()
+
+
+def test_shared_covariance_makes_a_small_file_that_exports(models, tmp_path):
+    full, shared = models["full"], models["shared"]
+    detector, _ = load_model(shared)
+    assert detector.whitening.shape == detector.mean.shape
+    small = sum(detector.get_buffer(name).numel() for name in detector.fitted)
+    large = sum(load_model(full)[0].get_buffer(name).numel() for name in detector.fitted)
+    assert small < large / 10
+    same_by_onnx("padim", detector, torch.rand(3, 3, 64, 64), tmp_path)
