@@ -8,6 +8,7 @@ Knows nothing of detectors.
 from __future__ import annotations
 
 import importlib
+import itertools
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 DEFAULT = "tf_efficientnet_lite0"
+_COLOURS = 3
 RANDOM = "random"
 """In place of a weights file: keep the random initialisation, as a baseline or a test."""
 
@@ -42,6 +44,9 @@ class Backbone(nn.Module):
             four blocks from the middle of a vision transformer.
         image_size: Side of the square input, pixels; transformers size their position embedding by it.
         strides: Of the levels to read from a convolutional network when `levels` is None.
+        channels: Of the images. Colour and grey are seen by the network as it was trained; for others its first
+            layer is made to fit, as timm does it: the weights of red, green and blue are repeated and scaled so
+            that the same light gives the same response.
 
     Raises:
         UsageError: timm has no such model, the levels do not exist, or the size does not fit its patches.
@@ -51,14 +56,20 @@ class Backbone(nn.Module):
     std: Tensor
 
     def __init__(
-        self, name: str, levels: Sequence[int] | None, image_size: int, strides: Sequence[int] = (8, 16)
+        self,
+        name: str,
+        levels: Sequence[int] | None,
+        image_size: int,
+        strides: Sequence[int] = (8, 16),
+        channels: int = _COLOURS,
     ) -> None:
         super().__init__()
         self.name = name
         self.image_size = image_size
         levels = tuple(levels) if levels is not None else _default_levels(name, image_size, strides)
         self.levels = levels
-        self.network = _create(name, levels, image_size)
+        self._inputs = _COLOURS if channels == 1 else channels
+        self.network = _create(name, levels, image_size, **self._first_layer)
         info: Any = self.network.feature_info
         self.channels: tuple[int, ...] = tuple(info.channels())
         self.strides: tuple[int, ...] = tuple(info.reduction())
@@ -68,18 +79,24 @@ class Backbone(nn.Module):
                 f"Choose an --image-size that is a multiple of {self.strides[0]}.",
             )
         config = _pretrained_config(name)
-        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1))
+        for statistic in ("mean", "std"):
+            values = itertools.islice(itertools.cycle(config[statistic]), self._inputs)
+            self.register_buffer(statistic, torch.tensor([*values]).view(1, -1, 1, 1))
         self.requires_grad_(requires_grad=False)
         self.eval()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images [B,3,H,W], or grey ones [B,1,H,W], in [0, 1] to one feature map [B,C,h,w] a level, finest first.
+        """Images [B,channels,H,W], or grey [B,1,H,W], in [0, 1] to one feature map [B,C,h,w] a level, finest first.
 
         Taking away the mean of three channels makes three of one.
         """
         features: list[Tensor] = self.network((images - self.mean) / self.std)
         return features
+
+    @property
+    def _first_layer(self) -> dict[str, Any]:
+        """What to tell timm of the first layer, where it differs from the published one."""
+        return {} if self._inputs == _COLOURS else {"in_chans": self._inputs}
 
     def train(self, mode: bool = True) -> Backbone:
         """Stay in evaluation mode: a frozen network must not update its batch statistics."""
@@ -93,7 +110,7 @@ class Backbone(nn.Module):
         Raises:
             ModelFileError: They are not this network's.
         """
-        source = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": dict(weights)}}
+        source = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": dict(weights)}, **self._first_layer}
         try:
             filled = _create(self.name, self.levels, self.image_size, **source)
         except (RuntimeError, KeyError) as error:

@@ -240,7 +240,17 @@ class ScoreSet:
     @property
     def bit_depth(self) -> int:
         """Bits in use of 16-bit files, as the detector took them."""
-        return int(self.manifest.get("model", {}).get("config", {}).get("bit_depth", 16))
+        return int(self._config.get("bit_depth", 16))
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images, as the detector took them."""
+        return int(self._config.get("channels", 3))
+
+    @property
+    def _config(self) -> dict[str, Any]:
+        config: dict[str, Any] = self.manifest.get("model", {}).get("config", {})
+        return config
 
     @property
     def has_maps(self) -> bool:

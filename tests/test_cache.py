@@ -36,12 +36,12 @@ def decoded(monkeypatch):
     """Names of the files decoded so far."""
     names = []
 
-    def read(path, **options):
+    def read(path, channels, **options):
         names.append(path.name)
-        return read_image(path, **options)
+        return read_pixels(path, channels, **options)
 
-    read_image = loader.read_image
-    monkeypatch.setattr(loader, "read_image", read)
+    read_pixels = loader.read_pixels
+    monkeypatch.setattr(loader, "read_pixels", read)
     return names
 
 

@@ -723,3 +723,13 @@ def test_names_that_timm_does_not_know_come_with_close_ones(hub, site, home, nam
     assert len(error.value.remedy) < 300
     assert site.seen == []
     assert not home.exists()
+
+
+def test_the_list_of_one_tells_where_it_comes_from_and_whether_that_is_verified(adctl):
+    shown = "".join(adctl("fetch", "--list", "mvtec").stdout.split())
+    for remote in find_entry("mvtec").remotes:
+        assert remote.urls[0] in shown
+    assert "sha256cf4313b13603bec6" in shown
+    assert "lengthunknown,unverified" in shown
+    (first, *_) = adctl.json("fetch", "--list", "cifar10")["result"]["files"]
+    assert first["md5"] == "c32a1d4ab5d03f1284b67883e8d87530"

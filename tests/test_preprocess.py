@@ -144,7 +144,7 @@ def test_sampling_more_coarsely_than_the_cells_passes_none_over():
     ("values", "said"),
     [
         ({"resize": "stretch"}, "resize"),
-        ({"channels": 2}, "channels"),
+        ({"channels": 0}, "channels"),
         ({"bit_depth": 7}, "bit_depth"),
         ({"tile": 16}, "tile"),
         ({"tile": 256, "resize": "crop"}, "contradicts"),

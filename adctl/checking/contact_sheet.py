@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from adctl.checking.findings import Severity
-from adctl.data.images import read_image, write_png
+from adctl.data.images import write_png
+from adctl.data.multichannel import read_picture
 from adctl.errors import AdctlError
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _place(path: Path, root: Path) -> str:
 def _thumbnail(path: Path) -> Image.Image:
     frame = Image.new("RGB", (_THUMB, _THUMB), (228, 228, 224))
     try:
-        image = Image.fromarray(read_image(path))
+        image = Image.fromarray(read_picture(path))
     except (AdctlError, OSError):
         ImageDraw.Draw(frame).text((8, 8), "no picture", fill=_FAINT, font=_font(_TEXT, 11))
         return frame

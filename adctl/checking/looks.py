@@ -15,14 +15,17 @@ import cv2
 import numpy as np
 
 from adctl.data import storage
-from adctl.data.images import as_rgb, read_stored, resize
+from adctl.data.images import as_rgb, read_header, read_stored, resize, to_uint8
+from adctl.data.multichannel import picture_of, read_channels
 from adctl.errors import AdctlError, ImageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from adctl.data.images import RgbImage
     from adctl.records import Sample
 
 Part = Literal["train", "test"]
@@ -99,14 +102,12 @@ def look_at(sample: Sample, part: Part) -> Look:
     digest = ""
     try:
         digest = storage.digest(sample.path)
-        stored = read_stored(sample.path)
-        rgb = as_rgb(sample.path, stored)
+        rgb, mode = _seen(sample.path)
     except ImageError as error:
         return Look(sample, part, digest, error)
     except (OSError, AdctlError) as error:
         return Look(sample, part, digest, ImageError(f"Cannot read the image {sample.path}: {error}."))
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    mode = f"{'grey' if stored.ndim == 2 else 'colour'} {stored.dtype}"  # noqa: PLR2004 - axes
     height, width = grey.shape
     mean, deviation = cv2.meanStdDev(grey)
     return Look(
@@ -122,6 +123,16 @@ def look_at(sample: Sample, part: Part) -> Look:
         perceptual_hash(grey),
         fine_structure(grey),
     )
+
+
+def _seen(path: Path) -> tuple[RgbImage, str]:
+    """An image to look at, and its channels and number type in words."""
+    bands = read_header(path).bands
+    if bands:
+        stored = read_channels(path)
+        return picture_of(to_uint8(path, stored, 16)), f"{bands} channels {stored.dtype}"
+    stored = read_stored(path)
+    return as_rgb(path, stored), f"{'grey' if stored.ndim == 2 else 'colour'} {stored.dtype}"  # noqa: PLR2004 - axes
 
 
 def perceptual_hash(grey: NDArray[np.generic]) -> int:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from adctl.config import FetchSettings
+    from adctl.data.catalogue import Remote
     from adctl.data.download import Transfer
     from adctl.fetching.bundles import Bundled, Delivered
     from adctl.fetching.datasets import Fetched
@@ -171,7 +172,17 @@ def _details(entry: Listed) -> list[tuple[str, str]]:
         ("homepage", entry.homepage),
         ("cite", entry.citation),
         ("folder", str(entry.root)),
+        *(("file", _file(remote)) for remote in entry.files),
     ]
+
+
+def _file(remote: Remote) -> str:
+    """Its length, digest and addresses, as far as they are published."""
+    from adctl.data.download import size_in_words
+
+    size = "length unknown" if remote.size is None else size_in_words(remote.size)
+    digest = f"sha256 {remote.sha256}" if remote.sha256 else f"md5 {remote.md5}" if remote.md5 else "unverified"
+    return f"{' or '.join(remote.urls)} ({size}, {digest})"
 
 
 def _verify(call: Call, settings: FetchSettings) -> None:

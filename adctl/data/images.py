@@ -33,13 +33,14 @@ from adctl.data import storage
 from adctl.errors import DataError, ImageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from PIL.ImageFile import ImageFile
 
     from adctl.records import Sample
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy"})
 """Endings taken for images, in lower case."""
 
 MIN_SIDE = 16
@@ -57,6 +58,7 @@ _FORMATS = (
     ("TIFF", re.compile(rb"II[*+]\0|MM\0[*+]")),
     ("BMP", re.compile(rb"BM")),
     ("WEBP", re.compile(rb"RIFF.{4}WEBP", re.DOTALL)),
+    ("NPY", re.compile(rb"\x93NUMPY")),
 )
 # Called directly: Image.open would apply Pillow's own, lower pixel limit.
 _HEADERS: dict[str, type[ImageFile]] = {
@@ -68,11 +70,18 @@ _HEADERS: dict[str, type[ImageFile]] = {
 # Grey stays one channel and depth stays what it is; alpha is dropped and EXIF orientation applied.
 _DECODE = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 _GREY = 2  # dimensions
+_MOST_AT_ONCE = 4  # channels that OpenCV resizes
 _JPEG_END = b"\xff\xd9"
 _PNG_END = b"IEND\xaeB`\x82"
-_WIDTH, _HEIGHT, _ORIENTATION = 256, 257, 274
+_WIDTH, _HEIGHT, _ORIENTATION, _PHOTOMETRIC, _SAMPLES = 256, 257, 274, 262, 277
+_WHITE_OR_BLACK = {0, 1}  # photometric interpretations: grey, and what follows are channels of their own or alpha
+_COLOUR_AND_ALPHA, _GREY_AND_ALPHA = 4, 2
 _AXES_SWAPPED = range(5, 9)
 _GET_AGAIN = "Copy or save the file again, or remove it."
+_PAGES = (
+    "Save the page that counts as a file of its own; or pages that are channels of one image as one page, or as "
+    "a NumPy array, and train with --set channels=N."
+)
 _CONVERT = "Convert it to an 8-bit or 16-bit PNG, or remove it."
 
 # Damaged files are reported by ImageError; OpenCV would say the same again, less clearly, on stderr.
@@ -82,21 +91,31 @@ _header_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class _Header:
-    """What the start of a file says: its format, stored size in pixels, pages, EXIF orientation."""
+class Header:
+    """What the start of a file says.
+
+    Attributes:
+        format: A name from `_FORMATS`.
+        width: As stored, pixels.
+        height: Likewise.
+        several_pages: Whether it holds more than one image.
+        orientation: As EXIF counts them.
+        bands: Number of channels where they are neither grey nor colour; 0 for an ordinary image.
+    """
 
     format: str
     width: int
     height: int
-    several_pages: bool
-    orientation: int
+    several_pages: bool = False
+    orientation: int = 1
+    bands: int = 0
 
 
 def read_image(path: Path, *, bit_depth: int = 16) -> RgbImage:
     """Decode one image to RGB as it should be seen: EXIF orientation applied, alpha dropped, grey expanded.
 
     Args:
-        path: A PNG, JPEG, BMP, TIFF or WebP file; what it holds counts, not what it is called.
+        path: A PNG, JPEG, BMP, TIFF, WebP or NumPy file; what it holds counts, not what it is called.
         bit_depth: Bits in use, 8 to 16, of 16-bit files: with 12, as many cameras deliver, 4095 is white and
             what is above saturates. Floating-point files are taken as 0 to 1.
 
@@ -112,7 +131,7 @@ def read_image(path: Path, *, bit_depth: int = 16) -> RgbImage:
 
 def as_rgb(path: Path, pixels: NDArray[Any], *, bit_depth: int = 16) -> RgbImage:
     """What `read_image` gives, from pixels that `read_stored` gave; errors likewise."""
-    image = _to_uint8(path, pixels, bit_depth)  # [H, W] or [H, W, 3]
+    image = to_uint8(path, np.ascontiguousarray(pixels), bit_depth)  # [H, W] or [H, W, 3]
     if image.ndim == _GREY:
         return _as_uint8(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
     return _as_uint8(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image))  # in place: fresh memory costs more
@@ -124,13 +143,18 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         ImageError: As for `read_image`, as far as the header tells.
     """
-    try:
-        with storage.open_binary(path) as stream:
-            header = _read_header(path, stream)
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    header = read_header(path)
     size = (header.width, header.height)
     return size[::-1] if header.orientation in _AXES_SWAPPED else size
+
+
+def read_header(path: Path) -> Header:
+    """What the start of a file says; no pixel is decoded. Errors as for `image_size`."""
+    try:
+        with storage.open_binary(path) as stream:
+            return _read_header(path, stream)
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def read_mask(path: Path) -> BoolMask:
@@ -186,6 +210,9 @@ def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
         Array of shape [height, width, C], uint8; `image` itself when nothing changes.
     """
     rows, columns, channels = image.shape
+    if channels > _MOST_AT_ONCE:
+        parts = (image[..., first : first + _MOST_AT_ONCE] for first in range(0, channels, _MOST_AT_ONCE))
+        return np.concatenate([resize(np.ascontiguousarray(part), height, width) for part in parts], axis=2)
     smaller = (min(height, rows), min(width, columns))
     for size, method in ((smaller, cv2.INTER_AREA), ((height, width), cv2.INTER_LINEAR)):
         if image.shape[:2] != size:
@@ -210,33 +237,82 @@ def read_stored(path: Path) -> NDArray[Any]:
     Raises:
         ImageError: As for `read_image`, but for the kinds of number.
     """
+    header, data = read_file(path)
+    if header.bands:
+        raise refusal(
+            path,
+            f"it has {header.bands} channels, neither grey nor colour",
+            f"Train on all of them with --set channels={header.bands}, or save those that count as a colour image.",
+        )
+    if header.format == "NPY":
+        pixels = read_array(path, data)
+        return pixels[..., ::-1] if pixels.ndim > _GREY and pixels.shape[2] > 1 else pixels.reshape(pixels.shape[:2])
+    return decode(path, data, _DECODE)
+
+
+def read_file(path: Path) -> tuple[Header, bytes]:
+    """The header of an image and all bytes of its file, which runs to its end; errors as for `read_stored`."""
     try:
         data = storage.read_bytes(path)
     except OSError as error:
         raise _unreadable(path, error) from error
     header = _read_header(path, io.BytesIO(data))
     if not _is_complete(header, data):
-        raise _refusal(path, "it is truncated", _GET_AGAIN)
+        raise refusal(path, "it is truncated", _GET_AGAIN)
+    return header, data
+
+
+def decode(path: Path, data: bytes, how: int) -> NDArray[Any]:
+    """What OpenCV makes of the bytes of a file.
+
+    Args:
+        path: For messages.
+        data: All bytes.
+        how: OpenCV's `IMREAD_` flags.
+
+    Raises:
+        ImageError: Nothing.
+    """
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), how)
     except cv2.error as error:
-        raise _refusal(path, f"OpenCV cannot decode it ({error.err})", _CONVERT) from error
+        raise refusal(path, f"OpenCV cannot decode it ({error.err})", _CONVERT) from error
     if image is None:
-        raise _refusal(path, "it is damaged, truncated or of a kind that cannot be decoded", _GET_AGAIN)
+        raise refusal(path, "it is damaged, truncated or of a kind that cannot be decoded", _GET_AGAIN)
     return image
 
 
-def _to_uint8(path: Path, image: NDArray[Any], bit_depth: int) -> NDArray[np.uint8]:
+def read_array(path: Path, data: bytes) -> NDArray[Any]:
+    """The pixels of a NumPy file, [H,W] or [H,W,C]; objects, which would have to be unpickled, are refused.
+
+    Raises:
+        ImageError: It is damaged or holds objects.
+    """
+    try:
+        pixels: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise refusal(path, "it is damaged, or holds other things than numbers", _GET_AGAIN) from error
+    if pixels.ndim > _GREY and _channels_first(pixels.shape):
+        pixels = np.moveaxis(pixels, 0, 2)
+    return np.ascontiguousarray(pixels)
+
+
+def to_uint8(path: Path, image: NDArray[Any], bit_depth: int) -> NDArray[np.uint8]:
+    """Pixels of any number type to 8 bits, by a scale that is the same for all images; see `read_image`.
+
+    Raises:
+        ImageError: No white is defined for their type, or they leave its range.
+    """
     if image.dtype == np.uint8:
         return _as_uint8(image)
     if image.dtype == np.uint16:
         return _as_uint8(np.minimum(np.right_shift(image, bit_depth - 8), 255))
     if not np.issubdtype(image.dtype, np.floating):
-        raise _refusal(path, f"its pixels are {image.dtype}, for which no white is defined", _CONVERT)
+        raise refusal(path, f"its pixels are {image.dtype}, for which no white is defined", _CONVERT)
     values = image.astype(np.float32, copy=False)
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= 1):  # also refuses NaN
-        raise _refusal(
+        raise refusal(
             path,
             f"its floating-point pixels run from {low:g} to {high:g}, not within 0 to 1",
             "Divide all images by one fixed white level, or convert them to 16-bit PNG.",
@@ -248,38 +324,61 @@ def _as_uint8(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     return pixels.astype(np.uint8, copy=False)
 
 
-def _read_header(path: Path, stream: BinaryIO) -> _Header:
+def _read_header(path: Path, stream: BinaryIO) -> Header:
     """Read the header, checked against the limits; no pixel is decoded."""
     start = stream.read(12)
     stream.seek(0)
     if not start:
-        raise _refusal(path, "the file is empty", _GET_AGAIN)
+        raise refusal(path, "the file is empty", _GET_AGAIN)
     name = next((name for name, magic in _FORMATS if magic.match(start)), None)
     if name is None:
-        raise _refusal(path, "it is not a PNG, JPEG, BMP, TIFF or WebP image", _CONVERT)
+        raise refusal(path, "it is not a PNG, JPEG, BMP, TIFF, WebP or NumPy image", _CONVERT)
     with _header_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            header = _tiff_header(stream) if name == "TIFF" else _other_header(name, stream)
+            header = _HEADER_READERS[name](stream) if name in _HEADER_READERS else _other_header(name, stream)
         except Exception as error:  # Pillow's parsers raise anything from struct.error to KeyError
-            raise _refusal(path, "its header is damaged or truncated", _GET_AGAIN) from error
+            raise refusal(path, "its header is damaged or truncated", _GET_AGAIN) from error
     _check_limits(path, header)
     return header
 
 
-def _tiff_header(stream: BinaryIO) -> _Header:
+def _tiff_header(stream: BinaryIO) -> Header:
     """From the first directory of tags: Pillow's image class refuses kinds of pixel that OpenCV reads."""
     start = stream.read(8)
     is_big = start[2] == ord("+")  # BigTIFF has longer offsets
     tags = ImageFileDirectory_v2(start + stream.read(8 if is_big else 0))
     stream.seek(tags.next)
     tags.load(stream)
-    return _Header("TIFF", tags[_WIDTH], tags[_HEIGHT], bool(tags.next), tags.get(_ORIENTATION, 1))
+    samples = tags.get(_SAMPLES, 1)
+    ordinary = _GREY_AND_ALPHA if tags.get(_PHOTOMETRIC) in _WHITE_OR_BLACK else _COLOUR_AND_ALPHA
+    bands = samples if samples > ordinary else 0
+    return Header("TIFF", tags[_WIDTH], tags[_HEIGHT], bool(tags.next), tags.get(_ORIENTATION, 1), bands)
 
 
-def _other_header(name: str, stream: BinaryIO) -> _Header:
+def _array_header(stream: BinaryIO) -> Header:
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
+    shape, _, _ = read(stream)
+    if len(shape) not in {_GREY, _GREY + 1}:
+        raise ValueError(f"an array of {len(shape)} axes is no image")
+    first = len(shape) > _GREY and _channels_first(shape)
+    height, width = shape[1:] if first else shape[:2]
+    channels = 1 if len(shape) == _GREY else shape[0 if first else -1]
+    return Header("NPY", width, height, bands=0 if channels in {1, 3} else channels)
+
+
+def _channels_first(shape: Sequence[int]) -> bool:
+    """Whether an array is [C,H,W]: of an image, the channels are the shortest axis."""
+    return shape[0] < shape[-1]
+
+
+_HEADER_READERS: dict[str, Callable[[BinaryIO], Header]] = {"TIFF": _tiff_header, "NPY": _array_header}
+
+
+def _other_header(name: str, stream: BinaryIO) -> Header:
     image = _HEADERS[name](stream)
-    return _Header(name, *image.size, getattr(image, "n_frames", 1) > 1, _orientation(image))
+    return Header(name, *image.size, getattr(image, "n_frames", 1) > 1, _orientation(image))
 
 
 def _orientation(image: ImageFile) -> int:
@@ -294,19 +393,19 @@ def _orientation(image: ImageFile) -> int:
         return 1
 
 
-def _check_limits(path: Path, header: _Header) -> None:
+def _check_limits(path: Path, header: Header) -> None:
     width, height = header.width, header.height
     if header.several_pages:
-        raise _refusal(path, "it holds several pages", "Save the page that counts as a file of its own.")
+        raise refusal(path, "it holds several pages", _PAGES)
     if min(width, height) < MIN_SIDE:
         what = f"it is {width} x {height} pixels, and each side must have at least {MIN_SIDE}"
-        raise _refusal(path, what, "Use the image at its full size, or remove it.")
+        raise refusal(path, what, "Use the image at its full size, or remove it.")
     if width * height > MAX_PIXELS:
         what = f"it is {width} x {height} pixels, and at most {MAX_PIXELS:,} in all can be read"
-        raise _refusal(path, what, "Cut it into tiles or scale it down.")
+        raise refusal(path, what, "Cut it into tiles or scale it down.")
 
 
-def _is_complete(header: _Header, data: bytes) -> bool:
+def _is_complete(header: Header, data: bytes) -> bool:
     """Whether the file runs to its end, for the formats whose decoders paint missing parts grey."""
     if header.format == "JPEG":
         return data.rfind(_JPEG_END, _start_of_scan(data)) >= 0
@@ -329,10 +428,11 @@ def _start_of_scan(data: bytes) -> int:
 
 def _unreadable(path: Path, error: OSError) -> ImageError:
     if isinstance(error, FileNotFoundError):
-        return _refusal(path, "the file does not exist", "Check the path, or list the images again.")
+        return refusal(path, "the file does not exist", "Check the path, or list the images again.")
     reason = os.strerror(error.errno) if error.errno else str(error)
-    return _refusal(path, reason[0].lower() + reason[1:], "Check the file and its permissions.")
+    return refusal(path, reason[0].lower() + reason[1:], "Check the file and its permissions.")
 
 
-def _refusal(path: Path, what: str, remedy: str) -> ImageError:
+def refusal(path: Path, what: str, remedy: str) -> ImageError:
+    """The error for an image that cannot be used."""
     return ImageError(f"Cannot use the image {path}: {what}.", remedy)

@@ -18,7 +18,8 @@ import psutil
 
 from adctl.data import storage
 from adctl.data.cache import DamagedCacheError, PreprocessedCache
-from adctl.data.images import image_size, read_image, resize
+from adctl.data.images import image_size, resize
+from adctl.data.multichannel import picture_of, read_pixels
 from adctl.data.preprocess import check_region, fit
 from adctl.data.tiling import Tiling
 from adctl.errors import ImageError
@@ -51,7 +52,7 @@ class Loaded:
         height: Of the original, pixels; 0 when unreadable.
         error: Why it could not be read, or None.
         display: The original scaled down to look at, where that was asked for; None otherwise.
-        whole: Array [height,width,3] of uint8 RGB, the original where it is to be cut into tiles; None otherwise.
+        whole: Array [height,width,3 or C] of uint8, the original where it is to be cut into tiles; None otherwise.
     """
 
     sample: Sample
@@ -72,11 +73,11 @@ def load_one(sample: Sample, spec: InputSpec, display: int | None = None) -> Loa
         display: Also keep the image at its own proportions, its longer side at most so many pixels.
     """
     try:
-        image = read_image(sample.path, bit_depth=spec.bit_depth)
+        image = read_pixels(sample.path, spec.channels, bit_depth=spec.bit_depth)
         check_region(sample.path, image, spec)
     except ImageError as error:
         return Loaded(sample, None, error=error)
-    shown = None if display is None else _scaled(image, display)
+    shown = None if display is None else _scaled(picture_of(image), display)
     height, width = image.shape[:2]
     if spec.tiled:
         return Loaded(sample, None, width, height, display=shown, whole=image)

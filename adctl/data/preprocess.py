@@ -42,7 +42,7 @@ class InputSpec:
     Attributes:
         height: Of the network's input, pixels.
         width: Of the network's input, pixels.
-        channels: 3 for RGB, 1 for luminance.
+        channels: 3 for RGB, 1 for luminance; otherwise those an image is stored with, see `adctl.data.multichannel`.
         resize: How an image is brought to height x width.
         bit_depth: Bits in use of 16-bit files; see `read_image`.
         tile: Side of the squares an image is cut into, pixels of the original; None takes it as a whole.
@@ -97,7 +97,7 @@ def fit(image: RgbImage, spec: InputSpec) -> Pixels:
     """Bring an image to what the network takes.
 
     Args:
-        image: Array of shape [h, w, 3], uint8, RGB.
+        image: Array of shape [h, w, 3], uint8, RGB; or of as many channels as the network takes.
         spec: What the network takes.
 
     Returns:

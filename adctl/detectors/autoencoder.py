@@ -64,7 +64,11 @@ class ReconstructionDetector(Detector):
     def __init__(self, config: ReconstructionConfig) -> None:
         super().__init__(config)
         weights = parse_weights(config.error, SPACES)
-        compared = Backbone(config.backbone, None, config.image_size) if "features" in weights else None
+        compared = (
+            Backbone(config.backbone, None, config.image_size, channels=config.channels)
+            if "features" in weights
+            else None
+        )
         self.error = ErrorMap(weights, config.blur, compared)
         self.register_buffer("usual_error", torch.ones(len(weights), 1, 1))
         self._seen: tuple[Tensor | float, int] = (0.0, 0)
@@ -201,7 +205,7 @@ class Autoencoder(ReconstructionDetector):
         terms = parse_spec(self.config.loss)
         backbone = None
         if any(term.needs_backbone for term in terms):
-            backbone = Backbone(self.config.backbone, None, self.config.image_size)
+            backbone = Backbone(self.config.backbone, None, self.config.image_size, channels=self.config.channels)
             if self._pretrained is not None:
                 backbone.load_pretrained(self._pretrained)
         device = next(self.parameters()).device

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -34,7 +34,9 @@ class DetectorConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     image_size: int = Field(256, ge=32, le=4096, description="Side of the square that images are resized to, pixels")
-    channels: Literal[1, 3] = Field(3, description="3 for colour, 1 for luminance alone")
+    channels: int = Field(
+        3, ge=1, le=64, description="3 for colour, 1 for luminance alone, or all of images stored with other numbers"
+    )
     resize: Resize = Field(
         "squash", description="To a square by each side for itself (squash), padding (pad) or a centre crop (crop)"
     )

@@ -74,7 +74,7 @@ class Dinomaly(Detector):
 
     def __init__(self, config: DinomalyConfig) -> None:
         super().__init__(config)
-        self.backbone = Backbone(config.backbone, config.layers, config.image_size)
+        self.backbone = Backbone(config.backbone, config.layers, config.image_size, channels=config.channels)
         coarsest = max(self.backbone.strides)
         if config.image_size % coarsest:
             below = max(1, config.image_size // coarsest) * coarsest

@@ -121,7 +121,7 @@ class EfficientAD(Detector):
 
     def _lesson(self) -> _Lesson:
         """What the teacher learns; of training only, so that it stays out of the model file."""
-        backbone = Backbone(self.config.backbone, None, self.config.image_size)
+        backbone = Backbone(self.config.backbone, None, self.config.image_size, channels=self.config.channels)
         if self._pretrained is not None:
             backbone.load_pretrained(self._pretrained)
         return _Lesson(backbone, self.config).to(self.normalise.mean.device)

@@ -37,7 +37,9 @@ class FeatureDetector(Detector):
 
     def __init__(self, config: FeatureConfig) -> None:
         super().__init__(config)
-        self.backbone = Backbone(config.backbone, config.layers, config.image_size, strides=self.strides)
+        self.backbone = Backbone(
+            config.backbone, config.layers, config.image_size, strides=self.strides, channels=config.channels
+        )
 
     @property
     def backbone_name(self) -> str:

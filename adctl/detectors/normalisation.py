@@ -101,4 +101,5 @@ def _sums(images: Tensor) -> tuple[Tensor, int]:
 def _statistics(choice: Choice, channels: int) -> Statistics:
     if not isinstance(choice, str):
         return choice
-    return _IMAGENET[channels] if choice == "imagenet" else ((0.0,), (1.0,))
+    # Of channels that are no colours, all that is known is the light that falls on them.
+    return _IMAGENET.get(channels, _IMAGENET[1]) if choice == "imagenet" else ((0.0,), (1.0,))

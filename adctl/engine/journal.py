@@ -123,8 +123,13 @@ def contact_sheet(preview: Preview) -> Tensor:
         *([] if preview.rebuilt is None else [preview.rebuilt]),
         (maps - low) / (high - low + 1e-12),
     ]
-    columns = [row.float().expand(-1, 3, -1, -1).clamp(0, 1).permute(1, 2, 0, 3).flatten(2) for row in rows]
+    columns = [_coloured(row.float()).clamp(0, 1).permute(1, 2, 0, 3).flatten(2) for row in rows]
     return torch.cat(columns, dim=1).cpu()
+
+
+def _coloured(images: Tensor) -> Tensor:
+    """Images [B,C,H,W] as colour [B,3,H,W]: the first three channels, or the first for grey."""
+    return images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)  # noqa: PLR2004 - colours
 
 
 def loss_picture(history: list[Epoch]) -> bytes:

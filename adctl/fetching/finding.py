@@ -13,6 +13,8 @@ from adctl.paths import data_dir
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from adctl.data.catalogue import Remote
+
 
 @dataclass(frozen=True)
 class Listed:
@@ -33,6 +35,8 @@ class Listed:
         fetched: Whether any category is on this machine.
         here: Which ones are.
         root: Where it lies, or would lie.
+        files: What is downloaded: addresses, length and published digest of each; first what holds all categories,
+            then what holds one.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Listed:
     fetched: bool
     here: tuple[str, ...]
     root: Path
+    files: tuple[Remote, ...]
 
 
 _SHARED = ("name", "title", "licence", "terms", "commercial", "homepage", "citation", "categories", "size")
@@ -69,6 +74,7 @@ def listing(root: Path | None = None) -> list[Listed]:
                 fetched=bool(here),
                 here=here,
                 root=folder,
+                files=entry.remotes,
             )
         )
     return lines

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from adctl.data.images import read_image, read_mask, resize
+from adctl.data.images import read_mask, resize
+from adctl.data.multichannel import picture_of, read_pixels
 from adctl.errors import ImageError
 from adctl.heatmaps import ColourScale, colourise, overlay, upsample
 from adctl.records import Box
@@ -69,7 +70,7 @@ def _tiles(
     """Original, and with a map that map and the overlay, in one size; none where the image cannot be read."""
     row, calibration = scores.rows[index], scores.calibration
     try:
-        image = read_image(Path(row.path), bit_depth=scores.bit_depth)
+        image = picture_of(read_pixels(Path(row.path), scores.channels, bit_depth=scores.bit_depth))
     except ImageError:
         return []
     factor = _SIDE / max(image.shape[:2])

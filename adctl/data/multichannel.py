@@ -1,0 +1,115 @@
+"""Images of more or other channels than colour has: several lamps, polarisations, spectral bands, colour with alpha.
+
+They come as TIFF with several samples a pixel, as NumPy arrays, or as PNG and WebP with alpha, which then counts. Their
+channels are taken in the order in which they are stored. Colour and grey go the ordinary way, by `adctl.data.images`.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from adctl.data import images
+from adctl.data.images import read_image, refusal, to_uint8
+from adctl.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from adctl.data.images import RgbImage
+
+_ORDINARY = (1, 3)
+_COLOUR, _ALPHA = 3, 4
+
+
+def read_pixels(path: Path, channels: int, *, bit_depth: int = 16) -> NDArray[np.uint8]:
+    """Decode one image for a network that takes so many channels.
+
+    Args:
+        path: The image.
+        channels: 1 and 3 take any colour or grey image, as `read_image` gives it; others an image that has as many.
+        bit_depth: See `read_image`.
+
+    Returns:
+        Array of shape [H, W, 3], RGB, for 1 and 3 channels, else [H, W, channels]; uint8.
+
+    Raises:
+        ImageError: As for `read_image`, or the image has another number of channels.
+        MissingExtraError: It is a TIFF, which needs the package tifffile.
+    """
+    if channels in _ORDINARY:
+        return read_image(path, bit_depth=bit_depth)
+    pixels = read_channels(path)
+    if pixels.shape[2] != channels:
+        raise refusal(
+            path,
+            f"it has {pixels.shape[2]} channels where {channels} are expected",
+            f"Use images of {channels} channels, or train on all these with --set channels={pixels.shape[2]}.",
+        )
+    return to_uint8(path, pixels, bit_depth)
+
+
+def read_channels(path: Path) -> NDArray[Any]:
+    """All channels of an image, in the number type and the order they are stored in: [H, W, C].
+
+    Raises:
+        ImageError: As for `read_image`, but for the kinds of number; also where it is stored turned or mirrored.
+        MissingExtraError: It is a TIFF, which needs the package tifffile.
+    """
+    header, data = images.read_file(path)
+    if header.orientation != 1:
+        raise refusal(path, "it is stored turned or mirrored", "Save it as it should be seen.")
+    if header.format == "TIFF":
+        pixels = _tiff(path, data)
+    elif header.format == "NPY":
+        pixels = images.read_array(path, data)
+    else:
+        pixels = images.decode(path, data, cv2.IMREAD_UNCHANGED)
+        if pixels.ndim > 2 and pixels.shape[2] in {_COLOUR, _ALPHA}:  # noqa: PLR2004 - grey
+            pixels = np.concatenate([pixels[..., _COLOUR - 1 :: -1], pixels[..., _COLOUR:]], axis=2)
+    return pixels[..., None] if pixels.ndim == 2 else pixels  # noqa: PLR2004 - grey
+
+
+def read_picture(path: Path, *, bit_depth: int = 16) -> RgbImage:
+    """An image to look at, whatever its channels; errors as for `read_pixels`."""
+    if not images.read_header(path).bands:
+        return read_image(path, bit_depth=bit_depth)
+    return picture_of(to_uint8(path, read_channels(path), bit_depth))
+
+
+def picture_of(pixels: NDArray[np.uint8]) -> RgbImage:
+    """Something to look at: the first three channels for red, green and blue, or the first for grey.
+
+    Args:
+        pixels: Array of shape [H, W, C], uint8.
+
+    Returns:
+        Array of shape [H, W, 3], uint8; `pixels` itself where it has three channels.
+    """
+    if pixels.shape[2] == _COLOUR:
+        return pixels
+    if pixels.shape[2] < _COLOUR:
+        return np.repeat(pixels[..., :1], _COLOUR, axis=2)
+    return np.ascontiguousarray(pixels[..., :_COLOUR])
+
+
+def _tiff(path: Path, data: bytes) -> NDArray[Any]:
+    """The samples of the only page, [H,W] or [H,W,C]; OpenCV reads no more than four, and those not always rightly."""
+    try:
+        import tifffile
+    except ImportError as error:
+        raise MissingExtraError("tifffile", "multichannel") from error
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            page = file.pages.first
+            pixels, axes = page.asarray(), page.axes
+    except Exception as error:  # it raises whatever a damaged tag leads to
+        raise refusal(
+            path, f"it cannot be decoded ({error})", "Save it again, without compression or with Deflate."
+        ) from error
+    return np.moveaxis(pixels, 0, 2) if axes.startswith("S") else pixels
