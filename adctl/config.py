@@ -177,6 +177,8 @@ class ReportSettings(CommandSettings):
     scores: Path | None = Field(None, description="Folder that 'adctl score' wrote; the last one when left out")
     out: Path | None = Field(None, description="Where the report goes")
     title: str | None = Field(None, description="Title of the report")
+    fail_if: tuple[str, ...] = Field((), description="Conditions that fail, as image_auroc<0.95")
+    junit: Path | None = Field(None, description="JUnit XML file for the gates")
     ci: bool = Field(False, description="Give confidence intervals, by bootstrap")
     ci_level: float = Field(0.95, gt=0, lt=1, description="Level of the confidence intervals")
     ci_samples: int = Field(1000, ge=100, le=100_000, description="Times the images are drawn again for them")

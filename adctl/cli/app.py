@@ -19,7 +19,7 @@ INTERRUPTED = 130
 
 _EPILOG = (
     "Exit codes: 0 done, 1 failure, 2 bad usage, 3 images rejected (score --fail-on-anomaly) or a gate failed "
-    "(bench --fail-if, --against), 130 interrupted. "
+    "(bench --fail-if, --against; report --fail-if), 130 interrupted. "
     "Settings: flag, then ADCTL_NAME, then --config FILE, then default."
 )
 

@@ -9,7 +9,7 @@ import typer
 
 from adctl.cli import options as opt
 from adctl.cli.metrics import metrics_table
-from adctl.cli.output import Call
+from adctl.cli.output import Call, rows
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,6 +25,11 @@ def report(
     ] = None,
     out: Annotated[Path | None, opt.value("Where the report goes.", metavar="FILE")] = None,
     title: Annotated[str | None, opt.value("Title of the report.", metavar="TEXT")] = None,
+    fail_if: Annotated[
+        list[str] | None,
+        opt.value("Exit with 3 when it holds, as 'image_auroc<0.95'; may be repeated.", metavar="CONDITION"),
+    ] = None,
+    junit: Annotated[Path | None, opt.value("JUnit XML file for the gates.", metavar="FILE")] = None,
     ci: Annotated[bool | None, typer.Option("--ci", help="Give confidence intervals, by bootstrap.")] = None,
     ci_level: Annotated[
         float | None, opt.value("Level of the confidence intervals.", default="0.95", metavar="SHARE")
@@ -42,11 +47,19 @@ def report(
     """Turn scores into one HTML page: metrics, curves, threshold and a gallery."""
     call = Call(ctx)
     from adctl.config import ReportSettings
+    from adctl.gates import exit_code
     from adctl.reporting import report as write
 
     result = write(call.settings(ReportSettings), call.reporter)
     call.finish(result, lambda: _text(result))
+    raise typer.Exit(exit_code(result.gates))
 
 
 def _text(result: ReportResult) -> RenderableType:
-    return metrics_table(result.evaluation, [("report", str(result.page))])
+    from rich.console import Group
+
+    shown = [metrics_table(result.evaluation, [("report", str(result.page))])]
+    if result.gates:
+        told = [("passed" if one.passed else "FAILED", one.gate, one.message) for one in result.gates]
+        shown += ["", rows(told, "gate", "", "")]
+    return Group(*shown)
