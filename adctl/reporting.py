@@ -54,12 +54,19 @@ def report(loaded: Loaded[ReportSettings], reporter: Reporter = SILENT) -> Repor
     gates = _gates(settings)
     folder = settings.scores or runs.last(settings.runs, "scores")
     scores = ScoreSet.load(folder)
-    resampling = Resampling(settings.ci_samples, settings.ci_level, settings.seed) if settings.ci else None
+    # Drawing images again costs little where only their scores are measured; maps are read once more for it.
+    resampling = Resampling(settings.ci_samples, settings.ci_level, settings.seed)
     with reporter.stage("evaluating"):
-        evaluation = evaluate(scores, resampling)
+        evaluation = evaluate(scores, resampling, pixel_intervals=settings.ci)
     results = _checked(gates, evaluation, folder, settings.junit)
     with reporter.stage("writing the report"):
-        page = write_report(scores, evaluation, settings.out or folder / "report.html", title=settings.title)
+        page = write_report(
+            scores,
+            evaluation,
+            settings.out or folder / "report.html",
+            title=settings.title,
+            reconstructions=settings.reconstructions,
+        )
     return ReportResult(folder, page, evaluation, results)
 
 

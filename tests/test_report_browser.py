@@ -95,7 +95,7 @@ class Opened:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.file = file.resolve().as_uri()
         self.page.goto(self.file)
-        self.page.wait_for_selector("html[data-ready]")
+        self.page.wait_for_selector("html[data-charts]", state="attached")
 
     def start_over(self) -> None:
         """Back to how the page was opened."""

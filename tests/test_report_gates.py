@@ -83,7 +83,13 @@ def test_junit_without_a_gate_is_refused(adctl):
     assert "--fail-if" in adctl("report", "scores", "--junit", "gates.xml", code=2).stderr
 
 
-@given(st.lists(st.tuples(st.sampled_from(["good", "hole"]), st.floats(0, 6)), min_size=1, max_size=12))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["good", "hole"]), st.integers(0, 60).map(lambda tenths: tenths / 10)),
+        min_size=1,
+        max_size=12,
+    )
+)
 def test_figures_agree_with_the_evaluation_whatever_the_scores(tmp_path_factory, rows):
     evaluation = evaluate(scored(tmp_path_factory.mktemp("any"), rows))
     for name, figure in figures(evaluation).items():

@@ -25,12 +25,17 @@ def report(
     ] = None,
     out: Annotated[Path | None, opt.value("Where the report goes.", metavar="FILE")] = None,
     title: Annotated[str | None, opt.value("Title of the report.", metavar="TEXT")] = None,
+    reconstructions: Annotated[
+        bool | None, typer.Option("--reconstructions", help="Show what an autoencoder makes of each image.")
+    ] = None,
     fail_if: Annotated[
         list[str] | None,
         opt.value("Exit with 3 when it holds, as 'image_auroc<0.95'; may be repeated.", metavar="CONDITION"),
     ] = None,
     junit: Annotated[Path | None, opt.value("JUnit XML file for the gates.", metavar="FILE")] = None,
-    ci: Annotated[bool | None, typer.Option("--ci", help="Give confidence intervals, by bootstrap.")] = None,
+    ci: Annotated[
+        bool | None, typer.Option("--ci", help="Give confidence intervals of pixel metrics too, by bootstrap.")
+    ] = None,
     ci_level: Annotated[
         float | None, opt.value("Level of the confidence intervals.", default="0.95", metavar="SHARE")
     ] = None,

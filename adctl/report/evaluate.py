@@ -51,12 +51,13 @@ class Evaluation:
     resampling: Resampling | None = None
 
 
-def evaluate(scores: ScoreSet, resampling: Resampling | None = None) -> Evaluation:
+def evaluate(scores: ScoreSet, resampling: Resampling | None = None, *, pixel_intervals: bool = True) -> Evaluation:
     """Compute every metric that the scored set allows.
 
     Args:
         scores: Read back from disk.
         resampling: For confidence intervals; None leaves them out.
+        pixel_intervals: Whether pixel metrics get theirs too, for which every map is read again.
 
     Raises:
         DataError: Scores or maps are damaged, or not finite numbers; names the images.
@@ -68,7 +69,7 @@ def evaluate(scores: ScoreSet, resampling: Resampling | None = None) -> Evaluati
     names = [key for _, _, key in labelled]
     threshold = scores.calibration.threshold if scores.calibration else None
     image = image_metrics(values, [label != GOOD for label in labels], threshold, resampling=resampling, names=names)
-    pixels = measure_pixels(scores, resampling)
+    pixels = measure_pixels(scores, resampling if pixel_intervals else None)
     notes = [*_set_notes(scores, len(labelled)), *(_reasons(image) if labelled else []), *pixels.notes]
     if resampling and labelled:
         notes += _interval_notes(image)
