@@ -177,6 +177,10 @@ class ReportSettings(CommandSettings):
     scores: Path | None = Field(None, description="Folder that 'adctl score' wrote; the last one when left out")
     out: Path | None = Field(None, description="Where the report goes")
     title: str | None = Field(None, description="Title of the report")
+    format: tuple[Literal["html", "md", "json", "csv", "pdf", "pptx"], ...] = Field(
+        (), description="Formats; what --out ends in, or html, when left out"
+    )
+    findings: int = Field(12, ge=1, le=500, description="Images shown in md, pdf and pptx")
     reconstructions: bool = Field(False, description="Show what an autoencoder makes of each image")
     fail_if: tuple[str, ...] = Field((), description="Conditions that fail, as image_auroc<0.95")
     junit: Path | None = Field(None, description="JUnit XML file for the gates")

@@ -28,7 +28,7 @@ _SUMMARIES = {
     "train": "Learn what good parts look like: images to one calibrated model file.",
     "calibrate": "Choose the threshold again, from good images the model has not learned from.",
     "score": "Find what is wrong with new images: a score, a map and a verdict for each.",
-    "report": "Turn scores into one HTML page: metrics, curves, threshold and a gallery.",
+    "report": "Turn scores into one HTML page, or a PDF, slides, tables; gates for CI.",
     "export": "Write the model for another runtime, and prove on images that it scores the same.",
     "bench": "Measure speed and memory of model files, interleaved so that drift cancels; gates for CI.",
     "demo": "Show everything on generated zippers: fetch, train, calibrate, score, report.",

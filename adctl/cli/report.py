@@ -25,6 +25,13 @@ def report(
     ] = None,
     out: Annotated[Path | None, opt.value("Where the report goes.", metavar="FILE")] = None,
     title: Annotated[str | None, opt.value("Title of the report.", metavar="TEXT")] = None,
+    format: Annotated[  # noqa: A002 - as it is typed
+        str | None,
+        opt.value("html, md, json, csv, pdf, pptx; several with commas. What --out ends in, or html.", metavar="NAMES"),
+    ] = None,
+    findings: Annotated[
+        int | None, opt.value("Images shown in md, pdf and pptx, mistakes first.", default="12", metavar="N")
+    ] = None,
     reconstructions: Annotated[
         bool | None, typer.Option("--reconstructions", help="Show what an autoencoder makes of each image.")
     ] = None,
@@ -49,13 +56,14 @@ def report(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Turn scores into one HTML page: metrics, curves, threshold and a gallery."""
+    """Turn scores into one HTML page, or a PDF, slides, tables; gates for CI."""
     call = Call(ctx)
     from adctl.config import ReportSettings
     from adctl.gates import exit_code
     from adctl.reporting import report as write
 
-    result = write(call.settings(ReportSettings), call.reporter)
+    formats = None if format is None else [part.strip() for part in format.split(",")]
+    result = write(call.settings(ReportSettings, format=formats), call.reporter)
     call.finish(result, lambda: _text(result))
     raise typer.Exit(exit_code(result.gates))
 
@@ -63,7 +71,7 @@ def report(
 def _text(result: ReportResult) -> RenderableType:
     from rich.console import Group
 
-    shown = [metrics_table(result.evaluation, [("report", str(result.page))])]
+    shown = [metrics_table(result.evaluation, [("report", str(file)) for file in result.files])]
     if result.gates:
         told = [("passed" if one.passed else "FAILED", one.gate, one.message) for one in result.gates]
         shown += ["", rows(told, "gate", "", "")]

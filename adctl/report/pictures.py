@@ -139,10 +139,16 @@ def joined(tiles: list[Rgb]) -> Rgb:
     return np.hstack([part for tile in tiles for part in (tile, gap)][:-1])
 
 
+def as_jpeg(picture: Rgb, quality: int = 90) -> bytes:
+    """A picture as a JPEG file."""
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return data.tobytes()
+
+
 def _data_uri(tiles: list[Rgb]) -> str:
-    strip = cv2.cvtColor(joined(tiles), cv2.COLOR_RGB2BGR)
+    strip = joined(tiles)
     for quality in _QUALITIES:
-        _, data = cv2.imencode(".jpg", strip, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        data = as_jpeg(strip, quality)
         if len(data) <= _MOST_BYTES:
             break
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
