@@ -182,6 +182,7 @@ class ReportSettings(CommandSettings):
     )
     findings: int = Field(12, ge=1, le=500, description="Images shown in md, pdf and pptx")
     reconstructions: bool = Field(False, description="Show what an autoencoder makes of each image")
+    contact_sheet: Path | None = Field(None, description="PNG file with all images beside their overlays")
     fail_if: tuple[str, ...] = Field((), description="Conditions that fail, as image_auroc<0.95")
     junit: Path | None = Field(None, description="JUnit XML file for the gates")
     ci: bool = Field(False, description="Give confidence intervals of pixel metrics too, by bootstrap")

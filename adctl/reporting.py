@@ -10,6 +10,7 @@ from adctl.errors import UsageError, unknown_name
 from adctl.gates import Gate, GateResult, check, write_junit
 from adctl.metrics.intervals import Resampling
 from adctl.progress import SILENT, Reporter
+from adctl.report.contact_sheet import write_contact_sheet
 from adctl.report.content import content_of
 from adctl.report.evaluate import Evaluation, evaluate
 from adctl.report.figures import figures
@@ -37,6 +38,7 @@ class ReportResult:
         evaluation: The metrics in it.
         gates: What became of the conditions set.
         files: Every file of the report.
+        contact_sheet: The picture of all images; None where none was asked for.
     """
 
     scores: Path
@@ -44,6 +46,7 @@ class ReportResult:
     evaluation: Evaluation
     gates: tuple[GateResult, ...] = ()
     files: tuple[Path, ...] = ()
+    contact_sheet: Path | None = None
 
 
 def report(loaded: Loaded[ReportSettings], reporter: Reporter = SILENT) -> ReportResult:
@@ -73,7 +76,9 @@ def report(loaded: Loaded[ReportSettings], reporter: Reporter = SILENT) -> Repor
         written = tuple(
             _write(name, scores, evaluation, path, settings) for name, path in _targets(formats, settings, folder)
         )
-    return ReportResult(folder, written[0], evaluation, results, written)
+        if settings.contact_sheet is not None:
+            write_contact_sheet(settings.contact_sheet, scores)
+    return ReportResult(folder, written[0], evaluation, results, written, settings.contact_sheet)
 
 
 def _formats(settings: ReportSettings) -> tuple[str, ...]:

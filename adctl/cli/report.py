@@ -35,6 +35,9 @@ def report(
     reconstructions: Annotated[
         bool | None, typer.Option("--reconstructions", help="Show what an autoencoder makes of each image.")
     ] = None,
+    contact_sheet: Annotated[
+        Path | None, opt.value("PNG file with images beside their overlays, worst mistakes first.", metavar="FILE")
+    ] = None,
     fail_if: Annotated[
         list[str] | None,
         opt.value("Exit with 3 when it holds, as 'image_auroc<0.95'; may be repeated.", metavar="CONDITION"),
@@ -71,7 +74,9 @@ def report(
 def _text(result: ReportResult) -> RenderableType:
     from rich.console import Group
 
-    shown = [metrics_table(result.evaluation, [("report", str(file)) for file in result.files])]
+    files = [("report", str(file)) for file in result.files]
+    files += [("contact sheet", str(result.contact_sheet))] if result.contact_sheet else []
+    shown = [metrics_table(result.evaluation, files)]
     if result.gates:
         told = [("passed" if one.passed else "FAILED", one.gate, one.message) for one in result.gates]
         shown += ["", rows(told, "gate", "", "")]

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adctl.files import sha256_file
 from adctl.report.figures import figures
 
 if TYPE_CHECKING:
@@ -125,7 +127,7 @@ def content_of(scores: ScoreSet, evaluation: Evaluation, title: str | None = Non
         title=title or _title(scores),
         started=scores.manifest.get("started"),
         summary=tuple(_summary(scores, evaluation)),
-        notes=evaluation.notes,
+        notes=(*evaluation.notes, *_model_note(scores)),
         cards=_cards(evaluation),
         interval_level=f"{100 * evaluation.resampling.level:.4g} %" if evaluation.resampling else "",
         tables=tuple(table for table in (_by_defect(evaluation), _by_size(evaluation)) if table),
@@ -187,6 +189,15 @@ def _outcome(scores: ScoreSet, evaluation: Evaluation) -> str:
 def count(number: int, noun: str) -> str:
     """`1 image`, `2 images`."""
     return f"{number} {noun}" + "s" * (number != 1)
+
+
+def _model_note(scores: ScoreSet) -> list[str]:
+    """A warning where the model file is another one by now: its threshold says nothing of these scores."""
+    model = _table(scores, "model")
+    path = Path(str(model.get("path", "")))
+    if not model.get("sha256") or not path.is_file() or sha256_file(path) == model["sha256"]:
+        return []
+    return [f"{path} is another model now than the one that gave these scores; score again to judge that one."]
 
 
 def _cards(evaluation: Evaluation) -> dict[str, list[Card]]:

@@ -25,6 +25,9 @@ _WIDE, _HIGH, _MARGIN = 13.333, 7.5, 0.6
 """Of a slide, inches."""
 
 _INK, _SOFT, _ACCENT, _BAD = 0x16202B, 0x55616D, 0x0B5CAD, 0xA3340B
+_FIRST = 2.6
+"""Column of a table, inches."""
+
 _ROWS = 12
 """Of a table, on one slide."""
 
@@ -148,6 +151,9 @@ class _Deck:
         """A table over the whole width, its note below."""
         place = map(self._inches, (_MARGIN, 1.4, _WIDE - 2 * _MARGIN, 0.38 * (len(rows) + 1)))
         made = self._slide.shapes.add_table(len(rows) + 1, len(table.headers), *place).table
+        made.columns[0].width = self._inches(_FIRST)
+        for column in list(made.columns)[1:]:
+            column.width = self._inches((_WIDE - 2 * _MARGIN - _FIRST) / (len(table.headers) - 1))
         for line, cells in enumerate([table.headers, *rows]):
             for column, cell in enumerate(cells):
                 self._fill(made.cell(line, column).text_frame, cell, 12, None, bold=line == 0 or column == 0)
