@@ -102,9 +102,9 @@ def test_bars_in_the_terminal_count_every_score(adctl, tmp_path):
         scores.add("good" if score < 3 else "hole", score)
     folder = scores.scores().folder
     shown = adctl("report", folder, PYTHONIOENCODING="utf-8").stdout
-    good, hole = (line.split() for line in shown.splitlines() if line.startswith(("good ", "hole", "defective ")))
+    good, bad = (line.split() for line in shown.splitlines() if line.startswith(("good ", "defective ")))
     assert (good[1][0], good[-1]) == ("█", "3")
-    assert (hole[1], hole[-1]) == ("█", "1")
+    assert (bad[1], bad[-1]) == ("█", "1")
     assert "█" not in adctl("report", folder, PYTHONIOENCODING="ascii", PYTHONUTF8="0").stdout
 
 
