@@ -154,7 +154,9 @@ def _summary(scores: ScoreSet, evaluation: Evaluation) -> list[str]:
     image, chosen = evaluation.image, scores.calibration
     if image.auroc is not None:
         bounds = image.intervals.get("auroc")
-        ends = f" ({100 * bounds.low:.1f} to {100 * bounds.high:.1f} %)" if bounds else ""
+        # One without width reads as certainty, which it is not.
+        wide = bounds is not None and bounds.low < bounds.high
+        ends = f" ({100 * bounds.low:.1f} to {100 * bounds.high:.1f} %)" if bounds and wide else ""
         sentences.append(
             f"Shown one defective and one good image, the detector ranks the defective one higher "
             f"in {100 * image.auroc:.1f} % of such pairs{ends}."
