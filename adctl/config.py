@@ -199,7 +199,15 @@ class ReportSettings(CommandSettings):
     animation: Path | None = Field(None, description="Moving picture of compared maps: .gif, .webp or .png")
     out: Path | None = Field(None, description="Where the report goes")
     title: str | None = Field(None, description="Title of the report")
-    ci: bool = Field(False, description="Give confidence intervals, by bootstrap")
+    format: tuple[Literal["html", "md", "json", "csv", "pdf", "pptx"], ...] = Field(
+        (), description="Formats; what --out ends in, or html, when left out"
+    )
+    findings: int = Field(12, ge=1, le=500, description="Images shown in md, pdf and pptx")
+    reconstructions: bool = Field(False, description="Show what an autoencoder makes of each image")
+    contact_sheet: Path | None = Field(None, description="PNG file with all images beside their overlays")
+    fail_if: tuple[str, ...] = Field((), description="Conditions that fail, as image_auroc<0.95")
+    junit: Path | None = Field(None, description="JUnit XML file for the gates")
+    ci: bool = Field(False, description="Give confidence intervals of pixel metrics too, by bootstrap")
     ci_level: float = Field(0.95, gt=0, lt=1, description="Level of the confidence intervals")
     ci_samples: int = Field(1000, ge=100, le=100_000, description="Times the images are drawn again for them")
     seed: int = Field(0, ge=0, description="Seed of everything random")

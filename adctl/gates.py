@@ -85,26 +85,33 @@ class GateResult:
     message: str
 
 
-def check(gates: Iterable[Gate], figures: Mapping[str, float | None], subject: str) -> list[GateResult]:
+def check(
+    gates: Iterable[Gate],
+    figures: Mapping[str, float | None],
+    subject: str,
+    reasons: Mapping[str, str] | None = None,
+) -> list[GateResult]:
     """Hold figures against gates.
 
     Args:
         gates: When to fail.
         figures: By name; None where one could not be measured.
         subject: What they are of.
+        reasons: Why a figure is None, by name, where that is known.
 
     Raises:
         UsageError: There is no figure of that name.
     """
-    return [_check_one(gate, figures, subject) for gate in gates]
+    return [_check_one(gate, figures, subject, reasons or {}) for gate in gates]
 
 
-def _check_one(gate: Gate, figures: Mapping[str, float | None], subject: str) -> GateResult:
+def _check_one(gate: Gate, figures: Mapping[str, float | None], subject: str, reasons: Mapping[str, str]) -> GateResult:
     if gate.figure not in figures:
         raise unknown_name("figure in --fail-if", gate.figure, figures)
     value = figures[gate.figure]
     if value is None or math.isnan(value):
-        return GateResult(str(gate), subject, passed=False, message=f"{gate.figure} could not be measured.")
+        reason = f": {reasons[gate.figure]}" if reasons.get(gate.figure) else ""
+        return GateResult(str(gate), subject, passed=False, message=f"{gate.figure} could not be measured{reason}.")
     failed = _COMPARE[gate.comparison](value, gate.limit)
     message = f"{gate.figure} is {value:.6g}; it fails when {gate.comparison} {gate.limit:g}."
     return GateResult(str(gate), subject, passed=not failed, message=message)

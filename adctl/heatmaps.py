@@ -190,10 +190,10 @@ def sheet(
     contour = None if row.verdict is Verdict.GOOD else contour_at
     right = overlay(shown, anomaly_map, scale, boxes=boxes, contour_at=contour)
     gap = np.full((height, _GAP, 3), _PAPER, np.uint8)
-    body = np.hstack([shown, gap, right, gap, _colour_bar(height)])
+    body = np.hstack([shown, gap, right, gap, colour_bar(height)])
     if body.shape[1] < _NARROWEST:
         body = _padded(body, height, _NARROWEST)
-    return np.vstack([_caption(row, body.shape[1]), body])
+    return np.vstack([caption(row, body.shape[1]), body])
 
 
 def _padded(picture: Rgb, height: int, width: int) -> Rgb:
@@ -221,14 +221,15 @@ def _scaled(box: Box, across: float, down: float) -> Box:
     return Box(round(box.x * across), round(box.y * down), width, height, box.peak)
 
 
-def _colour_bar(height: int) -> Rgb:
+def colour_bar(height: int) -> Rgb:
+    """The colour scale [height,W,3], strongest at the top, with a line at the pixel threshold."""
     ramp = np.linspace(1, 0, height, dtype=np.float32)[:, None].repeat(_BAR, axis=1)
     bar = colourise(ramp)
     bar[round(height * (1 - _THRESHOLD_AT))] = _CONTOUR
     return bar
 
 
-def _caption(row: ScoredImage, width: int) -> Rgb:
+def caption(row: ScoredImage, width: int) -> Rgb:
     """One line with the verdict, the score and the threshold, and one with the file's name."""
     font = _font(13)
     picture = Image.new("RGB", (width, 2 * _LINE + 4), (_PAPER,) * 3)

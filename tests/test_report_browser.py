@@ -95,7 +95,7 @@ class Opened:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.file = file.resolve().as_uri()
         self.page.goto(self.file)
-        self.page.wait_for_selector("html[data-ready]")
+        self.page.wait_for_selector("html[data-charts]", state="attached")
 
     def start_over(self) -> None:
         """Back to how the page was opened."""
@@ -304,3 +304,52 @@ def test_unlabelled_images_have_a_page_too(browser, tmp_path, calibration):
         assert opened.outcomes().count("flagged") == sum(row.score > 2 for row in scores.rows if row.score is not None)
     check_is_quiet(opened)
     opened.context.close()
+
+
+def test_a_warning_threshold_marks_what_is_to_look_at(browser, scores, tmp_path):
+    warned = dataclasses.replace(scores, calibration=dataclasses.replace(CALIBRATION, warn_threshold=2.5))
+    opened = Opened(browser, write_report(warned, evaluate(warned), tmp_path / "report.html"))
+
+    def marked() -> int:
+        return sum(heading.endswith("to look at") for heading in opened.headings())
+
+    values = [row.score for row in scores.rows if row.score is not None]
+    assert marked() == sum(2.5 < value <= 3 for value in values) > 0
+    moved = opened.move_to(3.6)
+    assert marked() == sum(2.5 < value <= moved for value in values)
+    opened.move_to(2.0)
+    assert marked() == 0
+    check_is_quiet(opened)
+    opened.context.close()
+
+
+def test_an_enlarged_image_tells_its_p_value_and_probability(browser, scores, tmp_path):
+    rows = tuple(dataclasses.replace(row, p_value=0.02, probability=0.93) for row in scores.rows)
+    told = dataclasses.replace(scores, rows=rows)
+    opened = Opened(browser, write_report(told, evaluate(told), tmp_path / "report.html"))
+    opened.page.locator(".tile").first.click()
+    assert "p-value 0.020 · anomaly probability 93 %" in opened.text("#large-text")
+    opened.context.close()
+
+
+def test_scores_are_drawn_in_the_order_of_scoring(opened, scores):
+    assert opened.page.locator("#order svg.main-svg").count() > 0
+    drawn = opened.page.evaluate("document.getElementById('order').data.flatMap((trace) => trace.y)")
+    assert sorted(drawn) == sorted(row.score for row in scores.rows if row.score is not None)
+    line = "document.getElementById('order').layout.shapes[0].y0"
+    moved = opened.move_to(2.5)
+    assert opened.page.evaluate(line) == pytest.approx(moved)
+
+
+def test_numbers_and_gallery_do_not_wait_for_the_charts(browser, report):
+    context = browser.new_context()
+    page = context.new_page()
+    program = (
+        "addEventListener('DOMContentLoaded', () => { const root = document.documentElement;"
+        " window.early = root.dataset.ready === 'yes' && typeof Plotly === 'undefined'; });"
+    )
+    page.add_init_script(program)
+    page.goto(report.resolve().as_uri())
+    page.wait_for_selector("html[data-charts]", state="attached")
+    assert page.evaluate("window.early")
+    context.close()

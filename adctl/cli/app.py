@@ -19,7 +19,7 @@ INTERRUPTED = 130
 
 _EPILOG = (
     "Exit codes: 0 done, 1 failure, 2 bad usage, 3 images rejected (score --fail-on-anomaly) or a gate failed "
-    "(bench --fail-if, --against), 130 interrupted. "
+    "(bench --fail-if, --against; report --fail-if), 130 interrupted. "
     "Settings: flag, then ADCTL_NAME, then --config FILE, then default."
 )
 
@@ -28,7 +28,7 @@ _SUMMARIES = {
     "train": "Learn what good parts look like: images to one calibrated model file.",
     "calibrate": "Choose the threshold again, from good images the model has not learned from.",
     "score": "Find what is wrong with new images: a score, a map and a verdict for each.",
-    "report": "Turn scores into one HTML page: metrics, curves, threshold and a gallery; several sets are compared.",
+    "report": "Turn scores into one HTML page, PDF, slides or tables, compare several sets, gate CI.",
     "export": "Write the model for another runtime, and prove on images that it scores the same.",
     "bench": "Measure speed and memory of model files, interleaved so that drift cancels; gates for CI.",
     "demo": "Show everything on generated zippers: fetch, train, calibrate, score, report.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from adctl.cli.output import rows
@@ -41,6 +42,7 @@ _PIXEL = {
     "region IoU": "region_iou",
 }
 _ABSENT = "-"
+_BARS = " ▁▂▃▄▅▆▇█"
 
 
 def metrics_table(evaluation: Evaluation, lines: Iterable[Sequence[str]]) -> RenderableType:
@@ -50,8 +52,24 @@ def metrics_table(evaluation: Evaluation, lines: Iterable[Sequence[str]]) -> Ren
 
     tables = [_whole(evaluation), _by_defect(evaluation), _by_size(evaluation)]
     shown = [table for table in tables if table is not None]
+    shown += _histogram(evaluation)
     shown.append(rows([*(("note", note) for note in evaluation.notes), *lines]))
     return Group(shown[0], *(Padding(table, (1, 0, 0, 0)) for table in shown[1:]))
+
+
+def _histogram(evaluation: Evaluation) -> list[RenderableType]:
+    """Scores of each class as rows of bars over one axis; nothing where the terminal has no such characters."""
+    if evaluation.bins is None or "utf" not in (sys.stdout.encoding or "").lower():
+        return []
+    axis = f"{evaluation.bins.low:.4g} to {evaluation.bins.high:.4g}"
+    lines = [(kind, _bars(counts), str(sum(counts))) for kind, counts in evaluation.bins.counts.items()]
+    return [rows(lines, "scores", axis, "images")]
+
+
+def _bars(counts: Sequence[int]) -> str:
+    """Counts as bars, the highest full; none at all where nothing was counted."""
+    most = max(counts)
+    return "".join(_BARS[-(-count * (len(_BARS) - 1) // most)] for count in counts).rstrip()
 
 
 def _whole(evaluation: Evaluation) -> RenderableType | None:

@@ -5,10 +5,12 @@ Knows scores and metrics, nothing of pages. `pixels.py` measures the maps.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from adctl.errors import DataError
 from adctl.metrics.curves import Curve, precision_recall_curve, roc_curve
 from adctl.metrics.image import ImageMetrics, image_metrics, image_metrics_by_defect
 from adctl.metrics.statistics import Distribution, EffectSize, distributions, effect_size
@@ -20,6 +22,25 @@ if TYPE_CHECKING:
     from adctl.metrics.pixel import PixelMetrics
     from adctl.records import ScoredImage
     from adctl.scores import ScoreSet
+
+
+_BINS = 32
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class ScoreBins:
+    """Scores counted in bins of equal width, the same for each class.
+
+    Attributes:
+        low: Where the first bin begins: the lowest score.
+        high: Where the last one ends: the highest.
+        counts: By class (`good`, `defective`, `no label`), those that there are.
+    """
+
+    low: float
+    high: float
+    counts: dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -37,6 +58,7 @@ class Evaluation:
         distributions: How the scores of the good images and of each defect type are distributed.
         effect_size: How far the scores of defective images lie from those of good ones; None without either.
         resampling: What the confidence intervals rest on; None where none were asked for.
+        bins: Scores of each class counted; None where there are none.
     """
 
     images: int
@@ -49,18 +71,21 @@ class Evaluation:
     distributions: dict[str, Distribution] = field(default_factory=dict)
     effect_size: EffectSize | None = None
     resampling: Resampling | None = None
+    bins: ScoreBins | None = None
 
 
-def evaluate(scores: ScoreSet, resampling: Resampling | None = None) -> Evaluation:
+def evaluate(scores: ScoreSet, resampling: Resampling | None = None, *, pixel_intervals: bool = True) -> Evaluation:
     """Compute every metric that the scored set allows.
 
     Args:
         scores: Read back from disk.
         resampling: For confidence intervals; None leaves them out.
+        pixel_intervals: Whether pixel metrics get theirs too, for which every map is read again.
 
     Raises:
         DataError: Scores or maps are damaged, or not finite numbers; names the images.
     """
+    _check_scores(scores)
     labelled = [
         (row.score, row.label, row.key) for row in scores.rows if row.score is not None and row.label is not None
     ]
@@ -68,7 +93,7 @@ def evaluate(scores: ScoreSet, resampling: Resampling | None = None) -> Evaluati
     names = [key for _, _, key in labelled]
     threshold = scores.calibration.threshold if scores.calibration else None
     image = image_metrics(values, [label != GOOD for label in labels], threshold, resampling=resampling, names=names)
-    pixels = measure_pixels(scores, resampling)
+    pixels = measure_pixels(scores, resampling if pixel_intervals else None)
     notes = [*_set_notes(scores, len(labelled)), *(_reasons(image) if labelled else []), *pixels.notes]
     if resampling and labelled:
         notes += _interval_notes(image)
@@ -83,7 +108,39 @@ def evaluate(scores: ScoreSet, resampling: Resampling | None = None) -> Evaluati
         distributions=distributions(values, labels),
         effect_size=effect_size(*_parted(values, labels)),
         resampling=resampling,
+        bins=_bins(scores),
     )
+
+
+def _bins(scores: ScoreSet) -> ScoreBins | None:
+    classes: dict[str, list[float]] = {}
+    for row in scores.rows:
+        if row.score is not None:
+            kind = "no label" if row.label is None else GOOD if row.label == GOOD else "defective"
+            classes.setdefault(kind, []).append(row.score)
+    if not classes:
+        return None
+    low, high = min(map(min, classes.values())), max(map(max, classes.values()))
+    counts = {}
+    for kind in ("good", "defective", "no label"):
+        if kind in classes:
+            places = [min(_BINS - 1, int(_BINS * (value - low) / ((high - low) or 1))) for value in classes[kind]]
+            counts[kind] = tuple(places.count(place) for place in range(_BINS))
+    return ScoreBins(low, high, counts)
+
+
+def _check_scores(scores: ScoreSet) -> None:
+    """Refuse scores that are not numbers, of unlabelled images too: nothing can be ordered by them.
+
+    Raises:
+        DataError: Names the images.
+    """
+    odd = [row.key for row in scores.rows if row.score is not None and not math.isfinite(row.score)]
+    if odd:
+        raise DataError(
+            f"{len(odd)} scores are not finite numbers: {', '.join(odd[:_NAMED])}{', ...' * (len(odd) > _NAMED)}.",
+            "Score again, or train again.",
+        )
 
 
 def _set_notes(scores: ScoreSet, labelled: int) -> list[str]:
@@ -96,6 +153,12 @@ def _set_notes(scores: ScoreSet, labelled: int) -> list[str]:
         notes.append(f"Metrics rest on the {labelled} of {scored} images that have a label.")
     if scored < len(scores.rows):
         notes.append(f"{len(scores.rows) - scored} of {len(scores.rows)} images could not be scored.")
+    if scores.calibration and scored:
+        values = [row.score for row in scores.rows if row.score is not None]
+        if scores.calibration.threshold >= max(values):
+            notes.append("The threshold lies above every score: no image is called anomalous.")
+        elif scores.calibration.threshold < min(values):
+            notes.append("The threshold lies below every score: every image is called anomalous.")
     if not scores.manifest.get("complete", True):
         notes.append("Scoring was interrupted: these are the images scored until then.")
     return notes

@@ -11,9 +11,13 @@
   let limit = PAGE;
   let chosen = [];
   let opened = 0;
+  let charts = false;
 
   const isGood = (row) => row.label === data.good;
   const alarm = (row) => row.score > threshold;
+  // Moved to or below the warning threshold, the threshold leaves nothing to look at between the two.
+  const warned = () => data.warn !== null && threshold !== null && data.warn < threshold;
+  const watched = (row) => row.score !== null && warned() && row.score > data.warn && !alarm(row);
   const share = (part, whole) => (whole ? part / whole : NaN);
   const text = (value) => (Number.isNaN(value) ? "–" : value.toFixed(3));
   const labelOf = (row) => (row.label === null ? "no label" : row.label);
@@ -55,17 +59,38 @@
   }
   const options = { displayModeBar: false, responsive: true };
 
-  function marker() {
-    if (threshold === null) return [];
-    return [{ type: "line", x0: threshold, x1: threshold, yref: "paper", y0: 0, y1: 1, line: { color: colours().ink, width: 2, dash: "dash" } }];
+  function marker(across = "x") {
+    const along = across === "x" ? "y" : "x";
+    const line = (at, dash) => ({
+      type: "line", [across + "0"]: at, [across + "1"]: at, [along + "ref"]: "paper", [along + "0"]: 0, [along + "1"]: 1, line: { color: colours().ink, width: 2, dash },
+    });
+    const lines = threshold === null ? [] : [line(threshold, "dash")];
+    return warned() ? [...lines, line(data.warn, "dot")] : lines;
+  }
+
+  function kinds() {
+    const { good, bad, other } = colours();
+    return [["good", isGood, good], ["defective", (row) => row.label !== null && !isGood(row), bad], ["no label", (row) => row.label === null, other]];
+  }
+
+  function drawOrder() {
+    if (!$("order")) return;
+    const symbols = { good: "circle", defective: "diamond", "no label": "square" };
+    const traces = kinds().map(([name, test, color]) => {
+      const places = rows.map((row, place) => [row, place]).filter(([row]) => row.score !== null && test(row));
+      return {
+        type: "scatter", mode: "markers", name, x: places.map(([, place]) => place + 1), y: places.map(([row]) => row.score),
+        text: places.map(([row]) => row.key.replaceAll("<", "&lt;")), marker: { color, size: 7, symbol: symbols[name], opacity: 0.8 },
+      };
+    }).filter((trace) => trace.x.length);
+    const titles = { legend: { orientation: "h", y: 1.15 }, xaxis: { title: { text: "image, in the order of scoring" } }, yaxis: { title: { text: "score" } } };
+    Plotly.react("order", traces, layout({ shapes: marker("y"), ...titles }), options);
   }
 
   function drawHistogram() {
-    const { good, bad, other } = colours();
-    const count = Math.max(10, Math.min(40, Math.round(2 * Math.sqrt(scored.length))));
-    const xbins = { start: low, end: high + (high - low) / count, size: (high - low) / count || 1 };
-    const kinds = [["good", isGood, good], ["defective", (row) => row.label !== null && !isGood(row), bad], ["no label", (row) => row.label === null, other]];
-    const traces = kinds.map(([name, test, color]) => ({
+    const many = Math.max(10, Math.min(40, Math.round(2 * Math.sqrt(scored.length))));
+    const xbins = { start: low, end: high + (high - low) / many, size: (high - low) / many || 1 };
+    const traces = kinds().map(([name, test, color]) => ({
       type: "histogram", name, x: scored.filter(test).map((row) => row.score), xbins, marker: { color }, opacity: 0.75,
     })).filter((trace) => trace.x.length);
     const titles = { legend: { orientation: "h", y: 1.15 }, xaxis: { title: { text: "score" } }, yaxis: { title: { text: "images" } } };
@@ -100,14 +125,21 @@
     return count;
   }
 
+  function draw(at) {
+    if (scored.length) {
+      drawHistogram();
+      drawOrder();
+    }
+    drawCurves(at);
+  }
+
   function judge() {
     const count = counts();
     const at = {
       precision: share(count.tp, count.tp + count.fp), recall: share(count.tp, count.tp + count.fn),
       f1: share(2 * count.tp, 2 * count.tp + count.fp + count.fn), rate: share(count.fp, count.fp + count.tn),
     };
-    if (scored.length) drawHistogram();
-    drawCurves(at);
+    if (charts) draw(at);
     if (threshold === null) return;
     $("threshold-value").textContent = threshold.toPrecision(5);
     $("threshold").setAttribute("aria-valuetext", threshold.toPrecision(5));
@@ -147,7 +179,7 @@
     } else {
       button.append(element("span", "absent", row.error || "no picture"));
     }
-    button.append(element("b", "", outcome(row) + (row.score === null ? "" : ` · ${row.score.toPrecision(4)}`)));
+    button.append(element("b", "", outcome(row) + (row.score === null ? "" : ` · ${row.score.toPrecision(4)}`) + (watched(row) ? " · to look at" : "")));
     button.append(element("span", "name", row.label === null ? row.key : `${row.label} · ${row.key}`));
     button.addEventListener("click", () => enlarge(index));
     const item = document.createElement("li");
@@ -161,6 +193,9 @@
     const parts = [outcome(row), labelOf(row)];
     if (row.score !== null) parts.push(`score ${row.score.toPrecision(6)}`);
     if (threshold !== null) parts.push(`threshold ${threshold.toPrecision(6)}`);
+    if (watched(row)) parts.push("to look at");
+    if (row.p !== null) parts.push(`p-value ${row.p.toPrecision(2)}`);
+    if (row.probability !== null) parts.push(`anomaly probability ${(100 * row.probability).toFixed(0)} %`);
     if (row.boxes) parts.push(`${row.boxes} region${row.boxes > 1 ? "s" : ""}`);
     if (row.error) parts.push(row.error);
     $("large-title").textContent = row.key;
@@ -217,4 +252,13 @@
   judge();
   show();
   document.documentElement.dataset.ready = "yes";
+  // The drawing library is half the work of opening: numbers and pictures do not wait for it.
+  addEventListener("load", () => requestAnimationFrame(() => setTimeout(() => {
+    const script = document.createElement("script");
+    script.textContent = $("plotly").textContent;
+    document.head.append(script);
+    charts = true;
+    judge();
+    document.documentElement.dataset.charts = "yes";
+  })));
 })();

@@ -1,0 +1,142 @@
+"""The report in other formats: what they say is what was evaluated, and each opens as what it claims to be."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+
+import pytest
+from test_report import CALIBRATION, HOSTILE, MANIFEST, Maker
+
+from adctl.config import ReportSettings, load
+from adctl.errors import MissingExtraError, UsageError
+from adctl.records import Calibration
+from adctl.report.content import content_of
+from adctl.report.evaluate import evaluate
+from adctl.report.figures import figures
+from adctl.report.findings import findings
+from adctl.report.pdf import write_pdf
+from adctl.reporting import report
+
+DRIFT = {"drifted": True, "reason": "scores lie higher than at calibration.", "images": 9, "high_share": 0.4}
+
+
+@pytest.fixture
+def scores(tmp_path):
+    maker = Maker(tmp_path)
+    for label, score in [("good", 1.0), ("good", 2.0), ("good", 3.5), ("scratch", 4.0), ("scratch", 2.0)]:
+        maker.add(label, score)
+    maker.add("hole", 5.0, key=HOSTILE).add("hole|x", 2.9).error(HOSTILE)
+    return maker.scores(manifest=MANIFEST | {"drift": DRIFT})
+
+
+def reported(scores, **settings):
+    return report(load(ReportSettings, {"scores": scores.folder, "ci_samples": 100, **settings}))
+
+
+def test_several_formats_share_a_name(scores, tmp_path):
+    pytest.importorskip("reportlab")
+    pytest.importorskip("pptx")
+    found = reported(scores, format=["html", "md", "json", "csv", "pdf", "pptx"], out=tmp_path / "out" / "line.html")
+    assert [file.name for file in found.files] == [
+        f"line.{name}" for name in ("html", "md", "json", "csv", "pdf", "pptx")
+    ]
+    assert all(file.stat().st_size > 100 for file in found.files)
+    assert found.page == found.files[0]
+
+
+def test_the_ending_of_out_decides_and_an_unknown_one_is_refused(scores, tmp_path):
+    assert reported(scores, out=tmp_path / "a.md").page.read_text("utf-8").startswith("# zipper")
+    assert reported(scores, format=["csv"], out=tmp_path / "b.txt").page == tmp_path / "b.txt"
+    with pytest.raises(UsageError, match="docx") as raised:
+        reported(scores, out=tmp_path / "a.docx")
+    assert "pptx" in raised.value.remedy
+
+
+def test_csv_holds_every_figure_to_the_last_digit(scores):
+    found = reported(scores, format=["csv"])
+    with found.page.open(encoding="utf-8", newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    expected = figures(found.evaluation)
+    assert len(lines) == len(expected)
+    for line, (name, figure) in zip(lines, expected.items(), strict=True):
+        assert ".".join(part for part in (line["figure"], line["part"]) if part) == name
+        assert (float(line["value"]) if line["value"] else None) == figure.value
+        assert bool(line["reason"]) == (figure.value is None)
+
+
+def test_json_holds_metrics_rows_and_origin(scores):
+    found = json.loads(reported(scores, format=["json"]).page.read_text("utf-8"))
+    assert found["image"]["auroc"] == evaluate(scores).image.auroc
+    assert [row["score"] for row in found["rows"]] == [row.score for row in scores.rows]
+    assert found["drift"] == DRIFT
+    assert found["made"]["SHA-256"] == "ab" * 32
+    assert found["intervals"] == {"samples": 100, "level": 0.95, "seed": 0}
+
+
+def test_markdown_escapes_what_names_may_hold(scores):
+    text = reported(scores, format=["md"]).page.read_text("utf-8")
+    assert "<script>" not in text.replace("\\<", "")
+    assert "hole\\|x" in text
+    assert "Warning: Scores lie higher" in text
+    assert "Missed defect" in text
+    assert "adctl score" in text
+
+
+def test_pdf_and_slides_say_what_was_found(scores):
+    pytest.importorskip("reportlab")
+    pptx = pytest.importorskip("pptx")
+    found = reported(scores, format=["pdf", "pptx"], findings=4)
+    assert found.page.read_bytes().startswith(b"%PDF-")
+    slides = pptx.Presentation(found.files[1]).slides
+    texts = ["\n".join(shape.text_frame.text for shape in slide.shapes if shape.has_text_frame) for slide in slides]
+    pictured = [slide for slide in slides if any(shape.shape_type == 13 for shape in slide.shapes)]
+    assert sum("Finding " in text for text in texts) == 4
+    assert len(pictured) == 5  # the charts, and one a finding
+    assert "Missed defect" in texts[-5]
+    assert "1 false alarm" in texts[0]
+    assert all(slide.shapes.title.text_frame.text for slide in slides)
+
+
+def test_a_format_that_lacks_its_extra_says_which_to_install(scores, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "reportlab.platypus", None)
+    evaluation = evaluate(scores)
+    with pytest.raises(MissingExtraError, match="reportlab") as raised:
+        write_pdf(content_of(scores, evaluation), scores, evaluation, tmp_path / "a.pdf", 3)
+    assert "adctl[report]" in raised.value.remedy
+    assert not (tmp_path / "a.pdf").exists()
+
+
+@pytest.mark.parametrize("kind", ["unlabelled", "good only", "no maps", "uncalibrated", "errors only"])
+def test_every_format_bears_sets_that_lack_something(tmp_path, kind):
+    pytest.importorskip("reportlab")
+    pytest.importorskip("pptx")
+    maker = Maker(tmp_path, calibration=None if kind == "uncalibrated" else CALIBRATION)
+    if kind == "errors only":
+        maker.error()
+    else:
+        label = {"unlabelled": None}.get(kind, "good")
+        maker.add(label, 1.0).add(label, 1.0)
+        if kind in ("no maps", "uncalibrated"):
+            maker.add("hole", 4.0)
+    scores = maker.scores(keep_maps=kind != "no maps", manifest={})
+    found = reported(scores, format=["html", "md", "json", "csv", "pdf", "pptx"])
+    assert len(found.files) == 6
+
+
+def test_mistakes_come_first_and_leave_room_for_the_strongest(tmp_path):
+    maker = Maker(tmp_path)
+    for number in range(10):
+        maker.add("good", 3.5 + number / 10).add("hole", 4.0 + number)
+    chosen = findings(maker.scores(), 6)
+    assert [one.title for one in chosen] == ["False alarm"] * 4 + ["Defect found"] * 2
+    assert chosen[4].row.score == 13.0
+
+
+def test_the_summary_tells_what_is_promised(tmp_path):
+    promised = Calibration("conformal", 3.0, 2.5, 0.1, 50, 0, 0.02, (1.0, 2.9), promised_false_alarm=0.1)
+    scores = Maker(tmp_path, promised).add("good", 1.0).add("hole", 4.0).scores()
+    summary = " ".join(content_of(scores, evaluate(scores)).summary)
+    assert "at most 10 % of good images like the 50 it was set on" in summary
+    assert "in 100.0 % of such pairs" in summary
