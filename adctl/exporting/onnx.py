@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _SMALL = 1024
 """Numbers in a tensor that is left in single precision: biases, whose rounding saves nothing."""
 
-_PRODUCTS = ("Conv", "MatMul", "Gemm")
+_PRODUCTS = ("Conv",)
+"""Kinds of operation that are quantised: distances and whitening, products of matrices, need all their bits."""
 
 
 def write_onnx(model: Path, target: Path) -> None:
@@ -51,15 +52,10 @@ def write(source: Source, target: Path, precision: str, images: Sequence[NDArray
         MissingExtraError: The packages for it are not installed.
         OutputError: The target cannot be written.
     """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401 - torch's exporter needs it and would say so less clearly
-    except ImportError as error:
-        raise MissingExtraError(str(error.name), "export") from error
-    proto = to_onnx(source)
-    if precision == "int8":
-        proto = _quantised(proto, source, images)
-    elif precision == "fp16":
+    proto = quantised(source, images) if precision == "int8" else to_onnx(source)
+    import onnx
+
+    if precision == "fp16":
         _halve_weights(proto.graph)
     _forget_origins(proto.graph)
     entry = proto.metadata_props.add()
@@ -69,7 +65,16 @@ def write(source: Source, target: Path, precision: str, images: Sequence[NDArray
 
 
 def to_onnx(source: Source) -> Any:
-    """The graph as an ONNX model, whose nodes still tell which module they came from."""
+    """The graph as an ONNX model, whose nodes still tell which module they came from.
+
+    Raises:
+        MissingExtraError: The packages for it are not installed.
+    """
+    try:
+        import onnx  # noqa: F401 - torch's exporter needs both and would say so less clearly
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(str(error.name), "export") from error
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
@@ -108,7 +113,17 @@ def _halve_weights(graph: Any) -> None:
     graph.node.extend([*casts, *nodes])
 
 
-def _quantised(proto: Any, source: Source, images: Sequence[NDArray[np.uint8]]) -> Any:
+def quantised(source: Source, images: Sequence[NDArray[np.uint8]]) -> Any:
+    """The graph as an ONNX model with convolutions of the network in eight bits.
+
+    Args:
+        source: The model.
+        images: Pixels [1,H,W,C] each, from which ranges of activations are found.
+
+    Raises:
+        MissingExtraError: The packages for it are not installed.
+    """
+    proto = to_onnx(source)
     import onnx
 
     try:
@@ -127,8 +142,9 @@ def _quantised(proto: Any, source: Source, images: Sequence[NDArray[np.uint8]]) 
             op_types_to_quantize=list(_PRODUCTS),
             nodes_to_quantize=chosen,
             per_channel=True,
-            # Seven bits: processors without VNNI add products in sixteen bits, which eight would overflow.
-            reduce_range=True,
+            # What convolutions give stays as it is until another one takes it: features that are compared keep all
+            # their bits, and additions between blocks add no rounding of their own.
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Conv"]},
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,

@@ -46,6 +46,9 @@ _WRITERS: dict[str, Callable[[Source, Path, str, Sequence[NDArray[np.uint8]]], N
 TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.25}
 """Largest difference of a score allowed, as a share of the largest score."""
 
+_AUROC_LOSS = 0.01
+"""The most that quantisation may cost, where labelled images tell."""
+
 _MOST_COMPARED = 256
 _MOST_CALIBRATED = 128
 _ROUNDS = 5
@@ -199,7 +202,7 @@ def _proved(
     views = calibration.views if calibration else ()
     check = compare(with_views(reference, views), with_views(runtime, views), samples, reporter)
     tolerance = settings.tolerance or TOLERANCES[precision]
-    _require(check, tolerance, target)
+    _require(check, tolerance, target, precision)
     seconds = _seconds([reference, runtime])
     return Exported(
         format=name,
@@ -214,7 +217,13 @@ def _proved(
     )
 
 
-def _require(check: Check, tolerance: float, target: Path) -> None:
+def _require(check: Check, tolerance: float, target: Path, precision: str) -> None:
+    if precision == "int8" and check.auroc_change is not None and check.auroc_change < -_AUROC_LOSS:
+        raise AdctlError(
+            f"{target.name} tells good from defective images less well: its AUROC is {-check.auroc_change:.4f} lower, "
+            f"where {_AUROC_LOSS:g} is allowed.",
+            "It was removed. Give more good images with --calibration, or use --half.",
+        )
     if check.max_score_difference > tolerance:
         raise AdctlError(
             f"{target.name} scores differently from the model: by {check.max_score_difference:.2e} of the largest "
