@@ -30,6 +30,7 @@ from adctl.errors import DataError
 from adctl.gates import Gate, GateResult, check, write_junit
 from adctl.predicting import predict
 from adctl.progress import SILENT, Reporter
+from adctl.runtimes.choice import files_of
 from adctl.runtimes.contract import open_runtime
 
 if TYPE_CHECKING:
@@ -244,8 +245,8 @@ def _figures(
 
 def _size(path: Path) -> int:
     """Of a model file, and of the weights that some formats keep beside it."""
-    beside = (path.with_suffix(".bin"), path.with_name(path.name + ".data"))
-    return sum(one.stat().st_size for one in (path, *beside) if one.is_file())
+    beside = path.with_name(path.name + ".data")
+    return sum(one.stat().st_size for one in (*files_of(path), beside) if one.is_file())
 
 
 def _write(benchmark: Benchmark, settings: BenchSettings) -> None:

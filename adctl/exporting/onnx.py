@@ -134,21 +134,26 @@ def quantised(source: Source, images: Sequence[NDArray[np.uint8]]) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         plain, quantised = Path(folder) / "plain.onnx", Path(folder) / "quantised.onnx"
         onnx.save_model(proto, str(plain))
-        quantize_static(
-            str(plain),
-            str(quantised),
-            _Reader(images),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(_PRODUCTS),
-            nodes_to_quantize=chosen,
-            per_channel=True,
-            # What convolutions give stays as it is until another one takes it: features that are compared keep all
-            # their bits, and additions between blocks add no rounding of their own.
-            extra_options={"OpTypesToExcludeOutputQuantization": ["Conv"]},
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-        )
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # it recommends what the exporter has done already
+        try:
+            quantize_static(
+                str(plain),
+                str(quantised),
+                _Reader(images),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=list(_PRODUCTS),
+                nodes_to_quantize=chosen,
+                per_channel=True,
+                # What convolutions give stays as it is until another one takes it: features that are compared keep all
+                # their bits, and additions between blocks add no rounding of their own.
+                extra_options={"OpTypesToExcludeOutputQuantization": ["Conv"]},
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+            )
+        finally:
+            logging.disable(before)
         return onnx.load(str(quantised))
 
 
