@@ -9,13 +9,14 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT, settings
 
 from adctl.config import ExportSettings, load
-from adctl.errors import MissingExtraError, ModelFileError, UsageError
+from adctl.errors import AdctlError, MissingExtraError, ModelFileError, UsageError
 from adctl.exporting.verified import _WRITERS, export
 from adctl.runtimes import choice
 from adctl.runtimes.choice import FORMATS, choose, read_proofs, record
@@ -321,3 +322,34 @@ def test_scoring_an_exported_file_imports_no_torch(models, zippers, tmp_path, na
     rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text("utf-8").splitlines()]
     assert rows
     assert all(row["score"] is not None for row in rows)
+
+
+# ---- exporting
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"half": True, "int8": True}, "contradict"),
+        ({"half": True, "format": ("torchscript",)}, "--half does not go with --format torchscript"),
+        ({"int8": True, "format": ("pt2",)}, "--int8 does not go with --format pt2"),
+        ({"format": ("openvino",), "out": Path("a.onnx")}, "does not go with --format openvino"),
+    ],
+)
+def test_flags_that_contradict_each_other(run, changes, says):
+    with pytest.raises(UsageError, match=says):
+        exported(run, **changes)
+
+
+def test_what_scores_differently_is_removed(run):
+    with pytest.raises(AdctlError, match="scores differently"):
+        exported(run, format=("onnx",), half=True, tolerance=1e-12)
+    assert not list(run.parent.glob("*.onnx"))
+    assert not read_proofs(run.parent)
+
+
+def test_eight_bits_still_tell_good_from_defective(run):
+    made = exported(run, format=("onnx",), int8=True, tolerance=10).exports[0]
+    assert (made.precision, made.file.name) == ("int8", "model-int8.onnx")
+    assert made.check.rank_correlation > 0.7
+    assert "is int8" in choose(run).reason
