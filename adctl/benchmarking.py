@@ -30,6 +30,7 @@ from adctl.errors import DataError
 from adctl.gates import Gate, GateResult, check, write_junit
 from adctl.predicting import predict
 from adctl.progress import SILENT, Reporter
+from adctl.runtimes.choice import files_of
 from adctl.runtimes.contract import open_runtime
 
 if TYPE_CHECKING:
@@ -105,11 +106,12 @@ def bench(loaded: Loaded[BenchSettings], reporter: Reporter = SILENT) -> Benchma
     gates = [Gate.parse(text) for text in settings.fail_if]
     before = None if settings.against is None else read_baseline(settings.against)
     paths = [runs.find_model(settings.runs, given) for given in settings.models or (None,)]
-    cases = [_open(path, settings) for path in paths]
+    wanted = [(path, runtime) for path in paths for runtime in settings.runtime or (None,)]
+    cases = [_open(path, runtime, settings) for path, runtime in wanted]
     sizes = sorted({1, *settings.batch_sizes})
     for gate in gates:  # a name that is not known is told before an hour of measuring
         check([gate], dict.fromkeys(_names(sizes)), "")
-    probes = _probes(paths, settings, sizes, reporter)
+    probes = _probes(wanted, settings, sizes, reporter)
     others = Others()
     seconds = _timed(cases, sizes, settings, reporter)
     machine = machine_of(seconds[GEMM], seconds[COPY], others.share())
@@ -129,9 +131,9 @@ def bench(loaded: Loaded[BenchSettings], reporter: Reporter = SILENT) -> Benchma
     return benchmark
 
 
-def _open(path: Path, settings: BenchSettings) -> _Case:
+def _open(path: Path, wanted: str | None, settings: BenchSettings) -> _Case:
     start = time.perf_counter()
-    runtime = open_runtime(path, settings.device, settings.gpu)
+    runtime = open_runtime(path, settings.device, settings.gpu, wanted)
     load_seconds = time.perf_counter() - start
     return _Case(path, runtime, load_seconds, _readable(_images(path, settings), runtime))
 
@@ -162,13 +164,13 @@ def _names(sizes: Sequence[int]) -> list[str]:
 
 
 def _probes(
-    paths: Sequence[Path], settings: BenchSettings, sizes: Sequence[int], reporter: Reporter
+    wanted: Sequence[tuple[Path, str | None]], settings: BenchSettings, sizes: Sequence[int], reporter: Reporter
 ) -> list[Probe | None]:
     found = []
-    with reporter.stage("cold starts", len(paths)) as update:
-        for done, path in enumerate(paths, 1):
-            found.append(probe(path, settings.device, settings.gpu, max(sizes), settings.cold_starts))
-            update(done, len(paths))
+    with reporter.stage("cold starts", len(wanted)) as update:
+        for done, (path, runtime) in enumerate(wanted, 1):
+            found.append(probe(path, settings.device, settings.gpu, max(sizes), settings.cold_starts, runtime))
+            update(done, len(wanted))
     return found
 
 
@@ -243,8 +245,8 @@ def _figures(
 
 def _size(path: Path) -> int:
     """Of a model file, and of the weights that some formats keep beside it."""
-    beside = (path.with_suffix(".bin"), path.with_name(path.name + ".data"))
-    return sum(one.stat().st_size for one in (path, *beside) if one.is_file())
+    beside = path.with_name(path.name + ".data")
+    return sum(one.stat().st_size for one in (*files_of(path), beside) if one.is_file())
 
 
 def _write(benchmark: Benchmark, settings: BenchSettings) -> None:

@@ -27,6 +27,8 @@ BatchSize = Literal["auto"] | int
 CalibrationMethod = Literal[
     "percentile", "sigma", "mad", "tail", "conformal", "f1", "precision", "recall", "cost", "fixed"
 ]
+ExportFormat = Literal["onnx", "openvino", "torchscript", "pt2"]
+RuntimeName = Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"]
 
 
 class CommandSettings(BaseSettings):
@@ -180,6 +182,7 @@ class ScoreSettings(DeviceSettings):
     heatmaps: bool | None = Field(None, description="Write heatmap pictures; on when --out is given")
     draw: Literal["none", "contours", "boxes", "both"] = Field("none", description="Around regions on heatmaps")
     maps: bool = Field(True, description="Keep raw anomaly maps in maps.h5")
+    runtime: RuntimeName = Field("auto", description="What computes; auto: the fastest proved equal to torch")
     tta: str | None = Field(None, description="Views to average over; those of the calibration when left out")
     fail_on_anomaly: bool = Field(False, description="Exit with 3 when an image is rejected")
     watch: Path | None = Field(None, description="Folder whose images are scored as they arrive")
@@ -224,10 +227,13 @@ class ExportSettings(CommandSettings):
     command: ClassVar[str] = "export"
 
     model: Path | None = Field(None, description="Model file or run folder; the last one when left out")
-    format: Literal["onnx"] = Field("onnx", description="Format")
-    out: Path | None = Field(None, description="Where the exported file goes")
+    format: tuple[ExportFormat, ...] = Field(("onnx",), min_length=1, description="Formats")
+    half: bool = Field(False, description="Store weights in half precision")
+    int8: bool = Field(False, description="Quantise the network to eight bits")
+    calibration: tuple[str, ...] = Field((), description="Good images for int8 to find ranges on")
+    out: Path | None = Field(None, description="File, or folder, for what is exported")
     images: tuple[str, ...] = Field((), description="Images to verify the export on")
-    tolerance: float = Field(1e-3, gt=0, description="Largest relative difference of scores allowed")
+    tolerance: float | None = Field(None, gt=0, description="Largest relative difference of scores; by precision")
 
 
 class BenchSettings(DeviceSettings):
@@ -236,6 +242,7 @@ class BenchSettings(DeviceSettings):
     command: ClassVar[str] = "bench"
 
     models: tuple[Path, ...] = Field((), description="Model files; the last one when left out")
+    runtime: tuple[RuntimeName, ...] = Field((), description="What computes; each file's own when left out")
     batch_sizes: tuple[PositiveInt, ...] = Field((1, 4, 8), description="Batch sizes for throughput")
     repeats: int = Field(30, ge=3, description="Rounds, each with one call a batch size and five of single images")
     images: tuple[str, ...] = Field((), description="Folders, files or globs to read and score from disk")

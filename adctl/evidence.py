@@ -125,6 +125,26 @@ def held_out(model: Path) -> list[Sample]:
         UsageError: The model file lies outside its run.
         DataError: The run's record of them is damaged.
     """
+    return list(split_of(model).calibration)
+
+
+def learned_from(model: Path) -> list[Sample]:
+    """The good images that a model learned from.
+
+    Raises:
+        UsageError: The model file lies outside its run.
+        DataError: The run's record of them is damaged.
+    """
+    return list(split_of(model).train)
+
+
+def split_of(model: Path) -> Split:
+    """How the good images of a model's run were divided.
+
+    Raises:
+        UsageError: The model file lies outside its run.
+        DataError: The run's record of them is damaged.
+    """
     path = model.parent / runs.SPLIT
     dataset = dataset_of_run(model.parent)
     if dataset is None or not path.is_file():
@@ -133,10 +153,9 @@ def held_out(model: Path) -> list[Sample]:
             "Name good images that it has not seen with --good DIR.",
         )
     try:
-        split = Split.from_dict(json.loads(path.read_text(encoding="utf-8")), dataset.train)
+        return Split.from_dict(json.loads(path.read_text(encoding="utf-8")), dataset.train)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path} is damaged: {error}.", "Name good images with --good DIR.") from error
-    return list(split.calibration)
 
 
 def from_scores(path: Path, model: Path, header: ModelHeader) -> Evidence:

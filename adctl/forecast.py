@@ -14,7 +14,8 @@ from adctl.data.images import image_size
 from adctl.data.loader import load_one
 from adctl.data.tiling import Tiling
 from adctl.detectors.registry import detector_class
-from adctl.engine.batching import starting_batch_size, to_input
+from adctl.engine.batch_size import starting_batch_size
+from adctl.engine.batching import to_input
 from adctl.engine.phases import Batch, Observe, total
 from adctl.training import fit_plan
 
@@ -63,7 +64,7 @@ def forecast(plan: Understanding, settings: TrainSettings) -> Needs:
     """
     detector = detector_class(settings.arch)(plan.config).to(plan.device.device)
     size = detector.input
-    batch = min(starting_batch_size(settings.batch_size, plan.device.device), len(plan.split.train))
+    batch = min(starting_batch_size(settings.batch_size, str(plan.device.device)), len(plan.split.train))
     images = to_input(np.zeros((batch, *size.shape), np.uint8), plan.device.device)
     sample = plan.split.train[0]
     width, height = image_size(sample.path)

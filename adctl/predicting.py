@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from adctl.data.loader import Loaded, groups, pieces, stack, stream
 from adctl.data.preprocess import onto_image
 from adctl.data.tiling import Stitcher, Tiling
-from adctl.engine.batching import starting_batch_size
+from adctl.engine.batch_size import starting_batch_size
 from adctl.records import Evidence
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def predict(
         workers: Threads that read.
         display: Also keep each image to look at, its longer side at most so many pixels.
     """
-    size = starting_batch_size(batch_size, torch.device(runtime.device))
+    size = starting_batch_size(batch_size, runtime.device)
     items = stream(samples, runtime.input, workers=workers, display=display, batch_size=size)
     if runtime.input.tiled:
         yield from (_predict_tiles(runtime, item, size) for item in items)

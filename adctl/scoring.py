@@ -210,7 +210,7 @@ def open_model(model: Path, settings: ScoreSettings) -> Runtime:
         UsageError: There is no such device or view, or the thresholds were chosen with other views.
         ModelFileError: The file cannot be used.
     """
-    runtime = open_runtime(model, settings.device, settings.gpu)
+    runtime = open_runtime(model, settings.device, settings.gpu, settings.runtime)
     calibration = runtime.header.calibration
     if calibration is None:
         log.warning("%s is not calibrated: its scores come without verdicts. Run 'adctl calibrate'.", model)

@@ -17,27 +17,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from adctl.detectors.contract import Prediction
 from adctl.errors import UsageError, unknown_name
 from adctl.runtimes.contract import Scored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
     from adctl.data.preprocess import InputSpec
     from adctl.model_file import ModelHeader
     from adctl.runtimes.contract import Runtime
 
-Predict = Callable[[Tensor], Prediction]
-"""Images [B,C,H,W] to scores [B] and maps [B,h,w]."""
+Predict = Callable[[NDArray[Any]], Scored]
+"""Pixels [B,H,W,C] to scores [B] and maps [B,h,w]."""
 
 
 @dataclass(frozen=True)
@@ -45,24 +41,32 @@ class View:
     """One way to look at an image.
 
     Attributes:
-        turn: Images [...,H,W] as the detector sees them.
-        undo: Maps [...,h,w] turned back.
+        turn: Pixels [B,H,W,...] as the detector sees them.
+        undo: Maps [B,h,w] turned back.
         square: Whether it exchanges height and width.
     """
 
-    turn: Callable[[Tensor], Tensor]
-    undo: Callable[[Tensor], Tensor]
+    turn: Callable[[NDArray[Any]], NDArray[Any]]
+    undo: Callable[[NDArray[Any]], NDArray[Any]]
     square: bool = False
 
 
-def _exchange(images: Tensor) -> Tensor:
-    return images.transpose(-2, -1)
+def _left_right(values: NDArray[Any]) -> NDArray[Any]:
+    return values[:, :, ::-1]
+
+
+def _up_down(values: NDArray[Any]) -> NDArray[Any]:
+    return values[:, ::-1]
+
+
+def _exchange(values: NDArray[Any]) -> NDArray[Any]:
+    return values.swapaxes(1, 2)
 
 
 VIEWS = {
-    "hflip": View(lambda images: images.flip(-1), lambda maps: maps.flip(-1)),
-    "vflip": View(lambda images: images.flip(-2), lambda maps: maps.flip(-2)),
-    "rot90": View(lambda images: images.rot90(1, (-2, -1)), lambda maps: maps.rot90(-1, (-2, -1)), square=True),
+    "hflip": View(_left_right, _left_right),
+    "vflip": View(_up_down, _up_down),
+    "rot90": View(lambda pixels: np.rot90(pixels, 1, (1, 2)), lambda maps: np.rot90(maps, -1, (1, 2)), square=True),
     "transpose": View(_exchange, _exchange, square=True),
 }
 """By name."""
@@ -81,7 +85,7 @@ class TestTimeAugmentation:
     """Predicts with the image as it is and with each view, one after the other, and averages.
 
     Args:
-        predict: Images [B,C,H,W] to a prediction.
+        predict: Pixels [B,H,W,C] to scores and maps; is given whole, contiguous arrays.
         views: Names from `VIEWS`.
 
     Raises:
@@ -94,20 +98,21 @@ class TestTimeAugmentation:
         self.predict = predict
         self.views = _known(tuple(views))
 
-    def __call__(self, images: Tensor) -> Prediction:
-        """Images [B,C,H,W] to mean scores [B] and mean maps [B,h,w].
+    def __call__(self, pixels: NDArray[Any]) -> Scored:
+        """Pixels [B,H,W,C] to mean scores [B] and mean maps [B,h,w].
 
         Raises:
             UsageError: A view needs square images and these are not.
         """
-        _require_square(self.views, *images.shape[-2:])
-        scores, maps = self.predict(images)
+        _require_square(self.views, *pixels.shape[1:3])
+        plain = self.predict(pixels)
+        scores, maps = plain.scores, plain.maps
         for name in self.views:
             view = VIEWS[name]
-            seen = self.predict(view.turn(images))
+            seen = self.predict(np.ascontiguousarray(view.turn(pixels)))
             scores, maps = scores + seen.scores, maps + view.undo(seen.maps)
         count = len(self.views) + 1
-        return Prediction(scores / count, maps / count)
+        return Scored(scores / count, np.ascontiguousarray(maps / count))
 
 
 class AugmentedRuntime:
@@ -127,17 +132,12 @@ class AugmentedRuntime:
         self.header: ModelHeader = runtime.header
         self.input: InputSpec = runtime.input
         self.device: str = runtime.device
-        self._predict = TestTimeAugmentation(self._view, views)
+        self._predict = TestTimeAugmentation(runtime.predict, views)
         _require_square(self._predict.views, self.input.height, self.input.width)
 
     def predict(self, pixels: NDArray[np.uint8]) -> Scored:
         """Score pixels [B,H,W,C] of uint8, brought to `input` already."""
-        mean = self._predict(torch.from_numpy(pixels).permute(0, 3, 1, 2))
-        return Scored(mean.scores.numpy(), mean.maps.contiguous().numpy())
-
-    def _view(self, images: Tensor) -> Prediction:
-        scored = self.runtime.predict(np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()))
-        return Prediction(torch.from_numpy(scored.scores), torch.from_numpy(scored.maps))
+        return self._predict(pixels)
 
 
 def with_views(runtime: Runtime, views: Sequence[str]) -> Runtime:

@@ -31,7 +31,9 @@ class Probe:
     device_memory: int | None
 
 
-def probe(model: Path, device: str, gpu: int | None, batch_size: int, repeats: int) -> Probe | None:
+def probe(
+    model: Path, device: str, gpu: int | None, batch_size: int, repeats: int, runtime: str | None = None
+) -> Probe | None:
     """Start processes one after the other; the median of their times and the most of their memory.
 
     Args:
@@ -40,11 +42,12 @@ def probe(model: Path, device: str, gpu: int | None, batch_size: int, repeats: i
         gpu: As typed.
         batch_size: Of the batch that memory is measured with.
         repeats: Processes; 0 measures nothing.
+        runtime: As typed.
 
     Raises:
         ModelFileError: A process failed.
     """
-    found = [_once(model, device, gpu, batch_size) for _ in range(repeats)]
+    found = [_once(model, device, gpu, batch_size, runtime) for _ in range(repeats)]
     if not found:
         return None
     on_device = [one.device_memory for one in found if one.device_memory is not None]
@@ -55,8 +58,8 @@ def probe(model: Path, device: str, gpu: int | None, batch_size: int, repeats: i
     )
 
 
-def _once(model: Path, device: str, gpu: int | None, batch_size: int) -> Probe:
-    command = [sys.executable, "-m", __name__, str(model.resolve()), device, str(gpu), str(batch_size)]
+def _once(model: Path, device: str, gpu: int | None, batch_size: int, runtime: str | None) -> Probe:
+    command = [sys.executable, "-m", __name__, str(model.resolve()), device, str(gpu), str(batch_size), str(runtime)]
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own interpreter
         assert process.stdout is not None
@@ -69,13 +72,15 @@ def _once(model: Path, device: str, gpu: int | None, batch_size: int) -> Probe:
     return Probe(seconds, **json.loads(told))
 
 
-def main(model: str, device: str, gpu: str, batch_size: str) -> None:
+def main(model: str, device: str, gpu: str, batch_size: str, wanted: str) -> None:
     """In the process itself: a line after the first verdict, then the memory as JSON."""
     import numpy as np
 
     from adctl.runtimes.contract import open_runtime
 
-    runtime = open_runtime(Path(model), device, None if gpu == "None" else int(gpu))
+    runtime = open_runtime(
+        Path(model), device, None if gpu == "None" else int(gpu), None if wanted == "None" else wanted
+    )
     runtime.predict(np.zeros((1, *runtime.input.shape), np.uint8))
     sys.stdout.write("first verdict\n")
     sys.stdout.flush()
@@ -84,6 +89,11 @@ def main(model: str, device: str, gpu: str, batch_size: str) -> None:
 
 
 def _host_peak() -> int:
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux, where the figure of getrusage is that of the parent when that was larger
+        told = dict(line.partition(":")[::2] for line in status.read_text(encoding="utf-8").splitlines())
+        if "VmHWM" in told:
+            return int(told["VmHWM"].split()[0]) * 1024
     try:
         import resource
     except ImportError:  # Windows

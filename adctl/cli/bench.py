@@ -22,6 +22,14 @@ def bench(
         list[Path] | None,
         typer.Argument(help="Model files, measured in turn; the last one when left out.", show_default=False),
     ] = None,
+    runtime: Annotated[
+        str | None,
+        opt.value(
+            "Runtimes with commas, each measured with each model: auto, torch, torch-compile, onnxruntime, openvino, "
+            "torchscript, torch-export; each file's own when left out.",
+            metavar="NAME,NAME",
+        ),
+    ] = None,
     batch_sizes: Annotated[
         str | None, opt.value("Batch sizes for throughput, with commas.", default="1,4,8", metavar="N,N")
     ] = None,
@@ -62,7 +70,8 @@ def bench(
     from adctl.gates import exit_code
 
     sizes = None if batch_sizes is None else [part.strip() for part in batch_sizes.split(",")]
-    result = measure(call.settings(BenchSettings, batch_sizes=sizes), call.reporter)
+    runtimes = None if runtime is None else [part.strip() for part in runtime.split(",")]
+    result = measure(call.settings(BenchSettings, batch_sizes=sizes, runtime=runtimes), call.reporter)
     call.finish({**result.figures.to_dict(), "gates": result.gates}, lambda: _text(result))
     raise typer.Exit(exit_code(result.gates))
 

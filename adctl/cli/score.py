@@ -66,6 +66,14 @@ def score(
         float | None,
         opt.value("Time a watched file must stand still before it is read.", default="2.0", metavar="SECONDS"),
     ] = None,
+    runtime: Annotated[
+        str | None,
+        opt.value(
+            "What computes: auto (the fastest proved equal to torch), torch, torch-compile, onnxruntime, openvino, "
+            "torchscript or torch-export.",
+            default="auto",
+        ),
+    ] = None,
     batch_size: opt.BatchSize = None,
     device: opt.Device = None,
     gpu: opt.Gpu = None,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adctl.detectors.contract import Forecast, Prediction
 from adctl.detectors.feature_store import CHUNK, FeatureStore, room
-from adctl.detectors.features import FeatureConfig, FeatureDetector, random_orthogonal
+from adctl.detectors.features import FeatureConfig, FeatureDetector, random_orthogonal, to_rows
 from adctl.engine.phases import Observe
 from adctl.maps import GaussianBlur, top_mean
 
@@ -114,7 +114,10 @@ class PaDiM(FeatureDetector):
 
     def _places(self, images: Tensor) -> Tensor:
         """Projected features [P,B,D], place by place."""
-        return _by_place(self.patches(images)) @ self.projection
+        patches = self.patches(images)
+        # One product of all rows: place by place, an exported graph would hold the projection once for each place.
+        rows = to_rows(patches) @ self.projection
+        return rows.view(patches.shape[0], -1, rows.shape[1]).transpose(0, 1)
 
     def _absorb(self, places: Tensor) -> None:
         # float64 (on devices that have it), since a covariance is a small difference of large sums

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-_AUTO = {"cpu": 8, "mps": 16, "cuda": 32}
 _MEMORY_SHARE = 0.6
 """Of the memory that is free, what gradient steps may take; the rest is for images, checkpoints and others."""
 
@@ -34,11 +33,6 @@ def to_input(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
     """Pixels [B,H,W,C] of uint8 to images [B,C,H,W] of float32 in [0, 1], channels last in memory."""
     images = torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2)
     return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
-
-
-def starting_batch_size(wanted: int | str, device: torch.device) -> int:
-    """The batch size to begin with: what was asked for, or what keeps the device's caches busy."""
-    return _AUTO.get(device.type, 8) if wanted == "auto" else int(wanted)
 
 
 def largest_that_fits(step: Callable[[int], None], wanted: int, device: torch.device) -> int:

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from adctl.engine import parallel
-from adctl.engine.batching import BatchLimit, hold_buffers, largest_that_fits, starting_batch_size, to_input
+from adctl.engine.batch_size import starting_batch_size
+from adctl.engine.batching import BatchLimit, hold_buffers, largest_that_fits, to_input
 from adctl.engine.history import FitReport
 from adctl.engine.optimization import Optimization
 from adctl.engine.phases import Batch, Observe, total
@@ -110,7 +111,7 @@ def _fit(work: Work, fabric: Fabric | None) -> FitReport:
     detector.to(device)
     detector.to(memory_format=torch.channels_last)
     report = FitReport()
-    limit = BatchLimit(starting_batch_size(work.plan.batch_size, device))
+    limit = BatchLimit(starting_batch_size(work.plan.batch_size, str(device)))
     snapshot = _newest(work)
     for number, phase in enumerate(detector.phases()):
         if snapshot is not None and number < snapshot.values["phase"]:

@@ -1,31 +1,35 @@
-"""A detector as an ONNX file: images in [0, 1] to score and map, normalisation inside, batch size free.
-
-The header of the model file (calibration, config, training) travels in the file's metadata.
-"""
+"""A detector as an ONNX file, in single precision, with weights in half precision, or quantised to eight bits."""
 
 from __future__ import annotations
 
-import json
 import logging
+import tempfile
 import warnings
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from adctl import files
 from adctl.errors import MissingExtraError
-from adctl.model_file import load_model
+from adctl.exporting.graph import Source
+from adctl.runtimes.exported import INPUT, METADATA, OUTPUTS
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
-METADATA = "adctl"
-INPUT = "images"
-OUTPUTS = ("scores", "maps")
+    from numpy.typing import NDArray
+
+_SMALL = 1024
+"""Numbers in a tensor that is left in single precision: biases, whose rounding saves nothing."""
+
+_PRODUCTS = ("Conv",)
+"""Kinds of operation that are quantised: distances and whitening, products of matrices, need all their bits."""
 
 
 def write_onnx(model: Path, target: Path) -> None:
-    """Export a model file to ONNX, atomically.
+    """Export a model file to ONNX in single precision, atomically.
 
     Raises:
         ModelFileError: The model file cannot be read.
@@ -33,30 +37,145 @@ def write_onnx(model: Path, target: Path) -> None:
         MissingExtraError: The packages for it are not installed.
         OutputError: The target cannot be written.
     """
+    write(Source.read(model), target, "fp32", ())
+
+
+def write(source: Source, target: Path, precision: str, images: Sequence[NDArray[np.uint8]]) -> None:
+    """Export to ONNX, atomically.
+
+    Args:
+        source: The model.
+        target: The `.onnx`.
+        precision: `fp32`, `fp16` (weights are stored so and computed with in single precision) or `int8`.
+        images: Pixels [1,H,W,C] each, from which ranges of activations are found for `int8`.
+
+    Raises:
+        MissingExtraError: The packages for it are not installed.
+        OutputError: The target cannot be written.
+    """
+    proto = quantised(source, images) if precision == "int8" else to_onnx(source)
+    import onnx
+
+    if precision == "fp16":
+        _halve_weights(proto.graph)
+    _forget_origins(proto.graph)
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = METADATA, source.metadata(precision)
+    with files.atomic_path(target) as temporary:
+        onnx.save_model(proto, str(temporary), format="protobuf")
+
+
+def to_onnx(source: Source) -> Any:
+    """The graph as an ONNX model, whose nodes still tell which module they came from.
+
+    Raises:
+        MissingExtraError: The packages for it are not installed.
+    """
     try:
-        import onnx
-        import onnxscript  # noqa: F401 - torch's exporter needs it and would say so less clearly
+        import onnx  # noqa: F401 - torch's exporter needs both and would say so less clearly
+        import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(str(error.name), "export") from error
-    detector, header = load_model(model)
-    detector.check_exportable()
-    size = detector.input
-    example = torch.rand(2, size.channels, size.height, size.width)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
         program = torch.onnx.export(
-            detector,
-            (example,),
-            input_names=[INPUT],
-            output_names=list(OUTPUTS),
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
-            dynamo=True,
-            verbose=False,
+            source.program, (), input_names=[INPUT], output_names=list(OUTPUTS), dynamo=True, verbose=False
         )
     assert program is not None
-    proto = program.model_proto
-    entry = proto.metadata_props.add()
-    entry.key, entry.value = METADATA, json.dumps(header.to_dict(), sort_keys=True)
-    with files.atomic_path(target) as temporary:
-        onnx.save_model(proto, str(temporary), format="protobuf")
+    return program.model_proto
+
+
+def _forget_origins(graph: Any) -> None:
+    """Take out the exporter's notes: they are long, and tell of folders on this machine."""
+    for node in graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del value.metadata_props[:]
+    del graph.metadata_props[:]
+
+
+def _halve_weights(graph: Any) -> None:
+    """Store large weights in half precision and cast them when the file is opened, which runtimes do once."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if tensor.data_type != TensorProto.FLOAT or values.size <= _SMALL:
+            continue
+        name, half = tensor.name, f"{tensor.name}_half"
+        limits = np.finfo(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(values.clip(limits.min, limits.max).astype(np.float16), half))
+        casts.append(helper.make_node("Cast", [half], [name], f"{name}_cast", to=TensorProto.FLOAT))
+    nodes = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*casts, *nodes])
+
+
+def quantised(source: Source, images: Sequence[NDArray[np.uint8]]) -> Any:
+    """The graph as an ONNX model with convolutions of the network in eight bits.
+
+    Args:
+        source: The model.
+        images: Pixels [1,H,W,C] each, from which ranges of activations are found.
+
+    Raises:
+        MissingExtraError: The packages for it are not installed.
+    """
+    proto = to_onnx(source)
+    import onnx
+
+    try:
+        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", "export") from error
+    chosen = [node.name for node in proto.graph.node if node.op_type in _PRODUCTS and _is_network(node, source)]
+    with tempfile.TemporaryDirectory() as folder:
+        plain, quantised = Path(folder) / "plain.onnx", Path(folder) / "quantised.onnx"
+        onnx.save_model(proto, str(plain))
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)  # it recommends what the exporter has done already
+        try:
+            quantize_static(
+                str(plain),
+                str(quantised),
+                _Reader(images),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=list(_PRODUCTS),
+                nodes_to_quantize=chosen,
+                per_channel=True,
+                # What convolutions give stays as it is until another one takes it: features that are compared keep all
+                # their bits, and additions between blocks add no rounding of their own.
+                extra_options={"OpTypesToExcludeOutputQuantization": ["Conv"]},
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+            )
+        finally:
+            logging.disable(before)
+        return onnx.load(str(quantised))
+
+
+def _is_network(node: Any, source: Source) -> bool:
+    notes = {entry.key: entry.value for entry in node.metadata_props}
+    return source.is_quantisable(_scope(notes.get("pkg.torch.onnx.name_scopes", "")))
+
+
+def _scope(scopes: str) -> str:
+    """The innermost module of the exporter's list of them; its last entry is the operation."""
+    names = [part.strip(" '\"[]") for part in scopes.split(",")]
+    return names[-2] if len(names) > 1 else ""
+
+
+class _Reader:
+    """Images one by one, as the quantisation asks for them."""
+
+    def __init__(self, images: Sequence[NDArray[np.uint8]]) -> None:
+        self._images: Iterator[NDArray[np.uint8]] = iter(images)
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        """The next one, or None."""
+        image = next(self._images, None)
+        return None if image is None else {INPUT: image}

@@ -1,12 +1,13 @@
-"""What every runtime offers, and opening a model file with the one it needs."""
+"""What every runtime offers, which there are, and opening a model file with one of them."""
 
 from __future__ import annotations
 
 import importlib
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from adctl.errors import UsageError
+from adctl.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +18,35 @@ if TYPE_CHECKING:
     from adctl.data.preprocess import InputSpec
     from adctl.model_file import ModelHeader
 
-RUNTIMES = {".safetensors": "adctl.runtimes.torch:TorchRuntime", ".onnx": "adctl.runtimes.onnx:OnnxRuntime"}
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One runtime, not imported yet.
+
+    Attributes:
+        target: Its class, as `module:Class`.
+        suffix: Of the files it opens.
+        packages: That it imports.
+    """
+
+    target: str
+    suffix: str
+    packages: tuple[str, ...]
+
+
+RUNTIMES = {
+    "torch": Engine("adctl.runtimes.torch:TorchRuntime", ".safetensors", ("torch",)),
+    "torch-compile": Engine("adctl.runtimes.torch:CompiledTorchRuntime", ".safetensors", ("torch",)),
+    "onnxruntime": Engine("adctl.runtimes.onnx:OnnxRuntime", ".onnx", ("onnxruntime",)),
+    "openvino": Engine("adctl.runtimes.openvino:OpenVinoRuntime", ".xml", ("openvino",)),
+    "torchscript": Engine("adctl.runtimes.torchscript:TorchScriptRuntime", ".ts", ("torch",)),
+    "torch-export": Engine("adctl.runtimes.archive:ArchiveRuntime", ".pt2", ("torch",)),
+}
+"""By name. Of two with the same ending the first is its own, taken where none is named."""
 
 
 @dataclass(frozen=True)
@@ -46,23 +75,64 @@ class Runtime(Protocol):
         ...
 
 
-def open_runtime(path: Path, device: str = "auto", gpu: int | None = None) -> Runtime:
-    """Open a model file with the runtime its ending asks for.
+def open_runtime(path: Path, device: str = "auto", gpu: int | None = None, runtime: str | None = None) -> Runtime:
+    """Open a model file.
 
     Args:
         path: `model.safetensors` or an exported file.
         device: `auto`, `cpu`, `cuda` or `mps`.
         gpu: Number of a CUDA GPU.
+        runtime: A name from `RUNTIMES`; None for the one that the file's ending asks for; `auto` for the fastest that
+            is proved to score a `model.safetensors` as torch does. Beside a model file the exported one is taken
+            that was made from the very same tensors; the calibration is always that of `path`.
 
     Raises:
-        UsageError: The ending or the device is unknown.
+        UsageError: The ending, the runtime or the device is unknown, or there is no such exported file.
         ModelFileError: The file is damaged, foreign or too new.
         MissingExtraError: The runtime is not installed.
     """
-    if path.suffix not in RUNTIMES:
+    own = _own_runtime(path)
+    if runtime in (None, own):
+        return _opened(own, path, device, gpu)
+    if runtime != AUTO and runtime not in RUNTIMES:
+        raise unknown_name("runtime", str(runtime), [AUTO, *RUNTIMES])
+    if own != "torch":
+        if runtime == AUTO:
+            return _opened(own, path, device, gpu)
         raise UsageError(
-            f"{path} is not a model file by its ending.", f"Models end in {' or '.join(sorted(RUNTIMES))}."
+            f"{path} is a file for the runtime '{own}', not for '{runtime}'.",
+            f"Leave --runtime out, or give the model.safetensors or a file ending in {RUNTIMES[str(runtime)].suffix}.",
         )
-    module, _, name = RUNTIMES[path.suffix].partition(":")
-    runtime: Runtime = getattr(importlib.import_module(module), name)(path, device, gpu)
+    return _beside(path, device, gpu, str(runtime))
+
+
+def _beside(path: Path, device: str, gpu: int | None, runtime: str) -> Runtime:
+    """Open a model.safetensors with another runtime than plain torch, or with the best one."""
+    from adctl.model_file import read_header
+    from adctl.runtimes.choice import choose, exported_for
+
+    if runtime == AUTO:
+        choice = choose(path, device, gpu)
+        log.info("Runtime %s: %s.", choice.runtime, choice.reason)
+        name, target = choice.runtime, choice.path
+    elif RUNTIMES[runtime].suffix == path.suffix:
+        name, target = runtime, path
+    else:
+        name, target = runtime, exported_for(path, runtime)
+    opened = _opened(name, target, device, gpu)
+    opened.header = read_header(path)
+    return opened
+
+
+def _opened(name: str, path: Path, device: str, gpu: int | None) -> Runtime:
+    module, _, cls = RUNTIMES[name].target.partition(":")
+    runtime: Runtime = getattr(importlib.import_module(module), cls)(path, device, gpu)
     return runtime
+
+
+def _own_runtime(path: Path) -> str:
+    for name, engine in RUNTIMES.items():
+        if engine.suffix == path.suffix:
+            return name
+    endings = sorted({engine.suffix for engine in RUNTIMES.values()})
+    raise UsageError(f"{path} is not a model file by its ending.", f"Models end in {', '.join(endings)}.")

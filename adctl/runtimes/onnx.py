@@ -1,33 +1,45 @@
-"""Scoring an exported ONNX file with ONNX Runtime; torch is not needed."""
+"""Scoring an exported ONNX file with ONNX Runtime; torch is not needed.
+
+On NVIDIA GPUs TensorRT is taken where ONNX Runtime was built with it, else CUDA.
+"""
 
 from __future__ import annotations
 
-import json
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 
 from adctl.data.preprocess import InputSpec
-from adctl.errors import MissingExtraError, ModelFileError, UsageError
-from adctl.model_file import ModelHeader
+from adctl.errors import MissingExtraError, UsageError
 from adctl.runtimes.contract import Scored
+from adctl.runtimes.exported import INPUT, METADATA, OUTPUTS, damaged, pieces, read_metadata, require_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-_METADATA = "adctl"
-_PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+_CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 
 class OnnxRuntime:
     """An ONNX file that `adctl export` wrote.
 
+    On a CPU a single image is computed by all cores; of a batch each core takes pieces, with a session of its own
+    kind: sharing every small layer out among cores costs more than it brings.
+
     Args:
         path: The file.
         device: `auto`, `cpu` or `cuda`.
         gpu: Number of a CUDA GPU.
+
+    Raises:
+        MissingExtraError: ONNX Runtime is not installed.
+        UsageError: It has no such device.
+        ModelFileError: The file is damaged, foreign or too new.
     """
 
     name = "onnxruntime"
@@ -36,34 +48,58 @@ class OnnxRuntime:
         try:
             import onnxruntime
         except ImportError as error:
-            raise MissingExtraError("onnxruntime", "export") from error
-        self.device, providers = _choose(device, gpu, onnxruntime.get_available_providers())
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+            raise MissingExtraError("onnxruntime", "onnxruntime") from error
+        require_file(path)
+        self._path = path
+        self.device, self._providers = _choose(device, gpu, onnxruntime.get_available_providers())
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            self._session = self._open(threads=0)
         except Exception as error:  # onnxruntime's own exceptions share no base
-            raise ModelFileError(
-                f"{path} is not a whole ONNX file: {error}", "Export it again with 'adctl export'."
-            ) from error
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        if _METADATA not in metadata:
-            raise ModelFileError(f"{path} is an ONNX file, but not one of adctl.", "Export one with 'adctl export'.")
-        self.header = ModelHeader.from_dict(json.loads(metadata[_METADATA]), path)
+            raise damaged(path, "ONNX file", error) from error
+        text = self._session.get_modelmeta().custom_metadata_map.get(METADATA)
+        self.header, self.origin = read_metadata(text, path)
         self.input = InputSpec.from_config(self.header.config)
 
     def predict(self, pixels: NDArray[np.uint8]) -> Scored:
         """Score pixels [B,H,W,C] of uint8."""
-        images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
-        images /= 255
-        scores, maps = self._session.run(["scores", "maps"], {"images": images})
-        return Scored(scores.astype(np.float64), maps)
+        if len(pixels) == 1 or self.device != "cpu":
+            return _scored([_run(self._session, pixels)])
+        return _scored(list(self._threads.map(lambda piece: _run(self._single, piece), pieces(pixels))))
+
+    @cached_property
+    def _single(self) -> Any:
+        """A session that computes on the thread that calls it."""
+        return self._open(threads=1)
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(psutil.cpu_count(logical=False) or 1, "adctl-onnx")
+
+    def _open(self, threads: int) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        # Threads that wait by spinning take the cores from those that read images.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return onnxruntime.InferenceSession(str(self._path), options, providers=self._providers)
+
+
+def _run(session: Any, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    scores, maps = session.run(list(OUTPUTS), {INPUT: np.ascontiguousarray(pixels)})
+    return scores, maps
+
+
+def _scored(parts: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> Scored:
+    scores = np.concatenate([scores for scores, _ in parts])
+    return Scored(scores.astype(np.float64), np.concatenate([maps for _, maps in parts]))
 
 
 def _choose(device: str, gpu: int | None, available: list[str]) -> tuple[str, list[Any]]:
     """The device's name and the providers to hand to ONNX Runtime, best first."""
     wants_gpu = gpu is not None or device == "cuda"
-    has_gpu = _PROVIDERS["cuda"] in available
+    has_gpu = _CUDA in available
     if device == "mps" or (wants_gpu and not has_gpu):
         raise UsageError(
             f"This ONNX Runtime has no device '{device if gpu is None else f'cuda:{gpu}'}'.",
@@ -71,5 +107,6 @@ def _choose(device: str, gpu: int | None, available: list[str]) -> tuple[str, li
         )
     if wants_gpu or (device == "auto" and has_gpu):
         index = gpu or 0
-        return f"cuda:{index}", [(_PROVIDERS["cuda"], {"device_id": index}), _PROVIDERS["cpu"]]
-    return "cpu", [_PROVIDERS["cpu"]]
+        fast = [(name, {"device_id": index}) for name in (_TENSORRT, _CUDA) if name in available]
+        return f"cuda:{index}", [*fast, _CPU]
+    return "cpu", [_CPU]

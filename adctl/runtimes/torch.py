@@ -10,6 +10,7 @@ import torch
 
 from adctl.engine.batching import BatchLimit, to_input
 from adctl.engine.device import choose_device
+from adctl.errors import AdctlError
 from adctl.model_file import ModelHeader, load_model
 from adctl.runtimes.contract import Scored
 
@@ -61,7 +62,33 @@ class TorchRuntime:
         """Score pixels [B,H,W,C] of uint8; a batch too large for memory is cut and tried again."""
         with torch.inference_mode():
             images = to_input(pixels, self._device)
-            parts: list[Prediction] = list(self._limit.pieces(self._detector, images))
+            parts: list[Prediction] = list(self._limit.pieces(self._forward, images))
         scores = torch.cat([part.scores for part in parts]).cpu().numpy().astype(np.float64)
         maps = torch.cat([part.maps for part in parts]).cpu().numpy()
         return Scored(scores, maps)
+
+    def _forward(self, images: torch.Tensor) -> Prediction:
+        return self._detector(images)
+
+
+class CompiledTorchRuntime(TorchRuntime):
+    """The same, with the network compiled for this processor at the first image, which takes a minute."""
+
+    name = "torch-compile"
+
+    def attach(self, detector: Detector, header: ModelHeader, device: torch.device) -> None:
+        """Take a detector to a device; it is compiled when it is first used."""
+        super().attach(detector, header, device)
+        self._compiled = torch.compile(self._detector, dynamic=True)
+
+    def _forward(self, images: torch.Tensor) -> Prediction:
+        from torch._dynamo.exc import BackendCompilerFailed  # slow to import
+
+        try:
+            prediction: Prediction = self._compiled(images)
+        except BackendCompilerFailed as error:
+            raise AdctlError(
+                f"PyTorch cannot compile this detector here: {str(error).strip().partition(chr(10))[0]}",
+                "Install a C++ compiler, or leave --runtime torch-compile out.",
+            ) from error
+        return prediction

@@ -1,11 +1,13 @@
 """What scoring from disk costs beyond the network, and how its memory grows with the number of images.
 
-    python examples/benchmarks/scoring.py [MODEL IMAGES [ROUNDS]]
+    python examples/benchmarks/scoring.py [MODEL IMAGES [ROUNDS]]        MODEL.safetensors, .onnx, .xml, ...
     python examples/benchmarks/scoring.py memory [COUNT [PLOT.png]]
 
 The first measures a model file (`adctl train --data .../magnetic_tile` when none is named, in a folder of its own)
 on the tensors of the images in memory, and scoring the same images from disk with heatmaps off and on; in turn, so
-that drift meets all alike. Prints medians of images a second and of the shares of the bare runtime in the same round.
+that drift meets all alike. For a MODEL.xml of OpenVINO that lies beside its model.safetensors, the backbone alone in
+OpenVINO, with the same pieces and streams, is measured as well. Prints medians of images a second and of the shares
+in the same round, of the backbone alone where it was measured, of the bare runtime otherwise.
 
 The second scores COUNT small generated images (100,000 when not said) with a stand-in for the network that does next
 to nothing, so that the pipeline alone is seen, and prints the memory of the process along the way.
@@ -64,12 +66,46 @@ def shares(model: Path, images: list[Sample], rounds: int) -> None:
             "from disk, no maps.h5": lambda: from_disk(runtime, images, Path(out) / "none", heatmaps=False, maps=False),
             "from disk, heatmaps": lambda: from_disk(runtime, images, Path(out) / "on", heatmaps=True),
         }
+        if runtime.name == "openvino" and (backbone := backbone_alone(model, Path(out))) is not None:
+            cases["backbone alone"] = lambda: [
+                backbone.predict(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)
+            ]
         seconds = interleaved(cases, rounds)
-    bare = seconds["bare runtime"]
+    bare = seconds.get("backbone alone", seconds["bare runtime"])
     print(f"{len(images)} images, {runtime.name} on {runtime.device}, batch {BATCH}, {rounds} rounds")
     for name, taken in seconds.items():
         share = statistics.median(one / other for one, other in zip(bare, taken, strict=True))
         print(f"{name:24} {len(images) / statistics.median(taken):7.1f} images/s   {100 * share:5.1f} %")
+
+
+def backbone_alone(model: Path, folder: Path) -> Runtime | None:
+    """The backbone of the model beside an exported one, in OpenVINO; None where there is none.
+
+    Its scores are the means of its finest features, and its maps those of the channels: next to nothing beside it.
+    """
+    import torch
+
+    from adctl.exporting import openvino
+    from adctl.exporting.graph import Source
+
+    path = model.with_name("model.safetensors")
+    if not path.is_file():
+        return None
+    source = Source.read(path)
+    backbone = getattr(source.detector, "backbone", None)
+    if backbone is None:
+        return None
+
+    class Alone(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            levels = backbone(images)
+            maps = levels[0].mean(1)
+            return sum(level.mean((1, 2, 3)) for level in levels), maps
+
+    alone = Alone()
+    alone.backbone, alone.input, alone.backbone_name = backbone, source.detector.input, "backbone"
+    openvino.write(Source(alone, source.header, source.tensors), folder / "backbone.xml", "fp32", ())  # type: ignore[arg-type]
+    return open_runtime(folder / "backbone.xml", "cpu")
 
 
 def from_disk(runtime: Runtime, images: list[Sample], out: Path, *, heatmaps: bool, maps: bool = True) -> None:

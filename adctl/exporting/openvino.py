@@ -1,0 +1,76 @@
+"""A detector as an OpenVINO model, in single precision, with weights in half precision, or quantised to eight bits."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adctl import files
+from adctl.exporting.onnx import quantised
+from adctl.runtimes.exported import INPUT, METADATA, OUTPUTS
+from adctl.runtimes.openvino import import_openvino
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from adctl.exporting.graph import Source
+
+
+def write(source: Source, target: Path, precision: str, images: Sequence[NDArray[np.uint8]]) -> None:
+    """Export to an OpenVINO model: `target` (.xml) and the weights beside it (.bin).
+
+    Each of the two is whole or not there; the `.xml`, without which nothing opens, comes last.
+
+    Args:
+        source: The model.
+        target: The `.xml`.
+        precision: `fp32`, `fp16` (weights are stored so and computed with in single precision) or `int8`.
+        images: Pixels [1,H,W,C] each, from which ranges of activations are found for `int8`.
+
+    Raises:
+        MissingExtraError: The packages for it are not installed.
+        OutputError: The target cannot be written.
+    """
+    openvino = import_openvino()
+    model = _quantised(openvino, source, images) if precision == "int8" else _converted(openvino, source)
+    _name(openvino, model, source)
+    model.set_rt_info(source.metadata(precision), METADATA)
+    files.make_folder(target.parent)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "model.xml"
+        openvino.save_model(model, str(made), compress_to_fp16=precision == "fp16")
+        with files.output_errors(target):
+            target.unlink(missing_ok=True)  # never an old graph beside new weights
+        for one, place in ((made.with_suffix(".bin"), target.with_suffix(".bin")), (made, target)):
+            files.write_bytes(place, one.read_bytes())
+
+
+def _converted(openvino: Any, source: Source) -> Any:
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # the converter warns of its own internals
+        return openvino.convert_model(source.program)
+
+
+def _quantised(openvino: Any, source: Source, images: Sequence[NDArray[np.uint8]]) -> Any:
+    """The quantised ONNX graph: both formats round alike, and are as good as one another."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(quantised(source, images).SerializeToString())
+        return openvino.Core().read_model(str(path)).clone()
+
+
+def _name(openvino: Any, model: Any, source: Source) -> None:
+    """Call input and outputs as all formats do, and fix every size but the number of images."""
+    model.inputs[0].set_names({INPUT})
+    for output, name in zip(model.outputs, OUTPUTS, strict=True):
+        output.set_names({name})
+    height, width, channels = source.detector.input.shape
+    model.reshape({INPUT: openvino.PartialShape([-1, height, width, channels])})
+    model.validate_nodes_and_infer_types()

@@ -1,0 +1,80 @@
+"""A detector as a TorchScript file: the graph of one image, called for each image of a batch."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from adctl import files
+from adctl.errors import UsageError
+from adctl.runtimes.exported import METADATA
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from adctl.exporting.graph import Source
+
+
+class EachImage(nn.Module):
+    """Image by image through a traced graph: a trace knows numbers where it should know sizes.
+
+    Args:
+        graph: Pixels [1,H,W,C] to scores [1] and maps [1,h,w].
+    """
+
+    def __init__(self, graph: nn.Module) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels [B,H,W,C] of uint8 to scores [B] and maps [B,h,w]."""
+        scores = torch.jit.annotate(list[Tensor], [])
+        maps = torch.jit.annotate(list[Tensor], [])
+        for image in pixels.split(1):
+            score, anomaly_map = self.graph(image)
+            scores.append(score)
+            maps.append(anomaly_map)
+        return torch.cat(scores), torch.cat(maps)
+
+
+def write(source: Source, target: Path, precision: str, images: Sequence[NDArray[np.uint8]]) -> None:
+    """Export to TorchScript, atomically.
+
+    Args:
+        source: The model.
+        target: The `.ts`.
+        precision: `fp32`.
+        images: Not needed.
+
+    Raises:
+        UsageError: Another precision was asked for.
+        OutputError: The target cannot be written.
+    """
+    del images
+    require_single(precision, "torchscript")
+    graph = source.single.module(check_guards=False)
+    content = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch recommends torch.export, which --format pt2 is
+        traced = torch.jit.trace(graph, (source.example(1),), check_trace=False)
+        torch.jit.save(torch.jit.script(EachImage(traced)), content, _extra_files={METADATA: source.metadata("fp32")})
+    files.write_bytes(target, content.getvalue())
+
+
+def require_single(precision: str, name: str) -> None:
+    """Refuse precisions that only other formats have.
+
+    Raises:
+        UsageError: It is not single precision.
+    """
+    if precision != "fp32":
+        flag = {"fp16": "--half", "int8": "--int8"}[precision]
+        raise UsageError(f"{flag} does not go with --format {name}.", "Choose --format onnx or openvino for it.")

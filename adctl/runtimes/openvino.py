@@ -1,0 +1,119 @@
+"""Scoring an exported OpenVINO model (model.xml with model.bin beside it); torch is not needed."""
+
+from __future__ import annotations
+
+import sys
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from adctl.data.preprocess import InputSpec
+from adctl.errors import MissingExtraError
+from adctl.runtimes.contract import Scored
+from adctl.runtimes.exported import METADATA, OUTPUTS, damaged, pieces, read_metadata, require_cpu, require_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+def import_openvino() -> Any:
+    """The package, without its telemetry: scoring and exporting tell nobody.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault("openvino_telemetry", None)  # it then takes its own stand-in
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtraError("openvino", "openvino") from error
+    return openvino
+
+
+class OpenVinoRuntime:
+    """An OpenVINO model that `adctl export` wrote.
+
+    A single image is computed by all cores at once. Of a batch each core takes pieces of its own, which is faster in
+    all; the network is prepared for either when it is first asked for.
+
+    Args:
+        path: The `.xml`.
+        device: `auto` or `cpu`.
+        gpu: None.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+        UsageError: A GPU was asked for.
+        ModelFileError: The file is damaged, foreign or too new, or its weights are missing.
+    """
+
+    name = "openvino"
+    device = "cpu"
+
+    def __init__(self, path: Path, device: str = "auto", gpu: int | None = None) -> None:
+        openvino = import_openvino()
+        require_cpu(device, gpu, self.name)
+        require_file(path)
+        require_file(path.with_suffix(".bin"))
+        self._core = openvino.Core()
+        try:
+            self._model = self._core.read_model(str(path))
+            text = self._model.get_rt_info(METADATA).astype(str) if self._model.has_rt_info(METADATA) else None
+        except Exception as error:  # its exceptions are plain RuntimeErrors and more
+            raise damaged(path, "OpenVINO model", error) from error
+        self.header, self.origin = read_metadata(text, path)
+        self.input = InputSpec.from_config(self.header.config)
+
+    def predict(self, pixels: NDArray[np.uint8]) -> Scored:
+        """Score pixels [B,H,W,C] of uint8."""
+        if len(pixels) == 1:
+            parts = [_outputs(self._latency.infer([np.ascontiguousarray(pixels)]))]
+        else:
+            parts = list(self._in_parallel(pixels))
+        scores = np.concatenate([scores for scores, _ in parts])
+        return Scored(scores.astype(np.float64), np.concatenate([maps for _, maps in parts]))
+
+    def _in_parallel(self, pixels: NDArray[np.uint8]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """One request a stream; each takes the next piece once its last one is done, and order is kept."""
+        requests = self._throughput
+        waiting: list[Any] = []
+        for number, piece in enumerate(pieces(pixels)):
+            request = requests[number % len(requests)]
+            if len(waiting) == len(requests):
+                yield _finished(waiting.pop(0))
+            request.start_async([np.ascontiguousarray(piece)])
+            waiting.append(request)
+        for request in waiting:
+            yield _finished(request)
+
+    @cached_property
+    def _latency(self) -> Any:
+        return self._compiled("LATENCY").create_infer_request()
+
+    @cached_property
+    def _throughput(self) -> list[Any]:
+        compiled = self._compiled("THROUGHPUT")
+        count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        return [compiled.create_infer_request() for _ in range(count)]
+
+    def _compiled(self, hint: str) -> Any:
+        # Single precision whatever the processor has: what was proved is what is computed.
+        return self._core.compile_model(
+            self._model, "CPU", {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": "f32"}
+        )
+
+
+def _finished(request: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    request.wait()
+    return _outputs(request.results)
+
+
+def _outputs(results: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Copies, since a request writes its next results over these."""
+    scores, maps = (np.array(results[name]) for name in OUTPUTS)
+    return scores, maps

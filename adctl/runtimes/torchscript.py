@@ -1,0 +1,63 @@
+"""Scoring an exported TorchScript file with PyTorch, without this package's detectors or timm.
+
+A TorchScript file is read by PyTorch's own C++ reader. That is no pickle of Python's: it knows tensors, lists and the
+classes of TorchScript, and what it finds as code is compiled and run by TorchScript's interpreter, never by Python.
+A model is a program all the same: open those of people you trust.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.jit._fuser import optimized_execution
+
+from adctl.data.preprocess import InputSpec
+from adctl.engine.device import choose_device
+from adctl.runtimes.contract import Scored
+from adctl.runtimes.exported import METADATA, damaged, read_metadata, require_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class TorchScriptRuntime:
+    """A TorchScript file that `adctl export` wrote.
+
+    Args:
+        path: The `.ts`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        gpu: Number of a CUDA GPU.
+
+    Raises:
+        UsageError: There is no such device.
+        ModelFileError: The file is damaged, foreign or too new.
+    """
+
+    name = "torchscript"
+
+    def __init__(self, path: Path, device: str = "auto", gpu: int | None = None) -> None:
+        require_file(path)
+        self._device = choose_device(device, gpu).device
+        self.device = str(self._device)
+        found: dict[str, Any] = {METADATA: ""}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch recommends torch.export, which --format pt2 is
+                self._graph = torch.jit.load(str(path), map_location=self._device, _extra_files=found)
+        except (RuntimeError, ValueError) as error:
+            raise damaged(path, "TorchScript file", error) from error
+        text = found[METADATA]
+        self.header, self.origin = read_metadata((text.decode() if isinstance(text, bytes) else text) or None, path)
+        self.input = InputSpec.from_config(self.header.config)
+
+    def predict(self, pixels: NDArray[np.uint8]) -> Scored:
+        """Score pixels [B,H,W,C] of uint8."""
+        # The optimizer would compile the graph anew for each batch size.
+        with torch.inference_mode(), optimized_execution(False):
+            scores, maps = self._graph(torch.from_numpy(pixels).to(self._device))
+        return Scored(scores.cpu().double().numpy(), maps.cpu().numpy())

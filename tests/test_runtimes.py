@@ -1,0 +1,355 @@
+"""Every runtime under one contract, files that are not what they should be, and the choice among them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, settings
+
+from adctl.config import ExportSettings, load
+from adctl.errors import AdctlError, MissingExtraError, ModelFileError, UsageError
+from adctl.exporting.verified import _WRITERS, export
+from adctl.runtimes import choice
+from adctl.runtimes.choice import FORMATS, choose, read_proofs, record
+from adctl.runtimes.contract import RUNTIMES, open_runtime
+
+torch = pytest.importorskip("torch")
+for package in ("onnxruntime", "onnxscript", "openvino"):
+    pytest.importorskip(package)
+
+EXPORTED = sorted(FORMATS)
+SUFFIXES = {name: RUNTIMES[name].suffix for name in EXPORTED}
+
+
+@pytest.fixture(scope="module", params=["padim", "patchcore"])
+def models(request, zippers, tmp_path_factory):
+    """A model and its exported file for each runtime."""
+    from adctl.exporting.graph import Source
+    from adctl.training import train
+
+    trained = train(settings(arch=request.param, data=zippers, runs=tmp_path_factory.mktemp("runs")))
+    source, files = Source.read(trained.model), {"torch": trained.model}
+    for runtime, name in FORMATS.items():
+        files[runtime] = trained.model.with_suffix(SUFFIXES[runtime])
+        _WRITERS[name](source, files[runtime], "fp32", ())
+    return files
+
+
+def pixels_for(runtime, count=5):
+    return np.random.default_rng(0).integers(0, 256, (count, *runtime.input.shape), np.uint8)
+
+
+# ---- the contract
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_a_runtime_scores_as_torch_does(models, name):
+    reference, runtime = open_runtime(models["torch"], "cpu"), open_runtime(models[name], "cpu")
+    assert (runtime.name, runtime.device) == (name, "cpu")
+    assert runtime.header == reference.header
+    assert runtime.input == reference.input
+    pixels = pixels_for(runtime)
+    expected, found = reference.predict(pixels), runtime.predict(pixels)
+    assert found.scores.shape == (5,)
+    assert found.scores.dtype == np.float64
+    assert found.maps.dtype == np.float32
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4)
+    np.testing.assert_allclose(found.maps, expected.maps, rtol=1e-3, atol=1e-3 * expected.maps.max())
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_a_runtime_says_the_same_whatever_the_batch(models, name):
+    runtime = open_runtime(models[name], "cpu")
+    pixels = pixels_for(runtime)
+    together, again = runtime.predict(pixels), runtime.predict(pixels)
+    np.testing.assert_array_equal(together.scores, again.scores)
+    np.testing.assert_array_equal(together.maps, again.maps)
+    for index in range(5):
+        alone = runtime.predict(pixels[index : index + 1])
+        np.testing.assert_allclose(alone.scores, together.scores[index : index + 1], rtol=1e-5)
+        np.testing.assert_allclose(alone.maps[0], together.maps[index], rtol=1e-4, atol=1e-4 * together.maps.max())
+    backwards = runtime.predict(pixels[::-1].copy())
+    np.testing.assert_allclose(backwards.scores[::-1], together.scores, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_compiled_network_scores_the_same(models):
+    reference = open_runtime(models["torch"], "cpu")
+    runtime = open_runtime(models["torch"], "cpu", runtime="torch-compile")
+    pixels = pixels_for(runtime)
+    np.testing.assert_allclose(runtime.predict(pixels).scores, reference.predict(pixels).scores, rtol=1e-4)
+
+
+# ---- files that are not what they should be
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_damaged_files_are_refused(models, name, tmp_path):
+    path = tmp_path / f"model{SUFFIXES[name]}"
+    content = models[name].read_bytes()
+    if name == "openvino":
+        shutil.copy(models[name].with_suffix(".bin"), path.with_suffix(".bin"))
+    for damaged in (content[: len(content) // 2], b"", b"no model at all"):
+        path.write_bytes(damaged)
+        with pytest.raises(ModelFileError, match=path.name):
+            open_runtime(path, "cpu")
+    path.unlink()
+    with pytest.raises(ModelFileError, match="no model file"):
+        open_runtime(path, "cpu")
+
+
+def test_a_graph_without_its_weights_is_refused(models, tmp_path):
+    shutil.copy(models["openvino"], tmp_path / "model.xml")
+    with pytest.raises(ModelFileError, match=r"model\.bin"):
+        open_runtime(tmp_path / "model.xml")
+
+
+def test_foreign_files_are_refused(tmp_path):
+    import openvino
+
+    value = openvino.opset13.parameter([1], np.float32)
+    foreign = openvino.Model([openvino.opset13.relu(value)], [value], "foreign")
+    openvino.save_model(foreign, tmp_path / "model.xml")
+    with pytest.raises(ModelFileError, match="not written by adctl"):
+        open_runtime(tmp_path / "model.xml")
+
+
+class Trap:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize(
+    "place", ["data/sample_inputs/model.pt", "data/constants/opaque_obj_0", "data/weights/model.pt"]
+)
+def test_an_archive_with_a_pickle_in_it_is_never_loaded(models, tmp_path, place):
+    import pickle
+
+    path, sprung = tmp_path / "model.pt2", tmp_path / "sprung"
+    with zipfile.ZipFile(models["torch-export"]) as whole, zipfile.ZipFile(path, "w") as changed:
+        for entry in whole.infolist():
+            if not entry.filename.endswith(place):
+                changed.writestr(entry.filename, whole.read(entry))
+        changed.writestr(f"archive/{place}", pickle.dumps(Trap(sprung)))
+    with pytest.raises(ModelFileError, match="never does"):
+        open_runtime(path, "cpu")
+    assert not sprung.exists()
+
+
+def test_torchscript_does_not_unpickle_as_python_does(models, tmp_path):
+    import pickle
+
+    path, sprung = tmp_path / "model.ts", tmp_path / "sprung"
+    with zipfile.ZipFile(models["torchscript"]) as whole, zipfile.ZipFile(path, "w") as changed:
+        for entry in whole.infolist():
+            trap = entry.filename.endswith("/data.pkl")
+            changed.writestr(entry.filename, pickle.dumps(Trap(sprung), 2) if trap else whole.read(entry))
+    with pytest.raises(ModelFileError, match=r"model\.ts"):
+        open_runtime(path, "cpu")
+    assert not sprung.exists()
+
+
+def test_what_we_write_holds_no_pickle(models):
+    with zipfile.ZipFile(models["torch-export"]) as archive:
+        assert not any(archive.read(entry)[:2] == b"\x80\x02" for entry in archive.infolist())
+
+
+# ---- what is missing, and devices
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_missing_package_is_named(models, name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=name) as caught:
+        open_runtime(models[name])
+    assert f"adctl[{name}]" in caught.value.remedy
+
+
+def test_the_best_provider_there_is():
+    module = importlib.import_module("adctl.runtimes.onnx")
+    cpu, cuda, tensorrt = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+    assert module._choose("auto", None, [cpu]) == ("cpu", [cpu])
+    assert module._choose("auto", None, [tensorrt, cuda, cpu]) == (
+        "cuda:0",
+        [(tensorrt, {"device_id": 0}), (cuda, {"device_id": 0}), cpu],
+    )
+    assert module._choose("cuda", 1, [cuda, cpu]) == ("cuda:1", [(cuda, {"device_id": 1}), cpu])
+    assert module._choose("cpu", None, [cuda, cpu]) == ("cpu", [cpu])
+    with pytest.raises(UsageError, match="cuda:1"):
+        module._choose("auto", 1, [cpu])
+
+
+def test_openvino_computes_on_the_cpu_alone(models):
+    with pytest.raises(UsageError, match="--gpu 0"):
+        open_runtime(models["openvino"], gpu=0)
+
+
+def test_names_and_endings_are_checked(models, tmp_path):
+    with pytest.raises(UsageError, match="not a model file") as caught:
+        open_runtime(tmp_path / "model.zip")
+    assert ".xml" in caught.value.remedy
+    with pytest.raises(UsageError, match="Unknown runtime 'openvin'"):
+        open_runtime(models["torch"], runtime="openvin")
+    with pytest.raises(UsageError, match="for the runtime 'onnxruntime', not for 'openvino'"):
+        open_runtime(models["onnxruntime"], runtime="openvino")
+
+
+# ---- the choice
+
+
+@pytest.fixture
+def run(patchcore, tmp_path):
+    """A copy of a run, nothing exported yet."""
+    folder = tmp_path / "run"
+    shutil.copytree(patchcore.model.parent, folder, ignore=shutil.ignore_patterns("*.onnx", "*.xml", "exports.json"))
+    return folder / "model.safetensors"
+
+
+def exported(model, **changes):
+    return export(load(ExportSettings, {"model": model, "runs": model.parent, **changes}))
+
+
+def prefer(folder, **changes):
+    """As if the one exported file had been three times as fast, whatever else ran at the time."""
+    (proof,) = read_proofs(folder)
+    record(folder, replace(proof, **({"images_per_second": 3.0, "torch_images_per_second": 1.0} | changes)))
+
+
+def test_the_fastest_proved_runtime_is_chosen_and_told(run):
+    assert choose(run).reason == "nothing is exported beside the model"
+    (made,) = exported(run, format=("openvino",)).exports
+    assert made.check.rank_correlation > 0.9999
+    assert made.check.changed_verdicts == 0
+    assert abs(made.check.auroc_change) <= 0.002
+    prefer(run.parent)
+    chosen = choose(run)
+    assert (chosen.runtime, chosen.path.name) == ("openvino", "model.xml")
+    assert "3.0 times as fast as torch" in chosen.reason
+    runtime = open_runtime(run, runtime="auto")
+    assert runtime.name == "openvino"
+    prefer(run.parent, images_per_second=0.9)
+    assert "no faster" in choose(run).reason
+    assert open_runtime(run, runtime="auto").name == "torch"
+    assert open_runtime(run, runtime="openvino").name == "openvino"
+    assert open_runtime(run).name == "torch"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"tensors": "0"}, "another model"),
+        ({"precision": "int8"}, "is int8"),
+        ({"equal": False}, "did not score the same"),
+        ({"machine": "another"}, "export it again here"),
+        ({"version": "0"}, "onnxruntime 0"),
+        ({"sha256": "0"}, "was changed"),
+    ],
+)
+def test_what_is_not_proved_here_is_not_chosen(run, changes, says):
+    (run.parent / "model.onnx").write_bytes(b"")
+    record(run.parent, proof_of(run.parent))
+    assert choose(run).runtime == "onnxruntime"
+    record(run.parent, proof_of(run.parent, **changes))
+    assert choose(run).runtime == "torch"
+    assert says in choose(run).reason
+    record(run.parent, proof_of(run.parent))
+    assert "GPU" in choose(run, gpu=0).reason
+    (run.parent / "exports.json").write_text("[]")
+    assert "damaged" in choose(run).reason
+
+
+def proof_of(folder, **changes):
+    """As `adctl export` writes it, of the ONNX file in a folder."""
+    proof = choice.Proof(
+        "model.onnx", choice.digest_of(folder / "model.onnx"), str(choice.tensors_digest(folder / "model.safetensors")),
+        "onnxruntime", choice.version_of("onnxruntime"), "fp32", choice.this_machine(), True, 3.0, 1.0,
+    )  # fmt: skip
+    return replace(proof, **changes)
+
+
+def test_new_thresholds_of_the_model_file_win(models, tmp_path):
+    from adctl.model_file import read_header, recalibrate
+
+    run = tmp_path / "model.safetensors"
+    for name in ("torch", "onnxruntime"):
+        shutil.copy(models[name], tmp_path)
+    record(tmp_path, proof_of(tmp_path))
+    again = run.with_name("model-fixed.safetensors")
+    recalibrate(run, again, replace(read_header(run).calibration, threshold=1e9))
+    for model in (run, again):
+        runtime = open_runtime(model, runtime="auto")
+        assert runtime.name == "onnxruntime"
+        assert runtime.header == read_header(model)
+
+
+# ---- without torch
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_scoring_an_exported_file_imports_no_torch(models, zippers, tmp_path, name):
+    program = (
+        "import sys; from adctl.cli.app import run; "
+        "code = run(sys.argv[1:]); "
+        "print(code, *[name for name in ('torch', 'timm', 'torchvision') if name in sys.modules])"
+    )
+    arguments = [
+        "score",
+        str(zippers / "test"),
+        "--model",
+        str(models[name]),
+        "--out",
+        str(tmp_path / "out"),
+        "--quiet",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "0", done.stdout + done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text("utf-8").splitlines()]
+    assert rows
+    assert all(row["score"] is not None for row in rows)
+
+
+# ---- exporting
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"half": True, "int8": True}, "contradict"),
+        ({"half": True, "format": ("torchscript",)}, "--half does not go with --format torchscript"),
+        ({"int8": True, "format": ("pt2",)}, "--int8 does not go with --format pt2"),
+        ({"format": ("openvino",), "out": Path("a.onnx")}, "does not go with --format openvino"),
+    ],
+)
+def test_flags_that_contradict_each_other(run, changes, says):
+    with pytest.raises(UsageError, match=says):
+        exported(run, **changes)
+
+
+def test_what_scores_differently_is_removed(run):
+    with pytest.raises(AdctlError, match="scores differently"):
+        exported(run, format=("onnx",), half=True, tolerance=1e-12)
+    assert not list(run.parent.glob("*.onnx"))
+    assert not read_proofs(run.parent)
+
+
+def test_eight_bits_still_tell_good_from_defective(run):
+    made = exported(run, format=("onnx",), int8=True, tolerance=10).exports[0]
+    assert (made.precision, made.file.name) == ("int8", "model-int8.onnx")
+    assert made.check.rank_correlation > 0.7
+    assert "is int8" in choose(run).reason
