@@ -1,6 +1,7 @@
 """Plant twelve problems in a copy of a data set, one of each kind, and see whether `adctl fetch check` finds them.
 
-usage: python examples/planted_problems.py FOLDER        FOLDER: one category in MVTec AD layout, with masks
+usage: python examples/planted_problems.py [FOLDER]      FOLDER: one category in MVTec AD layout, with masks;
+                                                         freshly drawn zippers when left out
 
 Prints what was planted and found, and what was found in the untouched data set; exits with 1 when a planted problem
 is missed, or when something is found that is neither planted nor in the untouched data set.
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+
+from adctl.data.demo import generate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,7 +129,15 @@ def cases(findings: list[dict[str, Any]], root: Path) -> set[tuple[str, frozense
 
 def main() -> int:
     """Plant, check and compare."""
-    source = Path(sys.argv[1]).resolve()
+    if len(sys.argv) > 1:
+        return compare(Path(sys.argv[1]).resolve())
+    with tempfile.TemporaryDirectory() as folder:
+        generate(Path(folder).resolve())
+        return compare(Path(folder).resolve() / "zipper")
+
+
+def compare(source: Path) -> int:
+    """What is found in a category before and after planting."""
     before = cases(check(source), source)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder).resolve() / source.name

@@ -2,7 +2,8 @@
 
 Folds, seeds and detectors that read the same levels of the same backbone compute them once. An image is known by its
 pixels as the network sees them, a backbone by its weights. Features are kept as they are, in single precision and in
-main memory; what does not fit is computed again. Outside `shared_features` nothing is kept.
+main memory; what does not fit is computed again. Outside `shared_features` nothing is kept. torch is imported only once
+features are computed: scoring asks here, and exported models are scored without it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import psutil
-import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ _SHARE = 0.25
 """Of the memory that is free when sharing begins."""
 
 
-class FeatureStore:
+class SharedFeatures:
     """Levels of each image by backbone and pixels.
 
     Args:
@@ -42,6 +42,8 @@ class FeatureStore:
 
     def __call__(self, backbone: Backbone, images: Tensor) -> list[Tensor]:
         """Levels [B,C,h,w] of images [B,C,H,W]; only images not met before go through the backbone."""
+        import torch
+
         keys = [self._key(backbone, image) for image in images]
         new = [place for place, key in enumerate(keys) if key not in self._kept]
         if len(new) == len(keys):
@@ -74,11 +76,11 @@ class FeatureStore:
         return hashlib.sha256(self._known[backbone] + _bytes(image)).digest()
 
 
-_STORE: ContextVar[FeatureStore | None] = ContextVar("adctl_shared_features", default=None)
+_STORE: ContextVar[SharedFeatures | None] = ContextVar("adctl_shared_features", default=None)
 
 
 @contextmanager
-def shared_features(room: int | None = None) -> Iterator[FeatureStore]:
+def shared_features(room: int | None = None) -> Iterator[SharedFeatures]:
     """Keep features while the block runs; within another such block its store is used.
 
     Args:
@@ -88,7 +90,7 @@ def shared_features(room: int | None = None) -> Iterator[FeatureStore]:
     if store is not None:
         yield store
         return
-    store = FeatureStore(int(_SHARE * psutil.virtual_memory().available) if room is None else room)
+    store = SharedFeatures(int(_SHARE * psutil.virtual_memory().available) if room is None else room)
     token = _STORE.set(store)
     try:
         yield store
@@ -113,6 +115,8 @@ def sharing() -> bool:
 
 def backbone_levels(backbone: Backbone, images: Tensor) -> list[Tensor]:
     """Levels [B,C,h,w] of images [B,C,H,W], from memory where they are shared and no gradient is wanted."""
+    import torch
+
     store = _STORE.get()
     if store is None or torch.is_grad_enabled():
         return list(backbone(images))

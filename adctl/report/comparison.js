@@ -55,4 +55,5 @@
   draw();
   dark.addEventListener("change", draw);
   document.documentElement.dataset.ready = "yes";
+  document.documentElement.dataset.charts = "yes";
 })();
