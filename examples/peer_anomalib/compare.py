@@ -123,15 +123,16 @@ def fit_ours(work: Work, case: str) -> dict[str, Any]:
 def export_ours(work: Work, model: str, form: str) -> str | None:
     """An exported model file, or None where this adctl or this environment has no such format."""
     try:
-        return str(adctl(work.folder, "export", "--model", model, "--format", form)[0]["exported"])
+        return str(adctl(work.folder, "export", "--model", model, "--format", form)[0]["exports"][0]["file"])
     except (SystemExit, ValueError) as error:
         print(f"no {form}: {str(error)[:300]}", file=sys.stderr)
         return None
 
 
-def score_ours(work: Work, model: str) -> dict[str, Any]:
-    """Score the test images from disk, without heatmaps."""
-    result, _, peak = adctl(work.folder, "score", work.folder / "data", "--model", model)
+def score_ours(work: Work, model: str, runtime: str) -> dict[str, Any]:
+    """Score the test images from disk, without heatmaps; with torch itself where that is meant, not what is faster."""
+    chosen = ["--runtime", "torch"] if runtime == "torch" else []
+    result, _, peak = adctl(work.folder, "score", work.folder / "data", "--model", model, *chosen)
     images = sum(result["counts"].values())
     quality = quality_of(ScoreSet.load(Path(result["folder"])))
     return {"rate": images / result["seconds"], "peak": peak, "folder": result["folder"], **quality}
@@ -218,7 +219,10 @@ def run(work: Work, given: argparse.Namespace) -> list[dict[str, Any]]:
 def score_in_turn(work: Work, case: str, models: dict[str, str], turn: int) -> None:
     """One round of scoring of a case: each of our runtimes, then theirs."""
     for runtime, model in models.items():
-        work.once(f"score ours {turn}: {case}, {runtime}", lambda model=model: score_ours(work, model))
+        work.once(
+            f"score ours {turn}: {case}, {runtime}",
+            lambda model=model, runtime=runtime: score_ours(work, model, runtime),
+        )
     folder = work.done[f"score ours {turn}: {case}, torch"]["folder"]
     work.once(f"score theirs {turn}: {case}", lambda: score_theirs(work, case, folder))
 
