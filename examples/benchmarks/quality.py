@@ -21,6 +21,9 @@ CASES = {
     "padim": ["--arch", "padim"],
     "patchcore": ["--arch", "patchcore"],
     "patchcore, 10 % coreset": ["--arch", "patchcore", "--set", "coreset_ratio=0.1"],
+    "simplenet": ["--arch", "simplenet"],
+    "efficientad": ["--arch", "efficientad"],
+    "dinomaly": ["--arch", "dinomaly"],
     "resnet": ["--arch", "resnet"],
 }
 
