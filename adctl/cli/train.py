@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adctl.cli import options as opt
-from adctl.cli.calibrate import false_alarms
-from adctl.cli.folds import folds_json, folds_text
-from adctl.cli.grid import grid_text
 from adctl.cli.output import Call, rows
 from adctl.errors import UsageError
 
@@ -195,6 +192,8 @@ def _refuse_grid(settings: TrainSettings) -> None:
 
 
 def _show(call: Call, result: TrainResult | FoldsResult | GridResult | None) -> None:
+    from adctl.cli.folds import folds_json, folds_text
+    from adctl.cli.grid import grid_text
     from adctl.folds import FoldsResult
     from adctl.grid import GridResult
 
@@ -225,6 +224,8 @@ def _pairs(given: list[str]) -> dict[str, Any] | None:
 
 
 def _text(result: TrainResult) -> RenderableType:
+    from adctl.cli.calibrate import false_alarms
+
     calibration = result.calibration
     phases = ", ".join(f"{title} {seconds:.1f} s" for title, seconds in result.fit.seconds.items())
     return rows(
