@@ -6,21 +6,20 @@ Knows comparisons and pictures, computes no metric of its own but the curves it 
 from __future__ import annotations
 
 import base64
-import json
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
-import jinja2
 
 from adctl import __version__, files
 from adctl.metrics.curves import precision_recall_curve, roc_curve
 from adctl.records import GOOD
 from adctl.report.side_by_side import views
+from adctl.report.single_file import embedded, plotly, template, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from adctl.report.comparison import Contestant, Disagreement, SetComparison
     from adctl.report.matching import SharedScores
 
-_HERE = Path(__file__).parent
 _SIDE = 220
 _QUALITY = 80
 _SIGNIFICANT = 0.05
@@ -77,11 +75,8 @@ def write_comparison(
         OutputError: It cannot be written.
         DataError: The maps are damaged.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
     data = {"curves": _curves(sets, comparison), "names": [one.name for one in comparison.sets]}
-    page = environment.get_template("comparison.html").render(
+    page = template("comparison.html").render(
         title=title or " · ".join(one.name for one in comparison.sets),
         comparison=comparison,
         summary=in_words(comparison),
@@ -92,10 +87,10 @@ def write_comparison(
         curves=bool(data["curves"]),
         tiles=_tiles(sets, comparison),
         reproduce=shlex.join(["adctl", "report", *(str(one.folder) for one in comparison.sets)]),
-        data=_embedded(data),
-        plotly=_plotly(),
-        style="\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "comparison.css")),
-        script=(_HERE / "comparison.js").read_text(encoding="utf-8"),
+        data=embedded(data),
+        plotly=plotly(),
+        style=text_of("page.css", "comparison.css"),
+        script=text_of("comparison.js"),
         version=__version__,
     )
     files.write_text(target, page)
@@ -267,15 +262,3 @@ def _kind(each: Disagreement, names: Sequence[str]) -> str:
 def _data_uri(picture: NDArray[np.uint8]) -> str:
     _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
-
-
-def _embedded(value: Any) -> str:
-    """JSON that may stand inside a script element, whatever names hold."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return str(get_plotlyjs())

@@ -6,11 +6,7 @@ computes no metric of its own.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import jinja2
 
 from adctl import __version__, files
 from adctl.records import GOOD
@@ -18,14 +14,16 @@ from adctl.report.content import content_of
 from adctl.report.findings import worst_first
 from adctl.report.pictures import pictures
 from adctl.report.reconstructions import rebuilder
+from adctl.report.single_file import embedded, plotly, template, text_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from adctl.report.evaluate import Evaluation
     from adctl.report.pictures import Rebuilder
     from adctl.scores import ScoreSet
 
 _GALLERY = 1000
-_HERE = Path(__file__).parent
 
 
 def write_report(
@@ -54,21 +52,18 @@ def write_report(
         OutputError: It cannot be written.
         DataError: The maps are damaged.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
     rebuild, rebuilding_notes = rebuilder(scores) if reconstructions else (None, ())
     data = _page_data(scores, evaluation, gallery_limit, rebuild)
     content = content_of(scores, evaluation, title)
-    page = environment.get_template("template.html").render(
+    page = template("template.html").render(
         content=content,
         notes=[*content.notes, *_picture_notes(data["rows"], gallery_limit), *rebuilding_notes],
         evaluation=evaluation,
         rebuilt=rebuild is not None,
-        data=_embedded(data),
-        plotly=_plotly(),
-        style=(_HERE / "page.css").read_text(encoding="utf-8"),
-        script=(_HERE / "page.js").read_text(encoding="utf-8"),
+        data=embedded(data),
+        plotly=plotly(),
+        style=text_of("page.css"),
+        script=text_of("page.js"),
         version=__version__,
     )
     files.write_text(target, page)
@@ -110,15 +105,3 @@ def _picture_notes(rows: list[dict[str, Any]], gallery_limit: int) -> list[str]:
     if absent:
         notes.append(f"{absent} images can no longer be read where they were scored, and have no picture.")
     return notes
-
-
-def _embedded(value: Any) -> str:
-    """JSON that may stand inside a script element, whatever file names hold."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return str(get_plotlyjs())
