@@ -80,7 +80,7 @@ def forecast(plan: Understanding, settings: TrainSettings) -> Needs:
     for phase in detector.phases():
         one = _phase_seconds(detector, phase, images) / batch
         if isinstance(phase, Observe):
-            seconds += max(one, read) * (count + held_out)
+            seconds += max(one, read) * ((validation if phase.held_out else count) + held_out)
         else:
             gradients = True
             seconds += one * (count + validation / 3) * epochs + read * count

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 _QUERY_ROWS = 4096
 _BANK_ROWS = 512
 """A block of distances, 4096 x 512 in float32, is 8 MiB: reduced while it is still in cache."""
 
-_EXPORT_ROWS = 4096
-"""Rows of the bank to a block in an exported or compiled graph, where the number of queries is not known."""
+_GRAPH_ROWS = 512
+"""Rows of the bank to a block in an exported or compiled graph: the distances of an image to them, 2 MiB with 32 x 32
+cells, stay in cache until they are reduced. Blocks of 256 are no faster, of 1,024 a tenth slower."""
 
 _LLOYD_STEPS = 3
 
@@ -35,11 +37,27 @@ def nearest_squared(queries: Tensor, bank: Tensor, query_squares: Tensor | None 
     """
     if query_squares is None:
         query_squares = queries.square().sum(1)
+    return (_least(queries, bank) + query_squares).clamp(min=0)
+
+
+def nearest_squared_of_cells(features: Tensor, bank: Tensor) -> Tensor:
+    """Squared Euclidean distance of each cell's feature to its nearest row of the bank.
+
+    In an exported or compiled graph the products are convolutions of one pixel, which OpenVINO and ONNX Runtime compute
+    without moving channels about: measured with OpenVINO, 1.4 times as fast as products of matrices.
+
+    Args:
+        features: Tensor [B,C,h,w].
+        bank: Tensor [N,C], N at least 1.
+
+    Returns:
+        Tensor [B,h,w], never negative.
+    """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        best = _least_in_graph(queries, bank)
-    else:
-        best = _least(queries, bank)
-    return (best + query_squares).clamp(min=0)
+        return (_least_in_graph(features, bank) + features.square().sum(1)).clamp(min=0)
+    batch, channels, height, width = features.shape
+    rows = features.permute(0, 2, 3, 1).reshape(-1, channels)
+    return nearest_squared(rows, bank).view(batch, height, width)
 
 
 def _least(queries: Tensor, bank: Tensor) -> Tensor:
@@ -60,13 +78,15 @@ def _least(queries: Tensor, bank: Tensor) -> Tensor:
     return best
 
 
-def _least_in_graph(queries: Tensor, bank: Tensor) -> Tensor:
-    """The same for a graph, which plans its own memory and takes any number of queries."""
-    best: Tensor | None = None
-    for part in bank.split(_EXPORT_ROWS):
-        least = torch.addmm(part.square().sum(1), queries, part.t(), alpha=-2).amin(1)
-        best = least if best is None else torch.minimum(best, least)
-    assert best is not None
+def _least_in_graph(features: Tensor, bank: Tensor) -> Tensor:
+    """The least |b|^2 - 2qb of each cell, [B,h,w], for a graph, which plans its own memory."""
+    blocks = [
+        F.conv2d(features, -2 * part[:, :, None, None], part.square().sum(1)).amin(1)
+        for part in bank.split(_GRAPH_ROWS)
+    ]
+    best = blocks[0]
+    for block in blocks[1:]:
+        best = torch.minimum(best, block)
     return best
 
 

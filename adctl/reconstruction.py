@@ -5,7 +5,7 @@ Tensors only; knows nothing of how the reconstruction was made.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from adctl.backbones import Backbone
 
 _AROUND = 1 / 32
-"""How far around a place its usual error is taken from: the sigma of a Gaussian, share of the side."""
+"""How far around a place what is usual there is taken from: the sigma of a Gaussian, share of the side."""
 
-_FLOOR, _TINY = 0.1, 1e-9
+_LEAST_SPREAD, _SPREAD_SHARE = 0.01, 0.1
+
+_GREY_LEVEL = 1 / 255
+_FLOORS = {"l1": _GREY_LEVEL, "l2": _GREY_LEVEL**2, "ssim": 0.01, "gradient": _GREY_LEVEL, "features": 0.01}
+"""Errors too small to tell from none, in each space: logarithms are taken of errors and this."""
 
 SPACES = ("l1", "l2", "ssim", "gradient", "features")
 """What errors can be measured in; see `ErrorMap`."""
@@ -45,26 +49,86 @@ def parse_weights(text: str, known: Sequence[str]) -> dict[str, float]:
     return weights
 
 
-def usual_error(mean: Tensor) -> Tensor:
-    """What error to expect around each place, from the mean errors [S,H,W] of good images."""
+class Usual(NamedTuple):
+    """What errors good images have at each place, in S spaces.
+
+    Attributes:
+        level: Tensor [S,H,W], the mean of the logarithms.
+        spread: Tensor [S,H,W], their standard deviation.
+    """
+
+    level: Tensor
+    spread: Tensor
+
+
+class Sums(NamedTuple):
+    """Over images, of their `ErrorMap.logarithms`.
+
+    Attributes:
+        values: Tensor [S,H,W] of float64.
+        squares: Tensor [S,H,W] of float64.
+        images: How many.
+    """
+
+    values: Tensor
+    squares: Tensor
+    images: int
+
+    @classmethod
+    def of(cls, logarithms: Tensor) -> Sums:
+        """Of logarithms [B,S,H,W], on the CPU."""
+        exact = logarithms.cpu().double()
+        return cls(exact.sum(0), exact.square().sum(0), len(exact))
+
+    def and_of(self, other: Sums) -> Sums:
+        """Of the images of both."""
+        return Sums(self.values + other.values, self.squares + other.squares, self.images + other.images)
+
+
+def usual(learned: Sums) -> Usual:
+    """What is usual around each place, from good images."""
+    values, squares, count = learned
+    mean = values / count
     around = GaussianBlur(_AROUND * mean.shape[-1]).to(mean)
-    # A tenth of the overall mean keeps places that are always rebuilt perfectly from drowning out all others.
-    floor = _FLOOR * mean.mean((1, 2), keepdim=True) + _TINY
-    usual: Tensor = around(mean) + floor
-    return usual.float()
+    level = around(mean)
+    # About that level, not about each place's own mean: a sharp edge, always rebuilt badly, is usual too.
+    deviation = (squares / count - 2 * level * mean + level.square()).clamp(min=0).sqrt()
+    # Places that are always rebuilt alike must not drown out all others.
+    floor = _SPREAD_SHARE * deviation.mean((1, 2), keepdim=True) + _LEAST_SPREAD
+    return Usual(level.float(), (around(deviation) + floor).float())
+
+
+def widened(found: Usual, held_out: Sums) -> Usual:
+    """What is usual, with room for how much worse images are rebuilt that were not learned from.
+
+    A network that knows a few images by heart rebuilds those alone well, and more so in one space than in another. By
+    how much is one number a space, as few images say it well: the mean and spread of held-out errors in units of
+    `found` move its level and stretch its spread.
+
+    Args:
+        found: From the images learned from.
+        held_out: Of good images that were not.
+    """
+    level, spread = (tensor.double() for tensor in found)
+    values, squares, count = held_out
+    mean = ((values / count - level) / spread).mean((1, 2), keepdim=True)
+    square = (squares / count - 2 * level * values / count + level.square()) / spread.square()
+    stretched = (square.mean((1, 2), keepdim=True) - mean.square()).clamp(min=1).sqrt()
+    return Usual((level + mean.clamp(min=0) * spread).float(), (spread * stretched).float())
 
 
 class ErrorMap(nn.Module):
-    """Error of each pixel, smoothed at several scales whose maps are averaged, in multiples of the usual error.
+    """Error of each pixel, smoothed at several scales whose maps are averaged, against what is usual there.
 
     Spaces: `l1` and `l2`, absolute and squared difference, mean over channels; `ssim`, structural
     dissimilarity (1 - SSIM) / 2 (Bergmann et al. 2019, section 3.1); `gradient`, difference of Sobel gradient
     magnitudes, blind to slow changes of brightness; `features`, 1 - cosine similarity of a frozen backbone's
     features at each level (as in Deng and Li, "Anomaly Detection via Reverse Distillation", CVPR 2022, section 3.2).
 
-    Edges and fine texture are never rebuilt well: of S spaces each is divided by its mean error on good images
-    around the same place (see `usual_error`), so that a map is about 1 where all is well, whatever lies there, and
-    spaces add up in one unit.
+    Edges and fine texture are never rebuilt well, and exposures differ from image to image. So the logarithm of each
+    error is held against those of good images around the same place, in standard deviations: a map is about 0 where
+    all is well, whatever lies there; a space in which good images differ wildly counts for little; and spaces add up
+    in one unit. Logarithms, because errors are products more than sums: they spread over orders of magnitude.
 
     Args:
         weights: Of each space; their maps are added up.
@@ -89,10 +153,17 @@ class ErrorMap(nn.Module):
         planes = measured.flatten(0, 1)
         return torch.stack([blur(planes) for blur in self.blurs]).mean(0).view_as(measured)
 
-    def join(self, errors: Tensor, usual: Tensor) -> Tensor:
-        """Errors [B,S,H,W] to maps [B,H,W]: their weighted sum in multiples of the usual ones [S,H,W]."""
+    def logarithms(self, errors: Tensor) -> Tensor:
+        """Errors [B,S,H,W] to their logarithms, bounded below by that of the smallest error that can be told."""
+        floors = torch.tensor([_FLOORS[space] for space in self.weights], device=errors.device)
+        return (errors + floors.view(-1, 1, 1)).log()
+
+    def join(self, errors: Tensor, usual: Usual | None) -> Tensor:
+        """Errors [B,S,H,W] to maps [B,H,W]: their weighted sum, as they are or against the usual ones."""
         weights = torch.tensor(list(self.weights.values()), device=errors.device).view(-1, 1, 1)
-        return (errors * (weights / usual)).sum(1)
+        if usual is None:
+            return (errors * weights).sum(1)
+        return ((self.logarithms(errors) - usual.level) * (weights / usual.spread)).sum(1)
 
     def _error(self, space: str, images: Tensor, rebuilt: Tensor) -> Tensor:
         if space == "l1":

@@ -203,24 +203,58 @@ def test_onnx_scores_as_torch_does_at_any_batch_size(arch, options, tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("error", ["l1", "ssim=0.3,gradient=0.7", "ssim=0.5,features=0.5"])
-def test_maps_are_multiples_of_the_usual_error_at_their_place(error):
+@pytest.mark.parametrize("error", ["l1", "ssim=0.3,gradient=0.7", "l2=0.25,features=0.75"])
+def test_maps_hold_errors_against_what_is_usual_at_their_place(error):
+    """About 0 where all is well, whatever lies there, and of about one spread; what is not usual stands out."""
     detector = build("cnn", error=error)
-    images = pictures(12)
-    images[:, :, :32] = torch.rand(12, 3, 32, 64, generator=torch.Generator().manual_seed(1))  # never rebuilt well
+    images = pictures(24)
+    images[:, :, :32] = torch.rand(24, 3, 32, 64, generator=torch.Generator().manual_seed(1))  # never rebuilt well
     before = detector(images).maps.mean(0)
-    (phase,) = detector.expectation()
-    for batch in images.split(5):
-        phase.absorb(phase.embed(batch))
-    phase.finish(lambda *_: None)
-    after = detector(images).maps.mean(0)
-    assert after.mean() == pytest.approx(1, abs=0.2)
-    assert (after[8:24].mean() / after[40:56].mean()).log().abs() < 0.5 * (
-        before[8:24].mean() / before[40:56].mean()
-    ).log().abs()
+    assert before[8:24].mean() > before[40:56].mean() + 0.1 * before.std()
+    learn_what_is_usual(detector, images)
+    after = detector(images).maps
+    assert abs(float(after.mean())) < 0.1
+    assert abs(float(after[:, 8:24].mean() - after[:, 40:56].mean())) < 0.2
+    assert 0.3 < float(after.std(0).mean()) < 1.2
+    spoilt = images.clone()
+    spoilt[:, :, 44:54, 20:30] = torch.rand(24, 3, 10, 10, generator=torch.Generator().manual_seed(2))
+    assert float((detector(spoilt).maps - after)[:, 46:52, 22:28].mean()) > 0.1
 
 
-def test_absolute_errors_need_no_pass_over_the_images():
-    detector = build("cnn", relative=False)
+def learn_what_is_usual(detector, images, held_out=None):
+    """The last phases of a fit."""
+    for phase in detector.expectation():
+        for batch in (images if held_out is None or not phase.held_out else held_out).split(5):
+            phase.absorb(phase.embed(batch))
+        phase.finish(lambda *_: None)
+
+
+@torch.no_grad()
+def test_images_known_by_heart_do_not_set_what_is_usual():
+    """Held-out good images that are rebuilt worse are not anomalous, in each space for itself."""
+    detector = build("cnn", error="l1=1,gradient=1")
+    known, held_out, new = pictures(16), pictures(40)[16:28] ** 3, pictures(40)[28:] ** 3
+    learn_what_is_usual(detector, known)
+    by_heart = detector(new).maps
+    learn_what_is_usual(detector, known, held_out)
+    assert abs(float(detector(new).maps.mean())) < 0.5 * abs(float(by_heart.mean()))
+    learn_what_is_usual(detector, known, known)
+    assert abs(float(detector(known).maps.mean())) < 0.1
+
+
+@torch.no_grad()
+def test_what_never_varied_does_not_drown_out_the_rest():
+    """Places and images that are all alike have no spread to divide by."""
+    detector = build("cnn", error="l1")
+    images = pictures(1).expand(6, -1, -1, -1)
+    learn_what_is_usual(detector, images)
+    assert detector(images).maps.abs().max() < 4
+    assert detector(pictures(3)).maps.isfinite().all()
+
+
+@torch.no_grad()
+def test_absolute_errors_are_left_as_they_are():
+    detector = build("cnn", relative=False, error="l1", blur=(0.0,))
     assert detector.expectation() == ()
-    assert torch.equal(detector.usual_error, torch.ones_like(detector.usual_error))
+    images = pictures(2)
+    torch.testing.assert_close(detector(images).maps, (images - detector.reconstruct(images)).abs().mean(1))

@@ -19,7 +19,7 @@ from adctl.detectors.normalisation import CENTRED, Choice, Normalisation, check_
 from adctl.engine.phases import Batch, LossTerms, Observe, Optimize
 from adctl.losses import TERMS, Objective, parse_spec
 from adctl.maps import top_mean
-from adctl.reconstruction import SPACES, ErrorMap, parse_weights, usual_error
+from adctl.reconstruction import SPACES, ErrorMap, Sums, Usual, parse_weights, usual, widened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,11 +27,16 @@ if TYPE_CHECKING:
     from adctl.engine.phases import Phase, Progress
 
 
+_USUAL = ("usual_level", "usual_spread")
+
+
 class ReconstructionConfig(DetectorConfig):
     """How a reconstruction becomes a map and a score."""
 
-    error: str = Field("ssim=0.5,features=0.5", description=f"Spaces of the map and weights, of {', '.join(SPACES)}")
-    relative: bool = Field(True, description="Give errors in multiples of what is usual at their place on good images")
+    error: str = Field("l2=0.25,features=0.75", description=f"Spaces of the map and weights, of {', '.join(SPACES)}")
+    relative: bool = Field(
+        True, description="Hold the logarithm of errors against those of good images at their place, in their spread"
+    )
     blur: tuple[float, ...] = Field((2.0,), min_length=1, description="Smoothing of the map, sigmas in pixels")
     score_share: float = Field(0.01, gt=0, le=1, description="Share of the strangest pixels whose mean is the score")
     backbone: str = Field(DEFAULT, description="timm model for errors and losses in feature space")
@@ -54,12 +59,15 @@ class ReconstructionDetector(Detector):
     """Compares an image with its reconstruction; native resolution of the maps is the input's.
 
     Attributes:
-        usual_error: Tensor [S,H,W] of S error spaces, see `adctl.reconstruction`; ones where errors are absolute.
+        usual_level: Tensor [S,H,W] of S error spaces, see `adctl.reconstruction.Usual`; not used where errors are
+            absolute.
+        usual_spread: Tensor [S,H,W], likewise.
     """
 
     needs_validation = True
     config: ReconstructionConfig
-    usual_error: Tensor
+    usual_level: Tensor
+    usual_spread: Tensor
 
     def __init__(self, config: ReconstructionConfig) -> None:
         super().__init__(config)
@@ -70,8 +78,8 @@ class ReconstructionDetector(Detector):
             else None
         )
         self.error = ErrorMap(weights, config.blur, compared)
-        self.register_buffer("usual_error", torch.ones(len(weights), 1, 1))
-        self._seen: tuple[Tensor | float, int] = (0.0, 0)
+        self._keep(Usual(torch.zeros(len(weights), 1, 1), torch.ones(len(weights), 1, 1)))
+        self._seen: Sums | None = None
 
     @abstractmethod
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -84,23 +92,42 @@ class ReconstructionDetector(Detector):
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B,C,H,W]; maps [B,H,W]."""
-        maps = self.error.join(self.errors(images), self.usual_error)
+        usually = Usual(self.usual_level, self.usual_spread) if self.config.relative else None
+        maps = self.error.join(self.errors(images), usually)
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
     def expectation(self) -> tuple[Observe, ...]:
-        """The last phase: one pass over the good images for their usual errors, where maps are relative."""
-        return (Observe(self.errors, self._absorb, self._finish, "usual errors"),) if self.config.relative else ()
+        """The last phases, where maps are relative: the usual errors of good images, learned from and held out."""
+        if not self.config.relative:
+            return ()
+        return (
+            Observe(self._sums, self._absorb, self._finish, "usual errors"),
+            Observe(self._sums, self._absorb, self._finish_held_out, "usual errors, held out", held_out=True),
+        )
 
-    def _absorb(self, errors: Tensor) -> None:
-        sums, count = self._seen
-        self._seen = errors.cpu().double().sum(0) + sums, count + len(errors)
+    def _sums(self, images: Tensor) -> Sums:
+        return Sums.of(self.error.logarithms(self.errors(images)))
+
+    def _absorb(self, sums: Sums) -> None:
+        self._seen = sums if self._seen is None else self._seen.and_of(sums)
 
     def _finish(self, progress: Progress) -> None:
         del progress
-        sums, count = self._seen
-        assert isinstance(sums, Tensor)
-        self._seen = 0.0, 0
-        self.register_buffer("usual_error", usual_error(sums / count).to(self.usual_error.device))
+        self._keep(usual(self._taken()))
+
+    def _finish_held_out(self, progress: Progress) -> None:
+        del progress
+        self._keep(widened(Usual(self.usual_level.cpu(), self.usual_spread.cpu()), self._taken()))
+
+    def _taken(self) -> Sums:
+        seen, self._seen = self._seen, None
+        assert seen is not None
+        return seen
+
+    def _keep(self, found: Usual) -> None:
+        device = next(self.buffers()).device
+        for name, tensor in zip(_USUAL, found, strict=True):
+            self.register_buffer(name, tensor.to(device))
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take all weights, and the usual errors in the shape they were found in.
@@ -108,8 +135,8 @@ class ReconstructionDetector(Detector):
         Raises:
             ModelFileError: The tensors are not this detector's.
         """
-        if "usual_error" in tensors:
-            self.register_buffer("usual_error", torch.empty_like(tensors["usual_error"]))
+        if all(name in tensors for name in _USUAL):
+            self._keep(Usual(*(torch.empty_like(tensors[name]) for name in _USUAL)))
         super().load_state(tensors)
 
     @property
@@ -127,7 +154,8 @@ class AutoencoderConfig(ReconstructionConfig):
     """What an autoencoder learns by."""
 
     loss: str = Field(
-        "mse=0.5,ssim=0.5", description=f"Loss terms and weights, of {', '.join(TERMS)}; '0:0.1@20' grows over epochs"
+        "mse=0.5,ssim=0.5,perceptual=1",
+        description=f"Loss terms and weights, of {', '.join(TERMS)}; '0:0.1@20' grows over epochs",
     )
     loss_weighting: Literal["fixed", "uncertainty"] = Field(
         "fixed", description="Weights as given, or also learned (uncertainty)"

@@ -36,7 +36,7 @@ SHARE = 0.5
 CHUNK = 2**26
 """Bytes that are kept, let go or written together: so large that the allocator gives them back to the system."""
 
-_PIECE = 8
+_PIECE = 4
 """Images that are looked at together; what is computed from them takes several times their memory."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
@@ -25,6 +25,16 @@ class FeatureConfig(DetectorConfig):
         None, description="Indices of the backbone's feature levels; chosen by the detector when left out"
     )
     neighbourhood: int = Field(1, ge=1, le=9, description="Side of the window features are averaged over, odd")
+    context: int = Field(
+        1, ge=1, le=9, description="Side of the window whose average stands beside the finest level, odd; 1 adds none"
+    )
+
+    @field_validator("neighbourhood", "context")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("must be odd")
+        return value
 
 
 class FeatureDetector(Detector):
@@ -49,7 +59,7 @@ class FeatureDetector(Detector):
     @property
     def channels(self) -> int:
         """C, the length of a patch feature."""
-        return sum(self.backbone.channels)
+        return sum(self.backbone.channels) + (self.backbone.channels[0] if self.config.context > 1 else 0)
 
     @property
     def grid(self) -> int:
@@ -63,22 +73,24 @@ class FeatureDetector(Detector):
     def patches(self, images: Tensor) -> Tensor:
         """Images [B,3,H,W], or grey ones [B,1,H,W], to patch features [B,C,h,w].
 
-        The local average makes a feature speak for its neighbourhood and forgives small shifts
-        (PatchCore, section 3.1).
+        The local average makes a feature speak for its neighbourhood and forgives small shifts (PatchCore, section
+        3.1). Context tells of the region what the finest level tells of the spot, so that either being wrong shows.
         """
-        return stack_levels(backbone_levels(self.backbone, images), self.config.neighbourhood)
+        levels = [averaged(level, self.config.neighbourhood) for level in backbone_levels(self.backbone, images)]
+        if self.config.context > 1:
+            levels.append(averaged(levels[0], self.config.context))
+        return stack_levels(levels)
 
 
-def stack_levels(levels: Sequence[Tensor], neighbourhood: int = 1) -> Tensor:
-    """Feature maps [B,C,h,w] of several levels, finest first, to one of the finest grid with all channels.
+def averaged(features: Tensor, side: int) -> Tensor:
+    """Features [B,C,h,w] averaged over windows of an odd side, at borders over what lies inside."""
+    if side == 1:
+        return features
+    return F.avg_pool2d(features, side, stride=1, padding=side // 2, count_include_pad=False)
 
-    Args:
-        levels: Of a backbone.
-        neighbourhood: Side of the window each is averaged over first, odd.
-    """
-    side = neighbourhood
-    if side > 1:
-        levels = [F.avg_pool2d(level, side, stride=1, padding=side // 2, count_include_pad=False) for level in levels]
+
+def stack_levels(levels: Sequence[Tensor]) -> Tensor:
+    """Feature maps [B,C,h,w] of several levels to one of the grid of the first, the finest, with all channels."""
     finest = levels[0].shape[-2:]
     resized = [
         level if level.shape[-2:] == finest else F.interpolate(level, size=finest, mode="bilinear", align_corners=False)

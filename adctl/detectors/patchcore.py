@@ -17,11 +17,11 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 from adctl.coreset import k_center_greedy
 from adctl.detectors.contract import Forecast, Prediction
 from adctl.detectors.feature_store import CHUNK, FeatureStore, room
-from adctl.detectors.features import FeatureConfig, FeatureDetector, random_orthogonal, to_rows
+from adctl.detectors.features import FeatureConfig, FeatureDetector, to_rows
 from adctl.engine.phases import Observe
 from adctl.errors import UsageError
-from adctl.maps import top_mean
-from adctl.neighbours import InvertedLists, nearest_squared
+from adctl.maps import GaussianBlur, top_mean
+from adctl.neighbours import InvertedLists, nearest_squared_of_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,12 +33,21 @@ log = logging.getLogger(__name__)
 _FOR_EACH_PATCH = 24
 """Bytes of distances and norms while the coreset is picked, as measured."""
 
+_LEAST_VARIANCE = 0.01
+"""Share of the mean variance added to each direction's: those of almost none are held back."""
+
 
 class PatchCoreConfig(FeatureConfig):
     """Settings of PatchCore."""
 
+    context: int = Field(3, ge=1, le=9, description=FeatureConfig.model_fields["context"].description)
     coreset_ratio: float = Field(0.01, gt=0, le=1, description="Share of all patches kept in the memory bank")
-    dimensions: int = Field(128, ge=2, description="Length whitened features are reduced to by a random projection")
+    dimensions: int = Field(64, ge=2, description="Principal directions of the features that the bank keeps")
+    whitening: float = Field(
+        0.5, ge=0, le=1, description="How far directions are brought to one variance: 0 leaves them, 1 makes all alike"
+    )
+    remainder: float = Field(0.25, ge=0, description="Weight of what a feature has outside the kept directions")
+    blur: float = Field(0.7, ge=0, description="Gaussian smoothing of the map, sigma in cells")
     score_share: float = Field(0.01, gt=0, le=1, description="Share of the strangest cells whose mean is the score")
     search: Literal["exact", "ivf"] = Field(
         "exact", description="Nearest neighbours: exact, or by inverted lists, sooner in large banks; not exportable"
@@ -46,7 +55,7 @@ class PatchCoreConfig(FeatureConfig):
     probes: int = Field(
         8, ge=1, description="Of ivf: lists, of about the root of the bank's size, that are looked into"
     )
-    seed: int = Field(0, ge=0, description="Decides the projection and the first patch of the coreset")
+    seed: int = Field(0, ge=0, description="Decides the first patch of the coreset")
 
 
 class PatchCore(FeatureDetector):
@@ -54,31 +63,35 @@ class PatchCore(FeatureDetector):
 
     Four choices differ from the paper. Features are standardised by their mean and spread around the same place
     of the image, which sharpens the distance where good parts look alike, and changes nothing where they lie
-    differently each time. They are then whitened, so that the distance does not rest on the few channels that
-    vary most. A random orthogonal projection shortens them, which keeps distances nearly (Johnson &
-    Lindenstrauss 1984) and makes coreset and search cheaper. The image score is the mean of the strangest cells,
-    where the paper re-weights the single strangest one (its equation 7): steadier on textured parts, and one
-    reduction in an exported graph.
+    differently each time. Of their principal directions the bank keeps those of most variance, brought some way towards
+    one variance so that the distance does not rest on few of them; the rest, in which good features vary little and
+    alike, adds the square of what a feature has there (Tipping & Bishop, "Probabilistic Principal Component Analysis",
+    1999, whose noise it is): distances of all directions at a fraction of the cost. The image score is the mean of the
+    strangest cells of the smoothed map, where the paper re-weights the single strangest one (its equation 7):
+    steadier on textured parts, and one reduction in an exported graph.
 
     Attributes:
         centre: Tensor [C,h,w], the mean feature around each place.
         spread: Tensor [C,h,w], the standard deviation around each place.
-        projection: Tensor [C,D], whitening and reduction in one.
+        directions: Tensor [C,D], orthonormal, of most variance first.
+        scales: Tensor [D+1], what the square of each direction is multiplied by, and that of the remainder.
         bank: Tensor [N,D], reduced features of good patches, in the order the coreset picked them.
     """
 
     Config = PatchCoreConfig
-    fitted: ClassVar[tuple[str, ...]] = ("centre", "spread", "projection", "bank")
+    fitted: ClassVar[tuple[str, ...]] = ("centre", "spread", "directions", "scales", "bank")
     config: PatchCoreConfig
     centre: Tensor
     spread: Tensor
-    projection: Tensor
+    directions: Tensor
+    scales: Tensor
     bank: Tensor
 
     def __init__(self, config: PatchCoreConfig) -> None:
         super().__init__(config)
         for name in self.fitted:
             self.register_buffer(name, torch.empty(0))
+        self.blur = GaussianBlur(config.blur)
         self._seen = FeatureStore()
         self._lists: InvertedLists | None = None
 
@@ -89,10 +102,10 @@ class PatchCore(FeatureDetector):
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B,3,H,W]; maps have the cells of the backbone's finest level read."""
-        patches = self.patches(images)
-        batch, _, height, width = patches.shape
-        distances = self._nearest_squared(self.reduced(patches)).sqrt()
-        maps = distances.reshape(batch, height, width)
+        standardised = self._standardised(self.patches(images))
+        along = self._along(standardised)
+        beyond = (standardised.square().sum(1) - along.square().sum(1)).clamp(min=0) * self.scales[-1]
+        maps = self.blur((self._nearest_squared(self._scaled(along)) + beyond).sqrt())
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
     def forecast(self, images: int) -> Forecast:
@@ -108,8 +121,8 @@ class PatchCore(FeatureDetector):
         return Forecast(memory=memory, flops=flops, disk=disk)
 
     def reduced(self, patches: Tensor) -> Tensor:
-        """Features [B,C,h,w] to what is compared with the bank, rows [B*h*w,D]."""
-        return self._standardised(patches) @ self.projection
+        """Features [B,C,h,w] to what is compared with the bank, [B,D,h,w]."""
+        return self._scaled(self._along(self._standardised(patches)))
 
     def check_exportable(self) -> None:
         """Inverted lists are gone through by loops that depend on the image."""
@@ -119,17 +132,24 @@ class PatchCore(FeatureDetector):
                 "Train with --set search=exact, and with a smaller coreset_ratio to make it faster.",
             )
 
-    def _nearest_squared(self, rows: Tensor) -> Tensor:
-        """Squared distance [M] of each reduced feature [M,D] to the bank."""
+    def _nearest_squared(self, reduced: Tensor) -> Tensor:
+        """Squared distance [B,h,w] of each reduced feature [B,D,h,w] to the bank."""
         if self.config.search == "exact":
-            return nearest_squared(rows, self.bank)
+            return nearest_squared_of_cells(reduced, self.bank)
         if self._lists is None or self._lists.bank is not self.bank:  # fitted, loaded or moved since
             self._lists = InvertedLists(self.bank, self.config.probes)
-        return self._lists.nearest_squared(rows)
+        return self._lists.nearest_squared(to_rows(reduced)).view(reduced[:, 0].shape)
 
     def _standardised(self, patches: Tensor) -> Tensor:
-        """Features [B,C,h,w] to rows [B*h*w,C] of about zero mean and unit variance at each place."""
-        return to_rows((patches - self.centre) / self.spread)
+        """Features [B,C,h,w] of about zero mean and unit variance at each place."""
+        return (patches - self.centre) / self.spread
+
+    def _along(self, standardised: Tensor) -> Tensor:
+        """Standardised features [B,C,h,w] along the kept directions, [B,D,h,w]."""
+        return F.conv2d(standardised, self.directions.t()[:, :, None, None])
+
+    def _scaled(self, along: Tensor) -> Tensor:
+        return along * self.scales[:-1].sqrt().view(-1, 1, 1)
 
     def _absorb(self, patches: Tensor) -> None:
         # Half precision halves what waits; statistics, bank and distances are single precision or more.
@@ -137,26 +157,37 @@ class PatchCore(FeatureDetector):
 
     def _finish(self, progress: Progress) -> None:
         with closing(self._seen) as seen:
-            self._find_projection(seen)
-            device = self.projection.device
+            self._find_directions(seen)
+            device = self.directions.device
             patches = sum(batch[:, 0].numel() for batch in seen)
-            reduced = (self.reduced(batch.to(device).float()) for batch in seen.drain())
-            rows = _on(device, seen.rows(reduced, patches, self.projection.shape[1]))
+            reduced = (to_rows(self.reduced(batch.to(device).float())) for batch in seen.drain())
+            rows = _on(device, seen.rows(reduced, patches, self.directions.shape[1]))
             count = max(1, round(self.config.coreset_ratio * patches))
             log.info("Picking %d of %d patches for the memory bank.", count, patches)
             chosen = k_center_greedy(rows, count, seed=self.config.seed, progress=progress)
             self._fit_buffer("bank", rows[chosen].to(device))
 
-    def _find_projection(self, seen: FeatureStore) -> None:
+    def _find_directions(self, seen: FeatureStore) -> None:
         """Fit what turns features [B,C,h,w] into rows of the bank."""
         device = self.backbone.mean.device
         centre, spread = _place_statistics(seen, device)
         self._fit_buffer("centre", centre)
         self._fit_buffer("spread", spread)
-        covariance = _covariance(self._standardised(batch.to(device).float()) for batch in seen)
-        length = min(self.config.dimensions, self.channels)
-        reduction = random_orthogonal(self.channels, length, self.config.seed).to(covariance)
-        self._fit_buffer("projection", (_whitening(covariance) @ reduction).float())
+        variances, directions = torch.linalg.eigh(
+            _covariance(to_rows(self._standardised(batch.to(device).float())) for batch in seen)
+        )
+        kept = min(self.config.dimensions, self.channels)
+        self._fit_buffer("directions", directions.flip(1)[:, :kept].float().contiguous())
+        self._fit_buffer("scales", self._scales_of(variances.flip(0).clamp(min=0), kept).float())
+
+    def _scales_of(self, variances: Tensor, kept: int) -> Tensor:
+        """Factors [kept+1] of the squares, from the variances [C] of all directions, most first."""
+        floor = _LEAST_VARIANCE * variances.mean()
+        scales = (variances[:kept] + floor).pow(-self.config.whitening)
+        if kept == len(variances):  # what is beyond is rounding alone
+            return torch.cat([scales, scales.new_zeros(1)])
+        beyond = self.config.remainder * (variances[kept:].mean() + floor).pow(-self.config.whitening)
+        return torch.cat([scales, beyond.view(1)])
 
 
 def _on(device: torch.device, rows: Tensor) -> Tensor:
@@ -199,10 +230,3 @@ def _covariance(blocks: Iterable[Tensor]) -> Tensor:
     assert products is not None
     mean = total / count
     return products / count - mean.outer(mean)
-
-
-def _whitening(covariance: Tensor) -> Tensor:
-    """[C,C] matrix after which all directions vary alike; those of almost no variance are held back."""
-    variances, directions = torch.linalg.eigh(covariance)
-    whitening: Tensor = directions / (variances.clamp(min=0) + 0.01 * variances.mean()).sqrt()
-    return whitening

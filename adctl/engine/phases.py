@@ -27,7 +27,7 @@ def total(terms: LossTerms) -> Tensor:
 
 @dataclass(frozen=True)
 class Observe:
-    """One pass over the training images without gradients.
+    """One pass over images without gradients: those learned from, or those held out.
 
     Attributes:
         embed: Images [B,C,H,W] to whatever `absorb` takes. Pure, so that it can be tried again with a
@@ -35,12 +35,15 @@ class Observe:
         absorb: Takes what `embed` gave, in the order of the images.
         finish: Called once after the last batch; may take long and reports (done, total).
         title: What to call it while it runs.
+        held_out: Whether to go through the held-out images that choose the epoch; where there are none, through
+            those learned from.
     """
 
     embed: Callable[[Tensor], Any]
     absorb: Callable[[Any], None]
     finish: Callable[[Progress], None]
     title: str = "observing"
+    held_out: bool = False
 
 
 @dataclass(frozen=True)

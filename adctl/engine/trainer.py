@@ -119,7 +119,8 @@ def _fit(work: Work, fabric: Fabric | None) -> FitReport:
         start = time.perf_counter()
         if isinstance(phase, Observe):
             detector.eval()
-            _observe(phase, work.train, limit, device, around.reporter)
+            images = work.validation if phase.held_out and work.validation is not None else work.train
+            _observe(phase, images, limit, device, around.reporter)
         else:
             _optimize(phase, number, replace(work, around=around), fabric, limit, report, snapshot)
             snapshot = None
@@ -147,14 +148,14 @@ def _newest(work: Work) -> Snapshot | None:
     return None if path is None else folder.read(path)
 
 
-def _observe(phase: Observe, train: Images, limit: BatchLimit, device: torch.device, reporter: Reporter) -> None:
+def _observe(phase: Observe, images: Images, limit: BatchLimit, device: torch.device, reporter: Reporter) -> None:
     done = 0
-    with reporter.stage(phase.title, len(train)) as update, torch.inference_mode():
-        for pixels in train.batches(limit.size):
+    with reporter.stage(phase.title, len(images)) as update, torch.inference_mode():
+        for pixels in images.batches(limit.size):
             for embedded in limit.pieces(phase.embed, to_input(pixels, device)):
                 phase.absorb(embedded)
             done += len(pixels)
-            update(done, len(train))
+            update(done, len(images))
     with reporter.stage(f"{phase.title}: finishing") as update, torch.inference_mode():
         phase.finish(update)
 

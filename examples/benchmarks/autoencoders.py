@@ -27,7 +27,7 @@ from adctl.detectors.autoencoder import ReconstructionDetector
 from adctl.maps import top_mean
 from adctl.metrics.image import image_metrics
 from adctl.model_file import load_model
-from adctl.reconstruction import SPACES, ErrorMap, usual_error
+from adctl.reconstruction import SPACES, ErrorMap, Sums, usual
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,7 +108,9 @@ def by_space(dataset: Dataset, side: int, rebuild: Callable[[torch.Tensor], torc
     images, good = pixels(dataset.test, side), pixels(dataset.train[:USUAL], side)
     defective = [sample.label != "good" for sample in dataset.test]
     with torch.inference_mode():
-        rebuilt, usual = (torch.cat([rebuild(batch) for batch in group.split(BATCH)]) for group in (images, good))
+        rebuilt, rebuilt_good = (
+            torch.cat([rebuild(batch) for batch in group.split(BATCH)]) for group in (images, good)
+        )
     backbone = Backbone(DEFAULT, None, side).eval()
     weights = backbones.find_weights(DEFAULT, None)
     assert weights is not None
@@ -117,7 +119,7 @@ def by_space(dataset: Dataset, side: int, rebuild: Callable[[torch.Tensor], torc
     for space in SPACES:
         error = ErrorMap({space: 1.0}, (BLUR,), backbone if space == "features" else None).eval()
         with torch.inference_mode():
-            expected = usual_error(measured(error, good, usual).double().mean(0))
+            expected = usual(Sums.of(error.logarithms(measured(error, good, rebuilt_good))))
             scores = top_mean(error.join(measured(error, images, rebuilt), expected), SHARE)
         found[space] = image_metrics(scores.double().tolist(), defective).auroc
     return found

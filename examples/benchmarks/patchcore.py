@@ -24,6 +24,7 @@ from adctl.coreset import k_center_greedy
 from adctl.data.demo import generate
 from adctl.data.images import read_image
 from adctl.data.preprocess import fit
+from adctl.detectors.features import to_rows
 from adctl.detectors.patchcore import PatchCore
 from adctl.model_file import load_model
 
@@ -85,7 +86,7 @@ def patches_of(model: Path, data: Path) -> Tensor:
     rows = []
     for key in learned:
         pixels = torch.from_numpy(fit(read_image(data / key), detector.input))
-        rows.append(detector.reduced(detector.patches(pixels.permute(2, 0, 1)[None] / 255)))
+        rows.append(to_rows(detector.reduced(detector.patches(pixels.permute(2, 0, 1)[None] / 255))))
     return torch.cat(rows)
 
 
