@@ -1,4 +1,4 @@
-"""The options that trade exactness for size and speed: inverted lists, shared covariance."""
+"""What trades exactness for size and speed: kept directions, inverted lists, shared covariance."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import torch
 from conftest import same_by_onnx, settings
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+from adctl.detectors.features import to_rows
 from adctl.detectors.registry import detector_class
 from adctl.model_file import load_model
-from adctl.neighbours import InvertedLists, nearest_squared
+from adctl.neighbours import InvertedLists, nearest_squared, nearest_squared_of_cells
 from adctl.training import train
 
 
@@ -66,6 +68,60 @@ def test_inverted_lists_are_refused_in_export(models, adctl):
     done = adctl("export", "--model", models["ivf"], code=2)
     assert "search=ivf cannot be exported" in done.stderr
     assert "search=exact" in done.stderr
+
+
+def fitted(options, images):
+    """A PatchCore that learned from images, without a network that is trained."""
+    cls = detector_class("patchcore")
+    torch.manual_seed(0)
+    detector = cls(cls.Config(image_size=64, coreset_ratio=1.0, blur=0.0, **options)).eval()
+    (phase,) = detector.phases()
+    phase.absorb(phase.embed(images))
+    phase.finish(lambda *_: None)
+    return detector
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("whitening", "dimensions", "remainder"), [(0, 1000, 0.25), (0, 12, 1.0), (1, 1000, 1.0)])
+def test_patchcore_measures_the_distance_that_its_settings_say(whitening, dimensions, remainder):
+    """All directions: the plain distance, or Mahalanobis'. A few: the rest counts as if the bank had nothing there."""
+    images, new = torch.rand(2, 10, 3, 64, 64, generator=torch.Generator().manual_seed(0)).unbind()
+    detector = fitted({"whitening": whitening, "dimensions": dimensions, "remainder": remainder}, images)
+    learned, asked = (
+        ((detector.patches(batch).half().float() - detector.centre) / detector.spread).permute(0, 2, 3, 1).flatten(0, 2)
+        for batch in (images, new)
+    )
+    centred = learned.double() - learned.double().mean(0)
+    variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+    kept = directions.flip(1)[:, :dimensions]
+    scale = (variances.flip(0)[:dimensions] + 0.01 * variances.mean()) ** (-whitening / 2)
+    bank, query = ((rows.double() @ kept) * scale for rows in (learned, asked))
+    squares = torch.cdist(query, bank).amin(1).square()
+    if dimensions < detector.channels:
+        squares += asked.double().square().sum(1) - (asked.double() @ kept).square().sum(1)
+    torch.testing.assert_close(detector(new).maps.flatten().double(), squares.sqrt(), rtol=0.02, atol=0.02)
+
+
+class Search(nn.Module):
+    """The distance of cells to a bank, as a module that can be exported."""
+
+    def __init__(self, bank):
+        super().__init__()
+        self.register_buffer("bank", bank)
+
+    def forward(self, features):
+        return nearest_squared_of_cells(features, self.bank)
+
+
+@pytest.mark.parametrize(("cells", "rows"), [(1, 1), (3, 512), (4, 513), (5, 1300)])
+def test_the_search_in_a_graph_finds_what_the_search_outside_does(cells, rows):
+    generator = torch.Generator().manual_seed(rows)
+    features = torch.rand(2, 6, cells, cells, generator=generator)
+    search = Search(torch.rand(rows, 6, generator=generator))
+    expected = torch.cdist(to_rows(features), search.bank).amin(1).square().view(2, cells, cells)
+    in_graph = torch.export.export(search, (features,)).module()
+    for found in (in_graph(features), search(features)):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 @torch.inference_mode()
