@@ -79,7 +79,8 @@ class CompiledTorchRuntime(TorchRuntime):
     def attach(self, detector: Detector, header: ModelHeader, device: torch.device) -> None:
         """Take a detector to a device; it is compiled when it is first used."""
         super().attach(detector, header, device)
-        self._compiled = torch.compile(self._detector, dynamic=True)
+        # Each size of a batch by itself: with sizes left open PyTorch simplifies indices for longer than anyone waits.
+        self._compiled = torch.compile(self._detector, dynamic=False)
 
     def _forward(self, images: torch.Tensor) -> Prediction:
         from torch._dynamo.exc import BackendCompilerFailed  # slow to import
