@@ -242,6 +242,15 @@ def test_images_known_by_heart_do_not_set_what_is_usual():
     assert abs(float(detector(known).maps.mean())) < 0.1
 
 
+def test_a_fitted_one_takes_the_weights_of_another():
+    detector, other = build("cnn", error="l1"), build("cnn", error="l1")
+    with torch.inference_mode():  # as the engine does
+        learn_what_is_usual(detector, pictures(6))
+        learn_what_is_usual(other, pictures(8)[2:])
+    detector.load_state(other.state_dict())
+    assert torch.equal(detector.usual_level, other.usual_level)
+
+
 @torch.no_grad()
 def test_what_never_varied_does_not_drown_out_the_rest():
     """Places and images that are all alike have no spread to divide by."""

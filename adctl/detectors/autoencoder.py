@@ -126,8 +126,9 @@ class ReconstructionDetector(Detector):
 
     def _keep(self, found: Usual) -> None:
         device = next(self.buffers()).device
-        for name, tensor in zip(_USUAL, found, strict=True):
-            self.register_buffer(name, tensor.to(device))
+        with torch.inference_mode(mode=False):  # what is made within it could not be loaded into again
+            for name, tensor in zip(_USUAL, found, strict=True):
+                self.register_buffer(name, tensor.to(device).clone())
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take all weights, and the usual errors in the shape they were found in.
