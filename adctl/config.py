@@ -92,7 +92,7 @@ class TrainSettings(DeviceSettings, DataSettings):
     seeds: tuple[NonNegativeInt, ...] = Field((), description="Where --seed names several, all of them")
 
     loss: str | None = Field(None, description="Loss terms and weights of an autoencoder, as mse=1,ssim=0.5")
-    error: str | None = Field(None, description="Spaces of an autoencoder's map and weights, as l2=0.25,features=0.75")
+    error: str | None = Field(None, description="Spaces of an autoencoder's map and weights, as l2=0.15,features=0.85")
     noise_level: tuple[float, ...] | None = Field(
         None, description="Of diffusion: share of its steps noised and undone"
     )

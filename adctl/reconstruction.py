@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
     from adctl.backbones import Backbone
 
-_AROUND = 1 / 32
-"""How far around a place what is usual there is taken from: the sigma of a Gaussian, share of the side."""
-
 _LEAST_SPREAD, _SPREAD_SHARE = 0.01, 0.1
 
 _GREY_LEVEL = 1 / 255
 _FLOORS = {"l1": _GREY_LEVEL, "l2": _GREY_LEVEL**2, "ssim": 0.01, "gradient": _GREY_LEVEL, "features": 0.01}
 """Errors too small to tell from none, in each space: logarithms are taken of errors and this."""
+
+STRIDES = (4, 8, 16)
+"""Of the levels compared in a convolutional backbone's features: the finest still sees colours."""
 
 SPACES = ("l1", "l2", "ssim", "gradient", "features")
 """What errors can be measured in; see `ErrorMap`."""
@@ -85,36 +85,24 @@ class Sums(NamedTuple):
         return Sums(self.values + other.values, self.squares + other.squares, self.images + other.images)
 
 
-def usual(learned: Sums) -> Usual:
-    """What is usual around each place, from good images."""
-    values, squares, count = learned
+def usual(held_out: Sums, around: float) -> Usual:
+    """What is usual around each place.
+
+    Args:
+        held_out: Of good images that were not learned from. A network that knows a few images by heart rebuilds those
+            alone well: their errors say nothing of the next image's, and are smallest by far just where good images
+            differ most.
+        around: How far around: the sigma of a Gaussian, share of the side.
+    """
+    values, squares, count = held_out
     mean = values / count
-    around = GaussianBlur(_AROUND * mean.shape[-1]).to(mean)
-    level = around(mean)
+    blur = GaussianBlur(around * mean.shape[-1]).to(mean)
+    level = blur(mean)
     # About that level, not about each place's own mean: a sharp edge, always rebuilt badly, is usual too.
     deviation = (squares / count - 2 * level * mean + level.square()).clamp(min=0).sqrt()
     # Places that are always rebuilt alike must not drown out all others.
     floor = _SPREAD_SHARE * deviation.mean((1, 2), keepdim=True) + _LEAST_SPREAD
-    return Usual(level.float(), (around(deviation) + floor).float())
-
-
-def widened(found: Usual, held_out: Sums) -> Usual:
-    """What is usual, with room for how much worse images are rebuilt that were not learned from.
-
-    A network that knows a few images by heart rebuilds those alone well, and more so in one space than in another. By
-    how much is one number a space, as few images say it well: the mean and spread of held-out errors in units of
-    `found` move its level and stretch its spread.
-
-    Args:
-        found: From the images learned from.
-        held_out: Of good images that were not.
-    """
-    level, spread = (tensor.double() for tensor in found)
-    values, squares, count = held_out
-    mean = ((values / count - level) / spread).mean((1, 2), keepdim=True)
-    square = (squares / count - 2 * level * values / count + level.square()) / spread.square()
-    stretched = (square.mean((1, 2), keepdim=True) - mean.square()).clamp(min=1).sqrt()
-    return Usual((level + mean.clamp(min=0) * spread).float(), (spread * stretched).float())
+    return Usual(level.float(), (blur(deviation) + floor).float())
 
 
 class ErrorMap(nn.Module):
@@ -126,9 +114,9 @@ class ErrorMap(nn.Module):
     features at each level (as in Deng and Li, "Anomaly Detection via Reverse Distillation", CVPR 2022, section 3.2).
 
     Edges and fine texture are never rebuilt well, and exposures differ from image to image. So the logarithm of each
-    error is held against those of good images around the same place, in standard deviations: a map is about 0 where
-    all is well, whatever lies there; a space in which good images differ wildly counts for little; and spaces add up
-    in one unit. Logarithms, because errors are products more than sums: they spread over orders of magnitude.
+    error is held against those of good images in the same region, in standard deviations: a map is about 0 where all
+    is well, whatever lies there; a space in which good images differ wildly counts for little; and spaces add up in
+    one unit. Logarithms, because errors are products more than sums: they spread over orders of magnitude.
 
     Args:
         weights: Of each space; their maps are added up.

@@ -84,7 +84,7 @@ def trained(request: pytest.FixtureRequest, zippers: Path, tmp_path_factory: pyt
     from adctl.training import train
 
     runs = tmp_path_factory.mktemp("runs")
-    return train(settings(arch=request.param, data=zippers, runs=runs))
+    return train(settings(arch=request.param, data=zippers, runs=runs, epochs=4))
 
 
 @pytest.fixture(scope="session")

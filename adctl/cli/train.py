@@ -61,7 +61,7 @@ def train(
         str | None, opt.value("Loss terms of an autoencoder and their weights.", metavar="mse=1,ssim=0.5")
     ] = None,
     error: Annotated[
-        str | None, opt.value("Spaces of an autoencoder's map and their weights.", metavar="l2=0.25,features=0.75")
+        str | None, opt.value("Spaces of an autoencoder's map and their weights.", metavar="l2=0.15,features=0.85")
     ] = None,
     noise_level: Annotated[
         list[float] | None, opt.value("Of diffusion: share of its steps noised and undone; repeatable.", metavar="X")

@@ -19,7 +19,7 @@ from adctl.detectors.normalisation import CENTRED, Choice, Normalisation, check_
 from adctl.engine.phases import Batch, LossTerms, Observe, Optimize
 from adctl.losses import TERMS, Objective, parse_spec
 from adctl.maps import top_mean
-from adctl.reconstruction import SPACES, ErrorMap, Sums, Usual, parse_weights, usual, widened
+from adctl.reconstruction import SPACES, STRIDES, ErrorMap, Sums, Usual, parse_weights, usual
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,9 +33,13 @@ _USUAL = ("usual_level", "usual_spread")
 class ReconstructionConfig(DetectorConfig):
     """How a reconstruction becomes a map and a score."""
 
-    error: str = Field("l2=0.25,features=0.75", description=f"Spaces of the map and weights, of {', '.join(SPACES)}")
+    error: str = Field("l2=0.15,features=0.85", description=f"Spaces of the map and weights, of {', '.join(SPACES)}")
     relative: bool = Field(
-        True, description="Hold the logarithm of errors against those of good images at their place, in their spread"
+        True,
+        description="Hold the logarithm of errors against those of good images around the place, in their spread",
+    )
+    around: float = Field(
+        0.25, gt=0, le=1, description="How far around, share of the side; 0.03 where parts always lie alike"
     )
     blur: tuple[float, ...] = Field((2.0,), min_length=1, description="Smoothing of the map, sigmas in pixels")
     score_share: float = Field(0.01, gt=0, le=1, description="Share of the strangest pixels whose mean is the score")
@@ -73,7 +77,7 @@ class ReconstructionDetector(Detector):
         super().__init__(config)
         weights = parse_weights(config.error, SPACES)
         compared = (
-            Backbone(config.backbone, None, config.image_size, channels=config.channels)
+            Backbone(config.backbone, None, config.image_size, STRIDES, config.channels)
             if "features" in weights
             else None
         )
@@ -97,13 +101,10 @@ class ReconstructionDetector(Detector):
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
     def expectation(self) -> tuple[Observe, ...]:
-        """The last phases, where maps are relative: the usual errors of good images, learned from and held out."""
+        """The last phase, where maps are relative: the usual errors of good images that were not learned from."""
         if not self.config.relative:
             return ()
-        return (
-            Observe(self._sums, self._absorb, self._finish, "usual errors"),
-            Observe(self._sums, self._absorb, self._finish_held_out, "usual errors, held out", held_out=True),
-        )
+        return (Observe(self._sums, self._absorb, self._finish, "usual errors", held_out=True),)
 
     def _sums(self, images: Tensor) -> Sums:
         return Sums.of(self.error.logarithms(self.errors(images)))
@@ -113,16 +114,9 @@ class ReconstructionDetector(Detector):
 
     def _finish(self, progress: Progress) -> None:
         del progress
-        self._keep(usual(self._taken()))
-
-    def _finish_held_out(self, progress: Progress) -> None:
-        del progress
-        self._keep(widened(Usual(self.usual_level.cpu(), self.usual_spread.cpu()), self._taken()))
-
-    def _taken(self) -> Sums:
         seen, self._seen = self._seen, None
         assert seen is not None
-        return seen
+        self._keep(usual(seen, self.config.around))
 
     def _keep(self, found: Usual) -> None:
         device = next(self.buffers()).device

@@ -30,13 +30,13 @@ _TITLE = "patch distributions"
 class PaDiMConfig(FeatureConfig):
     """Settings of PaDiM."""
 
-    dimensions: int = Field(100, ge=2, description="Length features are reduced to")
+    dimensions: int = Field(160, ge=2, description="Length that longer features are reduced to")
     covariance: Literal["full", "shared"] = Field(
         "full",
         description="One for each place, or shared directions with variances for each place: a small, fast model",
     )
-    ridge: float = Field(0.01, gt=0, description="Share of the mean variance added to each covariance's diagonal")
-    blur: float = Field(1.0, ge=0, description="Gaussian smoothing of the map, sigma in cells")
+    ridge: float = Field(0.003, gt=0, description="Share of the mean variance added to each covariance's diagonal")
+    blur: float = Field(0.7, ge=0, description="Gaussian smoothing of the map, sigma in cells")
     score_share: float = Field(0.01, gt=0, le=1, description="Share of the strangest cells whose mean is the score")
     seed: int = Field(0, ge=0, description="Decides the projection")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from quality import DATA, adctl
@@ -24,10 +24,11 @@ from adctl.data.demo import generate
 from adctl.data.images import read_image, resize
 from adctl.data.layouts import Dataset, open_mvtec
 from adctl.detectors.autoencoder import ReconstructionDetector
+from adctl.evidence import split_of
 from adctl.maps import top_mean
 from adctl.metrics.image import image_metrics
 from adctl.model_file import load_model
-from adctl.reconstruction import SPACES, ErrorMap, Sums, usual
+from adctl.reconstruction import SPACES, STRIDES, ErrorMap, Sums, usual
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,11 +55,9 @@ COLUMNS = {
     "parameters": ("parameters, M", ".1f"),
 }
 MEAN = "mean image"
-SIDE, BATCH, BLUR, SHARE = 128, 8, 2.0, 0.01
-USUAL = 100
-"""Good training images whose mean errors are the usual ones in the table of spaces."""
-
+SIDE, BATCH, BLUR, AROUND, SHARE = 128, 8, 2.0, 0.25, 0.01
 Aurocs = dict[str, float | None]
+Rebuild: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
 
 
 def data_sets(folder: Path) -> dict[str, Path]:
@@ -103,15 +102,15 @@ def pixels(samples: tuple[Any, ...], side: int) -> torch.Tensor:
     )
 
 
-def by_space(dataset: Dataset, side: int, rebuild: Callable[[torch.Tensor], torch.Tensor]) -> Aurocs:
-    """Image AUROC of a network for each space, with errors relative to those of good training images."""
-    images, good = pixels(dataset.test, side), pixels(dataset.train[:USUAL], side)
+def by_space(dataset: Dataset, held_out: tuple[Any, ...], side: int, rebuild: Rebuild) -> Aurocs:
+    """Image AUROC of a network for each space, with errors against those of held-out good images."""
+    images, good = pixels(dataset.test, side), pixels(held_out, side)
     defective = [sample.label != "good" for sample in dataset.test]
     with torch.inference_mode():
         rebuilt, rebuilt_good = (
             torch.cat([rebuild(batch) for batch in group.split(BATCH)]) for group in (images, good)
         )
-    backbone = Backbone(DEFAULT, None, side).eval()
+    backbone = Backbone(DEFAULT, None, side, STRIDES).eval()
     weights = backbones.find_weights(DEFAULT, None)
     assert weights is not None
     backbone.load_pretrained(weights.tensors)
@@ -119,7 +118,7 @@ def by_space(dataset: Dataset, side: int, rebuild: Callable[[torch.Tensor], torc
     for space in SPACES:
         error = ErrorMap({space: 1.0}, (BLUR,), backbone if space == "features" else None).eval()
         with torch.inference_mode():
-            expected = usual(Sums.of(error.logarithms(measured(error, good, rebuilt_good))))
+            expected = usual(Sums.of(error.logarithms(measured(error, good, rebuilt_good))), AROUND)
             scores = top_mean(error.join(measured(error, images, rebuilt), expected), SHARE)
         found[space] = image_metrics(scores.double().tolist(), defective).auroc
     return found
@@ -133,21 +132,23 @@ def measured(error: ErrorMap, images: torch.Tensor, rebuilt: torch.Tensor) -> to
 
 def spaces(run: Path, dataset: Dataset) -> Aurocs:
     """Image AUROC of a trained model for each space its errors could be measured in."""
-    detector, _ = load_model(run / "model.safetensors")
+    model = run / "model.safetensors"
+    detector, _ = load_model(model)
     assert isinstance(detector, ReconstructionDetector)
-    return by_space(dataset, detector.input.height, detector.reconstruct)
+    return by_space(dataset, split_of(model).validation, detector.input.height, detector.reconstruct)
 
 
-def mean_image(dataset: Dataset) -> Aurocs:
-    """The baseline that needs no network: the mean good image as everyone's reconstruction."""
-    mean = pixels(dataset.train, SIDE).mean(0, keepdim=True)
-    return by_space(dataset, SIDE, mean.expand_as)
+def mean_image(run: Path, dataset: Dataset) -> Aurocs:
+    """The baseline that needs no network: the mean of the images a run learned from as everyone's reconstruction."""
+    split = split_of(run / "model.safetensors")
+    mean = pixels(split.train, SIDE).mean(0, keepdim=True)
+    return by_space(dataset, split.validation, SIDE, mean.expand_as)
 
 
 def study(name: str, data: Path, runs: Path, options: list[str]) -> list[dict[str, Any]]:
     """All cases on one data set."""
     dataset = open_mvtec(data)
-    rows: list[dict[str, Any]] = [{"data": name, "detector": MEAN, "spaces": mean_image(dataset)}]
+    rows: list[dict[str, Any]] = []
     for case, chosen in CASES.items():
         label = f"{name}-{case.replace(', ', '-')}"
         run = train(label, data, [*chosen, *options], runs)
@@ -156,7 +157,8 @@ def study(name: str, data: Path, runs: Path, options: list[str]) -> list[dict[st
         row |= {"spaces": spaces(run, dataset), "untrained_spaces": spaces(untrained, dataset)}
         rows.append({"data": name, "detector": case, **row})
         print(f"{label} done", file=sys.stderr, flush=True)
-    return rows
+    first = runs / f"{name}-{next(iter(CASES))}"
+    return [{"data": name, "detector": MEAN, "spaces": mean_image(first, dataset)}, *rows]
 
 
 def results_table(rows: list[dict[str, Any]]) -> str:
