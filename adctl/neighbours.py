@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
+from adctl.capture import capturing
+
 _QUERY_ROWS = 4096
 _BANK_ROWS = 512
 """A block of distances, 4096 x 512 in float32, is 8 MiB: reduced while it is still in cache."""
@@ -53,7 +55,7 @@ def nearest_squared_of_cells(features: Tensor, bank: Tensor) -> Tensor:
     Returns:
         Tensor [B,h,w], never negative.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if capturing():
         return (_least_in_graph(features, bank) + features.square().sum(1)).clamp(min=0)
     batch, channels, height, width = features.shape
     rows = features.permute(0, 2, 3, 1).reshape(-1, channels)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adctl.backbones import Backbone
 from adctl.detectors.feature_memory import FeatureMemory
 from adctl.detectors.features import to_rows
 from adctl.detectors.painting import painted
@@ -129,3 +130,13 @@ def test_a_key_stands_for_one_image_in_training_and_validation(varied):
         assert torch.equal(seen.setdefault(key, image), image)
     different = {tuple(image.flatten().tolist()) for image in seen.values()}
     assert len(different) == len(seen) == (3 if varied else 8)
+
+
+@torch.inference_mode()
+def test_a_batch_gives_the_features_of_its_images():
+    """However it is cut, also at the end of a batch of odd size and where nothing is cut."""
+    network = Backbone("resnet18", None, 64)
+    images = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for level, singly in zip(network(images), zip(*map(network, images.split(1)), strict=True), strict=True):
+        torch.testing.assert_close(level, torch.cat(singly), rtol=1e-4, atol=1e-4)
+    assert [len(level) for level in network(images[:0])] == [0, 0]
