@@ -48,6 +48,7 @@ class DiffusionConfig(ReconstructionConfig):
 
     image_size: int = Field(64, ge=32, le=4096, description="Side of the square images are resized to, pixels")
     error: str = Field("l2", description=ReconstructionConfig.model_fields["error"].description)
+    around: float = Field(0.06, gt=0, le=1, description=ReconstructionConfig.model_fields["around"].description)
     blur: tuple[float, ...] = Field((1.0,), min_length=1, description="Smoothing of the map, sigmas in pixels")
     size: Literal["tiny", "small", "base"] = Field("tiny", description="Widths and blocks; base is nearly DDPM's")
     widths: tuple[int, ...] = Field(

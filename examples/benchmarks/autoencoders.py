@@ -50,6 +50,7 @@ COLUMNS = {
     "f1": ("F1", ".3f"),
     "pixel_auroc": ("pixel AUROC", ".3f"),
     "aupro": ("AUPRO", ".3f"),
+    "untrained_aupro": ("untrained", ".3f"),
     "train_seconds": ("train, s", ".0f"),
     "images_per_second": ("score, images/s", ".1f"),
     "parameters": ("parameters, M", ".1f"),
@@ -153,7 +154,8 @@ def study(name: str, data: Path, runs: Path, options: list[str]) -> list[dict[st
         label = f"{name}-{case.replace(', ', '-')}"
         run = train(label, data, [*chosen, *options], runs)
         untrained = train(f"{label}-untrained", data, [*chosen, *UNTRAINED], runs)
-        row = measure(run, data, runs) | {"untrained": measure(untrained, data, runs)["image_auroc"]}
+        without = measure(untrained, data, runs)
+        row = measure(run, data, runs) | {"untrained": without["image_auroc"], "untrained_aupro": without["aupro"]}
         row |= {"spaces": spaces(run, dataset), "untrained_spaces": spaces(untrained, dataset)}
         rows.append({"data": name, "detector": case, **row})
         print(f"{label} done", file=sys.stderr, flush=True)
