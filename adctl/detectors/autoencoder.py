@@ -39,7 +39,7 @@ class ReconstructionConfig(DetectorConfig):
         description="Hold the logarithm of errors against those of good images around the place, in their spread",
     )
     around: float = Field(
-        0.25, gt=0, le=1, description="How far around, share of the side; 0.03 where parts always lie alike"
+        0.25, gt=0, le=1, description="How far around the place, share of the side; wide, as few images are held out"
     )
     blur: tuple[float, ...] = Field((2.0,), min_length=1, description="Smoothing of the map, sigmas in pixels")
     score_share: float = Field(0.01, gt=0, le=1, description="Share of the strangest pixels whose mean is the score")

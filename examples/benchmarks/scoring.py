@@ -29,12 +29,13 @@ import cv2
 import numpy as np
 import psutil
 
+from adctl.calibration.choosing import Rule, calibrate
 from adctl.config import Loaded, ScoreSettings, TrainSettings, load
 from adctl.data.layouts import list_images
 from adctl.data.loader import load_one
 from adctl.data.preprocess import InputSpec
 from adctl.model_file import ModelHeader, Training
-from adctl.records import Calibration, Sample
+from adctl.records import Evidence, Sample
 from adctl.runtimes.contract import Runtime, Scored, open_runtime
 from adctl.scores import ScoreWriter
 from adctl.scoring import Pictures, scored_rows
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 DATA = Path(__file__).parents[3] / "shared" / "data" / "magnetic_tile"
 BATCH = 8
 MOST_IMAGES = 64
+EXPECTED = tuple(np.linspace(0.5, 0.8, 40).tolist())
+"""Scores of the stand-in's good images."""
 
 
 def settings(**given: object) -> Loaded[ScoreSettings]:
@@ -143,7 +146,7 @@ class StandIn:
         "none",
         {},
         Training("none", "none", 0, "", (), None),
-        Calibration("percentile", 2.0, 2.0, 99.0, 9, 0, 0.1, (0, 1)),
+        calibrate(Rule(), Evidence(good=EXPECTED, peaks=EXPECTED))[0],
     )
 
     def predict(self, pixels: NDArray[np.uint8]) -> Scored:
