@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "adctl"
 LAYERS = [
     {"errors", "config", "records", "files", "paths", "progress", "overlap", "gates", "__init__"},
     {"data", "engine", "maps", "losses", "metrics", "calibration", "coreset", "neighbours", "backbones", "heatmaps",
-     "noise", "reconstruction", "adversary"},
+     "noise", "reconstruction", "adversary", "capture"},
     {"detectors"},
     {"model_file", "runs", "scores", "score_journal", "runtimes", "predicting", "tta"},
     {
