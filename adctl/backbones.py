@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from adctl import files, paths
 from adctl.capture import capturing
+from adctl.engine.batch_size import CPU_PIECE
 from adctl.errors import ModelFileError, UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
 
 DEFAULT = "tf_efficientnet_lite0"
 _COLOURS = 3
-_CPU_PIECE = 2
-"""Images that go through the network together on a CPU: what is between its layers then stays in cache and is taken
-from memory the process has already. Batches of 8 at 256 x 256 took 1.9 times as long an image."""
-
 RANDOM = "random"
 """In place of a weights file: keep the random initialisation, as a baseline or a test."""
 
@@ -95,9 +92,9 @@ class Backbone(nn.Module):
 
         Taking away the mean of three channels makes three of one.
         """
-        if capturing() or images.device.type != "cpu" or torch.is_grad_enabled() or len(images) <= _CPU_PIECE:
+        if capturing() or images.device.type != "cpu" or torch.is_grad_enabled() or len(images) <= CPU_PIECE:
             return self._levels(images)
-        pieces = [self._levels(piece) for piece in images.split(_CPU_PIECE)]
+        pieces = [self._levels(piece) for piece in images.split(CPU_PIECE)]
         return [torch.cat(level) for level in zip(*pieces, strict=True)]
 
     def _levels(self, images: Tensor) -> list[Tensor]:

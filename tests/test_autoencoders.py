@@ -203,7 +203,7 @@ def test_onnx_scores_as_torch_does_at_any_batch_size(arch, options, tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("error", ["l1", "ssim=0.3,gradient=0.7", "l2=0.15,features=0.85"])
+@pytest.mark.parametrize("error", ["l1", "ssim=0.3,gradient=0.7", "l2=0.25,features=0.75"])
 def test_maps_hold_errors_against_what_is_usual_around_their_place(error):
     """About 0 where all is well, whatever lies there, and of about one spread; what is not usual stands out."""
     detector = build("cnn", error=error, around=0.03)
@@ -218,7 +218,7 @@ def test_maps_hold_errors_against_what_is_usual_around_their_place(error):
     assert 0.3 < float(after.std(0).mean()) < 1.2
     spoilt = images.clone()
     spoilt[:, :, 44:54, 20:30] = torch.rand(24, 3, 10, 10, generator=torch.Generator().manual_seed(2))
-    assert float((detector(spoilt).maps - after)[:, 46:52, 22:28].mean()) > 0.05
+    assert float((detector(spoilt).maps - after)[:, 46:52, 22:28].mean()) > 0.1
 
 
 def learn_what_is_usual(detector, held_out):
@@ -228,6 +228,19 @@ def learn_what_is_usual(detector, held_out):
     for batch in held_out.split(5):
         phase.absorb(phase.embed(batch))
     phase.finish(lambda *_: None)
+
+
+@torch.no_grad()
+def test_images_known_by_heart_do_not_set_what_is_usual():
+    """Held-out good images that are rebuilt worse are not anomalous, in each space for itself."""
+    detector = build("cnn", error="l1=1,gradient=1")
+    known, held_out, new = pictures(16), pictures(40)[16:28] ** 3, pictures(40)[28:] ** 3
+    learn_what_is_usual(detector, known)
+    by_heart = detector(new).maps
+    learn_what_is_usual(detector, held_out)
+    assert abs(float(detector(new).maps.mean())) < 0.5 * abs(float(by_heart.mean()))
+    learn_what_is_usual(detector, known)
+    assert abs(float(detector(known).maps.mean())) < 0.1
 
 
 def test_a_fitted_one_takes_the_weights_of_another():

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+CPU_PIECE = 2
+"""Images of a batch that go through a network together on a CPU: what is between its layers then stays in cache. In
+PyTorch 8 at 256 x 256 took 1.9 times as long an image; of an exported network each core takes pieces whole, which beats
+sharing every layer out among the cores."""
+
 _AUTO = {"cpu": 8, "mps": 16, "cuda": 32}
 
 

@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from adctl.engine.batch_size import CPU_PIECE
 from adctl.errors import ModelFileError, UsageError
 from adctl.model_file import ModelHeader
 
@@ -26,10 +27,6 @@ METADATA = "adctl"
 
 INPUT = "pixels"
 OUTPUTS = ("scores", "maps")
-
-PIECE = 2
-"""Images to a piece of a batch on a CPU. Each core takes pieces whole, which beats sharing every layer out among the
-cores, and what two images need stays in its cache."""
 
 _AGAIN = "Export it again with 'adctl export'."
 
@@ -100,5 +97,5 @@ def require_cpu(device: str, gpu: int | None, runtime: str) -> None:
 
 
 def pieces(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """Pixels [B,H,W,C] in pieces of at most `PIECE` images."""
-    return (pixels[start : start + PIECE] for start in range(0, len(pixels), PIECE))
+    """Pixels [B,H,W,C] in pieces of at most `CPU_PIECE` images."""
+    return (pixels[start : start + CPU_PIECE] for start in range(0, len(pixels), CPU_PIECE))
