@@ -19,6 +19,9 @@ _GRAPH_ROWS = 512
 """Rows of the bank to a block in an exported or compiled graph: the distances of an image to them, 2 MiB with 32 x 32
 cells, stay in cache until they are reduced. Blocks of 256 are no faster, of 1,024 a tenth slower."""
 
+LARGEST_CODE = 127
+_LARGEST_BANK_CODE = 63
+
 _LLOYD_STEPS = 3
 
 
@@ -42,24 +45,53 @@ def nearest_squared(queries: Tensor, bank: Tensor, query_squares: Tensor | None 
     return (_least(queries, bank) + query_squares).clamp(min=0)
 
 
-def nearest_squared_of_cells(features: Tensor, bank: Tensor) -> Tensor:
-    """Squared Euclidean distance of each cell's feature to its nearest row of the bank.
-
-    In an exported or compiled graph the products are convolutions of one pixel, which OpenVINO and ONNX Runtime compute
-    without moving channels about: measured with OpenVINO, 1.4 times as fast as products of matrices.
+def to_codes(values: Tensor, step: Tensor) -> Tensor:
+    """Values to whole numbers of eight bits, -127 to 127, as floats; what lies beyond is brought to the ends.
 
     Args:
-        features: Tensor [B,C,h,w].
-        bank: Tensor [N,C], N at least 1.
+        values: Tensor of any shape.
+        step: Scalar, what a one stands for.
+    """
+    return (values / step).round().clamp(-LARGEST_CODE, LARGEST_CODE)
+
+
+def coded_bank(bank: Tensor) -> tuple[Tensor, Tensor]:
+    """A bank in seven bits, which leaves features room for twice as much as good ones have.
+
+    A processor without instructions for products of eight bits adds pairs of them in sixteen, which overflow unless one
+    factor has a bit less.
+
+    Args:
+        bank: Tensor [N,C].
+
+    Returns:
+        Codes [N,C] of int8, -63 to 63, and the step, a scalar.
+    """
+    step = bank.abs().max().clamp(min=torch.finfo(bank.dtype).tiny) / _LARGEST_BANK_CODE
+    return (bank / step).round().to(torch.int8), step
+
+
+def nearest_squared_of_codes(codes: Tensor, bank: Tensor) -> Tensor:
+    """Squared Euclidean distance, in steps, of each cell's codes to the nearest row of a coded bank.
+
+    Sums of up to 260 such products fit into the 24 bits of single precision: then every runtime finds the same.
+    OpenVINO computes them in eight bits: measured with 32 x 32 cells, 3,276 rows and 64 channels, in 0.4 of the time of
+    single precision. In an exported or compiled graph the products are convolutions of one pixel, which OpenVINO and
+    ONNX Runtime compute without moving channels about: measured with OpenVINO, 1.4 times as fast as products of
+    matrices.
+
+    Args:
+        codes: Tensor [B,C,h,w] of whole numbers, as `to_codes` gives them.
+        bank: Tensor [N,C] of int8, as `coded_bank` gives it, N at least 1.
 
     Returns:
         Tensor [B,h,w], never negative.
     """
     if capturing():
-        return (_least_in_graph(features, bank) + features.square().sum(1)).clamp(min=0)
-    batch, channels, height, width = features.shape
-    rows = features.permute(0, 2, 3, 1).reshape(-1, channels)
-    return nearest_squared(rows, bank).view(batch, height, width)
+        return (codes * codes).sum(1) - 2 * _closest_in_graph(codes, bank)
+    batch, channels, height, width = codes.shape
+    rows = codes.permute(0, 2, 3, 1).reshape(-1, channels)
+    return nearest_squared(rows, bank.to(rows.dtype)).view(batch, height, width)
 
 
 def _least(queries: Tensor, bank: Tensor) -> Tensor:
@@ -80,15 +112,14 @@ def _least(queries: Tensor, bank: Tensor) -> Tensor:
     return best
 
 
-def _least_in_graph(features: Tensor, bank: Tensor) -> Tensor:
-    """The least |b|^2 - 2qb of each cell, [B,h,w], for a graph, which plans its own memory."""
-    blocks = [
-        F.conv2d(features, -2 * part[:, :, None, None], part.square().sum(1)).amin(1)
-        for part in bank.split(_GRAPH_ROWS)
-    ]
-    best = blocks[0]
-    for block in blocks[1:]:
-        best = torch.minimum(best, block)
+def _closest_in_graph(codes: Tensor, bank: Tensor) -> Tensor:
+    """The most qb - |b|^2 / 2 of each cell, [B,h,w], for a graph, which plans its own memory."""
+    best = None
+    for part in bank.split(_GRAPH_ROWS):
+        rows = part.to(codes.dtype)
+        block = F.conv2d(codes, rows[:, :, None, None], -0.5 * rows.square().sum(1)).amax(1)
+        best = block if best is None else torch.maximum(best, block)
+    assert best is not None
     return best
 
 
@@ -102,13 +133,9 @@ class InvertedLists:
     Args:
         bank: Tensor [N,C].
         probes: Lists a query is compared with.
-
-    Attributes:
-        bank: What was given.
     """
 
     def __init__(self, bank: Tensor, probes: int) -> None:
-        self.bank = bank
         centres = _k_means(bank, max(1, round(len(bank) ** 0.5)))
         lists = _nearest_row(bank, centres)
         lengths = torch.bincount(lists, minlength=len(centres))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ def in_order(
     """Results in the order of the jobs, which are drawn in the reader's own thread.
 
     The first error of a job is raised at its turn. Once the reader has it, or closes the iterator, what was not
-    begun is dropped and what was begun has ended: nothing runs on behind the reader's back.
+    begun is dropped and what was begun has ended: nothing runs on behind the reader's back. Jobs see the reader's
+    context variables.
 
     Args:
         function: Done to each job in a thread.
@@ -38,7 +40,7 @@ def in_order(
     with ThreadPoolExecutor(workers, thread_name_prefix=name) as pool:
         try:
             for job in jobs:
-                waiting.append(pool.submit(function, job))
+                waiting.append(pool.submit(copy_context().run, function, job))
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:

@@ -12,6 +12,7 @@ from adctl.data.loader import Loaded, groups, pieces, stack, stream
 from adctl.data.preprocess import onto_image
 from adctl.data.tiling import Stitcher, Tiling
 from adctl.engine.batch_size import starting_batch_size
+from adctl.overlap import in_order
 from adctl.records import Evidence
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from adctl.data.preprocess import InputSpec
     from adctl.records import Sample
-    from adctl.runtimes.contract import Runtime
+    from adctl.runtimes.contract import Runtime, Scored
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def predict(
     workers: int = 2,
     display: int | None = None,
 ) -> Iterator[Predicted]:
-    """Predict images in order; reading runs ahead in threads while the detector computes.
+    """Predict images in order; reading runs ahead in threads, and computing runs ahead of the caller.
 
     Args:
         runtime: The model.
@@ -66,9 +67,13 @@ def predict(
     if runtime.input.tiled:
         yield from (_predict_tiles(runtime, item, size) for item in items)
         return
-    for group in groups(items, size):
+
+    def score(group: list[Loaded]) -> tuple[list[Loaded], Scored | None]:
         readable = [item for item in group if item.error is None]
-        scored = runtime.predict(stack(readable)) if readable else None
+        return group, runtime.predict(stack(readable)) if readable else None
+
+    # In a thread, so that the next group is ready when one is done: the network never waits.
+    for group, scored in in_order(score, groups(items, size), workers=1, ahead=1, name="adctl-predict"):
         rank = 0
         for item in group:
             if item.error is not None or scored is None:

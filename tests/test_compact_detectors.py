@@ -12,7 +12,7 @@ from torch import nn
 from adctl.detectors.features import to_rows
 from adctl.detectors.registry import detector_class
 from adctl.model_file import load_model
-from adctl.neighbours import InvertedLists, nearest_squared, nearest_squared_of_cells
+from adctl.neighbours import InvertedLists, coded_bank, nearest_squared, nearest_squared_of_codes, to_codes
 from adctl.training import train
 
 
@@ -85,7 +85,8 @@ def fitted(options, images):
 @pytest.mark.parametrize(("whitening", "dimensions", "remainder"), [(0, 1000, 0.25), (0, 12, 1.0), (1, 1000, 1.0)])
 def test_patchcore_measures_the_distance_that_its_settings_say(whitening, dimensions, remainder):
     """All directions: the plain distance, or Mahalanobis'. A few: the rest counts as if the bank had nothing there."""
-    images, new = torch.rand(2, 10, 3, 64, 64, generator=torch.Generator().manual_seed(0)).unbind()
+    images, others = torch.rand(2, 10, 3, 64, 64, generator=torch.Generator().manual_seed(0)).unbind()
+    new = 0.5 * (images + others)  # features within the reach of codes; beyond, see below
     detector = fitted({"whitening": whitening, "dimensions": dimensions, "remainder": remainder}, images)
     learned, asked = (
         ((detector.patches(batch).half().float() - detector.centre) / detector.spread).permute(0, 2, 3, 1).flatten(0, 2)
@@ -102,26 +103,52 @@ def test_patchcore_measures_the_distance_that_its_settings_say(whitening, dimens
     torch.testing.assert_close(detector(new).maps.flatten().double(), squares.sqrt(), rtol=0.02, atol=0.02)
 
 
+@torch.inference_mode()
+def test_patchcore_measures_distances_far_beyond_what_codes_reach():
+    images, new = torch.rand(20, 3, 64, 64, generator=torch.Generator().manual_seed(0)).split([10, 10])
+    detector = fitted({"whitening": 0.5, "dimensions": 64, "remainder": 0.0}, images)
+    reduced = detector.reduced(detector.patches(new))
+    bank = detector.bank.float() * detector.step
+    for factor in (1, 3, 10, 100):
+        cells = factor * reduced
+        expected = torch.cdist(to_rows(cells), bank).amin(1).view(cells[:, 0].shape)
+        torch.testing.assert_close(detector._nearest_squared(cells).sqrt(), expected, rtol=0.06, atol=0)
+
+
 class Search(nn.Module):
     """The distance of cells to a bank, as a module that can be exported."""
 
     def __init__(self, bank):
         super().__init__()
+        bank, step = coded_bank(bank)
         self.register_buffer("bank", bank)
+        self.register_buffer("step", step)
 
     def forward(self, features):
-        return nearest_squared_of_cells(features, self.bank)
+        return nearest_squared_of_codes(to_codes(features, self.step), self.bank)
 
 
 @pytest.mark.parametrize(("cells", "rows"), [(1, 1), (3, 512), (4, 513), (5, 1300)])
 def test_the_search_in_a_graph_finds_what_the_search_outside_does(cells, rows):
     generator = torch.Generator().manual_seed(rows)
-    features = torch.rand(2, 6, cells, cells, generator=generator)
-    search = Search(torch.rand(rows, 6, generator=generator))
-    expected = torch.cdist(to_rows(features), search.bank).amin(1).square().view(2, cells, cells)
+    features = torch.randn(2, 64, cells, cells, generator=generator)
+    search = Search(torch.randn(rows, 64, generator=generator))
+    codes = to_rows(to_codes(features, search.step)).double()
+    expected = (codes[:, None] - search.bank.double()).square().sum(2).amin(1).view(2, cells, cells)
     in_graph = torch.export.export(search, (features,)).module()
     for found in (in_graph(features), search(features)):
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        assert torch.equal(found.double(), expected)
+
+
+@given(rows=st.integers(1, 30), columns=st.integers(1, 64), size=st.floats(1e-3, 1e3))
+def test_codes_are_off_by_half_a_step_at_most_and_what_lies_far_out_is_brought_to_the_ends(rows, columns, size):
+    bank = size * torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows))
+    codes, step = coded_bank(bank)
+    assert codes.dtype == torch.int8
+    assert codes.abs().max() == 63
+    assert ((step * codes - bank).abs() <= step * 0.5001).all()
+    assert torch.equal(to_codes(bank, step), codes.float())
+    assert to_codes(1e6 * bank, step).abs().max() == 127
 
 
 @torch.inference_mode()

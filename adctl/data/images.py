@@ -131,9 +131,15 @@ def read_image(path: Path, *, bit_depth: int = 16) -> RgbImage:
 
 def as_rgb(path: Path, pixels: NDArray[Any], *, bit_depth: int = 16) -> RgbImage:
     """What `read_image` gives, from pixels that `read_stored` gave; errors likewise."""
+    image = as_grey_or_rgb(path, pixels, bit_depth=bit_depth)
+    return _as_uint8(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)) if image.shape[2] == 1 else image
+
+
+def as_grey_or_rgb(path: Path, pixels: NDArray[Any], *, bit_depth: int = 16) -> NDArray[np.uint8]:
+    """The same, but for grey images, which stay [H, W, 1]."""
     image = to_uint8(path, np.ascontiguousarray(pixels), bit_depth)  # [H, W] or [H, W, 3]
     if image.ndim == _GREY:
-        return _as_uint8(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
+        return image[..., None]
     return _as_uint8(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image))  # in place: fresh memory costs more
 
 

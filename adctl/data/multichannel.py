@@ -32,18 +32,19 @@ def read_pixels(path: Path, channels: int, *, bit_depth: int = 16) -> NDArray[np
 
     Args:
         path: The image.
-        channels: 1 and 3 take any colour or grey image, as `read_image` gives it; others an image that has as many.
+        channels: 1 and 3 take any colour or grey image; others an image that has as many.
         bit_depth: See `read_image`.
 
     Returns:
-        Array of shape [H, W, 3], RGB, for 1 and 3 channels, else [H, W, channels]; uint8.
+        Array of uint8: for 1 and 3 channels [H, W, 1] of a grey image and [H, W, 3], RGB, of one in colour; else
+        [H, W, channels].
 
     Raises:
         ImageError: As for `read_image`, or the image has another number of channels.
         MissingExtraError: It is a TIFF, which needs the package tifffile.
     """
     if channels in _ORDINARY:
-        return read_image(path, bit_depth=bit_depth)
+        return images.as_grey_or_rgb(path, images.read_stored(path), bit_depth=bit_depth)
     pixels = read_channels(path)
     if pixels.shape[2] != channels:
         raise refusal(
@@ -94,7 +95,7 @@ def picture_of(pixels: NDArray[np.uint8]) -> RgbImage:
     if pixels.shape[2] == _COLOUR:
         return pixels
     if pixels.shape[2] < _COLOUR:
-        return np.repeat(pixels[..., :1], _COLOUR, axis=2)
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels[..., 0]), cv2.COLOR_GRAY2RGB), np.uint8)
     return np.ascontiguousarray(pixels[..., :_COLOUR])
 
 

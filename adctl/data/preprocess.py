@@ -97,7 +97,8 @@ def fit(image: RgbImage, spec: InputSpec) -> Pixels:
     """Bring an image to what the network takes.
 
     Args:
-        image: Array of shape [h, w, 3], uint8, RGB; or of as many channels as the network takes.
+        image: Array of shape [h, w, C], uint8: of as many channels as the network takes, or grey or RGB where it
+            takes the other. Grey is resized as such, which is a third of the work.
         spec: What the network takes.
 
     Returns:
@@ -236,4 +237,6 @@ def _padded(image: RgbImage, spec: InputSpec) -> Pixels:
 def _in_channels(image: Pixels, channels: int) -> Pixels:
     if channels == image.shape[2]:
         return image
+    if image.shape[2] == 1:
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), np.uint8)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)[..., None]

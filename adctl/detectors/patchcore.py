@@ -21,7 +21,7 @@ from adctl.detectors.features import FeatureConfig, FeatureDetector, to_rows
 from adctl.engine.phases import Observe
 from adctl.errors import UsageError
 from adctl.maps import GaussianBlur, top_mean
-from adctl.neighbours import InvertedLists, nearest_squared_of_cells
+from adctl.neighbours import LARGEST_CODE, InvertedLists, coded_bank, nearest_squared_of_codes, to_codes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -75,16 +75,18 @@ class PatchCore(FeatureDetector):
         spread: Tensor [C,h,w], the standard deviation around each place.
         directions: Tensor [C,D], orthonormal, of most variance first.
         scales: Tensor [D+1], what the square of each direction is multiplied by, and that of the remainder.
-        bank: Tensor [N,D], reduced features of good patches, in the order the coreset picked them.
+        step: Tensor, a scalar: what a one stands for in codes of reduced features.
+        bank: Tensor [N,D] of int8, codes of good patches' reduced features in the order the coreset picked them.
     """
 
     Config = PatchCoreConfig
-    fitted: ClassVar[tuple[str, ...]] = ("centre", "spread", "directions", "scales", "bank")
+    fitted: ClassVar[tuple[str, ...]] = ("centre", "spread", "directions", "scales", "step", "bank")
     config: PatchCoreConfig
     centre: Tensor
     spread: Tensor
     directions: Tensor
     scales: Tensor
+    step: Tensor
     bank: Tensor
 
     def __init__(self, config: PatchCoreConfig) -> None:
@@ -94,6 +96,7 @@ class PatchCore(FeatureDetector):
         self.blur = GaussianBlur(config.blur)
         self._seen = FeatureStore()
         self._lists: InvertedLists | None = None
+        self._coded: Tensor | None = None
 
     def phases(self) -> Sequence[Phase]:
         """One pass that gathers every patch, then statistics and the coreset."""
@@ -104,7 +107,7 @@ class PatchCore(FeatureDetector):
         """Score images [B,3,H,W]; maps have the cells of the backbone's finest level read."""
         standardised = self._standardised(self.patches(images))
         along = self._along(standardised)
-        beyond = (standardised.square().sum(1) - along.square().sum(1)).clamp(min=0) * self.scales[-1]
+        beyond = (_square_length(standardised) - _square_length(along)).clamp(min=0) * self.scales[-1]
         maps = self.blur((self._nearest_squared(self._scaled(along)) + beyond).sqrt())
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
@@ -133,12 +136,22 @@ class PatchCore(FeatureDetector):
             )
 
     def _nearest_squared(self, reduced: Tensor) -> Tensor:
-        """Squared distance [B,h,w] of each reduced feature [B,D,h,w] to the bank."""
+        """Squared distance [B,h,w] of each reduced feature [B,D,h,w] to the bank.
+
+        The distance of the codes, and what coding took: by rounding, and where a feature lies beyond all codes. Out
+        there, twice as far as any row of the bank, the bank is taken to lie in the middle.
+        """
+        codes = to_codes(reduced, self.step)
+        inside = reduced.clamp(-LARGEST_CODE * self.step, LARGEST_CODE * self.step)
+        lost = _square_length(reduced) - _square_length(inside) + _square_length(inside - codes * self.step)
+        return self._nearest_codes(codes) * self.step.square() + lost
+
+    def _nearest_codes(self, codes: Tensor) -> Tensor:
         if self.config.search == "exact":
-            return nearest_squared_of_cells(reduced, self.bank)
-        if self._lists is None or self._lists.bank is not self.bank:  # fitted, loaded or moved since
-            self._lists = InvertedLists(self.bank, self.config.probes)
-        return self._lists.nearest_squared(to_rows(reduced)).view(reduced[:, 0].shape)
+            return nearest_squared_of_codes(codes, self.bank)
+        if self._lists is None or self._coded is not self.bank:  # fitted, loaded or moved since
+            self._lists, self._coded = InvertedLists(self.bank.float(), self.config.probes), self.bank
+        return self._lists.nearest_squared(to_rows(codes)).view(codes[:, 0].shape)
 
     def _standardised(self, patches: Tensor) -> Tensor:
         """Features [B,C,h,w] of about zero mean and unit variance at each place."""
@@ -165,7 +178,9 @@ class PatchCore(FeatureDetector):
             count = max(1, round(self.config.coreset_ratio * patches))
             log.info("Picking %d of %d patches for the memory bank.", count, patches)
             chosen = k_center_greedy(rows, count, seed=self.config.seed, progress=progress)
-            self._fit_buffer("bank", rows[chosen].to(device))
+            bank, step = coded_bank(rows[chosen].to(device))
+            self._fit_buffer("bank", bank)
+            self._fit_buffer("step", step)
 
     def _find_directions(self, seen: FeatureStore) -> None:
         """Fit what turns features [B,C,h,w] into rows of the bank."""
@@ -188,6 +203,12 @@ class PatchCore(FeatureDetector):
             return torch.cat([scales, scales.new_zeros(1)])
         beyond = self.config.remainder * (variances[kept:].mean() + floor).pow(-self.config.whitening)
         return torch.cat([scales, beyond.view(1)])
+
+
+def _square_length(features: Tensor) -> Tensor:
+    """Of features [B,C,h,w]: [B,h,w]."""
+    # Not a power of two, which OpenVINO computes by itself, apart from what comes before.
+    return (features * features).sum(1)
 
 
 def _on(device: torch.device, rows: Tensor) -> Tensor:
