@@ -53,10 +53,14 @@ def make_folder(path: Path) -> Path:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success flush it to disk and rename it into place.
 
     On any exception, Ctrl-C included, the temporary file is removed and `path` stays as it was.
+
+    Args:
+        path: The file to be.
+        flush: Whether it is to be whole even after the power fails, which takes longer than all the rest.
 
     Raises:
         OutputError: The folder or the file cannot be written.
@@ -68,17 +72,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         try:
             temporary.touch(exist_ok=False)
             yield temporary
-            with temporary.open("rb+") as stream:
-                os.fsync(stream.fileno())
+            if flush:
+                with temporary.open("rb+") as stream:
+                    os.fsync(stream.fileno())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file atomically."""
-    with atomic_path(path) as temporary:
+def write_bytes(path: Path, data: bytes, *, flush: bool = True) -> None:
+    """Write a whole file atomically; see `atomic_path`."""
+    with atomic_path(path, flush=flush) as temporary:
         temporary.write_bytes(data)
 
 

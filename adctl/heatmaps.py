@@ -116,12 +116,18 @@ def boxes_from_map(anomaly_map: Map, threshold: float, width: int, height: int) 
     scale = min(1.0, 1024 / max(width, height))
     small = (max(1, round(height * scale)), max(1, round(width * scale)))
     values = upsample(anomaly_map, *small)
-    _, regions, statistics, _ = cv2.connectedComponentsWithStats((values > threshold).astype(np.uint8), connectivity=8)
+    above = (values > threshold).view(np.uint8)
+    across, down, *size = cv2.boundingRect(above)  # regions take up little of most images
+    if 0 in size:
+        return ()
+    inside = (slice(down, down + size[1]), slice(across, across + size[0]))
+    _, regions, statistics, _ = cv2.connectedComponentsWithStats(above[inside], connectivity=8)
     found = []
     for number, (x, y, w, h, area) in enumerate(statistics[1:], 1):
-        peak = float(values[y : y + h, x : x + w][regions[y : y + h, x : x + w] == number].max())
-        left, top = int(x / scale), int(y / scale)
-        right, bottom = min(width, int(np.ceil((x + w) / scale))), min(height, int(np.ceil((y + h) / scale)))
+        peak = float(values[inside][y : y + h, x : x + w][regions[y : y + h, x : x + w] == number].max())
+        left, top = int((across + x) / scale), int((down + y) / scale)
+        right = min(width, int(np.ceil((across + x + w) / scale)))
+        bottom = min(height, int(np.ceil((down + y + h) / scale)))
         found.append((area, Box(left, top, right - left, bottom - top, peak)))
     large = [box for area, box in found if area >= _SPECK * values.size]
     return tuple(sorted(large or [box for _, box in found], key=lambda box: -box.peak))
@@ -154,9 +160,8 @@ def overlay(
     """
     height, width = image.shape[:2]
     values = upsample(anomaly_map, height, width)
-    level = scale(values)
-    opacity = _OPAQUE * np.clip((level - _FADE[0]) / (_FADE[1] - _FADE[0]), 0, 1)
-    picture = np.asarray(cv2.blendLinear(image, colourise(level), 1 - opacity, opacity), np.uint8)
+    picture = image.copy()
+    _tint(picture, values, scale)
     thickness = max(1, round(max(height, width) / 400))
     if contour_at is not None:
         _outline(picture, values > contour_at, _CONTOUR, thickness)
@@ -189,11 +194,27 @@ def sheet(
     boxes = [_scaled(box, width / (row.width or width), height / (row.height or height)) for box in row.boxes]
     contour = None if row.verdict is Verdict.GOOD else contour_at
     right = overlay(shown, anomaly_map, scale, boxes=boxes, contour_at=contour)
-    gap = np.full((height, _GAP, 3), _PAPER, np.uint8)
-    body = np.hstack([shown, gap, right, gap, colour_bar(height)])
-    if body.shape[1] < _NARROWEST:
-        body = _padded(body, height, _NARROWEST)
-    return np.vstack([caption(row, body.shape[1]), body])
+    columns = [0, width + _GAP, 2 * (width + _GAP)]
+    whole = max(_NARROWEST, columns[2] + _BAR)
+    head = caption(row, whole)
+    picture = np.full((len(head) + height, whole, 3), _PAPER, np.uint8)
+    picture[: len(head)] = head
+    for column, part in zip(columns, (shown, right, colour_bar(height)), strict=True):
+        picture[len(head) :, column : column + part.shape[1]] = part
+    return picture
+
+
+def _tint(picture: Rgb, values: Map, scale: ColourScale) -> None:
+    """Lay colours over the part of a picture [H,W,3] where values [H,W] are high enough to show."""
+    begin = scale.low + _FADE[0] * (scale.high - scale.low)
+    left, top, width, height = cv2.boundingRect((values >= begin).view(np.uint8))
+    if width == 0:
+        return
+    part = (slice(top, top + height), slice(left, left + width))
+    level = scale(values[part])
+    opacity = _OPAQUE * np.clip((level - _FADE[0]) / (_FADE[1] - _FADE[0]), 0, 1)
+    below = np.ascontiguousarray(picture[part])
+    picture[part] = cv2.blendLinear(below, colourise(level), 1 - opacity, opacity)
 
 
 def _padded(picture: Rgb, height: int, width: int) -> Rgb:
@@ -221,8 +242,9 @@ def _scaled(box: Box, across: float, down: float) -> Box:
     return Box(round(box.x * across), round(box.y * down), width, height, box.peak)
 
 
+@lru_cache
 def colour_bar(height: int) -> Rgb:
-    """The colour scale [height,W,3], strongest at the top, with a line at the pixel threshold."""
+    """The colour scale [height,W,3], strongest at the top, with a line at the pixel threshold; not to be written on."""
     ramp = np.linspace(1, 0, height, dtype=np.float32)[:, None].repeat(_BAR, axis=1)
     bar = colourise(ramp)
     bar[round(height * (1 - _THRESHOLD_AT))] = _CONTOUR

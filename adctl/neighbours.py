@@ -15,9 +15,9 @@ _QUERY_ROWS = 4096
 _BANK_ROWS = 512
 """A block of distances, 4096 x 512 in float32, is 8 MiB: reduced while it is still in cache."""
 
-_GRAPH_ROWS = 512
-"""Rows of the bank to a block in an exported or compiled graph: the distances of an image to them, 2 MiB with 32 x 32
-cells, stay in cache until they are reduced. Blocks of 256 are no faster, of 1,024 a tenth slower."""
+_GRAPH_ROWS = 384
+"""Rows of the bank to a block in an exported or compiled graph: the distances of an image to them, 1 MiB with 26 x 26
+cells, stay in cache until they are reduced. Blocks of 256 are as fast, of 512 a little slower, of 1,024 a tenth."""
 
 LARGEST_CODE = 127
 _LARGEST_BANK_CODE = 63
@@ -71,27 +71,27 @@ def coded_bank(bank: Tensor) -> tuple[Tensor, Tensor]:
     return (bank / step).round().to(torch.int8), step
 
 
-def nearest_squared_of_codes(codes: Tensor, bank: Tensor) -> Tensor:
-    """Squared Euclidean distance, in steps, of each cell's codes to the nearest row of a coded bank.
+def least_of_codes(codes: Tensor, bank: Tensor) -> Tensor:
+    """The least |b|^2 - 2qb of each cell's codes q over the rows b of a coded bank.
 
-    Sums of up to 260 such products fit into the 24 bits of single precision: then every runtime finds the same.
-    OpenVINO computes them in eight bits: measured with 32 x 32 cells, 3,276 rows and 64 channels, in 0.4 of the time of
-    single precision. In an exported or compiled graph the products are convolutions of one pixel, which OpenVINO and
-    ONNX Runtime compute without moving channels about: measured with OpenVINO, 1.4 times as fast as products of
-    matrices.
+    Adding |q|^2 makes it the squared distance, in steps. Sums of up to 350 such products fit into the 24 bits of single
+    precision: then every runtime finds the same. OpenVINO computes them in eight bits: measured with 32 x 32 cells,
+    3,276 rows and 64 channels, in 0.4 of the time of single precision. In an exported or compiled graph the products
+    are convolutions of one pixel, which OpenVINO and ONNX Runtime compute without moving channels about: measured with
+    OpenVINO, 1.4 times as fast as products of matrices.
 
     Args:
         codes: Tensor [B,C,h,w] of whole numbers, as `to_codes` gives them.
         bank: Tensor [N,C] of int8, as `coded_bank` gives it, N at least 1.
 
     Returns:
-        Tensor [B,h,w], never negative.
+        Tensor [B,h,w].
     """
     if capturing():
-        return (codes * codes).sum(1) - 2 * _closest_in_graph(codes, bank)
+        return -2 * _closest_in_graph(codes, bank)
     batch, channels, height, width = codes.shape
     rows = codes.permute(0, 2, 3, 1).reshape(-1, channels)
-    return nearest_squared(rows, bank.to(rows.dtype)).view(batch, height, width)
+    return _least(rows, bank.to(rows.dtype)).view(batch, height, width)
 
 
 def _least(queries: Tensor, bank: Tensor) -> Tensor:
@@ -147,9 +147,12 @@ class InvertedLists:
 
     def nearest_squared(self, queries: Tensor) -> Tensor:
         """Squared distance [M] of each query [M,C] to the nearest row in the lists it is compared with."""
+        return (self.least(queries) + queries.square().sum(1)).clamp_(min=0)
+
+    def least(self, queries: Tensor) -> Tensor:
+        """The least |b|^2 - 2qb [M] of each query over those rows."""
         # In blocks: what is gathered for them takes a multiple of their memory.
-        found = [self._least(block) for block in queries.split(_QUERY_ROWS)]
-        return (torch.cat(found) + queries.square().sum(1)).clamp_(min=0)
+        return torch.cat([self._least(block) for block in queries.split(_QUERY_ROWS)])
 
     def _least(self, queries: Tensor) -> Tensor:
         gaps = torch.addmm(self._centres.square().sum(1), queries, self._centres.t(), alpha=-2)

@@ -369,7 +369,8 @@ class Pictures:
             row if self._boxes else replace(row, boxes=()),
             contour_at=self._contour_at,
         )
-        files.write_bytes(self._folder / self._name(row.key), encode_png(picture))
+        # Not flushed to disk: a picture can be drawn again.
+        files.write_bytes(self._folder / self._name(row.key), encode_png(picture), flush=False)
 
     def _name(self, key: str) -> PurePosixPath:
         name = PurePosixPath(key).with_suffix(".png")

@@ -12,7 +12,7 @@ from torch import nn
 from adctl.detectors.features import to_rows
 from adctl.detectors.registry import detector_class
 from adctl.model_file import load_model
-from adctl.neighbours import InvertedLists, coded_bank, nearest_squared, nearest_squared_of_codes, to_codes
+from adctl.neighbours import InvertedLists, coded_bank, least_of_codes, nearest_squared, to_codes
 from adctl.training import train
 
 
@@ -125,7 +125,8 @@ class Search(nn.Module):
         self.register_buffer("step", step)
 
     def forward(self, features):
-        return nearest_squared_of_codes(to_codes(features, self.step), self.bank)
+        codes = to_codes(features, self.step)
+        return least_of_codes(codes, self.bank) + codes.square().sum(1)
 
 
 @pytest.mark.parametrize(("cells", "rows"), [(1, 1), (3, 512), (4, 513), (5, 1300)])

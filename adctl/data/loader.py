@@ -52,7 +52,7 @@ class Loaded:
         height: Of the original, pixels; 0 when unreadable.
         error: Why it could not be read, or None.
         display: The original scaled down to look at, where that was asked for; None otherwise.
-        whole: Array [height,width,C] of uint8, the original in its own channels where it is to be cut into tiles; None otherwise.
+        whole: Array [height,width,C] of uint8, the original where it is to be cut into tiles; None otherwise.
     """
 
     sample: Sample

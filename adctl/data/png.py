@@ -7,15 +7,14 @@ Knows pixels and bytes, nothing of files.
 from __future__ import annotations
 
 import struct
-import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 try:
-    from isal.isal_zlib import compress
+    from isal.isal_zlib import compress, crc32
 except ImportError:  # made for x86 and ARM only
-    from zlib import compress
+    from zlib import compress, crc32
 
 if TYPE_CHECKING:
     from adctl.data.images import RgbImage
@@ -40,4 +39,4 @@ def encode_png(rgb: RgbImage) -> bytes:
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(data, crc32(kind)))

@@ -28,6 +28,11 @@ class FeatureConfig(DetectorConfig):
     context: int = Field(
         1, ge=1, le=9, description="Side of the window whose average stands beside the finest level, odd; 1 adds none"
     )
+    cell: float | None = Field(
+        None,
+        gt=0,
+        description="Side of a map's cell, pixels of the network's input; the finest level's when left out",
+    )
 
     @field_validator("neighbourhood", "context")
     @classmethod
@@ -63,8 +68,11 @@ class FeatureDetector(Detector):
 
     @property
     def grid(self) -> int:
-        """The side of the map, cells."""
-        return self.config.image_size // min(self.backbone.strides)
+        """The side of the map, cells; never more than the finest level has."""
+        finest = self.config.image_size // min(self.backbone.strides)
+        if self.config.cell is None:
+            return finest
+        return min(finest, max(1, round(self.config.image_size / self.config.cell)))
 
     def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
         """Take the backbone's pretrained weights."""
@@ -79,7 +87,7 @@ class FeatureDetector(Detector):
         levels = [averaged(level, self.config.neighbourhood) for level in backbone_levels(self.backbone, images)]
         if self.config.context > 1:
             levels.append(averaged(levels[0], self.config.context))
-        return stack_levels(levels)
+        return stack_levels(levels, None if self.config.cell is None else self.grid)
 
 
 def averaged(features: Tensor, side: int) -> Tensor:
@@ -89,14 +97,26 @@ def averaged(features: Tensor, side: int) -> Tensor:
     return F.avg_pool2d(features, side, stride=1, padding=side // 2, count_include_pad=False)
 
 
-def stack_levels(levels: Sequence[Tensor]) -> Tensor:
-    """Feature maps [B,C,h,w] of several levels to one of the grid of the first, the finest, with all channels."""
-    finest = levels[0].shape[-2:]
-    resized = [
-        level if level.shape[-2:] == finest else F.interpolate(level, size=finest, mode="bilinear", align_corners=False)
-        for level in levels
-    ]
+def stack_levels(levels: Sequence[Tensor], side: int | None = None) -> Tensor:
+    """Feature maps [B,C,h,w] of several levels to one grid with all channels.
+
+    Args:
+        levels: The finest first.
+        side: Of the grid, cells, at most that of the finest level, which is taken when left out.
+    """
+    finest = levels[0].shape[-1]
+    resized = [_resized(level, finest) for level in levels]
+    if side is not None:
+        # An average over what a wide cell covers; between two neighbours the interpolation takes one by itself.
+        covered = 2 * (finest // (2 * side)) + 1
+        resized = [_resized(averaged(level, covered), side) for level in resized]
     return torch.cat(resized, dim=1)
+
+
+def _resized(level: Tensor, side: int) -> Tensor:
+    if level.shape[-1] == side:
+        return level
+    return F.interpolate(level, size=(side, side), mode="bilinear", align_corners=False)
 
 
 def to_rows(features: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from adctl.detectors.features import FeatureConfig, FeatureDetector, to_rows
 from adctl.engine.phases import Observe
 from adctl.errors import UsageError
 from adctl.maps import GaussianBlur, top_mean
-from adctl.neighbours import LARGEST_CODE, InvertedLists, coded_bank, nearest_squared_of_codes, to_codes
+from adctl.neighbours import LARGEST_CODE, InvertedLists, coded_bank, least_of_codes, to_codes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,8 +41,9 @@ class PatchCoreConfig(FeatureConfig):
     """Settings of PatchCore."""
 
     context: int = Field(3, ge=1, le=9, description=FeatureConfig.model_fields["context"].description)
+    cell: float | None = Field(10, gt=0, description=FeatureConfig.model_fields["cell"].description)
     coreset_ratio: float = Field(0.01, gt=0, le=1, description="Share of all patches kept in the memory bank")
-    dimensions: int = Field(64, ge=2, description="Principal directions of the features that the bank keeps")
+    dimensions: int = Field(96, ge=2, description="Principal directions of the features that the bank keeps")
     whitening: float = Field(
         0.5, ge=0, le=1, description="How far directions are brought to one variance: 0 leaves them, 1 makes all alike"
     )
@@ -107,8 +108,9 @@ class PatchCore(FeatureDetector):
         """Score images [B,3,H,W]; maps have the cells of the backbone's finest level read."""
         standardised = self._standardised(self.patches(images))
         along = self._along(standardised)
-        beyond = (_square_length(standardised) - _square_length(along)).clamp(min=0) * self.scales[-1]
-        maps = self.blur((self._nearest_squared(self._scaled(along)) + beyond).sqrt())
+        beyond = self.scales[-1] * (_square_length(standardised) - _square_length(along))
+        squares = self._nearest_squared(self._scaled(along)) + beyond
+        maps = self.blur(squares.clamp(min=0).sqrt())  # below zero by rounding alone
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
     def forecast(self, images: int) -> Forecast:
@@ -136,22 +138,25 @@ class PatchCore(FeatureDetector):
             )
 
     def _nearest_squared(self, reduced: Tensor) -> Tensor:
-        """Squared distance [B,h,w] of each reduced feature [B,D,h,w] to the bank.
+        """Squared distance [B,h,w] of each reduced feature [B,D,h,w] to the bank, up to rounding.
 
-        The distance of the codes, and what coding took: by rounding, and where a feature lies beyond all codes. Out
-        there, twice as far as any row of the bank, the bank is taken to lie in the middle.
+        The squared distance of the codes, and the squares of what coding took: by rounding, and where a feature lies
+        beyond all codes. Out there, twice as far as any row of the bank, the bank is taken to lie in the middle.
         """
         codes = to_codes(reduced, self.step)
+        coded = codes * self.step
         inside = reduced.clamp(-LARGEST_CODE * self.step, LARGEST_CODE * self.step)
-        lost = _square_length(reduced) - _square_length(inside) + _square_length(inside - codes * self.step)
-        return self._nearest_codes(codes) * self.step.square() + lost
+        # With r reduced, c inside, q coded: |q - b|^2 + |c - q|^2 + |r|^2 - |c|^2, but for what holds b.
+        alone = (reduced * reduced + 2 * coded * (coded - inside)).sum(1)
+        return alone + self._least(codes) * self.step.square()
 
-    def _nearest_codes(self, codes: Tensor) -> Tensor:
+    def _least(self, codes: Tensor) -> Tensor:
+        """The least |b|^2 - 2qb of each cell, [B,h,w], over all rows of the bank, in steps."""
         if self.config.search == "exact":
-            return nearest_squared_of_codes(codes, self.bank)
+            return least_of_codes(codes, self.bank)
         if self._lists is None or self._coded is not self.bank:  # fitted, loaded or moved since
             self._lists, self._coded = InvertedLists(self.bank.float(), self.config.probes), self.bank
-        return self._lists.nearest_squared(to_rows(codes)).view(codes[:, 0].shape)
+        return self._lists.least(to_rows(codes)).view(codes[:, 0].shape)
 
     def _standardised(self, patches: Tensor) -> Tensor:
         """Features [B,C,h,w] of about zero mean and unit variance at each place."""
