@@ -72,8 +72,9 @@ def predict(
         readable = [item for item in group if item.error is None]
         return group, runtime.predict(stack(readable)) if readable else None
 
-    # In a thread, so that the next group is ready when one is done: the network never waits.
-    for group, scored in in_order(score, groups(items, size), workers=1, ahead=1, name="adctl-predict"):
+    # In threads, so that the next group is at hand when one is done: the network never waits.
+    callers = runtime.callers
+    for group, scored in in_order(score, groups(items, size), workers=callers, ahead=callers, name="adctl-predict"):
         rank = 0
         for item in group:
             if item.error is not None or scored is None:

@@ -1,6 +1,6 @@
 """Scoring images: read, predict, judge, write. An image that cannot be read is an error row; the rest go on.
 
-Threads read ahead of the network and one thread judges and writes behind it; order is kept and what waits is bounded.
+Threads read ahead of the network and draw behind it; order is kept and what waits is bounded.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Strange:
 
 
 _WAITING = 16
-"""Scored images that wait to be written at most; those cut into tiles, which have large maps, wait singly."""
+"""Scored images that wait to be drawn at most; those cut into tiles, which have large maps, wait singly."""
 
 
 @dataclass(frozen=True)
@@ -267,8 +267,8 @@ def scored_rows(
 ) -> Generator[ScoredImage, None, None]:
     """Rows in the order of the samples, each once it is written.
 
-    Reading, computing and writing overlap: this thread computes, one thread behind it judges an image, draws its
-    picture and calls `write`.
+    Reading, computing and drawing overlap: threads read ahead of the network, and threads behind it judge images and
+    draw their pictures; `write` is called in the thread of whoever takes the rows.
 
     Args:
         runtime: The model.
@@ -280,12 +280,12 @@ def scored_rows(
     calibration = runtime.header.calibration
     judge = Judge(calibration) if calibration else None
 
-    def judge_and_write(predicted: Predicted) -> ScoredImage:
+    def judged(job: tuple[Predicted, Path | None]) -> tuple[ScoredImage, NDArray[np.float32] | None]:
+        predicted, place = job
         row = to_row(predicted, judge)
-        if pictures is not None:
-            pictures.write(predicted, row)
-        write(row, None if row.verdict is Verdict.ERROR else predicted.anomaly_map)
-        return row
+        if pictures is not None and place is not None:
+            pictures.write(predicted, row, place)
+        return row, None if row.verdict is Verdict.ERROR else predicted.anomaly_map
 
     predictions = predict(
         runtime,
@@ -294,8 +294,13 @@ def scored_rows(
         workers=settings.workers,
         display=None if pictures is None else LARGEST,
     )
+    # Places are given in the order of the images, so that the same ones get the same names.
+    jobs = ((predicted, pictures.place(predicted) if pictures else None) for predicted in predictions)
     waiting = 1 if runtime.input.tiled else _WAITING
-    return in_order(judge_and_write, predictions, workers=1, ahead=waiting, name="adctl-write")
+    drawers = 0 if pictures is None else settings.workers
+    for row, anomaly_map in in_order(judged, jobs, workers=drawers, ahead=waiting, name="adctl-draw"):
+        write(row, anomaly_map)
+        yield row
 
 
 def to_row(predicted: Predicted, judge: Judge | None) -> ScoredImage:
@@ -357,8 +362,18 @@ class Pictures:
                     "Choose another folder with --out, or --no-heatmaps.",
                 )
 
-    def write(self, predicted: Predicted, row: ScoredImage) -> None:
-        """Write the picture of one scored image; unreadable ones have none."""
+    def place(self, predicted: Predicted) -> Path | None:
+        """Where the picture of the next image goes; unreadable ones have none."""
+        if predicted.item.display is None:
+            return None
+        key = predicted.item.sample.key
+        name = PurePosixPath(key).with_suffix(".png")
+        if self._keys.setdefault(name, key) != key:  # a.jpg and a.png lie side by side
+            name = PurePosixPath(key + ".png")
+        return self._folder / name
+
+    def write(self, predicted: Predicted, row: ScoredImage, place: Path) -> None:
+        """Write the picture of one scored image; may be called by several threads."""
         display, anomaly_map = predicted.item.display, predicted.anomaly_map
         if display is None or anomaly_map is None or row.score is None:
             return
@@ -370,13 +385,7 @@ class Pictures:
             contour_at=self._contour_at,
         )
         # Not flushed to disk: a picture can be drawn again.
-        files.write_bytes(self._folder / self._name(row.key), encode_png(picture), flush=False)
-
-    def _name(self, key: str) -> PurePosixPath:
-        name = PurePosixPath(key).with_suffix(".png")
-        if self._keys.setdefault(name, key) != key:  # a.jpg and a.png lie side by side
-            name = PurePosixPath(key + ".png")
-        return name
+        files.write_bytes(place, encode_png(picture), flush=False)
 
 
 def _samples(images: tuple[str, ...], model: Path) -> tuple[list[Sample], list[Ignored]]:

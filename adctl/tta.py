@@ -132,6 +132,7 @@ class AugmentedRuntime:
         self.header: ModelHeader = runtime.header
         self.input: InputSpec = runtime.input
         self.device: str = runtime.device
+        self.callers: int = runtime.callers
         self._predict = TestTimeAugmentation(runtime.predict, views)
         _require_square(self._predict.views, self.input.height, self.input.width)
 

@@ -90,6 +90,7 @@ class Toy:
     name: str = "toy"
     header: Any = None
     device: str = "cpu"
+    callers: int = 1
 
     def predict(self, pixels):
         assert pixels.flags.c_contiguous

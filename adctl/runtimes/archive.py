@@ -47,6 +47,7 @@ class ArchiveRuntime:
     """
 
     name = "torch-export"
+    callers = 1
 
     def __init__(self, path: Path, device: str = "auto", gpu: int | None = None) -> None:
         require_file(path)

@@ -63,12 +63,22 @@ class Scored:
 
 
 class Runtime(Protocol):
-    """A model ready to score."""
+    """A model ready to score.
+
+    Attributes:
+        name: From `RUNTIMES`.
+        header: Of the model file.
+        input: What it takes.
+        device: Where it computes.
+        callers: Threads that may call `predict` at a time; more than one where a core that is done with its part of one
+            batch then goes on with the next.
+    """
 
     name: str
     header: ModelHeader
     input: InputSpec
     device: str
+    callers: int
 
     def predict(self, pixels: NDArray[np.uint8]) -> Scored:
         """Score pixels [B,H,W,C] of uint8, brought to `input` already."""

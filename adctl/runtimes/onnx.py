@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class OnnxRuntime:
     """
 
     name = "onnxruntime"
+    callers = 2
 
     def __init__(self, path: Path, device: str = "auto", gpu: int | None = None) -> None:
         try:
@@ -59,12 +61,15 @@ class OnnxRuntime:
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA)
         self.header, self.origin = read_metadata(text, path)
         self.input = InputSpec.from_config(self.header.config)
+        self._preparing = Lock()
 
     def predict(self, pixels: NDArray[np.uint8]) -> Scored:
         """Score pixels [B,H,W,C] of uint8."""
         if len(pixels) == 1 or self.device != "cpu":
             return _scored([_run(self._session, pixels)])
-        return _scored(list(self._threads.map(lambda piece: _run(self._single, piece), pieces(pixels))))
+        with self._preparing:
+            session, threads = self._single, self._threads
+        return _scored(list(threads.map(lambda piece: _run(session, piece), pieces(pixels))))
 
     @cached_property
     def _single(self) -> Any:

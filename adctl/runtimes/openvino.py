@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from functools import cached_property
+from queue import SimpleQueue
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +56,7 @@ class OpenVinoRuntime:
     """
 
     name = "openvino"
+    callers = 2
     device = "cpu"
 
     def __init__(self, path: Path, device: str = "auto", gpu: int | None = None) -> None:
@@ -68,6 +72,7 @@ class OpenVinoRuntime:
             raise damaged(path, "OpenVINO model", error) from error
         self.header, self.origin = read_metadata(text, path)
         self.input = InputSpec.from_config(self.header.config)
+        self._preparing = Lock()
 
     def predict(self, pixels: NDArray[np.uint8]) -> Scored:
         """Score pixels [B,H,W,C] of uint8."""
@@ -79,38 +84,43 @@ class OpenVinoRuntime:
         return Scored(scores.astype(np.float64), np.concatenate([maps for _, maps in parts]))
 
     def _in_parallel(self, pixels: NDArray[np.uint8]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        """One request a stream; each takes the next piece once its last one is done, and order is kept."""
-        requests = self._throughput
-        waiting: list[Any] = []
-        for number, piece in enumerate(pieces(pixels)):
-            request = requests[number % len(requests)]
-            if len(waiting) == len(requests):
-                yield _finished(waiting.pop(0))
+        """The requests at rest take piece after piece, also for several callers at a time; order is kept."""
+        with self._preparing:
+            resting = self._throughput
+        under_way: deque[Any] = deque()
+        for piece in pieces(pixels):
+            if under_way and resting.empty():
+                yield self._finished(under_way.popleft())
+            request = resting.get()  # by another caller, who gives it back without waiting for anything
             request.start_async([np.ascontiguousarray(piece)])
-            waiting.append(request)
-        for request in waiting:
-            yield _finished(request)
+            under_way.append(request)
+        while under_way:
+            yield self._finished(under_way.popleft())
+
+    def _finished(self, request: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+        request.wait()
+        found = _outputs(request.results)
+        self._throughput.put(request)
+        return found
 
     @cached_property
     def _latency(self) -> Any:
         return self._compiled("LATENCY").create_infer_request()
 
     @cached_property
-    def _throughput(self) -> list[Any]:
+    def _throughput(self) -> SimpleQueue[Any]:
         compiled = self._compiled("THROUGHPUT")
-        count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        return [compiled.create_infer_request() for _ in range(count)]
+        resting: SimpleQueue[Any] = SimpleQueue()
+        # Twice as many as are computed at a time: a stream that is done finds the next piece waiting.
+        for _ in range(2 * compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")):
+            resting.put(compiled.create_infer_request())
+        return resting
 
     def _compiled(self, hint: str) -> Any:
         # Single precision whatever the processor has: what was proved is what is computed.
         return self._core.compile_model(
             self._model, "CPU", {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": "f32"}
         )
-
-
-def _finished(request: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    request.wait()
-    return _outputs(request.results)
 
 
 def _outputs(results: Any) -> tuple[NDArray[Any], NDArray[Any]]:

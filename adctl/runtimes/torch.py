@@ -34,6 +34,7 @@ class TorchRuntime:
     """
 
     name = "torch"
+    callers = 1
 
     def __init__(self, path: Path, device: str = "auto", gpu: int | None = None) -> None:
         choice = choose_device(device, gpu)

@@ -39,6 +39,7 @@ class TorchScriptRuntime:
     """
 
     name = "torchscript"
+    callers = 1
 
     def __init__(self, path: Path, device: str = "auto", gpu: int | None = None) -> None:
         require_file(path)

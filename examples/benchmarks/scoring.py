@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "magnetic_tile"
 BATCH = 8
-MOST_IMAGES = 64
+MOST_IMAGES = 256
 EXPECTED = tuple(np.linspace(0.5, 0.8, 40).tolist())
 """Scores of the stand-in's good images."""
 
@@ -141,6 +141,7 @@ class StandIn:
 
     name = "stand-in"
     device = "cpu"
+    callers = 1
     input = InputSpec(64, 64)
     header = ModelHeader(
         "none",
