@@ -253,17 +253,32 @@ def colour_bar(height: int) -> Rgb:
 
 def caption(row: ScoredImage, width: int) -> Rgb:
     """One line with the verdict, the score and the threshold, and one with the file's name."""
+    picture = np.full((2 * _LINE + 4, width, 3), _PAPER, np.uint8)
+    room = width - 8
+    name = _written(_plain(row.key))
+    if name.shape[1] > room:
+        more = _written("...")
+        name = np.hstack([more, name[:, name.shape[1] - room + more.shape[1] :]])
+    judgement = _written(_judgement(row))[:, :room]
+    for top, text, ink in ((3, judgement, _MARK.get(row.verdict, _INK)), (3 + _LINE, name, _INK)):
+        place = picture[top : top + _LINE, 4 : 4 + text.shape[1]]
+        opacity = text[: len(place), :, None] / np.float32(255)
+        place[:] = np.rint(_PAPER + opacity * (np.array(ink, np.float32) - _PAPER))
+    return picture
+
+
+def _written(text: str) -> NDArray[np.uint8]:
+    """A line of text as opacity [_LINE,W], 0 to 255."""
+    return np.hstack([_glyph(character) for character in text])
+
+
+@lru_cache(maxsize=256)
+def _glyph(character: str) -> NDArray[np.uint8]:
+    """One character of a line: drawing each anew would take longer than colouring the picture below."""
     font = _font(13)
-    picture = Image.new("RGB", (width, 2 * _LINE + 4), (_PAPER,) * 3)
-    draw = ImageDraw.Draw(picture)
-    draw.text((4, 3), _judgement(row), fill=_MARK.get(row.verdict, _INK), font=font)
-    name = _plain(row.key)
-    shown = name
-    while draw.textlength(shown, font=font) > width - 8:
-        name = name[1:]
-        shown = "..." + name
-    draw.text((4, 3 + _LINE), shown, fill=_INK, font=font)
-    return np.asarray(picture)
+    cell = Image.new("L", (max(1, round(font.getlength(character))), _LINE))
+    ImageDraw.Draw(cell).text((0, 0), character, fill=255, font=font)
+    return np.asarray(cell)
 
 
 def _judgement(row: ScoredImage) -> str:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from adctl.detectors.features import to_rows
+from adctl.detectors.features import stack_levels, to_rows
 from adctl.detectors.registry import detector_class
 from adctl.model_file import load_model
 from adctl.neighbours import InvertedLists, coded_bank, least_of_codes, nearest_squared, to_codes
@@ -150,6 +150,24 @@ def test_codes_are_off_by_half_a_step_at_most_and_what_lies_far_out_is_brought_t
     assert ((step * codes - bank).abs() <= step * 0.5001).all()
     assert torch.equal(to_codes(bank, step), codes.float())
     assert to_codes(1e6 * bank, step).abs().max() == 127
+
+
+@pytest.mark.parametrize(("cell", "side"), [(None, 16), (1, 16), (8, 16), (10, 13), (20, 6), (500, 1)])
+def test_a_map_has_cells_of_the_size_that_was_asked_for_and_no_finer_ones_than_the_backbone(cell, side):
+    cls = detector_class("patchcore")
+    detector = cls(cls.Config(image_size=128, cell=cell)).eval()
+    assert detector.grid == side
+    patches = detector.patches(torch.rand(2, 3, 128, 128))
+    assert patches.shape == (2, detector.channels, side, side)
+
+
+@given(st.integers(1, 20), st.integers(1, 20))
+def test_no_feature_is_passed_over_where_cells_are_wide(finest, side):
+    side = min(side, finest)
+    for place in range(finest):
+        level = torch.zeros(1, 1, finest, finest)
+        level[..., place, place] = 1
+        assert stack_levels([level], side).sum() > 0
 
 
 @torch.inference_mode()

@@ -84,7 +84,7 @@ def test_a_model_fitted_by_way_of_the_disk_is_the_same_bit_for_bit(temporary, mo
 def test_nothing_is_left_after_an_error(temporary, monkeypatch):
     on_disk(monkeypatch)
     cls = detector_class("patchcore")
-    detector = cls(cls.Config(image_size=64)).eval()
+    detector = cls(cls.Config(image_size=64, coreset_ratio=0.1)).eval()
     (phase,) = detector.phases()
 
     def interrupted(done, total):
@@ -137,7 +137,7 @@ def private():
 
 detector = PatchCore(PatchCore.Config(coreset_ratio=0.001)).eval()
 (phase,) = detector.phases()
-features = torch.rand(8, detector.channels, 32, 32)
+features = torch.rand(8, detector.channels, detector.grid, detector.grid)
 with torch.inference_mode():
     phase.embed(torch.rand(8, 3, 256, 256))
     start, peaks, over = private(), [], threading.Event()

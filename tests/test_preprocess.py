@@ -61,6 +61,15 @@ def test_a_centre_crop_keeps_proportions_and_cuts_both_sides_alike():
     assert (fit(image, InputSpec(64, 64, resize="crop")) == 255).all()
 
 
+@pytest.mark.parametrize("how", ["squash", "pad", "crop"])
+@pytest.mark.parametrize("size", [(20, 300), (64, 64), (301, 187), (40, 33)])
+def test_grey_images_give_the_pixels_of_the_same_image_in_colour(size, how):
+    grey = np.random.default_rng(0).integers(0, 256, (*size, 1), np.uint8)
+    for channels in (1, 3):
+        spec = InputSpec(64, 64, channels, how)
+        np.testing.assert_array_equal(fit(grey, spec), fit(np.repeat(grey, 3, axis=2), spec))
+
+
 def test_grey_is_luminance():
     image = np.zeros((32, 32, 3), np.uint8)
     image[...] = (200, 100, 50)

@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT, settings
+from safetensors.numpy import load_file
 
 from adctl.config import ExportSettings, load
 from adctl.errors import AdctlError, MissingExtraError, ModelFileError, UsageError
@@ -79,6 +81,36 @@ def test_a_runtime_says_the_same_whatever_the_batch(models, name):
         np.testing.assert_allclose(alone.maps[0], together.maps[index], rtol=1e-4, atol=1e-4 * together.maps.max())
     backwards = runtime.predict(pixels[::-1].copy())
     np.testing.assert_allclose(backwards.scores[::-1], together.scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["torch", *EXPORTED])
+def test_as_many_callers_as_a_runtime_names_do_not_disturb_each_other(models, name):
+    runtime = open_runtime(models[name], "cpu")
+    batches = [pixels_for(runtime, count)[::-1].copy() for count in (5, 1, 3, 8, 2, 7, 4, 6)]
+    with ThreadPoolExecutor(runtime.callers) as pool:  # also the first calls, which prepare the network
+        together = list(pool.map(runtime.predict, batches))
+    for batch, found in zip(batches, together, strict=True):
+        np.testing.assert_allclose(found.scores, runtime.predict(batch).scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_openvino_searches_the_bank_in_eight_bits_and_finds_what_torch_does(patchcore, precision, tmp_path):
+    from adctl.exporting.graph import Source
+
+    _WRITERS["openvino"](Source.read(patchcore.model), tmp_path / "model.xml", precision, ())
+    runtime = open_runtime(tmp_path / "model.xml", "cpu")
+    (search,) = (node for node in runtime._model.get_ops() if node.get_type_name() == "FakeQuantize")
+    products = [target.get_node() for target in search.output(0).get_target_inputs()]
+    assert {node.get_type_name() for node in products} == {"Convolution"}
+    bank = load_file(patchcore.model)["bank"]
+    stored = [node.input_value(1).get_node().input_value(0).get_node().input_value(0).get_node() for node in products]
+    np.testing.assert_array_equal(np.concatenate([node.data[:, :, 0, 0] for node in stored]), bank)
+    assert {node.get_element_type().to_string() for node in stored} == {"i8"}
+    pixels = pixels_for(runtime, 8)
+    expected = open_runtime(patchcore.model, "cpu").predict(pixels)
+    np.testing.assert_allclose(
+        runtime.predict(pixels).scores, expected.scores, rtol=1e-4 if precision == "fp32" else 0.01
+    )
 
 
 @pytest.mark.slow

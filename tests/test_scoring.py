@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from contextlib import closing
+from contextvars import ContextVar
 
 import cv2
 import numpy as np
@@ -37,6 +38,12 @@ def test_results_come_in_order(delays, workers, ahead):
         return job[0]
 
     assert list(in_order(work, enumerate(delays), workers=workers, ahead=ahead)) == list(range(len(delays)))
+
+
+def test_jobs_see_the_context_of_who_reads():
+    seen = ContextVar("seen", default=0)
+    seen.set(7)
+    assert list(in_order(lambda _: seen.get(), range(5), workers=2, ahead=3)) == [7] * 5
 
 
 def test_no_more_is_begun_than_was_allowed():
