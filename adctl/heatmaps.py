@@ -112,6 +112,8 @@ def boxes_from_map(anomaly_map: Map, threshold: float, width: int, height: int) 
         width: Of the original, pixels.
         height: Of the original, pixels.
     """
+    if anomaly_map.max() <= threshold:  # nor is there anything between cells
+        return ()
     # Huge originals are looked at in a smaller size: a map has no finer detail anyway.
     scale = min(1.0, 1024 / max(width, height))
     small = (max(1, round(height * scale)), max(1, round(width * scale)))

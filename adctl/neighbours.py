@@ -16,8 +16,8 @@ _BANK_ROWS = 512
 """A block of distances, 4096 x 512 in float32, is 8 MiB: reduced while it is still in cache."""
 
 _GRAPH_ROWS = 384
-"""Rows of the bank to a block in an exported or compiled graph: the distances of an image to them, 1 MiB with 26 x 26
-cells, stay in cache until they are reduced. Blocks of 256 are as fast, of 512 a little slower, of 1,024 a tenth."""
+"""Rows of the bank to a block in an exported or compiled graph: the distances of an image to them, 0.6 MiB with 21 x 21
+cells, stay in cache until they are reduced. With 26 x 26, blocks of 256 are as fast, of 1,024 a tenth slower."""
 
 LARGEST_CODE = 127
 _LARGEST_BANK_CODE = 63

@@ -74,7 +74,7 @@ def fitted(options, images):
     """A PatchCore that learned from images, without a network that is trained."""
     cls = detector_class("patchcore")
     torch.manual_seed(0)
-    detector = cls(cls.Config(image_size=64, coreset_ratio=1.0, blur=0.0, **options)).eval()
+    detector = cls(cls.Config(image_size=64, cell=8, coreset_ratio=1.0, blur=0.0, **options)).eval()
     (phase,) = detector.phases()
     phase.absorb(phase.embed(images))
     phase.finish(lambda *_: None)

@@ -242,7 +242,7 @@ def test_training_scoring_and_measuring_with_tiles(spotted, tmp_path):
     score_settings = ScoreSettings(runs=runs, out=tmp_path / "s", device="cpu")
     score(Loaded(score_settings, dict.fromkeys(ScoreSettings.model_fields, "test")))
     scores = ScoreSet.load(tmp_path / "s")
-    assert {values.shape for _, values in scores.maps()} == {(12, 15), (12, 16), (12, 17)}
+    assert {values.shape for _, values in scores.maps()} == {(10, 12), (10, 13), (10, 14)}
     found = evaluate(scores)
     assert found.image.auroc == 1
     assert found.pixel.auroc > 0.97

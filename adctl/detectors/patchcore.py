@@ -41,14 +41,14 @@ class PatchCoreConfig(FeatureConfig):
     """Settings of PatchCore."""
 
     context: int = Field(3, ge=1, le=9, description=FeatureConfig.model_fields["context"].description)
-    cell: float | None = Field(10, gt=0, description=FeatureConfig.model_fields["cell"].description)
+    cell: float | None = Field(12, gt=0, description=FeatureConfig.model_fields["cell"].description)
     coreset_ratio: float = Field(0.01, gt=0, le=1, description="Share of all patches kept in the memory bank")
-    dimensions: int = Field(96, ge=2, description="Principal directions of the features that the bank keeps")
+    dimensions: int = Field(64, ge=2, description="Principal directions of the features that the bank keeps")
     whitening: float = Field(
         0.5, ge=0, le=1, description="How far directions are brought to one variance: 0 leaves them, 1 makes all alike"
     )
     remainder: float = Field(0.25, ge=0, description="Weight of what a feature has outside the kept directions")
-    blur: float = Field(0.7, ge=0, description="Gaussian smoothing of the map, sigma in cells")
+    blur: float = Field(0.5, ge=0, description="Gaussian smoothing of the map, sigma in cells")
     score_share: float = Field(0.01, gt=0, le=1, description="Share of the strangest cells whose mean is the score")
     search: Literal["exact", "ivf"] = Field(
         "exact", description="Nearest neighbours: exact, or by inverted lists, sooner in large banks; not exportable"

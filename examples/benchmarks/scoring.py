@@ -4,10 +4,11 @@
     python examples/benchmarks/scoring.py memory [COUNT [PLOT.png]]
 
 The first measures a model file (`adctl train --data .../magnetic_tile` when none is named, in a folder of its own)
-on the tensors of the images in memory, and scoring the same images from disk with heatmaps off and on; in turn, so
-that drift meets all alike. For a MODEL.xml of OpenVINO that lies beside its model.safetensors, the backbone alone in
-OpenVINO, with the same pieces and streams, is measured as well. Prints medians of images a second and of the shares
-in the same round, of the backbone alone where it was measured, of the bare runtime otherwise.
+on the tensors of the images in memory, all at once, so that no core waits for the end of a batch, and scoring the same
+images from disk with heatmaps off and on; in turn, so that drift meets all alike. For a MODEL.xml of OpenVINO that lies
+beside its model.safetensors, the backbone alone in OpenVINO, with the same pieces and streams, is measured as well.
+Prints medians of images a second and of the shares in the same round, of the backbone alone where it was measured, of
+the bare runtime otherwise.
 
 The second scores COUNT small generated images (100,000 when not said) with a stand-in for the network that does next
 to nothing, so that the pipeline alone is seen, and prints the memory of the process along the way.
@@ -64,15 +65,13 @@ def shares(model: Path, images: list[Sample], rounds: int) -> None:
     pixels = np.stack([item.pixels for item in loaded if item.pixels is not None])
     with tempfile.TemporaryDirectory() as out:
         cases: dict[str, Callable[[], object]] = {
-            "bare runtime": lambda: [runtime.predict(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)],
+            "bare runtime": lambda: runtime.predict(pixels),
             "from disk": lambda: from_disk(runtime, images, Path(out) / "off", heatmaps=False),
             "from disk, no maps.h5": lambda: from_disk(runtime, images, Path(out) / "none", heatmaps=False, maps=False),
             "from disk, heatmaps": lambda: from_disk(runtime, images, Path(out) / "on", heatmaps=True),
         }
         if runtime.name == "openvino" and (backbone := backbone_alone(model, Path(out))) is not None:
-            cases["backbone alone"] = lambda: [
-                backbone.predict(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH)
-            ]
+            cases["backbone alone"] = lambda: backbone.predict(pixels)
         seconds = interleaved(cases, rounds)
     bare = seconds.get("backbone alone", seconds["bare runtime"])
     print(f"{len(images)} images, {runtime.name} on {runtime.device}, batch {BATCH}, {rounds} rounds")
