@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from functools import cached_property
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -84,24 +84,31 @@ class OpenVinoRuntime:
         return Scored(scores.astype(np.float64), np.concatenate([maps for _, maps in parts]))
 
     def _in_parallel(self, pixels: NDArray[np.uint8]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        """The requests at rest take piece after piece, also for several callers at a time; order is kept."""
+        """The requests at rest take piece after piece, also for several callers at a time; order is kept.
+
+        A caller waits for another only while it holds no request itself: two that waited for each other would for ever.
+        """
         with self._preparing:
             resting = self._throughput
         under_way: deque[Any] = deque()
-        for piece in pieces(pixels):
-            if under_way and resting.empty():
-                yield self._finished(under_way.popleft())
-            request = resting.get()  # by another caller, who gives it back without waiting for anything
-            request.start_async([np.ascontiguousarray(piece)])
-            under_way.append(request)
-        while under_way:
-            yield self._finished(under_way.popleft())
-
-    def _finished(self, request: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-        request.wait()
-        found = _outputs(request.results)
-        self._throughput.put(request)
-        return found
+        try:
+            for piece in pieces(pixels):
+                try:
+                    request = resting.get_nowait()
+                except Empty:
+                    if under_way:
+                        yield _finished(under_way[0])
+                        request = under_way.popleft()
+                    else:
+                        request = resting.get()
+                request.start_async([np.ascontiguousarray(piece)])
+                under_way.append(request)
+            while under_way:
+                yield _finished(under_way[0])
+                resting.put(under_way.popleft())
+        finally:
+            for request in under_way:  # after an error; nobody is to wait for them
+                resting.put(request)
 
     @cached_property
     def _latency(self) -> Any:
@@ -121,6 +128,11 @@ class OpenVinoRuntime:
         return self._core.compile_model(
             self._model, "CPU", {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": "f32"}
         )
+
+
+def _finished(request: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    request.wait()
+    return _outputs(request.results)
 
 
 def _outputs(results: Any) -> tuple[NDArray[Any], NDArray[Any]]:
