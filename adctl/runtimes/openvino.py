@@ -72,12 +72,13 @@ class OpenVinoRuntime:
             raise damaged(path, "OpenVINO model", error) from error
         self.header, self.origin = read_metadata(text, path)
         self.input = InputSpec.from_config(self.header.config)
-        self._preparing = Lock()
+        self._preparing, self._alone = Lock(), Lock()
 
     def predict(self, pixels: NDArray[np.uint8]) -> Scored:
         """Score pixels [B,H,W,C] of uint8."""
         if len(pixels) == 1:
-            parts = [_outputs(self._latency.infer([np.ascontiguousarray(pixels)]))]
+            with self._alone:  # it takes all cores, and is one request
+                parts = [_outputs(self._latency.infer([np.ascontiguousarray(pixels)]))]
         else:
             parts = list(self._in_parallel(pixels))
         scores = np.concatenate([scores for scores, _ in parts])
