@@ -96,8 +96,7 @@ class PatchCore(FeatureDetector):
             self.register_buffer(name, torch.empty(0))
         self.blur = GaussianBlur(config.blur)
         self._seen = FeatureStore()
-        self._lists: InvertedLists | None = None
-        self._coded: Tensor | None = None
+        self._lists: tuple[Tensor, InvertedLists] | None = None
 
     def phases(self) -> Sequence[Phase]:
         """One pass that gathers every patch, then statistics and the coreset."""
@@ -105,7 +104,7 @@ class PatchCore(FeatureDetector):
         return (Observe(self.patches, self._absorb, self._finish, "memory bank"),)
 
     def forward(self, images: Tensor) -> Prediction:
-        """Score images [B,3,H,W]; maps have the cells of the backbone's finest level read."""
+        """Score images [B,3,H,W]; maps have the cells that the settings ask for."""
         standardised = self._standardised(self.patches(images))
         along = self._along(standardised)
         beyond = self.scales[-1] * (_square_length(standardised) - _square_length(along))
@@ -154,9 +153,9 @@ class PatchCore(FeatureDetector):
         """The least |b|^2 - 2qb of each cell, [B,h,w], over all rows of the bank, in steps."""
         if self.config.search == "exact":
             return least_of_codes(codes, self.bank)
-        if self._lists is None or self._coded is not self.bank:  # fitted, loaded or moved since
-            self._lists, self._coded = InvertedLists(self.bank.float(), self.config.probes), self.bank
-        return self._lists.least(to_rows(codes)).view(codes[:, 0].shape)
+        if self._lists is None or self._lists[0] is not self.bank:  # fitted, loaded or moved since
+            self._lists = self.bank, InvertedLists(self.bank.float(), self.config.probes)
+        return self._lists[1].least(to_rows(codes)).view(codes[:, 0].shape)
 
     def _standardised(self, patches: Tensor) -> Tensor:
         """Features [B,C,h,w] of about zero mean and unit variance at each place."""
