@@ -219,12 +219,6 @@ def _tint(picture: Rgb, values: Map, scale: ColourScale) -> None:
     picture[part] = cv2.blendLinear(below, colourise(level), 1 - opacity, opacity)
 
 
-def _padded(picture: Rgb, height: int, width: int) -> Rgb:
-    padded = np.full((height, width, 3), _PAPER, np.uint8)
-    padded[: picture.shape[0], : picture.shape[1]] = picture
-    return padded
-
-
 def _outline(
     picture: Rgb, region: NDArray[np.bool_], colour: tuple[int, int, int], thickness: int, dash: int | None = None
 ) -> None:

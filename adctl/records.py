@@ -225,10 +225,8 @@ class ScoredImage:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-safe dictionary, keys in the order of the attributes."""
-        plain = {
-            name: getattr(self, name) for name in self.__slots__
-        }  # `asdict` copies each value, thirty times as slow
-        return {**plain, "verdict": str(self.verdict), "boxes": [asdict(box) for box in self.boxes]}
+        plain = {name: getattr(self, name) for name in self.__slots__}  # `asdict` would copy every value
+        return {**plain, "verdict": str(self.verdict), "boxes": tuple(asdict(box) for box in self.boxes)}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> ScoredImage:
