@@ -1,4 +1,4 @@
-"""What detectors do with anomaly maps inside their graph: smoothing and pooling. Tensors only."""
+"""What detectors do with feature maps and anomaly maps inside their graph. Tensors only."""
 
 from __future__ import annotations
 
@@ -42,3 +42,8 @@ def top_mean(maps: Tensor, share: float) -> Tensor:
     cells = maps.flatten(1)
     count = max(1, round(share * cells.shape[1]))
     return torch.topk(cells, count, dim=1).values.mean(1)
+
+
+def to_rows(features: Tensor) -> Tensor:
+    """Features [B,C,h,w] to rows [B*h*w,C], image by image, row by row."""
+    return features.permute(0, 2, 3, 1).flatten(0, 2)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from adctl.capture import capturing
+from adctl.maps import to_rows
 
 _QUERY_ROWS = 4096
 _BANK_ROWS = 512
@@ -89,9 +90,7 @@ def least_of_codes(codes: Tensor, bank: Tensor) -> Tensor:
     """
     if capturing():
         return -2 * _closest_in_graph(codes, bank)
-    batch, channels, height, width = codes.shape
-    rows = codes.permute(0, 2, 3, 1).reshape(-1, channels)
-    return _least(rows, bank.to(rows.dtype)).view(batch, height, width)
+    return _least(to_rows(codes), bank.to(codes.dtype)).view(codes[:, 0].shape)
 
 
 def _least(queries: Tensor, bank: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from adctl.backbones import Backbone
 from adctl.detectors.feature_memory import FeatureMemory
-from adctl.detectors.features import to_rows
 from adctl.detectors.painting import painted
 from adctl.detectors.whitening import Whitening, observe
 from adctl.engine.phases import Batch
 from adctl.engine.surroundings import Surroundings
 from adctl.engine.trainer import Work, fit
+from adctl.maps import to_rows
 
 
 def whitened(features, kept=None):

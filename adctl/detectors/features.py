@@ -119,11 +119,6 @@ def _resized(level: Tensor, side: int) -> Tensor:
     return F.interpolate(level, size=(side, side), mode="bilinear", align_corners=False)
 
 
-def to_rows(features: Tensor) -> Tensor:
-    """Features [B,C,h,w] to rows [B*h*w,C], image by image, row by row."""
-    return features.permute(0, 2, 3, 1).flatten(0, 2)
-
-
 def random_orthogonal(rows: int, columns: int, seed: int) -> Tensor:
     """A random matrix [rows,columns] of float64 with orthonormal columns; the same seed gives the same one."""
     drawn = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

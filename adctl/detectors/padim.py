@@ -14,9 +14,9 @@ from torch import Tensor
 
 from adctl.detectors.contract import Forecast, Prediction
 from adctl.detectors.feature_store import CHUNK, FeatureStore, room
-from adctl.detectors.features import FeatureConfig, FeatureDetector, random_orthogonal, to_rows
+from adctl.detectors.features import FeatureConfig, FeatureDetector, random_orthogonal
 from adctl.engine.phases import Observe
-from adctl.maps import GaussianBlur, top_mean
+from adctl.maps import GaussianBlur, to_rows, top_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -17,10 +17,10 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 from adctl.coreset import k_center_greedy
 from adctl.detectors.contract import Forecast, Prediction
 from adctl.detectors.feature_store import CHUNK, FeatureStore, room
-from adctl.detectors.features import FeatureConfig, FeatureDetector, to_rows
+from adctl.detectors.features import FeatureConfig, FeatureDetector
 from adctl.engine.phases import Observe
 from adctl.errors import UsageError
-from adctl.maps import GaussianBlur, top_mean
+from adctl.maps import GaussianBlur, to_rows, top_mean
 from adctl.neighbours import LARGEST_CODE, InvertedLists, coded_bank, least_of_codes, to_codes
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.detectors.features import to_rows
 from adctl.engine.phases import Observe
+from adctl.maps import to_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -24,8 +24,8 @@ from adctl.coreset import k_center_greedy
 from adctl.data.demo import generate
 from adctl.data.images import read_image
 from adctl.data.preprocess import fit
-from adctl.detectors.features import to_rows
 from adctl.detectors.patchcore import PatchCore
+from adctl.maps import to_rows
 from adctl.model_file import load_model
 
 if TYPE_CHECKING:
