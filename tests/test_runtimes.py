@@ -94,6 +94,18 @@ def test_as_many_callers_as_a_runtime_names_do_not_disturb_each_other(models, na
         np.testing.assert_allclose(found.scores, runtime.predict(batch).scores, rtol=1e-5)
 
 
+def test_the_very_first_callers_of_openvino_do_not_wait_for_each_other(models):
+    program = (
+        "import sys, threading, numpy, pathlib; from adctl.runtimes.contract import open_runtime; "
+        "runtime = open_runtime(pathlib.Path(sys.argv[1]), 'cpu'); start = threading.Barrier(2); "
+        "call = lambda: (start.wait(), runtime.predict(numpy.zeros((4, *runtime.input.shape), 'u1'))); "
+        "callers = [threading.Thread(target=call) for _ in range(2)]; "
+        "[caller.start() for caller in callers]; [caller.join() for caller in callers]"
+    )
+    for _ in range(4):  # where its types are not made ready, every third process hangs
+        subprocess.run([sys.executable, "-c", program, str(models["openvino"])], check=True, cwd=ROOT, timeout=60)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_openvino_searches_the_bank_in_eight_bits_and_finds_what_torch_does(patchcore, precision, tmp_path):
     from adctl.exporting.graph import Source

@@ -64,6 +64,9 @@ class OpenVinoRuntime:
         require_cpu(device, gpu, self.name)
         require_file(path)
         require_file(path.with_suffix(".bin"))
+        # Its tables of NumPy's types are made at the first use of each, and two threads that come first together wait
+        # for each other for ever: one holds the interpreter's lock, the other the table's.
+        np.array(openvino.Tensor(np.zeros(1, np.uint8)).data)
         self._core = openvino.Core()
         try:
             self._model = self._core.read_model(str(path))
