@@ -6,7 +6,7 @@ Knows nothing of files formats, networks or the command line.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,10 @@ class Box:
     width: int
     height: int
     peak: float
+
+
+def _plain_box(box: Box) -> dict[str, Any]:
+    return {"x": box.x, "y": box.y, "width": box.width, "height": box.height, "peak": box.peak}
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +230,7 @@ class ScoredImage:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-safe dictionary, keys in the order of the attributes."""
         plain = {name: getattr(self, name) for name in self.__slots__}  # `asdict` would copy every value
-        return {**plain, "verdict": str(self.verdict), "boxes": tuple(asdict(box) for box in self.boxes)}
+        return {**plain, "verdict": str(self.verdict), "boxes": tuple(map(_plain_box, self.boxes))}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> ScoredImage:

@@ -19,7 +19,7 @@ import numpy as np
 
 from adctl.calibration.conformal import p_values
 from adctl.calibration.tails import fit_tail, survival
-from adctl.records import Calibration, Evidence, ProbabilityCurve, Tail, Verdict
+from adctl.records import Calibration, Evidence, ProbabilityCurve, Verdict
 
 if TYPE_CHECKING:
     from adctl.calibration.thresholds import Scores
@@ -77,14 +77,11 @@ def fit_probability(evidence: Evidence) -> ProbabilityCurve:
 
 def probabilities(curve: ProbabilityCurve, scores: Scores) -> Scores:
     """Anomaly probabilities [m] of scores [m]."""
-    found = np.interp(scores, curve.scores, curve.probabilities)
-    if curve.tail is None:
-        return np.asarray(found)
-    return np.where(scores > curve.tail.start, 1 - _beyond(curve.tail, scores), found)
-
-
-def _beyond(tail: Tail, scores: Scores) -> Scores:
-    return survival(tail, np.maximum(scores, tail.start))
+    found = np.asarray(np.interp(scores, curve.scores, curve.probabilities))
+    if curve.tail is not None:
+        beyond = scores > curve.tail.start
+        found[beyond] = 1 - survival(curve.tail, scores[beyond])
+    return found
 
 
 def _isotonic(good: Scores, defective: Scores) -> ProbabilityCurve:

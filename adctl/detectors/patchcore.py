@@ -43,7 +43,7 @@ class PatchCoreConfig(FeatureConfig):
     context: int = Field(3, ge=1, le=9, description=FeatureConfig.model_fields["context"].description)
     cell: float | None = Field(12, gt=0, description=FeatureConfig.model_fields["cell"].description)
     coreset_ratio: float = Field(0.01, gt=0, le=1, description="Share of all patches kept in the memory bank")
-    dimensions: int = Field(64, ge=2, description="Principal directions of the features that the bank keeps")
+    dimensions: int = Field(80, ge=2, description="Principal directions of the features that the bank keeps")
     whitening: float = Field(
         0.5, ge=0, le=1, description="How far directions are brought to one variance: 0 leaves them, 1 makes all alike"
     )

@@ -105,7 +105,8 @@ class OpenVinoRuntime:
                         request = under_way.popleft()
                     else:
                         request = resting.get()
-                request.start_async([np.ascontiguousarray(piece)])
+                # The pixels are not copied: they are held until the request is done.
+                request.start_async([np.ascontiguousarray(piece)], share_inputs=True)
                 under_way.append(request)
             while under_way:
                 yield _finished(under_way[0])
