@@ -6,9 +6,9 @@
 The first measures a model file (`adctl train --data .../magnetic_tile` when none is named, in a folder of its own)
 on the tensors of the images in memory, all at once, so that no core waits for the end of a batch, and scoring the same
 images from disk with heatmaps off and on; in turn, so that drift meets all alike. For a MODEL.xml of OpenVINO that lies
-beside its model.safetensors, the backbone alone in OpenVINO, with the same pieces and streams, is measured as well.
-Prints medians of images a second and of the shares in the same round, of the backbone alone where it was measured, of
-the bare runtime otherwise.
+beside its model.safetensors, the backbone alone is measured as well, in two ways: as OpenVINO's users run it, converted
+with fixed sizes and driven by OpenVINO's own queue of requests, on float32 tensors that need no more preparing; and by
+adctl's own runtime, on the pixels. Prints medians of images a second, and of the shares in the same round of either.
 
 The second scores COUNT small generated images (100,000 when not said) with a stand-in for the network that does next
 to nothing, so that the pipeline alone is seen, and prints the memory of the process along the way.
@@ -21,10 +21,11 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -44,11 +45,17 @@ from adctl.scoring import Pictures, scored_rows
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
     from numpy.typing import NDArray
+
+    from adctl.exporting.graph import Source
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "magnetic_tile"
 BATCH = 8
 MOST_IMAGES = 256
+QUEUE, OWN = "backbone, OpenVINO's queue", "backbone, adctl's runtime"
+"""What drives the backbone alone."""
+
 EXPECTED = tuple(np.linspace(0.5, 0.8, 40).tolist())
 """Scores of the stand-in's good images."""
 
@@ -66,22 +73,55 @@ def shares(model: Path, images: list[Sample], rounds: int) -> None:
     with tempfile.TemporaryDirectory() as out:
         cases: dict[str, Callable[[], object]] = {
             "bare runtime": lambda: runtime.predict(pixels),
-            "from disk": lambda: from_disk(runtime, images, Path(out) / "off", heatmaps=False),
-            "from disk, no maps.h5": lambda: from_disk(runtime, images, Path(out) / "none", heatmaps=False, maps=False),
-            "from disk, heatmaps": lambda: from_disk(runtime, images, Path(out) / "on", heatmaps=True),
+            "from disk": lambda: from_disk(runtime, images, Path(out), heatmaps=False),
+            "from disk, no maps.h5": lambda: from_disk(runtime, images, Path(out), heatmaps=False, maps=False),
+            "from disk, heatmaps": lambda: from_disk(runtime, images, Path(out), heatmaps=True),
         }
-        if runtime.name == "openvino" and (backbone := backbone_alone(model, Path(out))) is not None:
-            cases["backbone alone"] = lambda: backbone.predict(pixels)
+        beside = model.with_name("model.safetensors")
+        if runtime.name == "openvino" and beside.is_file():
+            cases |= backbone_alone(beside, pixels, Path(out))
         seconds = interleaved(cases, rounds)
-    bare = seconds.get("backbone alone", seconds["bare runtime"])
+    bare = [name for name in (QUEUE, OWN) if name in seconds] or ["bare runtime"]
     print(f"{len(images)} images, {runtime.name} on {runtime.device}, batch {BATCH}, {rounds} rounds")
+    print(f"{'':30} images/s  " + "  ".join(f"share of {name}" for name in bare))
     for name, taken in seconds.items():
-        share = statistics.median(one / other for one, other in zip(bare, taken, strict=True))
-        print(f"{name:24} {len(images) / statistics.median(taken):7.1f} images/s   {100 * share:5.1f} %")
+        shares = (statistics.median(one / other for one, other in zip(seconds[of], taken, strict=True)) for of in bare)
+        columns = "  ".join(f"{share:{len('share of ' + of)}.1%}" for share, of in zip(shares, bare, strict=True))
+        print(f"{name:30} {len(images) / statistics.median(taken):8.1f}  {columns}")
 
 
-def backbone_alone(model: Path, folder: Path) -> Runtime | None:
-    """The backbone of the model beside an exported one, in OpenVINO; None where there is none.
+def backbone_alone(model: Path, pixels: NDArray[np.uint8], folder: Path) -> dict[str, Callable[[], object]]:
+    """The backbone of a model in OpenVINO, on the same images."""
+    from adctl.exporting.graph import Source
+
+    source = Source.read(model)
+    runtime = in_own_runtime(source, folder)
+    prepared = [np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32) / 255 for image in pixels]
+    queue = in_own_queue(source.detector.backbone.network, prepared[0])  # type: ignore[union-attr, arg-type]
+
+    def through_queue() -> None:
+        for image in prepared:
+            queue.start_async([image])
+        queue.wait_all()
+
+    return {QUEUE: through_queue, OWN: lambda: runtime.predict(pixels)}
+
+
+def in_own_queue(network: torch.nn.Module, image: NDArray[np.float32]) -> Any:
+    """A network as OpenVINO's documentation has it run for throughput: converted, compiled, a queue of requests."""
+    import openvino
+    import torch
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the converter warns of its own internals
+        converted = openvino.convert_model(network, example_input=torch.from_numpy(image))
+    converted.reshape({converted.inputs[0]: list(image.shape)})
+    hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "f32"}
+    return openvino.AsyncInferQueue(openvino.Core().compile_model(converted, "CPU", hints))
+
+
+def in_own_runtime(source: Source, folder: Path) -> Runtime:
+    """The backbone as adctl exports and runs detectors, from pixels on.
 
     Its scores are the means of its finest features, and its maps those of the channels: next to nothing beside it.
     """
@@ -90,13 +130,7 @@ def backbone_alone(model: Path, folder: Path) -> Runtime | None:
     from adctl.exporting import openvino
     from adctl.exporting.graph import Source
 
-    path = model.with_name("model.safetensors")
-    if not path.is_file():
-        return None
-    source = Source.read(path)
-    backbone = getattr(source.detector, "backbone", None)
-    if backbone is None:
-        return None
+    backbone = source.detector.backbone
 
     class Alone(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,10 +147,12 @@ def backbone_alone(model: Path, folder: Path) -> Runtime | None:
 def from_disk(runtime: Runtime, images: list[Sample], out: Path, *, heatmaps: bool, maps: bool = True) -> None:
     """Score as the command does, but for opening the model."""
     calibration = runtime.header.calibration
-    pictures = Pictures(out, calibration, "none") if heatmaps else None
+    # A new folder each time: some file systems bring what replaces a file to the disk at once.
+    folder = Path(tempfile.mkdtemp(dir=out))
+    pictures = Pictures(folder, calibration, "none") if heatmaps else None
     given = settings(batch_size=BATCH).settings
     with (
-        ScoreWriter(out, {}, calibration, keep_maps=maps) as writer,
+        ScoreWriter(folder, {}, calibration, keep_maps=maps) as writer,
         closing(scored_rows(runtime, images, given, pictures, writer.add)) as rows,
     ):
         for _ in rows:
