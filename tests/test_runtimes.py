@@ -94,6 +94,18 @@ def test_as_many_callers_as_a_runtime_names_do_not_disturb_each_other(models, na
         np.testing.assert_allclose(found.scores, runtime.predict(batch).scores, rtol=1e-5)
 
 
+def test_openvino_reads_large_weights_once_for_several_images(models, monkeypatch):
+    alone = open_runtime(models["openvino"], "cpu")
+    monkeypatch.setattr("adctl.runtimes.openvino._LARGE", 0)
+    together = open_runtime(models["openvino"], "cpu")
+    for count in (2, 3, 4, 7, 9, 1):  # whole and part pieces, one after another in the same memory
+        pixels = pixels_for(alone, count)[::-1].copy()
+        expected, found = alone.predict(pixels), together.predict(pixels)
+        assert found.maps.shape == expected.maps.shape
+        np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+        np.testing.assert_allclose(found.maps, expected.maps, rtol=1e-4, atol=1e-4 * expected.maps.max())
+
+
 def test_the_very_first_callers_of_openvino_do_not_wait_for_each_other(models):
     program = (
         "import sys, threading, numpy, pathlib; from adctl.runtimes.contract import open_runtime; "

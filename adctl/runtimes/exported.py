@@ -11,7 +11,6 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from adctl.engine.batch_size import CPU_PIECE
 from adctl.errors import ModelFileError, UsageError
 from adctl.model_file import ModelHeader
 
@@ -96,6 +95,6 @@ def require_cpu(device: str, gpu: int | None, runtime: str) -> None:
         raise UsageError(f"The runtime '{runtime}' computes on the CPU, not with {asked}.", "Leave the device out.")
 
 
-def pieces(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """Pixels [B,H,W,C] in pieces of at most `CPU_PIECE` images."""
-    return (pixels[start : start + CPU_PIECE] for start in range(0, len(pixels), CPU_PIECE))
+def pieces(pixels: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:
+    """Pixels [B,H,W,C] in pieces of at most `size` images."""
+    return (pixels[start : start + size] for start in range(0, len(pixels), size))

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 
 from adctl.data.preprocess import InputSpec
+from adctl.engine.batch_size import CPU_PIECE
 from adctl.errors import MissingExtraError, UsageError
 from adctl.runtimes.contract import Scored
 from adctl.runtimes.exported import INPUT, METADATA, OUTPUTS, damaged, pieces, read_metadata, require_file
@@ -69,7 +70,7 @@ class OnnxRuntime:
             return _scored([_run(self._session, pixels)])
         with self._preparing:
             session, threads = self._single, self._threads
-        return _scored(list(threads.map(lambda piece: _run(session, piece), pieces(pixels))))
+        return _scored(list(threads.map(lambda piece: _run(session, piece), pieces(pixels, CPU_PIECE))))
 
     @cached_property
     def _single(self) -> Any:

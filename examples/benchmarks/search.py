@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-SIZES = ((676, 2704), (676, 27040), (5408, 2704), (5408, 27040))
-LENGTH = 96
+SIZES = ((441, 1764), (441, 17640), (3528, 1764), (3528, 17640))
+LENGTH = 80
 PROBES = 8
 ROUNDS = 9
 SECONDS = 20.0
