@@ -91,13 +91,16 @@ def shares(model: Path, images: list[Sample], rounds: int) -> None:
 
 
 def backbone_alone(model: Path, pixels: NDArray[np.uint8], folder: Path) -> dict[str, Callable[[], object]]:
-    """The backbone of a model in OpenVINO, on the same images."""
+    """The backbone of a model in OpenVINO, on the same images; nothing for a detector without one."""
     from adctl.exporting.graph import Source
 
     source = Source.read(model)
-    runtime = in_own_runtime(source, folder)
+    backbone = getattr(source.detector, "backbone", None)
+    if backbone is None:
+        return {}
+    runtime = in_own_runtime(source, backbone, folder)
     prepared = [np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32) / 255 for image in pixels]
-    queue = in_own_queue(source.detector.backbone.network, prepared[0])  # type: ignore[union-attr, arg-type]
+    queue = in_own_queue(backbone.network, prepared[0])
 
     def through_queue() -> None:
         for image in prepared:
@@ -120,7 +123,7 @@ def in_own_queue(network: torch.nn.Module, image: NDArray[np.float32]) -> Any:
     return openvino.AsyncInferQueue(openvino.Core().compile_model(converted, "CPU", hints))
 
 
-def in_own_runtime(source: Source, folder: Path) -> Runtime:
+def in_own_runtime(source: Source, backbone: torch.nn.Module, folder: Path) -> Runtime:
     """The backbone as adctl exports and runs detectors, from pixels on.
 
     Its scores are the means of its finest features, and its maps those of the channels: next to nothing beside it.
@@ -129,8 +132,6 @@ def in_own_runtime(source: Source, folder: Path) -> Runtime:
 
     from adctl.exporting import openvino
     from adctl.exporting.graph import Source
-
-    backbone = source.detector.backbone
 
     class Alone(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
