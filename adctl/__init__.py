@@ -20,19 +20,19 @@ __version__ = "0.1.0"
 __all__ = ["bench", "calibrate", "compare", "demo", "export", "report", "score", "train"]
 
 _FUNCTIONS = {
-    "train": "adctl.training_modes:train_as_meant",
-    "calibrate": "adctl.calibrating:calibrate",
-    "score": "adctl.scoring:score",
-    "report": "adctl.reporting:report",
-    "compare": "adctl.comparing:compare",
-    "export": "adctl.exporting.verified:export",
-    "bench": "adctl.benchmarking:bench",
-    "demo": "adctl.demonstration:demo",
+    "train": "adctl.training.train:train_as_meant",
+    "calibrate": "adctl.calibration.calibrate:calibrate",
+    "score": "adctl.scoring.score:score",
+    "report": "adctl.reporting.report:report",
+    "compare": "adctl.reporting.compare:compare",
+    "export": "adctl.exporting.export:export",
+    "bench": "adctl.benchmarking.bench:bench",
+    "demo": "adctl.demo:demo",
 }
 
 
 class _Callable(ModuleType):
-    """A package of a function's name, such as `adctl.report`: once imported it stands in the function's place."""
+    """A package of a function's name, such as `adctl.reporting`: once imported it stands in the function's place."""
 
     def __call__(self, **settings: Any) -> Any:
         return _call(self.__name__.rpartition(".")[2], settings)
@@ -58,43 +58,44 @@ def _call(command: str, settings: dict[str, Any], function: str | None = None) -
 
 
 def train(**settings: Any) -> Any:
-    """Learn what good parts look like; see `adctl.training.TrainResult`.
+    """Learn what good parts look like; see `adctl.training.single_run.TrainResult`.
 
-    With `folds` see `adctl.folds.FoldsResult`, with several detectors, categories or seeds `adctl.grid.GridResult`.
+    With `folds` see `adctl.training.cross_validation.FoldsResult`; with several detectors, categories or seeds see
+    `adctl.training.grid.GridResult`.
     """
     return _call("train", settings)
 
 
 def calibrate(**settings: Any) -> Any:
-    """Choose the threshold again; see `adctl.calibrating.CalibrateResult`."""
+    """Choose the threshold again; see `adctl.calibration.calibrate.CalibrateResult`."""
     return _call("calibrate", settings)
 
 
 def score(**settings: Any) -> Any:
-    """Score images; see `adctl.scoring.ScoreResult`."""
+    """Score images; see `adctl.scoring.score.ScoreResult`."""
     return _call("score", settings)
 
 
 def report(**settings: Any) -> Any:
-    """Evaluate scores and write the report; see `adctl.reporting.ReportResult`."""
+    """Evaluate scores and write the report; see `adctl.reporting.report.ReportResult`."""
     return _call("report", settings)
 
 
 def compare(**settings: Any) -> Any:
-    """Compare several scored sets, with the settings of `report`; see `adctl.comparing.CompareResult`."""
+    """Compare several scored sets, with the settings of `report`; see `adctl.reporting.compare.CompareResult`."""
     return _call("report", settings, "compare")
 
 
 def export(**settings: Any) -> Any:
-    """Export a model, verified; see `adctl.exporting.verified.ExportResult`."""
+    """Export a model, verified; see `adctl.exporting.export.ExportResult`."""
     return _call("export", settings)
 
 
 def bench(**settings: Any) -> Any:
-    """Measure model files; see `adctl.benchmarking.BenchResult`."""
+    """Measure model files; see `adctl.benchmarking.bench.BenchResult`."""
     return _call("bench", settings)
 
 
 def demo(**settings: Any) -> Any:
-    """Run everything on generated zippers; see `adctl.demonstration.DemoResult`."""
+    """Run everything on generated zippers; see `adctl.demo.DemoResult`."""
     return _call("demo", settings)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adctl import runs
-from adctl.data.layouts import Dataset, categories_in, open_data, open_folders, open_mvtec
-from adctl.data.remote import local_copy
+from adctl import run_folder
+from adctl.data.datasets.layouts import Dataset, categories_in, open_data, open_folders, open_mvtec
+from adctl.data.datasets.remote import local_copy
 from adctl.errors import UsageError
 from adctl.fetching.finding import find_dataset
 
@@ -68,7 +68,7 @@ def categories_of(settings: DataSettings) -> list[str]:
 
 def dataset_of_run(folder: Path) -> Dataset | None:
     """The data set a run was trained on, found again by its manifest; None without a manifest."""
-    manifest = runs.read_manifest(folder)
+    manifest = run_folder.read_manifest(folder)
     if manifest is None:
         return None
     source: dict[str, Any] = manifest["dataset"]

@@ -13,14 +13,14 @@ from pydantic import ValidationError
 
 from adctl import __version__, files
 from adctl.detectors.registry import DETECTORS, detector_class
-from adctl.engine import checkpoint
+from adctl.engine import safetensors_file
 from adctl.errors import ModelFileError, UsageError
 from adctl.records import Calibration
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from adctl.detectors.contract import Detector
+    from adctl.detectors.base import Detector
 
 FORMAT = 2
 MODEL = "model.safetensors"
@@ -118,7 +118,7 @@ def save_model(path: Path, detector: Detector, header: ModelHeader) -> None:
     Raises:
         OutputError: It cannot be written.
     """
-    checkpoint.write(path, detector.state_dict(), header.to_dict())
+    safetensors_file.write(path, detector.state_dict(), header.to_dict())
 
 
 def read_header(path: Path) -> ModelHeader:
@@ -127,7 +127,7 @@ def read_header(path: Path) -> ModelHeader:
     Raises:
         ModelFileError: It is absent, damaged, foreign or too new.
     """
-    return ModelHeader.from_dict(checkpoint.read_header(path), path)
+    return ModelHeader.from_dict(safetensors_file.read_header(path), path)
 
 
 def load_model(path: Path) -> tuple[Detector, ModelHeader]:
@@ -136,7 +136,7 @@ def load_model(path: Path) -> tuple[Detector, ModelHeader]:
     Raises:
         ModelFileError: It is absent, damaged, foreign or too new.
     """
-    tensors, raw = checkpoint.read(path)
+    tensors, raw = safetensors_file.read(path)
     header = ModelHeader.from_dict(raw, path)
     detector = build_detector(header, path)
     detector.load_state(tensors)
@@ -151,7 +151,7 @@ def recalibrate(source: Path, target: Path, calibration: Calibration) -> None:
         OutputError: The target cannot be written.
     """
     header = read_header(source).calibrated(calibration)
-    checkpoint.replace_header(source, target, header.to_dict())
+    safetensors_file.replace_header(source, target, header.to_dict())
 
 
 def tensors_digest(path: Path) -> str | None:
@@ -160,7 +160,7 @@ def tensors_digest(path: Path) -> str | None:
     Raises:
         ModelFileError: It is absent, damaged or foreign.
     """
-    return checkpoint.tensors_digest(path) if path.suffix == SUFFIX else None
+    return safetensors_file.tensors_digest(path) if path.suffix == SUFFIX else None
 
 
 def build_detector(header: ModelHeader, path: Path) -> Detector:

@@ -77,7 +77,7 @@ class Evidence:
         defective: Raw scores of labelled defective images, ascending; empty when there are none.
         folds: The good scores come from so many models, each fitted without the images it scores; 0 where they come
             from the one model and images held out from it.
-        views: Of test-time augmentation, under which they were scored; see `adctl.tta`.
+        views: Of test-time augmentation, under which they were scored; see `adctl.scoring.tta`.
     """
 
     good: tuple[float, ...]
@@ -112,7 +112,7 @@ class Tail:
 
 @dataclass(frozen=True, slots=True)
 class ProbabilityCurve:
-    """Scores to anomaly probabilities; see `adctl.calibration.judging`.
+    """Scores to anomaly probabilities; see `adctl.thresholds.decision`.
 
     Attributes:
         scores: Ascending.
@@ -136,7 +136,7 @@ class Calibration:
     """What turns raw scores into verdicts: an image is rejected when its score is above `threshold`.
 
     Attributes:
-        method: How the threshold was chosen; see `adctl.calibration.choosing.METHODS`.
+        method: How the threshold was chosen; see `adctl.thresholds.methods.METHODS`.
         threshold: In the detector's own score units.
         pixel_threshold: For map values, outlines regions; chosen like `threshold` on the highest value of each good
             image's map. None when no maps were looked at.
@@ -208,7 +208,7 @@ class ScoredImage:
         height: Of the original image, pixels.
         error: Why the image could not be scored, or None.
         p_value: Conformal: of good images at most such a share looks as strange; None when not calibrated.
-        probability: That it is anomalous, 0 to 1; see `adctl.calibration.judging`; None likewise.
+        probability: That it is anomalous, 0 to 1; see `adctl.thresholds.decision`; None likewise.
         peak: The highest value of its anomaly map, raw; None where it could not be read.
     """
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from adctl.data.demo import generate
+from adctl.fetching.demo_dataset import generate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -65,7 +65,7 @@ class Pixels:
 @pytest.fixture(scope="session")
 def zippers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small demo data set: the zipper category's folder."""
-    from adctl.data.demo import generate
+    from adctl.fetching.demo_dataset import generate
 
     root = tmp_path_factory.mktemp("data")
     generate(root, train=20, good=6, per_defect=1, size=96)
@@ -81,7 +81,7 @@ def settings(**values: Any) -> Loaded[TrainSettings]:
 @pytest.fixture(scope="session", params=sorted(DETECTORS))
 def trained(request: pytest.FixtureRequest, zippers: Path, tmp_path_factory: pytest.TempPathFactory):
     """A trained model of each detector, once a session."""
-    from adctl.training import train
+    from adctl.training.single_run import train
 
     runs = tmp_path_factory.mktemp("runs")
     epochs = 4 if request.param == "vit" else 2  # a transformer takes longer to rebuild anything
@@ -91,7 +91,7 @@ def trained(request: pytest.FixtureRequest, zippers: Path, tmp_path_factory: pyt
 @pytest.fixture(scope="session")
 def patchcore(zippers: Path, tmp_path_factory: pytest.TempPathFactory):
     """A trained PatchCore, for tests that need any one model."""
-    from adctl.training import train
+    from adctl.training.single_run import train
 
     return train(settings(arch="patchcore", data=zippers, runs=tmp_path_factory.mktemp("runs")))
 

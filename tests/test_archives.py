@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adctl.data import archives as module
-from adctl.data.archives import extract
 from adctl.errors import FetchError, OutputError
+from adctl.fetching import archives as module
+from adctl.fetching.archives import extract
 
 CONTENT = {"a/one.png": b"1" * 700, "a/b/two.png": b"2" * 5000, "three.txt": b"3", "a/empty": b""}
 ENDINGS = ["tar", "tar.gz", "tar.bz2", "tar.xz", "zip"]
@@ -273,7 +273,7 @@ def test_interrupted_means_nothing_there(tmp_path, into):
 def test_killed_means_nothing_that_looks_whole(tmp_path, into):
     archive = pack(tmp_path / "x.tar.gz", CONTENT)
     program = (
-        "import os, sys, pathlib; from adctl.data.archives import extract; "
+        "import os, sys, pathlib; from adctl.fetching.archives import extract; "
         "extract(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), progress=lambda done, total: os._exit(9))"
     )
     root = Path(module.__file__).parents[2]

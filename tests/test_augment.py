@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adctl.data.augment import Augmentation, ReflectedAffine
 from adctl.errors import MissingExtraError, UsageError
+from adctl.training.augmentation import Augmentation, ReflectedAffine
 
 HAS_ALBUMENTATIONS = importlib.util.find_spec("albumentations") is not None
 LIBRARIES = [

@@ -19,7 +19,7 @@ from adctl.detectors.registry import detector_class
 from adctl.detectors.vit import VisionTransformerAutoencoder, VisionTransformerConfig
 from adctl.engine.phases import Batch, Optimize
 from adctl.errors import UsageError
-from adctl.training import detector_config, fit_plan
+from adctl.training.single_run import detector_config, fit_plan
 
 SMALL = {
     "cnn": {"image_size": 64, "width": 8, "latent": 32},

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adctl.bench.comparing import compare, read_baseline
-from adctl.bench.figures import BenchResult, Latency, Machine, ModelFigures
-from adctl.bench.rounds import interleaved, noise_of
-from adctl.benchmarking import Benchmark, bench
+from adctl.benchmarking.bench import Benchmark, bench
+from adctl.benchmarking.regression import compare, read_baseline
+from adctl.benchmarking.results import BenchResult, Latency, Machine, ModelFigures
+from adctl.benchmarking.rounds import interleaved, noise_of
 from adctl.config import BenchSettings, load
 from adctl.errors import DataError, UsageError
 
@@ -124,7 +124,7 @@ def test_other_files_are_no_figures(tmp_path, text):
 
 def test_operations_are_counted_alike_in_both_formats(patchcore, tmp_path):
     pytest.importorskip("onnx")
-    from adctl.bench.flops import flops_of
+    from adctl.benchmarking.flops import flops_of
     from adctl.exporting.onnx import write_onnx
 
     write_onnx(patchcore.model, tmp_path / "model.onnx")

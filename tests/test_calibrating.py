@@ -14,21 +14,21 @@ import pytest
 from conftest import CommandLine, settings
 from safetensors import safe_open
 
-from adctl.calibrating import calibrate, rule_of
-from adctl.calibration import conformal
-from adctl.calibration.choosing import Rule
-from adctl.calibration.labelled import Costs
+from adctl.calibration.calibrate import calibrate, rule_of
+from adctl.calibration.refit import cut
 from adctl.config import CalibrateSettings, Loaded
-from adctl.engine import checkpoint
+from adctl.engine import safetensors_file
 from adctl.errors import DataError, ModelFileError, UsageError
 from adctl.model_file import load_model, read_header, save_model, tensors_digest
-from adctl.refitting import cut
+from adctl.thresholds import conformal
+from adctl.thresholds.methods import Rule
+from adctl.thresholds.supervised import Costs
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, zippers):
     """A folder in which a PaDiM was trained and has scored labelled images."""
-    from adctl.training import train
+    from adctl.training.single_run import train
 
     folder = tmp_path_factory.mktemp("calibrating")
     train(settings(arch="padim", data=zippers, runs=folder / "runs", name="line"))
@@ -63,7 +63,7 @@ def test_the_command_promises_or_says_how_many_images_it_takes(world):
 
 def test_thresholds_are_chosen_again_without_the_network(model):
     program = (
-        "import sys, time; from adctl.cli.app import run; import adctl.calibrating, adctl.config;"
+        "import sys, time; from adctl.cli.app import run; import adctl.calibration.calibrate, adctl.config;"
         "start = time.process_time(); code = run(sys.argv[1:]); took = time.process_time() - start;"
         "assert code == 0 and took < 1, took; assert 'torch' not in sys.modules"
     )
@@ -75,7 +75,7 @@ def test_thresholds_are_chosen_again_without_the_network(model):
 def test_only_the_header_changes(model):
     made = calibrate(loaded(model, max_false_alarm=0.25)).model
     assert tensors_digest(made) == tensors_digest(model)
-    before, after = (checkpoint.read(path)[0] for path in (model, made))
+    before, after = (safetensors_file.read(path)[0] for path in (model, made))
     assert before.keys() == after.keys()
     assert all((before[name] == after[name]).all() for name in before)
     with safe_open(made, framework="numpy") as stored:
@@ -94,7 +94,7 @@ def test_in_place_replaces_the_model_itself(model):
 
 
 def test_the_evidence_is_what_scoring_the_held_out_images_gives(model):
-    from adctl.evidence import held_out
+    from adctl.calibration.calibration_scores import held_out
 
     kept = read_header(model).calibration.evidence
     for number, sample in enumerate(held_out(model)):
@@ -126,7 +126,7 @@ def test_scores_come_with_p_values_probabilities_and_boxes(world):
 
 def test_regions_are_drawn_only_by_option(world, zippers):
     from adctl.config import ScoreSettings
-    from adctl.scoring import score
+    from adctl.scoring.score import score
 
     model, out = world.folder / "runs" / "line" / "model.safetensors", world.folder / "plain"
     given = ScoreSettings(images=(str(zippers / "test" / "rough"),), model=model, out=out, device="cpu")
@@ -177,9 +177,9 @@ def test_saved_scores_that_cannot_be_used_are_refused(world, model, tmp_path, da
 
 def test_a_score_that_is_no_number_is_an_error_row(tmp_path):
     from adctl.data.loader import Loaded as Item
-    from adctl.predicting import Predicted
     from adctl.records import Sample
-    from adctl.scoring import to_row
+    from adctl.scoring.predict import Predicted
+    from adctl.scoring.score import to_row
 
     item = Item(Sample(tmp_path / "a.png", "a.png"), None, 4, 4)
     row = to_row(Predicted(item, float("nan"), np.zeros((2, 2), np.float32)), None)
@@ -230,7 +230,7 @@ def test_cross_conformal_calls_out_at_most_twice_the_rate():
 
 
 def test_a_learning_curve_ends_in_words_and_a_picture(model, zippers, monkeypatch, capsys):
-    from adctl import learning_curve
+    from adctl.calibration import learning_curve
     from adctl.cli.calibrate import _curve_text
     from adctl.cli.output import print_text
 
@@ -251,7 +251,7 @@ def test_score_warns_of_images_unlike_those_of_the_calibration(world, model, zip
     import cv2
 
     from adctl.config import ScoreSettings
-    from adctl.scoring import score
+    from adctl.scoring.score import score
 
     generator = np.random.default_rng(0)
     for folder, noise in (("same", 0), ("darker", 60)):
@@ -315,8 +315,8 @@ def test_levels_out_of_range_name_the_flag(world):
 
 
 def test_a_model_of_the_older_format_is_told_to_be_trained_again(model):
-    header = checkpoint.read_header(model)
-    checkpoint.replace_header(model, model, {**header, "format": 1})
+    header = safetensors_file.read_header(model)
+    safetensors_file.replace_header(model, model, {**header, "format": 1})
     with pytest.raises(ModelFileError, match="keeps no calibration scores") as caught:
         read_header(model)
     assert "Train the model again" in caught.value.remedy

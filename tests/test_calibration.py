@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from scipy.stats import genpareto
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from adctl.calibration import conformal, labelled, tails, thresholds
-from adctl.calibration.choosing import METHODS, Rule, calibrate
-from adctl.calibration.judging import Judge, fit_probability, probabilities
 from adctl.config import CalibrationMethod
 from adctl.errors import DataError, UsageError
 from adctl.records import Calibration, Evidence, Verdict
+from adctl.thresholds import conformal, pareto_tail, supervised, unsupervised
+from adctl.thresholds.decision import Judge, fit_probability, probabilities
+from adctl.thresholds.methods import METHODS, Rule, calibrate
 
 scores = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60).map(
     lambda values: np.array(values, np.float64)
@@ -33,16 +33,16 @@ def evidence(good, defective=(), **more) -> Evidence:
 
 @given(good=scores, percentile=st.floats(1, 100))
 def test_percentile_is_numpys(good, percentile):
-    assert thresholds.by_percentile(good, percentile).value == np.percentile(good, percentile)
+    assert unsupervised.by_percentile(good, percentile).value == np.percentile(good, percentile)
 
 
 def test_sigma_and_mad_on_normal_scores_agree_and_mad_alone_bears_an_outlier():
     good = np.random.default_rng(0).normal(5, 2, 20_000)
-    assert thresholds.by_sigma(good, 3).value == pytest.approx(11, abs=0.15)
-    assert thresholds.by_mad(good, 3).value == pytest.approx(11, abs=0.15)
+    assert unsupervised.by_sigma(good, 3).value == pytest.approx(11, abs=0.15)
+    assert unsupervised.by_mad(good, 3).value == pytest.approx(11, abs=0.15)
     spoilt = np.append(good[:200], 1e6)
-    assert thresholds.by_mad(spoilt, 3).value < 13
-    assert thresholds.by_sigma(spoilt, 3).value > 1e5
+    assert unsupervised.by_mad(spoilt, 3).value < 13
+    assert unsupervised.by_sigma(spoilt, 3).value > 1e5
 
 
 @given(good=scores, rate=rates)
@@ -125,7 +125,7 @@ def test_the_promised_false_alarm_rate_holds_over_many_splits(law, count, rate):
 @pytest.mark.parametrize("law", [law for law in LAWS if "ties" not in law])
 def test_the_plain_percentile_breaks_its_promise_where_images_are_few(law):
     count, rate = 19, 0.05
-    found = false_alarms(law, count, lambda good: thresholds.by_percentile(good, 100 * (1 - rate)))
+    found = false_alarms(law, count, lambda good: unsupervised.by_percentile(good, 100 * (1 - rate)))
     assert found > rate + 5 * np.sqrt(rate * (1 - rate) / SPLITS)
     owned_up, _ = calibrate(Rule("percentile", 95.0), evidence(np.arange(19.0)))
     assert owned_up.promised_false_alarm == pytest.approx(0.1)
@@ -148,20 +148,22 @@ def test_the_promise_for_map_values_holds_for_whole_images():
 def test_the_tail_is_found_again(shape):
     good = 10 + genpareto.rvs(shape, scale=3, size=4000, random_state=0)
     for rate in (0.05, 0.001):
-        assert tails.by_tail(good, rate).value == pytest.approx(10 + genpareto.isf(rate, shape, scale=3), rel=0.12)
-    tail = tails.fit_tail(good)
-    assert tails.survival(tail, np.array([tail.start]))[0] == pytest.approx(tail.share)
+        assert pareto_tail.by_tail(good, rate).value == pytest.approx(
+            10 + genpareto.isf(rate, shape, scale=3), rel=0.12
+        )
+    tail = pareto_tail.fit_tail(good)
+    assert pareto_tail.survival(tail, np.array([tail.start]))[0] == pytest.approx(tail.share)
 
 
 def test_the_tail_reaches_beyond_what_was_seen_and_says_so():
     good = np.random.default_rng(0).exponential(size=100)
-    found = tails.by_tail(good, 0.001)
+    found = pareto_tail.by_tail(good, 0.001)
     assert found.value > good.max()
     assert "fitted tail" in found.note
-    assert tails.by_tail(good, 0.3).value == np.quantile(good, 0.7)
-    assert tails.by_tail(np.full(30, 2.0), 0.01).value == 2
+    assert pareto_tail.by_tail(good, 0.3).value == np.quantile(good, 0.7)
+    assert pareto_tail.by_tail(np.full(30, 2.0), 0.01).value == 2
     with pytest.raises(DataError, match="at least 20"):
-        tails.by_tail(good[:10], 0.01)
+        pareto_tail.by_tail(good[:10], 0.01)
 
 
 @settings(max_examples=30)
@@ -171,17 +173,17 @@ def test_labelled_thresholds_are_the_best_there_are(good, defective):
     labels = np.concatenate([np.zeros(len(good)), np.ones(len(defective))])
     calls = [both > value for value in (np.nextafter(both.min(), -np.inf), *np.unique(both))]
 
-    found = labelled.by_best_f1(good, defective)
+    found = supervised.by_best_f1(good, defective)
     assert found.level == pytest.approx(max(f1_score(labels, call, zero_division=0) for call in calls))
     assert f1_score(labels, both > found.value, zero_division=0) == pytest.approx(found.level)
 
-    found = labelled.by_recall(good, defective, 0.7)
+    found = supervised.by_recall(good, defective, 0.7)
     reaching = [call for call in calls if recall_score(labels, call) >= 0.7]
     assert recall_score(labels, both > found.value) >= 0.7
     assert (good > found.value).sum() == min((call & (labels == 0)).sum() for call in reaching)
 
-    costs = labelled.Costs(7, 2)
-    found = labelled.by_cost(good, defective, costs)
+    costs = supervised.Costs(7, 2)
+    found = supervised.by_cost(good, defective, costs)
     paid = [(7 * (~call & (labels == 1)).sum() + 2 * (call & (labels == 0)).sum()) / len(both) for call in calls]
     assert found.level == pytest.approx(min(paid))
 
@@ -195,22 +197,22 @@ def test_a_precision_is_reached_with_the_highest_recall_or_refused(good, defecti
     reaching = [call for call in calls if precision_score(labels, call) >= precision and (call & (labels == 1)).any()]
     if not reaching:
         with pytest.raises(DataError, match="the best is"):
-            labelled.by_precision(good, defective, precision)
+            supervised.by_precision(good, defective, precision)
         return
-    call = both > labelled.by_precision(good, defective, precision).value
+    call = both > supervised.by_precision(good, defective, precision).value
     assert precision_score(labels, call) >= precision
     assert recall_score(labels, call) == max(recall_score(labels, other) for other in reaching)
 
 
 def test_the_defect_rate_of_the_line_moves_the_least_cost():
     good, defective = np.arange(10.0), np.arange(5.0, 15.0)
-    often = labelled.by_cost(good, defective, labelled.Costs(1, 1, 0.5)).value
-    rarely = labelled.by_cost(good, defective, labelled.Costs(1, 1, 0.01)).value
+    often = supervised.by_cost(good, defective, supervised.Costs(1, 1, 0.5)).value
+    rarely = supervised.by_cost(good, defective, supervised.Costs(1, 1, 0.01)).value
     assert rarely > 9 > often
 
 
 def test_best_f1_threshold_parts_the_classes():
-    found = labelled.by_best_f1(np.array([1.0, 2.0]), np.array([3.0, 4.0]))
+    found = supervised.by_best_f1(np.array([1.0, 2.0]), np.array([3.0, 4.0]))
     assert found.value == 2.5
     assert found.level == 1.0
 
@@ -302,13 +304,13 @@ def test_calibration_survives_json():
 
 def test_no_scores_and_broken_scores_are_refused():
     with pytest.raises(DataError, match="no scores"):
-        thresholds.by_percentile(np.array([]), 99)
+        unsupervised.by_percentile(np.array([]), 99)
     with pytest.raises(DataError, match="at least 2"):
-        thresholds.by_sigma(np.array([1.0]), 3)
+        unsupervised.by_sigma(np.array([1.0]), 3)
     with pytest.raises(DataError, match="1 of 2 scores of good images are not finite"):
-        thresholds.by_percentile(np.array([1.0, np.nan]), 99)
+        unsupervised.by_percentile(np.array([1.0, np.nan]), 99)
     with pytest.raises(DataError, match="of defective images are not finite"):
-        labelled.by_best_f1(np.array([1.0]), np.array([np.inf]))
+        supervised.by_best_f1(np.array([1.0]), np.array([np.inf]))
     with pytest.raises(UsageError, match="needs scores of labelled defective"):
         calibrate(Rule("recall", 0.9), evidence([1.0, 2.0]))
     with pytest.raises(UsageError, match="Unknown method"):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adctl.calibration import drift
-from adctl.calibration.enough import LearningPoint, answer, sizes
+from adctl.thresholds import drift
+from adctl.thresholds.sample_size import LearningPoint, answer, sizes
 
 
 def draws(seed: int, size: int) -> np.ndarray:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adctl.checking.contact_sheet import write_contact_sheet
-from adctl.checking.findings import KINDS, Severity
-from adctl.checking.folder import check
-from adctl.checking.looks import fine_structure, perceptual_hash
+from adctl.data.checks.check import check
+from adctl.data.checks.contact_sheet import write_contact_sheet
+from adctl.data.checks.findings import KINDS, Severity
+from adctl.data.checks.image_stats import fine_structure, perceptual_hash
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "planted_problems.py"
 

@@ -9,12 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from adctl.detectors.features import stack_levels
+from adctl.detectors.components.anomaly_maps import to_rows
+from adctl.detectors.components.nearest_neighbours import (
+    InvertedLists,
+    coded_bank,
+    least_of_codes,
+    nearest_squared,
+    to_codes,
+)
+from adctl.detectors.feature_detector import stack_levels
 from adctl.detectors.registry import detector_class
-from adctl.maps import to_rows
 from adctl.model_file import load_model
-from adctl.neighbours import InvertedLists, coded_bank, least_of_codes, nearest_squared, to_codes
-from adctl.training import train
+from adctl.training.single_run import train
 
 
 @given(

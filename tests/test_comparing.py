@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import adctl as package
-from adctl.comparing import compare
 from adctl.config import ReportSettings, load
 from adctl.data.images import write_png
 from adctl.errors import DataError, UsageError
+from adctl.evaluation.compare import compare_sets
+from adctl.evaluation.match_images import shared_images
+from adctl.metrics.bootstrap import Resampling
 from adctl.metrics.comparison import delong, holm
 from adctl.metrics.image import image_metrics
-from adctl.metrics.intervals import Resampling
 from adctl.records import Calibration, ScoredImage, Verdict
-from adctl.report.animation import write_animation
-from adctl.report.comparison import compare_sets
-from adctl.report.comparison_page import in_words, metric_rows
-from adctl.report.matching import shared_images
-from adctl.scores import ScoreSet, ScoreWriter
+from adctl.reporting.animation import write_animation
+from adctl.reporting.compare import compare
+from adctl.reporting.comparison_page import in_words, metric_rows
+from adctl.scoring.score_set import ScoreSet, ScoreWriter
 
 CALIBRATION = Calibration("percentile", 1.0, 1.0, 99.0, 50, 0, 0.02, (0.0, 0.9))
 FEW = Resampling(200)

@@ -6,9 +6,9 @@ import pytest
 from test_comparing import FEW, make_images, write_set
 from test_report_browser import Opened, browser, check_is_quiet  # noqa: F401 - a fixture
 
-from adctl.report.comparison import compare_sets
-from adctl.report.comparison_page import write_comparison
-from adctl.report.matching import shared_images
+from adctl.evaluation.compare import compare_sets
+from adctl.evaluation.match_images import shared_images
+from adctl.reporting.comparison_page import write_comparison
 
 HOSTILE = '<script>window.hacked=1</script>"'
 

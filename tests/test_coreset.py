@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adctl import coreset, neighbours
+from adctl.detectors.components import coreset, nearest_neighbours
 
 
 @settings(max_examples=30, deadline=None)
@@ -50,8 +50,8 @@ def test_nearest_is_the_brute_force_minimum(queries, rows, columns, block):
     generator = torch.Generator().manual_seed(queries * 1000 + rows)
     first, second = torch.rand(queries, columns, generator=generator), torch.rand(rows, columns, generator=generator)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "_QUERY_ROWS", block)
-        patch.setattr(neighbours, "_BANK_ROWS", block)
-        found = neighbours.nearest_squared(first, second)
+        patch.setattr(nearest_neighbours, "_QUERY_ROWS", block)
+        patch.setattr(nearest_neighbours, "_BANK_ROWS", block)
+        found = nearest_neighbours.nearest_squared(first, second)
     expected = torch.cdist(first.double(), second.double()).amin(1).square()
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)

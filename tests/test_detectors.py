@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from adctl.detectors.contract import Prediction
+from adctl.detectors.base import Prediction
 from adctl.detectors.registry import DETECTORS, detector_class
 from adctl.errors import ModelFileError, UsageError
 from adctl.model_file import load_model, save_model
@@ -75,8 +75,8 @@ def test_every_option_is_described(loaded):
 @torch.inference_mode()
 def test_defects_score_higher_than_their_own_good_image(loaded):
     """Not a quality figure: a blatant defect must raise the score and lie where the map is highest."""
-    from adctl.data.demo import render
     from adctl.engine.batching import to_input
+    from adctl.fetching.demo_dataset import render
 
     detector, _ = loaded
     size = detector.input.height
@@ -112,7 +112,7 @@ def test_unknown_arch_lists_the_known_ones():
 def test_any_timm_backbone_works_transformers_too(zippers, tmp_path):
     from conftest import settings
 
-    from adctl.training import train
+    from adctl.training.single_run import train
 
     result = train(
         settings(

@@ -17,12 +17,12 @@ from pydantic import ValidationError
 from torch import nn
 
 from adctl.config import TrainSettings
+from adctl.detectors.components.simplex_noise import simplex_noise
 from adctl.detectors.diffusion import Diffusion, DiffusionConfig, sampling_path
+from adctl.engine.gradient_checkpointing import recomputing
 from adctl.engine.phases import Batch, Optimize
-from adctl.engine.recomputing import recomputing
 from adctl.errors import MissingExtraError, UsageError
-from adctl.noise import simplex_noise
-from adctl.training import detector_config
+from adctl.training.single_run import detector_config
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"image_size": 32, "widths": (16, 32), "patch": 2}

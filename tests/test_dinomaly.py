@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adctl.detectors.components.feature_cache import FeatureMemory
 from adctl.detectors.dinomaly import Dinomaly, DinomalyConfig, _grouped, _LinearAttention
-from adctl.detectors.feature_memory import FeatureMemory
 from adctl.engine.phases import Batch
 from adctl.errors import UsageError
 

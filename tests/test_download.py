@@ -29,10 +29,10 @@ from faulty_server import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adctl.data import download as module
-from adctl.data.download import Transfer, download, head
-from adctl.data.web import without_secrets
 from adctl.errors import FetchError, OutputError
+from adctl.fetching import download as module
+from adctl.fetching.download import Transfer, download, head
+from adctl.fetching.http import without_secrets
 
 if TYPE_CHECKING:
     pass

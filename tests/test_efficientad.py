@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from adctl.detectors.efficientad import EfficientAD, EfficientADConfig, _hardest, _mean_where
+from adctl.engine.context import Surroundings
 from adctl.engine.history import Plan
 from adctl.engine.phases import Batch, Observe, Optimize
-from adctl.engine.surroundings import Surroundings
 from adctl.engine.trainer import Work, fit, seed_everything
 
 SMALL = {"image_size": 32, "width": 16, "features": 8}

@@ -10,13 +10,13 @@ import torch
 from conftest import Pixels
 from torch import nn
 
-from adctl.engine import checkpoint
+from adctl.engine import safetensors_file
 from adctl.engine.batching import BatchLimit, is_out_of_memory
+from adctl.engine.context import Surroundings
 from adctl.engine.device import choose_device
 from adctl.engine.history import Plan
+from adctl.engine.lr_schedule import Schedule
 from adctl.engine.phases import Observe, Optimize
-from adctl.engine.schedule import Schedule
-from adctl.engine.surroundings import Surroundings
 from adctl.engine.trainer import Work, fit
 from adctl.errors import ModelFileError, TrainingError, UsageError
 from adctl.model_file import FORMAT, load_model
@@ -167,9 +167,9 @@ def test_devices():
 def test_a_checkpoint_is_the_same_bytes_each_time(tmp_path):
     tensors = {"b": torch.arange(3.0), "a": torch.eye(2)}
     for name in ("one", "two"):
-        checkpoint.write(tmp_path / name, tensors, {"z": 1, "a": {"ü": 2}})
+        safetensors_file.write(tmp_path / name, tensors, {"z": 1, "a": {"ü": 2}})
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    read, header = checkpoint.read(tmp_path / "one")
+    read, header = safetensors_file.read(tmp_path / "one")
     assert header == {"z": 1, "a": {"ü": 2}}
     assert torch.equal(read["a"], torch.eye(2))
 
@@ -196,7 +196,7 @@ def test_model_files_that_cannot_be_used_say_why(tmp_path, patchcore):
 
 
 def test_a_pickle_is_never_loaded(tmp_path):
-    from adctl.backbones import find_weights
+    from adctl.detectors.components.backbones import find_weights
 
     class Evil:
         def __reduce__(self):

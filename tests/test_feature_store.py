@@ -14,8 +14,8 @@ from conftest import ROOT, settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adctl.detectors import feature_store
-from adctl.detectors.feature_store import FeatureStore
+from adctl.detectors.components import feature_buffer
+from adctl.detectors.components.feature_buffer import FeatureStore
 from adctl.detectors.registry import detector_class
 from adctl.errors import OutputError
 
@@ -30,7 +30,7 @@ def temporary(tmp_path, monkeypatch):
 
 
 def on_disk(patch):
-    patch.setattr(feature_store, "SHARE", 0.0)
+    patch.setattr(feature_buffer, "SHARE", 0.0)
 
 
 @given(
@@ -41,8 +41,8 @@ def on_disk(patch):
 def test_features_come_back_as_they_went_in_wherever_they_lie(batches, room, chunk):
     features = torch.randn(sum(batches), 3, 2, 2, generator=torch.Generator().manual_seed(0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feature_store, "room", lambda: room)
-        patch.setattr(feature_store, "CHUNK", chunk)
+        patch.setattr(feature_buffer, "room", lambda: room)
+        patch.setattr(feature_buffer, "CHUNK", chunk)
         store = FeatureStore()
         for batch in features.split(batches):
             store.add(batch)
@@ -105,7 +105,7 @@ def test_a_full_disk_is_an_error_with_a_remedy(monkeypatch):
     except OSError:
         pytest.skip("no /dev/full")
     on_disk(monkeypatch)
-    monkeypatch.setattr(feature_store.tempfile, "TemporaryFile", lambda **_: full)
+    monkeypatch.setattr(feature_buffer.tempfile, "TemporaryFile", lambda **_: full)
     store = FeatureStore()
     store.add(torch.rand(2, 3, 4, 4))
     with pytest.raises(OutputError, match="No space left") as caught:
@@ -114,8 +114,8 @@ def test_a_full_disk_is_an_error_with_a_remedy(monkeypatch):
 
 
 def test_the_forecast_tells_when_the_disk_is_needed(zippers, monkeypatch):
-    from adctl.forecast import forecast
-    from adctl.training import understand
+    from adctl.training.resource_estimate import forecast
+    from adctl.training.single_run import understand
 
     loaded = settings(arch="patchcore", data=zippers).settings
     assert forecast(understand(loaded), loaded).disk == 0
@@ -125,10 +125,10 @@ def test_the_forecast_tells_when_the_disk_is_needed(zippers, monkeypatch):
 
 PROGRAM = """
 import sys, threading, time, torch
-from adctl.detectors import feature_store
+from adctl.detectors.components import feature_buffer
 from adctl.detectors.patchcore import PatchCore
 
-feature_store.SHARE = float(sys.argv[1])
+feature_buffer.SHARE = float(sys.argv[1])
 IMAGES = 320
 
 def private():

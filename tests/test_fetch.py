@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from adctl.data import download as download_module
-from adctl.data.catalogue import Kind, catalogue, find_entry
-from adctl.data.layouts import open_mvtec
+from adctl.data.datasets.layouts import open_mvtec
 from adctl.errors import AdctlError, DataError, FetchError, OutputError, UsageError
+from adctl.fetching import download as download_module
 from adctl.fetching import store
+from adctl.fetching.catalogue import Kind, catalogue, find_entry
 from adctl.fetching.datasets import Fetched, fetch_dataset, licence_to_accept
 from adctl.fetching.finding import find_dataset, listing
 from adctl.fetching.verifying import verify
@@ -506,10 +506,10 @@ def test_there_has_to_be_something_to_verify(mvtec, home):
 
 @pytest.fixture
 def small_demo(monkeypatch):
-    from adctl.data import demo
+    from adctl.fetching import demo_dataset
 
-    real = demo.generate
-    monkeypatch.setattr(demo, "generate", lambda root, **o: real(root, train=3, good=1, per_defect=1, size=32, **o))
+    real, small = demo_dataset.generate, {"train": 3, "good": 1, "per_defect": 1, "size": 32}
+    monkeypatch.setattr(demo_dataset, "generate", lambda root, **o: real(root, **small, **o))
 
 
 def test_the_built_in_set_is_drawn_once(home, small_demo):
@@ -608,7 +608,7 @@ def put(site, path: str, data: bytes) -> None:
 def test_weights_come_verified_and_are_found_by_training(hub, site, home):
     import torch
 
-    from adctl.backbones import find_weights
+    from adctl.detectors.components.backbones import find_weights
 
     got = fetch_weights(MODEL)
     assert (got.path, got.verified, got.already) == (home / "weights" / f"{MODEL}.safetensors", True, False)

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from faulty_server import FATAL, PASSING, web_sites
 
-from adctl.data.download import Transfer
-from adctl.data.parts import begun_part
 from adctl.errors import DataError, FetchError
 from adctl.fetching.datasets import fetch_dataset
+from adctl.fetching.download import Transfer
+from adctl.fetching.download_segments import begun_part
 from adctl.fetching.finding import listing
 from adctl.fetching.verifying import verify
 

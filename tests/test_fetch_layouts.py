@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adctl.data.catalogue import catalogue, find_entry
-from adctl.data.converters import LAYOUTS, converter
+from adctl.data.datasets.layouts import open_mvtec
 from adctl.data.images import read_image, read_mask
-from adctl.data.layouts import open_mvtec
 from adctl.errors import DataError, UsageError
+from adctl.fetching.catalogue import catalogue, find_entry
+from adctl.fetching.converters import LAYOUTS, converter
 from adctl.fetching.datasets import fetch_dataset
 from adctl.fetching.verifying import verify
 

@@ -18,20 +18,20 @@ from hypothesis import given
 from hypothesis import settings as few
 from hypothesis import strategies as st
 
-from adctl import folds as module
-from adctl.backbones import Backbone
 from adctl.data.folds import split_fold
-from adctl.detectors.shared_features import backbone_levels, shared_features
+from adctl.detectors.components.backbones import Backbone
+from adctl.detectors.components.shared_feature_cache import backbone_levels, shared_features
 from adctl.errors import DataError, UsageError
-from adctl.folds import train_folds
 from adctl.metrics.ensemble import ensembles
 from adctl.metrics.image import image_metrics
-from adctl.metrics.spread import spread_of, spreads_of
+from adctl.metrics.mean_std import spread_of, spreads_of
 from adctl.model_file import DIGEST_LENGTH, read_header
 from adctl.records import Sample
 from adctl.runtimes.torch import TorchRuntime
-from adctl.scores import ScoreSet
-from adctl.training_modes import train_as_meant
+from adctl.scoring.score_set import ScoreSet
+from adctl.training import cross_validation as module
+from adctl.training.cross_validation import train_folds
+from adctl.training.train import train_as_meant
 
 numbers = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=12)
 
@@ -161,7 +161,7 @@ def test_models_have_not_seen_their_fold_nor_a_test_image(made, data):
 
 
 def test_out_of_fold_scores_are_those_of_the_folds_own_models(made, data):
-    from adctl.predicting import collect
+    from adctl.scoring.predict import collect
 
     table = out_of_fold(made)
     for fold in made.folds:

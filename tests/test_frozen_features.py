@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adctl.backbones import Backbone
-from adctl.detectors.feature_memory import FeatureMemory
-from adctl.detectors.painting import painted
-from adctl.detectors.whitening import Whitening, observe
+from adctl.detectors.components.anomaly_maps import to_rows
+from adctl.detectors.components.backbones import Backbone
+from adctl.detectors.components.feature_cache import FeatureMemory
+from adctl.detectors.components.synthetic_anomalies import painted
+from adctl.detectors.components.whitening import Whitening, observe
+from adctl.engine.context import Surroundings
 from adctl.engine.phases import Batch
-from adctl.engine.surroundings import Surroundings
 from adctl.engine.trainer import Work, fit
-from adctl.maps import to_rows
 
 
 def whitened(features, kept=None):

@@ -16,15 +16,15 @@ from conftest import ROOT, settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adctl import grid as module
 from adctl.cli.grid import grid_text
 from adctl.cli.output import print_text
 from adctl.config import TrainSettings, load
 from adctl.errors import UsageError
-from adctl.grid import EVERY, Row, combinations, is_grid, markdown, tabulate, train_grid
-from adctl.report.evaluate import evaluate
-from adctl.scores import ScoreSet
-from adctl.training import train
+from adctl.evaluation.evaluate import evaluate
+from adctl.scoring.score_set import ScoreSet
+from adctl.training import grid as module
+from adctl.training.grid import EVERY, Row, combinations, is_grid, markdown, tabulate, train_grid
+from adctl.training.single_run import train
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage.measure import label, regionprops
 
-from adctl.heatmaps import ColourScale, boxes_from_map, colourise, overlay, sheet, upsample
 from adctl.records import Box, Calibration, ScoredImage, Verdict
+from adctl.scoring.heatmaps import ColourScale, boxes_from_map, colourise, overlay, sheet, upsample
 
 CALIBRATION = Calibration("percentile", 3.0, 2.0, 99.0, 50, 0, 0.02, (1.0, 2.9))
 SCALE = ColourScale.from_calibration(CALIBRATION)

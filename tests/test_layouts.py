@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from adctl.data.layouts import list_images, open_folders, open_mvtec
+from adctl.data.datasets.layouts import list_images, open_folders, open_mvtec
 from adctl.errors import AdctlError, DataError, UsageError
 
 DATA = Path(os.environ.get("ADCTL_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from adctl.adversary import FeatureMatching, GradientPenalty, Hinge, NonSaturating
-from adctl.backbones import DEFAULT, Backbone
-from adctl.losses import TERMS, Objective, Term, parse_spec, structural_similarity
+from adctl.detectors.components.backbones import DEFAULT, Backbone
+from adctl.detectors.components.discriminator import FeatureMatching, GradientPenalty, Hinge, NonSaturating
+from adctl.detectors.components.losses import TERMS, Objective, Term, parse_spec, structural_similarity
 
 EVERYTHING = "mse=1,l1=1,ssim=1,msssim=1,focal=1,perceptual=1,hinge=1,matching=1,gp=1"
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from adctl.data.layouts import categories_in, list_images, open_data
-from adctl.data.manifests import read_manifest
+from adctl.data.datasets.layouts import categories_in, list_images, open_data
+from adctl.data.datasets.manifests import read_manifest
 from adctl.errors import DataError, UsageError
 
 NAMES = [*(f"a/{n}.png" for n in range(4)), "b/crack.png", "b/ok.png", "masks/crack.png"]

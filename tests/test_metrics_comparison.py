@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from adctl.errors import DataError
+from adctl.metrics.bootstrap import Interval, Resampling
 from adctl.metrics.comparison import compare_image_metrics, compare_replicates, delong
 from adctl.metrics.image import image_metrics
-from adctl.metrics.intervals import Interval, Resampling
 
 few = settings(max_examples=30, deadline=None)
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adctl.metrics.bootstrap import Interval, Resampling, interval, replicates, resampled
 from adctl.metrics.exact import ExactMeter
 from adctl.metrics.image import image_measure, image_metrics, image_metrics_by_defect
-from adctl.metrics.intervals import Interval, Resampling, interval, replicates, resampled
-from adctl.metrics.sampling import PixelSamples
+from adctl.metrics.pixel_bootstrap import PixelSamples
 from adctl.metrics.streaming import PixelMeter
 
 few = settings(max_examples=30, deadline=None)

@@ -8,10 +8,10 @@ import pytest
 import tifffile
 import torch
 
-from adctl.backbones import Backbone, find_weights
-from adctl.checking.folder import check
+from adctl.data.checks.check import check
 from adctl.data.images import image_size, read_image, read_mask, resize
 from adctl.data.multichannel import picture_of, read_channels, read_picture, read_pixels
+from adctl.detectors.components.backbones import Backbone, find_weights
 from adctl.detectors.registry import DETECTORS, detector_class
 from adctl.errors import ImageError, MissingExtraError
 

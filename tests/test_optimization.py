@@ -10,17 +10,17 @@ import torch
 from conftest import Pixels
 from torch import nn
 
-from adctl.engine import parallel
-from adctl.engine.averaging import WeightAverage
+from adctl.engine import distributed
 from adctl.engine.batching import largest_that_fits
+from adctl.engine.checkpoints import CheckpointFolder
+from adctl.engine.context import Surroundings
+from adctl.engine.ema import WeightAverage
+from adctl.engine.gradient_checkpointing import recomputing
 from adctl.engine.history import Plan, to_csv
-from adctl.engine.journal import FolderJournal, Journal
+from adctl.engine.lr_schedule import SCHEDULES, Schedule
 from adctl.engine.phases import Batch, Critic, Optimize
-from adctl.engine.recomputing import recomputing
-from adctl.engine.resume import CheckpointFolder
-from adctl.engine.schedule import SCHEDULES, Schedule
-from adctl.engine.surroundings import Surroundings
 from adctl.engine.trainer import Work, fit
+from adctl.engine.training_log import FolderJournal, Journal
 from adctl.errors import ModelFileError, TrainingError, UsageError
 
 CPU = torch.device("cpu")
@@ -157,7 +157,7 @@ def test_two_processes_give_the_weights_of_one_with_the_same_global_batch():
     images, validation = Pixels(21), Pixels(4, seed=1)
     one, two = Rebuilds(double=True), Rebuilds(double=True)
     expected = train(one, images, validation, batch_size=8, epochs=2)
-    report = train(two, images, validation, batch_size=4, epochs=2, devices=parallel.Devices("cpu", (0, 1)))
+    report = train(two, images, validation, batch_size=4, epochs=2, devices=distributed.Devices("cpu", (0, 1)))
     torch.testing.assert_close(weights(two), weights(one), rtol=1e-9, atol=1e-12)
     assert report.global_batch_size == expected.global_batch_size == 8
     assert report.devices == 2
@@ -171,7 +171,7 @@ class Breaks(Rebuilds):
 
 def test_an_error_in_another_process_reaches_the_user():
     with pytest.raises(TrainingError, match="not finite") as caught:
-        train(Breaks(), devices=parallel.Devices("cpu", (0, 1)))
+        train(Breaks(), devices=distributed.Devices("cpu", (0, 1)))
     assert "--learning-rate" in caught.value.remedy
 
 
@@ -314,7 +314,7 @@ def test_the_journal_leaves_a_table_a_picture_and_tensorboard_files(tmp_path):
 
     class Scores(Rebuilds):
         def forward(self, images):
-            from adctl.detectors.contract import Prediction
+            from adctl.detectors.base import Prediction
 
             rebuilt = super().forward(images)
             return Prediction(rebuilt.flatten(1).mean(1), (images - rebuilt).square().mean(1))
@@ -342,14 +342,14 @@ def test_the_journal_leaves_a_table_a_picture_and_tensorboard_files(tmp_path):
 @pytest.mark.parametrize("text", ["", "a", "0", "1,1", "-1"])
 def test_devices_that_mean_nothing_are_refused(text):
     with pytest.raises(UsageError, match="names no devices"):
-        parallel.parse_devices(text, "cpu")
+        distributed.parse_devices(text, "cpu")
 
 
 def test_devices_are_how_many_or_which():
-    assert parallel.parse_devices("2", "cpu").numbers == (0, 1)
-    assert parallel.parse_devices("0,3", "cpu").numbers == (0, 3)
+    assert distributed.parse_devices("2", "cpu").numbers == (0, 1)
+    assert distributed.parse_devices("0,3", "cpu").numbers == (0, 3)
     with pytest.raises(UsageError, match="no CUDA GPU 9"):
-        parallel.parse_devices("0,9", "cuda")
+        distributed.parse_devices("0,9", "cuda")
 
 
 def test_a_small_data_set_gets_more_epochs_and_as_much_more_patience(caplog):

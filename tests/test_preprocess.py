@@ -16,16 +16,16 @@ from pydantic import ValidationError
 from adctl.data.images import resize, write_png
 from adctl.data.loader import ImageSource, load_one
 from adctl.data.preprocess import InputSpec, fit, onto_image, sample
-from adctl.detectors.contract import DetectorConfig
-from adctl.detectors.normalisation import CENTRED, Normalisation
+from adctl.detectors.base import DetectorConfig
+from adctl.detectors.components.normalisation import CENTRED, Normalisation
 from adctl.detectors.resnet import ResNetAutoencoder, ResNetConfig
 from adctl.engine.batching import to_input
 from adctl.errors import UsageError
-from adctl.heatmaps import upsample
 from adctl.model_file import ModelHeader, Training, load_model, save_model
-from adctl.predicting import collect, predict
 from adctl.records import Sample
 from adctl.runtimes.torch import TorchRuntime
+from adctl.scoring.heatmaps import upsample
+from adctl.scoring.predict import collect, predict
 
 sides = st.integers(16, 400)
 inputs = st.sampled_from([32, 48, 100])
@@ -225,7 +225,7 @@ class Brightness(torch.nn.Module):
         self.input = spec
 
     def forward(self, images: torch.Tensor):
-        from adctl.detectors.contract import Prediction
+        from adctl.detectors.base import Prediction
 
         maps = torch.nn.functional.avg_pool2d(images.mean(1), 4)
         return Prediction(maps.flatten(1).amax(1), maps)
@@ -251,7 +251,7 @@ def test_maps_span_the_image_and_calibration_sees_the_highest_value_of_each(wide
 def test_a_grey_padded_model_finds_a_defect_where_it_is(arch, tmp_path):
     from conftest import settings as train_settings
 
-    from adctl.training import train
+    from adctl.training.single_run import train
 
     generator = np.random.default_rng(0)
     for number in range(12):
@@ -276,7 +276,7 @@ def test_a_grey_padded_model_finds_a_defect_where_it_is(arch, tmp_path):
 def test_an_option_that_contradicts_another_is_named(tmp_path):
     from conftest import settings as train_settings
 
-    from adctl.training import detector_config
+    from adctl.training.single_run import detector_config
 
     loaded = train_settings(arch="padim", options={"resize": "crop", "tile": 64})
     with pytest.raises(UsageError, match="--set tile"):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from adctl.data.loader import load_one
 from adctl.data.preprocess import InputSpec, fit, onto_image
-from adctl.data.region import FILL, read_region, region_text
-from adctl.detectors.contract import DetectorConfig
+from adctl.data.roi import FILL, read_region, region_text
+from adctl.detectors.base import DetectorConfig
 from adctl.errors import ImageError, UsageError
 from adctl.records import Sample
 

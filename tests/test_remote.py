@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from adctl.data import remote
-from adctl.data.layouts import list_images, open_mvtec
-from adctl.data.remote import is_remote, lasting, local_copy
+from adctl.data.datasets import remote
+from adctl.data.datasets.layouts import list_images, open_mvtec
+from adctl.data.datasets.remote import is_remote, lasting, local_copy
 from adctl.errors import FetchError, MissingExtraError, UsageError
 
 BUCKET = "parts"

@@ -15,13 +15,13 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from adctl.data.images import write_png
 from adctl.errors import DataError, OutputError
-from adctl.heatmaps import upsample
+from adctl.evaluation.evaluate import evaluate, outcome
+from adctl.metrics.bootstrap import Resampling
 from adctl.metrics.image import image_metrics
-from adctl.metrics.intervals import Resampling
 from adctl.records import Calibration, ScoredImage, Verdict
-from adctl.report.evaluate import evaluate, outcome
-from adctl.report.page import write_report
-from adctl.scores import ScoreSet, ScoreWriter
+from adctl.reporting.page import write_report
+from adctl.scoring.heatmaps import upsample
+from adctl.scoring.score_set import ScoreSet, ScoreWriter
 
 CALIBRATION = Calibration("percentile", 3.0, 2.5, 99.0, 50, 0, 0.02, (1.0, 2.9))
 MANIFEST = {
@@ -149,7 +149,7 @@ def test_pixel_metrics_are_those_of_all_pixels_at_the_original_size(labelled):
 def test_a_set_that_does_not_fit_is_measured_in_bins_and_says_how_far_off(labelled, monkeypatch):
     scores = labelled.scores()
     exact = evaluate(scores).pixel
-    monkeypatch.setattr("adctl.report.pixels._EXACT", 1000)
+    monkeypatch.setattr("adctl.evaluation.pixels._EXACT", 1000)
     binned = evaluate(scores).pixel
     assert exact.errors == {}
     for name, error in binned.errors.items():

@@ -12,11 +12,11 @@ from test_report import CALIBRATION, MANIFEST, Maker, before_scripts, page_of
 
 from adctl.config import ReportSettings, load
 from adctl.errors import DataError
+from adctl.evaluation.evaluate import evaluate
 from adctl.records import Calibration
-from adctl.report.contact_sheet import write_contact_sheet
-from adctl.report.content import content_of
-from adctl.report.evaluate import evaluate
-from adctl.reporting import report
+from adctl.reporting.contact_sheet import write_contact_sheet
+from adctl.reporting.content import content_of
+from adctl.reporting.report import report
 
 
 @pytest.fixture
@@ -109,19 +109,19 @@ def test_bars_in_the_terminal_count_every_score(adctl, tmp_path):
 
 
 def test_reconstructions_are_those_of_the_model(tmp_path, zippers):
-    from adctl import scoring
     from adctl.config import Loaded, ScoreSettings, TrainSettings
     from adctl.data.images import read_image
-    from adctl.report.reconstructions import rebuilder
-    from adctl.scores import ScoreSet
-    from adctl.training import train
+    from adctl.reporting.reconstructions import rebuilder
+    from adctl.scoring.score import score
+    from adctl.scoring.score_set import ScoreSet
+    from adctl.training.single_run import train
 
     given = {"arch": "cnn", "data": zippers, "runs": tmp_path, "image_size": 64, "epochs": 1, "device": "cpu"}
     given["options"] = {"preset": "plain"}
     trained = train(Loaded(TrainSettings(**given), dict.fromkeys(TrainSettings.model_fields, "test")))
     images = (str(zippers / "test" / "good"),)
     settings = ScoreSettings(images=images, model=trained.model, out=tmp_path / "scored", device="cpu")
-    scoring.score(Loaded(settings, dict.fromkeys(ScoreSettings.model_fields, "test")))
+    score.score(Loaded(settings, dict.fromkeys(ScoreSettings.model_fields, "test")))
     scores = ScoreSet.load(tmp_path / "scored")
     rebuild, notes = rebuilder(scores)
     assert notes == ()

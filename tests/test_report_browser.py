@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from adctl.data.images import write_png
+from adctl.evaluation.evaluate import evaluate
 from adctl.metrics.image import image_metrics
 from adctl.records import Calibration, ScoredImage, Verdict
-from adctl.report.evaluate import evaluate
-from adctl.report.page import write_report
-from adctl.scores import ScoreSet, ScoreWriter
+from adctl.reporting.page import write_report
+from adctl.scoring.score_set import ScoreSet, ScoreWriter
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,13 +11,13 @@ from test_report import CALIBRATION, HOSTILE, MANIFEST, Maker
 
 from adctl.config import ReportSettings, load
 from adctl.errors import MissingExtraError, UsageError
+from adctl.evaluation.evaluate import evaluate
 from adctl.records import Calibration
-from adctl.report.content import content_of
-from adctl.report.evaluate import evaluate
-from adctl.report.figures import figures
-from adctl.report.findings import findings
-from adctl.report.pdf import write_pdf
-from adctl.reporting import report
+from adctl.reporting.content import content_of
+from adctl.reporting.named_metrics import figures
+from adctl.reporting.notable_images import findings
+from adctl.reporting.pdf import write_pdf
+from adctl.reporting.report import report
 
 DRIFT = {"drifted": True, "reason": "scores lie higher than at calibration.", "images": 9, "high_share": 0.4}
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adctl.metrics.intervals import Resampling
+from adctl.evaluation.evaluate import evaluate
+from adctl.metrics.bootstrap import Resampling
 from adctl.records import Calibration, ScoredImage
-from adctl.report.evaluate import evaluate
-from adctl.report.figures import figures
-from adctl.scores import ScoreSet, ScoreWriter
+from adctl.reporting.named_metrics import figures
+from adctl.scoring.score_set import ScoreSet, ScoreWriter
 
 CALIBRATION = Calibration("percentile", 3.0, 2.5, 99.0, 50, 0, 0.02, (1.0, 2.9))
 LABELLED = [("good", 1.0), ("good", 2.0), ("good", 3.5), ("scratch", 4.0), ("scratch", 2.5), ("hole", 5.0)]

@@ -10,10 +10,10 @@ import pytest
 from test_report_browser import CALIBRATION, Opened, browser  # noqa: F401 - a fixture
 
 from adctl.data.images import write_png
+from adctl.evaluation.evaluate import evaluate
 from adctl.records import ScoredImage
-from adctl.report.evaluate import evaluate
-from adctl.report.page import write_report
-from adctl.scores import ScoreSet, ScoreWriter
+from adctl.reporting.page import write_report
+from adctl.scoring.score_set import ScoreSet, ScoreWriter
 
 if TYPE_CHECKING:
     from pathlib import Path

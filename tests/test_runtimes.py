@@ -19,11 +19,12 @@ from safetensors.numpy import load_file
 
 from adctl.config import ExportSettings, load
 from adctl.errors import AdctlError, MissingExtraError, ModelFileError, UsageError
-from adctl.exporting.verified import _WRITERS, export
-from adctl.runtimes import choice
-from adctl.runtimes.choice import FORMATS, choose, read_proofs, record
-from adctl.runtimes.contract import RUNTIMES, open_runtime
-from adctl.training import train
+from adctl.exporting.export import _WRITERS, export
+from adctl.runtimes import auto_select
+from adctl.runtimes.auto_select import FORMATS, choose, read_proofs, record
+from adctl.runtimes.base import RUNTIMES
+from adctl.runtimes.loading import open_runtime
+from adctl.training.single_run import train
 
 torch = pytest.importorskip("torch")
 for package in ("onnxruntime", "onnxscript", "openvino"):
@@ -108,7 +109,7 @@ def test_openvino_reads_large_weights_once_for_several_images(models, monkeypatc
 
 def test_the_very_first_callers_of_openvino_do_not_wait_for_each_other(models):
     program = (
-        "import sys, threading, numpy, pathlib; from adctl.runtimes.contract import open_runtime; "
+        "import sys, threading, numpy, pathlib; from adctl.runtimes.loading import open_runtime; "
         "runtime = open_runtime(pathlib.Path(sys.argv[1]), 'cpu'); start = threading.Barrier(2); "
         "call = lambda: (start.wait(), runtime.predict(numpy.zeros((4, *runtime.input.shape), 'u1'))); "
         "callers = [threading.Thread(target=call) for _ in range(2)]; "
@@ -331,9 +332,10 @@ def test_what_is_not_proved_here_is_not_chosen(run, changes, says):
 
 def proof_of(folder, **changes):
     """As `adctl export` writes it, of the ONNX file in a folder."""
-    proof = choice.Proof(
-        "model.onnx", choice.digest_of(folder / "model.onnx"), str(choice.tensors_digest(folder / "model.safetensors")),
-        "onnxruntime", choice.version_of("onnxruntime"), "fp32", choice.this_machine(), True, 3.0, 1.0,
+    proof = auto_select.Proof(
+        "model.onnx", auto_select.digest_of(folder / "model.onnx"),
+        str(auto_select.tensors_digest(folder / "model.safetensors")),
+        "onnxruntime", auto_select.version_of("onnxruntime"), "fp32", auto_select.this_machine(), True, 3.0, 1.0,
     )  # fmt: skip
     return replace(proof, **changes)
 

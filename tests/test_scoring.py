@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adctl.config import Loaded, ScoreSettings
-from adctl.data.png import encode_png
 from adctl.errors import OutputError, UsageError
-from adctl.overlap import in_order
 from adctl.records import ScoredImage, Verdict
-from adctl.scores import ScoreSet, ScoreWriter
-from adctl.scoring import score
+from adctl.scoring.png import encode_png
+from adctl.scoring.score import score
+from adctl.scoring.score_set import ScoreSet, ScoreWriter
+from adctl.threads import in_order
 
 
 def settings_for(patchcore, images, out, **changes) -> Loaded[ScoreSettings]:
@@ -97,7 +97,7 @@ def test_maps_come_back_as_they_were_whatever_the_blocks(tmp_path_factory, sizes
     generator = np.random.default_rng(0)
     maps = [generator.random(size, np.float32) for size in sizes]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("adctl.scores._WAITING_MAPS", block)
+        patch.setattr("adctl.scoring.score_set._WAITING_MAPS", block)
         with ScoreWriter(folder, {}, None, keep_maps=True) as writer:
             writer.add(ScoredImage("e", "e", None, None, None, None, Verdict.ERROR, error="e"))
             for number, values in enumerate(maps):

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from adctl.checking.folder import check
+from adctl.data.checks.check import check
+from adctl.data.datasets.layouts import list_images, open_data
 from adctl.data.images import mask_for, read_image
-from adctl.data.layouts import list_images, open_data
 from adctl.errors import DataError
 
 RANDOM = np.random.default_rng(0)

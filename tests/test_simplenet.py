@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adctl.detectors.feature_memory import FeatureMemory
+from adctl.detectors.components.feature_cache import FeatureMemory
 from adctl.detectors.simplenet import SimpleNet, SimpleNetConfig
+from adctl.engine.context import Surroundings
 from adctl.engine.history import Plan
 from adctl.engine.phases import Batch, Observe
-from adctl.engine.surroundings import Surroundings
 from adctl.engine.trainer import Work, fit, seed_everything
 
 
@@ -17,7 +17,7 @@ from adctl.engine.trainer import Work, fit, seed_everything
 def zipper_pixels():
     import numpy as np
 
-    from adctl.data.demo import render
+    from adctl.fetching.demo_dataset import render
 
     class Zippers:
         values = np.stack([render(seed, None, 64)[0] for seed in range(12)])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adctl.data.layouts import open_mvtec
+from adctl.data.datasets.layouts import open_mvtec
 from adctl.data.split import MIN_GOOD, Split, split_good, training_digest
 from adctl.errors import DataError, ImageError
 from adctl.records import GOOD, Sample

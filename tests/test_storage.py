@@ -12,10 +12,10 @@ import h5py
 import numpy as np
 import pytest
 
-from adctl.checking.folder import check
 from adctl.data import containers, storage
+from adctl.data.checks.check import check
+from adctl.data.datasets.layouts import list_images, open_folders, open_mvtec
 from adctl.data.images import image_size, mask_for, read_image
-from adctl.data.layouts import list_images, open_folders, open_mvtec
 from adctl.data.split import split_good
 from adctl.errors import AdctlError, DataError, ImageError, UsageError
 

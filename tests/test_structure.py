@@ -11,20 +11,42 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "adctl"
 
-LAYERS = [
-    {"errors", "config", "records", "files", "paths", "progress", "overlap", "gates", "__init__"},
-    {"data", "engine", "maps", "losses", "metrics", "calibration", "coreset", "neighbours", "backbones", "heatmaps",
-     "noise", "reconstruction", "adversary", "capture"},
-    {"detectors"},
-    {"model_file", "runs", "scores", "score_journal", "runtimes", "predicting", "tta"},
-    {
-        "fetching", "datasets", "training", "calibrating", "scoring", "forecast", "reporting", "report", "exporting",
-        "benchmarking", "bench", "demonstration", "resuming", "evidence", "refitting", "learning_curve", "checking",
-        "watching", "comparing", "folds", "grid", "testing", "training_modes",
-    },
-    {"cli", "__main__"},
-]  # fmt: skip
-"""A part may import from its own layer and from those above it in this list."""
+ROOMS = [
+    "__main__",
+    "cli",
+    "demo",
+    "exporting",
+    "calibration",
+    "training",
+    "reporting",
+    "benchmarking",
+    "evaluation",
+    "scoring",
+    "runtimes",
+    "model_file",
+    "datasets",
+    "detectors",
+    "detectors/components",
+    "fetching",
+    "fetching/converters",
+    "data/checks",
+    "data/datasets",
+    "data",
+    "run_folder",
+    "engine",
+    "gates",
+    "metrics",
+    "thresholds",
+    "files",
+    "__init__",
+    "config",
+    "threads",
+    "progress",
+    "paths",
+    "records",
+    "errors",
+]
+"""Rooms (packages, and the modules at the top) from the top floor down. A room imports only rooms below it."""
 
 HEAVY = [
     "torch",
@@ -43,46 +65,49 @@ HEAVY = [
 COMMANDS = ["fetch", "train", "calibrate", "score", "report", "export", "bench", "demo"]
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def module_name(path: Path) -> str:
+    return ".".join(("adctl", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
 
 
-def imports_of(path: Path, *, lazy: bool) -> set[str]:
-    """Names of adctl's modules that a file imports; at its top only unless `lazy`."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = ast.walk(tree) if lazy else iter(tree.body)
+MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def room_of(module: str) -> str:
+    path = MODULES[module].relative_to(PACKAGE)
+    return path.stem if len(path.parts) == 1 else path.parent.as_posix()
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of adctl that a file imports, lazy imports included, those for type checkers alone left out."""
     found: set[str] = set()
-    for node in nodes:
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "adctl":
-            if node.module == "adctl":
-                found |= {f"adctl.{alias.name}" for alias in node.names}
-            else:
-                found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in MODULES else node.module for name in names}
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.startswith("adctl.")}
+            found |= {alias.name for alias in node.names if alias.name in MODULES}
+        waiting.extend(ast.iter_child_nodes(node))
     return found
 
 
-def layer_of(part: str) -> int:
-    return next(number for number, parts in enumerate(LAYERS) if part in parts)
+def test_every_module_has_a_room():
+    assert {room_of(module) for module in MODULES} == set(ROOMS)
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_one_way(path):
-    here = layer_of(part_of(path))
-    for name in imports_of(path, lazy=False):
-        part = name.split(".")[1]
-        if part.startswith("__version"):
-            continue
-        assert layer_of(part) <= here, f"{path.name} imports {name} from a later layer"
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_room_imports_only_rooms_below_it(module):
+    here = room_of(module)
+    for name in imports_of(MODULES[module]):
+        there = room_of(name)
+        assert there == here or ROOMS.index(there) > ROOMS.index(here), f"{module} imports {name} from a room above it"
 
 
 def test_no_cycles_among_modules():
-    modules = {}
-    for path in PACKAGE.rglob("*.py"):
-        name = ".".join(("adctl", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
-        modules[name] = path
-    graph = {name: imports_of(path, lazy=False) & set(modules) - {name} for name, path in modules.items()}
+    graph = {name: imports_of(path) & set(MODULES) - {name} for name, path in MODULES.items()}
     done: set[str] = set()
 
     def visit(name: str, trail: tuple[str, ...]) -> None:

@@ -12,12 +12,12 @@ from adctl.data.images import write_png
 from adctl.data.loader import ImageSource, load_one, pieces
 from adctl.data.preprocess import InputSpec
 from adctl.data.tiling import Stitcher, Tiling
-from adctl.detectors.contract import Prediction
-from adctl.heatmaps import upsample
+from adctl.detectors.base import Prediction
 from adctl.model_file import ModelHeader, Training
-from adctl.predicting import collect, predict
 from adctl.records import Sample
 from adctl.runtimes.torch import TorchRuntime
+from adctl.scoring.heatmaps import upsample
+from adctl.scoring.predict import collect, predict
 
 sides = st.integers(16, 700)
 overlaps = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75])
@@ -231,11 +231,11 @@ def test_training_scoring_and_measuring_with_tiles(spotted, tmp_path):
     from conftest import settings as train_settings
 
     from adctl.config import Loaded, ScoreSettings
-    from adctl.report.evaluate import evaluate
-    from adctl.report.pictures import pictures
-    from adctl.scores import ScoreSet
-    from adctl.scoring import score
-    from adctl.training import train
+    from adctl.evaluation.evaluate import evaluate
+    from adctl.reporting.pictures import pictures
+    from adctl.scoring.score import score
+    from adctl.scoring.score_set import ScoreSet
+    from adctl.training.single_run import train
 
     runs = tmp_path / "runs"
     train(train_settings(arch="patchcore", data=spotted, runs=runs, cache=tmp_path / "c", options={"tile": 96}))

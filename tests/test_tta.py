@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from adctl.data.preprocess import InputSpec
 from adctl.errors import UsageError
-from adctl.runtimes.contract import Scored
-from adctl.tta import VIEWS, AugmentedRuntime, TestTimeAugmentation, parse_views
+from adctl.runtimes.base import Scored
+from adctl.scoring.tta import VIEWS, AugmentedRuntime, TestTimeAugmentation, parse_views
 
 SQUARE_ONLY = sorted(name for name, view in VIEWS.items() if view.square)
 

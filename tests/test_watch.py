@@ -21,9 +21,9 @@ from conftest import ROOT
 from adctl.config import Loaded, ScoreSettings
 from adctl.errors import DataError, UsageError
 from adctl.records import ScoredImage, Verdict
-from adctl.score_journal import JOURNAL, Owner, ScoreJournal, Stamp
-from adctl.scores import ScoreSet
-from adctl.watching import Inbox, watch
+from adctl.scoring.score_set import ScoreSet
+from adctl.scoring.watch import Inbox, watch
+from adctl.scoring.watch_log import JOURNAL, Owner, ScoreJournal, Stamp
 
 OWNER = Owner("model", "folder")
 

@@ -13,7 +13,7 @@ from adctl.cli.output import Call, rows
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from adctl.benchmarking import Benchmark
+    from adctl.benchmarking.bench import Benchmark
 
 
 def bench(
@@ -65,7 +65,7 @@ def bench(
 ) -> None:
     """Measure speed and memory of model files, interleaved so that drift cancels; gates for CI."""
     call = Call(ctx)
-    from adctl.benchmarking import bench as measure
+    from adctl.benchmarking.bench import bench as measure
     from adctl.config import BenchSettings
     from adctl.gates import exit_code
 
@@ -79,7 +79,7 @@ def bench(
 def _text(result: Benchmark) -> RenderableType:
     from rich.console import Group
 
-    from adctl.bench.summary import lines_of, machine_line
+    from adctl.benchmarking.tables import lines_of, machine_line
 
     (_, *headers), *lines = lines_of(result.figures)
     shown = [rows([*lines, ("machine", machine_line(result.figures))], "figure", *headers)]

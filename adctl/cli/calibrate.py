@@ -13,8 +13,8 @@ from adctl.cli.output import Call, rows, sparkline
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from adctl.calibrating import CalibrateResult
-    from adctl.learning_curve import LearningCurve
+    from adctl.calibration.calibrate import CalibrateResult
+    from adctl.calibration.learning_curve import LearningCurve
     from adctl.records import Calibration
 
 _METHODS = "percentile, sigma, mad, tail, conformal, f1, precision, recall, cost or fixed"
@@ -74,12 +74,12 @@ def calibrate(
 
     loaded = call.settings(CalibrateSettings)
     if loaded.settings.learning_curve:
-        from adctl.learning_curve import learning_curve as draw_curve
+        from adctl.calibration.learning_curve import learning_curve as draw_curve
 
         curve = draw_curve(loaded, call.reporter)
         call.finish(curve, lambda: _curve_text(curve))
         return
-    from adctl.calibrating import calibrate as calibrate_model
+    from adctl.calibration.calibrate import calibrate as calibrate_model
 
     result = calibrate_model(loaded, call.reporter)
     call.finish(result, lambda: _text(result))

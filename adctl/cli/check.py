@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from adctl.checking.findings import Finding
-    from adctl.checking.folder import Checked
     from adctl.config import FetchSettings
+    from adctl.data.checks.check import Checked
+    from adctl.data.checks.findings import Finding
 
 _SHOWN_CASES = 5
 _SHOWN_KINDS = 4
@@ -25,9 +25,9 @@ _SHOWN_KINDS = 4
 
 def check(call: Call, settings: FetchSettings) -> None:
     """Look at a folder, archive or manifest; exit with 1 where something has to be done."""
-    from adctl.checking.contact_sheet import write_contact_sheet
-    from adctl.checking.findings import Severity
-    from adctl.checking.folder import check as look
+    from adctl.data.checks.check import check as look
+    from adctl.data.checks.contact_sheet import write_contact_sheet
+    from adctl.data.checks.findings import Severity
 
     if settings.name is None:
         raise UsageError("Which folder to check?", "Name it: adctl fetch check DIR")

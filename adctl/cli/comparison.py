@@ -9,13 +9,13 @@ from adctl.cli.output import Call, rows
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from adctl.comparing import CompareResult
     from adctl.config import Loaded, ReportSettings
+    from adctl.reporting.compare import CompareResult
 
 
 def show_comparison(call: Call, loaded: Loaded[ReportSettings]) -> None:
     """Compare the scored sets that the settings name, and show the result."""
-    from adctl.comparing import compare
+    from adctl.reporting.compare import compare
 
     result = compare(loaded, call.reporter)
     call.finish(result, lambda: _text(result))
@@ -25,7 +25,7 @@ def _text(result: CompareResult) -> RenderableType:
     from rich.console import Group
     from rich.padding import Padding
 
-    from adctl.report.comparison_page import in_words, metric_rows
+    from adctl.reporting.comparison_page import in_words, metric_rows
 
     found = result.comparison
     parts: list[RenderableType] = []

@@ -13,7 +13,7 @@ from adctl.cli.output import Call, rows
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from adctl.exporting.verified import Exported, ExportResult
+    from adctl.exporting.export import Exported, ExportResult
 
 
 def export(
@@ -58,7 +58,7 @@ def export(
     """Write the model for another runtime, and prove on images that it scores the same."""
     call = Call(ctx)
     from adctl.config import ExportSettings
-    from adctl.exporting.verified import export as export_model
+    from adctl.exporting.export import export as export_model
 
     formats = None if format is None else [part.strip() for part in format.split(",")]
     result = export_model(call.settings(ExportSettings, format=formats), call.reporter)

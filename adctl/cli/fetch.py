@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from adctl.config import FetchSettings
-    from adctl.data.catalogue import Remote
-    from adctl.data.download import Transfer
     from adctl.fetching.bundles import Bundled, Delivered
+    from adctl.fetching.catalogue import Remote
     from adctl.fetching.datasets import Fetched
+    from adctl.fetching.download import Transfer
     from adctl.fetching.finding import Listed
     from adctl.fetching.verifying import Verified
 
@@ -109,7 +109,7 @@ def fetch(
 
 
 def _transfer(settings: FetchSettings) -> Transfer:
-    from adctl.data.download import Transfer
+    from adctl.fetching.download import Transfer
 
     names = ("attempts", "timeout", "backoff", "connections", "smallest_piece")
     return Transfer(**{name: getattr(settings, name) for name in names})
@@ -119,7 +119,7 @@ def _transfer(settings: FetchSettings) -> Transfer:
 
 
 def _list(call: Call, what: str | None) -> None:
-    from adctl.data.catalogue import find_entry
+    from adctl.fetching.catalogue import find_entry
     from adctl.fetching.finding import listing
 
     entries = listing()
@@ -151,7 +151,7 @@ def _line(entry: Listed) -> tuple[str, ...]:
 
 
 def _size(entry: Listed) -> str:
-    from adctl.data.download import size_in_words
+    from adctl.fetching.download import size_in_words
 
     if entry.manual:
         return "by hand"
@@ -178,7 +178,7 @@ def _details(entry: Listed) -> list[tuple[str, str]]:
 
 def _file(remote: Remote) -> str:
     """Its length, digest and addresses, as far as they are published."""
-    from adctl.data.download import size_in_words
+    from adctl.fetching.download import size_in_words
 
     size = "length unknown" if remote.size is None else size_in_words(remote.size)
     digest = f"sha256 {remote.sha256}" if remote.sha256 else f"md5 {remote.md5}" if remote.md5 else "unverified"
@@ -274,7 +274,7 @@ def _bundle(call: Call, settings: FetchSettings) -> None:
 
 
 def _bundled(result: Bundled) -> RenderableType:
-    from adctl.data.download import size_in_words
+    from adctl.fetching.download import size_in_words
 
     held = [f"{name} ({', '.join(categories)})" for name, categories in result.datasets.items()]
     return rows(

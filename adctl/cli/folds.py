@@ -9,7 +9,7 @@ from adctl.cli.output import rows
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from adctl.folds import FoldsResult
+    from adctl.training.cross_validation import FoldsResult
 
 
 def folds_text(result: FoldsResult) -> RenderableType:
@@ -17,7 +17,7 @@ def folds_text(result: FoldsResult) -> RenderableType:
     from rich.console import Group
     from rich.padding import Padding
 
-    from adctl.testing import METRICS, shown
+    from adctl.training.evaluate import METRICS, shown
 
     lines = [
         (f"fold {fold.number}", str(fold.images), str(fold.held_out), f"{fold.threshold:.6g}", *_cells(fold.metrics))
@@ -45,12 +45,12 @@ def folds_text(result: FoldsResult) -> RenderableType:
 
 def folds_json(result: FoldsResult) -> dict[str, Any]:
     """As `summary.json`, with where the run lies."""
-    from adctl.folds import summary
+    from adctl.training.cross_validation import summary
 
     return {"run": result.run, **summary(result)}
 
 
 def _cells(metrics: dict[str, float]) -> tuple[str, ...]:
-    from adctl.testing import METRICS
+    from adctl.training.evaluate import METRICS
 
     return tuple(f"{metrics[name]:.3f}" if name in metrics else "" for name in METRICS)

@@ -9,7 +9,7 @@ from adctl.cli.output import rows
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from adctl.grid import GridResult, Line
+    from adctl.training.grid import GridResult, Line
 
 
 def grid_text(result: GridResult) -> RenderableType:
@@ -17,8 +17,8 @@ def grid_text(result: GridResult) -> RenderableType:
     from rich.console import Group
     from rich.padding import Padding
 
-    from adctl.grid import SHARED_NOTE
-    from adctl.testing import METRICS
+    from adctl.training.evaluate import METRICS
+    from adctl.training.grid import SHARED_NOTE
 
     names = [name for name in METRICS if any(name in line.metrics for line in result.table)]
     headers = ("category", "detector", *(METRICS[name] for name in names), "train, s", "seeds")

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from adctl.evaluation.evaluate import Evaluation
     from adctl.metrics.image import ImageMetrics
     from adctl.metrics.pixel import PixelMetrics
-    from adctl.report.evaluate import Evaluation
 
     Metrics = ImageMetrics | PixelMetrics
 

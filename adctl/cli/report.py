@@ -15,7 +15,7 @@ from adctl.cli.output import Call, rows
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from adctl.reporting import ReportResult
+    from adctl.reporting.report import ReportResult
 
 
 def report(
@@ -71,7 +71,7 @@ def report(
     call = Call(ctx)
     from adctl.config import ReportSettings
     from adctl.gates import exit_code
-    from adctl.reporting import report as write
+    from adctl.reporting.report import report as write
 
     formats = None if format is None else [part.strip() for part in format.split(",")]
     loaded = call.settings(ReportSettings, format=formats)

@@ -13,7 +13,7 @@ from adctl.cli.output import Call, rows
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from adctl.scoring import ScoreResult
+    from adctl.scoring.score import ScoreResult
 
 ANOMALIES_FOUND = 3
 _UNJUDGED = 1
@@ -87,8 +87,8 @@ def score(
     """Find what is wrong with new images: a score, a map and a verdict for each."""
     call = Call(ctx)
     from adctl.config import ScoreSettings
-    from adctl.scoring import score as score_images
-    from adctl.watching import watch as watch_folder
+    from adctl.scoring.score import score as score_images
+    from adctl.scoring.watch import watch as watch_folder
 
     loaded = call.settings(ScoreSettings)
     result = (score_images if loaded.settings.watch is None else watch_folder)(loaded, call.reporter)

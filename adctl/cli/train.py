@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from adctl.config import TrainSettings
-    from adctl.engine.summary import Summary
-    from adctl.folds import FoldsResult
-    from adctl.forecast import Needs
-    from adctl.grid import GridResult
-    from adctl.training import TrainResult, Understanding
+    from adctl.engine.model_summary import Summary
+    from adctl.training.cross_validation import FoldsResult
+    from adctl.training.grid import GridResult
+    from adctl.training.resource_estimate import Needs
+    from adctl.training.single_run import TrainResult, Understanding
 
 _SHOWN_IGNORED = 10
 
@@ -162,7 +162,7 @@ def train(
     if print_config or dry_run:
         _refuse_grid(loaded.settings)
     if print_config:
-        from adctl.training import effective
+        from adctl.training.single_run import effective
 
         table = effective(loaded)
         call.finish(
@@ -170,20 +170,20 @@ def train(
             lambda: rows(((n, str(v["value"]), v["from"]) for n, v in table.items()), "setting", "value", "from"),
         )
     elif dry_run:
-        from adctl.forecast import forecast
-        from adctl.training import understand
+        from adctl.training.resource_estimate import forecast
+        from adctl.training.single_run import understand
 
         plan = understand(loaded.settings)
         needs = forecast(plan, loaded.settings)
         call.finish(_plan_json(plan, needs), lambda: _plan_text(plan, needs))
     else:
-        from adctl.training_modes import train_as_meant
+        from adctl.training.train import train_as_meant
 
         _show(call, train_as_meant(loaded, call.reporter))
 
 
 def _refuse_grid(settings: TrainSettings) -> None:
-    from adctl.grid import is_grid
+    from adctl.training.grid import is_grid
 
     if is_grid(settings):
         raise UsageError(
@@ -194,8 +194,8 @@ def _refuse_grid(settings: TrainSettings) -> None:
 def _show(call: Call, result: TrainResult | FoldsResult | GridResult | None) -> None:
     from adctl.cli.folds import folds_json, folds_text
     from adctl.cli.grid import grid_text
-    from adctl.folds import FoldsResult
-    from adctl.grid import GridResult
+    from adctl.training.cross_validation import FoldsResult
+    from adctl.training.grid import GridResult
 
     if isinstance(result, GridResult):
         call.finish(result, lambda: grid_text(result))

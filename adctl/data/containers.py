@@ -2,7 +2,7 @@
 
 In an HDF5 file an array [N,H,W] or [N,H,W,C] is a folder of N images named by their number, and an array [H,W,C] is one
 image: with arrays `train/good`, `test/crack` and `ground_truth/crack` the file is a category in MVTec AD layout.
-(WebDataset shards are tar archives; `adctl.data.shards` knows what the names in them mean.)
+(WebDataset shards are tar archives; `adctl.data.datasets.webdataset` knows what the names in them mean.)
 
 Knows names and bytes inside of one file, nothing of layouts. Reads only: names that would lead out of an archive are
 passed over, links in archives are not followed, and no member is larger in memory than `LARGEST_MEMBER`.

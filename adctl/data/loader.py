@@ -23,7 +23,7 @@ from adctl.data.multichannel import picture_of, read_pixels
 from adctl.data.preprocess import check_region, fit
 from adctl.data.tiling import Tiling
 from adctl.errors import ImageError
-from adctl.overlap import in_order
+from adctl.threads import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

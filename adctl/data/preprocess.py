@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adctl.data.images import resize
-from adctl.data.region import FILL, read_region
+from adctl.data.roi import FILL, read_region
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,7 +48,7 @@ class InputSpec:
         tile: Side of the squares an image is cut into, pixels of the original; None takes it as a whole.
         tile_overlap: Share of a tile that the next one repeats, at least.
         scales: Magnifications the image is looked at in: at 0.5 tiles are twice as large, at 2 half as large.
-        roi: Region of interest, cut out before all else; see `adctl.data.region`. None looks everywhere.
+        roi: Region of interest, cut out before all else; see `adctl.data.roi`. None looks everywhere.
     """
 
     height: int

@@ -13,11 +13,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from adctl.detectors.autoencoder import Autoencoder, AutoencoderConfig
-from adctl.detectors.sizes import require_multiple
+from adctl.detectors.components.image_size import require_multiple
+from adctl.detectors.reconstruction_detector import Autoencoder, AutoencoderConfig
 
 if TYPE_CHECKING:
-    from adctl.detectors.contract import DetectorConfig
+    from adctl.detectors.base import DetectorConfig
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "standard": {},

@@ -17,11 +17,11 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.detectors.autoencoder import ReconstructionConfig, ReconstructionDetector
-from adctl.detectors.sizes import require_multiple
+from adctl.detectors.components.image_size import require_multiple
+from adctl.detectors.components.simplex_noise import simplex_noise
+from adctl.detectors.reconstruction_detector import ReconstructionConfig, ReconstructionDetector
 from adctl.engine.phases import Optimize
 from adctl.errors import MissingExtraError
-from adctl.noise import simplex_noise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

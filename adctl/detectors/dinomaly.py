@@ -16,13 +16,13 @@ from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.backbones import DEFAULT, Backbone
-from adctl.detectors.contract import Detector, DetectorConfig, Prediction
-from adctl.detectors.feature_memory import FeatureMemory
-from adctl.detectors.whitening import Whitening, observe
+from adctl.detectors.base import Detector, DetectorConfig, Prediction
+from adctl.detectors.components.anomaly_maps import GaussianBlur, top_mean
+from adctl.detectors.components.backbones import DEFAULT, Backbone
+from adctl.detectors.components.feature_cache import FeatureMemory
+from adctl.detectors.components.whitening import Whitening, observe
 from adctl.engine.phases import Batch, LossTerms, Optimize
 from adctl.errors import UsageError
-from adctl.maps import GaussianBlur, top_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,16 +18,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.backbones import DEFAULT, Backbone
-from adctl.detectors.contract import Detector, DetectorConfig, Prediction
-from adctl.detectors.feature_memory import FeatureMemory
-from adctl.detectors.features import stack_levels
-from adctl.detectors.normalisation import Normalisation
-from adctl.detectors.painting import painted
-from adctl.detectors.sizes import require_multiple
-from adctl.detectors.whitening import Whitening, observe
+from adctl.detectors.base import Detector, DetectorConfig, Prediction
+from adctl.detectors.components.anomaly_maps import top_mean
+from adctl.detectors.components.backbones import DEFAULT, Backbone
+from adctl.detectors.components.feature_cache import FeatureMemory
+from adctl.detectors.components.image_size import require_multiple
+from adctl.detectors.components.normalisation import Normalisation
+from adctl.detectors.components.synthetic_anomalies import painted
+from adctl.detectors.components.whitening import Whitening, observe
+from adctl.detectors.feature_detector import stack_levels
 from adctl.engine.phases import Batch, LossTerms, Observe, Optimize
-from adctl.maps import top_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,11 +12,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from adctl.detectors.contract import Forecast, Prediction
-from adctl.detectors.feature_store import CHUNK, FeatureStore, room
-from adctl.detectors.features import FeatureConfig, FeatureDetector, random_orthogonal
+from adctl.detectors.base import Forecast, Prediction
+from adctl.detectors.components.anomaly_maps import GaussianBlur, to_rows, top_mean
+from adctl.detectors.components.feature_buffer import CHUNK, FeatureStore, room
+from adctl.detectors.feature_detector import FeatureConfig, FeatureDetector, random_orthogonal
 from adctl.engine.phases import Observe
-from adctl.maps import GaussianBlur, to_rows, top_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

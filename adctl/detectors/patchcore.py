@@ -14,14 +14,20 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.coreset import k_center_greedy
-from adctl.detectors.contract import Forecast, Prediction
-from adctl.detectors.feature_store import CHUNK, FeatureStore, room
-from adctl.detectors.features import FeatureConfig, FeatureDetector
+from adctl.detectors.base import Forecast, Prediction
+from adctl.detectors.components.anomaly_maps import GaussianBlur, to_rows, top_mean
+from adctl.detectors.components.coreset import k_center_greedy
+from adctl.detectors.components.feature_buffer import CHUNK, FeatureStore, room
+from adctl.detectors.components.nearest_neighbours import (
+    LARGEST_CODE,
+    InvertedLists,
+    coded_bank,
+    least_of_codes,
+    to_codes,
+)
+from adctl.detectors.feature_detector import FeatureConfig, FeatureDetector
 from adctl.engine.phases import Observe
 from adctl.errors import UsageError
-from adctl.maps import GaussianBlur, to_rows, top_mean
-from adctl.neighbours import LARGEST_CODE, InvertedLists, coded_bank, least_of_codes, to_codes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from adctl.errors import unknown_name
 
 if TYPE_CHECKING:
-    from adctl.detectors.contract import Detector
+    from adctl.detectors.base import Detector
 
 DETECTORS = {
     "cnn": "adctl.detectors.cnn:ConvolutionalAutoencoder",

@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.detectors.autoencoder import Autoencoder, AutoencoderConfig
-from adctl.detectors.sizes import require_multiple
+from adctl.detectors.components.image_size import require_multiple
+from adctl.detectors.reconstruction_detector import Autoencoder, AutoencoderConfig
 
 _STAGES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 _WIDTHS = (64, 128, 256, 512)

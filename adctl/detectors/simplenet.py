@@ -15,17 +15,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.detectors.contract import Prediction
-from adctl.detectors.feature_memory import FeatureMemory
+from adctl.detectors.base import Prediction
+from adctl.detectors.components.anomaly_maps import top_mean
+from adctl.detectors.components.feature_cache import FeatureMemory
+from adctl.detectors.components.synthetic_anomalies import painted
 from adctl.detectors.padim import PaDiM, PaDiMConfig
-from adctl.detectors.painting import painted
 from adctl.engine.phases import Batch, LossTerms, Observe, Optimize
-from adctl.maps import top_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from adctl.detectors.contract import DetectorConfig
+    from adctl.detectors.base import DetectorConfig
     from adctl.engine.phases import Phase, Progress
 
 _CELLS = 96

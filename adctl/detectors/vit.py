@@ -17,13 +17,13 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.detectors.autoencoder import Autoencoder, AutoencoderConfig
-from adctl.detectors.sizes import require_multiple
+from adctl.detectors.components.image_size import require_multiple
+from adctl.detectors.reconstruction_detector import Autoencoder, AutoencoderConfig
 
 if TYPE_CHECKING:
-    from adctl.detectors.contract import DetectorConfig
+    from adctl.detectors.base import DetectorConfig
+    from adctl.detectors.components.losses import Objective
     from adctl.engine.phases import Batch, LossTerms
-    from adctl.losses import Objective
 
 _SIZES = {
     "tiny": {"width": 192, "depth": 6},

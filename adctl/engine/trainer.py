@@ -15,25 +15,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from adctl.engine import parallel
+from adctl.engine import distributed
 from adctl.engine.batch_size import starting_batch_size
 from adctl.engine.batching import BatchLimit, hold_buffers, largest_that_fits, to_input
+from adctl.engine.checkpoints import load_weights
+from adctl.engine.context import Surroundings
+from adctl.engine.gradient_loop import Optimization
 from adctl.engine.history import FitReport
-from adctl.engine.optimization import Optimization
 from adctl.engine.phases import Batch, Observe, total
 from adctl.engine.precision import choose_precision
-from adctl.engine.resume import load_weights
-from adctl.engine.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
 
+    from adctl.engine.checkpoints import Snapshot
+    from adctl.engine.context import Images
+    from adctl.engine.distributed import Devices
     from adctl.engine.history import Plan
-    from adctl.engine.parallel import Devices
     from adctl.engine.phases import Optimize
-    from adctl.engine.resume import Snapshot
-    from adctl.engine.surroundings import Images
     from adctl.progress import Reporter
 
 log = logging.getLogger(__name__)
@@ -80,15 +80,15 @@ def fit(work: Work, devices: Devices | None = None) -> FitReport:
         ImageError: An image cannot be read.
     """
     several = devices is not None and devices.count > 1
-    if not several and not parallel.launched_outside():
+    if not several and not distributed.launched_outside():
         return _fit(work, None)
     if devices is None:
-        devices = parallel.Devices.single(work.device)
+        devices = distributed.Devices.single(work.device)
     precision, _ = choose_precision(work.plan.precision, work.device)
-    fabric = parallel.make_fabric(devices, precision)
+    fabric = distributed.make_fabric(devices, precision)
     if fabric.strategy.launcher is None:
         return _fit(work, fabric)
-    state, report = parallel.run(fabric, _fit_apart, work)
+    state, report = distributed.run(fabric, _fit_apart, work)
     load_weights(work.detector.to(work.device), {name: torch.from_numpy(value) for name, value in state.items()})
     work.detector.eval()
     return FitReport.from_dict(report)
@@ -175,7 +175,7 @@ def _optimize(
     log.info("Arithmetic %s: %s.", precision, reason)
     if phase.objective is not None:
         phase.objective.to(device)
-    fabric = fabric or parallel.make_fabric(parallel.Devices.single(device), precision)
+    fabric = fabric or distributed.make_fabric(distributed.Devices.single(device), precision)
     plan = _fit_batch(phase, work, limit, device)
     loop = Optimization(work.detector, phase, plan, fabric, limit, work.around, report)
     images = f"{report.global_batch_size} images a step"

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from adctl.model_file import load_model, tensors_digest
-from adctl.runtimes.exported import Origin, metadata_text
+from adctl.runtimes.metadata import Origin, metadata_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch.export import ExportedProgram
 
-    from adctl.detectors.contract import Detector
+    from adctl.detectors.base import Detector
     from adctl.model_file import ModelHeader
 
 _MOST = 4096

@@ -14,7 +14,7 @@ import torch
 from adctl import files
 from adctl.errors import MissingExtraError
 from adctl.exporting.graph import Source
-from adctl.runtimes.exported import INPUT, METADATA, OUTPUTS
+from adctl.runtimes.metadata import INPUT, METADATA, OUTPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

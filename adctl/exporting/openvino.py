@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adctl import files
+from adctl.detectors.components.nearest_neighbours import LARGEST_CODE
 from adctl.exporting.onnx import quantised
-from adctl.neighbours import LARGEST_CODE
-from adctl.runtimes.exported import INPUT, METADATA, OUTPUTS
+from adctl.runtimes.metadata import INPUT, METADATA, OUTPUTS
 from adctl.runtimes.openvino import import_openvino
 
 if TYPE_CHECKING:

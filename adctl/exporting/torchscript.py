@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from adctl import files
 from adctl.errors import UsageError
-from adctl.runtimes.exported import METADATA
+from adctl.runtimes.metadata import METADATA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

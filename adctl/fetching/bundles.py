@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adctl import __version__, files
-from adctl.data.catalogue import Kind, find_entry
 from adctl.errors import FetchError, OutputError, UsageError
 from adctl.fetching import packing, store
+from adctl.fetching.catalogue import Kind, find_entry
 from adctl.fetching.datasets import Fetched, fetch_dataset
 from adctl.fetching.digests import compare, read_digests, write_digests
 from adctl.fetching.finding import listing
@@ -27,7 +27,7 @@ from adctl.progress import SILENT, Reporter
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from adctl.data.download import Transfer
+    from adctl.fetching.download import Transfer
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from adctl import files
-from adctl.data.catalogue import Entry, Kind, find_entry
-from adctl.data.download import Transfer
 from adctl.errors import DataError, FetchError, UsageError
 from adctl.fetching import store
+from adctl.fetching.catalogue import Entry, Kind, find_entry
 from adctl.fetching.digests import DIGESTS, compare, files_of, read_digests, write_digests
+from adctl.fetching.download import Transfer
 from adctl.fetching.sources import Supply, Wish, local_supplies, remote_supplies
 from adctl.fetching.store import Origin
 from adctl.paths import data_dir
@@ -144,7 +144,7 @@ def _bring(
 
 def _found(supply: Supply, wish: Wish) -> dict[str, tuple[Path, str]]:
     """Where the wanted categories lie in a tree, and in which layout: their authors', or adctl's own."""
-    from adctl.data.converters import converter
+    from adctl.fetching.converters import converter
 
     entry, asked = wish.entry, supply.asked
     laid_out_already = any(supply.tree.glob(f"**/{DIGESTS}"))
@@ -169,7 +169,7 @@ def _found(supply: Supply, wish: Wish) -> dict[str, tuple[Path, str]]:
 
 def _expected(layout: str) -> str:
     """The layout that was looked for, as its converter describes it."""
-    from adctl.data.converters import converter
+    from adctl.fetching.converters import converter
 
     described = (converter(layout).__doc__ or "").splitlines()
     shape = [line.strip() for line in described if line.startswith("    ")]
@@ -178,13 +178,15 @@ def _expected(layout: str) -> str:
 
 def _lay_out(wish: Wish, supply: Supply, category: str, place: Path, layout: str, reporter: Reporter) -> list[str]:
     """Write a category beside the others, list its digests, and give it its name last."""
-    from adctl.data.converters import converter
-    from adctl.data.converters.items import lay_out
+    from adctl.fetching.converters import converter
+    from adctl.fetching.converters.items import lay_out
 
     _check_digests(place)
     new = wish.staging / "laid_out" / category
     with reporter.stage(f"laying out {category}") as update:
-        laid = lay_out(converter(layout).read(place, category), new, move=supply.own, progress=update)
+        laid = lay_out(
+            converter(layout).read(place, category, wish.entry.categories), new, move=supply.own, progress=update
+        )
     if not store.holds_category(new):
         raise DataError(f"{supply.what} holds no good images of {category} to learn from.", _expected(layout))
     with reporter.stage(f"listing digests of {category}") as update:
@@ -223,7 +225,7 @@ def _changes(before: dict[str, Origin], now: dict[str, Origin]) -> list[str]:
 
 
 def _draw(entry: Entry, folder: Path, reporter: Reporter, *, force: bool) -> Fetched:
-    from adctl.data import demo
+    from adctl.fetching import demo_dataset
 
     drawn = False
     with reporter.stage(f"drawing {entry.name}") as update:
@@ -236,11 +238,11 @@ def _draw(entry: Entry, folder: Path, reporter: Reporter, *, force: bool) -> Fet
         # What is there already may lie where nothing can be written, not even a lock.
         with store.alone(folder) if force or store.missing_of(folder, entry.categories) else nullcontext():
             if force:
-                new = demo.generate(files.make_folder(folder / store.STAGING), progress=note)
+                new = demo_dataset.generate(files.make_folder(folder / store.STAGING), progress=note)
                 store.put(new, folder, new.name)
                 shutil.rmtree(folder / store.STAGING, ignore_errors=True)
             else:
-                demo.generate(folder, progress=note)
+                demo_dataset.generate(folder, progress=note)
             if drawn:
                 _record_drawn(entry, folder)
     return _result(entry, folder, entry.categories, already=not drawn)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adctl.data.catalogue import Entry, Kind, catalogue, find_entry
 from adctl.errors import UsageError, unknown_name
+from adctl.fetching.catalogue import Entry, Kind, catalogue, find_entry
 from adctl.fetching.store import check_category, here_of, missing_of
 from adctl.paths import data_dir
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from adctl.data.catalogue import Remote
+    from adctl.fetching.catalogue import Remote
 
 
 @dataclass(frozen=True)

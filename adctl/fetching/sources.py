@@ -11,20 +11,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from adctl import files
-from adctl.data import archives
-from adctl.data.catalogue import Kind
-from adctl.data.download import Downloaded, Transfer, check_file, check_room, download
-from adctl.data.web import MismatchError, without_secrets
 from adctl.errors import FetchError, UsageError
-from adctl.fetching import packing
+from adctl.fetching import archives, packing
+from adctl.fetching.catalogue import Kind
 from adctl.fetching.digests import files_of
+from adctl.fetching.download import Downloaded, Transfer, check_file, check_room, download
+from adctl.fetching.http import MismatchError, without_secrets
 from adctl.fetching.store import STAGING, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path, PurePosixPath
 
-    from adctl.data.catalogue import Entry, Remote
+    from adctl.fetching.catalogue import Entry, Remote
     from adctl.progress import Reporter
 
 _ROOM = 2.2

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from adctl.data.catalogue import Entry
+    from adctl.fetching.catalogue import Entry
 
 STAGING = ".fetching"
 _RECORD = "fetched.json"

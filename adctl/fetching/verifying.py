@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adctl.data.catalogue import Entry, catalogue, find_entry
 from adctl.errors import FetchError, UsageError
 from adctl.fetching import store
+from adctl.fetching.catalogue import Entry, catalogue, find_entry
 from adctl.fetching.digests import DIGESTS, Differences, compare, read_digests
 from adctl.fetching.finding import command_for
 from adctl.fetching.weights import check_weights, here_weights

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adctl import __version__, files
-from adctl.data.catalogue import Remote
-from adctl.data.download import Transfer, download, head
-from adctl.data.web import without_secrets
 from adctl.errors import FetchError, UsageError
 from adctl.fetching import packing
+from adctl.fetching.catalogue import Remote
+from adctl.fetching.download import Transfer, download, head
+from adctl.fetching.http import without_secrets
 from adctl.fetching.store import STAGING, alone
 from adctl.paths import data_dir
 from adctl.progress import SILENT, Reporter

@@ -13,8 +13,8 @@ import numpy as np
 from scipy import stats
 
 from adctl.errors import DataError
+from adctl.metrics.bootstrap import Interval, Resampling, can_resample, interval, replicates
 from adctl.metrics.image import image_measure
-from adctl.metrics.intervals import Interval, Resampling, can_resample, interval, replicates
 from adctl.metrics.labels import Bools, Floats, absent_class, both_classes, checked
 
 if TYPE_CHECKING:

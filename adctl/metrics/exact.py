@@ -13,16 +13,16 @@ import numpy as np
 
 from adctl.errors import DataError
 from adctl.metrics.pixel import Meter
+from adctl.metrics.pixel_counts import PixelTally
 from adctl.metrics.ranking import overlap_area
 from adctl.metrics.regions import Judged, Parts
-from adctl.metrics.tally import PixelTally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from adctl.metrics.gathering import Group, Label
+    from adctl.metrics.accumulator import Group, Label
     from adctl.metrics.labels import Floats
 
 

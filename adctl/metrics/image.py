@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adctl.metrics import ranking
-from adctl.metrics.intervals import Interval, Resampling, can_resample, interval, replicates
+from adctl.metrics.bootstrap import Interval, Resampling, can_resample, interval, replicates
 from adctl.metrics.labels import Bools, Floats, absent_class, both_classes, checked
 from adctl.records import GOOD
 

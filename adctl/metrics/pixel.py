@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adctl.metrics.gathering import Gatherer, Group
+from adctl.metrics.accumulator import Gatherer, Group
 
 if TYPE_CHECKING:
+    from adctl.metrics.bootstrap import Interval
     from adctl.metrics.curves import Curve
-    from adctl.metrics.intervals import Interval
 
 _RANKING = ("auroc", "average_precision", "aupro", "aupro_05", "f1_max", "f1_max_threshold")
 _JUDGED = ("iou", "dice", "precision", "recall", "region_overlap", "region_iou")

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adctl.metrics.pixel import Meter
+from adctl.metrics.pixel_counts import PixelTally
 from adctl.metrics.regions import SIZES, Judged, Parts
-from adctl.metrics.tally import PixelTally
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
-    from adctl.metrics.gathering import Group, Label
+    from adctl.metrics.accumulator import Group, Label
 
 # Enlarging a float32 map may leave its range by a few units in the last place (6e-8 of the value each).
 _SLACK = 1e-6

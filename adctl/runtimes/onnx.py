@@ -16,8 +16,8 @@ import psutil
 from adctl.data.preprocess import InputSpec
 from adctl.engine.batch_size import CPU_PIECE
 from adctl.errors import MissingExtraError, UsageError
-from adctl.runtimes.contract import Scored
-from adctl.runtimes.exported import INPUT, METADATA, OUTPUTS, damaged, pieces, read_metadata, require_file
+from adctl.runtimes.base import Scored
+from adctl.runtimes.metadata import INPUT, METADATA, OUTPUTS, damaged, pieces, read_metadata, require_file
 
 if TYPE_CHECKING:
     from pathlib import Path

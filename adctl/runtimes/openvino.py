@@ -13,8 +13,8 @@ import numpy as np
 
 from adctl.data.preprocess import InputSpec
 from adctl.errors import MissingExtraError
-from adctl.runtimes.contract import Scored
-from adctl.runtimes.exported import INPUT, METADATA, OUTPUTS, damaged, pieces, read_metadata, require_cpu, require_file
+from adctl.runtimes.base import Scored
+from adctl.runtimes.metadata import INPUT, METADATA, OUTPUTS, damaged, pieces, read_metadata, require_cpu, require_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

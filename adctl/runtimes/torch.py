@@ -12,14 +12,14 @@ from adctl.engine.batching import BatchLimit, to_input
 from adctl.engine.device import choose_device
 from adctl.errors import AdctlError
 from adctl.model_file import ModelHeader, load_model
-from adctl.runtimes.contract import Scored
+from adctl.runtimes.base import Scored
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from adctl.detectors.contract import Detector, Prediction
+    from adctl.detectors.base import Detector, Prediction
 
 log = logging.getLogger(__name__)
 

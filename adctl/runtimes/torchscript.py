@@ -15,8 +15,8 @@ from torch.jit._fuser import optimized_execution
 
 from adctl.data.preprocess import InputSpec
 from adctl.engine.device import choose_device
-from adctl.runtimes.contract import Scored
-from adctl.runtimes.exported import METADATA, damaged, read_metadata, require_file
+from adctl.runtimes.base import Scored
+from adctl.runtimes.metadata import METADATA, damaged, read_metadata, require_file
 
 if TYPE_CHECKING:
     from pathlib import Path

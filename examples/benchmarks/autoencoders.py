@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from quality import DATA, adctl
 
-from adctl import backbones
-from adctl.backbones import DEFAULT, Backbone
-from adctl.data.demo import generate
+from adctl.calibration.calibration_scores import split_of
+from adctl.data.datasets.layouts import Dataset, open_mvtec
 from adctl.data.images import read_image, resize
-from adctl.data.layouts import Dataset, open_mvtec
-from adctl.detectors.autoencoder import ReconstructionDetector
-from adctl.evidence import split_of
-from adctl.maps import top_mean
+from adctl.detectors.components import backbones
+from adctl.detectors.components.anomaly_maps import top_mean
+from adctl.detectors.components.backbones import DEFAULT, Backbone
+from adctl.detectors.components.reconstruction_error import SPACES, STRIDES, ErrorMap, Sums, usual
+from adctl.detectors.reconstruction_detector import ReconstructionDetector
+from adctl.fetching.demo_dataset import generate
 from adctl.metrics.image import image_metrics
 from adctl.model_file import load_model
-from adctl.reconstruction import SPACES, STRIDES, ErrorMap, Sums, usual
 
 if TYPE_CHECKING:
     from collections.abc import Callable

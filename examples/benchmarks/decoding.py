@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 
-from adctl.data.layouts import list_images
+from adctl.data.datasets.layouts import list_images
 from adctl.data.loader import stream
 from adctl.data.preprocess import InputSpec
 

@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adctl.bench.probe import probe
+from adctl.benchmarking.memory_probe import probe
 from adctl.config import ExportSettings, TrainSettings, load
 from adctl.errors import AdctlError
-from adctl.exporting.verified import Exported, export
-from adctl.runtimes.contract import open_runtime
-from adctl.training import train
+from adctl.exporting.export import Exported, export
+from adctl.runtimes.loading import open_runtime
+from adctl.training.single_run import train
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from adctl.runtimes.contract import Runtime
+    from adctl.runtimes.base import Runtime
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "magnetic_tile"
 BATCH = 8

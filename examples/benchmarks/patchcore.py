@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from quality import adctl
 
-from adctl.coreset import k_center_greedy
-from adctl.data.demo import generate
 from adctl.data.images import read_image
 from adctl.data.preprocess import fit
+from adctl.detectors.components.anomaly_maps import to_rows
+from adctl.detectors.components.coreset import k_center_greedy
 from adctl.detectors.patchcore import PatchCore
-from adctl.maps import to_rows
+from adctl.fetching.demo_dataset import generate
 from adctl.model_file import load_model
 
 if TYPE_CHECKING:

@@ -31,16 +31,17 @@ import cv2
 import numpy as np
 import psutil
 
-from adctl.calibration.choosing import Rule, calibrate
 from adctl.config import Loaded, ScoreSettings, TrainSettings, load
-from adctl.data.layouts import list_images
+from adctl.data.datasets.layouts import list_images
 from adctl.data.loader import load_one
 from adctl.data.preprocess import InputSpec
 from adctl.model_file import ModelHeader, Training
 from adctl.records import Evidence, Sample
-from adctl.runtimes.contract import Runtime, Scored, open_runtime
-from adctl.scores import ScoreWriter
-from adctl.scoring import Pictures, scored_rows
+from adctl.runtimes.base import Runtime, Scored
+from adctl.runtimes.loading import open_runtime
+from adctl.scoring.score import Pictures, scored_rows
+from adctl.scoring.score_set import ScoreWriter
+from adctl.thresholds.methods import Rule, calibrate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -237,7 +238,7 @@ def draw(curve: list[tuple[int, float]], path: Path) -> None:
 
 def trained(folder: Path) -> Path:
     """The default model on the real images."""
-    from adctl.training import train
+    from adctl.training.single_run import train
 
     result = train(load(TrainSettings, {"data": DATA, "runs": folder, "device": "cpu"}))
     assert result is not None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from adctl.neighbours import InvertedLists, nearest_squared
+from adctl.detectors.components.nearest_neighbours import InvertedLists, nearest_squared
 
 if TYPE_CHECKING:
     from collections.abc import Callable

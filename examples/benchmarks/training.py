@@ -21,9 +21,9 @@ import torch
 
 from adctl.detectors.resnet import ResNetAutoencoder, ResNetConfig
 from adctl.engine.batching import to_input
+from adctl.engine.context import Surroundings
 from adctl.engine.history import Plan
 from adctl.engine.phases import Batch, Optimize, total
-from adctl.engine.surroundings import Surroundings
 from adctl.engine.trainer import Work, fit
 
 if TYPE_CHECKING:

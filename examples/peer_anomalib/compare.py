@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adctl import files
-from adctl.report.evaluate import evaluate
-from adctl.scores import ScoreSet, ScoreWriter
+from adctl.evaluation.evaluate import evaluate
+from adctl.scoring.score_set import ScoreSet, ScoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -109,7 +109,7 @@ def limit_picking(budget: float, adctl: Path) -> dict[str, float]:
             noted["peak"] = peak()
             start = time.perf_counter()
             sys.path.insert(0, str(adctl))
-            from adctl.coreset import k_center_greedy
+            from adctl.detectors.components.coreset import k_center_greedy
 
             picks = k_center_greedy(self.features, self.coreset_size, seed=0).tolist()
             noted["completing"] = time.perf_counter() - start

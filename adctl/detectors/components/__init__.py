@@ -1,0 +1,1 @@
+"""Building blocks that detectors share: backbones, coreset, nearest neighbours, losses, feature caches."""

@@ -1,0 +1,46 @@
+"""A detector as an archive of `torch.export` (.pt2), with nothing pickled in it."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import TYPE_CHECKING
+
+import torch
+
+from adctl import files
+from adctl.exporting.torchscript import require_single
+from adctl.runtimes.metadata import METADATA
+from adctl.runtimes.torch_export import refuse_pickles
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from adctl.exporting.graph import Source
+
+
+def write(source: Source, target: Path, precision: str, images: Sequence[NDArray[np.uint8]]) -> None:
+    """Export to an archive, atomically.
+
+    Args:
+        source: The model.
+        target: The `.pt2`.
+        precision: `fp32`.
+        images: Not needed.
+
+    Raises:
+        UsageError: Another precision was asked for.
+        OutputError: The target cannot be written.
+    """
+    del images
+    require_single(precision, "pt2")
+    program = copy.copy(source.program)
+    program._example_inputs = None  # noqa: SLF001 - they would be pickled, and there is no public way to leave them out
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={METADATA: source.metadata("fp32")})
+    refuse_pickles(content.getvalue(), target)
+    files.write_bytes(target, content.getvalue())

@@ -1,0 +1,36 @@
+"""The layout of BTAD (Mishra et al., ISIE 2021).
+
+    BTech_Dataset_transformed/{01,02,03}/train/ok/0000.bmp
+    BTech_Dataset_transformed/{01,02,03}/test/{ok,ko}/0000.bmp
+    BTech_Dataset_transformed/{01,02,03}/ground_truth/ko/0000.png       in 03 they are BMP too
+
+`ok` becomes `good`; the label `ko` stays.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adctl.fetching.converters.items import TRAIN, for_testing, good_images, images_in, mask_of, search
+from adctl.records import GOOD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from adctl.fetching.converters.items import Item
+
+
+def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
+    """Categories: folders with `train/ok`."""
+    return search(tree, known, lambda folder: (folder / "train" / "ok").is_dir())
+
+
+def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
+    """Images as they are, masks as PNG."""
+    del category
+    yield from good_images(place / "train" / "ok", TRAIN)
+    for image in images_in(place / "test" / "ok"):
+        yield from for_testing(image, GOOD)
+    for image in images_in(place / "test" / "ko"):
+        yield from for_testing(image, "ko", [mask_of(image, place / "ground_truth" / "ko")])

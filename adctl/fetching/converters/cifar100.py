@@ -1,0 +1,33 @@
+"""The binary layout of CIFAR-100 (Krizhevsky, 2009), as a one-class benchmark over its 20 superclasses.
+
+cifar-100-binary/train.bin, test.bin
+a record: 1 byte superclass, 1 byte class, 3072 bytes red, green and blue planes of 32 x 32
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adctl.fetching.converters.cifar10 import records
+from adctl.fetching.converters.items import ancestor
+from adctl.fetching.converters.one_class import draw
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from adctl.fetching.converters.items import Item
+
+_LABELS = 2
+
+
+def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
+    """All classes lie in the same files."""
+    root = ancestor(tree, lambda folder: all((folder / name).is_file() for name in ("train.bin", "test.bin")))
+    return {} if root is None else dict.fromkeys(known, root)
+
+
+def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
+    """One superclass against the others."""
+    train, test = (records([place / name], _LABELS) for name in ("train.bin", "test.bin"))
+    yield from draw(known, category, train, test)

@@ -1,0 +1,37 @@
+"""Folders of classes as ImageNet has them, as a one-class benchmark.
+
+    train/CLASS/*.JPEG
+    val/CLASS/*.JPEG
+
+One class is good: its training images are learned from, the validation images of all classes are tested.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adctl.fetching.converters.items import TRAIN, ancestor, folders_in, for_testing, good_images, images_in
+from adctl.records import GOOD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from adctl.fetching.converters.items import Item
+
+
+def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
+    """The classes that can be learned from and tested, whatever they are called."""
+    root = ancestor(tree, lambda folder: (folder / "train").is_dir() and (folder / "val").is_dir())
+    if root is None:
+        return {}
+    classes = [folder.name for folder in folders_in(root / "train") if (root / "val" / folder.name).is_dir()]
+    return {name: root for name in classes if not known or name in known}
+
+
+def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
+    """One class against the others."""
+    yield from good_images(place / "train" / category, TRAIN)
+    for folder in folders_in(place / "val"):
+        for image in images_in(folder):
+            yield from for_testing(image, GOOD if folder.name == category else folder.name)

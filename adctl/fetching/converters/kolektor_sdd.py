@@ -1,0 +1,56 @@
+"""The layout of KolektorSDD (Tabernik et al., 2020).
+
+    kos01/Part0.jpg
+    kos01/Part0_label.bmp       all zero where there is no defect
+
+Published splits are for supervised learning. Here the good images of the first four fifths of the items are learned
+from; those of the other items, and all defective images, are for testing. Items are not divided: the parts of one
+look alike.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adctl.fetching.converters.items import TRAIN, Copy, Unite, ancestor, folders_in, images_in, is_empty_mask, mask_of
+from adctl.records import GOOD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from adctl.fetching.converters.items import Item
+
+_LABEL = "_label"
+_DEFECT = "defect"
+
+
+def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
+    """The one category: a folder of `kos01`, `kos02` and so on."""
+    root = ancestor(tree, lambda folder: bool(_items(folder)))
+    return {} if root is None else dict.fromkeys(known[:1], root)
+
+
+def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
+    """Images under names that say which item they show, split by item."""
+    del category
+    items = _items(place)
+    learned = items[: len(items) * 4 // 5]
+    for item in items:
+        for image in images_in(item):
+            if not image.stem.endswith(_LABEL):
+                yield from _image(image, learned=item in learned)
+
+
+def _image(image: Path, *, learned: bool) -> Iterator[Item]:
+    name = f"{image.parent.name}_{image.name}"
+    mask = mask_of(image, image.parent, suffix=_LABEL)
+    if is_empty_mask(mask):
+        yield Copy(image, f"{TRAIN if learned else f'test/{GOOD}'}/{name}")
+        return
+    yield Copy(image, f"test/{_DEFECT}/{name}")
+    yield Unite((mask,), f"ground_truth/{_DEFECT}/{image.parent.name}_{image.stem}_mask.png", image)
+
+
+def _items(folder: Path) -> list[Path]:
+    return [item for item in folders_in(folder) if item.name.startswith("kos")]

@@ -1,0 +1,43 @@
+"""The layout of KolektorSDD2 (Božič et al., 2021).
+
+    {train,test}/10000.png
+    {train,test}/10000_GT.png       all zero where there is no defect
+
+Defective training images are left out, and so is what the archive holds twice, as `10301 (copy).png`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adctl.fetching.converters.items import TRAIN, Copy, ancestor, for_testing, images_in, is_empty_mask, mask_of
+from adctl.records import GOOD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from adctl.fetching.converters.items import Item
+
+_TRUTH = "_GT"
+
+
+def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
+    """The one category: a folder whose `train` holds images with truths beside them."""
+    root = ancestor(tree, lambda folder: any(path.stem.endswith(_TRUTH) for path in images_in(folder / "train")))
+    return {} if root is None else dict.fromkeys(known[:1], root)
+
+
+def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
+    """Good images of `train`, all of `test`."""
+    del category
+    for image in _images(place / "train"):
+        if is_empty_mask(mask_of(image, image.parent, suffix=_TRUTH)):
+            yield Copy(image, f"{TRAIN}/{image.name}")
+    for image in _images(place / "test"):
+        mask = mask_of(image, image.parent, suffix=_TRUTH)
+        yield from for_testing(image, GOOD) if is_empty_mask(mask) else for_testing(image, "defect", [mask])
+
+
+def _images(folder: Path) -> list[Path]:
+    return [path for path in images_in(folder) if not path.stem.endswith(_TRUTH) and "(copy)" not in path.stem]

@@ -1,0 +1,60 @@
+"""The layout of the magnetic tile data (Huang et al., 2020).
+
+    MT_Free/Imgs/exp1_num_1001.jpg          good; beside it a mask of the same name that is all zero
+    MT_Blowhole/Imgs/exp1_num_2001.jpg      and so on for break, crack, fray and uneven
+    MT_Blowhole/Imgs/exp1_num_2001.png      the mask
+
+No split is published. Here every fifth good tile is for testing. A tile may be pictured under several exposures
+(`exp`); its number keeps them together.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adctl.errors import DataError
+from adctl.fetching.converters.items import TRAIN, Copy, ancestor, folders_in, for_testing, images_in
+from adctl.records import GOOD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from adctl.fetching.converters.items import Item
+
+_FREE = "MT_Free"
+
+
+def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
+    """The one category: a folder with `MT_Free`."""
+    root = ancestor(tree, lambda folder: (folder / _FREE / "Imgs").is_dir())
+    return {} if root is None else dict.fromkeys(known[:1], root)
+
+
+def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
+    """Good tiles split by number, defective ones with their masks."""
+    del category
+    good = _images(place / _FREE)
+    held_out = set(sorted({_tile(image) for image in good})[::5])
+    for image in good:
+        yield from for_testing(image, GOOD) if _tile(image) in held_out else [Copy(image, f"{TRAIN}/{image.name}")]
+    for folder in folders_in(place):
+        if folder.name.startswith("MT_") and folder.name != _FREE:
+            for image in _images(folder):
+                yield from for_testing(image, folder.name.removeprefix("MT_").lower(), [_mask(image)])
+
+
+def _images(folder: Path) -> list[Path]:
+    return [path for path in images_in(folder / "Imgs") if path.suffix.lower() in {".jpg", ".jpeg"}]
+
+
+def _tile(image: Path) -> str:
+    """What is pictured, whatever the exposure."""
+    return image.stem.partition("_num_")[2] or image.stem
+
+
+def _mask(image: Path) -> Path:
+    mask = image.with_suffix(".png")
+    if not mask.is_file():
+        raise DataError(f"There is no mask for {image}.", "Take the data set from its official source.")
+    return mask

@@ -1,0 +1,55 @@
+"""The layout of MVTec AD 2 (Heckler-Kram et al., 2025).
+
+    CATEGORY/train/good/000_regular.png
+    CATEGORY/validation/good/000_regular.png
+    CATEGORY/test_public/{good,bad}/000_regular.png
+    CATEGORY/test_public/ground_truth/bad/000_regular_mask.png
+    CATEGORY/{test_private,test_private_mixed}/000_regular.png      labels are kept by the benchmark server
+
+The public test set becomes `test`; the private ones stay beside it, for submissions to the server.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adctl.fetching.converters.items import (
+    TRAIN,
+    VALIDATION,
+    folders_in,
+    for_testing,
+    good_images,
+    images_in,
+    mask_of,
+    search,
+)
+from adctl.records import GOOD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from adctl.fetching.converters.items import Item
+
+_MASKS = "ground_truth"
+_PRIVATE = ("test_private", "test_private_mixed")
+
+
+def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
+    """Categories: folders with `test_public`."""
+    return search(tree, known, lambda folder: (folder / "test_public").is_dir())
+
+
+def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
+    """Images as they are."""
+    del category
+    yield from good_images(place / "train/good", TRAIN)
+    yield from good_images(place / "validation/good", VALIDATION)
+    for private in _PRIVATE:
+        yield from good_images(place / private, private)
+    public = place / "test_public"
+    for label in (folder for folder in folders_in(public) if folder.name != _MASKS):
+        masks = public / _MASKS / label.name
+        for image in images_in(label):
+            found = [] if label.name == GOOD else [mask_of(image, masks, suffix="_mask")]
+            yield from for_testing(image, label.name, found)

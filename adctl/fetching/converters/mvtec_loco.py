@@ -1,0 +1,49 @@
+"""The layout of MVTec LOCO AD (Bergmann et al., IJCV 2022).
+
+    CATEGORY/train/good/000.png
+    CATEGORY/validation/good/000.png
+    CATEGORY/test/{good,logical_anomalies,structural_anomalies}/000.png
+    CATEGORY/ground_truth/LABEL/000/{000,001,...}.png     one mask for each possible place or part of the anomaly
+
+The grey values of the masks name kinds of defects (`defects_config.json`); here all of them are defects, and the
+parts of one image become one mask. Saturation areas, which the paper's sPRO needs, are not kept.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adctl.errors import DataError
+from adctl.fetching.converters.items import TRAIN, VALIDATION, folders_in, for_testing, good_images, images_in, search
+from adctl.records import GOOD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from adctl.fetching.converters.items import Item
+
+
+def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
+    """Categories: folders with `validation/good` and `test`."""
+    return search(tree, known, lambda folder: (folder / "validation/good").is_dir() and (folder / "test").is_dir())
+
+
+def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
+    """Images as they are, masks united."""
+    del category
+    yield from good_images(place / "train/good", TRAIN)
+    yield from good_images(place / "validation/good", VALIDATION)
+    for label in folders_in(place / "test"):
+        for image in images_in(label):
+            yield from for_testing(image, label.name, _masks(place, label.name, image))
+
+
+def _masks(place: Path, label: str, image: Path) -> list[Path]:
+    if label == GOOD:
+        return []
+    folder = place / "ground_truth" / label / image.stem
+    masks = images_in(folder)
+    if not masks:
+        raise DataError(f"There are no masks for {image} in {folder}.", "Take the data set from its official source.")
+    return masks

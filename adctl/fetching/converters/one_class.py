@@ -1,0 +1,42 @@
+"""Classification data as an anomaly benchmark (Ruff et al., "Deep One-Class Classification", ICML 2018).
+
+One class is good: its training images are learned from. The test images of all classes are tested, those of the
+others under their class's name. There are no masks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adctl.fetching.converters.items import TRAIN, Draw
+from adctl.records import GOOD
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from adctl.fetching.converters.items import Item
+
+
+def draw(
+    classes: Sequence[str],
+    category: str,
+    train: tuple[NDArray[np.uint8], NDArray[np.uint8]],
+    test: tuple[NDArray[np.uint8], NDArray[np.uint8]],
+) -> Iterator[Item]:
+    """Yield one class as good training images and every class as test images.
+
+    Args:
+        classes: Names of the classes, in the order of their numbers.
+        category: The good class.
+        train: Images [N,H,W] or [N,H,W,3], uint8, and the numbers of their classes [N].
+        test: Test images and the numbers of their classes, in the same form.
+    """
+    for index, (pixels, number) in enumerate(zip(*train, strict=True)):
+        if classes[number] == category:
+            yield Draw(pixels, f"{TRAIN}/{index:05}.png")
+    for index, (pixels, number) in enumerate(zip(*test, strict=True)):
+        label = GOOD if classes[number] == category else classes[number]
+        yield Draw(pixels, f"test/{label}/{index:05}.png")

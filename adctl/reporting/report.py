@@ -1,0 +1,144 @@
+"""From a scored set to its report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from adctl import run_folder
+from adctl.errors import UsageError, unknown_name
+from adctl.evaluation.evaluate import Evaluation, evaluate
+from adctl.gates import Gate, GateResult, check, write_junit
+from adctl.metrics.bootstrap import Resampling
+from adctl.progress import SILENT, Reporter
+from adctl.reporting.contact_sheet import write_contact_sheet
+from adctl.reporting.content import content_of
+from adctl.reporting.named_metrics import figures
+from adctl.reporting.page import write_report
+from adctl.reporting.pdf import write_pdf
+from adctl.reporting.slides import write_slides
+from adctl.reporting.text_formats import write_csv, write_document, write_markdown
+from adctl.scoring.score_set import ScoreSet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from adctl.config import Loaded, ReportSettings
+
+FORMATS = ("html", "md", "json", "csv", "pdf", "pptx")
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """What reporting made.
+
+    Attributes:
+        scores: The folder of scores it rests on.
+        page: The report; of several formats the first.
+        evaluation: The metrics in it.
+        gates: What became of the conditions set.
+        files: Every file of the report.
+        contact_sheet: The picture of all images; None where none was asked for.
+    """
+
+    scores: Path
+    page: Path
+    evaluation: Evaluation
+    gates: tuple[GateResult, ...] = ()
+    files: tuple[Path, ...] = ()
+    contact_sheet: Path | None = None
+
+
+def report(loaded: Loaded[ReportSettings], reporter: Reporter = SILENT) -> ReportResult:
+    """Evaluate a scored set and write what it is worth, in one or several formats.
+
+    Args:
+        loaded: The settings.
+        reporter: Told how far it is.
+
+    Raises:
+        UsageError: There are no scores, or a condition cannot be understood.
+        DataError: They are damaged.
+        MissingExtraError: The format needs an extra that is not installed.
+        OutputError: The report cannot be written.
+    """
+    settings = loaded.settings
+    if len(settings.scores) > 1:
+        raise UsageError("A report is of one scored set.", "Compare several with adctl.compare(scores=[...]).")
+    if settings.animation is not None:
+        raise UsageError(
+            "--animation shows the maps of several models in turn, and there is one.",
+            "Name several folders of scores: adctl report A B.",
+        )
+    gates = _gates(settings)
+    formats = _formats(settings)
+    folder = settings.scores[0] if settings.scores else run_folder.last(settings.runs, "scores")
+    scores = ScoreSet.load(folder)
+    # Drawing images again costs little where only their scores are measured; maps are read once more for it.
+    resampling = Resampling(settings.ci_samples, settings.ci_level, settings.seed)
+    with reporter.stage("evaluating"):
+        evaluation = evaluate(scores, resampling, pixel_intervals=settings.ci)
+    results = _checked(gates, evaluation, folder, settings.junit)
+    with reporter.stage("writing the report"):
+        written = tuple(
+            _write(name, scores, evaluation, path, settings) for name, path in _targets(formats, settings, folder)
+        )
+        if settings.contact_sheet is not None:
+            write_contact_sheet(settings.contact_sheet, scores)
+    return ReportResult(folder, written[0], evaluation, results, written, settings.contact_sheet)
+
+
+def _formats(settings: ReportSettings) -> tuple[str, ...]:
+    """Those asked for, else what the file's name ends in."""
+    if settings.format:
+        return tuple(dict.fromkeys(settings.format))
+    if settings.out is None or not settings.out.suffix:
+        return ("html",)
+    ending = settings.out.suffix[1:].lower()
+    if ending in ("htm", "markdown"):
+        return ("html",) if ending == "htm" else ("md",)
+    if ending not in FORMATS:
+        raise unknown_name("format in --out", ending, FORMATS)
+    return (ending,)
+
+
+def _targets(formats: tuple[str, ...], settings: ReportSettings, folder: Path) -> list[tuple[str, Path]]:
+    """Format and file; several formats share a name and differ in how it ends."""
+    out = settings.out or folder / "report"
+    if settings.out is not None and len(formats) == 1:
+        return [(formats[0], out)]
+    stem = out.with_suffix("") if out.suffix[1:].lower() in FORMATS else out
+    return [(name, stem.with_name(f"{stem.name}.{name}")) for name in formats]
+
+
+def _write(name: str, scores: ScoreSet, evaluation: Evaluation, path: Path, settings: ReportSettings) -> Path:
+    if name == "html":
+        return write_report(scores, evaluation, path, title=settings.title, reconstructions=settings.reconstructions)
+    content = content_of(scores, evaluation, settings.title)
+    if name == "md":
+        write_markdown(content, scores, path, settings.findings)
+    elif name == "csv":
+        write_csv(evaluation, path)
+    elif name == "json":
+        write_document(content, scores, evaluation, path)
+    elif name == "pdf":
+        write_pdf(content, scores, evaluation, path, settings.findings)
+    else:
+        write_slides(content, scores, evaluation, path, settings.findings)
+    return path
+
+
+def _gates(settings: ReportSettings) -> list[Gate]:
+    if settings.junit is not None and not settings.fail_if:
+        raise UsageError("--junit has nothing to write without a condition.", "Add --fail-if 'image_auroc<0.95'.")
+    return [Gate.parse(text) for text in settings.fail_if]
+
+
+def _checked(gates: list[Gate], evaluation: Evaluation, folder: Path, junit: Path | None) -> tuple[GateResult, ...]:
+    """Hold the conditions against the metrics, and write what became of them where that was asked for."""
+    found = figures(evaluation)
+    values = {name: figure.value for name, figure in found.items()}
+    results = check(gates, values, folder.name, {name: figure.reason for name, figure in found.items()})
+    if junit is not None:
+        write_junit(junit, "adctl.report", results)
+    return tuple(results)

@@ -1,0 +1,116 @@
+"""A report as Markdown for people, as CSV and JSON for programs. Standard library only."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from adctl import __version__, files
+from adctl.reporting.named_metrics import figures
+from adctl.reporting.notable_images import findings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from adctl.evaluation.evaluate import Evaluation
+    from adctl.reporting.content import Content
+    from adctl.scoring.score_set import ScoreSet
+
+SCHEMA = "adctl.report-file/1"
+COLUMNS = ("figure", "part", "value", "low", "high", "reason")
+_MARKUP = re.compile(r"([\\`*_\[\]<>|#])")
+
+
+def write_markdown(content: Content, scores: ScoreSet, target: Path, most: int) -> None:
+    """Write the report as Markdown, with the names of the images that matter most.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    parts = [f"# {_escaped(content.title)}", *map(_escaped, content.summary)]
+    if content.notes:
+        parts.append("\n".join(f"- {_escaped(note)}" for note in content.notes))
+    for group, cards in content.cards.items():
+        lines = [(card.name, card.value, card.interval, card.meaning) for card in cards]
+        parts += [f"## {group}", _table(("Metric", "Value", f"{content.interval_level} interval".strip(), ""), lines)]
+    for table in (*content.tables, *([content.distributions] if content.distributions else [])):
+        parts += [f"## {table.title}", _table(table.headers, table.rows), _escaped(table.note)]
+    if content.drift:
+        parts += ["## Drift", *map(_escaped, content.drift)]
+    found = [(one.title, one.row.key, one.facts) for one in findings(scores, most)]
+    if found:
+        parts += ["## Findings", _table(("What", "Image", ""), found)]
+    if content.errors:
+        parts += ["## Images that could not be scored", _table(("Image", "Why"), content.errors)]
+    made = (*content.made, *content.versions.items())
+    parts += ["## How this was made", _table(("", ""), made)] if made else []
+    parts += ["## The same numbers again", "\n".join(("```bash", *content.commands, "```"))]
+    parts.append(f"Made by adctl {__version__}.")
+    files.write_text(target, "\n\n".join(part for part in parts if part) + "\n")
+
+
+def write_csv(evaluation: Evaluation, target: Path) -> None:
+    """Write every figure, one a line: of the whole set, and with its part of a defect type or size.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    writer.writerow(COLUMNS)
+    for figure in figures(evaluation).values():
+        name, _, part = figure.name.partition(".")
+        bounds = (figure.interval.low, figure.interval.high) if figure.interval else (None, None)
+        numbers = [value if value is None else repr(value) for value in (figure.value, *bounds)]
+        writer.writerow([name, part, *numbers, figure.reason])
+    files.write_bytes(target, stream.getvalue().encode("utf-8"))
+
+
+def write_document(content: Content, scores: ScoreSet, evaluation: Evaluation, target: Path) -> None:
+    """Write everything the page knows as one JSON document.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    files.write_json(target, {"schema": SCHEMA, **_document(content, scores, evaluation)})
+
+
+def _document(content: Content, scores: ScoreSet, evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "title": content.title,
+        "started": content.started,
+        "summary": content.summary,
+        "notes": content.notes,
+        "images": evaluation.images,
+        "verdicts": evaluation.verdicts,
+        "threshold": scores.calibration.threshold if scores.calibration else None,
+        "warn_threshold": scores.calibration.warn_threshold if scores.calibration else None,
+        "image": evaluation.image.to_dict(),
+        "by_defect": {kind: metrics.to_dict() for kind, metrics in evaluation.by_defect.items()},
+        "pixel": evaluation.pixel.to_dict() if evaluation.pixel else None,
+        "curves": {name: curve.to_dict() for name, curve in evaluation.curves.items()},
+        "distributions": {kind: asdict(found) for kind, found in evaluation.distributions.items()},
+        "effect_size": asdict(evaluation.effect_size) if evaluation.effect_size else None,
+        "intervals": asdict(evaluation.resampling) if evaluation.resampling else None,
+        "drift": scores.manifest.get("drift"),
+        "rows": [row.to_dict() for row in scores.rows],
+        "made": dict(content.made),
+        "settings": [dict(zip(("name", "value", "from"), line, strict=True)) for line in content.settings],
+        "versions": content.versions,
+        "commands": content.commands,
+        "adctl": __version__,
+    }
+
+
+def _table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [headers, ["---"] * len(headers), *([_escaped(cell) for cell in line] for line in lines)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown shows as it is: names of files may hold anything."""
+    return _MARKUP.sub(r"\\\1", " ".join(text.split()))

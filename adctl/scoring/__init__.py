@@ -1,0 +1,1 @@
+"""Scoring: predict images, write score sets and heatmaps, watch a folder."""

@@ -1,0 +1,1 @@
+"""Training: single runs, cross-validation, grids, resuming, resource estimates and test metrics."""

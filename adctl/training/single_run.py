@@ -1,0 +1,470 @@
+"""Training: data set and settings to one fitted, calibrated model file in a run folder of its own."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import ValidationError
+
+from adctl import files, run_folder
+from adctl.config import TrainSettings, flag_name
+from adctl.data.datasets.remote import lasting
+from adctl.data.folds import split_fold
+from adctl.data.loader import ImageSource
+from adctl.data.preprocess import InputSpec
+from adctl.data.roi import region_text
+from adctl.data.split import Split, split_good, training_digest
+from adctl.datasets import open_dataset
+from adctl.detectors.components import backbones
+from adctl.detectors.components.shared_feature_cache import unshared
+from adctl.detectors.registry import detector_class
+from adctl.engine import distributed, training_log
+from adctl.engine.checkpoints import FOLDER as CHECKPOINTS
+from adctl.engine.checkpoints import CheckpointFolder
+from adctl.engine.context import Surroundings
+from adctl.engine.device import DeviceChoice, choose_device
+from adctl.engine.history import FitReport, Plan
+from adctl.engine.model_summary import Summary, summarise
+from adctl.engine.trainer import Work, fit, seed_everything
+from adctl.errors import UsageError, unknown_name
+from adctl.model_file import DIGEST_LENGTH, ModelHeader, Training, save_model
+from adctl.progress import SILENT, Reporter
+from adctl.runtimes.torch import TorchRuntime
+from adctl.scoring.predict import collect, evidence_of
+from adctl.thresholds.methods import Rule, calibrate
+from adctl.training import resume
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from adctl.config import Loaded
+    from adctl.data.datasets.layouts import Dataset
+    from adctl.detectors.base import Detector, DetectorConfig
+    from adctl.detectors.components.backbones import PretrainedWeights
+    from adctl.records import Calibration, Evidence, Sample
+    from adctl.training.augmentation import Augmentation
+
+log = logging.getLogger(__name__)
+
+_KEPT_WHILE_TRAINING = 2
+"""Checkpoints: the newest, and one more in case the disk loses it."""
+
+_DETECTOR_FLAGS = ("backbone", "image_size", "roi", "loss", "error", "noise_level")
+"""Settings that are options of some detectors."""
+
+_LEAST_STEPS = 1000
+"""Of a training whose epochs were left open: fewer leave an autoencoder of a small data set far from learned."""
+
+_LEFT_OPEN = ("epochs", "learning_rate", "weight_decay", "schedule", "warmup", "batch_size")
+"""Settings whose defaults are the detector's to say."""
+
+
+@dataclass(frozen=True)
+class Understanding:
+    """What training would do, before any of it is done.
+
+    Attributes:
+        dataset: The images and their layout.
+        split: The good images to learn from, to validate and to calibrate on.
+        config: The detector's settings.
+        device: Where it would be computed, and why.
+    """
+
+    dataset: Dataset
+    split: Split
+    config: DetectorConfig
+    device: DeviceChoice
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training made.
+
+    Attributes:
+        run: The run's folder.
+        model: The model file in it.
+        sha256: Of the model file.
+        arch: The detector.
+        images: Good images learned from.
+        calibration: The threshold and what it rests on.
+        fit: History and timings.
+        seconds: From the first image read to the model file written.
+        summary: Size of the network.
+    """
+
+    run: Path
+    model: Path
+    sha256: str
+    arch: str
+    images: int
+    calibration: Calibration
+    fit: FitReport
+    seconds: float
+    summary: Summary
+
+
+def understand(settings: TrainSettings) -> Understanding:
+    """Resolve data set, split, detector settings and device; read no image but to digest its bytes.
+
+    Raises:
+        UsageError: Something named does not exist or does not fit together.
+        DataError: The images cannot be used as they are.
+    """
+    cls = detector_class(settings.arch)
+    config = detector_config(settings)
+    device = choose_device(settings.device, settings.gpu)
+    dataset = open_dataset(settings)
+    validation = settings.validation_share if cls.needs_validation else 0.0
+    return Understanding(dataset, _split(settings, dataset, validation), config, device)
+
+
+def _split(settings: TrainSettings, dataset: Dataset, validation: float) -> Split:
+    if settings.folds is None:
+        if settings.fold is not None:
+            raise UsageError("--fold says which of --folds, which is missing.", "Give --folds too.")
+        return split_good(
+            dataset.train, calibration=settings.calibration_share, validation=validation, seed=settings.seed
+        )
+    return split_fold(
+        dataset.train,
+        dataset.test,
+        folds=settings.folds,
+        fold=settings.fold,
+        validation=validation,
+        seed=settings.seed,
+    )
+
+
+def effective(loaded: Loaded[TrainSettings]) -> dict[str, dict[str, Any]]:
+    """Every setting, the detector's own included, with its value and where it came from; JSON-safe.
+
+    Raises:
+        UsageError: The detector or one of its options is unknown.
+    """
+    settings = loaded.settings
+    cls = detector_class(settings.arch)
+    own = detector_config(settings)
+    plan = fit_plan(settings, cls, own)
+    table = {name: entry for name, entry in loaded.table().items() if name != "options"}
+    for name in _LEFT_OPEN:
+        if getattr(plan, name) != getattr(settings, name):
+            table[name] = {"value": getattr(plan, name), "from": f"default of {settings.arch}"}
+    for name, value in own.model_dump(mode="json").items():
+        if name in settings.options:
+            origin = loaded.origins["options"].replace("--options", f"--set {name}")
+        elif table.get(name, {}).get("value") is not None:
+            origin = table[name]["from"]
+        else:
+            origin = f"default of {settings.arch}"
+        table[name] = {"value": value, "from": origin}
+    return table
+
+
+def detector_config(settings: TrainSettings) -> DetectorConfig:
+    """The detector's own settings, from the flags that are named after them and from --set.
+
+    Raises:
+        UsageError: The detector has no such option, or a value is out of bounds.
+    """
+    cls = detector_class(settings.arch).Config
+    flags = {name: getattr(settings, name) for name in _DETECTOR_FLAGS}
+    given = {**{name: value for name, value in flags.items() if value is not None}, **settings.options}
+    for name in given:
+        if name not in cls.model_fields:
+            raise unknown_name(f"option of {settings.arch}", name, cls.model_fields)
+    if "roi" in given:
+        given["roi"] = region_text(str(given["roi"]))
+    if "seed" in cls.model_fields:
+        given.setdefault("seed", settings.seed)
+    try:
+        return cls(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "options"
+        flag = flag_name(name) if name in flags else f"--set {name}"
+        raise UsageError(
+            f"The setting {flag} of {settings.arch} is not valid: {first['msg']}. Got {first['input']!r} instead.",
+            f"Its default is {cls.model_fields[name].default!r}." if name in cls.model_fields else "",
+        ) from error
+
+
+def fit_plan(settings: TrainSettings, cls: type[Detector], config: DetectorConfig) -> Plan:
+    """How the engine is to fit: what was asked for, what suits the detector where nothing was, or the general."""
+    shared = {field.name for field in fields(Plan)} & set(TrainSettings.model_fields)
+    suited = cls.training_defaults(config)
+    values = {name: getattr(settings, name) for name in shared}
+    for name in _LEFT_OPEN:
+        if values[name] in (None, "auto"):
+            values[name] = suited.get(name, getattr(Plan, name))
+    if settings.epochs is None:
+        values["least_steps"] = suited.get("least_steps", _LEAST_STEPS)
+    return Plan(**values)
+
+
+def train(loaded: Loaded[TrainSettings], reporter: Reporter = SILENT) -> TrainResult | None:
+    """Fit a detector on good images, calibrate it on held-out ones, and write the model file.
+
+    Args:
+        loaded: The settings and their origins; both are kept in `run.json`.
+        reporter: Told how far it is.
+
+    Returns:
+        What was made; None in processes that torchrun or SLURM started beside the first, which writes.
+
+    Raises:
+        UsageError: Something named does not exist or does not fit together.
+        DataError: The images cannot be used as they are.
+        TrainingError: Fitting cannot go on.
+        OutputError: The run cannot be written.
+    """
+    run = None
+    if loaded.settings.resume is not None:
+        run = resume.find_run(loaded)
+        loaded = resume.settings_of(run, loaded)
+    settings = loaded.settings
+    plan = understand(settings)
+    log.info("Device %s: %s.", plan.device.device, plan.device.reason)
+    for note in plan.dataset.notes:
+        log.info("%s", note)
+    if run is not None:
+        resume.check_data(run, plan.split)
+    if distributed.is_follower():
+        checkpoints = None if run is None else CheckpointFolder(run / CHECKPOINTS)
+        around = Surroundings(checkpoints=checkpoints, augment=_augmentation(settings, plan.config))
+        _fit(_new_detector(settings, plan.config)[0], settings, plan, around)
+        return None
+    if run is not None:
+        return train_into(run, loaded, plan, reporter)
+    run = run_folder.new_folder(settings.runs, settings.arch, plan.dataset.category, name=settings.name)
+    try:
+        resume.keep_settings(run, loaded, plan.split)
+        return train_into(run, loaded, plan, reporter)
+    except BaseException:
+        _leave(run)
+        raise
+
+
+def train_into(
+    run: Path,
+    loaded: Loaded[TrainSettings],
+    plan: Understanding,
+    reporter: Reporter,
+    evidence: Evidence | None = None,
+) -> TrainResult:
+    """Train into a run's folder, which holds its settings already.
+
+    Args:
+        run: The folder.
+        loaded: The settings.
+        plan: What they mean.
+        reporter: Told how far it is.
+        evidence: Scores to calibrate by; those of the plan's calibration part when None.
+
+    Raises:
+        TrainingError: Fitting cannot go on.
+        DataError: An image cannot be used.
+        OutputError: The run cannot be written.
+    """
+    settings = loaded.settings
+    start = time.perf_counter()
+    checkpoints = CheckpointFolder(run / CHECKPOINTS, settings.keep_checkpoints or _KEPT_WHILE_TRAINING)
+    notes = training_log.FolderJournal(run, tensorboard=settings.tensorboard)
+    around = Surroundings(reporter, notes, checkpoints, _augmentation(settings, plan.config))
+    detector, header, report = _fitted(settings, plan, around)
+    if evidence is None:
+        evidence = _held_out_evidence(detector, header, settings, plan, reporter)
+    header = header.calibrated(_first_calibration(evidence))
+    model = run / run_folder.MODEL
+    save_model(model, detector, header)
+    checkpoints.clear(settings.keep_checkpoints)
+    assert header.calibration is not None
+    size = detector.input
+    with unshared():
+        zeros = torch.zeros(1, size.channels, size.height, size.width, device=plan.device.device)
+        summary = summarise(detector, zeros)
+    result = TrainResult(
+        run=run,
+        model=model,
+        sha256=files.sha256_file(model),
+        arch=settings.arch,
+        images=len(plan.split.train),
+        calibration=header.calibration,
+        fit=report,
+        seconds=time.perf_counter() - start,
+        summary=summary,
+    )
+    _write_records(result, loaded, plan)
+    run_folder.remember(settings.runs, "model", model)
+    return result
+
+
+def refit(
+    settings: TrainSettings, plan: Understanding, samples: tuple[Sample, ...], reporter: Reporter = SILENT
+) -> tuple[Detector, ModelHeader]:
+    """Fit a new detector as a run did, on other good images; nothing is written.
+
+    Args:
+        settings: Of the run.
+        plan: What they mean; its validation images still choose the epoch.
+        samples: Good images to learn from, all known to the plan's split.
+        reporter: Told how far it is.
+
+    Returns:
+        The detector, and its header without a calibration.
+
+    Raises:
+        TrainingError: Fitting cannot go on.
+    """
+    around = Surroundings(reporter, augment=_augmentation(settings, plan.config))
+    part = replace(plan, split=replace(plan.split, train=samples))
+    detector, header, _ = _fitted(settings, part, around)
+    return detector, header
+
+
+def _fitted(
+    settings: TrainSettings, plan: Understanding, around: Surroundings
+) -> tuple[Detector, ModelHeader, FitReport]:
+    """A new detector, fitted, and its header without a calibration."""
+    detector, weights = _new_detector(settings, plan.config)
+    report = _fit(detector, settings, plan, around)
+    header = ModelHeader(settings.arch, plan.config.model_dump(mode="json"), _training(plan, weights))
+    return detector, header, report
+
+
+def _new_detector(settings: TrainSettings, config: DetectorConfig) -> tuple[Detector, PretrainedWeights | None]:
+    seed_everything(settings.seed)
+    detector = detector_class(settings.arch)(config)
+    name = detector.backbone_name
+    if name is None:
+        if settings.weights is not None:
+            raise UsageError(f"{settings.arch} has no pretrained backbone for --weights.", "Leave the flag out.")
+        return detector, None
+    weights = backbones.find_weights(name, settings.weights)
+    if weights is not None:
+        detector.load_pretrained(weights.tensors)
+    return detector, weights
+
+
+def _fit(detector: Detector, settings: TrainSettings, plan: Understanding, around: Surroundings) -> FitReport:
+    size = detector.input
+
+    def source(samples: Any, *, reuse: bool) -> ImageSource:
+        return ImageSource(samples, size, workers=settings.workers, reuse=reuse, cache=settings.cache)
+
+    repeated = type(detector).needs_validation
+    work = Work(
+        detector,
+        source(plan.split.train, reuse=repeated),
+        source(plan.split.validation, reuse=True) if plan.split.validation else None,
+        fit_plan(settings, type(detector), plan.config),
+        plan.device.device,
+        around,
+        resume=settings.resume is not None,
+    )
+    return fit(work, _devices(settings, plan))
+
+
+def _devices(settings: TrainSettings, plan: Understanding) -> distributed.Devices | None:
+    if settings.devices is None:
+        return None
+    return distributed.parse_devices(settings.devices, plan.device.device.type)
+
+
+def _augmentation(settings: TrainSettings, config: DetectorConfig) -> Augmentation | None:
+    """What varies the training images.
+
+    Raises:
+        UsageError: A custom transform is unknown or does not fit the images.
+    """
+    if settings.augment == "none" and settings.synthetic is None:
+        return None
+    from adctl.data.synthetic import parse_kinds
+    from adctl.training.augmentation import Augmentation
+
+    augmentation = Augmentation(
+        settings.augment,
+        library=settings.augmentation_library,
+        custom=settings.augmentations,
+        synthetic=parse_kinds(settings.synthetic) if settings.synthetic else None,
+    )
+    size = InputSpec.from_config(config.model_dump())
+    augmentation(torch.zeros(2, size.channels, size.height, size.width))  # mistakes show before training does
+    return augmentation
+
+
+def _held_out_evidence(
+    detector: Detector, header: ModelHeader, settings: TrainSettings, plan: Understanding, reporter: Reporter
+) -> Evidence:
+    runtime = TorchRuntime.of(detector, header, plan.device.device)
+    with reporter.stage("calibrating"):
+        good = collect(runtime, plan.split.calibration, batch_size=settings.batch_size, workers=settings.workers)
+    for message in good.skipped:
+        log.warning("%s", message)
+    return evidence_of(good)
+
+
+def _first_calibration(evidence: Evidence) -> Calibration:
+    """A model leaves training with a verdict; `adctl calibrate` chooses other thresholds later."""
+    chosen, notes = calibrate(Rule(), evidence)
+    for note in notes:
+        log.info("%s", note)
+    return chosen
+
+
+def _training(plan: Understanding, weights: PretrainedWeights | None) -> Training:
+    digests = sorted(plan.split.digests[sample.key][:DIGEST_LENGTH] for sample in plan.split.train)
+    return Training(
+        dataset=plan.dataset.name,
+        category=plan.dataset.category,
+        images=len(plan.split.train),
+        digest=training_digest(plan.split.train, plan.split.digests),
+        image_digests=tuple(digests),
+        backbone_weights=None if weights is None else f"{weights.source} sha256:{weights.sha256}",
+    )
+
+
+def _write_records(result: TrainResult, loaded: Loaded[TrainSettings], plan: Understanding) -> None:
+    settings = loaded.settings
+    dataset = plan.dataset
+    files.write_json(
+        result.run / run_folder.RUN,
+        {
+            "schema": "adctl.run/1",
+            "finished": run_folder.now(),
+            "arch": settings.arch,
+            "model": {"file": result.model.name, "sha256": result.sha256},
+            "dataset": {
+                "name": dataset.name,
+                "category": dataset.category,
+                "layout": dataset.layout,
+                "root": str(dataset.root.absolute()),
+                **{
+                    name: lasting(path) if (path := getattr(settings, name)) else None
+                    for name in ("good", "test", "masks")
+                },
+                "training_digest": training_digest(plan.split.train, plan.split.digests),
+            },
+            "split": {name: len(getattr(plan.split, name)) for name in ("train", "validation", "calibration")},
+            "config": plan.config.model_dump(mode="json"),
+            "calibration": asdict(result.calibration),
+            "settings": loaded.table(),
+            "device": {"name": str(plan.device.device), "reason": plan.device.reason},
+            "fit": {key: value for key, value in result.fit.to_dict().items() if key != "history"},
+            "summary": asdict(result.summary),
+            "seconds": round(result.seconds, 3),
+            "environment": run_folder.environment(),
+        },
+    )
+
+
+def _leave(run: Path) -> None:
+    """After a failure: a run that can be gone on with stays, and the user hears how; an empty one goes."""
+    if CheckpointFolder(run / CHECKPOINTS).newest() is None:
+        shutil.rmtree(run, ignore_errors=True)
+    else:
+        log.warning("The run is kept: go on with 'adctl train --resume %s'.", run)

@@ -1,0 +1,39 @@
+"""What a call of `train` means: one training, the folds of one, or a grid of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adctl.progress import SILENT, Reporter
+from adctl.training import resume
+from adctl.training.cross_validation import FoldsResult, train_folds
+from adctl.training.grid import GridResult, is_grid, train_grid
+from adctl.training.single_run import TrainResult, train
+
+if TYPE_CHECKING:
+    from adctl.config import Loaded, TrainSettings
+
+
+def train_as_meant(
+    loaded: Loaded[TrainSettings], reporter: Reporter = SILENT
+) -> TrainResult | FoldsResult | GridResult | None:
+    """Train once, fold by fold, or each combination of a grid.
+
+    Args:
+        loaded: The settings.
+        reporter: Told how far it is.
+
+    Returns:
+        What was made; None in processes that were started beside the first.
+
+    Raises:
+        AdctlError: As `train`, `train_folds` and `train_grid` do.
+    """
+    settings = loaded.settings
+    if is_grid(settings):
+        return train_grid(loaded, reporter)
+    if settings.resume is not None:
+        settings = resume.settings_of(resume.find_run(loaded), loaded).settings
+    if settings.folds is not None and settings.fold is None:
+        return train_folds(loaded, reporter)
+    return train(loaded, reporter)
