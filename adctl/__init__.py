@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 __all__ = ["bench", "calibrate", "compare", "demo", "export", "report", "score", "train"]
 
 _FUNCTIONS = {
-    "train": "adctl.training.train:train_as_meant",
+    "train": "adctl.training.train:train",
     "calibrate": "adctl.calibration.calibrate:calibrate",
     "score": "adctl.scoring.score:score",
     "report": "adctl.reporting.report:report",
@@ -60,8 +60,8 @@ def _call(command: str, settings: dict[str, Any], function: str | None = None) -
 def train(**settings: Any) -> Any:
     """Learn what good parts look like; see `adctl.training.single_run.TrainResult`.
 
-    With `folds` see `adctl.training.cross_validation.FoldsResult`; with several detectors, categories or seeds see
-    `adctl.training.grid.GridResult`.
+    With `folds` see `adctl.training.cross_validation.CrossValidationResult`; with several detectors, categories or
+    seeds see `adctl.training.grid.GridResult`.
     """
     return _call("train", settings)
 

@@ -311,7 +311,7 @@ S = TypeVar("S", bound=CommandSettings)
 
 
 @dataclass(frozen=True)
-class Loaded(Generic[S]):
+class LoadedSettings(Generic[S]):
     """Settings and where each came from.
 
     Attributes:
@@ -328,7 +328,7 @@ class Loaded(Generic[S]):
         return {name: {"value": values[name], "from": self.origins[name]} for name in values}
 
 
-def load(cls: type[S], flags: dict[str, Any], config: Path | None = None) -> Loaded[S]:
+def load(cls: type[S], flags: dict[str, Any], config: Path | None = None) -> LoadedSettings[S]:
     """Merge flags, environment, config file and defaults into one command's settings.
 
     Args:
@@ -354,7 +354,7 @@ def load(cls: type[S], flags: dict[str, Any], config: Path | None = None) -> Loa
             values[name] = {**values[name], **value} if both_tables else value
             origins[name] = {"environment": PREFIX + name.upper(), "flag": flag_name(name)}.get(origin, origin)
     try:
-        return Loaded(cls(**values), origins)
+        return LoadedSettings(cls(**values), origins)
     except ValidationError as error:
         raise UsageError(*_explain(error.errors()[0], origins)) from error
 

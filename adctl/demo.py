@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adctl.calibration.calibrate import calibrate
-from adctl.config import CalibrateSettings, Loaded, ReportSettings, ScoreSettings, TrainSettings
+from adctl.config import CalibrateSettings, LoadedSettings, ReportSettings, ScoreSettings, TrainSettings
 from adctl.fetching.datasets import fetch_dataset
 from adctl.progress import SILENT, Reporter
 from adctl.reporting.report import report
 from adctl.scoring.score import score
-from adctl.training.single_run import train
+from adctl.training.single_run import train_once
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ class DemoResult:
     seconds: float
 
 
-def demo(loaded: Loaded[DemoSettings], reporter: Reporter = SILENT) -> DemoResult:
+def demo(loaded: LoadedSettings[DemoSettings], reporter: Reporter = SILENT) -> DemoResult:
     """Run every step as the commands of the same names would.
 
     Args:
@@ -51,7 +51,7 @@ def demo(loaded: Loaded[DemoSettings], reporter: Reporter = SILENT) -> DemoResul
     start = time.perf_counter()
     fetch_dataset("demo", reporter=reporter)
     given = settings.model_dump()
-    trained = train(_step(TrainSettings, given, dataset="demo", category="zipper"), reporter)
+    trained = train_once(_step(TrainSettings, given, dataset="demo", category="zipper"), reporter)
     assert trained is not None, "a demo is not one of several processes"
     calibrated = calibrate(_step(CalibrateSettings, given, model=trained.model, max_false_alarm=0.1), reporter)
     heatmaps = trained.run / "heatmaps"
@@ -66,8 +66,8 @@ def demo(loaded: Loaded[DemoSettings], reporter: Reporter = SILENT) -> DemoResul
     )
 
 
-def _step(cls: type[S], shared: dict[str, Any], **own: Any) -> Loaded[S]:
+def _step(cls: type[S], shared: dict[str, Any], **own: Any) -> LoadedSettings[S]:
     """Settings of one step: the demo's where they share a name, and its own."""
     values = {name: value for name, value in shared.items() if name in cls.model_fields} | own
     origins = {name: "demo" if name in values else "default" for name in cls.model_fields}
-    return Loaded(cls(**values), origins)
+    return LoadedSettings(cls(**values), origins)

@@ -68,7 +68,7 @@ def _plain_box(box: Box) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class CalibrationScores:
     """The scores that thresholds are chosen from: with them they can be chosen again without the images.
 
     Attributes:
@@ -87,7 +87,7 @@ class Evidence:
     views: tuple[str, ...] = ()
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Evidence:
+    def from_dict(cls, value: dict[str, Any]) -> CalibrationScores:
         """Rebuild from `asdict`."""
         lists = {name: tuple(value[name]) for name in ("good", "peaks", "defective", "views")}
         return cls(**lists, folds=value["folds"])
@@ -164,7 +164,7 @@ class Calibration:
     promised_false_alarm: float | None = None
     warn_threshold: float | None = None
     warn_level: float | None = None
-    evidence: Evidence = Evidence(())
+    evidence: CalibrationScores = CalibrationScores(())
     probability: ProbabilityCurve = ProbabilityCurve((), ())
 
     @property
@@ -185,7 +185,7 @@ class Calibration:
         """Rebuild from `asdict`."""
         rebuilt = {
             "score_range": tuple(value["score_range"]),
-            "evidence": Evidence.from_dict(value["evidence"]),
+            "evidence": CalibrationScores.from_dict(value["evidence"]),
             "probability": ProbabilityCurve.from_dict(value["probability"]),
         }
         return cls(**{**value, **rebuilt})

@@ -17,7 +17,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-def in_order(
+def map_ordered(
     function: Callable[[S], T], jobs: Iterable[S], *, workers: int, ahead: int, name: str = "adctl"
 ) -> Generator[T, None, None]:
     """Results in the order of the jobs, which are drawn in the reader's own thread.

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from adctl.config import Loaded, TrainSettings
+from adctl.config import LoadedSettings, TrainSettings
 from adctl.detectors.registry import DETECTORS
 
 ROOT = Path(__file__).parent.parent
@@ -72,28 +72,28 @@ def zippers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "zipper"
 
 
-def settings(**values: Any) -> Loaded[TrainSettings]:
+def settings(**values: Any) -> LoadedSettings[TrainSettings]:
     """Training settings as the command line would load them, small enough for tests."""
     small = {"image_size": 64, "epochs": 2, "device": "cpu", **values}
-    return Loaded(TrainSettings(**small), dict.fromkeys(TrainSettings.model_fields, "test"))
+    return LoadedSettings(TrainSettings(**small), dict.fromkeys(TrainSettings.model_fields, "test"))
 
 
 @pytest.fixture(scope="session", params=sorted(DETECTORS))
 def trained(request: pytest.FixtureRequest, zippers: Path, tmp_path_factory: pytest.TempPathFactory):
     """A trained model of each detector, once a session."""
-    from adctl.training.single_run import train
+    from adctl.training.single_run import train_once
 
     runs = tmp_path_factory.mktemp("runs")
     epochs = 4 if request.param == "vit" else 2  # a transformer takes longer to rebuild anything
-    return train(settings(arch=request.param, data=zippers, runs=runs, epochs=epochs))
+    return train_once(settings(arch=request.param, data=zippers, runs=runs, epochs=epochs))
 
 
 @pytest.fixture(scope="session")
 def patchcore(zippers: Path, tmp_path_factory: pytest.TempPathFactory):
     """A trained PatchCore, for tests that need any one model."""
-    from adctl.training.single_run import train
+    from adctl.training.single_run import train_once
 
-    return train(settings(arch="patchcore", data=zippers, runs=tmp_path_factory.mktemp("runs")))
+    return train_once(settings(arch="patchcore", data=zippers, runs=tmp_path_factory.mktemp("runs")))
 
 
 class CommandLine:

@@ -223,7 +223,7 @@ def test_maps_hold_errors_against_what_is_usual_around_their_place(error):
 
 def learn_what_is_usual(detector, held_out):
     """The last phase of a fit."""
-    (phase,) = detector.expectation()
+    (phase,) = detector.error_statistics_phase()
     assert phase.held_out, "images learned from say nothing of the next"
     for batch in held_out.split(5):
         phase.absorb(phase.embed(batch))
@@ -265,6 +265,6 @@ def test_what_never_varied_does_not_drown_out_the_rest():
 @torch.no_grad()
 def test_absolute_errors_are_left_as_they_are():
     detector = build("cnn", relative=False, error="l1", blur=(0.0,))
-    assert detector.expectation() == ()
+    assert detector.error_statistics_phase() == ()
     images = pictures(2)
     torch.testing.assert_close(detector(images).maps, (images - detector.reconstruct(images)).abs().mean(1))

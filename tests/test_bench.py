@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from adctl.benchmarking.bench import Benchmark, bench
 from adctl.benchmarking.regression import compare, read_baseline
-from adctl.benchmarking.results import BenchResult, Latency, Machine, ModelFigures
-from adctl.benchmarking.rounds import interleaved, noise_of
+from adctl.benchmarking.results import BenchResult, Latency, Machine, ModelBenchmark
+from adctl.benchmarking.rounds import estimate_noise, run_interleaved
 from adctl.config import BenchSettings, load
 from adctl.errors import DataError, UsageError
 
-MODEL = ModelFigures(
+MODEL = ModelBenchmark(
     path=Path("runs/one/model.safetensors"), runtime="torch", size_bytes=1000, load_seconds=1.0,
     latency_ms=Latency(10.0, 12.0, 14.0), throughput={1: 100.0, 8: 200.0}, cold_start_seconds=2.0,
     host_memory=2**30, device_memory=None, flops=1e9, arithmetic_share=0.5, memory_share=0.01,
@@ -40,7 +40,7 @@ def stored(result: BenchResult) -> dict:
 def test_rounds_call_each_case_and_slow_ones_now_and_then():
     calls = []
     cases = {name: lambda name=name: calls.append(name) for name in ("a", "b", "slow")}
-    seconds = interleaved(cases, 6, lambda *_: None, {"slow": 3})
+    seconds = run_interleaved(cases, 6, lambda *_: None, {"slow": 3})
     assert calls.count("a") == calls.count("b") == 7
     assert calls.count("slow") == 3
     assert np.isfinite(seconds["slow"]).tolist() == [True, False, False, True, False, False]
@@ -55,14 +55,14 @@ def test_noise_covers_what_chance_does():
     for _ in range(60):
         runs = generator.lognormal(0, 0.2, (2, 2, 40))
         ratios = [np.median(case) / np.median(reference) for case, reference in runs]
-        limit = np.hypot(*(noise_of(case, reference) for case, reference in runs))
+        limit = np.hypot(*(estimate_noise(case, reference) for case, reference in runs))
         beyond += abs(ratios[0] / ratios[1] - 1) > limit
     assert beyond <= 5
 
 
 def test_what_slows_everything_is_no_noise():
     mood = np.linspace(1, 3, 40)
-    assert noise_of(mood[:, None] * np.ones(5), mood) < 1e-9 + noise_of(mood, np.ones(40)) / 10
+    assert estimate_noise(mood[:, None] * np.ones(5), mood) < 1e-9 + estimate_noise(mood, np.ones(40)) / 10
 
 
 # ---- against before
@@ -124,14 +124,14 @@ def test_other_files_are_no_figures(tmp_path, text):
 
 def test_operations_are_counted_alike_in_both_formats(patchcore, tmp_path):
     pytest.importorskip("onnx")
-    from adctl.benchmarking.flops import flops_of
+    from adctl.benchmarking.flops import count_flops
     from adctl.exporting.onnx import write_onnx
 
     write_onnx(patchcore.model, tmp_path / "model.onnx")
-    by_torch, by_onnx = flops_of(patchcore.model), flops_of(tmp_path / "model.onnx")
+    by_torch, by_onnx = count_flops(patchcore.model), count_flops(tmp_path / "model.onnx")
     assert by_torch > 3e7
     assert by_onnx == pytest.approx(by_torch, rel=0.01)
-    assert flops_of(tmp_path / "model.xml") is None
+    assert count_flops(tmp_path / "model.xml") is None
 
 
 # ---- the command

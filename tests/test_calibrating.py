@@ -16,22 +16,22 @@ from safetensors import safe_open
 
 from adctl.calibration.calibrate import calibrate, rule_of
 from adctl.calibration.refit import cut
-from adctl.config import CalibrateSettings, Loaded
+from adctl.config import CalibrateSettings, LoadedSettings
 from adctl.engine import safetensors_file
 from adctl.errors import DataError, ModelFileError, UsageError
 from adctl.model_file import load_model, read_header, save_model, tensors_digest
 from adctl.thresholds import conformal
-from adctl.thresholds.methods import Rule
+from adctl.thresholds.methods import ThresholdRule
 from adctl.thresholds.supervised import Costs
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, zippers):
     """A folder in which a PaDiM was trained and has scored labelled images."""
-    from adctl.training.single_run import train
+    from adctl.training.single_run import train_once
 
     folder = tmp_path_factory.mktemp("calibrating")
-    train(settings(arch="padim", data=zippers, runs=folder / "runs", name="line"))
+    train_once(settings(arch="padim", data=zippers, runs=folder / "runs", name="line"))
     run = CommandLine(folder)
     run.scored = run.json("score", zippers, "--model", "line", "--out", "scored", "--draw", "both")["result"]
     return run
@@ -44,9 +44,9 @@ def model(world, tmp_path):
     return tmp_path / "runs" / "line" / "model.safetensors"
 
 
-def loaded(model: Path, **values) -> Loaded[CalibrateSettings]:
+def loaded(model: Path, **values) -> LoadedSettings[CalibrateSettings]:
     given = CalibrateSettings(model=model, runs=model.parent.parent, device="cpu", **values)
-    return Loaded(given, dict.fromkeys(CalibrateSettings.model_fields, "test"))
+    return LoadedSettings(given, dict.fromkeys(CalibrateSettings.model_fields, "test"))
 
 
 def test_the_command_promises_or_says_how_many_images_it_takes(world):
@@ -130,7 +130,7 @@ def test_regions_are_drawn_only_by_option(world, zippers):
 
     model, out = world.folder / "runs" / "line" / "model.safetensors", world.folder / "plain"
     given = ScoreSettings(images=(str(zippers / "test" / "rough"),), model=model, out=out, device="cpu")
-    score(Loaded(given, dict.fromkeys(ScoreSettings.model_fields, "test")))
+    score(LoadedSettings(given, dict.fromkeys(ScoreSettings.model_fields, "test")))
     drawn = world.folder / "scored" / "test" / "rough" / "000.png"
     assert drawn.read_bytes() != (out / "000.png").read_bytes()
 
@@ -176,13 +176,13 @@ def test_saved_scores_that_cannot_be_used_are_refused(world, model, tmp_path, da
 
 
 def test_a_score_that_is_no_number_is_an_error_row(tmp_path):
-    from adctl.data.loader import Loaded as Item
+    from adctl.data.loader import LoadedSettings as Item
     from adctl.records import Sample
-    from adctl.scoring.predict import Predicted
+    from adctl.scoring.predict import PredictedImage
     from adctl.scoring.score import to_row
 
     item = Item(Sample(tmp_path / "a.png", "a.png"), None, 4, 4)
-    row = to_row(Predicted(item, float("nan"), np.zeros((2, 2), np.float32)), None)
+    row = to_row(PredictedImage(item, float("nan"), np.zeros((2, 2), np.float32)), None)
     assert (row.verdict, row.score) == ("error", None)
     assert "no finite number" in row.error
 
@@ -263,7 +263,7 @@ def test_score_warns_of_images_unlike_those_of_the_calibration(world, model, zip
     found = {}
     for folder in ("same", "darker"):
         given = ScoreSettings(images=(str(tmp_path / folder),), model=model, out=tmp_path / "out", device="cpu")
-        found[folder] = score(Loaded(given, dict.fromkeys(ScoreSettings.model_fields, "test")))
+        found[folder] = score(LoadedSettings(given, dict.fromkeys(ScoreSettings.model_fields, "test")))
     assert not found["same"].drift.drifted
     assert found["darker"].drift.drifted
     manifest = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
@@ -271,14 +271,14 @@ def test_score_warns_of_images_unlike_those_of_the_calibration(world, model, zip
 
 
 RULES = {
-    "nothing given": ({}, Rule("percentile", 99.0)),
-    "the rate implies conformal": ({"max_false_alarm": 0.02}, Rule("conformal", 0.02)),
-    "the same rate for the tail": ({"max_false_alarm": 0.02, "method": "tail"}, Rule("tail", 0.02)),
-    "sigmas": ({"sigmas": 4, "warn_at": 2}, Rule("sigma", 4.0, 2)),
-    "mad": ({"method": "mad"}, Rule("mad", 3.0)),
-    "recall": ({"min_recall": 0.9}, Rule("recall", 0.9)),
-    "costs": ({"cost_miss": 9, "defect_rate": 0.01}, Rule("cost", costs=Costs(9, 1, 0.01))),
-    "fixed": ({"threshold": -3.5}, Rule("fixed", -3.5)),
+    "nothing given": ({}, ThresholdRule("percentile", 99.0)),
+    "the rate implies conformal": ({"max_false_alarm": 0.02}, ThresholdRule("conformal", 0.02)),
+    "the same rate for the tail": ({"max_false_alarm": 0.02, "method": "tail"}, ThresholdRule("tail", 0.02)),
+    "sigmas": ({"sigmas": 4, "warn_at": 2}, ThresholdRule("sigma", 4.0, 2)),
+    "mad": ({"method": "mad"}, ThresholdRule("mad", 3.0)),
+    "recall": ({"min_recall": 0.9}, ThresholdRule("recall", 0.9)),
+    "costs": ({"cost_miss": 9, "defect_rate": 0.01}, ThresholdRule("cost", costs=Costs(9, 1, 0.01))),
+    "fixed": ({"threshold": -3.5}, ThresholdRule("fixed", -3.5)),
 }
 
 

@@ -15,10 +15,10 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 
 from adctl.config import CalibrationMethod
 from adctl.errors import DataError, UsageError
-from adctl.records import Calibration, Evidence, Verdict
+from adctl.records import Calibration, CalibrationScores, Verdict
 from adctl.thresholds import conformal, pareto_tail, supervised, unsupervised
-from adctl.thresholds.decision import Judge, fit_probability, probabilities
-from adctl.thresholds.methods import METHODS, Rule, calibrate
+from adctl.thresholds.decision import DecisionRule, fit_probability, probabilities
+from adctl.thresholds.methods import METHODS, ThresholdRule, calibrate
 
 scores = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60).map(
     lambda values: np.array(values, np.float64)
@@ -27,8 +27,10 @@ few = st.lists(st.integers(-9, 9), min_size=1, max_size=12).map(lambda values: n
 rates = st.floats(0.01, 0.99)
 
 
-def evidence(good, defective=(), **more) -> Evidence:
-    return Evidence(tuple(sorted(good)), tuple(sorted(2 * value for value in good)), tuple(sorted(defective)), **more)
+def evidence(good, defective=(), **more) -> CalibrationScores:
+    return CalibrationScores(
+        tuple(sorted(good)), tuple(sorted(2 * value for value in good)), tuple(sorted(defective)), **more
+    )
 
 
 @given(good=scores, percentile=st.floats(1, 100))
@@ -127,7 +129,7 @@ def test_the_plain_percentile_breaks_its_promise_where_images_are_few(law):
     count, rate = 19, 0.05
     found = false_alarms(law, count, lambda good: unsupervised.by_percentile(good, 100 * (1 - rate)))
     assert found > rate + 5 * np.sqrt(rate * (1 - rate) / SPLITS)
-    owned_up, _ = calibrate(Rule("percentile", 95.0), evidence(np.arange(19.0)))
+    owned_up, _ = calibrate(ThresholdRule("percentile", 95.0), evidence(np.arange(19.0)))
     assert owned_up.promised_false_alarm == pytest.approx(0.1)
     assert found <= owned_up.promised_false_alarm + 4 * np.sqrt(0.1 / SPLITS)
 
@@ -138,8 +140,8 @@ def test_the_promise_for_map_values_holds_for_whole_images():
     for _ in range(1000):
         maps = generator.gamma(2.0, size=(20, 16, 16))
         peaks = maps.max((1, 2))
-        good = Evidence(tuple(peaks[:-1]), tuple(peaks[:-1]))
-        chosen, _ = calibrate(Rule("conformal", 0.1), good)
+        good = CalibrationScores(tuple(peaks[:-1]), tuple(peaks[:-1]))
+        chosen, _ = calibrate(ThresholdRule("conformal", 0.1), good)
         broken += bool((maps[-1] > chosen.pixel_threshold).any())
     assert broken / 1000 <= 0.1 + 4 * np.sqrt(0.1 * 0.9 / 1000)
 
@@ -219,7 +221,7 @@ def test_best_f1_threshold_parts_the_classes():
 
 def test_calibration_carries_what_it_rests_on():
     good = np.arange(100.0)
-    chosen, notes = calibrate(Rule("percentile", 95), evidence(good))
+    chosen, notes = calibrate(ThresholdRule("percentile", 95), evidence(good))
     assert notes == ()
     assert (chosen.good_images, chosen.level, chosen.threshold) == (100, 95, np.percentile(good, 95))
     assert chosen.pixel_threshold == np.percentile(2 * good, 95)
@@ -233,7 +235,7 @@ def test_every_method_chooses_from_the_same_evidence():
     seen = evidence(np.random.default_rng(0).normal(0, 1, 200), np.random.default_rng(1).normal(3, 1, 50))
     levels = {"percentile": 99, "sigma": 3, "mad": 3, "fixed": 2, "precision": 0.9, "recall": 0.9}
     for method in METHODS:
-        chosen, notes = calibrate(Rule(method, levels.get(method, 0.02)), seen)
+        chosen, notes = calibrate(ThresholdRule(method, levels.get(method, 0.02)), seen)
         assert notes == ()
         assert 0.5 < chosen.threshold < 4
         assert 0.5 < chosen.pixel_threshold < 8
@@ -241,24 +243,24 @@ def test_every_method_chooses_from_the_same_evidence():
 
 
 def test_two_thresholds_give_three_verdicts():
-    chosen, _ = calibrate(Rule("conformal", 0.02, warn=0.2), evidence(np.arange(99.0)))
+    chosen, _ = calibrate(ThresholdRule("conformal", 0.02, warn=0.2), evidence(np.arange(99.0)))
     assert (chosen.warn_threshold, chosen.threshold) == (79, 97)
     assert [chosen.verdict(value) for value in (79, 80, 97, 98)] == ["good", "warn", "warn", "reject"]
     with pytest.raises(UsageError, match="not below"):
-        calibrate(Rule("conformal", 0.2, warn=0.02), evidence(np.arange(99.0)))
+        calibrate(ThresholdRule("conformal", 0.2, warn=0.02), evidence(np.arange(99.0)))
     with pytest.raises(UsageError, match="one optimum"):
-        calibrate(Rule("f1", warn=0.5), evidence([1.0, 2.0], [3.0]))
+        calibrate(ThresholdRule("f1", warn=0.5), evidence([1.0, 2.0], [3.0]))
 
 
 def test_scores_of_folds_promise_nothing():
-    chosen, _ = calibrate(Rule("conformal", 0.1), evidence(np.arange(50.0), folds=5))
+    chosen, _ = calibrate(ThresholdRule("conformal", 0.1), evidence(np.arange(50.0), folds=5))
     assert chosen.promised_false_alarm is None
 
 
 def test_a_threshold_that_decides_nothing_is_told():
     seen = evidence([1.0, 2.0, 3.0], [4.0, 5.0])
-    assert "all good images would be rejected" in calibrate(Rule("fixed", 0.5), seen)[1][0]
-    assert "none would be found" in calibrate(Rule("fixed", 9.0), seen)[1][0]
+    assert "all good images would be rejected" in calibrate(ThresholdRule("fixed", 0.5), seen)[1][0]
+    assert "none would be found" in calibrate(ThresholdRule("fixed", 9.0), seen)[1][0]
 
 
 @given(good=scores, defective=scores, tried=scores)
@@ -290,15 +292,15 @@ def test_probabilities_with_labels_are_those_of_being_defective():
 
 
 def test_a_judge_says_all_of_it():
-    chosen, _ = calibrate(Rule("conformal", 0.1), evidence(np.arange(19.0)))
-    found = Judge(chosen)(18.5)
+    chosen, _ = calibrate(ThresholdRule("conformal", 0.1), evidence(np.arange(19.0)))
+    found = DecisionRule(chosen)(18.5)
     assert (found.verdict, found.p_value) == (Verdict.REJECT, 1 / 20)
     assert found.probability > 0.9
 
 
 def test_calibration_survives_json():
     for seen in (evidence(np.arange(9.0)), evidence(np.arange(9.0), np.arange(5.0, 12.0), views=("hflip",))):
-        chosen, _ = calibrate(Rule("conformal", 0.2, warn=0.4), seen)
+        chosen, _ = calibrate(ThresholdRule("conformal", 0.2, warn=0.4), seen)
         assert Calibration.from_dict(json.loads(json.dumps(asdict(chosen)))) == chosen
 
 
@@ -312,8 +314,8 @@ def test_no_scores_and_broken_scores_are_refused():
     with pytest.raises(DataError, match="of defective images are not finite"):
         supervised.by_best_f1(np.array([1.0]), np.array([np.inf]))
     with pytest.raises(UsageError, match="needs scores of labelled defective"):
-        calibrate(Rule("recall", 0.9), evidence([1.0, 2.0]))
+        calibrate(ThresholdRule("recall", 0.9), evidence([1.0, 2.0]))
     with pytest.raises(UsageError, match="Unknown method"):
-        calibrate(Rule("magic"), evidence([1.0, 2.0]))
+        calibrate(ThresholdRule("magic"), evidence([1.0, 2.0]))
     with pytest.raises(DataError, match="not finite"):
-        calibrate(Rule(), replace(evidence([1.0, 2.0]), peaks=(1.0, float("nan"))))
+        calibrate(ThresholdRule(), replace(evidence([1.0, 2.0]), peaks=(1.0, float("nan"))))

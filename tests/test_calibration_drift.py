@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adctl.thresholds import drift
-from adctl.thresholds.sample_size import LearningPoint, answer, sizes
+from adctl.thresholds.sample_size import LearningPoint, estimate_sample_size, sizes
 
 
 def draws(seed: int, size: int) -> np.ndarray:
@@ -82,22 +82,22 @@ def curve(*values: float, aurocs: bool = False) -> tuple[LearningPoint, ...]:
 
 
 def test_the_answer_says_how_many_are_enough():
-    found = answer(curve(9.0, 5.0, 3.1, 3.0, 3.05), 120, 0.01)
+    found = estimate_sample_size(curve(9.0, 5.0, 3.1, 3.0, 3.05), 120, 0.01)
     assert found.enough == 40
     assert "40 good images are enough" in found.text
     assert "takes 99 held-out good images, and there are 120" in found.text
 
 
 def test_the_answer_owns_up_when_more_would_help():
-    found = answer(curve(9.0, 5.0, 3.0), 12, 0.05)
+    found = estimate_sample_size(curve(9.0, 5.0, 3.0), 12, 0.05)
     assert found.enough is None
     assert "from 20 to 40" in found.text
     assert "takes 19 held-out good images; there are only 12" in found.text
-    assert "too few to draw a curve" in answer(curve(9.0), 12, 0.05).text
+    assert "too few to draw a curve" in estimate_sample_size(curve(9.0), 12, 0.05).text
 
 
 def test_with_defects_the_auroc_answers():
-    assert answer(curve(0.8, 0.95, 0.955, 0.952, aurocs=True), 99, 0.01).enough == 20
+    assert estimate_sample_size(curve(0.8, 0.95, 0.955, 0.952, aurocs=True), 99, 0.01).enough == 20
 
 
 def test_sizes_grow_to_all_there_are():

@@ -20,7 +20,7 @@ from adctl.detectors.components.nearest_neighbours import (
 from adctl.detectors.feature_detector import stack_levels
 from adctl.detectors.registry import detector_class
 from adctl.model_file import load_model
-from adctl.training.single_run import train
+from adctl.training.single_run import train_once
 
 
 @given(
@@ -54,7 +54,7 @@ def models(zippers, tmp_path_factory):
         "shared": ("padim", {"covariance": "shared"}),
     }
     return {
-        name: train(settings(arch=arch, data=zippers, runs=runs, options=given, name=name)).model
+        name: train_once(settings(arch=arch, data=zippers, runs=runs, options=given, name=name)).model
         for name, (arch, given) in options.items()
     }
 

@@ -112,9 +112,9 @@ def test_unknown_arch_lists_the_known_ones():
 def test_any_timm_backbone_works_transformers_too(zippers, tmp_path):
     from conftest import settings
 
-    from adctl.training.single_run import train
+    from adctl.training.single_run import train_once
 
-    result = train(
+    result = train_once(
         settings(
             arch="patchcore",
             data=zippers,

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adctl.detectors.components.feature_cache import FeatureMemory
+from adctl.detectors.components.feature_cache import FeatureCache
 from adctl.detectors.dinomaly import Dinomaly, DinomalyConfig, _grouped, _LinearAttention
 from adctl.engine.phases import Batch
 from adctl.errors import UsageError
@@ -110,4 +110,4 @@ def test_synthetic_defects_are_to_be_undone(monkeypatch):
     detector, clean = build(), images_of(2)
     monkeypatch.setattr(detector, "_rebuilt", lambda _features: detector._features(clean))
     spoilt, mask = 1 - clean, torch.ones(2, 64, 64, dtype=torch.bool)
-    assert all(float(term) == 0 for term in detector._loss(Batch(spoilt, clean, mask), FeatureMemory()).values())
+    assert all(float(term) == 0 for term in detector._loss(Batch(spoilt, clean, mask), FeatureCache()).values())

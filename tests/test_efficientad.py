@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from adctl.detectors.efficientad import EfficientAD, EfficientADConfig, _hardest, _mean_where
-from adctl.engine.context import Surroundings
-from adctl.engine.history import Plan
+from adctl.engine.context import FitContext
+from adctl.engine.history import FitSettings
 from adctl.engine.phases import Batch, Observe, Optimize
-from adctl.engine.trainer import Work, fit, seed_everything
+from adctl.engine.trainer import FitJob, fit, seed_everything
 
 SMALL = {"image_size": 32, "width": 16, "features": 8}
 
@@ -32,8 +32,8 @@ def fitted():
     seed_everything(0)
     detector = EfficientAD(EfficientADConfig(**SMALL, views=1))
     detector.pixels = Larger()
-    plan = Plan(epochs=25, batch_size=8, learning_rate=5e-3)
-    report = fit(Work(detector, detector.pixels, None, plan, torch.device("cpu"), Surroundings()))
+    plan = FitSettings(epochs=25, batch_size=8, learning_rate=5e-3)
+    report = fit(FitJob(detector, detector.pixels, None, plan, torch.device("cpu"), FitContext()))
     return detector, report
 
 

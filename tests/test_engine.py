@@ -12,12 +12,12 @@ from torch import nn
 
 from adctl.engine import safetensors_file
 from adctl.engine.batching import BatchLimit, is_out_of_memory
-from adctl.engine.context import Surroundings
+from adctl.engine.context import FitContext
 from adctl.engine.device import choose_device
-from adctl.engine.history import Plan
+from adctl.engine.history import FitSettings
 from adctl.engine.lr_schedule import Schedule
 from adctl.engine.phases import Observe, Optimize
-from adctl.engine.trainer import Work, fit
+from adctl.engine.trainer import FitJob, fit
 from adctl.errors import ModelFileError, TrainingError, UsageError
 from adctl.model_file import FORMAT, load_model
 
@@ -47,8 +47,8 @@ def fitted(count=12, **plan):
 
 def fit_one(model, train, validation=None, *, around=None, resume=False, devices=None, **plan):
     """Fit a module that has `phases`."""
-    chosen = Plan(**{"epochs": 2, "precision": "32", **plan})
-    return fit(Work(model, train, validation, chosen, CPU, around or Surroundings(), resume), devices)
+    chosen = FitSettings(**{"epochs": 2, "precision": "32", **plan})
+    return fit(FitJob(model, train, validation, chosen, CPU, around or FitContext(), resume), devices)
 
 
 def test_accumulated_batches_equal_the_large_batch():

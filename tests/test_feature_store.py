@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adctl.detectors.components import feature_buffer
-from adctl.detectors.components.feature_buffer import FeatureStore
+from adctl.detectors.components.feature_buffer import FeatureBuffer
 from adctl.detectors.registry import detector_class
 from adctl.errors import OutputError
 
@@ -43,7 +43,7 @@ def test_features_come_back_as_they_went_in_wherever_they_lie(batches, room, chu
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(feature_buffer, "room", lambda: room)
         patch.setattr(feature_buffer, "CHUNK", chunk)
-        store = FeatureStore()
+        store = FeatureBuffer()
         for batch in features.split(batches):
             store.add(batch)
         for _ in range(2):
@@ -106,7 +106,7 @@ def test_a_full_disk_is_an_error_with_a_remedy(monkeypatch):
         pytest.skip("no /dev/full")
     on_disk(monkeypatch)
     monkeypatch.setattr(feature_buffer.tempfile, "TemporaryFile", lambda **_: full)
-    store = FeatureStore()
+    store = FeatureBuffer()
     store.add(torch.rand(2, 3, 4, 4))
     with pytest.raises(OutputError, match="No space left") as caught:
         list(store)
@@ -114,13 +114,13 @@ def test_a_full_disk_is_an_error_with_a_remedy(monkeypatch):
 
 
 def test_the_forecast_tells_when_the_disk_is_needed(zippers, monkeypatch):
-    from adctl.training.resource_estimate import forecast
-    from adctl.training.single_run import understand
+    from adctl.training.resource_estimate import estimate_resources
+    from adctl.training.single_run import plan_training
 
     loaded = settings(arch="patchcore", data=zippers).settings
-    assert forecast(understand(loaded), loaded).disk == 0
+    assert estimate_resources(plan_training(loaded), loaded).disk == 0
     on_disk(monkeypatch)
-    assert forecast(understand(loaded), loaded).disk > 0
+    assert estimate_resources(plan_training(loaded), loaded).disk > 0
 
 
 PROGRAM = """

@@ -21,8 +21,8 @@ from adctl.errors import AdctlError, DataError, FetchError, OutputError, UsageEr
 from adctl.fetching import download as download_module
 from adctl.fetching import store
 from adctl.fetching.catalogue import Kind, catalogue, find_entry
-from adctl.fetching.datasets import Fetched, fetch_dataset, licence_to_accept
-from adctl.fetching.finding import find_dataset, listing
+from adctl.fetching.datasets import FetchResult, fetch_dataset, licence_to_accept
+from adctl.fetching.finding import find_dataset, list_datasets
 from adctl.fetching.verifying import verify
 from adctl.fetching.weights import fetch_weights
 from adctl.paths import data_dir
@@ -228,7 +228,7 @@ def test_a_licence_has_to_be_accepted_before_anything_is_asked_for(mvtec, site, 
 def test_the_whole_data_set_comes_verified_and_tidy(mvtec, site, home):
     heard = Heard()
     got = accept(reporter=heard)
-    assert got == Fetched(
+    assert got == FetchResult(
         "mvtec", home / "mvtec", CATEGORIES, "CC BY-NC-SA 4.0", len(WHOLE), verified=True, sha256=SHA256, already=False
     )
     assert list(heard.stages)[:2] == ["downloading all.tar.xz", "unpacking all.tar.xz"]
@@ -332,7 +332,7 @@ def test_an_archive_of_something_else_is_refused(mvtec, site, home):
 def test_wherever_it_is_interrupted_nothing_looks_whole_that_is_not(mvtec, site, home, stage):
     with pytest.raises(KeyboardInterrupt):
         accept(categories=["zipper"], reporter=Heard(stop_at=stage))
-    assert not any(entry.fetched for entry in listing())
+    assert not any(entry.fetched for entry in list_datasets())
     with pytest.raises(UsageError, match="has not been fetched"):
         find_dataset("zipper", "mvtec")
     got = accept(categories=["zipper"])
@@ -368,7 +368,7 @@ def test_what_a_killed_run_left_is_swept_away(mvtec, home, where):
     left = home / "mvtec" / ".fetching" / where / "zipper" / "train" / "good"
     left.mkdir(parents=True)
     (left / "half.png").write_bytes(b"1")
-    assert not listing()[0].fetched
+    assert not list_datasets()[0].fetched
     accept()
     assert categories_in(home / "mvtec") == set(CATEGORIES)
 
@@ -568,7 +568,7 @@ def test_what_does_not_exist_is_not_offered(home, category, dataset):
 
 def test_the_list_says_what_is_here(mvtec, home):
     accept(categories=["cable"])
-    lines = {entry.name: entry for entry in listing()}
+    lines = {entry.name: entry for entry in list_datasets()}
     assert next(iter(lines)) == "mvtec"
     assert list(lines)[-1] == "demo"
     assert (lines["mvtec"].fetched, lines["mvtec"].here, lines["mvtec"].size) == (True, ("cable",), len(WHOLE))

@@ -20,7 +20,7 @@ from adctl.errors import DataError, FetchError
 from adctl.fetching.datasets import fetch_dataset
 from adctl.fetching.download import Transfer
 from adctl.fetching.download_segments import begun_part
-from adctl.fetching.finding import listing
+from adctl.fetching.finding import list_datasets
 from adctl.fetching.verifying import verify
 
 CONTENT = {
@@ -88,7 +88,7 @@ def test_a_fault_never_makes_a_wrong_data_set(site, catalogue, tmp_path, name, d
     if failure is not None:
         assert name in FATAL
         assert failure.remedy
-        assert not any(entry.fetched for entry in listing())
+        assert not any(entry.fetched for entry in list_datasets())
         assert not (tmp_path / "home" / "parts" / "zipper").exists()
         return
     assert name in PASSING or name == "stalls for ever"
@@ -125,7 +125,7 @@ def test_a_killed_fetch_leaves_nothing_that_looks_whole_and_is_gone_on_with(site
             assert running.poll() is None
             time.sleep(0.01)
         running.kill()
-    assert not any(entry.fetched for entry in listing())
+    assert not any(entry.fetched for entry in list_datasets())
     seen = len(site.seen)
     site.always = None
     site.done.set()

@@ -24,21 +24,21 @@ from adctl.detectors.components.shared_feature_cache import backbone_levels, sha
 from adctl.errors import DataError, UsageError
 from adctl.metrics.ensemble import ensembles
 from adctl.metrics.image import image_metrics
-from adctl.metrics.mean_std import spread_of, spreads_of
+from adctl.metrics.mean_std import mean_std, mean_stds
 from adctl.model_file import DIGEST_LENGTH, read_header
 from adctl.records import Sample
 from adctl.runtimes.torch import TorchRuntime
 from adctl.scoring.score_set import ScoreSet
 from adctl.training import cross_validation as module
-from adctl.training.cross_validation import train_folds
-from adctl.training.train import train_as_meant
+from adctl.training.cross_validation import cross_validate
+from adctl.training.train import train
 
 numbers = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=12)
 
 
 @given(numbers)
 def test_mean_and_spread_are_those_of_the_definition(values):
-    found = spread_of(values)
+    found = mean_std(values)
     assert found.mean == pytest.approx(statistics.fmean(values), abs=1e-9)
     assert found.count == len(values)
     if len(values) == 1:
@@ -49,7 +49,7 @@ def test_mean_and_spread_are_those_of_the_definition(values):
 
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), st.floats(0, 1)), max_size=6))
 def test_a_number_that_some_rows_lack_counts_where_it_is(rows):
-    found = spreads_of(rows)
+    found = mean_stds(rows)
     assert set(found) == {name for row in rows for name in row}
     for name, value in found.items():
         there = [row[name] for row in rows if name in row]
@@ -130,7 +130,7 @@ def data(zippers, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(data, tmp_path_factory):
-    return train_folds(settings(data=data, arch="padim", folds=3, runs=tmp_path_factory.mktemp("runs"), name="cv"))
+    return cross_validate(settings(data=data, arch="padim", folds=3, runs=tmp_path_factory.mktemp("runs"), name="cv"))
 
 
 def out_of_fold(made) -> list[dict[str, str]]:
@@ -215,7 +215,7 @@ def test_the_summary_says_it_all(made):
 
 
 def test_one_fold_alone_is_the_same_model(made, data, tmp_path):
-    alone = train_as_meant(settings(data=data, arch="padim", folds=3, fold=2, runs=tmp_path, name="alone"))
+    alone = train(settings(data=data, arch="padim", folds=3, fold=2, runs=tmp_path, name="alone"))
     header, known = read_header(alone.model), read_header(made.folds[1].model)
     assert header.training == known.training
     assert header.calibration.threshold == pytest.approx(known.calibration.threshold, rel=1e-4)
@@ -232,17 +232,19 @@ def test_a_run_cut_short_goes_on_with_the_complete_folds(zippers, tmp_path, monk
 
     monkeypatch.setattr(module, "_train_fold", cut_short)
     with pytest.raises(KeyboardInterrupt):
-        train_folds(settings(data=zippers, arch="padim", folds=2, runs=tmp_path, name="cv"))
+        cross_validate(settings(data=zippers, arch="padim", folds=2, runs=tmp_path, name="cv"))
     first = (tmp_path / "cv/fold-1/model.safetensors").stat().st_mtime_ns
     going_on = settings(resume=tmp_path / "cv", runs=tmp_path)
-    made = train_as_meant(type(going_on)(going_on.settings, dict.fromkeys(going_on.origins, "default")))
+    made = train(type(going_on)(going_on.settings, dict.fromkeys(going_on.origins, "default")))
     assert calls == ["fold-1", "fold-2", "fold-2"]
     assert (tmp_path / "cv/fold-1/model.safetensors").stat().st_mtime_ns == first
     assert len(made.folds) == 2
 
 
 def test_gradient_training_keeps_a_history_a_fold_and_needs_no_test_images(zippers, tmp_path):
-    made = train_folds(settings(good=zippers / "train/good", arch="cnn", folds=2, epochs=1, runs=tmp_path, name="cv"))
+    made = cross_validate(
+        settings(good=zippers / "train/good", arch="cnn", folds=2, epochs=1, runs=tmp_path, name="cv")
+    )
     for fold in made.folds:
         assert (fold.model.parent / "history.csv").is_file()
         assert fold.metrics == {}
@@ -277,7 +279,7 @@ def test_the_table_on_the_terminal(made, capsys):
 
 def test_refusals(zippers, tmp_path):
     def refused(**values):
-        train_as_meant(settings(data=zippers, runs=tmp_path / "runs", **values))
+        train(settings(data=zippers, runs=tmp_path / "runs", **values))
 
     with pytest.raises(UsageError, match="no fold 3 of 2"):
         refused(folds=2, fold=3)
@@ -290,7 +292,7 @@ def test_refusals(zippers, tmp_path):
 
 def test_several_devices_are_refused(zippers, tmp_path):
     with pytest.raises(UsageError, match="one device"):
-        train_folds(settings(data=zippers, folds=2, devices="2", runs=tmp_path))
+        cross_validate(settings(data=zippers, folds=2, devices="2", runs=tmp_path))
 
 
 def test_shared_features_are_the_backbones_own_and_belong_to_its_weights():

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from adctl.detectors.components.anomaly_maps import to_rows
 from adctl.detectors.components.backbones import Backbone
-from adctl.detectors.components.feature_cache import FeatureMemory
-from adctl.detectors.components.synthetic_anomalies import painted
+from adctl.detectors.components.feature_cache import FeatureCache
+from adctl.detectors.components.synthetic_anomalies import paint_anomaly
 from adctl.detectors.components.whitening import Whitening, observe
-from adctl.engine.context import Surroundings
+from adctl.engine.context import FitContext
 from adctl.engine.phases import Batch
-from adctl.engine.trainer import Work, fit
+from adctl.engine.trainer import FitJob, fit
 
 
 def whitened(features, kept=None):
@@ -63,7 +63,7 @@ class Counted:
 
 
 def test_what_came_before_is_not_computed_again_and_is_the_same():
-    memory, compute = FeatureMemory(), Counted()
+    memory, compute = FeatureCache(), Counted()
     first = memory(["a", "b", "c"], compute)
     again = memory(["c", "d", "a"], compute)
     assert compute.asked == [[0, 1, 2], [1]]
@@ -71,14 +71,14 @@ def test_what_came_before_is_not_computed_again_and_is_the_same():
 
 
 def test_images_without_a_key_are_computed_every_time():
-    memory, compute = FeatureMemory(), Counted()
+    memory, compute = FeatureCache(), Counted()
     for _ in range(2):
         memory([None, None], compute)
     assert compute.asked == [[0, 1], [0, 1]]
 
 
 def test_what_does_not_fit_is_computed_again_and_equal():
-    memory, compute = FeatureMemory(room=2), Counted()
+    memory, compute = FeatureCache(room=2), Counted()
     first, again = memory(["a", "b"], compute), memory(["a", "b"], compute)
     assert compute.asked == [[0, 1], [1]]
     assert torch.equal(first, again)
@@ -87,8 +87,8 @@ def test_what_does_not_fit_is_computed_again_and_equal():
 def test_the_same_key_paints_the_same_defect_and_draws_no_random_numbers():
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     before = torch.get_rng_state()
-    first, mask = painted(images, ["a", "b"])
-    again, _ = painted(images.flip(0), ["b", "a"])
+    first, mask = paint_anomaly(images, ["a", "b"])
+    again, _ = paint_anomaly(images.flip(0), ["b", "a"])
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first, again.flip(0))
     assert torch.equal((first != images).any(1), mask)
@@ -117,12 +117,12 @@ class Noting(torch.nn.Module):
 def test_a_key_stands_for_one_image_in_training_and_validation(varied):
     from conftest import Pixels
 
-    from adctl.engine.history import Plan
+    from adctl.engine.history import FitSettings
 
     detector = Noting()
     augment = (lambda images: Batch(images, images)) if varied else None
-    plan = Plan(epochs=2, batch_size=2)
-    fit(Work(detector, Pixels(5), Pixels(3, 1), plan, torch.device("cpu"), Surroundings(augment=augment)))
+    plan = FitSettings(epochs=2, batch_size=2)
+    fit(FitJob(detector, Pixels(5), Pixels(3, 1), plan, torch.device("cpu"), FitContext(augment=augment)))
     keyed = [batch for batch in detector.batches if batch.keys is not None]
     images = [(key, image) for batch in keyed for key, image in zip(batch.keys, batch.images, strict=True)]
     seen: dict[str, torch.Tensor] = {}

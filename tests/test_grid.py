@@ -23,8 +23,8 @@ from adctl.errors import UsageError
 from adctl.evaluation.evaluate import evaluate
 from adctl.scoring.score_set import ScoreSet
 from adctl.training import grid as module
-from adctl.training.grid import EVERY, Row, combinations, is_grid, markdown, tabulate, train_grid
-from adctl.training.single_run import train
+from adctl.training.grid import EVERY, GridRow, combinations, is_grid, markdown, tabulate, train_grid
+from adctl.training.single_run import train_once
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,9 @@ def test_means_and_spreads_are_those_of_the_definition(data):
                 failed, auroc, pixel = data.draw(outcomes)
                 metrics = {"image_auroc": auroc} | ({} if pixel is None else {"pixel_auroc": pixel})
                 rows.append(
-                    Row(category, arch, seed, error="why")
+                    GridRow(category, arch, seed, error="why")
                     if failed
-                    else Row(category, arch, seed, run="r", train_seconds=1.0, metrics=metrics)
+                    else GridRow(category, arch, seed, run="r", train_seconds=1.0, metrics=metrics)
                 )
     lines = {(line.category, line.arch): line for line in tabulate(rows)}
     assert len(lines) == 6
@@ -116,7 +116,7 @@ def test_every_combination_has_a_row_and_failures_are_noted(made, two):
 
 def test_shared_features_change_no_score(made, two, tmp_path):
     """Patchcore with seed 1 came last: nearly all of its features were computed for others."""
-    alone = train(settings(data=two, category="first", arch="patchcore", seed=1, runs=tmp_path, name="alone"))
+    alone = train_once(settings(data=two, category="first", arch="patchcore", seed=1, runs=tmp_path, name="alone"))
     first = made.rows[0]
     row = next(row for row in made.rows if (row.arch, row.seed) == ("patchcore", 1))
     tested = len(ScoreSet.load(made.folder / row.run / "test-scores").rows)
@@ -160,7 +160,7 @@ def counted(monkeypatch, fails_at=None):
         if len(calls) == fails_at:
             (loaded.settings.runs / loaded.settings.name).mkdir()  # what a kill leaves
             raise KeyboardInterrupt
-        return train(loaded, reporter)
+        return train_once(loaded, reporter)
 
     monkeypatch.setattr(module, "train", counting)
     return calls
@@ -189,7 +189,7 @@ def test_failures_are_tried_again_and_defects_of_one_do_not_stop_the_others(zipp
     def broken(loaded, reporter):
         if loaded.settings.seed == 0:
             raise RuntimeError("out of luck")
-        return train(loaded, reporter)
+        return train_once(loaded, reporter)
 
     monkeypatch.setattr(module, "train", broken)
     values = {"data": zippers, "arch": "padim", "seed": [0, 1], "runs": tmp_path, "name": "grid"}

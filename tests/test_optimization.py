@@ -13,14 +13,14 @@ from torch import nn
 from adctl.engine import distributed
 from adctl.engine.batching import largest_that_fits
 from adctl.engine.checkpoints import CheckpointFolder
-from adctl.engine.context import Surroundings
-from adctl.engine.ema import WeightAverage
+from adctl.engine.context import FitContext
+from adctl.engine.ema import ExponentialMovingAverage
 from adctl.engine.gradient_checkpointing import recomputing
-from adctl.engine.history import Plan, to_csv
+from adctl.engine.history import FitSettings, to_csv
 from adctl.engine.lr_schedule import SCHEDULES, Schedule
 from adctl.engine.phases import Batch, Critic, Optimize
-from adctl.engine.trainer import Work, fit
-from adctl.engine.training_log import FolderJournal, Journal
+from adctl.engine.trainer import FitJob, fit
+from adctl.engine.training_log import FolderTrainingLog, TrainingLog
 from adctl.errors import ModelFileError, TrainingError, UsageError
 
 CPU = torch.device("cpu")
@@ -57,8 +57,8 @@ class Rebuilds(nn.Module):
 
 
 def train(model, images=None, validation=None, *, around=None, resume=False, devices=None, **plan):
-    chosen = Plan(**{"epochs": 3, "precision": "32", "batch_size": 4, **plan})
-    work = Work(model, images or Pixels(18), validation, chosen, CPU, around or Surroundings(), resume)
+    chosen = FitSettings(**{"epochs": 3, "precision": "32", "batch_size": 4, **plan})
+    work = FitJob(model, images or Pixels(18), validation, chosen, CPU, around or FitContext(), resume)
     return fit(work, devices)
 
 
@@ -75,7 +75,7 @@ def test_accumulation_equals_the_large_batch_in_float64(size, times):
     torch.testing.assert_close(weights(small), weights(large), rtol=1e-9, atol=1e-12)
 
 
-class Dies(Journal):
+class Dies(TrainingLog):
     """Stops the training after an epoch, as a lost process would, but for what is on the disk."""
 
     def __init__(self, after: int) -> None:
@@ -98,10 +98,10 @@ def test_a_resumed_training_equals_the_uninterrupted_one(tmp_path, after, more):
     with pytest.raises(InterruptedError):
         train(
             Rebuilds(noisy=True, norm=True), images, validation, **plan,
-            around=Surroundings(journal=Dies(after), checkpoints=folder),
+            around=FitContext(journal=Dies(after), checkpoints=folder),
         )  # fmt: skip
     resumed = Rebuilds(noisy=True, norm=True)
-    report = train(resumed, images, validation, **plan, around=Surroundings(checkpoints=folder), resume=True)
+    report = train(resumed, images, validation, **plan, around=FitContext(checkpoints=folder), resume=True)
 
     assert torch.equal(weights(resumed), weights(whole))
     assert [(one.number, one.loss, one.terms, one.validation) for one in report.history] == [
@@ -114,21 +114,21 @@ def test_a_resumed_training_equals_the_uninterrupted_one(tmp_path, after, more):
 
 def test_only_the_last_checkpoints_stay_and_a_damaged_one_is_named(tmp_path):
     folder = CheckpointFolder(tmp_path / "checkpoints", keep=2)
-    train(Rebuilds(), epochs=5, checkpoint_epochs=1, around=Surroundings(checkpoints=folder))
+    train(Rebuilds(), epochs=5, checkpoint_epochs=1, around=FitContext(checkpoints=folder))
     paths = sorted((tmp_path / "checkpoints").iterdir())
     assert [path.name for path in paths] == ["step-00000020.safetensors", "step-00000025.safetensors"]
     paths[-1].write_bytes(paths[-1].read_bytes()[:1000])
     with pytest.raises(ModelFileError, match="step-00000025"):
-        train(Rebuilds(), epochs=5, around=Surroundings(checkpoints=folder), resume=True)
+        train(Rebuilds(), epochs=5, around=FitContext(checkpoints=folder), resume=True)
     folder.clear()
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     folder = CheckpointFolder(tmp_path)
-    train(Rebuilds(), epochs=2, checkpoint_epochs=1, around=Surroundings(checkpoints=folder))
+    train(Rebuilds(), epochs=2, checkpoint_epochs=1, around=FitContext(checkpoints=folder))
     with pytest.raises(ModelFileError, match="another network"):
-        train(Rebuilds(norm=True), epochs=2, around=Surroundings(checkpoints=folder), resume=True)
+        train(Rebuilds(norm=True), epochs=2, around=FitContext(checkpoints=folder), resume=True)
 
 
 def test_running_out_of_memory_halves_the_batch_loses_no_step_and_says_so(caplog):
@@ -177,9 +177,9 @@ def test_an_error_in_another_process_reaches_the_user():
 
 def test_a_broken_loss_names_the_batch_and_the_last_good_checkpoint(tmp_path):
     folder = CheckpointFolder(tmp_path)
-    train(Rebuilds(), epochs=2, checkpoint_epochs=1, around=Surroundings(checkpoints=folder))
+    train(Rebuilds(), epochs=2, checkpoint_epochs=1, around=FitContext(checkpoints=folder))
     with pytest.raises(TrainingError, match=r"mse is nan.*image \d+, image \d+") as caught:
-        train(Breaks(), epochs=3, around=Surroundings(checkpoints=folder), resume=True)
+        train(Breaks(), epochs=3, around=FitContext(checkpoints=folder), resume=True)
     assert "step-00000010" in caught.value.remedy
 
 
@@ -199,7 +199,7 @@ def test_the_average_of_weights_is_what_is_kept():
 
 def test_weight_average_follows_and_swaps_back():
     parameter = nn.Parameter(torch.zeros(3))
-    average = WeightAverage([parameter], 0.5)
+    average = ExponentialMovingAverage([parameter], 0.5)
     with torch.no_grad():
         parameter.fill_(1.0)
     for _ in range(60):
@@ -325,8 +325,8 @@ def test_the_journal_leaves_a_table_a_picture_and_tensorboard_files(tmp_path):
         def loss(self, batch):
             return {"mse": (self.layers(batch.images) - batch.clean).square().mean()}
 
-    journal = FolderJournal(tmp_path, tensorboard=True)
-    report = train(Scores(), validation=Pixels(4, seed=1), around=Surroundings(journal=journal))
+    journal = FolderTrainingLog(tmp_path, tensorboard=True)
+    report = train(Scores(), validation=Pixels(4, seed=1), around=FitContext(journal=journal))
     assert (tmp_path / "history.csv").read_text(encoding="utf-8") == to_csv(report.history)
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
     events = EventAccumulator(str(tmp_path / "tensorboard"))

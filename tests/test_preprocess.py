@@ -251,7 +251,7 @@ def test_maps_span_the_image_and_calibration_sees_the_highest_value_of_each(wide
 def test_a_grey_padded_model_finds_a_defect_where_it_is(arch, tmp_path):
     from conftest import settings as train_settings
 
-    from adctl.training.single_run import train
+    from adctl.training.single_run import train_once
 
     generator = np.random.default_rng(0)
     for number in range(12):
@@ -260,7 +260,7 @@ def test_a_grey_padded_model_finds_a_defect_where_it_is(arch, tmp_path):
     image[20:36, 110:130] = 255
     write_png(tmp_path / "bad.png", image)
     options = {"channels": 1, "resize": "pad"} | ({} if arch == "padim" else {"normalisation": "dataset"})
-    result = train(
+    result = train_once(
         train_settings(arch=arch, good=tmp_path / "good", runs=tmp_path / "runs", options=options, image_size=96)
     )
     runtime = TorchRuntime(result.model, "cpu")

@@ -15,7 +15,7 @@ from adctl.errors import DataError
 from adctl.evaluation.evaluate import evaluate
 from adctl.records import Calibration
 from adctl.reporting.contact_sheet import write_contact_sheet
-from adctl.reporting.content import content_of
+from adctl.reporting.content import build_content
 from adctl.reporting.report import report
 
 
@@ -71,7 +71,7 @@ def test_scores_of_another_model_are_told(maker, tmp_path):
     model.write_bytes(b"another")
     manifest = MANIFEST | {"model": {"path": str(model), "sha256": "ab" * 32, "arch": "cnn"}}
     scores = maker.add("good", 1.0).add("hole", 4.0).scores(manifest=manifest)
-    assert any("another model now" in note for note in content_of(scores, evaluate(scores)).notes)
+    assert any("another model now" in note for note in build_content(scores, evaluate(scores)).notes)
     page = before_scripts(page_of(scores, reconstructions=True))
     assert "No reconstructions: the model file is not the one that scored these images." in page
 
@@ -109,19 +109,19 @@ def test_bars_in_the_terminal_count_every_score(adctl, tmp_path):
 
 
 def test_reconstructions_are_those_of_the_model(tmp_path, zippers):
-    from adctl.config import Loaded, ScoreSettings, TrainSettings
+    from adctl.config import LoadedSettings, ScoreSettings, TrainSettings
     from adctl.data.images import read_image
     from adctl.reporting.reconstructions import rebuilder
     from adctl.scoring.score import score
     from adctl.scoring.score_set import ScoreSet
-    from adctl.training.single_run import train
+    from adctl.training.single_run import train_once
 
     given = {"arch": "cnn", "data": zippers, "runs": tmp_path, "image_size": 64, "epochs": 1, "device": "cpu"}
     given["options"] = {"preset": "plain"}
-    trained = train(Loaded(TrainSettings(**given), dict.fromkeys(TrainSettings.model_fields, "test")))
+    trained = train_once(LoadedSettings(TrainSettings(**given), dict.fromkeys(TrainSettings.model_fields, "test")))
     images = (str(zippers / "test" / "good"),)
     settings = ScoreSettings(images=images, model=trained.model, out=tmp_path / "scored", device="cpu")
-    score.score(Loaded(settings, dict.fromkeys(ScoreSettings.model_fields, "test")))
+    score.score(LoadedSettings(settings, dict.fromkeys(ScoreSettings.model_fields, "test")))
     scores = ScoreSet.load(tmp_path / "scored")
     rebuild, notes = rebuilder(scores)
     assert notes == ()

@@ -13,9 +13,9 @@ from adctl.config import ReportSettings, load
 from adctl.errors import MissingExtraError, UsageError
 from adctl.evaluation.evaluate import evaluate
 from adctl.records import Calibration
-from adctl.reporting.content import content_of
-from adctl.reporting.named_metrics import figures
-from adctl.reporting.notable_images import findings
+from adctl.reporting.content import build_content
+from adctl.reporting.named_metrics import named_metrics
+from adctl.reporting.notable_images import notable_images
 from adctl.reporting.pdf import write_pdf
 from adctl.reporting.report import report
 
@@ -58,7 +58,7 @@ def test_csv_holds_every_figure_to_the_last_digit(scores):
     found = reported(scores, format=["csv"])
     with found.page.open(encoding="utf-8", newline="") as stream:
         lines = list(csv.DictReader(stream))
-    expected = figures(found.evaluation)
+    expected = named_metrics(found.evaluation)
     assert len(lines) == len(expected)
     for line, (name, figure) in zip(lines, expected.items(), strict=True):
         assert ".".join(part for part in (line["figure"], line["part"]) if part) == name
@@ -103,7 +103,7 @@ def test_a_format_that_lacks_its_extra_says_which_to_install(scores, tmp_path, m
     monkeypatch.setitem(sys.modules, "reportlab.platypus", None)
     evaluation = evaluate(scores)
     with pytest.raises(MissingExtraError, match="reportlab") as raised:
-        write_pdf(content_of(scores, evaluation), scores, evaluation, tmp_path / "a.pdf", 3)
+        write_pdf(build_content(scores, evaluation), scores, evaluation, tmp_path / "a.pdf", 3)
     assert "adctl[report]" in raised.value.remedy
     assert not (tmp_path / "a.pdf").exists()
 
@@ -129,7 +129,7 @@ def test_mistakes_come_first_and_leave_room_for_the_strongest(tmp_path):
     maker = Maker(tmp_path)
     for number in range(10):
         maker.add("good", 3.5 + number / 10).add("hole", 4.0 + number)
-    chosen = findings(maker.scores(), 6)
+    chosen = notable_images(maker.scores(), 6)
     assert [one.title for one in chosen] == ["False alarm"] * 4 + ["Defect found"] * 2
     assert chosen[4].row.score == 13.0
 
@@ -137,6 +137,6 @@ def test_mistakes_come_first_and_leave_room_for_the_strongest(tmp_path):
 def test_the_summary_tells_what_is_promised(tmp_path):
     promised = Calibration("conformal", 3.0, 2.5, 0.1, 50, 0, 0.02, (1.0, 2.9), promised_false_alarm=0.1)
     scores = Maker(tmp_path, promised).add("good", 1.0).add("hole", 4.0).scores()
-    summary = " ".join(content_of(scores, evaluate(scores)).summary)
+    summary = " ".join(build_content(scores, evaluate(scores)).summary)
     assert "at most 10 % of good images like the 50 it was set on" in summary
     assert "in 100.0 % of such pairs" in summary

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from adctl.evaluation.evaluate import evaluate
 from adctl.metrics.bootstrap import Resampling
 from adctl.records import Calibration, ScoredImage
-from adctl.reporting.named_metrics import figures
+from adctl.reporting.named_metrics import named_metrics
 from adctl.scoring.score_set import ScoreSet, ScoreWriter
 
 CALIBRATION = Calibration("percentile", 3.0, 2.5, 99.0, 50, 0, 0.02, (1.0, 2.9))
@@ -29,7 +29,7 @@ def scored(folder, rows) -> ScoreSet:
 
 def test_every_metric_has_a_name_a_value_or_a_reason(tmp_path):
     evaluation = evaluate(scored(tmp_path / "scores", LABELLED), Resampling(100))
-    found = figures(evaluation)
+    found = named_metrics(evaluation)
     assert found["image_auroc"].value == evaluation.image.auroc
     assert found["image_auroc"].interval == evaluation.image.intervals["auroc"]
     assert found["image_recall.scratch"].value == 0.5
@@ -92,6 +92,6 @@ def test_junit_without_a_gate_is_refused(adctl):
 )
 def test_figures_agree_with_the_evaluation_whatever_the_scores(tmp_path_factory, rows):
     evaluation = evaluate(scored(tmp_path_factory.mktemp("any"), rows))
-    for name, figure in figures(evaluation).items():
+    for name, figure in named_metrics(evaluation).items():
         if name.startswith("image_") and "." not in name:
             assert figure.value == getattr(evaluation.image, name.removeprefix("image_"))

@@ -21,10 +21,10 @@ from adctl.config import ExportSettings, load
 from adctl.errors import AdctlError, MissingExtraError, ModelFileError, UsageError
 from adctl.exporting.export import _WRITERS, export
 from adctl.runtimes import auto_select
-from adctl.runtimes.auto_select import FORMATS, choose, read_proofs, record
+from adctl.runtimes.auto_select import FORMATS, choose, read_parity_records, record
 from adctl.runtimes.base import RUNTIMES
 from adctl.runtimes.loading import open_runtime
-from adctl.training.single_run import train
+from adctl.training.single_run import train_once
 
 torch = pytest.importorskip("torch")
 for package in ("onnxruntime", "onnxscript", "openvino"):
@@ -37,10 +37,10 @@ SUFFIXES = {name: RUNTIMES[name].suffix for name in EXPORTED}
 @pytest.fixture(scope="module", params=["padim", "patchcore"])
 def models(request, zippers, tmp_path_factory):
     """A model and its exported file for each runtime."""
-    from adctl.exporting.graph import Source
+    from adctl.exporting.graph import ExportSource
 
-    trained = train(settings(arch=request.param, data=zippers, runs=tmp_path_factory.mktemp("runs")))
-    source, files = Source.read(trained.model), {"torch": trained.model}
+    trained = train_once(settings(arch=request.param, data=zippers, runs=tmp_path_factory.mktemp("runs")))
+    source, files = ExportSource.read(trained.model), {"torch": trained.model}
     for runtime, name in FORMATS.items():
         files[runtime] = trained.model.with_suffix(SUFFIXES[runtime])
         _WRITERS[name](source, files[runtime], "fp32", ())
@@ -121,9 +121,9 @@ def test_the_very_first_callers_of_openvino_do_not_wait_for_each_other(models):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_openvino_searches_the_bank_in_eight_bits_and_finds_what_torch_does(patchcore, precision, tmp_path):
-    from adctl.exporting.graph import Source
+    from adctl.exporting.graph import ExportSource
 
-    _WRITERS["openvino"](Source.read(patchcore.model), tmp_path / "model.xml", precision, ())
+    _WRITERS["openvino"](ExportSource.read(patchcore.model), tmp_path / "model.xml", precision, ())
     runtime = open_runtime(tmp_path / "model.xml", "cpu")
     (search,) = (node for node in runtime._model.get_ops() if node.get_type_name() == "FakeQuantize")
     products = [target.get_node() for target in search.output(0).get_target_inputs()]
@@ -283,7 +283,7 @@ def exported(model, **changes):
 
 def prefer(folder, **changes):
     """As if the one exported file had been three times as fast, whatever else ran at the time."""
-    (proof,) = read_proofs(folder)
+    (proof,) = read_parity_records(folder)
     record(folder, replace(proof, **({"images_per_second": 3.0, "torch_images_per_second": 1.0} | changes)))
 
 
@@ -332,7 +332,7 @@ def test_what_is_not_proved_here_is_not_chosen(run, changes, says):
 
 def proof_of(folder, **changes):
     """As `adctl export` writes it, of the ONNX file in a folder."""
-    proof = auto_select.Proof(
+    proof = auto_select.ParityRecord(
         "model.onnx", auto_select.digest_of(folder / "model.onnx"),
         str(auto_select.tensors_digest(folder / "model.safetensors")),
         "onnxruntime", auto_select.version_of("onnxruntime"), "fp32", auto_select.this_machine(), True, 3.0, 1.0,
@@ -404,12 +404,12 @@ def test_what_scores_differently_is_removed(run):
     with pytest.raises(AdctlError, match="scores differently"):
         exported(run, format=("onnx",), half=True, tolerance=1e-12)
     assert not list(run.parent.glob("*.onnx"))
-    assert not read_proofs(run.parent)
+    assert not read_parity_records(run.parent)
 
 
 def test_eight_bits_still_tell_good_from_defective(zippers, tmp_path):
     """At the size the images have: of the smaller ones of other tests eight bits leave too little."""
-    run = train(settings(arch="patchcore", data=zippers, runs=tmp_path, image_size=96)).model
+    run = train_once(settings(arch="patchcore", data=zippers, runs=tmp_path, image_size=96)).model
     made = exported(run, format=("onnx",), int8=True, tolerance=10).exports[0]
     assert (made.precision, made.file.name) == ("int8", "model-int8.onnx")
     assert made.check.rank_correlation > 0.7

@@ -14,18 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adctl.config import Loaded, ScoreSettings
+from adctl.config import LoadedSettings, ScoreSettings
 from adctl.errors import OutputError, UsageError
 from adctl.records import ScoredImage, Verdict
 from adctl.scoring.png import encode_png
 from adctl.scoring.score import score
 from adctl.scoring.score_set import ScoreSet, ScoreWriter
-from adctl.threads import in_order
+from adctl.threads import map_ordered
 
 
-def settings_for(patchcore, images, out, **changes) -> Loaded[ScoreSettings]:
+def settings_for(patchcore, images, out, **changes) -> LoadedSettings[ScoreSettings]:
     given = {"model": patchcore.model, "images": (str(images),), "out": out, "device": "cpu", "runs": out.parent / "r"}
-    return Loaded(ScoreSettings(**(given | changes)), dict.fromkeys(ScoreSettings.model_fields, "default"))
+    return LoadedSettings(ScoreSettings(**(given | changes)), dict.fromkeys(ScoreSettings.model_fields, "default"))
 
 
 # ---- threads
@@ -37,13 +37,13 @@ def test_results_come_in_order(delays, workers, ahead):
         time.sleep(job[1] / 1e4)
         return job[0]
 
-    assert list(in_order(work, enumerate(delays), workers=workers, ahead=ahead)) == list(range(len(delays)))
+    assert list(map_ordered(work, enumerate(delays), workers=workers, ahead=ahead)) == list(range(len(delays)))
 
 
 def test_jobs_see_the_context_of_who_reads():
     seen = ContextVar("seen", default=0)
     seen.set(7)
-    assert list(in_order(lambda _: seen.get(), range(5), workers=2, ahead=3)) == [7] * 5
+    assert list(map_ordered(lambda _: seen.get(), range(5), workers=2, ahead=3)) == [7] * 5
 
 
 def test_no_more_is_begun_than_was_allowed():
@@ -54,7 +54,7 @@ def test_no_more_is_begun_than_was_allowed():
             drawn.append(number)
             yield number
 
-    for done, _ in enumerate(in_order(abs, jobs(), workers=2, ahead=3), 1):
+    for done, _ in enumerate(map_ordered(abs, jobs(), workers=2, ahead=3), 1):
         assert len(drawn) <= done + 3
 
 
@@ -67,7 +67,7 @@ def test_an_error_is_raised_in_the_reader_and_nothing_runs_on():
             raise OutputError("full")
 
     with pytest.raises(OutputError, match="full"):
-        list(in_order(work, range(1000), workers=1, ahead=4))
+        list(map_ordered(work, range(1000), workers=1, ahead=4))
     count = len(begun)
     assert count <= 8
     time.sleep(0.02)
@@ -82,7 +82,7 @@ def test_closing_waits_for_what_was_begun():
             time.sleep(0.05)
             ended.set()
 
-    with closing(in_order(work, range(10), workers=1, ahead=2)) as results:
+    with closing(map_ordered(work, range(10), workers=1, ahead=2)) as results:
         next(results)
         time.sleep(0.01)
     assert ended.is_set()

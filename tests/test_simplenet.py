@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adctl.detectors.components.feature_cache import FeatureMemory
+from adctl.detectors.components.feature_cache import FeatureCache
 from adctl.detectors.simplenet import SimpleNet, SimpleNetConfig
-from adctl.engine.context import Surroundings
-from adctl.engine.history import Plan
+from adctl.engine.context import FitContext
+from adctl.engine.history import FitSettings
 from adctl.engine.phases import Batch, Observe
-from adctl.engine.trainer import Work, fit, seed_everything
+from adctl.engine.trainer import FitJob, fit, seed_everything
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,8 @@ def zipper_pixels():
 def fitted(zipper_pixels):
     seed_everything(0)
     detector = SimpleNet(SimpleNetConfig(image_size=64, dimensions=20))
-    plan = Plan(epochs=12, batch_size=6, learning_rate=5e-3)
-    report = fit(Work(detector, zipper_pixels, None, plan, torch.device("cpu"), Surroundings()))
+    plan = FitSettings(epochs=12, batch_size=6, learning_rate=5e-3)
+    report = fit(FitJob(detector, zipper_pixels, None, plan, torch.device("cpu"), FitContext()))
     return detector, report
 
 
@@ -89,7 +89,7 @@ def test_without_a_verdict_it_ranks_cells_as_the_distance_does(fitted, images):
 
 def test_the_backbone_sees_each_image_and_each_painted_one_once(fitted, images, monkeypatch):
     detector, _ = fitted
-    memory, seen = FeatureMemory(), []
+    memory, seen = FeatureCache(), []
     patches = detector.patches
     monkeypatch.setattr(detector, "patches", lambda batch: seen.append(len(batch)) or patches(batch))
     for _ in range(3):
@@ -101,7 +101,7 @@ def test_given_defects_are_learned_from_in_place_of_its_own(fitted, images):
     detector, _ = fitted
     spoilt, mask = images.clone(), torch.zeros(4, 64, 64, dtype=torch.bool)
     spoilt[:, :, 16:32, 16:32], mask[:, 16:32, 16:32] = 1 - spoilt[:, :, 16:32, 16:32], True
-    good, learned = detector._examples(Batch(spoilt, images, mask), FeatureMemory())
+    good, learned = detector._examples(Batch(spoilt, images, mask), FeatureCache())
     with torch.no_grad():
         under = detector.offsets(spoilt).transpose(0, 1).unflatten(1, (8, 8))[:, 2:4, 2:4].flatten(0, 2)
     assert torch.cdist(learned, under, compute_mode="donot_use_mm_for_euclid_dist").amin(1).max() < 1e-4
@@ -111,7 +111,7 @@ def test_given_defects_are_learned_from_in_place_of_its_own(fitted, images):
 def test_an_image_of_one_colour_has_no_defect_and_a_finite_loss(fitted):
     detector, _ = fitted
     flat = torch.full((2, 3, 64, 64), 0.5)
-    assert all(torch.isfinite(term) for term in detector._loss(Batch(flat, flat), FeatureMemory()).values())
+    assert all(torch.isfinite(term) for term in detector._loss(Batch(flat, flat), FeatureCache()).values())
 
 
 def test_the_gaussians_come_first():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from adctl.data.preprocess import InputSpec
 from adctl.errors import UsageError
-from adctl.runtimes.base import Scored
+from adctl.runtimes.base import RuntimeOutput
 from adctl.scoring.tta import VIEWS, AugmentedRuntime, TestTimeAugmentation, parse_views
 
 SQUARE_ONLY = sorted(name for name, view in VIEWS.items() if view.square)
@@ -22,13 +22,13 @@ def pooled(pixels):
     """A detector that is the same in all directions: a map cell is the mean of 4 x 4 pixels."""
     count, height, width, channels = pixels.shape
     maps = pixels.reshape(count, height // 4, 4, width // 4, 4, channels).mean((2, 4, 5))
-    return Scored(maps.max((1, 2)), maps)
+    return RuntimeOutput(maps.max((1, 2)), maps)
 
 
 def sloped(pixels):
     """A detector that is not: brighter pixels are stranger the further to the right they are."""
     maps = pixels.mean(3) * np.arange(pixels.shape[2])
-    return Scored(maps.max((1, 2)), maps)
+    return RuntimeOutput(maps.max((1, 2)), maps)
 
 
 @given(st.lists(st.sampled_from(sorted(VIEWS)), unique=True, max_size=4), st.integers(1, 3), st.integers(1, 4))
@@ -96,7 +96,7 @@ class Toy:
         assert pixels.flags.c_contiguous
         assert pixels.shape[1:] == (self.input.height, self.input.width, self.input.channels)
         maps = pixels.mean(axis=3, dtype=np.float32) * np.arange(pixels.shape[2], dtype=np.float32)
-        return Scored(maps.max(axis=(1, 2)).astype(np.float64), maps)
+        return RuntimeOutput(maps.max(axis=(1, 2)).astype(np.float64), maps)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

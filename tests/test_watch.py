@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from adctl.config import Loaded, ScoreSettings
+from adctl.config import LoadedSettings, ScoreSettings
 from adctl.errors import DataError, UsageError
 from adctl.records import ScoredImage, Verdict
 from adctl.scoring.score_set import ScoreSet
 from adctl.scoring.watch import Inbox, watch
-from adctl.scoring.watch_log import JOURNAL, Owner, ScoreJournal, Stamp
+from adctl.scoring.watch_log import JOURNAL, Owner, Stamp, WatchLog
 
 OWNER = Owner("model", "folder")
 
@@ -39,10 +39,10 @@ def folder(tmp_path) -> Path:
     return tmp_path / "in"
 
 
-def settings_for(model: Path, folder: Path, **changes) -> Loaded[ScoreSettings]:
+def settings_for(model: Path, folder: Path, **changes) -> LoadedSettings[ScoreSettings]:
     given = {"model": model, "runs": folder.parent / "runs", "watch": folder, "out": folder.parent / "out",
              "watch_idle": 0.3, "settle": 0.2, "device": "cpu", "heatmaps": False, **changes}  # fmt: skip
-    return Loaded(ScoreSettings(**given), dict.fromkeys(ScoreSettings.model_fields, "default"))
+    return LoadedSettings(ScoreSettings(**given), dict.fromkeys(ScoreSettings.model_fields, "default"))
 
 
 def keys_in(out: Path) -> list[str]:
@@ -135,14 +135,14 @@ def test_the_folder_of_results_is_left_out_and_a_lost_folder_is_waited_for(folde
 
 
 def test_a_torn_line_is_cut_off_and_the_results_follow_the_journal(tmp_path):
-    with ScoreJournal(tmp_path, OWNER) as journal:
+    with WatchLog(tmp_path, OWNER) as journal:
         journal.add(row("a.png"), Stamp(1, 2))
         journal.add(row("b, \u2028.png"), Stamp(3, 4))
     with (tmp_path / JOURNAL).open("a") as stream:
         stream.write('{"key": "c.png", "si')
     (tmp_path / "results.jsonl").write_text('{"torn')
     (tmp_path / "results.csv").unlink()
-    with ScoreJournal(tmp_path, OWNER) as journal:
+    with WatchLog(tmp_path, OWNER) as journal:
         assert journal.done == {"a.png": (1, 2), "b, \u2028.png": (3, 4)}
         journal.add(row("c.png"), Stamp(5, 6))
         assert journal.rows == 3
@@ -155,12 +155,12 @@ def test_a_torn_line_is_cut_off_and_the_results_follow_the_journal(tmp_path):
 
 
 def test_a_journal_is_for_one_writer_and_one_model(tmp_path):
-    with ScoreJournal(tmp_path, OWNER), pytest.raises(UsageError, match="Another"), ScoreJournal(tmp_path, OWNER):
+    with WatchLog(tmp_path, OWNER), pytest.raises(UsageError, match="Another"), WatchLog(tmp_path, OWNER):
         pass
-    with pytest.raises(UsageError, match="another model"), ScoreJournal(tmp_path, Owner("other", "folder")):
+    with pytest.raises(UsageError, match="another model"), WatchLog(tmp_path, Owner("other", "folder")):
         pass
     (tmp_path / JOURNAL).write_text("{\n")
-    with pytest.raises(DataError, match="damaged"), ScoreJournal(tmp_path, OWNER):
+    with pytest.raises(DataError, match="damaged"), WatchLog(tmp_path, OWNER):
         pass
 
 

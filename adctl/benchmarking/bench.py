@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adctl import files, run_folder
-from adctl.benchmarking.flops import flops_of
-from adctl.benchmarking.machine import COPY, GEMM, Others, machine_cases, machine_of
+from adctl.benchmarking.flops import count_flops
+from adctl.benchmarking.machine import COPY, GEMM, CpuContention, describe_machine, machine_cases
 from adctl.benchmarking.memory_probe import Probe, probe
 from adctl.benchmarking.regression import compare, read_baseline
-from adctl.benchmarking.results import BenchResult, Latency, Machine, ModelFigures
-from adctl.benchmarking.rounds import interleaved, noise_of
+from adctl.benchmarking.results import BenchResult, Latency, Machine, ModelBenchmark
+from adctl.benchmarking.rounds import estimate_noise, run_interleaved
 from adctl.benchmarking.tables import write_markdown, write_plot
 from adctl.data.datasets.layouts import list_images
 from adctl.data.loader import load_one
@@ -36,7 +36,7 @@ from adctl.scoring.predict import predict
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from adctl.config import BenchSettings, Loaded
+    from adctl.config import BenchSettings, LoadedSettings
     from adctl.records import Sample
     from adctl.runtimes.base import Runtime
 
@@ -89,7 +89,7 @@ class _Case:
         return f"{self.path} {self.runtime.name} {what}"
 
 
-def bench(loaded: Loaded[BenchSettings], reporter: Reporter = SILENT) -> Benchmark:
+def bench(loaded: LoadedSettings[BenchSettings], reporter: Reporter = SILENT) -> Benchmark:
     """Measure model files side by side, and hold the figures against gates and earlier figures.
 
     Args:
@@ -112,9 +112,9 @@ def bench(loaded: Loaded[BenchSettings], reporter: Reporter = SILENT) -> Benchma
     for gate in gates:  # a name that is not known is told before an hour of measuring
         check([gate], dict.fromkeys(_names(sizes)), "")
     probes = _probes(wanted, settings, sizes, reporter)
-    others = Others()
+    others = CpuContention()
     seconds = _timed(cases, sizes, settings, reporter)
-    machine = machine_of(seconds[GEMM], seconds[COPY], others.share())
+    machine = describe_machine(seconds[GEMM], seconds[COPY], others.share())
     if machine.others > _BUSY:
         log.warning(
             "Other processes took %.0f %% of the cores: figures are worse than they might be.", 100 * machine.others
@@ -157,7 +157,7 @@ def _readable(samples: Sequence[Sample], runtime: Runtime) -> tuple[Sample, ...]
 
 def _names(sizes: Sequence[int]) -> list[str]:
     """Of all figures there will be."""
-    nothing = ModelFigures(
+    nothing = ModelBenchmark(
         Path(), "", 0, 0.0, Latency(0, 0, 0), dict.fromkeys(sizes, 0.0), *(None,) * 5, 0.0, None, None, {}
     )
     return list(nothing.named())
@@ -190,7 +190,7 @@ def _timed(cases: Sequence[_Case], sizes: Sequence[int], settings: BenchSettings
             calls |= {case.label(what): call for what, call in reading.items()}
             every |= {case.label(what): _DISK_EVERY for what in reading}
     with reporter.stage("measuring", settings.repeats + 1) as update:
-        seconds = interleaved(calls, settings.repeats, update, every)
+        seconds = run_interleaved(calls, settings.repeats, update, every)
     return seconds | {GEMM: np.stack([taken for name, taken in seconds.items() if name.startswith(GEMM)], axis=1)}
 
 
@@ -213,18 +213,20 @@ def _from_disk(case: _Case, size: int, workers: int) -> Callable[[], object]:
 
 def _figures(
     case: _Case, sizes: Sequence[int], seconds: Seconds, machine: Machine, found: Probe | None
-) -> ModelFigures:
+) -> ModelBenchmark:
     singles = np.stack([seconds[case.label(f"single {number}")] for number in range(_SINGLES)], axis=1)
     timed = {size: singles if size == 1 else seconds[case.label(size)] for size in sizes}
     throughput = {size: size / float(np.median(taken)) for size, taken in timed.items()}
     best = max(throughput, key=lambda size: throughput[size])
-    size_bytes, flops = _size(case.path), flops_of(case.path)
+    size_bytes, flops = _size(case.path), count_flops(case.path)
     least = size_bytes / best + float(np.prod(case.runtime.input.shape))
     disk = seconds.get(case.label("disk"))
-    noise = {"p50_ms": noise_of(singles, seconds[GEMM])}
-    noise |= {f"images_per_second_{size}": noise_of(taken, seconds[GEMM]) for size, taken in timed.items() if size > 1}
+    noise = {"p50_ms": estimate_noise(singles, seconds[GEMM])}
+    noise |= {
+        f"images_per_second_{size}": estimate_noise(taken, seconds[GEMM]) for size, taken in timed.items() if size > 1
+    }
     p50, p95, p99 = (1000 * float(np.percentile(singles, share)) for share in (50, 95, 99))
-    return ModelFigures(
+    return ModelBenchmark(
         path=case.path,
         runtime=case.runtime.name,
         size_bytes=size_bytes,

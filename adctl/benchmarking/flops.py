@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def flops_of(path: Path) -> float | None:
+def count_flops(path: Path) -> float | None:
     """Operations for one image, a multiplication and its addition counted as two; None where they cannot be counted."""
     if path.suffix == ".safetensors":
         return _by_torch(path)

@@ -33,7 +33,7 @@ def machine_cases(device: str) -> dict[str, Callable[[], object]]:
     return _on_cpu() if device == "cpu" else _on_device(device)
 
 
-def machine_of(gemm: NDArray[np.float64], copy: NDArray[np.float64], others: float) -> Machine:
+def describe_machine(gemm: NDArray[np.float64], copy: NDArray[np.float64], others: float) -> Machine:
     """The limits from the seconds of the two cases, any shape, and the share of the cores that others took."""
     seconds = float(np.median(gemm))
     return Machine(
@@ -44,7 +44,7 @@ def machine_of(gemm: NDArray[np.float64], copy: NDArray[np.float64], others: flo
     )
 
 
-class Others:
+class CpuContention:
     """The share of the cores that other processes take, from its making until it is asked."""
 
     def __init__(self) -> None:

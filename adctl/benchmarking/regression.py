@@ -13,7 +13,7 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
-from adctl.benchmarking.results import SCHEMA, BenchResult, ModelFigures
+from adctl.benchmarking.results import SCHEMA, BenchResult, ModelBenchmark
 from adctl.errors import DataError, UsageError
 from adctl.gates import GateResult
 
@@ -75,7 +75,7 @@ def compare(now: BenchResult, before: dict[str, Any]) -> list[GateResult]:
     ]
 
 
-def _pairs(now: BenchResult, before: list[dict[str, Any]]) -> list[tuple[ModelFigures, dict[str, Any]]]:
+def _pairs(now: BenchResult, before: list[dict[str, Any]]) -> list[tuple[ModelBenchmark, dict[str, Any]]]:
     """Models with their earlier selves: by folder, name and runtime, or the only one with the only one."""
     if len(now.models) == len(before) == 1:
         return [(now.models[0], before[0])]
@@ -94,7 +94,7 @@ def _last_two(path: str) -> tuple[str, ...]:
     return tuple(path.replace("\\", "/").split("/")[-2:])
 
 
-def _compare(model: ModelFigures, name: str, old: dict[str, Any], machine: float, busier: float) -> GateResult:
+def _compare(model: ModelBenchmark, name: str, old: dict[str, Any], machine: float, busier: float) -> GateResult:
     current, earlier = _seconds(name, _value(model.named()[name])), _seconds(name, _value(_earlier(name, old)))
     slower = current / earlier / max(1.0, machine) - 1
     limit = _ALWAYS + busier + math.hypot(model.noise[name], old["noise"][name])

@@ -38,7 +38,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class ModelFigures:
+class ModelBenchmark:
     """One model file's figures; None where one could not be measured.
 
     Attributes:
@@ -115,7 +115,7 @@ class BenchResult:
     device: str
     repeats: int
     machine: Machine
-    models: tuple[ModelFigures, ...]
+    models: tuple[ModelBenchmark, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe."""

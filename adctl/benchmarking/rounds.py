@@ -16,7 +16,7 @@ _RESAMPLES = 500
 _COVERED = 0.99
 
 
-def interleaved(
+def run_interleaved(
     cases: Mapping[str, Callable[[], object]],
     rounds: int,
     update: Callable[[int, int | None], None],
@@ -47,7 +47,7 @@ def interleaved(
     return seconds
 
 
-def noise_of(seconds: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
+def estimate_noise(seconds: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
     """How far the ratio of two medians may be off by chance: half its 99 % interval, relative to it.
 
     Whole rounds are drawn again with replacement (the bootstrap), in runs of neighbouring rounds, since a machine

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from adctl.benchmarking.results import BenchResult, ModelFigures
+    from adctl.benchmarking.results import BenchResult, ModelBenchmark
     from adctl.gates import GateResult
 
 
@@ -34,7 +34,7 @@ def machine_line(result: BenchResult) -> str:
     )
 
 
-def _column(model: ModelFigures) -> dict[str, str]:
+def _column(model: ModelBenchmark) -> dict[str, str]:
     latency = model.latency_ms
     shown = {
         "latency ms p50 / p95 / p99": f"{latency.p50:.1f} / {latency.p95:.1f} / {latency.p99:.1f}",

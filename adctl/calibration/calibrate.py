@@ -14,13 +14,13 @@ from adctl.errors import UsageError
 from adctl.model_file import SUFFIX, read_header, recalibrate, save_model
 from adctl.progress import SILENT, Reporter
 from adctl.thresholds import methods
-from adctl.thresholds.methods import Rule
+from adctl.thresholds.methods import ThresholdRule
 from adctl.thresholds.supervised import Costs
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from adctl.config import CalibrateSettings, Loaded
+    from adctl.config import CalibrateSettings, LoadedSettings
     from adctl.detectors.base import Detector
     from adctl.model_file import ModelHeader
     from adctl.records import Calibration
@@ -90,7 +90,7 @@ _MEANT = {
 """The method that a setting stands for where --method is left out."""
 
 
-def calibrate(loaded: Loaded[CalibrateSettings], reporter: Reporter = SILENT) -> CalibrateResult:
+def calibrate(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter = SILENT) -> CalibrateResult:
     """Choose thresholds from images the model did not learn from, and write them into a model file.
 
     Without images named, the scores kept in the model file are enough, and torch is not even imported.
@@ -135,7 +135,7 @@ def calibrate(loaded: Loaded[CalibrateSettings], reporter: Reporter = SILENT) ->
     return CalibrateResult(source, target, chosen, before.calibration, notes)
 
 
-def rule_of(settings: CalibrateSettings) -> Rule:
+def rule_of(settings: CalibrateSettings) -> ThresholdRule:
     """The rule that the settings mean: the method named, or the one whose level is given.
 
     Raises:
@@ -154,12 +154,12 @@ def rule_of(settings: CalibrateSettings) -> Rule:
             known = ", ".join(flag_name(one) for one in allowed) or "none"
             raise UsageError(f"{flag_name(name)} does not go with --method {method}.", f"It takes: {known}.")
     if level is None:
-        return Rule(method, warn=settings.warn_at, costs=_costs(settings, method))
+        return ThresholdRule(method, warn=settings.warn_at, costs=_costs(settings, method))
     value = given.get(level.setting, level.default)
     if value is None:
         raise UsageError(f"--method {method} needs a level.", f"Give it with {flag_name(level.setting)}.")
     _check_warning(settings.warn_at, level)
-    return Rule(method, float(value), settings.warn_at)
+    return ThresholdRule(method, float(value), settings.warn_at)
 
 
 def _costs(settings: CalibrateSettings, method: str) -> Costs:

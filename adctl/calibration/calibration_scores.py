@@ -16,7 +16,7 @@ from adctl.data.split import Split
 from adctl.datasets import dataset_of_run
 from adctl.errors import DataError, UsageError
 from adctl.model_file import tensors_digest
-from adctl.records import GOOD, Evidence
+from adctl.records import GOOD, CalibrationScores
 from adctl.scoring.score_set import ScoreSet
 
 if TYPE_CHECKING:
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from adctl.progress import Reporter
     from adctl.records import Sample
     from adctl.runtimes.base import Runtime
-    from adctl.scoring.predict import Collected
+    from adctl.scoring.predict import CollectedScores
 
 log = logging.getLogger(__name__)
 
 _NO_VIEWS = "none"
 
 
-def gather(settings: CalibrateSettings, model: Path, header: ModelHeader, reporter: Reporter) -> Evidence:
+def gather(settings: CalibrateSettings, model: Path, header: ModelHeader, reporter: Reporter) -> CalibrationScores:
     """The scores the settings mean: saved ones, those of images named, or those kept in the model file.
 
     Args:
@@ -56,10 +56,10 @@ def gather(settings: CalibrateSettings, model: Path, header: ModelHeader, report
 
 
 def _from_images(
-    settings: CalibrateSettings, model: Path, header: ModelHeader, known: Evidence | None, reporter: Reporter
-) -> Evidence:
+    settings: CalibrateSettings, model: Path, header: ModelHeader, known: CalibrationScores | None, reporter: Reporter
+) -> CalibrationScores:
     from adctl.runtimes.loading import open_runtime
-    from adctl.scoring.predict import evidence_of
+    from adctl.scoring.predict import calibration_scores_of
     from adctl.scoring.tta import with_views
 
     views = wanted_views(settings, known)
@@ -68,13 +68,13 @@ def _from_images(
     defective = score_samples(runtime, defects, settings, reporter, "scoring defective images") if defects else None
     if known is not None and settings.good is None and views == known.views:
         found = () if defective is None else tuple(sorted(defective.scores.tolist()))
-        return Evidence(known.good, known.peaks, found or known.defective, known.folds, views)
+        return CalibrationScores(known.good, known.peaks, found or known.defective, known.folds, views)
     samples = held_out(model) if settings.good is None else unseen(settings.good, header)
     good = score_samples(runtime, samples, settings, reporter, "scoring good images")
-    return evidence_of(good, defective, views=views)
+    return calibration_scores_of(good, defective, views=views)
 
 
-def wanted_views(settings: CalibrateSettings, known: Evidence | None) -> tuple[str, ...]:
+def wanted_views(settings: CalibrateSettings, known: CalibrationScores | None) -> tuple[str, ...]:
     """The views of test-time augmentation to score with: those named, or those of the scores known.
 
     Raises:
@@ -89,7 +89,7 @@ def wanted_views(settings: CalibrateSettings, known: Evidence | None) -> tuple[s
 
 def score_samples(
     runtime: Runtime, samples: Sequence[Sample], settings: CalibrateSettings, reporter: Reporter, title: str
-) -> Collected:
+) -> CollectedScores:
     """Score images; those that cannot be read are told of and left out."""
     from adctl.scoring.predict import collect
 
@@ -158,7 +158,7 @@ def split_of(model: Path) -> Split:
         raise DataError(f"{path} is damaged: {error}.", "Name good images with --good DIR.") from error
 
 
-def from_scores(path: Path, model: Path, header: ModelHeader) -> Evidence:
+def from_scores(path: Path, model: Path, header: ModelHeader) -> CalibrationScores:
     """The scores of labelled images in a folder that `adctl score` wrote, or in a file of it.
 
     Args:
@@ -185,7 +185,7 @@ def from_scores(path: Path, model: Path, header: ModelHeader) -> Evidence:
             f"The scores in {scores.folder} hold no good image that the model has not learned from.",
             "Score labelled images: one folder a label, good ones in a folder named 'good'.",
         )
-    return Evidence(
+    return CalibrationScores(
         good=_ascending(row.score for row in fresh),
         peaks=_ascending(row.peak for row in fresh),
         defective=_ascending(row.score for row in scores.rows if row.label not in (None, GOOD)),

@@ -17,7 +17,7 @@ from adctl.data.datasets.layouts import list_images
 from adctl.errors import UsageError
 from adctl.model_file import SUFFIX
 from adctl.progress import SILENT, Reporter
-from adctl.thresholds.sample_size import Answer, LearningPoint, answer, sizes
+from adctl.thresholds.sample_size import LearningPoint, SampleSizeEstimate, estimate_sample_size, sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from adctl.config import CalibrateSettings, Loaded
+    from adctl.config import CalibrateSettings, LoadedSettings
     from adctl.records import Sample
 
 log = logging.getLogger(__name__)
@@ -60,10 +60,10 @@ class LearningCurve:
     points: tuple[LearningPoint, ...]
     held_out: int
     defects: int
-    answer: Answer
+    answer: SampleSizeEstimate
 
 
-def learning_curve(loaded: Loaded[CalibrateSettings], reporter: Reporter = SILENT) -> LearningCurve:
+def learning_curve(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter = SILENT) -> LearningCurve:
     """Fit a run's detector on growing parts of its good images and score the held-out ones with each.
 
     Args:
@@ -95,7 +95,7 @@ def learning_curve(loaded: Loaded[CalibrateSettings], reporter: Reporter = SILEN
             points.append(_point(refitter, count, 1 if once else repeats, defects, settings))
             update(len(points), len(wanted))
     held_out = len(refitter.split.calibration)
-    found = answer(tuple(points), held_out, settings.max_false_alarm or _RATE)
+    found = estimate_sample_size(tuple(points), held_out, settings.max_false_alarm or _RATE)
     curve = LearningCurve(model, settings.out or model.parent / FOLDER, tuple(points), held_out, len(defects), found)
     _write(curve)
     return curve

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adctl.calibration.calibration_scores import score_samples
-from adctl.config import Loaded, TrainSettings
+from adctl.config import LoadedSettings, TrainSettings
 from adctl.data.folds import cut
 from adctl.errors import UsageError
 from adctl.runtimes.torch import TorchRuntime
-from adctl.scoring.predict import Collected, evidence_of
+from adctl.scoring.predict import CollectedScores, calibration_scores_of
 from adctl.scoring.tta import with_views
 from adctl.training.resume import SETTINGS, check_data, settings_of
-from adctl.training.single_run import refit, understand
+from adctl.training.single_run import plan_training, refit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from adctl.detectors.base import Detector
     from adctl.model_file import ModelHeader
     from adctl.progress import Reporter
-    from adctl.records import Evidence, Sample
+    from adctl.records import CalibrationScores, Sample
 
 __all__ = ["Refitter", "cross_fit", "cut"]
 
@@ -57,7 +57,7 @@ class Refitter:
         self._calibrate = settings
         self._reporter = reporter
         self._settings = settings_of(run, _where_to_compute(settings)).settings
-        self._plan = understand(self._settings)
+        self._plan = plan_training(self._settings)
         check_data(run, self._plan.split)
         self.split = self._plan.split
         self.gradient_trained = bool(self.split.validation)
@@ -68,13 +68,15 @@ class Refitter:
 
     def score(
         self, detector: Detector, header: ModelHeader, samples: Sequence[Sample], views: tuple[str, ...]
-    ) -> Collected:
+    ) -> CollectedScores:
         """What a fitted detector says of images."""
         runtime = with_views(TorchRuntime.of(detector, header, self._plan.device.device), views)
         return score_samples(runtime, samples, self._calibrate, self._reporter, "scoring")
 
 
-def cross_fit(refitter: Refitter, folds: int, views: tuple[str, ...]) -> tuple[Detector, ModelHeader, Evidence]:
+def cross_fit(
+    refitter: Refitter, folds: int, views: tuple[str, ...]
+) -> tuple[Detector, ModelHeader, CalibrationScores]:
     """Score every good image by a model that has not learned from it, and fit one model on all of them.
 
     The images learned from and those held out are pooled and cut into folds; a fold is scored by a model fitted on
@@ -101,11 +103,11 @@ def cross_fit(refitter: Refitter, folds: int, views: tuple[str, ...]) -> tuple[D
         found.append(refitter.score(detector, header, fold, views))
     scores, peaks = (np.concatenate([getattr(one, name) for one in found]) for name in ("scores", "peaks"))
     detector, header = refitter.fit(pool)
-    return detector, header, evidence_of(Collected(scores, peaks, ()), folds=folds, views=views)
+    return detector, header, calibration_scores_of(CollectedScores(scores, peaks, ()), folds=folds, views=views)
 
 
-def _where_to_compute(settings: CalibrateSettings) -> Loaded[TrainSettings]:
+def _where_to_compute(settings: CalibrateSettings) -> LoadedSettings[TrainSettings]:
     """Only what was asked for now: the rest is the run's."""
     given = {name: getattr(settings, name) for name in _SHARED if name in settings.model_fields_set}
     origins = {name: "calibrate" if name in given else "default" for name in TrainSettings.model_fields}
-    return Loaded(TrainSettings(**given), origins)
+    return LoadedSettings(TrainSettings(**given), origins)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from adctl.config import FetchSettings
-    from adctl.data.checks.check import Checked
+    from adctl.data.checks.check import CheckResult
     from adctl.data.checks.findings import Finding
 
 _SHOWN_CASES = 5
@@ -40,7 +40,7 @@ def check(call: Call, settings: FetchSettings) -> None:
         raise typer.Exit(1)
 
 
-def _text(checked: Sequence[Checked], sheet: Path | None) -> RenderableType:
+def _text(checked: Sequence[CheckResult], sheet: Path | None) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
@@ -54,7 +54,7 @@ def _text(checked: Sequence[Checked], sheet: Path | None) -> RenderableType:
     return Group(*parts)
 
 
-def _understood(checked: Checked) -> Iterator[tuple[str, str]]:
+def _understood(checked: CheckResult) -> Iterator[tuple[str, str]]:
     tests = ", ".join(f"{count} {label}" for label, count in checked.test_images.items()) or "none"
     yield "data set", f"{checked.path} ({checked.layout} layout, category {checked.category})"
     yield "good images", str(checked.train_images)

@@ -9,11 +9,11 @@ from adctl.cli.output import Call, rows
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from adctl.config import Loaded, ReportSettings
+    from adctl.config import LoadedSettings, ReportSettings
     from adctl.reporting.compare import CompareResult
 
 
-def show_comparison(call: Call, loaded: Loaded[ReportSettings]) -> None:
+def show_comparison(call: Call, loaded: LoadedSettings[ReportSettings]) -> None:
     """Compare the scored sets that the settings name, and show the result."""
     from adctl.reporting.compare import compare
 

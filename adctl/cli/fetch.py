@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from adctl.config import FetchSettings
-    from adctl.fetching.bundles import Bundled, Delivered
+    from adctl.fetching.bundles import BundleResult, DeliveryResult
     from adctl.fetching.catalogue import Remote
-    from adctl.fetching.datasets import Fetched
+    from adctl.fetching.datasets import FetchResult
     from adctl.fetching.download import Transfer
-    from adctl.fetching.finding import Listed
-    from adctl.fetching.verifying import Verified
+    from adctl.fetching.finding import DatasetStatus
+    from adctl.fetching.verifying import VerifyResult
 
 
 def fetch(
@@ -120,9 +120,9 @@ def _transfer(settings: FetchSettings) -> Transfer:
 
 def _list(call: Call, what: str | None) -> None:
     from adctl.fetching.catalogue import find_entry
-    from adctl.fetching.finding import listing
+    from adctl.fetching.finding import list_datasets
 
-    entries = listing()
+    entries = list_datasets()
     if what is not None:
         name = find_entry(what).name
         (entry,) = (entry for entry in entries if entry.name == name)
@@ -136,7 +136,7 @@ _COMMERCIAL = {True: "yes", False: "no", None: "ask"}
 _DIGEST = {True: "published", False: "unverified", None: ""}
 
 
-def _line(entry: Listed) -> tuple[str, ...]:
+def _line(entry: DatasetStatus) -> tuple[str, ...]:
     total = len(entry.categories)
     here = "" if not entry.fetched else "all" if len(entry.here) == total else f"{len(entry.here)} of {total or 'any'}"
     return (
@@ -150,7 +150,7 @@ def _line(entry: Listed) -> tuple[str, ...]:
     )
 
 
-def _size(entry: Listed) -> str:
+def _size(entry: DatasetStatus) -> str:
     from adctl.fetching.download import size_in_words
 
     if entry.manual:
@@ -160,7 +160,7 @@ def _size(entry: Listed) -> str:
     return size_in_words(entry.size)
 
 
-def _details(entry: Listed) -> list[tuple[str, str]]:
+def _details(entry: DatasetStatus) -> list[tuple[str, str]]:
     return [
         ("data set", entry.title),
         ("categories", ", ".join(entry.categories) or "those of the folder"),
@@ -194,7 +194,7 @@ def _verify(call: Call, settings: FetchSettings) -> None:
         raise typer.Exit(1)
 
 
-def _verdict(result: Verified) -> tuple[str, ...]:
+def _verdict(result: VerifyResult) -> tuple[str, ...]:
     counts = {"changed": result.changed, "missing": result.missing, "not listed": result.unlisted}
     differ = [f"{len(paths)} {how}, such as {paths[0]}" for how, paths in counts.items() if paths]
     state = "no digests recorded" if result.intact is None else "; ".join(differ) or "intact"
@@ -245,7 +245,7 @@ def _checked(*, verified: bool) -> str:
     return "as published" if verified else "unverified: none is published; this one was recorded"
 
 
-def _fetched(result: Fetched) -> list[tuple[str, str]]:
+def _fetched(result: FetchResult) -> list[tuple[str, str]]:
     state = "was here already" if result.already else "fetched"
     shown = [
         ("data set", f"{result.name} {state}: {result.root}"),
@@ -273,7 +273,7 @@ def _bundle(call: Call, settings: FetchSettings) -> None:
     call.finish(result, lambda: _bundled(result))
 
 
-def _bundled(result: Bundled) -> RenderableType:
+def _bundled(result: BundleResult) -> RenderableType:
     from adctl.fetching.download import size_in_words
 
     held = [f"{name} ({', '.join(categories)})" for name, categories in result.datasets.items()]
@@ -291,7 +291,7 @@ def _bundled(result: Bundled) -> RenderableType:
 def _deliver(call: Call, settings: FetchSettings, source: Path) -> None:
     from adctl.fetching.bundles import deliver_bundle
 
-    result: Delivered = deliver_bundle(
+    result: DeliveryResult = deliver_bundle(
         source, accept_license=settings.accept_license, force=settings.force, reporter=call.reporter
     )
     shown = [("digest", f"{result.digest} (of SHA256SUMS: compare it with what you were told)")]

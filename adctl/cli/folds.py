@@ -9,10 +9,10 @@ from adctl.cli.output import rows
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from adctl.training.cross_validation import FoldsResult
+    from adctl.training.cross_validation import CrossValidationResult
 
 
-def folds_text(result: FoldsResult) -> RenderableType:
+def folds_text(result: CrossValidationResult) -> RenderableType:
     """The table of folds, then what to know of them."""
     from rich.console import Group
     from rich.padding import Padding
@@ -43,7 +43,7 @@ def folds_text(result: FoldsResult) -> RenderableType:
     return Group(table, Padding(rows(facts), (1, 0, 0, 0)))
 
 
-def folds_json(result: FoldsResult) -> dict[str, Any]:
+def folds_json(result: CrossValidationResult) -> dict[str, Any]:
     """As `summary.json`, with where the run lies."""
     from adctl.training.cross_validation import summary
 

@@ -9,7 +9,7 @@ from adctl.cli.output import rows
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from adctl.training.grid import GridResult, Line
+    from adctl.training.grid import GridResult, GridSummaryRow
 
 
 def grid_text(result: GridResult) -> RenderableType:
@@ -49,7 +49,7 @@ def _next(result: GridResult) -> list[tuple[str, str]]:
     return [("next", f"adctl report {folders}")]
 
 
-def _cells(line: Line, names: list[str]) -> tuple[str, ...]:
+def _cells(line: GridSummaryRow, names: list[str]) -> tuple[str, ...]:
     metrics = (str(line.metrics.get(name, "")) for name in names)
     seconds = f"{line.train_seconds.mean:.1f}" if line.train_seconds else ""
     return (line.category or "", line.arch, *metrics, seconds, str(line.seeds))

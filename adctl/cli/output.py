@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import typer
     from rich.console import Console, RenderableType
 
-    from adctl.config import CommandSettings, Loaded
+    from adctl.config import CommandSettings, LoadedSettings
     from adctl.errors import AdctlError
 
 _UNWRAPPED = 2000
@@ -45,7 +45,7 @@ class Call:
         _set_up_logging(self._warnings, verbose=verbose, quiet=quiet)
         self.reporter: Reporter = RichReporter(quiet=quiet)
 
-    def settings(self, cls: type[S], **flags: Any) -> Loaded[S]:
+    def settings(self, cls: type[S], **flags: Any) -> LoadedSettings[S]:
         """This command's settings from flags, environment, config file and defaults.
 
         Args:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from adctl.config import TrainSettings
     from adctl.engine.model_summary import Summary
-    from adctl.training.cross_validation import FoldsResult
+    from adctl.training.cross_validation import CrossValidationResult
     from adctl.training.grid import GridResult
-    from adctl.training.resource_estimate import Needs
-    from adctl.training.single_run import TrainResult, Understanding
+    from adctl.training.resource_estimate import ResourceEstimate
+    from adctl.training.single_run import TrainingPlan, TrainResult
 
 _SHOWN_IGNORED = 10
 
@@ -170,16 +170,16 @@ def train(
             lambda: rows(((n, str(v["value"]), v["from"]) for n, v in table.items()), "setting", "value", "from"),
         )
     elif dry_run:
-        from adctl.training.resource_estimate import forecast
-        from adctl.training.single_run import understand
+        from adctl.training.resource_estimate import estimate_resources
+        from adctl.training.single_run import plan_training
 
-        plan = understand(loaded.settings)
-        needs = forecast(plan, loaded.settings)
+        plan = plan_training(loaded.settings)
+        needs = estimate_resources(plan, loaded.settings)
         call.finish(_plan_json(plan, needs), lambda: _plan_text(plan, needs))
     else:
-        from adctl.training.train import train_as_meant
+        from adctl.training.train import train
 
-        _show(call, train_as_meant(loaded, call.reporter))
+        _show(call, train(loaded, call.reporter))
 
 
 def _refuse_grid(settings: TrainSettings) -> None:
@@ -191,17 +191,17 @@ def _refuse_grid(settings: TrainSettings) -> None:
         )
 
 
-def _show(call: Call, result: TrainResult | FoldsResult | GridResult | None) -> None:
+def _show(call: Call, result: TrainResult | CrossValidationResult | GridResult | None) -> None:
     from adctl.cli.folds import folds_json, folds_text
     from adctl.cli.grid import grid_text
-    from adctl.training.cross_validation import FoldsResult
+    from adctl.training.cross_validation import CrossValidationResult
     from adctl.training.grid import GridResult
 
     if isinstance(result, GridResult):
         call.finish(result, lambda: grid_text(result))
         if result.failed:
             raise typer.Exit(1)
-    elif isinstance(result, FoldsResult):
+    elif isinstance(result, CrossValidationResult):
         call.finish(folds_json(result), lambda: folds_text(result))
     elif result is not None:
         call.finish(result, lambda: _text(result))
@@ -265,7 +265,7 @@ def _size(summary: Summary) -> str:
     )
 
 
-def _plan_json(plan: Understanding, needs: Needs) -> dict[str, Any]:
+def _plan_json(plan: TrainingPlan, needs: ResourceEstimate) -> dict[str, Any]:
     data = plan.dataset
     return {
         "dataset": {"name": data.name, "category": data.category, "layout": data.layout, "root": data.root},
@@ -281,7 +281,7 @@ def _plan_json(plan: Understanding, needs: Needs) -> dict[str, Any]:
     }
 
 
-def _plan_text(plan: Understanding, needs: Needs) -> RenderableType:
+def _plan_text(plan: TrainingPlan, needs: ResourceEstimate) -> RenderableType:
     data, split = plan.dataset, plan.split
     defective = sum(count for label, count in data.test_counts.items() if label != "good")
     tests = ", ".join(f"{count} {label}" for label, count in data.test_counts.items()) or "none"
@@ -312,11 +312,11 @@ def _plan_text(plan: Understanding, needs: Needs) -> RenderableType:
     )
 
 
-def _sizes(needs: Needs) -> str:
+def _sizes(needs: ResourceEstimate) -> str:
     return f"{needs.width} x {needs.height} pixels (the first)"
 
 
-def _options(plan: Understanding) -> str:
+def _options(plan: TrainingPlan) -> str:
     return ", ".join(f"{name} {value}" for name, value in plan.config.model_dump(mode="json").items())
 
 

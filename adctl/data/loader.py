@@ -23,7 +23,7 @@ from adctl.data.multichannel import picture_of, read_pixels
 from adctl.data.preprocess import check_region, fit
 from adctl.data.tiling import Tiling
 from adctl.errors import ImageError
-from adctl.threads import in_order
+from adctl.threads import map_ordered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -42,7 +42,7 @@ cv2.setNumThreads(1)
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedImage:
     """One image, read and brought to what the network takes, or why it could not be.
 
     Attributes:
@@ -64,7 +64,7 @@ class Loaded:
     whole: NDArray[np.uint8] | None = None
 
 
-def load_one(sample: Sample, spec: InputSpec, display: int | None = None) -> Loaded:
+def load_one(sample: Sample, spec: InputSpec, display: int | None = None) -> LoadedImage:
     """Read one image and bring it to what the network takes; an image error is returned, not raised.
 
     Args:
@@ -76,17 +76,17 @@ def load_one(sample: Sample, spec: InputSpec, display: int | None = None) -> Loa
         image = read_pixels(sample.path, spec.channels, bit_depth=spec.bit_depth)
         check_region(sample.path, image, spec)
     except ImageError as error:
-        return Loaded(sample, None, error=error)
+        return LoadedImage(sample, None, error=error)
     shown = None if display is None else _scaled(picture_of(image), display)
     height, width = image.shape[:2]
     if spec.tiled:
-        return Loaded(sample, None, width, height, display=shown, whole=image)
-    return Loaded(sample, fit(image, spec), width, height, display=shown)
+        return LoadedImage(sample, None, width, height, display=shown, whole=image)
+    return LoadedImage(sample, fit(image, spec), width, height, display=shown)
 
 
 def stream(
     samples: Iterable[Sample], spec: InputSpec, *, workers: int, display: int | None = None, batch_size: int = 1
-) -> Iterator[Loaded]:
+) -> Iterator[LoadedImage]:
     """Read images in order, a bounded number ahead of the reader.
 
     Args:
@@ -98,12 +98,12 @@ def stream(
     """
     # Images that are cut into tiles wait in their full size, which may be a gigabyte.
     ahead = 1 if spec.tiled else max(4 * workers, batch_size)
-    return in_order(
+    return map_ordered(
         lambda sample: load_one(sample, spec, display), samples, workers=workers, ahead=ahead, name="adctl-read"
     )
 
 
-def pieces(item: Loaded, spec: InputSpec) -> Iterator[Pixels]:
+def pieces(item: LoadedImage, spec: InputSpec) -> Iterator[Pixels]:
     """What the network sees of a readable image [H,W,C]: the whole of it, or tile by tile."""
     if item.whole is None:
         assert item.pixels is not None
@@ -113,9 +113,9 @@ def pieces(item: Loaded, spec: InputSpec) -> Iterator[Pixels]:
         yield fit(tile.cut(item.whole), spec)
 
 
-def groups(items: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:
+def groups(items: Iterable[LoadedImage], size: int) -> Iterator[list[LoadedImage]]:
     """Cut a stream into lists with `size` readable images each; unreadable ones stay in their places."""
-    held: list[Loaded] = []
+    held: list[LoadedImage] = []
     readable = 0
     for item in items:
         held.append(item)
@@ -127,12 +127,12 @@ def groups(items: Iterable[Loaded], size: int) -> Iterator[list[Loaded]]:
         yield held
 
 
-def stack(items: Iterable[Loaded]) -> NDArray[np.uint8]:
+def stack(items: Iterable[LoadedImage]) -> NDArray[np.uint8]:
     """Pixels [B,H,W,C] of the readable images."""
     return np.stack([item.pixels for item in items if item.pixels is not None])
 
 
-def _all_readable(items: Iterable[Loaded]) -> Iterator[Loaded]:
+def _all_readable(items: Iterable[LoadedImage]) -> Iterator[LoadedImage]:
     for item in items:
         if item.error is not None:
             raise item.error
@@ -237,7 +237,7 @@ class ImageSource:
         if not self.spec.tiled:
             return (pixels for _, pixels in self._pieces(order))
         log.warning("The tiles do not fit into memory: each is decoded by itself. A --cache folder saves that.")
-        return in_order(self._one, order, workers=self.workers, ahead=4 * self.workers, name="adctl-read")
+        return map_ordered(self._one, order, workers=self.workers, ahead=4 * self.workers, name="adctl-read")
 
     def _one(self, index: int) -> Pixels:
         image, number = self._place(index)

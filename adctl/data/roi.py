@@ -35,7 +35,7 @@ _NUMBERS = 4
 
 
 @dataclass(frozen=True)
-class Box:
+class RoiBox:
     """A rectangle inside an image, pixels."""
 
     top: int
@@ -56,14 +56,14 @@ class Region:
         self._rectangle = rectangle
         self._mask = mask
 
-    def box(self, height: int, width: int) -> Box:
+    def box(self, height: int, width: int) -> RoiBox:
         """The rectangle to look at in an image of this size, as far as it lies in it."""
         if self._rectangle is not None:
             left, top, wide, high = self._rectangle
         else:
             left, top, wide, high = cv2.boundingRect(self._scaled(height, width).astype(np.uint8))
         bottom, right = min(height, top + high), min(width, left + wide)
-        return Box(top, left, bottom - top, right - left)
+        return RoiBox(top, left, bottom - top, right - left)
 
     def check(self, path: Path, height: int, width: int) -> None:
         """Refuse an image in which there is nothing to look at.

@@ -91,7 +91,7 @@ class Prediction(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Forecast:
+class CostEstimate:
     """What fitting needs beyond the batches themselves, known before it starts.
 
     Attributes:
@@ -154,10 +154,10 @@ class Detector(nn.Module, ABC):
         """The timm name of the frozen backbone whose pretrained weights fitting starts from, or None."""
         return None
 
-    def forecast(self, images: int) -> Forecast:
+    def forecast(self, images: int) -> CostEstimate:
         """What fitting on so many images will need, beyond the batches."""
         del images
-        return Forecast(memory=0, flops=0.0)
+        return CostEstimate(memory=0, flops=0.0)
 
     def check_fitted(self) -> None:
         """Refuse to go on with a detector whose statistics were never found.

@@ -160,7 +160,7 @@ def _kept_signal(config: DiffusionConfig) -> list[float]:
     return kept
 
 
-class _Doubling(nn.Module):
+class _Upsample(nn.Module):
     """Twice the resolution, then a convolution.
 
     In place of diffusers' own, which asks whether the batch has 64 images: a graph for any batch cannot.
@@ -199,7 +199,7 @@ class NoisePredictor(nn.Module):
             attention_head_dim=None,
         )
         for block in self.unet.up_blocks[:-1]:
-            block.upsamplers = nn.ModuleList([_Doubling(block.upsamplers[0].conv)])
+            block.upsamplers = nn.ModuleList([_Upsample(block.upsamplers[0].conv)])
 
     def forward(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
         """Timesteps are one for all, [1], or one each, [B]."""
@@ -240,7 +240,7 @@ class Diffusion(ReconstructionDetector):
     def phases(self) -> Sequence[Phase]:
         """Epochs of gradient steps on the predicted noise."""
         learning = Optimize(self.loss, self.network.parameters(), "diffusion", preview=self.reconstruct)
-        return (learning, *self.expectation())
+        return (learning, *self.error_statistics_phase())
 
     def loss(self, batch: Batch) -> LossTerms:
         """Mean squared error of the predicted noise; while validating at timesteps and with noise that stay."""

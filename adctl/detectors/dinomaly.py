@@ -19,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 from adctl.detectors.base import Detector, DetectorConfig, Prediction
 from adctl.detectors.components.anomaly_maps import GaussianBlur, top_mean
 from adctl.detectors.components.backbones import DEFAULT, Backbone
-from adctl.detectors.components.feature_cache import FeatureMemory
+from adctl.detectors.components.feature_cache import FeatureCache
 from adctl.detectors.components.whitening import Whitening, observe
 from adctl.engine.phases import Batch, LossTerms, Optimize
 from adctl.errors import UsageError
@@ -97,7 +97,7 @@ class Dinomaly(Detector):
 
     def phases(self) -> Sequence[Phase]:
         """Statistics of the features, then epochs of rebuilding them."""
-        memory = FeatureMemory()
+        memory = FeatureCache()
         trained = [*self.bottleneck.parameters(), *self.decoder.parameters(), *self.outputs.parameters()]
         return (
             observe([*self.whitenings], self._groups),
@@ -173,7 +173,7 @@ class Dinomaly(Detector):
         """Fade more and more of the easy cells as training begins."""
         self._easy = _EASY * min(1.0, (epoch - 1) / max(1.0, _RAMP * epochs))
 
-    def _loss(self, batch: Batch, memory: FeatureMemory) -> LossTerms:
+    def _loss(self, batch: Batch, memory: FeatureCache) -> LossTerms:
         """Mean squared difference in each group, whose easy cells weigh less (section 3.4)."""
         with torch.no_grad():
             keys = batch.keys or [None] * len(batch.images)

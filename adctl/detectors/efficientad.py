@@ -21,10 +21,10 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 from adctl.detectors.base import Detector, DetectorConfig, Prediction
 from adctl.detectors.components.anomaly_maps import top_mean
 from adctl.detectors.components.backbones import DEFAULT, Backbone
-from adctl.detectors.components.feature_cache import FeatureMemory
+from adctl.detectors.components.feature_cache import FeatureCache
 from adctl.detectors.components.image_size import require_multiple
 from adctl.detectors.components.normalisation import Normalisation
-from adctl.detectors.components.synthetic_anomalies import painted
+from adctl.detectors.components.synthetic_anomalies import paint_anomaly
 from adctl.detectors.components.whitening import Whitening, observe
 from adctl.detectors.feature_detector import stack_levels
 from adctl.engine.phases import Batch, LossTerms, Observe, Optimize
@@ -119,14 +119,14 @@ class EfficientAD(Detector):
         """Take the backbone's pretrained weights, for the teacher's training."""
         self._pretrained = weights
 
-    def _lesson(self) -> _Lesson:
+    def _lesson(self) -> _DistillationTarget:
         """What the teacher learns; of training only, so that it stays out of the model file."""
         backbone = Backbone(self.config.backbone, None, self.config.image_size, channels=self.config.channels)
         if self._pretrained is not None:
             backbone.load_pretrained(self._pretrained)
-        return _Lesson(backbone, self.config).to(self.normalise.mean.device)
+        return _DistillationTarget(backbone, self.config).to(self.normalise.mean.device)
 
-    def _distil(self, batch: Batch, lesson: _Lesson) -> LossTerms:
+    def _distil(self, batch: Batch, lesson: _DistillationTarget) -> LossTerms:
         """Mean squared difference of the teacher from the backbone, on each image and one painted variation of it."""
         images, wanted = lesson(batch, varied=self.training)
         return {"distillation": F.mse_loss(self.teacher(self.normalise(images)), wanted)}
@@ -138,7 +138,7 @@ class EfficientAD(Detector):
         with torch.no_grad():
             taught = self.teacher(images)
         student, rebuilt = self.student(images), self.autoencoder(images)
-        spoilt, where = painted(batch.clean) if batch.defects is None else (batch.images, batch.defects)
+        spoilt, where = paint_anomaly(batch.clean) if batch.defects is None else (batch.images, batch.defects)
         return {
             "student": _hardest((student[:, :length] - taught).square(), self.config.hard_share),
             "penalty": _mean_where(self.student(self.normalise(spoilt))[:, :length].square(), where),
@@ -174,7 +174,7 @@ class EfficientAD(Detector):
         self.spread.copy_((1 - _USUAL) * deviation + _USUAL * usual + _SMALLEST)
 
 
-class _Lesson(nn.Module):
+class _DistillationTarget(nn.Module):
     """What the teacher is to learn: whitened features of the backbone, the directions of most variance."""
 
     def __init__(self, backbone: Backbone, config: EfficientADConfig) -> None:
@@ -183,7 +183,7 @@ class _Lesson(nn.Module):
         self.whitening = Whitening(sum(backbone.channels), config.features)
         self.views = config.views
         self.cells = config.image_size // _STRIDE
-        self._memory = FeatureMemory()
+        self._memory = FeatureCache()
 
     def features(self, images: Tensor) -> Tensor:
         """Images [B,C,H,W] to what the backbone makes of them, [B,C,h,w] on the teacher's grid."""
@@ -201,7 +201,7 @@ class _Lesson(nn.Module):
             return images, wanted
         if keys is not None:
             keys = tuple(f"{key} view {int(torch.randint(self.views, ()))}" for key in keys)
-        spoilt, _ = painted(images, keys)
+        spoilt, _ = paint_anomaly(images, keys)
         return torch.cat([images, spoilt]), torch.cat([wanted, self._recalled(spoilt, keys)])
 
     def _recalled(self, images: Tensor, keys: Sequence[str] | None) -> Tensor:

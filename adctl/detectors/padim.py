@@ -12,9 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from adctl.detectors.base import Forecast, Prediction
+from adctl.detectors.base import CostEstimate, Prediction
 from adctl.detectors.components.anomaly_maps import GaussianBlur, to_rows, top_mean
-from adctl.detectors.components.feature_buffer import CHUNK, FeatureStore, room
+from adctl.detectors.components.feature_buffer import CHUNK, FeatureBuffer, room
 from adctl.detectors.feature_detector import FeatureConfig, FeatureDetector, random_orthogonal
 from adctl.engine.phases import Observe
 
@@ -74,12 +74,12 @@ class PaDiM(FeatureDetector):
         self._count = 0
         self._sum: Tensor | None = None
         self._products: Tensor | None = None
-        self._seen = FeatureStore()
+        self._seen = FeatureBuffer()
 
     def phases(self) -> Sequence[Phase]:
         """One pass that sums features and their products, then the covariances; or one that gathers features."""
         if self.config.covariance == "shared":
-            self._seen = FeatureStore()  # a fit that failed may have left some
+            self._seen = FeatureBuffer()  # a fit that failed may have left some
             return (Observe(self.patches, self._seen.add, self._finish_shared, _TITLE),)
         projection = random_orthogonal(self.channels, self.dimensions, self.config.seed)
         self._fit_buffer("projection", projection.to(self.backbone.mean))
@@ -91,14 +91,14 @@ class PaDiM(FeatureDetector):
         maps = self.blur(distances.reshape(images.shape[0], self.grid, self.grid))
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
-    def forecast(self, images: int) -> Forecast:
+    def forecast(self, images: int) -> CostEstimate:
         """A covariance a place, however many images; with shared covariance the features of all images."""
         places, dimensions = self.grid**2, self.dimensions
         if self.config.covariance == "shared":
             waiting, free = 2 * images * places * self.channels, room()
             flops = 4.0 * images * places * self.channels * (self.channels + dimensions)
-            return Forecast(memory=min(waiting, free) + CHUNK, flops=flops, disk=max(0, waiting - free))
-        return Forecast(memory=3 * 8 * places * dimensions**2, flops=4.0 * places * dimensions**3)
+            return CostEstimate(memory=min(waiting, free) + CHUNK, flops=flops, disk=max(0, waiting - free))
+        return CostEstimate(memory=3 * 8 * places * dimensions**2, flops=4.0 * places * dimensions**3)
 
     def offsets(self, images: Tensor) -> Tensor:
         """How far from the mean of its place each feature lies in each direction, [P,B,D], in standard deviations."""

@@ -14,10 +14,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.detectors.base import Forecast, Prediction
+from adctl.detectors.base import CostEstimate, Prediction
 from adctl.detectors.components.anomaly_maps import GaussianBlur, to_rows, top_mean
 from adctl.detectors.components.coreset import k_center_greedy
-from adctl.detectors.components.feature_buffer import CHUNK, FeatureStore, room
+from adctl.detectors.components.feature_buffer import CHUNK, FeatureBuffer, room
 from adctl.detectors.components.nearest_neighbours import (
     LARGEST_CODE,
     InvertedLists,
@@ -101,12 +101,12 @@ class PatchCore(FeatureDetector):
         for name in self.fitted:
             self.register_buffer(name, torch.empty(0))
         self.blur = GaussianBlur(config.blur)
-        self._seen = FeatureStore()
+        self._seen = FeatureBuffer()
         self._lists: tuple[Tensor, InvertedLists] | None = None
 
     def phases(self) -> Sequence[Phase]:
         """One pass that gathers every patch, then statistics and the coreset."""
-        self._seen = FeatureStore()  # a fit that failed may have left some
+        self._seen = FeatureBuffer()  # a fit that failed may have left some
         return (Observe(self.patches, self._absorb, self._finish, "memory bank"),)
 
     def forward(self, images: Tensor) -> Prediction:
@@ -118,7 +118,7 @@ class PatchCore(FeatureDetector):
         maps = self.blur(squares.clamp(min=0).sqrt())  # below zero by rounding alone
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
-    def forecast(self, images: int) -> Forecast:
+    def forecast(self, images: int) -> CostEstimate:
         """Patches wait in half precision and make room for their reduced ones; the disk takes what memory has not."""
         patches = images * self.grid**2
         kept = max(1, round(self.config.coreset_ratio * patches))
@@ -128,7 +128,7 @@ class PatchCore(FeatureDetector):
         disk = 0 if held <= free else max(0, waiting - free) + rows
         flops = 2.0 * patches * (kept * reduced + self.channels * (self.channels + reduced))
         memory = min(held, free) + min(CHUNK, waiting) + _FOR_EACH_PATCH * patches + 4 * kept * reduced
-        return Forecast(memory=memory, flops=flops, disk=disk)
+        return CostEstimate(memory=memory, flops=flops, disk=disk)
 
     def reduced(self, patches: Tensor) -> Tensor:
         """Features [B,C,h,w] to what is compared with the bank, [B,D,h,w]."""
@@ -192,7 +192,7 @@ class PatchCore(FeatureDetector):
             self._fit_buffer("bank", bank)
             self._fit_buffer("step", step)
 
-    def _find_directions(self, seen: FeatureStore) -> None:
+    def _find_directions(self, seen: FeatureBuffer) -> None:
         """Fit what turns features [B,C,h,w] into rows of the bank."""
         device = self.backbone.mean.device
         centre, spread = _place_statistics(seen, device)

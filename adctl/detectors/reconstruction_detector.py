@@ -18,7 +18,15 @@ from adctl.detectors.components.anomaly_maps import top_mean
 from adctl.detectors.components.backbones import DEFAULT, Backbone
 from adctl.detectors.components.losses import TERMS, Objective, parse_spec
 from adctl.detectors.components.normalisation import CENTRED, Choice, Normalisation, check_statistics
-from adctl.detectors.components.reconstruction_error import SPACES, STRIDES, ErrorMap, Sums, Usual, parse_weights, usual
+from adctl.detectors.components.reconstruction_error import (
+    SPACES,
+    STRIDES,
+    ErrorMap,
+    ErrorSums,
+    NormalErrorStats,
+    normal_error_stats,
+    parse_weights,
+)
 from adctl.engine.phases import Batch, LossTerms, Observe, Optimize
 
 if TYPE_CHECKING:
@@ -63,7 +71,7 @@ class ReconstructionDetector(Detector):
     """Compares an image with its reconstruction; native resolution of the maps is the input's.
 
     Attributes:
-        usual_level: Tensor [S,H,W] of S error spaces, see `reconstruction_error.Usual`; unused if errors are absolute.
+        usual_level: Tensor [S,H,W] of S error spaces, see `NormalErrorStats`; unused if errors are absolute.
         usual_spread: Tensor [S,H,W], in the same form.
     """
 
@@ -81,8 +89,8 @@ class ReconstructionDetector(Detector):
             else None
         )
         self.error = ErrorMap(weights, config.blur, compared)
-        self._keep(Usual(torch.zeros(len(weights), 1, 1), torch.ones(len(weights), 1, 1)))
-        self._seen: Sums | None = None
+        self._keep(NormalErrorStats(torch.zeros(len(weights), 1, 1), torch.ones(len(weights), 1, 1)))
+        self._seen: ErrorSums | None = None
 
     @abstractmethod
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -95,29 +103,29 @@ class ReconstructionDetector(Detector):
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B,C,H,W]; maps [B,H,W]."""
-        usually = Usual(self.usual_level, self.usual_spread) if self.config.relative else None
+        usually = NormalErrorStats(self.usual_level, self.usual_spread) if self.config.relative else None
         maps = self.error.join(self.errors(images), usually)
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
-    def expectation(self) -> tuple[Observe, ...]:
+    def error_statistics_phase(self) -> tuple[Observe, ...]:
         """The last phase, where maps are relative: the usual errors of good images that were not learned from."""
         if not self.config.relative:
             return ()
         return (Observe(self._sums, self._absorb, self._finish, "usual errors", held_out=True),)
 
-    def _sums(self, images: Tensor) -> Sums:
-        return Sums.of(self.error.logarithms(self.errors(images)))
+    def _sums(self, images: Tensor) -> ErrorSums:
+        return ErrorSums.of(self.error.logarithms(self.errors(images)))
 
-    def _absorb(self, sums: Sums) -> None:
+    def _absorb(self, sums: ErrorSums) -> None:
         self._seen = sums if self._seen is None else self._seen.and_of(sums)
 
     def _finish(self, progress: Progress) -> None:
         del progress
         seen, self._seen = self._seen, None
         assert seen is not None
-        self._keep(usual(seen, self.config.around))
+        self._keep(normal_error_stats(seen, self.config.around))
 
-    def _keep(self, found: Usual) -> None:
+    def _keep(self, found: NormalErrorStats) -> None:
         device = next(self.buffers()).device
         with torch.inference_mode(mode=False):  # what is made within it could not be loaded into again
             for name, tensor in zip(_USUAL, found, strict=True):
@@ -130,7 +138,7 @@ class ReconstructionDetector(Detector):
             ModelFileError: The tensors are not this detector's.
         """
         if all(name in tensors for name in _USUAL):
-            self._keep(Usual(*(torch.empty_like(tensors[name]) for name in _USUAL)))
+            self._keep(NormalErrorStats(*(torch.empty_like(tensors[name]) for name in _USUAL)))
         super().load_state(tensors)
 
     @property
@@ -203,7 +211,7 @@ class Autoencoder(ReconstructionDetector):
                 start_epoch=objective.start_epoch,
                 preview=self.reconstruct,
             ),
-            *self.expectation(),
+            *self.error_statistics_phase(),
         )
 
     def loss(self, batch: Batch, objective: Objective) -> LossTerms:

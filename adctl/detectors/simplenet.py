@@ -17,8 +17,8 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from adctl.detectors.base import Prediction
 from adctl.detectors.components.anomaly_maps import top_mean
-from adctl.detectors.components.feature_cache import FeatureMemory
-from adctl.detectors.components.synthetic_anomalies import painted
+from adctl.detectors.components.feature_cache import FeatureCache
+from adctl.detectors.components.synthetic_anomalies import paint_anomaly
 from adctl.detectors.padim import PaDiM, PaDiMConfig
 from adctl.engine.phases import Batch, LossTerms, Observe, Optimize
 
@@ -80,7 +80,7 @@ class SimpleNet(PaDiM):
 
     def phases(self) -> Sequence[Phase]:
         """The Gaussian of each place; epochs of the discriminator; the scales of both maps."""
-        memory = FeatureMemory()
+        memory = FeatureCache()
         trained = [*self.adaptor.parameters(), *self.discriminator.parameters()]
         return (
             *super().phases(),
@@ -113,7 +113,7 @@ class SimpleNet(PaDiM):
         logits: Tensor = self.discriminator(self.adaptor(rows)).squeeze(1)
         return logits
 
-    def _loss(self, batch: Batch, memory: FeatureMemory) -> LossTerms:
+    def _loss(self, batch: Batch, memory: FeatureCache) -> LossTerms:
         """Cross-entropy on good cells, the same with noise, and cells under painted defects."""
         good, spoilt = self._examples(batch, memory)
         features = self.adaptor(good)
@@ -127,7 +127,7 @@ class SimpleNet(PaDiM):
         return {**terms, "painted": F.softplus(-is_spoilt).sum() / max(1, len(spoilt)) / 2}
 
     @torch.no_grad()
-    def _examples(self, batch: Batch, memory: FeatureMemory) -> tuple[Tensor, Tensor]:
+    def _examples(self, batch: Batch, memory: FeatureCache) -> tuple[Tensor, Tensor]:
         """Whitened features of some good cells and of some under painted defects, [n,D] each."""
         images, keys = batch.clean, batch.keys or [None] * len(batch.clean)
         good = memory(keys, lambda new: self.offsets(images[new]).transpose(0, 1)).to(images.device)
@@ -141,7 +141,7 @@ class SimpleNet(PaDiM):
         return _some(good.flatten(0, 1), _CELLS * len(good)), _some(spoilt[covered][:, :-1], _CELLS * len(good))
 
     def _painted(self, images: Tensor, names: Sequence[str] | None, new: list[int]) -> Tensor:
-        return self._covered(*painted(images[new], None if names is None else [names[place] for place in new]))
+        return self._covered(*paint_anomaly(images[new], None if names is None else [names[place] for place in new]))
 
     def _covered(self, images: Tensor, defects: Tensor) -> Tensor:
         """Whitened features, and last how much of the cell a mask [B,H,W] covers: [B,P,D+1]."""

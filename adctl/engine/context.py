@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from adctl.engine.training_log import Journal
+from adctl.engine.training_log import TrainingLog
 from adctl.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Images(Protocol):
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class FitContext:
     """What a fit reports to and draws on.
 
     Attributes:
@@ -45,6 +45,6 @@ class Surroundings:
     """
 
     reporter: Reporter = SILENT
-    journal: Journal = field(default_factory=Journal)
+    journal: TrainingLog = field(default_factory=TrainingLog)
     checkpoints: CheckpointFolder | None = None
     augment: Callable[[Tensor], Batch] | None = None

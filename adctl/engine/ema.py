@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
-class WeightAverage:
+class ExponentialMovingAverage:
     """Exponential moving average of parameters.
 
     Args:

@@ -20,7 +20,7 @@ import torch
 from adctl.engine import distributed
 from adctl.engine.batching import hold_buffers, is_out_of_memory, to_input
 from adctl.engine.checkpoints import Snapshot, load_weights
-from adctl.engine.ema import WeightAverage
+from adctl.engine.ema import ExponentialMovingAverage
 from adctl.engine.gradient_checkpointing import recomputing
 from adctl.engine.history import Epoch
 from adctl.engine.lr_schedule import Schedule
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from adctl.engine.batching import BatchLimit
-    from adctl.engine.context import Images, Surroundings
-    from adctl.engine.history import FitReport, Plan
+    from adctl.engine.context import FitContext, Images
+    from adctl.engine.history import FitReport, FitSettings
     from adctl.engine.phases import Optimize
 
 log = logging.getLogger(__name__)
@@ -93,10 +93,10 @@ class Optimization:
         self,
         detector: nn.Module,
         phase: Optimize,
-        plan: Plan,
+        plan: FitSettings,
         fabric: Fabric,
         limit: BatchLimit,
-        around: Surroundings,
+        around: FitContext,
         report: FitReport,
     ) -> None:
         self.detector, self.phase, self.plan = detector, phase, plan
@@ -107,7 +107,7 @@ class Optimization:
         if phase.critic is not None:
             self.trained["critic"] = list(phase.critic.parameters)
         self.optimizers = {name: self._new_optimizer(own) for name, own in self.trained.items()}
-        self.average = WeightAverage(parameters, plan.ema) if plan.ema else None
+        self.average = ExponentialMovingAverage(parameters, plan.ema) if plan.ema else None
         self.loss: Callable[[Batch], dict[str, Tensor]] = torch.compile(phase.loss) if plan.compile else phase.loss
         if self.scaler is not None and phase.critic is not None:
             raise TrainingError(

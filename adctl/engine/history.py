@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Plan:
+class FitSettings:
     """How to fit.
 
     Attributes:

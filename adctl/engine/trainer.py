@@ -19,7 +19,7 @@ from adctl.engine import distributed
 from adctl.engine.batch_size import starting_batch_size
 from adctl.engine.batching import BatchLimit, hold_buffers, largest_that_fits, to_input
 from adctl.engine.checkpoints import load_weights
-from adctl.engine.context import Surroundings
+from adctl.engine.context import FitContext
 from adctl.engine.gradient_loop import Optimization
 from adctl.engine.history import FitReport
 from adctl.engine.phases import Batch, Observe, total
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from adctl.engine.checkpoints import Snapshot
     from adctl.engine.context import Images
     from adctl.engine.distributed import Devices
-    from adctl.engine.history import Plan
+    from adctl.engine.history import FitSettings
     from adctl.engine.phases import Optimize
     from adctl.progress import Reporter
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Work:
+class FitJob:
     """A fit as it is handed to each process.
 
     Attributes:
@@ -56,9 +56,9 @@ class Work:
     detector: Any
     train: Images
     validation: Images | None
-    plan: Plan
+    plan: FitSettings
     device: torch.device
-    around: Surroundings
+    around: FitContext
     resume: bool = False
 
 
@@ -67,7 +67,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def fit(work: Work, devices: Devices | None = None) -> FitReport:
+def fit(work: FitJob, devices: Devices | None = None) -> FitReport:
     """Run the detector's phases in order; it is left fitted, on the device, in evaluation mode.
 
     Args:
@@ -94,7 +94,7 @@ def fit(work: Work, devices: Devices | None = None) -> FitReport:
     return FitReport.from_dict(report)
 
 
-def _fit_apart(fabric: Fabric, work: Work) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def _fit_apart(fabric: Fabric, work: FitJob) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """In a process of its own: fit, and hand the weights back."""
     if fabric.device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
@@ -105,7 +105,7 @@ def _fit_apart(fabric: Fabric, work: Work) -> tuple[dict[str, NDArray[Any]], dic
     return {name: value.cpu().numpy() for name, value in work.detector.state_dict().items()}, report.to_dict()
 
 
-def _fit(work: Work, fabric: Fabric | None) -> FitReport:
+def _fit(work: FitJob, fabric: Fabric | None) -> FitReport:
     detector, around = work.detector, _own_surroundings(work.around, fabric)
     device = work.device if fabric is None else fabric.device
     detector.to(device)
@@ -131,14 +131,14 @@ def _fit(work: Work, fabric: Fabric | None) -> FitReport:
     return report
 
 
-def _own_surroundings(around: Surroundings, fabric: Fabric | None) -> Surroundings:
+def _own_surroundings(around: FitContext, fabric: Fabric | None) -> FitContext:
     """One process speaks and writes; the others only read checkpoints."""
     if fabric is None or fabric.is_global_zero:
         return around
-    return Surroundings(checkpoints=around.checkpoints, augment=around.augment)
+    return FitContext(checkpoints=around.checkpoints, augment=around.augment)
 
 
-def _newest(work: Work) -> Snapshot | None:
+def _newest(work: FitJob) -> Snapshot | None:
     folder = work.around.checkpoints
     if not work.resume or folder is None:
         return None
@@ -163,7 +163,7 @@ def _observe(phase: Observe, images: Images, limit: BatchLimit, device: torch.de
 def _optimize(
     phase: Optimize,
     number: int,
-    work: Work,
+    work: FitJob,
     fabric: Fabric | None,
     limit: BatchLimit,
     report: FitReport,
@@ -183,7 +183,7 @@ def _optimize(
     loop.run(work.train, work.validation, number, snapshot)
 
 
-def _fit_batch(phase: Optimize, work: Work, limit: BatchLimit, device: torch.device) -> Plan:
+def _fit_batch(phase: Optimize, work: FitJob, limit: BatchLimit, device: torch.device) -> FitSettings:
     """Lower an automatic batch size to what memory holds; more batches a step keep the step the same."""
     plan, detector = work.plan, work.detector
     if plan.batch_size != "auto":

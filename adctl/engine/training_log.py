@@ -45,7 +45,7 @@ class Preview:
     maps: Tensor
 
 
-class Journal:
+class TrainingLog:
     """Takes note of each epoch; this one keeps nothing."""
 
     wants_pictures = False
@@ -57,7 +57,7 @@ class Journal:
         """Finish what is open."""
 
 
-class FolderJournal(Journal):
+class FolderTrainingLog(TrainingLog):
     """Writes into a run's folder.
 
     Args:

@@ -33,7 +33,7 @@ _LISTED = 30
 
 
 @dataclass(frozen=True)
-class Contestant:
+class ModelResult:
     """One scored set among those compared.
 
     Attributes:
@@ -62,7 +62,7 @@ class Contestant:
 
 
 @dataclass(frozen=True)
-class Judgements:
+class CorrectCounts:
     """Labelled images by who judged them rightly.
 
     Attributes:
@@ -79,7 +79,7 @@ class Judgements:
 
 
 @dataclass(frozen=True)
-class Pair:
+class PairedComparison:
     """Two of the sets.
 
     Attributes:
@@ -94,7 +94,7 @@ class Pair:
     second: str
     metrics: dict[str, Comparison]
     corrected: dict[str, float] = field(default_factory=dict)
-    judgements: Judgements | None = None
+    judgements: CorrectCounts | None = None
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,8 @@ class SetComparison:
     images: int
     good: int
     defective: int
-    sets: tuple[Contestant, ...]
-    pairs: tuple[Pair, ...]
+    sets: tuple[ModelResult, ...]
+    pairs: tuple[PairedComparison, ...]
     disagreements: tuple[Disagreement, ...]
     notes: tuple[str, ...]
     resampling: Resampling
@@ -198,13 +198,13 @@ def set_names(sets: Sequence[SharedScores]) -> list[str]:
     return [f"{number}: {one.folder}" for number, one in enumerate(sets, 1)]
 
 
-def _contestant(name: str, scores: SharedScores, pixels: MeasuredPixels, resampling: Resampling) -> Contestant:
+def _contestant(name: str, scores: SharedScores, pixels: MeasuredPixels, resampling: Resampling) -> ModelResult:
     values, truth, keys = _labelled(scores)
     threshold = scores.calibration.threshold if scores.calibration else None
     manifest = scores.manifest
     model: dict[str, Any] = manifest.get("model") or {}
     seconds, rows = manifest.get("seconds"), manifest.get("rows")
-    return Contestant(
+    return ModelResult(
         name=name,
         folder=scores.folder,
         arch=model.get("arch"),
@@ -232,18 +232,18 @@ def _size(model: str | None) -> int | None:
 
 
 def _pairs(
-    contestants: Sequence[Contestant],
+    contestants: Sequence[ModelResult],
     sets: Sequence[SharedScores],
     pixels: Sequence[MeasuredPixels],
     resampling: Resampling,
-) -> list[Pair]:
+) -> list[PairedComparison]:
     drawn = [_drawn(measured, resampling) for measured in pixels]
     found = []
     for one, two in itertools.combinations(range(len(sets)), 2):
         metrics = _image_tests(sets[one], sets[two], resampling)
         metrics |= _pixel_tests(pixels[one], pixels[two], drawn[one], drawn[two], resampling)
         judged = _judgements(sets[one], sets[two])
-        found.append(Pair(contestants[one].name, contestants[two].name, metrics, judgements=judged))
+        found.append(PairedComparison(contestants[one].name, contestants[two].name, metrics, judgements=judged))
     return found
 
 
@@ -281,7 +281,7 @@ def _pixel_tests(
     return {_PIXEL + name: value for name, value in found.items()}
 
 
-def _corrected(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+def _corrected(pairs: Sequence[PairedComparison]) -> tuple[PairedComparison, ...]:
     """The same pairs with p-values corrected for the number of pairs."""
     names = dict.fromkeys(name for pair in pairs for name in pair.metrics)
     for name in names:
@@ -295,7 +295,7 @@ def _corrected(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
     return tuple(pairs)
 
 
-def _judgements(first: SharedScores, second: SharedScores) -> Judgements | None:
+def _judgements(first: SharedScores, second: SharedScores) -> CorrectCounts | None:
     if first.calibration is None or second.calibration is None:
         return None
     outcomes = [
@@ -305,7 +305,9 @@ def _judgements(first: SharedScores, second: SharedScores) -> Judgements | None:
     ]
     if not outcomes:
         return None
-    return Judgements(*(outcomes.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))))
+    return CorrectCounts(
+        *(outcomes.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False)))
+    )
 
 
 def _is_right(verdict: Verdict, label: str | None) -> bool:
@@ -343,7 +345,7 @@ def _disagreements(names: Sequence[str], sets: Sequence[SharedScores]) -> tuple[
 
 
 def _notes(
-    contestants: Sequence[Contestant], labels: Sequence[str | None], pixels: Sequence[MeasuredPixels]
+    contestants: Sequence[ModelResult], labels: Sequence[str | None], pixels: Sequence[MeasuredPixels]
 ) -> list[str]:
     known = [label for label in labels if label is not None]
     notes = []

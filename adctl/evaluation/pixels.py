@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from adctl.metrics.accumulator import Gatherer
+    from adctl.metrics.accumulator import PixelAccumulator
     from adctl.metrics.bootstrap import Resampling
     from adctl.metrics.curves import Curve
     from adctl.metrics.pixel import Meter, PixelMetrics
@@ -111,7 +111,7 @@ def _pixels(row: ScoredImage) -> int:
     return height * width
 
 
-def _gather(gatherer: Gatherer, scores: ScoreSet, problems: list[str]) -> None:
+def _gather(gatherer: PixelAccumulator, scores: ScoreSet, problems: list[str]) -> None:
     """Let it take every map that can be measured; the others are named among the problems."""
     for row, anomaly_map in _maps(scores):
         if not _pixels(row) or row.height is None or row.width is None:

@@ -18,10 +18,10 @@ from adctl.data.loader import load_one
 from adctl.datasets import dataset_of_run
 from adctl.errors import AdctlError, DataError, UsageError
 from adctl.exporting import onnx, openvino, torch_export, torchscript
-from adctl.exporting.graph import Source
-from adctl.exporting.parity import Check, compare
+from adctl.exporting.graph import ExportSource
+from adctl.exporting.parity import ParityCheck, check_parity
 from adctl.progress import SILENT, Reporter
-from adctl.runtimes.auto_select import FORMATS, Proof, digest_of, files_of, record, this_machine, version_of
+from adctl.runtimes.auto_select import FORMATS, ParityRecord, digest_of, files_of, record, this_machine, version_of
 from adctl.runtimes.base import RUNTIMES
 from adctl.runtimes.loading import open_runtime
 from adctl.scoring.tta import with_views
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from adctl.config import ExportSettings, Loaded
+    from adctl.config import ExportSettings, LoadedSettings
     from adctl.records import Sample
     from adctl.runtimes.base import Runtime
 
 
-_WRITERS: dict[str, Callable[[Source, Path, str, Sequence[NDArray[np.uint8]]], None]] = {
+_WRITERS: dict[str, Callable[[ExportSource, Path, str, Sequence[NDArray[np.uint8]]], None]] = {
     "onnx": onnx.write,
     "openvino": openvino.write,
     "torchscript": torchscript.write,
@@ -77,7 +77,7 @@ class Exported:
     bytes: int
     precision: str
     runtime: str
-    check: Check
+    check: ParityCheck
     tolerance: float
     images_per_second: float
     torch_images_per_second: float
@@ -96,7 +96,7 @@ class ExportResult:
     exports: tuple[Exported, ...]
 
 
-def export(loaded: Loaded[ExportSettings], reporter: Reporter = SILENT) -> ExportResult:
+def export(loaded: LoadedSettings[ExportSettings], reporter: Reporter = SILENT) -> ExportResult:
     """Write a model for other runtimes and compare each with torch on image files.
 
     Args:
@@ -116,7 +116,7 @@ def export(loaded: Loaded[ExportSettings], reporter: Reporter = SILENT) -> Expor
         raise UsageError(f"{model} is exported already.", "Give the model.safetensors it came from.")
     targets = _targets(model, settings, precision)
     samples = _to_compare(model, settings)
-    source = Source.read(model)
+    source = ExportSource.read(model)
     images = _to_calibrate(model, settings, source) if precision == "int8" else []
     reference = open_runtime(model, "cpu")
     exports = []
@@ -174,7 +174,7 @@ def _to_compare(model: Path, settings: ExportSettings) -> list[Sample]:
     return list(found[::step])
 
 
-def _to_calibrate(model: Path, settings: ExportSettings, source: Source) -> list[NDArray[np.uint8]]:
+def _to_calibrate(model: Path, settings: ExportSettings, source: ExportSource) -> list[NDArray[np.uint8]]:
     """Pixels [1,H,W,C] each: of images named, or of those the model learned from; never of those it is proved on."""
     found = list_images(settings.calibration)[0] if settings.calibration else learned_from(model)
     step = max(1, -(-len(found) // _MOST_CALIBRATED))
@@ -201,7 +201,7 @@ def _proved(
     runtime = open_runtime(target, "cpu")
     calibration = reference.header.calibration
     views = calibration.views if calibration else ()
-    check = compare(with_views(reference, views), with_views(runtime, views), samples, reporter)
+    check = check_parity(with_views(reference, views), with_views(runtime, views), samples, reporter)
     tolerance = settings.tolerance or TOLERANCES[precision]
     _require(check, tolerance, target, precision)
     seconds = _seconds([reference, runtime])
@@ -218,7 +218,7 @@ def _proved(
     )
 
 
-def _require(check: Check, tolerance: float, target: Path, precision: str) -> None:
+def _require(check: ParityCheck, tolerance: float, target: Path, precision: str) -> None:
     if precision == "int8" and check.auroc_change is not None and check.auroc_change < -_AUROC_LOSS:
         raise AdctlError(
             f"{target.name} tells good from defective images less well: its AUROC is {-check.auroc_change:.4f} lower, "
@@ -245,8 +245,8 @@ def _seconds(runtimes: Sequence[Runtime]) -> list[float]:
     return [float(value) for value in np.median(taken[1:], axis=0)]
 
 
-def _proof(made: Exported, source: Source) -> Proof:
-    return Proof(
+def _proof(made: Exported, source: ExportSource) -> ParityRecord:
+    return ParityRecord(
         file=made.file.name,
         sha256=digest_of(made.file),
         tensors=source.tensors,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from adctl.model_file import load_model, tensors_digest
-from adctl.runtimes.metadata import Origin, metadata_text
+from adctl.runtimes.metadata import ExportOrigin, metadata_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +45,7 @@ class FromPixels(nn.Module):
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportSource:
     """A model file, read once for all formats.
 
     Attributes:
@@ -59,7 +59,7 @@ class Source:
     tensors: str
 
     @classmethod
-    def read(cls, model: Path) -> Source:
+    def read(cls, model: Path) -> ExportSource:
         """Read a `model.safetensors`.
 
         Raises:
@@ -71,7 +71,7 @@ class Source:
 
     def metadata(self, precision: str) -> str:
         """What travels with a graph of that precision."""
-        return metadata_text(self.header, Origin(self.tensors, precision))
+        return metadata_text(self.header, ExportOrigin(self.tensors, precision))
 
     def example(self, count: int) -> Tensor:
         """Pixels [count,H,W,C] of noise."""

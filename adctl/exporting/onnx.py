@@ -13,7 +13,7 @@ import torch
 
 from adctl import files
 from adctl.errors import MissingExtraError
-from adctl.exporting.graph import Source
+from adctl.exporting.graph import ExportSource
 from adctl.runtimes.metadata import INPUT, METADATA, OUTPUTS
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ def write_onnx(model: Path, target: Path) -> None:
         MissingExtraError: The packages for it are not installed.
         OutputError: The target cannot be written.
     """
-    write(Source.read(model), target, "fp32", ())
+    write(ExportSource.read(model), target, "fp32", ())
 
 
-def write(source: Source, target: Path, precision: str, images: Sequence[NDArray[np.uint8]]) -> None:
+def write(source: ExportSource, target: Path, precision: str, images: Sequence[NDArray[np.uint8]]) -> None:
     """Export to ONNX, atomically.
 
     Args:
@@ -65,7 +65,7 @@ def write(source: Source, target: Path, precision: str, images: Sequence[NDArray
         onnx.save_model(proto, str(temporary), format="protobuf")
 
 
-def to_onnx(source: Source) -> Any:
+def to_onnx(source: ExportSource) -> Any:
     """The graph as an ONNX model, whose nodes still tell which module they came from.
 
     Raises:
@@ -114,7 +114,7 @@ def _halve_weights(graph: Any) -> None:
     graph.node.extend([*casts, *nodes])
 
 
-def quantised(source: Source, images: Sequence[NDArray[np.uint8]]) -> Any:
+def quantised(source: ExportSource, images: Sequence[NDArray[np.uint8]]) -> Any:
     """The graph as an ONNX model with convolutions of the network in eight bits.
 
     Args:
@@ -158,7 +158,7 @@ def quantised(source: Source, images: Sequence[NDArray[np.uint8]]) -> Any:
         return onnx.load(str(quantised))
 
 
-def _is_network(node: Any, source: Source) -> bool:
+def _is_network(node: Any, source: ExportSource) -> bool:
     notes = {entry.key: entry.value for entry in node.metadata_props}
     return source.is_quantisable(_scope(notes.get("pkg.torch.onnx.name_scopes", "")))
 

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from adctl.exporting.graph import Source
+    from adctl.exporting.graph import ExportSource
 
 
-def write(source: Source, target: Path, precision: str, images: Sequence[NDArray[np.uint8]]) -> None:
+def write(source: ExportSource, target: Path, precision: str, images: Sequence[NDArray[np.uint8]]) -> None:
     """Export to an OpenVINO model: `target` (.xml) and the weights beside it (.bin).
 
     Each of the two is whole or not there; the `.xml`, without which nothing opens, comes last.
@@ -55,13 +55,13 @@ def write(source: Source, target: Path, precision: str, images: Sequence[NDArray
             files.write_bytes(place, one.read_bytes())
 
 
-def _converted(openvino: Any, source: Source) -> Any:
+def _converted(openvino: Any, source: ExportSource) -> Any:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the converter warns of its own internals
         return openvino.convert_model(source.program)
 
 
-def _quantised(openvino: Any, source: Source, images: Sequence[NDArray[np.uint8]]) -> Any:
+def _quantised(openvino: Any, source: ExportSource, images: Sequence[NDArray[np.uint8]]) -> Any:
     """The quantised ONNX graph: both formats round alike, and are as good as one another."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
@@ -116,7 +116,7 @@ def _store_weights_as_codes(convolution: Any) -> None:
     convolution.input(1).replace_source_output(scaled.output(0))
 
 
-def _name(openvino: Any, model: Any, source: Source) -> None:
+def _name(openvino: Any, model: Any, source: ExportSource) -> None:
     """Call input and outputs as all formats do, and fix every size but the number of images."""
     model.inputs[0].set_names({INPUT})
     for output, name in zip(model.outputs, OUTPUTS, strict=True):

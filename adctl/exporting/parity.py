@@ -25,7 +25,7 @@ _FEW = 3
 
 
 @dataclass(frozen=True)
-class Check:
+class ParityCheck:
     """How two runtimes differ on the same image files.
 
     Attributes:
@@ -51,7 +51,9 @@ class Check:
     auroc_change: float | None
 
 
-def compare(first: Runtime, second: Runtime, samples: Sequence[Sample], reporter: Reporter = SILENT) -> Check:
+def check_parity(
+    first: Runtime, second: Runtime, samples: Sequence[Sample], reporter: Reporter = SILENT
+) -> ParityCheck:
     """Predict the same image files with two runtimes, each reading them for itself.
 
     Raises:
@@ -76,7 +78,7 @@ def compare(first: Runtime, second: Runtime, samples: Sequence[Sample], reporter
 
 def _check(
     first: Runtime, scores: NDArray[np.float64], cells: NDArray[np.float64], labels: Sequence[str | None]
-) -> Check:
+) -> ParityCheck:
     """Scores [n,2] of both; of the maps' differences the largest, the mean, and the largest cell [n,3]."""
     if not (np.isfinite(scores).all() and np.isfinite(cells).all()):
         raise DataError("Scores or maps of the exported model are no finite numbers.", "Take another precision.")
@@ -85,7 +87,7 @@ def _check(
     if calibration is not None:
         changed = sum(calibration.verdict(one) != calibration.verdict(other) for one, other in scores.tolist())
     aurocs = _aurocs(scores, labels)
-    return Check(
+    return ParityCheck(
         images=len(scores),
         max_score_difference=float(gaps.max()),
         mean_score_difference=float(gaps.mean()),

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from adctl.exporting.graph import Source
+    from adctl.exporting.graph import ExportSource
 
 
-def write(source: Source, target: Path, precision: str, images: Sequence[NDArray[np.uint8]]) -> None:
+def write(source: ExportSource, target: Path, precision: str, images: Sequence[NDArray[np.uint8]]) -> None:
     """Export to an archive, atomically.
 
     Args:

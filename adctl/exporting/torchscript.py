@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from adctl.exporting.graph import Source
+    from adctl.exporting.graph import ExportSource
 
 
 class EachImage(nn.Module):
@@ -45,7 +45,7 @@ class EachImage(nn.Module):
         return torch.cat(scores), torch.cat(maps)
 
 
-def write(source: Source, target: Path, precision: str, images: Sequence[NDArray[np.uint8]]) -> None:
+def write(source: ExportSource, target: Path, precision: str, images: Sequence[NDArray[np.uint8]]) -> None:
     """Export to TorchScript, atomically.
 
     Args:

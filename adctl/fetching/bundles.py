@@ -16,9 +16,9 @@ from adctl import __version__, files
 from adctl.errors import FetchError, OutputError, UsageError
 from adctl.fetching import packing, store
 from adctl.fetching.catalogue import Kind, find_entry
-from adctl.fetching.datasets import Fetched, fetch_dataset
-from adctl.fetching.digests import compare, read_digests, write_digests
-from adctl.fetching.finding import listing
+from adctl.fetching.datasets import FetchResult, fetch_dataset
+from adctl.fetching.digests import compare_digests, read_digests, write_digests
+from adctl.fetching.finding import list_datasets
 from adctl.fetching.weights import FetchedWeights, fetch_weights, here_weights
 from adctl.fetching.wheelhouse import gather_wheels
 from adctl.paths import data_dir
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Bundled:
+class BundleResult:
     """A bundle that was made.
 
     Attributes:
@@ -54,7 +54,7 @@ class Bundled:
 
 
 @dataclass(frozen=True)
-class Delivered:
+class DeliveryResult:
     """What a bundle brought to this machine.
 
     Attributes:
@@ -64,7 +64,7 @@ class Delivered:
     """
 
     digest: str
-    datasets: tuple[Fetched, ...]
+    datasets: tuple[FetchResult, ...]
     weights: tuple[FetchedWeights, ...]
 
 
@@ -86,7 +86,7 @@ def make_bundle(
     root: Path | None = None,
     transfer: Transfer | None = None,
     reporter: Reporter = SILENT,
-) -> Bundled:
+) -> BundleResult:
     """Gather what a closed machine needs; what is not here yet is fetched first.
 
     Args:
@@ -130,13 +130,13 @@ def make_bundle(
     listed = read_digests(out / packing.SUMS)
     size = sum((out / path).stat().st_size for path in listed)
     digest = files.sha256_file(out / packing.SUMS)
-    return Bundled(out, cargo.datasets, cargo.weights, len(listed), size, digest, tuple(lines))
+    return BundleResult(out, cargo.datasets, cargo.weights, len(listed), size, digest, tuple(lines))
 
 
 def deliver_bundle(
     bundle: Path, *, accept_license: bool = False, root: Path | None = None, force: bool = False,
     reporter: Reporter = SILENT,
-) -> Delivered:  # fmt: skip
+) -> DeliveryResult:  # fmt: skip
     """Bring everything in a bundle to this machine.
 
     Args:
@@ -156,7 +156,7 @@ def deliver_bundle(
             "To take one data set from it: adctl fetch NAME --from ...",
         )
     with reporter.stage("checking digests") as update:
-        found = compare(bundle, read_digests(bundle / packing.SUMS), progress=update)
+        found = compare_digests(bundle, read_digests(bundle / packing.SUMS), progress=update)
     if not found.harmless:
         wrong = ", ".join((*found.changed, *found.missing))
         raise FetchError(f"The bundle {bundle} is damaged: {wrong}.", "Copy it again.")
@@ -169,14 +169,14 @@ def deliver_bundle(
         for name, packed in told["datasets"].items()
     )  # fmt: skip
     weights = tuple(fetch_weights(name, source=bundle, root=root, reporter=reporter) for name in told["weights"])
-    return Delivered(files.sha256_file(bundle / packing.SUMS), datasets, weights)
+    return DeliveryResult(files.sha256_file(bundle / packing.SUMS), datasets, weights)
 
 
 def _cargo(include: Sequence[str], base: Path) -> _Cargo:
     """What to carry: what is named, or everything that is here."""
     if not include:
         # What adctl draws by itself needs no carrying.
-        kept = [entry for entry in listing(base) if find_entry(entry.name).kind is not Kind.GENERATED]
+        kept = [entry for entry in list_datasets(base) if find_entry(entry.name).kind is not Kind.GENERATED]
         here = {entry.name: entry.here for entry in kept if entry.fetched}
         return _Cargo(here, tuple(path.name.removesuffix(".safetensors") for path in here_weights(base)))
     datasets: dict[str, set[str]] = {}
@@ -220,8 +220,8 @@ def _describe(cargo: _Cargo, base: Path, folder: Path, lines: tuple[str, ...]) -
 
 
 def _facts(name: str, categories: tuple[str, ...], base: Path) -> dict[str, Any]:
-    entry, known = find_entry(name), store.origins_of(base / name)
-    origins = {category: asdict(known.get(category, store.Origin())) for category in categories}
+    entry, known = find_entry(name), store.provenance_of(base / name)
+    origins = {category: asdict(known.get(category, store.Provenance())) for category in categories}
     shared = {key: getattr(entry, key) for key in ("title", "licence", "terms", "homepage", "citation")}
     return {**shared, "categories": origins}
 

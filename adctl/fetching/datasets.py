@@ -11,10 +11,10 @@ from adctl import files
 from adctl.errors import DataError, FetchError, UsageError
 from adctl.fetching import store
 from adctl.fetching.catalogue import Entry, Kind, find_entry
-from adctl.fetching.digests import DIGESTS, compare, files_of, read_digests, write_digests
+from adctl.fetching.digests import DIGESTS, compare_digests, files_of, read_digests, write_digests
 from adctl.fetching.download import Transfer
-from adctl.fetching.sources import Supply, Wish, local_supplies, remote_supplies
-from adctl.fetching.store import Origin
+from adctl.fetching.sources import FetchRequest, FetchSource, local_sources, remote_sources
+from adctl.fetching.store import Provenance
 from adctl.paths import data_dir
 from adctl.progress import SILENT, Reporter
 
@@ -27,7 +27,7 @@ _OWN = "mvtec"
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchResult:
     """A data set on this machine.
 
     Attributes:
@@ -63,7 +63,7 @@ def fetch_dataset(
     force: bool = False,
     transfer: Transfer | None = None,
     reporter: Reporter = SILENT,
-) -> Fetched:
+) -> FetchResult:
     """Bring a data set, or some of its categories, to this machine.
 
     Args:
@@ -96,7 +96,7 @@ def fetch_dataset(
     with store.alone(folder):
         store.sweep(folder)
         missing = wanted if force else store.missing_of(folder, wanted)
-        wish = Wish(entry, folder, missing, named=bool(categories))
+        wish = FetchRequest(entry, folder, missing, named=bool(categories))
         found, notes = _bring(wish, source, transfer or Transfer(), reporter) if missing or not wanted else ((), ())
         shutil.rmtree(wish.staging, ignore_errors=True)
     present = tuple(name for name in wanted or found if not store.missing_of(folder, [name]))
@@ -124,15 +124,15 @@ def _require_licence(entry: Entry, *, accepted: bool) -> None:
 
 
 def _bring(
-    wish: Wish, source: Path | None, transfer: Transfer, reporter: Reporter
+    wish: FetchRequest, source: Path | None, transfer: Transfer, reporter: Reporter
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Put categories in place, as they come; returns which, and what to say about them."""
-    supplies = local_supplies(wish, source, reporter) if source else remote_supplies(wish, reporter, transfer)
-    before = store.origins_of(wish.folder)
+    supplies = local_sources(wish, source, reporter) if source else remote_sources(wish, reporter, transfer)
+    before = store.provenance_of(wish.folder)
     brought: list[str] = []
     notes: list[str] = []
     for supply in supplies:
-        new: dict[str, Origin] = {}
+        new: dict[str, Provenance] = {}
         for category, (place, layout) in _found(supply, wish).items():
             notes += _lay_out(wish, supply, category, place, layout, reporter)
             new[category] = supply.origins.get(category, supply.origin)
@@ -142,7 +142,7 @@ def _bring(
     return tuple(brought), tuple(notes)
 
 
-def _found(supply: Supply, wish: Wish) -> dict[str, tuple[Path, str]]:
+def _found(supply: FetchSource, wish: FetchRequest) -> dict[str, tuple[Path, str]]:
     """Where the wanted categories lie in a tree, and in which layout: their authors', or adctl's own."""
     from adctl.fetching.converters import converter
 
@@ -176,7 +176,9 @@ def _expected(layout: str) -> str:
     return "Expected " + "; ".join(" ".join(line.split()) for line in shape[:3]) + "; or the layout of MVTec AD."
 
 
-def _lay_out(wish: Wish, supply: Supply, category: str, place: Path, layout: str, reporter: Reporter) -> list[str]:
+def _lay_out(
+    wish: FetchRequest, supply: FetchSource, category: str, place: Path, layout: str, reporter: Reporter
+) -> list[str]:
     """Write a category beside the others, list its digests, and give it its name last."""
     from adctl.fetching.converters import converter
     from adctl.fetching.converters.items import lay_out
@@ -201,7 +203,7 @@ def _check_digests(place: Path) -> None:
     """What adctl laid out on another machine has to be as it was there."""
     if not (place / DIGESTS).is_file():
         return
-    found = compare(place, read_digests(place / DIGESTS))
+    found = compare_digests(place, read_digests(place / DIGESTS))
     if not found.harmless:
         wrong = (*found.changed, *found.missing)
         raise FetchError(
@@ -210,7 +212,7 @@ def _check_digests(place: Path) -> None:
         )
 
 
-def _changes(before: dict[str, Origin], now: dict[str, Origin]) -> list[str]:
+def _changes(before: dict[str, Provenance], now: dict[str, Provenance]) -> list[str]:
     """Say when something unverified is not what came the last time."""
     return [
         f"The file that {category} came from has another digest than the last time, and nobody publishes one: "
@@ -224,7 +226,7 @@ def _changes(before: dict[str, Origin], now: dict[str, Origin]) -> list[str]:
     ]
 
 
-def _draw(entry: Entry, folder: Path, reporter: Reporter, *, force: bool) -> Fetched:
+def _draw(entry: Entry, folder: Path, reporter: Reporter, *, force: bool) -> FetchResult:
     from adctl.fetching import demo_dataset
 
     drawn = False
@@ -252,15 +254,15 @@ def _record_drawn(entry: Entry, folder: Path) -> None:
     for category in entry.categories:
         write_digests(folder / category)
     size = sum((folder / path).stat().st_size for path in files_of(folder))
-    store.remember(entry, folder, dict.fromkeys(entry.categories, Origin(bytes=size, verified=True)))
+    store.remember(entry, folder, dict.fromkeys(entry.categories, Provenance(bytes=size, verified=True)))
 
 
-def _result(entry: Entry, folder: Path, categories: tuple[str, ...], *, already: bool) -> Fetched:
-    known = store.origins_of(folder)
+def _result(entry: Entry, folder: Path, categories: tuple[str, ...], *, already: bool) -> FetchResult:
+    known = store.provenance_of(folder)
     # Categories from one archive share one origin.
-    origins = {known.get(category, Origin()) for category in categories}
+    origins = {known.get(category, Provenance()) for category in categories}
     digests = {origin.sha256 for origin in origins}
-    return Fetched(
+    return FetchResult(
         name=entry.name,
         root=folder,
         categories=categories,

@@ -74,7 +74,7 @@ def read_digests(path: Path) -> dict[str, str]:
     return {match[2]: match[1] for match in found if match}
 
 
-def compare(
+def compare_digests(
     folder: Path, listed: Mapping[str, str], *, progress: Callable[[int, int | None], None] | None = None
 ) -> Differences:
     """Hold the files of a folder against a list."""

@@ -21,16 +21,16 @@ from typing import IO, TYPE_CHECKING
 
 from adctl import files
 from adctl.errors import FetchError, OutputError
-from adctl.fetching.download_segments import Begun, Piece, Receiver, begun_part, write_note
+from adctl.fetching.download_segments import PartialDownload, Receiver, Segment, begun_part, write_note
 from adctl.fetching.http import (
-    CutError,
+    BadRangeError,
     FailedError,
     GoneError,
     LocalRedirects,
     MismatchError,
     RedirectedError,
     SafeRedirects,
-    UnfitPartError,
+    TruncatedError,
     check_address,
     make_request,
     read_block,
@@ -73,7 +73,7 @@ class Transfer:
 
 
 @dataclass(frozen=True, slots=True)
-class Downloaded:
+class DownloadResult:
     """A file that came whole.
 
     Attributes:
@@ -99,7 +99,7 @@ def download(
     progress: Progress | None = None,
     transfer: Transfer | None = None,
     sleep: Callable[[float], None] = time.sleep,
-) -> Downloaded:
+) -> DownloadResult:
     """Bring one file, or nothing.
 
     What an interrupted download left is taken up again where the server can prove that it still has the same
@@ -156,7 +156,7 @@ def head(
             return None
         except RedirectedError as redirect:
             return redirect.headers
-        except CutError as cut:
+        except TruncatedError as cut:
             failure: Exception = cut
             if failed < how.attempts:
                 sleep(_wait(cut, failed, how))
@@ -235,7 +235,7 @@ class _Mirror:
     def __post_init__(self) -> None:
         self.connections = self.job.transfer.connections
 
-    def download(self) -> Downloaded:
+    def download(self) -> DownloadResult:
         """The file, whole and checked.
 
         Raises:
@@ -246,7 +246,7 @@ class _Mirror:
             try:
                 at_once, total = self._transfer()
                 return _accept(self.job, total)
-            except CutError as cut:
+            except TruncatedError as cut:
                 self._ease(cut)
                 have = self._begun().have
                 failed = 1 if have >= best + _GAIN else failed + 1
@@ -260,19 +260,19 @@ class _Mirror:
                     raise
                 self.connections, afresh = 1, True
 
-    def _ease(self, cut: CutError) -> None:
+    def _ease(self, cut: TruncatedError) -> None:
         """Ask less of a server that could not give what it was asked for."""
         self.connections = max(1, self.connections // 2)
-        if isinstance(cut, UnfitPartError):
+        if isinstance(cut, BadRangeError):
             self.job.discard()
             self.connections = 1
 
-    def _begun(self) -> Begun:
+    def _begun(self) -> PartialDownload:
         """What an earlier try at the same address left; nothing if neither server nor digest can vouch for it."""
         begun = begun_part(self.job.part, self.job.note, self.url)
         if begun.have and (begun.validator or self.job.checkable):
             return begun
-        return Begun()
+        return PartialDownload()
 
     def _transfer(self) -> tuple[bool, int | None]:
         """Fill the part; tell whether it came from one answer, and how long it has to be."""
@@ -290,7 +290,7 @@ class _Mirror:
             start = begun.have if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
             total = self._total(response)
             check_room((total or 0) - start, self.job.target.parent, self.job.target.name)
-            now = Begun(start, _validator(response), total, self._split(response, start, total))
+            now = PartialDownload(start, _validator(response), total, self._split(response, start, total))
             write_note(self.job.note, self.url, now)
             if now.pieces:
                 self._receiver(now).run(self._ask, response)
@@ -298,7 +298,7 @@ class _Mirror:
                 self._receive(response, start, total)
         return start == 0 and not now.pieces, total
 
-    def _ask(self, start: int, end: int | None, begun: Begun) -> HTTPResponse:
+    def _ask(self, start: int, end: int | None, begun: PartialDownload) -> HTTPResponse:
         """Ask for the bytes from `start` to before `end`, or to the end; the answer is one that fits."""
         wanted: dict[str, str] = {}
         if start or end is not None:
@@ -313,7 +313,7 @@ class _Mirror:
             raise
         return response
 
-    def _split(self, response: HTTPResponse, start: int, total: int | None) -> tuple[Piece, ...]:
+    def _split(self, response: HTTPResponse, start: int, total: int | None) -> tuple[Segment, ...]:
         """What each connection brings; nothing where one has to do."""
         provable = _validator(response) or self.job.checkable
         if total is None or not provable or response.headers.get("Accept-Ranges", "").strip() != "bytes":
@@ -322,10 +322,10 @@ class _Mirror:
         if count <= 1:
             return ()
         marks = [start + (total - start) * index // count for index in range(count + 1)]
-        first = Piece(0, marks[1], start)
-        return (first, *(Piece(low, high, 0) for low, high in itertools.pairwise(marks[1:])))
+        first = Segment(0, marks[1], start)
+        return (first, *(Segment(low, high, 0) for low, high in itertools.pairwise(marks[1:])))
 
-    def _receiver(self, begun: Begun) -> Receiver:
+    def _receiver(self, begun: PartialDownload) -> Receiver:
         return Receiver(self.url, self.job.part, self.job.note, begun, self.connections, self.job.progress)
 
     def _total(self, response: HTTPResponse) -> int | None:
@@ -351,14 +351,14 @@ class _Mirror:
                 if self.job.progress is not None:
                     self.job.progress(done, total)
         if total is not None and done < total:
-            raise CutError(f"the connection was cut at {done} of {total} bytes")
+            raise TruncatedError(f"the connection was cut at {done} of {total} bytes")
 
 
-def _check_fit(response: HTTPResponse, start: int, end: int | None, begun: Begun) -> None:
+def _check_fit(response: HTTPResponse, start: int, end: int | None, begun: PartialDownload) -> None:
     """See to it that an answer is what was asked for: from `start` to `end`, or the whole file."""
     if response.status == http.HTTPStatus.OK:
         if end is not None:
-            raise UnfitPartError("the server sent the whole file instead of a part of it")
+            raise BadRangeError("the server sent the whole file instead of a part of it")
         return
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
         raise FailedError(f"HTTP {response.status}")
@@ -373,7 +373,7 @@ def _check_fit(response: HTTPResponse, start: int, end: int | None, begun: Begun
         and (tag is None or begun.validator is None or not begun.validator.startswith('"') or tag == begun.validator)
     )
     if not fits:
-        raise UnfitPartError("the server sent another part than the one asked for")
+        raise BadRangeError("the server sent another part than the one asked for")
 
 
 def _validator(response: HTTPResponse) -> str | None:
@@ -382,7 +382,7 @@ def _validator(response: HTTPResponse) -> str | None:
     return tag if tag.startswith('"') else response.headers.get("Last-Modified")
 
 
-def _wait(cut: CutError, failed: int, transfer: Transfer) -> float:
+def _wait(cut: TruncatedError, failed: int, transfer: Transfer) -> float:
     """Seconds before the next try: doubling, or what the server asks for within reason."""
     return min(max(transfer.backoff * 2.0 ** (failed - 1), cut.wait), _LONGEST_WAIT)
 
@@ -411,7 +411,7 @@ def check_file(path: Path, expected: Mapping[str, str | int | None]) -> tuple[in
     return length, sha256
 
 
-def _accept(job: _Job, total: int | None) -> Downloaded:
+def _accept(job: _Job, total: int | None) -> DownloadResult:
     """Check the finished part against everything that is known, and put it in place."""
     with files.output_errors(job.part):
         with job.part.open("rb+") as stream:
@@ -424,7 +424,7 @@ def _accept(job: _Job, total: int | None) -> Downloaded:
     with files.output_errors(job.target):
         job.part.replace(job.target)
         job.note.unlink(missing_ok=True)
-    return Downloaded(job.target, sha256, length, verified=job.checkable)
+    return DownloadResult(job.target, sha256, length, verified=job.checkable)
 
 
 def _measure(stream: IO[bytes], *, with_md5: bool) -> tuple[int, str, str | None]:

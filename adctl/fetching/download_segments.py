@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from adctl import files
 from adctl.errors import OutputError
-from adctl.fetching.http import CutError, FailedError, UnfitPartError, read_block
+from adctl.fetching.http import BadRangeError, FailedError, TruncatedError, read_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from http.client import HTTPResponse
     from pathlib import Path
 
-    Ask: TypeAlias = Callable[[int, int | None, "Begun"], HTTPResponse]
+    Ask: TypeAlias = Callable[[int, int | None, "PartialDownload"], HTTPResponse]
 
 _BLOCK = 1 << 18
 _BETWEEN_SIGNS = 0.1
@@ -32,7 +32,7 @@ _FAREWELL = 0.5
 
 
 @dataclass
-class Piece:
+class Segment:
     """The bytes from `start` to before `end`, of which the first `done` are here."""
 
     start: int
@@ -46,7 +46,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Begun:
+class PartialDownload:
     """How much of a file is here already, and how the server knows it again.
 
     Attributes:
@@ -59,26 +59,26 @@ class Begun:
     have: int = 0
     validator: str | None = None
     total: int | None = None
-    pieces: tuple[Piece, ...] = ()
+    pieces: tuple[Segment, ...] = ()
 
 
-def begun_part(part: Path, note: Path, url: str) -> Begun:
+def begun_part(part: Path, note: Path, url: str) -> PartialDownload:
     """What an earlier try left; nothing when it was at another address or the two files do not fit together."""
     try:
         told = json.loads(note.read_text(encoding="utf-8"))
-        pieces = tuple(Piece(*map(int, numbers)) for numbers in told["pieces"])
+        pieces = tuple(Segment(*map(int, numbers)) for numbers in told["pieces"])
         length = part.stat().st_size
         same = told["url"] == _fingerprint(url)
         have = sum(piece.done for piece in pieces) if pieces else length
-        begun = Begun(have, told["validator"], told["total"], pieces)
+        begun = PartialDownload(have, told["validator"], told["total"], pieces)
     except (OSError, ValueError, TypeError, KeyError):
-        return Begun()
+        return PartialDownload()
     reach = max((piece.start + piece.done for piece in pieces if piece.done), default=0)
     fits = (begun.total is None or have <= begun.total) and reach <= length and _cover(pieces, begun.total)
-    return begun if same and fits else Begun()
+    return begun if same and fits else PartialDownload()
 
 
-def _cover(pieces: tuple[Piece, ...], total: int | None) -> bool:
+def _cover(pieces: tuple[Segment, ...], total: int | None) -> bool:
     """Whether pieces make up the whole file, each once."""
     marks = [piece.end for piece in pieces]
     starts = [piece.start for piece in pieces]
@@ -86,7 +86,7 @@ def _cover(pieces: tuple[Piece, ...], total: int | None) -> bool:
     return not pieces or (sound and starts == [0, *marks[:-1]] and marks[-1] == total)
 
 
-def write_note(note: Path, url: str, begun: Begun) -> None:
+def write_note(note: Path, url: str, begun: PartialDownload) -> None:
     """Remember who sends a file and how far it is."""
     pieces = [[piece.start, piece.end, piece.done] for piece in begun.pieces]
     told = {"url": _fingerprint(url), "validator": begun.validator, "total": begun.total, "pieces": pieces}
@@ -115,7 +115,7 @@ class Receiver:
         url: str,
         part: Path,
         note: Path,
-        begun: Begun,
+        begun: PartialDownload,
         connections: int,
         progress: Callable[[int, int | None], None] | None,
     ) -> None:
@@ -142,7 +142,7 @@ class Receiver:
         """
         with files.output_errors(self._part):
             self._part.touch()
-        waiting: queue.SimpleQueue[tuple[Piece, HTTPResponse | None]] = queue.SimpleQueue()
+        waiting: queue.SimpleQueue[tuple[Segment, HTTPResponse | None]] = queue.SimpleQueue()
         for piece in self._begun.pieces:
             if piece.left:
                 waiting.put((piece, first if piece is self._begun.pieces[0] else None))
@@ -175,7 +175,7 @@ class Receiver:
     def _write_note(self) -> None:
         write_note(self._note, self._url, replace(self._begun, have=0))
 
-    def _work(self, waiting: queue.SimpleQueue[tuple[Piece, HTTPResponse | None]], ask: Ask) -> None:
+    def _work(self, waiting: queue.SimpleQueue[tuple[Segment, HTTPResponse | None]], ask: Ask) -> None:
         while not self._stop.is_set():
             try:
                 piece, response = waiting.get_nowait()
@@ -183,15 +183,15 @@ class Receiver:
                 return
             try:
                 self._bring(piece, response or ask(piece.start + piece.done, piece.end, self._begun))
-            except CutError as cut:
+            except TruncatedError as cut:
                 self._errors.append(cut)  # the other pieces may still come
-                if isinstance(cut, UnfitPartError):
+                if isinstance(cut, BadRangeError):
                     self._stop.set()
             except Exception as error:  # noqa: BLE001 - handed to the thread that waits
                 self._errors.append(error)
                 self._stop.set()
 
-    def _bring(self, piece: Piece, response: HTTPResponse) -> None:
+    def _bring(self, piece: Segment, response: HTTPResponse) -> None:
         with response, files.output_errors(self._part), self._part.open("rb+") as stream:
             stream.seek(piece.start + piece.done)
             while piece.left and (block := read_block(response, min(_BLOCK, piece.left))):
@@ -202,14 +202,14 @@ class Receiver:
                 piece.done += len(block)
         if piece.left:
             at = piece.start + piece.done
-            raise CutError(f"the connection was cut at byte {at} of {self._begun.total}")
+            raise TruncatedError(f"the connection was cut at byte {at} of {self._begun.total}")
 
     def _worst(self) -> Exception:
         """The error that says most about what to do next."""
-        for kind in (OutputError, FailedError, UnfitPartError):
+        for kind in (OutputError, FailedError, BadRangeError):
             for error in self._errors:
                 if isinstance(error, kind):
                     return error
-        cuts = [error for error in self._errors if isinstance(error, CutError)]
-        others = [error for error in self._errors if not isinstance(error, CutError)]
+        cuts = [error for error in self._errors if isinstance(error, TruncatedError)]
+        others = [error for error in self._errors if not isinstance(error, TruncatedError)]
         return others[0] if others else max(cuts, key=lambda cut: cut.wait)

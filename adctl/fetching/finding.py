@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Listed:
+class DatasetStatus:
     """One line of what can be fetched.
 
     Attributes:
@@ -59,7 +59,7 @@ class Listed:
 _SHARED = ("name", "title", "licence", "terms", "commercial", "homepage", "citation", "categories", "size")
 
 
-def listing(root: Path | None = None) -> list[Listed]:
+def list_datasets(root: Path | None = None) -> list[DatasetStatus]:
     """Everything that can be fetched, and what of it is on this machine."""
     lines = []
     for entry in catalogue().values():
@@ -67,7 +67,7 @@ def listing(root: Path | None = None) -> list[Listed]:
         here = here_of(entry, folder)
         wholes = entry.whole or tuple(entry.parts.values())
         lines.append(
-            Listed(
+            DatasetStatus(
                 **{key: getattr(entry, key) for key in _SHARED},
                 verified=all(remote.verifiable for remote in wholes) if wholes else None,
                 manual=entry.kind is Kind.MANUAL,

@@ -46,7 +46,7 @@ class RedirectedError(FailedError):
         self.headers = headers
 
 
-class CutError(Exception):
+class TruncatedError(Exception):
     """Something that may pass: worth another try after at least `wait` seconds."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
@@ -54,7 +54,7 @@ class CutError(Exception):
         self.wait = wait
 
 
-class UnfitPartError(CutError):
+class BadRangeError(TruncatedError):
     """The server cannot go on from the part that is here: worth another try without it."""
 
 
@@ -144,9 +144,9 @@ def _refusal(error: urllib.error.HTTPError) -> Exception:
     reason = f"HTTP {error.code} {responses.get(error.code, '')}".strip()
     if error.code in _WORTH_A_RETRY:
         seconds = error.headers.get("Retry-After", "").strip()
-        return CutError(reason, float(seconds) if seconds.isdecimal() else 0.0)
+        return TruncatedError(reason, float(seconds) if seconds.isdecimal() else 0.0)
     if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        return UnfitPartError(reason)
+        return BadRangeError(reason)
     return GoneError(reason) if error.code in _GONE else FailedError(reason)
 
 
@@ -157,7 +157,7 @@ def _unreachable(cause: object) -> Exception:
     final = (ssl.SSLCertVerificationError, ConnectionRefusedError, InvalidURL, UnicodeError)
     if isinstance(cause, final) or not isinstance(cause, (OSError, HTTPException)):
         return FailedError(reason(cause))
-    return CutError(reason(cause))
+    return TruncatedError(reason(cause))
 
 
 def reason(cause: object) -> str:
@@ -180,4 +180,4 @@ def read_block(response: HTTPResponse, most: int) -> bytes:
     try:
         return response.read1(most)
     except (OSError, HTTPException) as error:
-        raise CutError(reason(error)) from error
+        raise TruncatedError(reason(error)) from error

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from adctl import files
 from adctl.errors import FetchError
 from adctl.fetching.digests import files_of, read_digests
-from adctl.fetching.store import Origin
+from adctl.fetching.store import Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,11 +46,11 @@ def contents(bundle: Path) -> dict[str, Any]:
     return told
 
 
-def packed_origins(bundle: Path, name: str) -> dict[str, Origin]:
+def packed_origins(bundle: Path, name: str) -> dict[str, Provenance]:
     """Where the categories of a data set came from, for those in the bundle."""
     packed = contents(bundle)["datasets"].get(name, {}).get("categories", {})
     return {
-        category: Origin(tuple(origin["urls"]), origin["sha256"], origin["bytes"], origin["verified"])
+        category: Provenance(tuple(origin["urls"]), origin["sha256"], origin["bytes"], origin["verified"])
         for category, origin in packed.items()
     }
 

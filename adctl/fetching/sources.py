@@ -15,9 +15,9 @@ from adctl.errors import FetchError, UsageError
 from adctl.fetching import archives, packing
 from adctl.fetching.catalogue import Kind
 from adctl.fetching.digests import files_of
-from adctl.fetching.download import Downloaded, Transfer, check_file, check_room, download
+from adctl.fetching.download import DownloadResult, Transfer, check_file, check_room, download
 from adctl.fetching.http import MismatchError, without_secrets
-from adctl.fetching.store import STAGING, Origin
+from adctl.fetching.store import STAGING, Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ _ROOM = 2.2
 
 
 @dataclass(frozen=True)
-class Supply:
+class FetchSource:
     """A tree that holds some categories.
 
     Attributes:
@@ -45,14 +45,14 @@ class Supply:
 
     tree: Path
     what: Path
-    origin: Origin
-    origins: Mapping[str, Origin] = field(default_factory=dict)
+    origin: Provenance
+    origins: Mapping[str, Provenance] = field(default_factory=dict)
     asked: tuple[str, ...] = ()
     own: bool = True
 
 
 @dataclass(frozen=True)
-class Wish:
+class FetchRequest:
     """What is wanted of a data set.
 
     Attributes:
@@ -73,7 +73,7 @@ class Wish:
         return self.folder / STAGING
 
 
-def remote_supplies(wish: Wish, reporter: Reporter, transfer: Transfer) -> Iterator[Supply]:
+def remote_sources(wish: FetchRequest, reporter: Reporter, transfer: Transfer) -> Iterator[FetchSource]:
     """Download what is wanted, one group of files after another; each is deleted once its supply was used.
 
     Raises:
@@ -98,11 +98,11 @@ def remote_supplies(wish: Wish, reporter: Reporter, transfer: Transfer) -> Itera
                 _delete(got)  # damaged: keeping it would fail again
                 raise
         urls = tuple(without_secrets(url) for remote in remotes for url in remote.urls)
-        yield Supply(tree, got[0].path, _origin(urls, remotes, got), asked=categories)
+        yield FetchSource(tree, got[0].path, _origin(urls, remotes, got), asked=categories)
         _delete(got)
 
 
-def local_supplies(wish: Wish, source: Path, reporter: Reporter) -> Iterator[Supply]:
+def local_sources(wish: FetchRequest, source: Path, reporter: Reporter) -> Iterator[FetchSource]:
     """Take what is wanted from a file or folder.
 
     Raises:
@@ -115,19 +115,19 @@ def local_supplies(wish: Wish, source: Path, reporter: Reporter) -> Iterator[Sup
         yield from _from_folder(wish, source, reporter)
     elif source.is_file():
         origin = _file_origin(wish.entry, source)  # first: what is damaged is not unpacked
-        yield Supply(_unpack(wish, source, reporter), source, origin, asked=_asked(wish))
+        yield FetchSource(_unpack(wish, source, reporter), source, origin, asked=_asked(wish))
     else:
         raise UsageError(f"There is no archive or folder {source}.", "Check the path given to --from.")
 
 
-def _asked(wish: Wish) -> tuple[str, ...]:
+def _asked(wish: FetchRequest) -> tuple[str, ...]:
     return wish.categories if wish.named else ()
 
 
 # ---- from its hosts
 
 
-def _groups(wish: Wish) -> list[tuple[tuple[Remote, ...], tuple[str, ...]]]:
+def _groups(wish: FetchRequest) -> list[tuple[tuple[Remote, ...], tuple[str, ...]]]:
     """Which files to download together, and which categories to take from them."""
     entry = wish.entry
     in_parts = all(category in entry.parts for category in wish.categories)
@@ -138,7 +138,7 @@ def _groups(wish: Wish) -> list[tuple[tuple[Remote, ...], tuple[str, ...]]]:
     return [(entry.whole, wish.categories)]
 
 
-def _check_room(wish: Wish, remotes: Sequence[Remote]) -> None:
+def _check_room(wish: FetchRequest, remotes: Sequence[Remote]) -> None:
     """Before the first byte: room for the largest archive beside everything that is unpacked."""
     sizes = [remote.size or 0 for remote in remotes]
     files.make_folder(wish.staging)
@@ -146,11 +146,11 @@ def _check_room(wish: Wish, remotes: Sequence[Remote]) -> None:
     check_room(int(_ROOM * sum(sizes)) - begun, wish.folder, wish.entry.title)
 
 
-def _obtain(remote: Remote, staging: Path, reporter: Reporter, transfer: Transfer) -> Downloaded:
+def _obtain(remote: Remote, staging: Path, reporter: Reporter, transfer: Transfer) -> DownloadResult:
     """Download a file, unless an earlier run got that far and its digest tells that it is the one."""
     target = staging / remote.filename
     if remote.sha256 is not None and target.is_file() and files.sha256_file(target) == remote.sha256:
-        return Downloaded(target, remote.sha256, target.stat().st_size, verified=True)
+        return DownloadResult(target, remote.sha256, target.stat().st_size, verified=True)
     with reporter.stage(f"downloading {remote.filename}", remote.size, in_bytes=True) as update:
         return download(
             remote.urls,
@@ -163,12 +163,12 @@ def _obtain(remote: Remote, staging: Path, reporter: Reporter, transfer: Transfe
         )
 
 
-def _origin(urls: tuple[str, ...], remotes: Sequence[Remote], got: Sequence[Downloaded]) -> Origin:
+def _origin(urls: tuple[str, ...], remotes: Sequence[Remote], got: Sequence[DownloadResult]) -> Provenance:
     sha256 = got[0].sha256 if len(got) == 1 else None
-    return Origin(urls, sha256, sum(file.bytes for file in got), all(remote.verifiable for remote in remotes))
+    return Provenance(urls, sha256, sum(file.bytes for file in got), all(remote.verifiable for remote in remotes))
 
 
-def _delete(got: Sequence[Downloaded]) -> None:
+def _delete(got: Sequence[DownloadResult]) -> None:
     for file in got:
         file.path.unlink(missing_ok=True)
 
@@ -190,7 +190,7 @@ def _other_way(remedy: str) -> Iterator[None]:
 # ---- from files and folders
 
 
-def _from_folder(wish: Wish, source: Path, reporter: Reporter) -> Iterator[Supply]:
+def _from_folder(wish: FetchRequest, source: Path, reporter: Reporter) -> Iterator[FetchSource]:
     """A folder of the archives that the hosts give out, or of what was in them."""
     groups = _groups(wish) if wish.entry.remotes and wish.categories else []
     present = [group for group in groups if all((source / remote.filename).is_file() for remote in group[0])]
@@ -201,13 +201,13 @@ def _from_folder(wish: Wish, source: Path, reporter: Reporter) -> Iterator[Suppl
         got = [_checked(remote, path) for remote, path in zip(remotes, paths, strict=True)]
         archive = any(remote.archive for remote in remotes)
         tree = _unpacked(wish, remotes, paths, reporter) if archive else source
-        yield Supply(tree, source, _origin((), remotes, got), asked=categories, own=archive)
+        yield FetchSource(tree, source, _origin((), remotes, got), asked=categories, own=archive)
     if not present:
         size = sum((source / path).stat().st_size for path in files_of(source))
-        yield Supply(source, source, Origin(bytes=size), asked=_asked(wish), own=False)
+        yield FetchSource(source, source, Provenance(bytes=size), asked=_asked(wish), own=False)
 
 
-def _checked(remote: Remote, path: Path) -> Downloaded:
+def _checked(remote: Remote, path: Path) -> DownloadResult:
     """A file under the name that its host gives it has to be that file."""
     try:
         length, sha256 = check_file(path, {"size": remote.size, "sha256": remote.sha256, "md5": remote.md5})
@@ -216,19 +216,19 @@ def _checked(remote: Remote, path: Path) -> Downloaded:
             f"{path} is damaged or another file: {error}.",
             "Copy or download it again; an archive you packed yourself needs another name.",
         ) from error
-    return Downloaded(path, sha256, length, remote.verifiable)
+    return DownloadResult(path, sha256, length, remote.verifiable)
 
 
-def _file_origin(entry: Entry, source: Path) -> Origin:
+def _file_origin(entry: Entry, source: Path) -> Provenance:
     named = next((remote for remote in entry.remotes if remote.filename == source.name), None)
     if named is not None:
         return _origin((), [named], [_checked(named, source)])
     sha256 = files.sha256_file(source)
     published = {remote.sha256 for remote in entry.remotes}
-    return Origin(sha256=sha256, bytes=source.stat().st_size, verified=sha256 in published)
+    return Provenance(sha256=sha256, bytes=source.stat().st_size, verified=sha256 in published)
 
 
-def _from_bundle(wish: Wish, source: Path, reporter: Reporter) -> Iterator[Supply]:
+def _from_bundle(wish: FetchRequest, source: Path, reporter: Reporter) -> Iterator[FetchSource]:
     """What `adctl fetch bundle` packed, held against its list of digests."""
     known = packing.packed_origins(source, wish.entry.name)
     wanted = [name for name in (wish.categories or sorted(known)) if name in known]
@@ -239,13 +239,13 @@ def _from_bundle(wish: Wish, source: Path, reporter: Reporter) -> Iterator[Suppl
     for category in wanted:
         archive = packing.checked_file(source, packing.archive_of(wish.entry.name, category))
         tree = _unpack(wish, archive, reporter, only={category})
-        yield Supply(tree, source, known[category], asked=(category,))
+        yield FetchSource(tree, source, known[category], asked=(category,))
 
 
 # ---- unpacking
 
 
-def _unpacked(wish: Wish, remotes: Sequence[Remote], paths: Sequence[Path], reporter: Reporter) -> Path:
+def _unpacked(wish: FetchRequest, remotes: Sequence[Remote], paths: Sequence[Path], reporter: Reporter) -> Path:
     """The tree that some files add up to: an archive unpacked, or a folder of files that are none."""
     if len(paths) == 1 and remotes[0].archive:
         return _unpack(wish, paths[0], reporter)
@@ -256,7 +256,7 @@ def _unpacked(wish: Wish, remotes: Sequence[Remote], paths: Sequence[Path], repo
     return tree
 
 
-def _unpack(wish: Wish, archive: Path, reporter: Reporter, only: set[str] | None = None) -> Path:
+def _unpack(wish: FetchRequest, archive: Path, reporter: Reporter, only: set[str] | None = None) -> Path:
     """Unpack into a folder of the archive's name, leaving out the categories that are not wanted."""
     unwanted = {*wish.entry.categories} - (only or {*wish.categories})
 

@@ -25,7 +25,7 @@ _PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """Where a category came from; one entry of `fetched.json`.
 
     Attributes:
@@ -71,18 +71,18 @@ def here_of(entry: Entry, folder: Path) -> tuple[str, ...]:
     return tuple(category for category in names if holds_category(folder / category))
 
 
-def origins_of(folder: Path) -> dict[str, Origin]:
+def provenance_of(folder: Path) -> dict[str, Provenance]:
     """Where its categories came from, as far as the record can be read."""
     try:
         stored = json.loads((folder / _RECORD).read_text(encoding="utf-8"))["categories"]
-        return {name: Origin(**{**origin, "urls": tuple(origin["urls"])}) for name, origin in stored.items()}
+        return {name: Provenance(**{**origin, "urls": tuple(origin["urls"])}) for name, origin in stored.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
 
 
-def remember(entry: Entry, folder: Path, new: Mapping[str, Origin]) -> None:
+def remember(entry: Entry, folder: Path, new: Mapping[str, Provenance]) -> None:
     """Write down where categories came from, beside what is known of others."""
-    categories = {name: asdict(origin) for name, origin in sorted((origins_of(folder) | dict(new)).items())}
+    categories = {name: asdict(origin) for name, origin in sorted((provenance_of(folder) | dict(new)).items())}
     facts = {key: getattr(entry, key) for key in ("name", "title", "licence", "terms", "homepage", "citation")}
     files.write_json(folder / _RECORD, {"format": 1, "adctl": __version__, **facts, "categories": categories})
 

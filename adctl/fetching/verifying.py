@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from adctl.errors import FetchError, UsageError
 from adctl.fetching import store
 from adctl.fetching.catalogue import Entry, catalogue, find_entry
-from adctl.fetching.digests import DIGESTS, Differences, compare, read_digests
+from adctl.fetching.digests import DIGESTS, Differences, compare_digests, read_digests
 from adctl.fetching.finding import command_for
 from adctl.fetching.weights import check_weights, here_weights
 from adctl.paths import data_dir
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifyResult:
     """What became of one category, or one model's weights.
 
     Attributes:
@@ -48,7 +48,7 @@ def verify(
     categories: Sequence[str] = (),
     root: Path | None = None,
     reporter: Reporter = SILENT,
-) -> list[Verified]:
+) -> list[VerifyResult]:
     """Read everything that was fetched, and compare.
 
     Args:
@@ -85,15 +85,15 @@ def _wanted(entry: Entry, folder: Path, categories: Sequence[str]) -> tuple[str,
     return tuple(categories) or store.here_of(entry, folder)
 
 
-def _category(entry: Entry, folder: Path, category: str, reporter: Reporter) -> Verified:
+def _category(entry: Entry, folder: Path, category: str, reporter: Reporter) -> VerifyResult:
     what, again = f"{entry.name}/{category}", f"{command_for(entry, category)} --force"
     try:
         listed = read_digests(folder / category / DIGESTS)
     except FetchError:
-        return Verified(what, None, remedy=again)
+        return VerifyResult(what, None, remedy=again)
     with reporter.stage(f"verifying {what}") as update:
-        found: Differences = compare(folder / category, listed, progress=update)
-    return Verified(
+        found: Differences = compare_digests(folder / category, listed, progress=update)
+    return VerifyResult(
         what,
         found.harmless,
         len(listed),
@@ -104,9 +104,9 @@ def _category(entry: Entry, folder: Path, category: str, reporter: Reporter) -> 
     )
 
 
-def _weights(path: Path) -> Verified:
+def _weights(path: Path) -> VerifyResult:
     intact = check_weights(path)
     changed = (path.name,) if intact is False else ()
-    return Verified(
+    return VerifyResult(
         f"weights/{path.stem}", intact, 1, changed, remedy="" if intact else f"adctl fetch weights {path.stem}"
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adctl.errors import DataError
-from adctl.metrics.regions import SIZES, Parts, take_apart
+from adctl.metrics.regions import SIZES, MapPixels, take_apart
 from adctl.records import GOOD
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from adctl.metrics.pixel_counts import PixelTally
+    from adctl.metrics.pixel_counts import PixelCounts
 
 Label = str | None
 """`"good"`, a defect type, or None for an image whose defect has no name: it counts in the whole and in no type."""
@@ -27,7 +27,7 @@ Group = tuple[tuple[Label, ...], tuple[int, ...]]
 ALL_SIZES = tuple(range(len(SIZES)))
 
 
-class Gatherer(ABC):
+class PixelAccumulator(ABC):
     """Takes maps one at a time.
 
     Args:
@@ -63,11 +63,11 @@ class Gatherer(ABC):
         """Of the maps so far."""
 
     @abstractmethod
-    def _take(self, label: Label, parts: Parts) -> None:
+    def _take(self, label: Label, parts: MapPixels) -> None:
         """Keep what is needed of one map."""
 
     @abstractmethod
-    def tally(self, group: Group | None = None) -> PixelTally:
+    def tally(self, group: Group | None = None) -> PixelCounts:
         """What was counted, over all or over one group."""
 
     @property

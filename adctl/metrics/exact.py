@@ -13,9 +13,9 @@ import numpy as np
 
 from adctl.errors import DataError
 from adctl.metrics.pixel import Meter
-from adctl.metrics.pixel_counts import PixelTally
+from adctl.metrics.pixel_counts import PixelCounts
 from adctl.metrics.ranking import overlap_area
-from adctl.metrics.regions import Judged, Parts
+from adctl.metrics.regions import MapPixels, ThresholdedPixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,16 +46,16 @@ class ExactMeter(Meter):
         """Of the maps so far."""
         return self._by_label
 
-    def tally(self, group: Group | None = None) -> PixelTally:
+    def tally(self, group: Group | None = None) -> PixelCounts:
         """Counts at each distinct value of a defective pixel, and between each two of them."""
         labels, sizes = group or self.whole
         held = [self._by_label[label] for label in labels if label in self._by_label]
-        judged = sum((values.judged for values in held), Judged.nothing())
+        judged = sum((values.judged for values in held), ThresholdedPixels.nothing())
         inside, share = _joined([values.inside(sizes) for values in held])
         sorted_normals = [normal for values in held if len(normal := values.normal())]
-        return PixelTally.of(*_counted(inside, share, sorted_normals), judged, sizes)
+        return PixelCounts.of(*_counted(inside, share, sorted_normals), judged, sizes)
 
-    def _take(self, label: Label, parts: Parts) -> None:
+    def _take(self, label: Label, parts: MapPixels) -> None:
         self._by_label[label].add(parts)
 
 
@@ -63,12 +63,12 @@ class _Values:
     """Of the images of one label."""
 
     def __init__(self) -> None:
-        self.judged = Judged.nothing()
-        self._defective: list[Parts] = []
+        self.judged = ThresholdedPixels.nothing()
+        self._defective: list[MapPixels] = []
         self._normal: list[NDArray[Any]] = []
         self._sorted: NDArray[Any] = np.empty(0, np.float32)
 
-    def add(self, parts: Parts) -> None:
+    def add(self, parts: MapPixels) -> None:
         self.judged = self.judged + parts.judged
         # A copy: a view would keep the caller's map, or be changed with it.
         self._normal.append(parts.normal.copy())

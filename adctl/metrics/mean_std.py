@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Spread:
+class MeanStd:
     """What a number comes to over repetitions.
 
     Attributes:
@@ -30,16 +30,16 @@ class Spread:
         return f"{self.mean:.3f}" + ("" if self.deviation is None else f" ± {self.deviation:.3f}")
 
 
-def spread_of(values: Sequence[float]) -> Spread:
+def mean_std(values: Sequence[float]) -> MeanStd:
     """Mean and sample standard deviation of one value or more."""
     found = np.asarray(values, np.float64)
-    return Spread(float(found.mean()), float(found.std(ddof=1)) if len(found) > 1 else None, len(found))
+    return MeanStd(float(found.mean()), float(found.std(ddof=1)) if len(found) > 1 else None, len(found))
 
 
-def spreads_of(rows: Iterable[Mapping[str, float]]) -> dict[str, Spread]:
+def mean_stds(rows: Iterable[Mapping[str, float]]) -> dict[str, MeanStd]:
     """Mean and spread of every number over rows; one that some rows lack counts where it is there."""
     columns: dict[str, list[float]] = {}
     for row in rows:
         for name, value in row.items():
             columns.setdefault(name, []).append(value)
-    return {name: spread_of(values) for name, values in columns.items()}
+    return {name: mean_std(values) for name, values in columns.items()}

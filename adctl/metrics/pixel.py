@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adctl.metrics.accumulator import Gatherer, Group
+from adctl.metrics.accumulator import Group, PixelAccumulator
 
 if TYPE_CHECKING:
     from adctl.metrics.bootstrap import Interval
@@ -81,7 +81,7 @@ class PixelMetrics:
         return value
 
 
-class Meter(Gatherer):
+class Meter(PixelAccumulator):
     """A gatherer whose counts are all that pixel metrics need."""
 
     exact: bool

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adctl.metrics.accumulator import Gatherer, Group, Label
+from adctl.metrics.accumulator import Group, Label, PixelAccumulator
 from adctl.metrics.bootstrap import Interval, Resampling, can_resample, interval, replicates
-from adctl.metrics.pixel_counts import PixelTally
-from adctl.metrics.regions import SIZES, Judged, Parts
+from adctl.metrics.pixel_counts import PixelCounts
+from adctl.metrics.regions import SIZES, MapPixels, ThresholdedPixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,7 +29,7 @@ _WIDTH = 20 * _LEVELS
 """Numbers held while the metrics of one resample are worked out, about."""
 
 
-class PixelSamples(Gatherer):
+class PixelSamples(PixelAccumulator):
     """Keeps the counts of each image: about 2 KiB for a good one, 11 KiB for a defective one.
 
     Args:
@@ -42,23 +42,23 @@ class PixelSamples(Gatherer):
         self._labels: list[Label] = []
         self._normal: list[NDArray[np.float32]] = []
         self._inside: list[NDArray[np.float32]] = []
-        self._judged: list[Judged] = []
+        self._judged: list[ThresholdedPixels] = []
 
     @property
     def labels(self) -> Iterable[Label]:
         """Of the maps so far, each once."""
         return dict.fromkeys(self._labels)
 
-    def tally(self, group: Group | None = None) -> PixelTally:
+    def tally(self, group: Group | None = None) -> PixelCounts:
         """Counts of each image: the leading axis is that of the images of the group."""
         labels, sizes = group or self.whole
         rows = self.rows(labels)
         inside = self._of_sizes(rows, sizes)
-        judged = Judged(
+        judged = ThresholdedPixels(
             *(np.stack(column) for column in zip(*(self._judged[row].columns() for row in rows), strict=True))
         )
         normal = np.stack([self._normal[row] for row in rows]).astype(np.float64)
-        return PixelTally.of(self._levels, (normal, inside[:, 0], inside[:, 1]), judged, sizes)
+        return PixelCounts.of(self._levels, (normal, inside[:, 0], inside[:, 1]), judged, sizes)
 
     def rows(self, labels: tuple[Label, ...]) -> NDArray[np.intp]:
         """Which maps have one of these labels."""
@@ -110,13 +110,13 @@ class PixelSamples(Gatherer):
                 found[name] = _bounded(bounds)
         return replace(metrics, intervals=found)
 
-    def _measure(self, tally: PixelTally) -> Callable[[Floats], dict[str, Floats]]:
+    def _measure(self, tally: PixelCounts) -> Callable[[Floats], dict[str, Floats]]:
         """From how often each image counts [b,n] to the metrics [b]."""
         arrays: dict[str, Any] = {column.name: getattr(tally, column.name) for column in fields(tally)}
         levels = arrays.pop("levels")
 
         def measure(counts: Floats) -> dict[str, Floats]:
-            total = PixelTally(levels, **{name: counts @ array for name, array in arrays.items()})
+            total = PixelCounts(levels, **{name: counts @ array for name, array in arrays.items()})
             return total.ranked() | ({} if self.threshold is None else total.judged())
 
         return measure
@@ -129,7 +129,7 @@ class PixelSamples(Gatherer):
                 found[place] = self._inside[row][:, list(sizes)].sum(axis=1)
         return found
 
-    def _take(self, label: Label, parts: Parts) -> None:
+    def _take(self, label: Label, parts: MapPixels) -> None:
         number = len(self._levels)
         self._labels.append(label)
         self._judged.append(parts.judged)
@@ -138,7 +138,7 @@ class PixelSamples(Gatherer):
         self._normal.append(np.diff(bounds, prepend=0, append=len(parts.normal)).astype(np.float32))
         self._inside.append(self._counted_inside(parts, number))
 
-    def _counted_inside(self, parts: Parts, number: int) -> NDArray[np.float32]:
+    def _counted_inside(self, parts: MapPixels, number: int) -> NDArray[np.float32]:
         if not len(parts.inside):
             return np.empty(0, np.float32)
         cells = parts.size * number + self._level_of(parts.inside)

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from adctl.metrics.labels import Floats
-    from adctl.metrics.regions import Judged
+    from adctl.metrics.regions import ThresholdedPixels
 
 PRO_LIMIT, STRICT_PRO_LIMIT = 0.30, 0.05
 _CURVE_POINTS = 500
 
 
 @dataclass(frozen=True)
-class PixelTally:
+class PixelCounts:
     """Pixels by the level their value falls into; levels ascend, leading axes are resamplings.
 
     Attributes:
@@ -50,8 +50,8 @@ class PixelTally:
 
     @classmethod
     def of(
-        cls, levels: Floats, counts: tuple[Floats, Floats, Floats], judged: Judged, sizes: tuple[int, ...]
-    ) -> PixelTally:
+        cls, levels: Floats, counts: tuple[Floats, Floats, Floats], judged: ThresholdedPixels, sizes: tuple[int, ...]
+    ) -> PixelCounts:
         """From counts (normal, defective, overlap) and judgements, of regions of some sizes only."""
         regions, hits, overlap, iou = (
             column[..., list(sizes)].sum(axis=-1)

@@ -27,7 +27,7 @@ SIZE_BOUNDS = (1 / 300, 3 / 100)
 
 
 @dataclass(frozen=True)
-class Judged:
+class ThresholdedPixels:
     """What a threshold makes of the pixels of one image or, added up, of many; S sizes of regions.
 
     Attributes:
@@ -47,12 +47,12 @@ class Judged:
     iou: Floats
 
     @classmethod
-    def nothing(cls) -> Judged:
+    def nothing(cls) -> ThresholdedPixels:
         """Of no image."""
         return cls(np.zeros(()), np.zeros(()), *(np.zeros(len(SIZES)) for _ in range(4)))
 
-    def __add__(self, other: Judged) -> Judged:
-        return Judged(*(mine + others for mine, others in zip(self.columns(), other.columns(), strict=True)))
+    def __add__(self, other: ThresholdedPixels) -> ThresholdedPixels:
+        return ThresholdedPixels(*(mine + others for mine, others in zip(self.columns(), other.columns(), strict=True)))
 
     def columns(self) -> list[Floats]:
         """Its arrays, in order."""
@@ -60,7 +60,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Parts:
+class MapPixels:
     """The pixels of one map.
 
     Attributes:
@@ -75,39 +75,39 @@ class Parts:
     inside: NDArray[Any]
     size: NDArray[np.intp]
     share: Floats
-    judged: Judged
+    judged: ThresholdedPixels
 
 
-def take_apart(values: NDArray[Any], truth: Bools | None, threshold: float | None) -> Parts:
+def take_apart(values: NDArray[Any], truth: Bools | None, threshold: float | None) -> MapPixels:
     """Part a map [H,W] by its mask [H,W]; None is an image without defect."""
     # In float64: a float32 map would round the threshold to its own precision.
     called = None if threshold is None else values > np.float64(threshold)
     if truth is None:
         false = np.array(0.0 if called is None else np.count_nonzero(called), np.float64)
         none = np.empty(0)
-        judged = Judged(np.ones(()), false, *(np.zeros(len(SIZES)) for _ in range(4)))
-        return Parts(values.ravel(), none.astype(values.dtype), none.astype(np.intp), none, judged)
+        judged = ThresholdedPixels(np.ones(()), false, *(np.zeros(len(SIZES)) for _ in range(4)))
+        return MapPixels(values.ravel(), none.astype(values.dtype), none.astype(np.intp), none, judged)
     _, regions, statistics, _ = cv2.connectedComponentsWithStats(truth.astype(np.uint8), connectivity=8)
     areas = statistics[1:, cv2.CC_STAT_AREA].astype(np.float64)
     size_of = np.searchsorted(SIZE_BOUNDS, areas / truth.size, side="right")
     region = regions[truth].astype(np.intp) - 1
     judged = _judge(called, truth, region, areas, size_of)
-    return Parts(values[~truth], values[truth], size_of[region], 1.0 / areas[region], judged)
+    return MapPixels(values[~truth], values[truth], size_of[region], 1.0 / areas[region], judged)
 
 
 def _judge(
     called: Bools | None, truth: Bools, region: NDArray[np.intp], areas: Floats, size_of: NDArray[np.intp]
-) -> Judged:
+) -> ThresholdedPixels:
     def by_size(numbers: Floats | None = None) -> Floats:
         return np.bincount(size_of, weights=numbers, minlength=len(SIZES)).astype(np.float64)
 
     if called is None:
         nothing = np.zeros(len(SIZES))
-        return Judged(np.ones(()), np.zeros(()), by_size(), nothing, nothing, nothing)
+        return ThresholdedPixels(np.ones(()), np.zeros(()), by_size(), nothing, nothing, nothing)
     hits = np.bincount(region[called[truth]], minlength=len(areas)).astype(np.float64)
     false = np.array(np.count_nonzero(called & ~truth), np.float64)
     iou = hits / (areas + _normal_pixels_touching(called, truth, region, len(areas)))
-    return Judged(np.ones(()), false, by_size(), by_size(hits), by_size(hits / areas), by_size(iou))
+    return ThresholdedPixels(np.ones(()), false, by_size(), by_size(hits), by_size(hits / areas), by_size(iou))
 
 
 def _normal_pixels_touching(called: Bools, truth: Bools, region: NDArray[np.intp], count: int) -> Floats:

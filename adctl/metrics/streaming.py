@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adctl.metrics.pixel import Meter
-from adctl.metrics.pixel_counts import PixelTally
-from adctl.metrics.regions import SIZES, Judged, Parts
+from adctl.metrics.pixel_counts import PixelCounts
+from adctl.metrics.regions import SIZES, MapPixels, ThresholdedPixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,7 +52,7 @@ class PixelMeter(Meter):
         """Of the maps so far."""
         return self._by_label
 
-    def tally(self, group: Group | None = None) -> PixelTally:
+    def tally(self, group: Group | None = None) -> PixelCounts:
         """Counts of each bin."""
         labels, sizes = group or self.whole
         total = _Histograms(self.bins)
@@ -61,9 +61,9 @@ class PixelMeter(Meter):
                 total.include(self._by_label[label])
         defective, overlap = (column[list(sizes)].sum(axis=0) for column in (total.defective, total.overlap))
         levels = np.linspace(self.low, self.high, self.bins + 1)[:-1]
-        return PixelTally.of(levels, (total.normal, defective, overlap), total.judged, sizes)
+        return PixelCounts.of(levels, (total.normal, defective, overlap), total.judged, sizes)
 
-    def _take(self, label: Label, parts: Parts) -> None:
+    def _take(self, label: Label, parts: MapPixels) -> None:
         normal, inside = self._binned(parts.normal), self._binned(parts.inside)
         self._by_label[label].add(normal, inside, parts)
 
@@ -91,9 +91,9 @@ class _Histograms:
     def __init__(self, bins: int) -> None:
         self.normal = np.zeros(bins)
         self.defective, self.overlap = np.zeros((len(SIZES), bins)), np.zeros((len(SIZES), bins))
-        self.judged = Judged.nothing()
+        self.judged = ThresholdedPixels.nothing()
 
-    def add(self, normal: NDArray[np.intp], inside: NDArray[np.intp], parts: Parts) -> None:
+    def add(self, normal: NDArray[np.intp], inside: NDArray[np.intp], parts: MapPixels) -> None:
         self.judged = self.judged + parts.judged
         self.normal += np.bincount(normal, minlength=len(self.normal))
         if len(inside):

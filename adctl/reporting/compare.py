@@ -18,7 +18,7 @@ from adctl.scoring.score_set import ScoreSet
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from adctl.config import Loaded, ReportSettings
+    from adctl.config import LoadedSettings, ReportSettings
 
 PAGE = "comparison.html"
 _TAKEN = {"scores", "animation", "out", "title", "ci", "ci_level", "ci_samples", "seed", "runs"}
@@ -40,7 +40,7 @@ class CompareResult:
     comparison: SetComparison
 
 
-def compare(loaded: Loaded[ReportSettings], reporter: Reporter = SILENT) -> CompareResult:
+def compare(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT) -> CompareResult:
     """Compare scored sets on the images they share and write it as one HTML page.
 
     Args:

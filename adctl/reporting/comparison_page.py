@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from adctl.evaluation.compare import Contestant, Disagreement, SetComparison
+    from adctl.evaluation.compare import Disagreement, ModelResult, SetComparison
     from adctl.evaluation.match_images import SharedScores
     from adctl.metrics.comparison import Comparison
 
@@ -152,7 +152,7 @@ def metric_rows(comparison: SetComparison) -> list[dict[str, Any]]:
     return rows
 
 
-def _metric(one: Contestant, name: str) -> tuple[float | None, Any]:
+def _metric(one: ModelResult, name: str) -> tuple[float | None, Any]:
     group, _, bare = name.partition("_")
     metrics = one.image if group == "image" else one.pixel
     return (None, None) if metrics is None else (getattr(metrics, bare), metrics.intervals.get(bare))
@@ -193,7 +193,7 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _set_row(one: Contestant) -> list[tuple[str, str]]:
+def _set_row(one: ModelResult) -> list[tuple[str, str]]:
     lines = [
         ("Name", one.name),
         ("Detector", one.arch),

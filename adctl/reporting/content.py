@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adctl.files import sha256_file
-from adctl.reporting.named_metrics import figures
+from adctl.reporting.named_metrics import named_metrics
 
 if TYPE_CHECKING:
     from adctl.evaluation.evaluate import Evaluation
@@ -76,7 +76,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Content:
+class ReportContent:
     """Everything a report says.
 
     Attributes:
@@ -114,7 +114,7 @@ class Content:
     commands: tuple[str, ...]
 
 
-def content_of(scores: ScoreSet, evaluation: Evaluation, title: str | None = None) -> Content:
+def build_content(scores: ScoreSet, evaluation: Evaluation, title: str | None = None) -> ReportContent:
     """Gather what a report says.
 
     Args:
@@ -123,7 +123,7 @@ def content_of(scores: ScoreSet, evaluation: Evaluation, title: str | None = Non
         title: Its heading; the data set and detector unless given.
     """
     drift = _table(scores, "drift")
-    return Content(
+    return ReportContent(
         title=title or _title(scores),
         started=scores.manifest.get("started"),
         summary=tuple(_summary(scores, evaluation)),
@@ -203,7 +203,7 @@ def _model_note(scores: ScoreSet) -> list[str]:
 
 
 def _cards(evaluation: Evaluation) -> dict[str, list[Card]]:
-    found = figures(evaluation)
+    found = named_metrics(evaluation)
     groups: dict[str, list[Card]] = {}
     for group, name, figure, meaning in _CARDS:
         value, bounds = found[figure].value, found[figure].interval

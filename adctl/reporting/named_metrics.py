@@ -28,7 +28,7 @@ PIXEL = (
 
 
 @dataclass(frozen=True)
-class Figure:
+class NamedMetric:
     """One number of an evaluation.
 
     Attributes:
@@ -44,12 +44,12 @@ class Figure:
     reason: str = ""
 
 
-def figures(evaluation: Evaluation) -> dict[str, Figure]:
+def named_metrics(evaluation: Evaluation) -> dict[str, NamedMetric]:
     """Every figure by name: of the whole set, by defect type, and of pixels by size of defect."""
     pixel, absent = evaluation.pixel, _no_pixels(evaluation)
     found = [
-        Figure("images", evaluation.images),
-        Figure("unscored", evaluation.verdicts.get("error", 0)),
+        NamedMetric("images", evaluation.images),
+        NamedMetric("unscored", evaluation.verdicts.get("error", 0)),
         *_of(IMAGE, "image", evaluation.image),
         *_of(PIXEL, "pixel", pixel, reason=absent),
     ]
@@ -63,18 +63,18 @@ def figures(evaluation: Evaluation) -> dict[str, Figure]:
 
 def _of(
     names: tuple[str, ...], level: str, metrics: Metrics | None, *, part: str = "", reason: str = ""
-) -> list[Figure]:
+) -> list[NamedMetric]:
     ending = f".{part}" if part else ""
     return [_figure(f"{level}_{name}{ending}", name, metrics, reason) for name in names]
 
 
-def _figure(shown: str, name: str, metrics: Metrics | None, reason: str) -> Figure:
+def _figure(shown: str, name: str, metrics: Metrics | None, reason: str) -> NamedMetric:
     if metrics is None:
-        return Figure(shown, None, reason=reason)
+        return NamedMetric(shown, None, reason=reason)
     value = getattr(metrics, name)
     if value is None or math.isnan(value):
-        return Figure(shown, None, reason=metrics.missing.get(name, "it does not exist for these images"))
-    return Figure(shown, value, metrics.intervals.get(name))
+        return NamedMetric(shown, None, reason=metrics.missing.get(name, "it does not exist for these images"))
+    return NamedMetric(shown, value, metrics.intervals.get(name))
 
 
 def _no_pixels(evaluation: Evaluation) -> str:

@@ -24,7 +24,7 @@ _TITLES = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class NotableImage:
     """One image worth a page.
 
     Attributes:
@@ -59,7 +59,7 @@ def worst_first(scores: ScoreSet) -> list[int]:
     return sorted((index for index, row in enumerate(scores.rows) if row.score is not None), key=order)
 
 
-def findings(scores: ScoreSet, most: int) -> list[Finding]:
+def notable_images(scores: ScoreSet, most: int) -> list[NotableImage]:
     """The images to show first: missed defects and false alarms, then the strongest; at most so many.
 
     A third of the places is kept for the strongest, so that many mistakes do not crowd out what was found.
@@ -70,4 +70,4 @@ def findings(scores: ScoreSet, most: int) -> list[Finding]:
     kept = min(len(others), most // 3)
     shown = mistakes[: most - kept]
     shown += others[: most - len(shown)]
-    return [Finding(index, _TITLES[outcome(scores.rows[index])], scores.rows[index]) for index in shown]
+    return [NotableImage(index, _TITLES[outcome(scores.rows[index])], scores.rows[index]) for index in shown]

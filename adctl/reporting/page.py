@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adctl import __version__, files
 from adctl.records import GOOD
-from adctl.reporting.content import content_of
+from adctl.reporting.content import build_content
 from adctl.reporting.html_assets import embedded, plotly, template, text_of
 from adctl.reporting.notable_images import worst_first
 from adctl.reporting.pictures import pictures
@@ -54,7 +54,7 @@ def write_report(
     """
     rebuild, rebuilding_notes = rebuilder(scores) if reconstructions else (None, ())
     data = _page_data(scores, evaluation, gallery_limit, rebuild)
-    content = content_of(scores, evaluation, title)
+    content = build_content(scores, evaluation, title)
     page = template("template.html").render(
         content=content,
         notes=[*content.notes, *_picture_notes(data["rows"], gallery_limit), *rebuilding_notes],

@@ -11,14 +11,14 @@ from xml.sax.saxutils import escape  # of text, nothing is parsed
 from adctl import __version__, files
 from adctl.errors import MissingExtraError
 from adctl.reporting.charts import charts
-from adctl.reporting.notable_images import findings
+from adctl.reporting.notable_images import notable_images
 from adctl.reporting.pictures import as_jpeg, joined, strips
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from adctl.evaluation.evaluate import Evaluation
-    from adctl.reporting.content import Content
+    from adctl.reporting.content import ReportContent
     from adctl.scoring.score_set import ScoreSet
 
 _SIDE = 360
@@ -31,7 +31,7 @@ _TALLEST = 62.0
 _INK, _SOFT, _LINE, _ACCENT, _BAD = "#16202b", "#55616d", "#d8dfe6", "#0b5cad", "#a3340b"
 
 
-def write_pdf(content: Content, scores: ScoreSet, evaluation: Evaluation, target: Path, most: int) -> None:
+def write_pdf(content: ReportContent, scores: ScoreSet, evaluation: Evaluation, target: Path, most: int) -> None:
     """Write the report as PDF.
 
     Args:
@@ -104,7 +104,7 @@ def _heading(text: str) -> Any:
     return _paragraph(text, 13, bold=True, before=12)
 
 
-def _opening(content: Content) -> list[Any]:
+def _opening(content: ReportContent) -> list[Any]:
     dated = f"Anomaly detection report {(content.started or '')[:10]}".strip()
     parts = [_paragraph(dated, 9, _ACCENT, bold=True), _paragraph(content.title, 21, bold=True)]
     parts += [_paragraph(" ".join(content.summary), 11)]
@@ -126,7 +126,7 @@ def _charts(scores: ScoreSet, evaluation: Evaluation) -> list[Any]:
     return [KeepTogether([_heading("Scores and curves"), Table(pairs, hAlign="LEFT")])] if pairs else []
 
 
-def _tables(content: Content) -> list[Any]:
+def _tables(content: ReportContent) -> list[Any]:
     parts: list[Any] = []
     for table in (*content.tables, *([content.distributions] if content.distributions else [])):
         first = 40.0
@@ -146,7 +146,7 @@ def _findings(scores: ScoreSet, most: int) -> list[Any]:
     from reportlab.lib.units import mm
     from reportlab.platypus import Image, KeepTogether
 
-    chosen = findings(scores, most)
+    chosen = notable_images(scores, most)
     shown = dict(strips(scores, [one.index for one in chosen], _SIDE))
     parts: list[Any] = [_heading("Findings")] if chosen else []
     for one in chosen:
@@ -160,7 +160,7 @@ def _findings(scores: ScoreSet, most: int) -> list[Any]:
     return parts
 
 
-def _closing(content: Content) -> list[Any]:
+def _closing(content: ReportContent) -> list[Any]:
     parts: list[Any] = []
     if content.errors:
         parts += [_heading("Images that could not be scored"), _table(("Image", "Why"), content.errors, (70, 108))]

@@ -12,8 +12,8 @@ from adctl.gates import Gate, GateResult, check, write_junit
 from adctl.metrics.bootstrap import Resampling
 from adctl.progress import SILENT, Reporter
 from adctl.reporting.contact_sheet import write_contact_sheet
-from adctl.reporting.content import content_of
-from adctl.reporting.named_metrics import figures
+from adctl.reporting.content import build_content
+from adctl.reporting.named_metrics import named_metrics
 from adctl.reporting.page import write_report
 from adctl.reporting.pdf import write_pdf
 from adctl.reporting.slides import write_slides
@@ -23,7 +23,7 @@ from adctl.scoring.score_set import ScoreSet
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from adctl.config import Loaded, ReportSettings
+    from adctl.config import LoadedSettings, ReportSettings
 
 FORMATS = ("html", "md", "json", "csv", "pdf", "pptx")
 
@@ -49,7 +49,7 @@ class ReportResult:
     contact_sheet: Path | None = None
 
 
-def report(loaded: Loaded[ReportSettings], reporter: Reporter = SILENT) -> ReportResult:
+def report(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT) -> ReportResult:
     """Evaluate a scored set and write what it is worth, in one or several formats.
 
     Args:
@@ -114,7 +114,7 @@ def _targets(formats: tuple[str, ...], settings: ReportSettings, folder: Path) -
 def _write(name: str, scores: ScoreSet, evaluation: Evaluation, path: Path, settings: ReportSettings) -> Path:
     if name == "html":
         return write_report(scores, evaluation, path, title=settings.title, reconstructions=settings.reconstructions)
-    content = content_of(scores, evaluation, settings.title)
+    content = build_content(scores, evaluation, settings.title)
     if name == "md":
         write_markdown(content, scores, path, settings.findings)
     elif name == "csv":
@@ -136,7 +136,7 @@ def _gates(settings: ReportSettings) -> list[Gate]:
 
 def _checked(gates: list[Gate], evaluation: Evaluation, folder: Path, junit: Path | None) -> tuple[GateResult, ...]:
     """Hold the conditions against the metrics, and write what became of them where that was asked for."""
-    found = figures(evaluation)
+    found = named_metrics(evaluation)
     values = {name: figure.value for name, figure in found.items()}
     results = check(gates, values, folder.name, {name: figure.reason for name, figure in found.items()})
     if junit is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from adctl import files
 from adctl.errors import MissingExtraError
 from adctl.reporting.charts import charts
-from adctl.reporting.notable_images import Finding, findings
+from adctl.reporting.notable_images import NotableImage, notable_images
 from adctl.reporting.pictures import as_jpeg, joined, strips
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from adctl.evaluation.evaluate import Evaluation
-    from adctl.reporting.content import Content, Table
+    from adctl.reporting.content import ReportContent, Table
     from adctl.reporting.pictures import Rgb
     from adctl.scoring.score_set import ScoreSet
 
@@ -32,7 +32,7 @@ _ROWS = 12
 """Of a table, on one slide."""
 
 
-def write_slides(content: Content, scores: ScoreSet, evaluation: Evaluation, target: Path, most: int) -> None:
+def write_slides(content: ReportContent, scores: ScoreSet, evaluation: Evaluation, target: Path, most: int) -> None:
     """Write the report as slides.
 
     Args:
@@ -63,7 +63,7 @@ def write_slides(content: Content, scores: ScoreSet, evaluation: Evaluation, tar
         for start in range(0, len(table.rows), _ROWS):
             deck.start(table.title)
             deck.table(table, table.rows[start : start + _ROWS])
-    chosen = findings(scores, most)
+    chosen = notable_images(scores, most)
     shown = dict(strips(scores, [one.index for one in chosen], _SIDE))
     for number, one in enumerate(chosen, 1):
         _finding(deck, one, shown.get(one.index), f"Finding {number} of {len(chosen)}")
@@ -71,7 +71,7 @@ def write_slides(content: Content, scores: ScoreSet, evaluation: Evaluation, tar
     files.write_bytes(target, deck.saved())
 
 
-def _opening(deck: _Deck, content: Content) -> None:
+def _opening(deck: _Deck, content: ReportContent) -> None:
     deck.start(content.title)
     deck.text(" ".join(content.summary), 1.35, 1.3, size=18)
     if content.drifted:
@@ -87,7 +87,7 @@ def _opening(deck: _Deck, content: Content) -> None:
             deck.text(below, top + 0.75, 0.4, size=11, left=left, width=width, colour=_SOFT)
 
 
-def _finding(deck: _Deck, one: Finding, tiles: list[Rgb] | None, number: str) -> None:
+def _finding(deck: _Deck, one: NotableImage, tiles: list[Rgb] | None, number: str) -> None:
     deck.start(one.title)
     deck.text(one.row.key, 1.3, 0.4, size=16)
     deck.text(one.facts, 1.7, 0.4, size=14, colour=_SOFT)
@@ -102,7 +102,7 @@ def _finding(deck: _Deck, one: Finding, tiles: list[Rgb] | None, number: str) ->
     deck.text(number, 6.85, 0.35, size=11, left=_WIDE - 2.6, width=2, colour=_SOFT)
 
 
-def _closing(deck: _Deck, content: Content) -> None:
+def _closing(deck: _Deck, content: ReportContent) -> None:
     deck.start("How this was made")
     lines = [f"{name}: {value}" for name, value in content.made]
     deck.text("\n".join([*lines, "", *content.commands]), 1.35, 5.6, size=12)

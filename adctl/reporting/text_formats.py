@@ -9,15 +9,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from adctl import __version__, files
-from adctl.reporting.named_metrics import figures
-from adctl.reporting.notable_images import findings
+from adctl.reporting.named_metrics import named_metrics
+from adctl.reporting.notable_images import notable_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from adctl.evaluation.evaluate import Evaluation
-    from adctl.reporting.content import Content
+    from adctl.reporting.content import ReportContent
     from adctl.scoring.score_set import ScoreSet
 
 SCHEMA = "adctl.report-file/1"
@@ -25,7 +25,7 @@ COLUMNS = ("figure", "part", "value", "low", "high", "reason")
 _MARKUP = re.compile(r"([\\`*_\[\]<>|#])")
 
 
-def write_markdown(content: Content, scores: ScoreSet, target: Path, most: int) -> None:
+def write_markdown(content: ReportContent, scores: ScoreSet, target: Path, most: int) -> None:
     """Write the report as Markdown, with the names of the images that matter most.
 
     Raises:
@@ -41,7 +41,7 @@ def write_markdown(content: Content, scores: ScoreSet, target: Path, most: int) 
         parts += [f"## {table.title}", _table(table.headers, table.rows), _escaped(table.note)]
     if content.drift:
         parts += ["## Drift", *map(_escaped, content.drift)]
-    found = [(one.title, one.row.key, one.facts) for one in findings(scores, most)]
+    found = [(one.title, one.row.key, one.facts) for one in notable_images(scores, most)]
     if found:
         parts += ["## Findings", _table(("What", "Image", ""), found)]
     if content.errors:
@@ -62,7 +62,7 @@ def write_csv(evaluation: Evaluation, target: Path) -> None:
     stream = io.StringIO()
     writer = csv.writer(stream)
     writer.writerow(COLUMNS)
-    for figure in figures(evaluation).values():
+    for figure in named_metrics(evaluation).values():
         name, _, part = figure.name.partition(".")
         bounds = (figure.interval.low, figure.interval.high) if figure.interval else (None, None)
         numbers = [value if value is None else repr(value) for value in (figure.value, *bounds)]
@@ -70,7 +70,7 @@ def write_csv(evaluation: Evaluation, target: Path) -> None:
     files.write_bytes(target, stream.getvalue().encode("utf-8"))
 
 
-def write_document(content: Content, scores: ScoreSet, evaluation: Evaluation, target: Path) -> None:
+def write_document(content: ReportContent, scores: ScoreSet, evaluation: Evaluation, target: Path) -> None:
     """Write everything the page knows as one JSON document.
 
     Raises:
@@ -79,7 +79,7 @@ def write_document(content: Content, scores: ScoreSet, evaluation: Evaluation, t
     files.write_json(target, {"schema": SCHEMA, **_document(content, scores, evaluation)})
 
 
-def _document(content: Content, scores: ScoreSet, evaluation: Evaluation) -> dict[str, Any]:
+def _document(content: ReportContent, scores: ScoreSet, evaluation: Evaluation) -> dict[str, Any]:
     return {
         "title": content.title,
         "started": content.started,

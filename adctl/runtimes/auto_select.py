@@ -29,7 +29,7 @@ _SCHEMA = "adctl.exports/1"
 
 
 @dataclass(frozen=True)
-class Proof:
+class ParityRecord:
     """What was measured of one exported file when it was made.
 
     Attributes:
@@ -63,7 +63,7 @@ class Proof:
 
 
 @dataclass(frozen=True)
-class Choice:
+class RuntimeChoice:
     """A runtime, the file to open with it, and the reason.
 
     Attributes:
@@ -77,7 +77,7 @@ class Choice:
     reason: str
 
 
-def choose(path: Path, device: str = "auto", gpu: int | None = None) -> Choice:
+def choose(path: Path, device: str = "auto", gpu: int | None = None) -> RuntimeChoice:
     """The fastest proved runtime for a `model.safetensors`.
 
     Args:
@@ -89,23 +89,23 @@ def choose(path: Path, device: str = "auto", gpu: int | None = None) -> Choice:
         ModelFileError: The model file cannot be read.
     """
     try:
-        proofs = read_proofs(path.parent)
+        proofs = read_parity_records(path.parent)
     except DataError as error:
-        return Choice("torch", path, error.message)
+        return RuntimeChoice("torch", path, error.message)
     if not proofs:
-        return Choice("torch", path, "nothing is exported beside the model")
+        return RuntimeChoice("torch", path, "nothing is exported beside the model")
     if _on_gpu(device, gpu):
-        return Choice("torch", path, "exported files are proved on the CPU, and this is a GPU")
+        return RuntimeChoice("torch", path, "exported files are proved on the CPU, and this is a GPU")
     digest = tensors_digest(path)
     faults = {proof.file: _fault(proof, path.parent, digest) for proof in proofs}
     sound = sorted((one for one in proofs if faults[one.file] is None), key=lambda one: -one.gain)
     if not sound:
-        return Choice("torch", path, "; ".join(f"{name} {fault}" for name, fault in faults.items()))
+        return RuntimeChoice("torch", path, "; ".join(f"{name} {fault}" for name, fault in faults.items()))
     best = sound[0]
     if best.gain <= 1:
-        return Choice("torch", path, f"{best.file} is equal but no faster ({best.gain:.1f} times)")
+        return RuntimeChoice("torch", path, f"{best.file} is equal but no faster ({best.gain:.1f} times)")
     reason = f"{best.file} scores the same and was {best.gain:.1f} times as fast as torch on this machine"
-    return Choice(best.runtime, path.parent / best.file, reason)
+    return RuntimeChoice(best.runtime, path.parent / best.file, reason)
 
 
 def exported_for(path: Path, runtime: str) -> Path:
@@ -115,7 +115,7 @@ def exported_for(path: Path, runtime: str) -> Path:
         UsageError: There is none.
     """
     digest = tensors_digest(path)
-    made = [one for one in read_proofs(path.parent) if one.runtime == runtime and one.tensors == digest]
+    made = [one for one in read_parity_records(path.parent) if one.runtime == runtime and one.tensors == digest]
     for proof in sorted(made, key=lambda one: one.precision != "fp32"):
         if (path.parent / proof.file).is_file():
             return path.parent / proof.file
@@ -129,21 +129,23 @@ FORMATS = {"onnxruntime": "onnx", "openvino": "openvino", "torchscript": "torchs
 """The format of `adctl export` for each runtime that needs one."""
 
 
-def record(folder: Path, proof: Proof) -> None:
+def record(folder: Path, proof: ParityRecord) -> None:
     """Keep a proof, in place of an earlier one of the same file.
 
     Raises:
         OutputError: It cannot be written.
     """
     try:
-        others = [one for one in read_proofs(folder) if one.file != proof.file and (folder / one.file).is_file()]
+        others = [
+            one for one in read_parity_records(folder) if one.file != proof.file and (folder / one.file).is_file()
+        ]
     except DataError:  # damaged: nothing in it is worth keeping
         others = []
     kept = [asdict(one) for one in (*others, proof)]
     files.write_json(folder / EXPORTS, {"schema": _SCHEMA, "exports": kept})
 
 
-def read_proofs(folder: Path) -> list[Proof]:
+def read_parity_records(folder: Path) -> list[ParityRecord]:
     """Those beside a model, or none.
 
     Raises:
@@ -153,7 +155,7 @@ def read_proofs(folder: Path) -> list[Proof]:
     if document is None:
         return []
     try:
-        return [Proof(**one) for one in document["exports"]]
+        return [ParityRecord(**one) for one in document["exports"]]
     except (KeyError, TypeError) as error:
         raise DataError(f"{folder / EXPORTS} is damaged: {error}.", "Delete it and export again.") from error
 
@@ -197,7 +199,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _fault(proof: Proof, folder: Path, digest: str | None) -> str | None:
+def _fault(proof: ParityRecord, folder: Path, digest: str | None) -> str | None:
     """Why an exported file is not to be taken, or None."""
     path = folder / proof.file
     checks: list[tuple[bool, str]] = [

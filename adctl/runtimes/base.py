@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Engine:
+class RuntimeSpec:
     """One runtime, not imported yet.
 
     Attributes:
@@ -29,18 +29,18 @@ class Engine:
 
 
 RUNTIMES = {
-    "torch": Engine("adctl.runtimes.torch:TorchRuntime", ".safetensors", ("torch",)),
-    "torch-compile": Engine("adctl.runtimes.torch:CompiledTorchRuntime", ".safetensors", ("torch",)),
-    "onnxruntime": Engine("adctl.runtimes.onnx:OnnxRuntime", ".onnx", ("onnxruntime",)),
-    "openvino": Engine("adctl.runtimes.openvino:OpenVinoRuntime", ".xml", ("openvino",)),
-    "torchscript": Engine("adctl.runtimes.torchscript:TorchScriptRuntime", ".ts", ("torch",)),
-    "torch-export": Engine("adctl.runtimes.torch_export:ArchiveRuntime", ".pt2", ("torch",)),
+    "torch": RuntimeSpec("adctl.runtimes.torch:TorchRuntime", ".safetensors", ("torch",)),
+    "torch-compile": RuntimeSpec("adctl.runtimes.torch:CompiledTorchRuntime", ".safetensors", ("torch",)),
+    "onnxruntime": RuntimeSpec("adctl.runtimes.onnx:OnnxRuntime", ".onnx", ("onnxruntime",)),
+    "openvino": RuntimeSpec("adctl.runtimes.openvino:OpenVinoRuntime", ".xml", ("openvino",)),
+    "torchscript": RuntimeSpec("adctl.runtimes.torchscript:TorchScriptRuntime", ".ts", ("torch",)),
+    "torch-export": RuntimeSpec("adctl.runtimes.torch_export:ArchiveRuntime", ".pt2", ("torch",)),
 }
 """By name. Of two with the same ending the first is its own, taken where none is named."""
 
 
 @dataclass(frozen=True)
-class Scored:
+class RuntimeOutput:
     """What a runtime says of B images.
 
     Attributes:
@@ -70,6 +70,6 @@ class Runtime(Protocol):
     device: str
     callers: int
 
-    def predict(self, pixels: NDArray[np.uint8]) -> Scored:
+    def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
         """Score pixels [B,H,W,C] of uint8, brought to `input` already."""
         ...

@@ -31,7 +31,7 @@ _AGAIN = "Export it again with 'adctl export'."
 
 
 @dataclass(frozen=True)
-class Origin:
+class ExportOrigin:
     """Where an exported graph came from.
 
     Attributes:
@@ -43,12 +43,12 @@ class Origin:
     precision: str
 
 
-def metadata_text(header: ModelHeader, origin: Origin) -> str:
+def metadata_text(header: ModelHeader, origin: ExportOrigin) -> str:
     """What goes into an exported file; the same model gives the same text."""
     return json.dumps({**header.to_dict(), "export": asdict(origin)}, sort_keys=True)
 
 
-def read_metadata(text: str | None, path: Path) -> tuple[ModelHeader, Origin]:
+def read_metadata(text: str | None, path: Path) -> tuple[ModelHeader, ExportOrigin]:
     """The header and the origin of an exported file.
 
     Args:
@@ -63,7 +63,7 @@ def read_metadata(text: str | None, path: Path) -> tuple[ModelHeader, Origin]:
     try:
         value = json.loads(text)
         header = ModelHeader.from_dict(value, path)
-        return header, Origin(**value["export"])
+        return header, ExportOrigin(**value["export"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(f"What {path} says of its model is damaged or of another adctl.", _AGAIN) from error
 
@@ -95,6 +95,6 @@ def require_cpu(device: str, gpu: int | None, runtime: str) -> None:
         raise UsageError(f"The runtime '{runtime}' computes on the CPU, not with {asked}.", "Leave the device out.")
 
 
-def pieces(pixels: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:
+def split_batch(pixels: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:
     """Pixels [B,H,W,C] in pieces of at most `size` images."""
     return (pixels[start : start + size] for start in range(0, len(pixels), size))

@@ -16,8 +16,8 @@ import psutil
 from adctl.data.preprocess import InputSpec
 from adctl.engine.batch_size import CPU_PIECE
 from adctl.errors import MissingExtraError, UsageError
-from adctl.runtimes.base import Scored
-from adctl.runtimes.metadata import INPUT, METADATA, OUTPUTS, damaged, pieces, read_metadata, require_file
+from adctl.runtimes.base import RuntimeOutput
+from adctl.runtimes.metadata import INPUT, METADATA, OUTPUTS, damaged, read_metadata, require_file, split_batch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,13 +64,13 @@ class OnnxRuntime:
         self.input = InputSpec.from_config(self.header.config)
         self._preparing = Lock()
 
-    def predict(self, pixels: NDArray[np.uint8]) -> Scored:
+    def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
         """Score pixels [B,H,W,C] of uint8."""
         if len(pixels) == 1 or self.device != "cpu":
             return _scored([_run(self._session, pixels)])
         with self._preparing:
             session, threads = self._single, self._threads
-        return _scored(list(threads.map(lambda piece: _run(session, piece), pieces(pixels, CPU_PIECE))))
+        return _scored(list(threads.map(lambda piece: _run(session, piece), split_batch(pixels, CPU_PIECE))))
 
     @cached_property
     def _single(self) -> Any:
@@ -97,9 +97,9 @@ def _run(session: Any, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], 
     return scores, maps
 
 
-def _scored(parts: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> Scored:
+def _scored(parts: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> RuntimeOutput:
     scores = np.concatenate([scores for scores, _ in parts])
-    return Scored(scores.astype(np.float64), np.concatenate([maps for _, maps in parts]))
+    return RuntimeOutput(scores.astype(np.float64), np.concatenate([maps for _, maps in parts]))
 
 
 def _choose(device: str, gpu: int | None, available: list[str]) -> tuple[str, list[Any]]:

@@ -13,8 +13,17 @@ import numpy as np
 
 from adctl.data.preprocess import InputSpec
 from adctl.errors import MissingExtraError
-from adctl.runtimes.base import Scored
-from adctl.runtimes.metadata import INPUT, METADATA, OUTPUTS, damaged, pieces, read_metadata, require_cpu, require_file
+from adctl.runtimes.base import RuntimeOutput
+from adctl.runtimes.metadata import (
+    INPUT,
+    METADATA,
+    OUTPUTS,
+    damaged,
+    read_metadata,
+    require_cpu,
+    require_file,
+    split_batch,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +94,7 @@ class OpenVinoRuntime:
         self._piece = _TOGETHER if path.with_suffix(".bin").stat().st_size > _LARGE else 1
         self._preparing, self._alone = Lock(), Lock()
 
-    def predict(self, pixels: NDArray[np.uint8]) -> Scored:
+    def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
         """Score pixels [B,H,W,C] of uint8."""
         if len(pixels) == 1:
             with self._preparing:
@@ -96,7 +105,7 @@ class OpenVinoRuntime:
         else:
             parts = list(self._in_parallel(pixels))
         scores, maps = zip(*parts, strict=True)
-        return Scored(np.concatenate(scores).astype(np.float64), np.concatenate(maps))
+        return RuntimeOutput(np.concatenate(scores).astype(np.float64), np.concatenate(maps))
 
     def _in_parallel(self, pixels: NDArray[np.uint8]) -> Iterator[Part]:
         """The requests at rest take piece after piece, also for several callers at a time; order is kept.
@@ -107,7 +116,7 @@ class OpenVinoRuntime:
             resting = self._throughput
         under_way: deque[_Request] = deque()
         try:
-            for piece in pieces(pixels, self._piece):
+            for piece in split_batch(pixels, self._piece):
                 try:
                     request = resting.get_nowait()
                 except Empty:

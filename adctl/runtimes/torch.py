@@ -12,7 +12,7 @@ from adctl.engine.batching import BatchLimit, to_input
 from adctl.engine.device import choose_device
 from adctl.errors import AdctlError
 from adctl.model_file import ModelHeader, load_model
-from adctl.runtimes.base import Scored
+from adctl.runtimes.base import RuntimeOutput
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,14 +59,14 @@ class TorchRuntime:
         self._detector.to(memory_format=torch.channels_last)
         self._limit = BatchLimit(1 << 30)
 
-    def predict(self, pixels: NDArray[np.uint8]) -> Scored:
+    def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
         """Score pixels [B,H,W,C] of uint8; a batch too large for memory is cut and tried again."""
         with torch.inference_mode():
             images = to_input(pixels, self._device)
             parts: list[Prediction] = list(self._limit.pieces(self._forward, images))
         scores = torch.cat([part.scores for part in parts]).cpu().numpy().astype(np.float64)
         maps = torch.cat([part.maps for part in parts]).cpu().numpy()
-        return Scored(scores, maps)
+        return RuntimeOutput(scores, maps)
 
     def _forward(self, images: torch.Tensor) -> Prediction:
         return self._detector(images)

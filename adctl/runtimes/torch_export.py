@@ -17,7 +17,7 @@ from torch.export.passes import move_to_device_pass
 from adctl.data.preprocess import InputSpec
 from adctl.engine.device import choose_device
 from adctl.errors import ModelFileError
-from adctl.runtimes.base import Scored
+from adctl.runtimes.base import RuntimeOutput
 from adctl.runtimes.metadata import METADATA, damaged, read_metadata, require_file
 
 if TYPE_CHECKING:
@@ -64,11 +64,11 @@ class ArchiveRuntime:
         self.input = InputSpec.from_config(self.header.config)
         self._graph = move_to_device_pass(program, self._device).module()
 
-    def predict(self, pixels: NDArray[np.uint8]) -> Scored:
+    def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
         """Score pixels [B,H,W,C] of uint8."""
         with torch.inference_mode():
             scores, maps = self._graph(torch.from_numpy(pixels).to(self._device))
-        return Scored(scores.cpu().double().numpy(), maps.cpu().numpy())
+        return RuntimeOutput(scores.cpu().double().numpy(), maps.cpu().numpy())
 
 
 def refuse_pickles(content: bytes, path: Path) -> None:

@@ -15,7 +15,7 @@ from torch.jit._fuser import optimized_execution
 
 from adctl.data.preprocess import InputSpec
 from adctl.engine.device import choose_device
-from adctl.runtimes.base import Scored
+from adctl.runtimes.base import RuntimeOutput
 from adctl.runtimes.metadata import METADATA, damaged, read_metadata, require_file
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ class TorchScriptRuntime:
         self.header, self.origin = read_metadata((text.decode() if isinstance(text, bytes) else text) or None, path)
         self.input = InputSpec.from_config(self.header.config)
 
-    def predict(self, pixels: NDArray[np.uint8]) -> Scored:
+    def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
         """Score pixels [B,H,W,C] of uint8."""
         # The optimizer would compile the graph anew for each batch size.
         with torch.inference_mode(), optimized_execution(False):
             scores, maps = self._graph(torch.from_numpy(pixels).to(self._device))
-        return Scored(scores.cpu().double().numpy(), maps.cpu().numpy())
+        return RuntimeOutput(scores.cpu().double().numpy(), maps.cpu().numpy())

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adctl.data.loader import Loaded, groups, pieces, stack, stream
+from adctl.data.loader import LoadedImage, groups, pieces, stack, stream
 from adctl.data.preprocess import onto_image
 from adctl.data.tiling import Stitcher, Tiling
 from adctl.engine.batch_size import starting_batch_size
-from adctl.records import Evidence
-from adctl.threads import in_order
+from adctl.records import CalibrationScores
+from adctl.threads import map_ordered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from adctl.data.preprocess import InputSpec
     from adctl.records import Sample
-    from adctl.runtimes.base import Runtime, Scored
+    from adctl.runtimes.base import Runtime, RuntimeOutput
 
 
 @dataclass(frozen=True)
-class Predicted:
+class PredictedImage:
     """One image and what the detector says of it.
 
     Attributes:
@@ -35,7 +35,7 @@ class Predicted:
         anomaly_map: Array [h,w] of float32, raw, spanning the original image; None for an unreadable image.
     """
 
-    item: Loaded
+    item: LoadedImage
     score: float | None
     anomaly_map: NDArray[np.float32] | None
 
@@ -52,7 +52,7 @@ def predict(
     batch_size: int | str = "auto",
     workers: int = 2,
     display: int | None = None,
-) -> Iterator[Predicted]:
+) -> Iterator[PredictedImage]:
     """Predict images in order; reading runs ahead in threads, and computing runs ahead of the caller.
 
     Args:
@@ -68,30 +68,30 @@ def predict(
         yield from (_predict_tiles(runtime, item, size) for item in items)
         return
 
-    def score(group: list[Loaded]) -> tuple[list[Loaded], Scored | None]:
+    def score(group: list[LoadedImage]) -> tuple[list[LoadedImage], RuntimeOutput | None]:
         readable = [item for item in group if item.error is None]
         return group, runtime.predict(stack(readable)) if readable else None
 
     # In threads, so that the next group is at hand when one is done: the network never waits.
     callers = runtime.callers
-    for group, scored in in_order(score, groups(items, size), workers=callers, ahead=callers, name="adctl-predict"):
+    for group, scored in map_ordered(score, groups(items, size), workers=callers, ahead=callers, name="adctl-predict"):
         rank = 0
         for item in group:
             if item.error is not None or scored is None:
-                yield Predicted(item, None, None)
+                yield PredictedImage(item, None, None)
             else:
                 yield _predicted(runtime.input, item, float(scored.scores[rank]), scored.maps[rank])
                 rank += 1
 
 
-def _predicted(spec: InputSpec, item: Loaded, score: float, values: NDArray[np.float32]) -> Predicted:
-    return Predicted(item, score, onto_image(values, spec, item.height, item.width))
+def _predicted(spec: InputSpec, item: LoadedImage, score: float, values: NDArray[np.float32]) -> PredictedImage:
+    return PredictedImage(item, score, onto_image(values, spec, item.height, item.width))
 
 
-def _predict_tiles(runtime: Runtime, item: Loaded, batch_size: int) -> Predicted:
+def _predict_tiles(runtime: Runtime, item: LoadedImage, batch_size: int) -> PredictedImage:
     """Tile by tile, never more than a batch of them cut; see `Stitcher` for score and map."""
     if item.error is not None:
-        return Predicted(item, None, None)
+        return PredictedImage(item, None, None)
     stitcher = Stitcher(runtime.input, Tiling.of(runtime.input, item.height, item.width))
     tiles = pieces(item, runtime.input)
     while batch := list(itertools.islice(tiles, batch_size)):
@@ -99,11 +99,11 @@ def _predict_tiles(runtime: Runtime, item: Loaded, batch_size: int) -> Predicted
         for score, values in zip(scored.scores, scored.maps, strict=True):
             stitcher.add(float(score), values)
     score, anomaly_map = stitcher.result()
-    return Predicted(replace(item, whole=None), score, anomaly_map)
+    return PredictedImage(replace(item, whole=None), score, anomaly_map)
 
 
 @dataclass(frozen=True)
-class Collected:
+class CollectedScores:
     """Raw scores of the images that could be read, and the highest value of each one's map.
 
     Attributes:
@@ -117,7 +117,7 @@ class Collected:
     skipped: tuple[str, ...]
 
 
-def collect(runtime: Runtime, samples: Sequence[Sample], *, batch_size: int | str, workers: int) -> Collected:
+def collect(runtime: Runtime, samples: Sequence[Sample], *, batch_size: int | str, workers: int) -> CollectedScores:
     """Predict images and keep only their scores and the peaks of their maps."""
     scores, peaks, skipped = [], [], []
     for predicted in predict(runtime, samples, batch_size=batch_size, workers=workers):
@@ -126,12 +126,12 @@ def collect(runtime: Runtime, samples: Sequence[Sample], *, batch_size: int | st
             continue
         scores.append(predicted.score)
         peaks.append(predicted.peak)
-    return Collected(np.array(scores, np.float64), np.array(peaks, np.float64), tuple(skipped))
+    return CollectedScores(np.array(scores, np.float64), np.array(peaks, np.float64), tuple(skipped))
 
 
-def evidence_of(
-    good: Collected, defective: Collected | None = None, *, folds: int = 0, views: tuple[str, ...] = ()
-) -> Evidence:
+def calibration_scores_of(
+    good: CollectedScores, defective: CollectedScores | None = None, *, folds: int = 0, views: tuple[str, ...] = ()
+) -> CalibrationScores:
     """What thresholds are chosen from, as it is kept.
 
     Args:
@@ -140,7 +140,7 @@ def evidence_of(
         folds: How many models the good scores come from; 0 for the one that is kept.
         views: Of test-time augmentation.
     """
-    return Evidence(
+    return CalibrationScores(
         good=tuple(sorted(good.scores.tolist())),
         peaks=tuple(sorted(good.peaks.tolist())),
         defective=() if defective is None else tuple(sorted(defective.scores.tolist())),

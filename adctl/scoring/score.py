@@ -28,19 +28,19 @@ from adctl.records import GOOD, Box, Calibration, ScoredImage, Verdict
 from adctl.runtimes.loading import open_runtime
 from adctl.scoring.heatmaps import LARGEST, ColourScale, boxes_from_map, sheet
 from adctl.scoring.png import encode_png
-from adctl.scoring.predict import Predicted, predict
+from adctl.scoring.predict import PredictedImage, predict
 from adctl.scoring.score_set import ScoreWriter
 from adctl.scoring.tta import parse_views, with_views
-from adctl.threads import in_order
+from adctl.threads import map_ordered
 from adctl.thresholds import drift
-from adctl.thresholds.decision import Judge
+from adctl.thresholds.decision import DecisionRule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from numpy.typing import NDArray
 
-    from adctl.config import Loaded, ScoreSettings
+    from adctl.config import LoadedSettings, ScoreSettings
     from adctl.data.datasets.layouts import Ignored
     from adctl.records import Sample
     from adctl.runtimes.base import Runtime
@@ -52,7 +52,7 @@ _STRANGEST = 10
 
 
 @dataclass(frozen=True)
-class Strange:
+class TopAnomaly:
     """One of the images that scored highest.
 
     Attributes:
@@ -100,7 +100,7 @@ class ScoreResult:
     threshold: float | None
     warn_threshold: float | None
     drift: Drift | None
-    strangest: tuple[Strange, ...]
+    strangest: tuple[TopAnomaly, ...]
 
     @property
     def images_per_second(self) -> float:
@@ -108,7 +108,7 @@ class ScoreResult:
         return sum(self.counts.values()) / self.seconds
 
 
-def score(loaded: Loaded[ScoreSettings], reporter: Reporter = SILENT) -> ScoreResult:
+def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) -> ScoreResult:
     """Score folders, files or globs with a model file.
 
     Args:
@@ -129,7 +129,7 @@ def score(loaded: Loaded[ScoreSettings], reporter: Reporter = SILENT) -> ScoreRe
     folder = settings.out or run_folder.new_folder(model.parent / "scores")
     manifest = manifest_of(loaded, model, runtime, ignored)
     start = time.perf_counter()
-    tally = Tally(calibration)
+    tally = ScoreSummary(calibration)
     _score_all(loaded, runtime, samples, folder, manifest, tally, reporter)
     counts = tally.counts
     if counts[Verdict.ERROR] == len(samples):
@@ -143,14 +143,14 @@ def score(loaded: Loaded[ScoreSettings], reporter: Reporter = SILENT) -> ScoreRe
     return result_of(model, folder, runtime, tally, start, ignored)
 
 
-class Tally:
+class ScoreSummary:
     """What is kept of each row while thousands go by: a count, a number for drift, and the strangest few."""
 
     def __init__(self, calibration: Calibration | None) -> None:
         self.counts = {str(verdict): 0 for verdict in Verdict}
         self._good = np.array(calibration.evidence.good if calibration else ())
         self._scores: list[float] = []
-        self._highest: list[tuple[float, int, Strange]] = []
+        self._highest: list[tuple[float, int, TopAnomaly]] = []
 
     def add(self, row: ScoredImage) -> None:
         """Take one row into account."""
@@ -159,11 +159,11 @@ class Tally:
             return
         if row.label in (None, GOOD):  # known defects say nothing of drift
             self._scores.append(row.score)
-        strange = Strange(row.path, row.score, row.p_value, row.probability, row.verdict)
+        strange = TopAnomaly(row.path, row.score, row.p_value, row.probability, row.verdict)
         entry = (row.score, -sum(self.counts.values()), strange)  # the earlier of two alike
         (heapq.heappush if len(self._highest) < _STRANGEST else heapq.heappushpop)(self._highest, entry)
 
-    def strangest(self) -> tuple[Strange, ...]:
+    def strangest(self) -> tuple[TopAnomaly, ...]:
         """Those that scored highest, the highest first."""
         return tuple(strange for *_, strange in sorted(self._highest, reverse=True))
 
@@ -173,7 +173,7 @@ class Tally:
 
 
 def result_of(
-    model: Path, folder: Path, runtime: Runtime, tally: Tally, started: float, ignored: Sequence[Ignored] = ()
+    model: Path, folder: Path, runtime: Runtime, tally: ScoreSummary, started: float, ignored: Sequence[Ignored] = ()
 ) -> ScoreResult:
     """What was done, at its end; warns where the images have drifted.
 
@@ -226,16 +226,16 @@ def open_model(model: Path, settings: ScoreSettings) -> Runtime:
 
 
 def _score_all(
-    loaded: Loaded[ScoreSettings],
+    loaded: LoadedSettings[ScoreSettings],
     runtime: Runtime,
     samples: list[Sample],
     folder: Path,
     manifest: dict[str, Any],
-    tally: Tally,
+    tally: ScoreSummary,
     reporter: Reporter,
 ) -> None:
     settings, calibration = loaded.settings, runtime.header.calibration
-    pictures = Pictures(folder, calibration, settings.draw) if wants_pictures(settings) else None
+    pictures = HeatmapWriter(folder, calibration, settings.draw) if wants_heatmaps(settings) else None
     if pictures is not None:
         pictures.spare(samples)
     start = time.perf_counter()
@@ -253,7 +253,7 @@ def _score_all(
         writer.note("drift", asdict(found) if found else None)
 
 
-def wants_pictures(settings: ScoreSettings) -> bool:
+def wants_heatmaps(settings: ScoreSettings) -> bool:
     """Whether heatmaps are to be written."""
     return settings.out is not None if settings.heatmaps is None else settings.heatmaps
 
@@ -262,7 +262,7 @@ def scored_rows(
     runtime: Runtime,
     samples: Sequence[Sample],
     settings: ScoreSettings,
-    pictures: Pictures | None,
+    pictures: HeatmapWriter | None,
     write: Callable[[ScoredImage, NDArray[np.float32] | None], None],
 ) -> Generator[ScoredImage, None, None]:
     """Rows in the order of the samples, each once it is written.
@@ -278,9 +278,9 @@ def scored_rows(
         write: Takes a row and its map, which is None for an error row; an error it raises is raised here.
     """
     calibration = runtime.header.calibration
-    judge = Judge(calibration) if calibration else None
+    judge = DecisionRule(calibration) if calibration else None
 
-    def judged(job: tuple[Predicted, Path | None]) -> tuple[ScoredImage, NDArray[np.float32] | None]:
+    def judged(job: tuple[PredictedImage, Path | None]) -> tuple[ScoredImage, NDArray[np.float32] | None]:
         predicted, place = job
         row = to_row(predicted, judge)
         if pictures is not None and place is not None:
@@ -298,12 +298,12 @@ def scored_rows(
     jobs = ((predicted, pictures.place(predicted) if pictures else None) for predicted in predictions)
     waiting = 1 if runtime.input.tiled else _WAITING
     drawers = 0 if pictures is None else settings.workers
-    for row, anomaly_map in in_order(judged, jobs, workers=drawers, ahead=waiting, name="adctl-draw"):
+    for row, anomaly_map in map_ordered(judged, jobs, workers=drawers, ahead=waiting, name="adctl-draw"):
         write(row, anomaly_map)
         yield row
 
 
-def to_row(predicted: Predicted, judge: Judge | None) -> ScoredImage:
+def to_row(predicted: PredictedImage, judge: DecisionRule | None) -> ScoredImage:
     """Judge one prediction; regions are outlined in images that are not judged good."""
     item, anomaly_map = predicted.item, predicted.anomaly_map
     calibration = judge.calibration if judge else None
@@ -336,7 +336,7 @@ def to_row(predicted: Predicted, judge: Judge | None) -> ScoredImage:
     return replace(row, verdict=found.verdict, p_value=found.p_value, probability=found.probability, boxes=boxes)
 
 
-class Pictures:
+class HeatmapWriter:
     """Heatmap sheets, one an image, named like the image, all on one colour scale."""
 
     def __init__(self, folder: Path, calibration: Calibration | None, draw: str) -> None:
@@ -362,7 +362,7 @@ class Pictures:
                     "Choose another folder with --out, or --no-heatmaps.",
                 )
 
-    def place(self, predicted: Predicted) -> Path | None:
+    def place(self, predicted: PredictedImage) -> Path | None:
         """Where the picture of the next image goes; unreadable ones have none."""
         if predicted.item.display is None:
             return None
@@ -372,7 +372,7 @@ class Pictures:
             name = PurePosixPath(key + ".png")
         return self._folder / name
 
-    def write(self, predicted: Predicted, row: ScoredImage, place: Path) -> None:
+    def write(self, predicted: PredictedImage, row: ScoredImage, place: Path) -> None:
         """Write the picture of one scored image; may be called by several threads."""
         display, anomaly_map = predicted.item.display, predicted.anomaly_map
         if display is None or anomaly_map is None or row.score is None:
@@ -400,7 +400,7 @@ def _samples(images: tuple[str, ...], model: Path) -> tuple[list[Sample], list[I
 
 
 def manifest_of(
-    loaded: Loaded[ScoreSettings], model: Path, runtime: Runtime, ignored: Sequence[Ignored] = ()
+    loaded: LoadedSettings[ScoreSettings], model: Path, runtime: Runtime, ignored: Sequence[Ignored] = ()
 ) -> dict[str, Any]:
     """What is known of a scoring before its first row: model, digests, settings and where each came from."""
     header = runtime.header

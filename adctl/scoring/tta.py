@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adctl.errors import UsageError, unknown_name
-from adctl.runtimes.base import Scored
+from adctl.runtimes.base import RuntimeOutput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from adctl.model_file import ModelHeader
     from adctl.runtimes.base import Runtime
 
-Predict = Callable[[NDArray[Any]], Scored]
+Predict = Callable[[NDArray[Any]], RuntimeOutput]
 """Pixels [B,H,W,C] to scores [B] and maps [B,h,w]."""
 
 
@@ -98,7 +98,7 @@ class TestTimeAugmentation:
         self.predict = predict
         self.views = _known(tuple(views))
 
-    def __call__(self, pixels: NDArray[Any]) -> Scored:
+    def __call__(self, pixels: NDArray[Any]) -> RuntimeOutput:
         """Pixels [B,H,W,C] to mean scores [B] and mean maps [B,h,w].
 
         Raises:
@@ -112,7 +112,7 @@ class TestTimeAugmentation:
             seen = self.predict(np.ascontiguousarray(view.turn(pixels)))
             scores, maps = scores + seen.scores, maps + view.undo(seen.maps)
         count = len(self.views) + 1
-        return Scored(scores / count, np.ascontiguousarray(maps / count))
+        return RuntimeOutput(scores / count, np.ascontiguousarray(maps / count))
 
 
 class AugmentedRuntime:
@@ -136,7 +136,7 @@ class AugmentedRuntime:
         self._predict = TestTimeAugmentation(runtime.predict, views)
         _require_square(self._predict.views, self.input.height, self.input.width)
 
-    def predict(self, pixels: NDArray[np.uint8]) -> Scored:
+    def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
         """Score pixels [B,H,W,C] of uint8, brought to `input` already."""
         return self._predict(pixels)
 

@@ -27,17 +27,17 @@ from adctl.errors import UsageError
 from adctl.progress import SILENT, Reporter
 from adctl.records import Sample, ScoredImage, Verdict
 from adctl.scoring.score import (
-    Pictures,
+    HeatmapWriter,
     ScoreResult,
-    Tally,
+    ScoreSummary,
     manifest_of,
     open_model,
     result_of,
     scored_rows,
-    wants_pictures,
+    wants_heatmaps,
 )
 from adctl.scoring.score_set import write_manifest
-from adctl.scoring.watch_log import Owner, ScoreJournal, Stamp
+from adctl.scoring.watch_log import Owner, Stamp, WatchLog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from adctl.config import Loaded, ScoreSettings
+    from adctl.config import LoadedSettings, ScoreSettings
     from adctl.runtimes.base import Runtime
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ _END_MARKS = {b"\x89PNG": b"IEND\xaeB`\x82", b"\xff\xd8\xff": b"\xff\xd9"}
 
 
 @dataclass(frozen=True)
-class Arrival:
+class NewFile:
     """A file to score.
 
     Attributes:
@@ -115,14 +115,14 @@ class Inbox:
         self._seen: dict[object, _Seen] = {}  # by inode and by key
         self._out_of_reach = False
 
-    def arrivals(self) -> list[Arrival]:
+    def arrivals(self) -> list[NewFile]:
         """Look once: files to score now, sorted by key."""
         now = time.monotonic()
         before, self._seen = self._seen, {}
         found = [arrival for path in self._files() if (arrival := self._arrival(path, before, now)) is not None]
         return sorted(found, key=lambda arrival: arrival.key)
 
-    def _arrival(self, path: Path, before: dict[object, _Seen], now: float) -> Arrival | None:
+    def _arrival(self, path: Path, before: dict[object, _Seen], now: float) -> NewFile | None:
         try:
             stat = path.stat()
         except OSError:  # it has gone, or been renamed, since the folder was read
@@ -145,7 +145,7 @@ class Inbox:
         if not (ready or last_try):
             return None
         seen.tried = True
-        return Arrival(path, key, stamp, last_try)
+        return NewFile(path, key, stamp, last_try)
 
     def _files(self) -> Iterator[Path]:
         """Images and unfinished files, whose standing still counts once they get their final names."""
@@ -189,7 +189,7 @@ def _ends_whole(path: Path) -> bool:
     return any(start.startswith(head) and end.endswith(mark) for head, mark in _END_MARKS.items())
 
 
-def watch(loaded: Loaded[ScoreSettings], reporter: Reporter = SILENT) -> ScoreResult:
+def watch(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) -> ScoreResult:
     """Score files as they arrive in `settings.watch`, until stopped.
 
     Ctrl-C and SIGTERM end it like its limits do: what was scored is complete, and the next start goes on from there.
@@ -215,7 +215,7 @@ def watch(loaded: Loaded[ScoreSettings], reporter: Reporter = SILENT) -> ScoreRe
     log.info("Model %s.", model)
     runtime = open_model(model, settings)
     start = time.perf_counter()
-    with ScoreJournal(folder, Owner(files.sha256_file(model), str(watched))) as journal:
+    with WatchLog(folder, Owner(files.sha256_file(model), str(watched))) as journal:
         log.info("Watching %s; %d files are scored already. Ctrl-C stops.", watched, journal.rows)
         tally = _Watch(loaded, runtime, journal, model, watched).run(reporter)
     if journal.rows:
@@ -223,7 +223,7 @@ def watch(loaded: Loaded[ScoreSettings], reporter: Reporter = SILENT) -> ScoreRe
     return result_of(model, folder, runtime, tally, start)
 
 
-def _folder(loaded: Loaded[ScoreSettings]) -> Path:
+def _folder(loaded: LoadedSettings[ScoreSettings]) -> Path:
     settings = loaded.settings
     assert settings.watch is not None
     if settings.images:
@@ -239,7 +239,7 @@ class _Watch:
     """The loop: look, score what has come, pause."""
 
     def __init__(
-        self, loaded: Loaded[ScoreSettings], runtime: Runtime, journal: ScoreJournal, model: Path, watched: Path
+        self, loaded: LoadedSettings[ScoreSettings], runtime: Runtime, journal: WatchLog, model: Path, watched: Path
     ) -> None:
         self._settings = loaded.settings
         self._runtime = runtime
@@ -247,11 +247,11 @@ class _Watch:
         self._manifest = manifest_of(loaded, model, runtime)
         self._inbox = Inbox(watched, journal.done, settle=self._settings.settle, without=journal.folder)
         calibration = runtime.header.calibration
-        wanted = wants_pictures(self._settings)
-        self._pictures = Pictures(journal.folder, calibration, self._settings.draw) if wanted else None
-        self._tally = Tally(calibration)
+        wanted = wants_heatmaps(self._settings)
+        self._pictures = HeatmapWriter(journal.folder, calibration, self._settings.draw) if wanted else None
+        self._tally = ScoreSummary(calibration)
 
-    def run(self, reporter: Reporter) -> Tally:
+    def run(self, reporter: Reporter) -> ScoreSummary:
         """Go on until stopped; what came since the start."""
         with reporter.stage("watching") as update:
             try:
@@ -282,7 +282,7 @@ class _Watch:
             time.sleep(max(0.0, min(pause, until - time.monotonic())))
             update(self._journal.rows, None)
 
-    def _score(self, arrivals: list[Arrival], until: float, update: Callable[[int, int | None], None]) -> None:
+    def _score(self, arrivals: list[NewFile], until: float, update: Callable[[int, int | None], None]) -> None:
         """Score what has come, or as much of it as there is time for."""
         by_key = {arrival.key: arrival for arrival in arrivals}
 
@@ -297,7 +297,7 @@ class _Watch:
                     break
         self._journal.sync()
 
-    def _write(self, row: ScoredImage, arrival: Arrival) -> None:
+    def _write(self, row: ScoredImage, arrival: NewFile) -> None:
         """Keep a row if it tells of the file as it was taken; otherwise the file will be taken again."""
         try:
             if Stamp.of(arrival.path.stat()) != arrival.stamp:

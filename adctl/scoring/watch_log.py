@@ -65,7 +65,7 @@ class Owner:
     folder: str
 
 
-class ScoreJournal:
+class WatchLog:
     """Rows appended one by one, each exactly once.
 
     Args:

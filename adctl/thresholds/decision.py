@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adctl.records import Calibration, Evidence, ProbabilityCurve, Verdict
+from adctl.records import Calibration, CalibrationScores, ProbabilityCurve, Verdict
 from adctl.thresholds.conformal import p_values
 from adctl.thresholds.pareto_tail import fit_tail, survival
 
@@ -29,7 +29,7 @@ _FEWEST_LABELLED = 5
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Decision:
     """What a calibration says of one score.
 
     Attributes:
@@ -43,7 +43,7 @@ class Judgement:
     probability: float
 
 
-class Judge:
+class DecisionRule:
     """Judges scores by a calibration.
 
     Args:
@@ -54,17 +54,17 @@ class Judge:
         self.calibration = calibration
         self._good = np.array(calibration.evidence.good)
 
-    def __call__(self, score: float) -> Judgement:
+    def __call__(self, score: float) -> Decision:
         """Judge one raw score."""
         one = np.array([score])
-        return Judgement(
+        return Decision(
             verdict=self.calibration.verdict(score),
             p_value=float(p_values(self._good, one)[0]),
             probability=float(probabilities(self.calibration.probability, one)[0]),
         )
 
 
-def fit_probability(evidence: Evidence) -> ProbabilityCurve:
+def fit_probability(evidence: CalibrationScores) -> ProbabilityCurve:
     """The curve from scores to anomaly probabilities that the evidence allows; see the head of this module."""
     good, defective = np.array(evidence.good), np.array(evidence.defective)
     if min(len(good), len(defective)) >= _FEWEST_LABELLED:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from adctl.errors import UsageError, unknown_name
-from adctl.records import Calibration, Evidence
+from adctl.records import Calibration, CalibrationScores
 from adctl.thresholds import conformal, pareto_tail, supervised, unsupervised
 from adctl.thresholds.decision import fit_probability
 from adctl.thresholds.supervised import EVEN, Costs
@@ -38,7 +38,7 @@ _WITHOUT_LEVEL = ("f1", "cost")
 
 
 @dataclass(frozen=True)
-class Rule:
+class ThresholdRule:
     """How thresholds are to be chosen.
 
     Attributes:
@@ -55,7 +55,7 @@ class Rule:
     costs: Costs = EVEN
 
 
-def calibrate(rule: Rule, evidence: Evidence) -> tuple[Calibration, tuple[str, ...]]:
+def calibrate(rule: ThresholdRule, evidence: CalibrationScores) -> tuple[Calibration, tuple[str, ...]]:
     """Choose the thresholds for scores and for map values.
 
     Args:
@@ -91,7 +91,7 @@ def calibrate(rule: Rule, evidence: Evidence) -> tuple[Calibration, tuple[str, .
     return calibration, (*notes, *_out_of_range(evidence, chosen.value))
 
 
-def _choose(rule: Rule, level: float, evidence: Evidence) -> Threshold:
+def _choose(rule: ThresholdRule, level: float, evidence: CalibrationScores) -> Threshold:
     good = np.array(evidence.good)
     if rule.method in FROM_GOOD:
         return FROM_GOOD[rule.method](good, level)
@@ -113,7 +113,7 @@ def _choose(rule: Rule, level: float, evidence: Evidence) -> Threshold:
     return by(good, defective, level)
 
 
-def _warning(rule: Rule, evidence: Evidence, chosen: Threshold) -> Threshold | None:
+def _warning(rule: ThresholdRule, evidence: CalibrationScores, chosen: Threshold) -> Threshold | None:
     if rule.warn is None:
         return None
     if rule.method in _WITHOUT_LEVEL:
@@ -130,7 +130,7 @@ def _warning(rule: Rule, evidence: Evidence, chosen: Threshold) -> Threshold | N
     return warn
 
 
-def _pixel_threshold(rule: Rule, evidence: Evidence, chosen: Threshold) -> float:
+def _pixel_threshold(rule: ThresholdRule, evidence: CalibrationScores, chosen: Threshold) -> float:
     """By the same rule on the peaks of good maps; otherwise as many good images are called out."""
     peaks = checked(evidence.peaks)
     if rule.method in FROM_GOOD:
@@ -142,7 +142,7 @@ def _same_share(peaks: Scores, good: Scores, threshold: float) -> float:
     return float(np.quantile(peaks, np.mean(good <= threshold), method="higher"))
 
 
-def _promise(rule: Rule, evidence: Evidence) -> float | None:
+def _promise(rule: ThresholdRule, evidence: CalibrationScores) -> float | None:
     """Scores from several models are not exchangeable with those of the one that is used: nothing is promised."""
     if rule.method not in _PROMISING or evidence.folds:
         return None
@@ -154,7 +154,7 @@ def _promise(rule: Rule, evidence: Evidence) -> float | None:
     return (count + 1 - rank) / (count + 1)
 
 
-def _out_of_range(evidence: Evidence, threshold: float) -> list[str]:
+def _out_of_range(evidence: CalibrationScores, threshold: float) -> list[str]:
     """Notes on a threshold that decides nothing on the images it was chosen from."""
     if threshold < min(evidence.good):
         return [f"The threshold {threshold:.6g} lies below every good score: all good images would be rejected."]

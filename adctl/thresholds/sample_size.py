@@ -47,7 +47,7 @@ class LearningPoint:
 
 
 @dataclass(frozen=True)
-class Answer:
+class SampleSizeEstimate:
     """How many are enough.
 
     Attributes:
@@ -68,7 +68,7 @@ def sizes(available: int, smallest: int, steps: int = 6) -> tuple[int, ...]:
     return tuple(dict.fromkeys(grown.tolist()))
 
 
-def answer(points: tuple[LearningPoint, ...], held_out: int, rate: float) -> Answer:
+def estimate_sample_size(points: tuple[LearningPoint, ...], held_out: int, rate: float) -> SampleSizeEstimate:
     """Say how many images are enough to learn from, and to promise a false-alarm rate.
 
     Args:
@@ -79,7 +79,7 @@ def answer(points: tuple[LearningPoint, ...], held_out: int, rate: float) -> Ans
     near = [_is_near(point, points[-1]) for point in points]
     first = next(index for index in range(len(points)) if all(near[index:]))
     enough = points[first].images if first < len(points) - 1 else None
-    return Answer(enough, f"{_to_learn(points, enough)} {_to_promise(held_out, rate)}")
+    return SampleSizeEstimate(enough, f"{_to_learn(points, enough)} {_to_promise(held_out, rate)}")
 
 
 def _is_near(point: LearningPoint, last: LearningPoint) -> bool:

@@ -23,21 +23,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adctl import files, run_folder
-from adctl.config import Loaded, TrainSettings
+from adctl.config import LoadedSettings, TrainSettings
 from adctl.detectors.components.shared_feature_cache import shared_features
 from adctl.engine import distributed
 from adctl.engine.checkpoints import FOLDER as CHECKPOINTS
 from adctl.errors import DataError, UsageError
 from adctl.metrics.ensemble import ensembles, standardise
 from adctl.metrics.image import image_metrics
-from adctl.metrics.mean_std import Spread, spreads_of
+from adctl.metrics.mean_std import MeanStd, mean_stds
 from adctl.progress import SILENT, Reporter
 from adctl.records import GOOD
 from adctl.runtimes.loading import open_runtime
-from adctl.scoring.predict import Collected, evidence_of, predict
+from adctl.scoring.predict import CollectedScores, calibration_scores_of, predict
 from adctl.training import resume
-from adctl.training.evaluate import can_test, score_test
-from adctl.training.single_run import train, train_into, understand
+from adctl.training.evaluate import can_test, evaluate_on_test
+from adctl.training.single_run import plan_training, train_into, train_once
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +70,7 @@ _OF_ALL = (
 
 
 @dataclass(frozen=True)
-class Fold:
+class FoldResult:
     """One fold's model.
 
     Attributes:
@@ -93,7 +93,7 @@ class Fold:
 
 
 @dataclass(frozen=True)
-class FoldsResult:
+class CrossValidationResult:
     """What cross-validation made.
 
     Attributes:
@@ -110,8 +110,8 @@ class FoldsResult:
 
     run: Path
     trained: TrainResult
-    folds: tuple[Fold, ...]
-    spreads: dict[str, Spread]
+    folds: tuple[FoldResult, ...]
+    spreads: dict[str, MeanStd]
     ensembles: dict[str, dict[str, float]]
     all_images: dict[str, float]
     best: int
@@ -123,14 +123,14 @@ class FoldsResult:
 class _Scored:
     """A fold with its scores: those held out [n], with keys and map peaks, and of the test images or None."""
 
-    fold: Fold
+    fold: FoldResult
     keys: tuple[str, ...]
     good: Floats
     peaks: Floats
     test: ScoreSet | None
 
 
-def train_folds(loaded: Loaded[TrainSettings], reporter: Reporter = SILENT) -> FoldsResult:
+def cross_validate(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILENT) -> CrossValidationResult:
     """Fit a model a fold and one on all good images; score what each has not seen.
 
     A run that was cut short goes on with `resume`: folds that are complete stay.
@@ -152,7 +152,7 @@ def train_folds(loaded: Loaded[TrainSettings], reporter: Reporter = SILENT) -> F
     settings = loaded.settings
     if settings.devices is not None or distributed.launched_outside():
         raise UsageError("--folds trains on one device.", "Train fold by fold: --folds K --fold N --devices ....")
-    plan = understand(settings)
+    plan = plan_training(settings)
     if run is None:
         run = run_folder.new_folder(settings.runs, settings.arch, plan.dataset.category, "folds", name=settings.name)
         resume.keep_settings(run, loaded, plan.split)
@@ -167,25 +167,25 @@ def train_folds(loaded: Loaded[TrainSettings], reporter: Reporter = SILENT) -> F
 
 
 def _all(
-    run: Path, loaded: Loaded[TrainSettings], test: Sequence[Sample], notes: list[str], reporter: Reporter
-) -> FoldsResult:
+    run: Path, loaded: LoadedSettings[TrainSettings], test: Sequence[Sample], notes: list[str], reporter: Reporter
+) -> CrossValidationResult:
     settings = loaded.settings
     assert settings.folds is not None
     labelled = can_test(test)
     with shared_features():
         scored = [_fold(run, loaded, number, reporter, labelled=labelled) for number in range(1, settings.folds + 1)]
         trained = _learn_from_all(run, loaded, scored, reporter)
-        tested = score_test(trained.model, settings, run / TEST_SCORES, reporter) if labelled else None
+        tested = evaluate_on_test(trained.model, settings, run / TEST_SCORES, reporter) if labelled else None
     run_folder.remember(settings.runs, "model", trained.model)
     folds = tuple(one.fold for one in scored)
     best = min(folds, key=lambda fold: fold.tail)
     smallest = min(fold.held_out for fold in folds)
     notes = [*notes, *_notes(smallest, labelled=labelled)]
-    result = FoldsResult(
+    result = CrossValidationResult(
         run=run,
         trained=trained,
         folds=folds,
-        spreads=spreads_of(fold.metrics for fold in folds),
+        spreads=mean_stds(fold.metrics for fold in folds),
         ensembles=_ensembles(scored),
         all_images=tested.metrics if tested else {},
         best=best.number,
@@ -196,19 +196,21 @@ def _all(
     return result
 
 
-def _fold(run: Path, loaded: Loaded[TrainSettings], number: int, reporter: Reporter, *, labelled: bool) -> _Scored:
+def _fold(
+    run: Path, loaded: LoadedSettings[TrainSettings], number: int, reporter: Reporter, *, labelled: bool
+) -> _Scored:
     folder = run / f"fold-{number}"
     model = folder / run_folder.MODEL
     own = loaded.settings.model_copy(update={"runs": run, "name": folder.name, "fold": number, "resume": None})
     log.info("Fold %d of %d.", number, loaded.settings.folds)
     if not (folder / run_folder.RUN).is_file():
-        _train_fold(folder, Loaded(own, loaded.origins), reporter)
-    plan = understand(own)
+        _train_fold(folder, LoadedSettings(own, loaded.origins), reporter)
+    plan = plan_training(own)
     keys, good, peaks = _out_of_fold(model, own, plan.split.calibration)
-    tested = score_test(model, own, folder / TEST_SCORES, reporter) if labelled else None
+    tested = evaluate_on_test(model, own, folder / TEST_SCORES, reporter) if labelled else None
     record = run_folder.read_manifest(folder)
     assert record is not None
-    fold = Fold(
+    fold = FoldResult(
         number=number,
         model=model,
         images=len(plan.split.train),
@@ -220,13 +222,13 @@ def _fold(run: Path, loaded: Loaded[TrainSettings], number: int, reporter: Repor
     return _Scored(fold, keys, good, peaks, tested.scores if tested else None)
 
 
-def _train_fold(folder: Path, own: Loaded[TrainSettings], reporter: Reporter) -> None:
+def _train_fold(folder: Path, own: LoadedSettings[TrainSettings], reporter: Reporter) -> None:
     """Anew, or from the checkpoint that an earlier call left."""
     if (folder / CHECKPOINTS).is_dir() and not (folder / run_folder.MODEL).is_file():
-        own = Loaded(own.settings.model_copy(update={"resume": folder}), own.origins)
+        own = LoadedSettings(own.settings.model_copy(update={"resume": folder}), own.origins)
     else:
         shutil.rmtree(folder, ignore_errors=True)
-    train(own, reporter)
+    train_once(own, reporter)
 
 
 def _out_of_fold(
@@ -253,12 +255,12 @@ def _tail(good: Floats) -> float:
 
 
 def _learn_from_all(
-    run: Path, loaded: Loaded[TrainSettings], scored: Sequence[_Scored], reporter: Reporter
+    run: Path, loaded: LoadedSettings[TrainSettings], scored: Sequence[_Scored], reporter: Reporter
 ) -> TrainResult:
     log.info("Learning from all good images.")
     good, peaks = (np.concatenate([getattr(one, name) for one in scored]) for name in ("good", "peaks"))
-    evidence = evidence_of(Collected(good, peaks, ()), folds=len(scored))
-    return train_into(run, loaded, understand(loaded.settings), reporter, evidence)
+    evidence = calibration_scores_of(CollectedScores(good, peaks, ()), folds=len(scored))
+    return train_into(run, loaded, plan_training(loaded.settings), reporter, evidence)
 
 
 def _ensembles(scored: Sequence[_Scored]) -> dict[str, dict[str, float]]:
@@ -295,7 +297,7 @@ def _notes(smallest: int, *, labelled: bool) -> list[str]:
     return notes
 
 
-def _write(result: FoldsResult, scored: Sequence[_Scored]) -> None:
+def _write(result: CrossValidationResult, scored: Sequence[_Scored]) -> None:
     stream = io.StringIO(newline="")
     table = csv.writer(stream)
     table.writerow(("key", "fold", "score", "standardised", "peak"))
@@ -307,7 +309,7 @@ def _write(result: FoldsResult, scored: Sequence[_Scored]) -> None:
     files.write_json(result.run / SUMMARY, {"schema": "adctl.folds/1", **summary(result)})
 
 
-def summary(result: FoldsResult) -> dict[str, Any]:
+def summary(result: CrossValidationResult) -> dict[str, Any]:
     """What `summary.json` holds: JSON-safe, models named by their place in the run."""
     return {
         "model": result.trained.model.name,

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adctl.config import Loaded, ScoreSettings
+from adctl.config import LoadedSettings, ScoreSettings
 from adctl.evaluation.evaluate import evaluate
 from adctl.progress import SILENT, Reporter
 from adctl.scoring.score import score
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from adctl.config import TrainSettings
     from adctl.evaluation.evaluate import Evaluation
-    from adctl.metrics.mean_std import Spread
+    from adctl.metrics.mean_std import MeanStd
     from adctl.records import Sample
 
 METRICS = {
@@ -33,7 +33,7 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Tested:
+class TestResult:
     """A model on its test part.
 
     Attributes:
@@ -52,7 +52,7 @@ def can_test(test: Iterable[Sample]) -> bool:
     return any(sample.label is not None for sample in test)
 
 
-def score_test(model: Path, settings: TrainSettings, folder: Path, reporter: Reporter = SILENT) -> Tested:
+def evaluate_on_test(model: Path, settings: TrainSettings, folder: Path, reporter: Reporter = SILENT) -> TestResult:
     """Score a model's test images into a folder, maps included, and measure the scores.
 
     Args:
@@ -68,10 +68,10 @@ def score_test(model: Path, settings: TrainSettings, folder: Path, reporter: Rep
     shared: dict[str, Any] = {name: getattr(settings, name) for name in ("device", "gpu", "batch_size", "workers")}
     given = ScoreSettings(model=model, out=folder, heatmaps=False, runs=model.parent.parent, **shared)
     start = time.perf_counter()
-    score(Loaded(given, dict.fromkeys(ScoreSettings.model_fields, "train")), reporter)
+    score(LoadedSettings(given, dict.fromkeys(ScoreSettings.model_fields, "train")), reporter)
     seconds = time.perf_counter() - start
     scores = ScoreSet.load(folder)
-    return Tested(scores, metrics_of(evaluate(scores)), seconds)
+    return TestResult(scores, metrics_of(evaluate(scores)), seconds)
 
 
 def metrics_of(evaluation: Evaluation) -> dict[str, float]:
@@ -85,6 +85,6 @@ def metrics_of(evaluation: Evaluation) -> dict[str, float]:
     return found
 
 
-def shown(spreads: dict[str, Spread]) -> tuple[str, ...]:
+def shown(spreads: dict[str, MeanStd]) -> tuple[str, ...]:
     """A cell a metric, in the order of `METRICS`."""
     return tuple(str(spreads[name]) if name in spreads else "" for name in METRICS)

@@ -22,17 +22,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adctl import files, run_folder
-from adctl.config import Loaded, TrainSettings
+from adctl.config import LoadedSettings, TrainSettings
 from adctl.datasets import ALL, categories_of, open_dataset
 from adctl.detectors.components.shared_feature_cache import shared_features
 from adctl.detectors.registry import detector_class
 from adctl.engine import distributed
 from adctl.errors import AdctlError, DataError, UsageError
-from adctl.metrics.mean_std import Spread, spread_of, spreads_of
+from adctl.metrics.mean_std import MeanStd, mean_std, mean_stds
 from adctl.progress import SILENT, Reporter
-from adctl.training.evaluate import METRICS, can_test, score_test
+from adctl.training.evaluate import METRICS, can_test, evaluate_on_test
 from adctl.training.resume import MAY_DIFFER
-from adctl.training.single_run import train
+from adctl.training.single_run import train_once
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +74,7 @@ class Combination:
 
 
 @dataclass(frozen=True)
-class Row:
+class GridRow:
     """What became of one combination.
 
     Attributes:
@@ -112,7 +112,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Line:
+class GridSummaryRow:
     """Mean and spread over seeds of one detector on one category, or on the mean of all.
 
     Attributes:
@@ -128,8 +128,8 @@ class Line:
     arch: str
     seeds: int
     failed: int
-    metrics: dict[str, Spread]
-    train_seconds: Spread | None
+    metrics: dict[str, MeanStd]
+    train_seconds: MeanStd | None
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ class GridResult:
     """
 
     folder: Path
-    rows: tuple[Row, ...]
-    table: tuple[Line, ...]
+    rows: tuple[GridRow, ...]
+    table: tuple[GridSummaryRow, ...]
 
     @property
     def failed(self) -> int:
@@ -181,7 +181,7 @@ def combinations(settings: TrainSettings) -> tuple[Combination, ...]:
     return tuple(Combination(name, arch, seed) for name in names for arch in archs for seed in seeds)
 
 
-def train_grid(loaded: Loaded[TrainSettings], reporter: Reporter = SILENT) -> GridResult:
+def train_grid(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILENT) -> GridResult:
     """Train and test every combination of category, detector and seed; go on with what an earlier call left.
 
     Args:
@@ -216,7 +216,7 @@ def train_grid(loaded: Loaded[TrainSettings], reporter: Reporter = SILENT) -> Gr
     return result
 
 
-def tabulate(rows: Sequence[Row]) -> tuple[Line, ...]:
+def tabulate(rows: Sequence[GridRow]) -> tuple[GridSummaryRow, ...]:
     """Mean and spread over seeds by category and detector; then of the mean over categories by detector.
 
     That mean is taken seed by seed, over seeds for which every category has the number.
@@ -254,7 +254,7 @@ def markdown(result: GridResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _ordered(rows: dict[Combination, Row], wanted: Sequence[Combination]) -> list[Row]:
+def _ordered(rows: dict[Combination, GridRow], wanted: Sequence[Combination]) -> list[GridRow]:
     """Those of this call in their order, then those of earlier calls, which stay in the tables."""
     return [rows[one] for one in dict.fromkeys((*wanted, *rows)) if one in rows]
 
@@ -274,7 +274,7 @@ def _check(settings: TrainSettings) -> None:
         raise UsageError("Several trainings in one call cannot be started by torchrun.", "Use --devices instead.")
 
 
-def _folder(settings: TrainSettings) -> tuple[Path, dict[Combination, Row]]:
+def _folder(settings: TrainSettings) -> tuple[Path, dict[Combination, GridRow]]:
     """The folder, and what became of combinations in an earlier call."""
     if settings.name is not None:
         folder = settings.runs / settings.name
@@ -288,9 +288,9 @@ def _folder(settings: TrainSettings) -> tuple[Path, dict[Combination, Row]]:
     return folder, {}
 
 
-def _read_rows(folder: Path, known: dict[str, Any]) -> dict[Combination, Row]:
+def _read_rows(folder: Path, known: dict[str, Any]) -> dict[Combination, GridRow]:
     try:
-        rows = [Row(**row) for row in known["combinations"]]
+        rows = [GridRow(**row) for row in known["combinations"]]
     except (KeyError, TypeError) as error:
         raise DataError(f"{folder / SUMMARY} is damaged: {error}.", "Choose another --name.") from error
     there = [row for row in rows if row.run is None or (folder / row.run / run_folder.MODEL).is_file()]
@@ -321,23 +321,25 @@ def _name(one: Combination) -> str:
     return "-".join(filter(None, (one.category, one.arch, f"seed{one.seed}"))).replace("/", "_")
 
 
-def _train_one(loaded: Loaded[TrainSettings], one: Combination, name: str, folder: Path, reporter: Reporter) -> Row:
+def _train_one(
+    loaded: LoadedSettings[TrainSettings], one: Combination, name: str, folder: Path, reporter: Reporter
+) -> GridRow:
     shutil.rmtree(folder / name, ignore_errors=True)  # of a call that was cut short
     update = {"category": one.category, "arch": one.arch, "seed": one.seed, "seeds": (), "runs": folder, "name": name}
     own = loaded.settings.model_copy(update={**update, "options": _options(loaded.settings.options, one.arch)})
     try:
-        trained = train(Loaded(own, loaded.origins), reporter)
+        trained = train_once(LoadedSettings(own, loaded.origins), reporter)
         assert trained is not None
         tested = None
         if can_test(open_dataset(own).test):
-            tested = score_test(trained.model, own, trained.run / TEST_SCORES, reporter)
+            tested = evaluate_on_test(trained.model, own, trained.run / TEST_SCORES, reporter)
     except AdctlError as error:
         log.warning("%s: %s %s", name, error.message, error.remedy)
-        return Row(one.category, one.arch, one.seed, error=error.message)
+        return GridRow(one.category, one.arch, one.seed, error=error.message)
     except Exception as error:  # noqa: BLE001 - a night's work must not end with one combination
         log.warning("%s: %s: %s", name, type(error).__name__, error)
-        return Row(one.category, one.arch, one.seed, error=f"{type(error).__name__}: {error}")
-    return Row(
+        return GridRow(one.category, one.arch, one.seed, error=f"{type(error).__name__}: {error}")
+    return GridRow(
         category=one.category,
         arch=one.arch,
         seed=one.seed,
@@ -358,21 +360,21 @@ def _options(given: dict[str, Any], arch: str) -> dict[str, Any]:
     return bare | own
 
 
-def _line(category: str | None, arch: str, rows: Sequence[Row]) -> Line:
+def _line(category: str | None, arch: str, rows: Sequence[GridRow]) -> GridSummaryRow:
     made = [row for row in rows if row.error is None]
     seconds = [row.train_seconds for row in made if row.train_seconds is not None]
-    return Line(
+    return GridSummaryRow(
         category,
         arch,
         seeds=len(made),
         failed=len(rows) - len(made),
-        metrics=spreads_of(row.metrics for row in made),
-        train_seconds=spread_of(seconds) if seconds else None,
+        metrics=mean_stds(row.metrics for row in made),
+        train_seconds=mean_std(seconds) if seconds else None,
     )
 
 
-def _mean_line(arch: str, rows: Sequence[Row], categories: int) -> Line:
-    by_seed: dict[int, list[Row]] = {}
+def _mean_line(arch: str, rows: Sequence[GridRow], categories: int) -> GridSummaryRow:
+    by_seed: dict[int, list[GridRow]] = {}
     for row in rows:
         if row.error is None:
             by_seed.setdefault(row.seed, []).append(row)
@@ -380,17 +382,19 @@ def _mean_line(arch: str, rows: Sequence[Row], categories: int) -> Line:
     means = [_means(made) for made in whole]
     seconds = [row.train_seconds for made in whole for row in made if row.train_seconds is not None]
     seeds = len(dict.fromkeys(row.seed for row in rows))
-    return Line(EVERY, arch, len(whole), seeds - len(whole), spreads_of(means), spread_of(seconds) if seconds else None)
+    return GridSummaryRow(
+        EVERY, arch, len(whole), seeds - len(whole), mean_stds(means), mean_std(seconds) if seconds else None
+    )
 
 
-def _means(rows: Sequence[Row]) -> dict[str, float]:
+def _means(rows: Sequence[GridRow]) -> dict[str, float]:
     """Of one seed, over categories: the numbers that every category has."""
     return {
-        name: value.mean for name, value in spreads_of(row.metrics for row in rows).items() if value.count == len(rows)
+        name: value.mean for name, value in mean_stds(row.metrics for row in rows).items() if value.count == len(rows)
     }
 
 
-def _write(folder: Path, settings: TrainSettings, rows: Sequence[Row]) -> GridResult:
+def _write(folder: Path, settings: TrainSettings, rows: Sequence[GridRow]) -> GridResult:
     result = GridResult(folder, tuple(rows), tabulate(rows))
     summary = {
         "schema": SCHEMA,

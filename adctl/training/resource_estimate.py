@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from adctl.config import TrainSettings
     from adctl.detectors.base import Detector
     from adctl.engine.phases import Phase
-    from adctl.training.single_run import Understanding
+    from adctl.training.single_run import TrainingPlan
 
 _BASE_MEMORY = 600 * 2**20
 """Of Python, torch and the libraries, bytes, as measured on Linux."""
@@ -35,7 +35,7 @@ _ACTIVATIONS = 400
 
 
 @dataclass(frozen=True)
-class Needs:
+class ResourceEstimate:
     """What training will take.
 
     Attributes:
@@ -55,7 +55,7 @@ class Needs:
     height: int
 
 
-def forecast(plan: Understanding, settings: TrainSettings) -> Needs:
+def estimate_resources(plan: TrainingPlan, settings: TrainSettings) -> ResourceEstimate:
     """Time one batch and one image file, and scale up.
 
     Args:
@@ -86,7 +86,7 @@ def forecast(plan: Understanding, settings: TrainSettings) -> Needs:
             seconds += one * (count + validation / 3) * epochs + read * count
     weights = sum(tensor.numel() * tensor.element_size() for tensor in detector.state_dict().values())
     activations = batch * size.height * size.width * _ACTIVATIONS * (3 if gradients else 1)
-    return Needs(
+    return ResourceEstimate(
         memory=_BASE_MEMORY + weights * (5 if gradients else 2) + activations + further.memory,
         disk=further.disk,
         available=psutil.virtual_memory().available,

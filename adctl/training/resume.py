@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adctl import files, run_folder
-from adctl.config import Loaded, TrainSettings
+from adctl.config import LoadedSettings, TrainSettings
 from adctl.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ MAY_DIFFER = frozenset(
 """Settings that change nothing about the result."""
 
 
-def keep_settings(run: Path, loaded: Loaded[TrainSettings], split: Split) -> None:
+def keep_settings(run: Path, loaded: LoadedSettings[TrainSettings], split: Split) -> None:
     """Write what a later call needs to go on with this run.
 
     Raises:
@@ -43,7 +43,7 @@ def keep_settings(run: Path, loaded: Loaded[TrainSettings], split: Split) -> Non
     files.write_json(run / run_folder.SPLIT, split.to_dict())
 
 
-def find_run(loaded: Loaded[TrainSettings]) -> Path:
+def find_run(loaded: LoadedSettings[TrainSettings]) -> Path:
     """The folder of the run named by --resume.
 
     Raises:
@@ -59,7 +59,7 @@ def find_run(loaded: Loaded[TrainSettings]) -> Path:
     return run
 
 
-def settings_of(run: Path, loaded: Loaded[TrainSettings]) -> Loaded[TrainSettings]:
+def settings_of(run: Path, loaded: LoadedSettings[TrainSettings]) -> LoadedSettings[TrainSettings]:
     """The settings a run was started with, but for those given now that change nothing about the result.
 
     Raises:
@@ -85,7 +85,7 @@ def settings_of(run: Path, loaded: Loaded[TrainSettings]) -> Loaded[TrainSetting
     changed = given & MAY_DIFFER
     values = {name: now[name]["value"] if name in changed else entry["value"] for name, entry in started.items()}
     origins = {name: loaded.origins[name] if name in changed else entry["from"] for name, entry in started.items()}
-    return Loaded(TrainSettings(**values), origins)
+    return LoadedSettings(TrainSettings(**values), origins)
 
 
 def check_data(run: Path, split: Split) -> None:

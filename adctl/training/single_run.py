@@ -26,27 +26,27 @@ from adctl.detectors.registry import detector_class
 from adctl.engine import distributed, training_log
 from adctl.engine.checkpoints import FOLDER as CHECKPOINTS
 from adctl.engine.checkpoints import CheckpointFolder
-from adctl.engine.context import Surroundings
+from adctl.engine.context import FitContext
 from adctl.engine.device import DeviceChoice, choose_device
-from adctl.engine.history import FitReport, Plan
+from adctl.engine.history import FitReport, FitSettings
 from adctl.engine.model_summary import Summary, summarise
-from adctl.engine.trainer import Work, fit, seed_everything
+from adctl.engine.trainer import FitJob, fit, seed_everything
 from adctl.errors import UsageError, unknown_name
 from adctl.model_file import DIGEST_LENGTH, ModelHeader, Training, save_model
 from adctl.progress import SILENT, Reporter
 from adctl.runtimes.torch import TorchRuntime
-from adctl.scoring.predict import collect, evidence_of
-from adctl.thresholds.methods import Rule, calibrate
+from adctl.scoring.predict import calibration_scores_of, collect
+from adctl.thresholds.methods import ThresholdRule, calibrate
 from adctl.training import resume
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from adctl.config import Loaded
+    from adctl.config import LoadedSettings
     from adctl.data.datasets.layouts import Dataset
     from adctl.detectors.base import Detector, DetectorConfig
     from adctl.detectors.components.backbones import PretrainedWeights
-    from adctl.records import Calibration, Evidence, Sample
+    from adctl.records import Calibration, CalibrationScores, Sample
     from adctl.training.augmentation import Augmentation
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ _LEFT_OPEN = ("epochs", "learning_rate", "weight_decay", "schedule", "warmup", "
 
 
 @dataclass(frozen=True)
-class Understanding:
+class TrainingPlan:
     """What training would do, before any of it is done.
 
     Attributes:
@@ -108,7 +108,7 @@ class TrainResult:
     summary: Summary
 
 
-def understand(settings: TrainSettings) -> Understanding:
+def plan_training(settings: TrainSettings) -> TrainingPlan:
     """Resolve data set, split, detector settings and device; read no image but to digest its bytes.
 
     Raises:
@@ -120,7 +120,7 @@ def understand(settings: TrainSettings) -> Understanding:
     device = choose_device(settings.device, settings.gpu)
     dataset = open_dataset(settings)
     validation = settings.validation_share if cls.needs_validation else 0.0
-    return Understanding(dataset, _split(settings, dataset, validation), config, device)
+    return TrainingPlan(dataset, _split(settings, dataset, validation), config, device)
 
 
 def _split(settings: TrainSettings, dataset: Dataset, validation: float) -> Split:
@@ -140,7 +140,7 @@ def _split(settings: TrainSettings, dataset: Dataset, validation: float) -> Spli
     )
 
 
-def effective(loaded: Loaded[TrainSettings]) -> dict[str, dict[str, Any]]:
+def effective(loaded: LoadedSettings[TrainSettings]) -> dict[str, dict[str, Any]]:
     """Every setting, the detector's own included, with its value and where it came from; JSON-safe.
 
     Raises:
@@ -193,20 +193,20 @@ def detector_config(settings: TrainSettings) -> DetectorConfig:
         ) from error
 
 
-def fit_plan(settings: TrainSettings, cls: type[Detector], config: DetectorConfig) -> Plan:
+def fit_plan(settings: TrainSettings, cls: type[Detector], config: DetectorConfig) -> FitSettings:
     """How the engine is to fit: what was asked for, what suits the detector where nothing was, or the general."""
-    shared = {field.name for field in fields(Plan)} & set(TrainSettings.model_fields)
+    shared = {field.name for field in fields(FitSettings)} & set(TrainSettings.model_fields)
     suited = cls.training_defaults(config)
     values = {name: getattr(settings, name) for name in shared}
     for name in _LEFT_OPEN:
         if values[name] in (None, "auto"):
-            values[name] = suited.get(name, getattr(Plan, name))
+            values[name] = suited.get(name, getattr(FitSettings, name))
     if settings.epochs is None:
         values["least_steps"] = suited.get("least_steps", _LEAST_STEPS)
-    return Plan(**values)
+    return FitSettings(**values)
 
 
-def train(loaded: Loaded[TrainSettings], reporter: Reporter = SILENT) -> TrainResult | None:
+def train_once(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILENT) -> TrainResult | None:
     """Fit a detector on good images, calibrate it on held-out ones, and write the model file.
 
     Args:
@@ -227,7 +227,7 @@ def train(loaded: Loaded[TrainSettings], reporter: Reporter = SILENT) -> TrainRe
         run = resume.find_run(loaded)
         loaded = resume.settings_of(run, loaded)
     settings = loaded.settings
-    plan = understand(settings)
+    plan = plan_training(settings)
     log.info("Device %s: %s.", plan.device.device, plan.device.reason)
     for note in plan.dataset.notes:
         log.info("%s", note)
@@ -235,7 +235,7 @@ def train(loaded: Loaded[TrainSettings], reporter: Reporter = SILENT) -> TrainRe
         resume.check_data(run, plan.split)
     if distributed.is_follower():
         checkpoints = None if run is None else CheckpointFolder(run / CHECKPOINTS)
-        around = Surroundings(checkpoints=checkpoints, augment=_augmentation(settings, plan.config))
+        around = FitContext(checkpoints=checkpoints, augment=_augmentation(settings, plan.config))
         _fit(_new_detector(settings, plan.config)[0], settings, plan, around)
         return None
     if run is not None:
@@ -251,10 +251,10 @@ def train(loaded: Loaded[TrainSettings], reporter: Reporter = SILENT) -> TrainRe
 
 def train_into(
     run: Path,
-    loaded: Loaded[TrainSettings],
-    plan: Understanding,
+    loaded: LoadedSettings[TrainSettings],
+    plan: TrainingPlan,
     reporter: Reporter,
-    evidence: Evidence | None = None,
+    evidence: CalibrationScores | None = None,
 ) -> TrainResult:
     """Train into a run's folder, which holds its settings already.
 
@@ -273,8 +273,8 @@ def train_into(
     settings = loaded.settings
     start = time.perf_counter()
     checkpoints = CheckpointFolder(run / CHECKPOINTS, settings.keep_checkpoints or _KEPT_WHILE_TRAINING)
-    notes = training_log.FolderJournal(run, tensorboard=settings.tensorboard)
-    around = Surroundings(reporter, notes, checkpoints, _augmentation(settings, plan.config))
+    notes = training_log.FolderTrainingLog(run, tensorboard=settings.tensorboard)
+    around = FitContext(reporter, notes, checkpoints, _augmentation(settings, plan.config))
     detector, header, report = _fitted(settings, plan, around)
     if evidence is None:
         evidence = _held_out_evidence(detector, header, settings, plan, reporter)
@@ -304,7 +304,7 @@ def train_into(
 
 
 def refit(
-    settings: TrainSettings, plan: Understanding, samples: tuple[Sample, ...], reporter: Reporter = SILENT
+    settings: TrainSettings, plan: TrainingPlan, samples: tuple[Sample, ...], reporter: Reporter = SILENT
 ) -> tuple[Detector, ModelHeader]:
     """Fit a new detector as a run did, on other good images; nothing is written.
 
@@ -320,15 +320,13 @@ def refit(
     Raises:
         TrainingError: Fitting cannot go on.
     """
-    around = Surroundings(reporter, augment=_augmentation(settings, plan.config))
+    around = FitContext(reporter, augment=_augmentation(settings, plan.config))
     part = replace(plan, split=replace(plan.split, train=samples))
     detector, header, _ = _fitted(settings, part, around)
     return detector, header
 
 
-def _fitted(
-    settings: TrainSettings, plan: Understanding, around: Surroundings
-) -> tuple[Detector, ModelHeader, FitReport]:
+def _fitted(settings: TrainSettings, plan: TrainingPlan, around: FitContext) -> tuple[Detector, ModelHeader, FitReport]:
     """A new detector, fitted, and its header without a calibration."""
     detector, weights = _new_detector(settings, plan.config)
     report = _fit(detector, settings, plan, around)
@@ -350,14 +348,14 @@ def _new_detector(settings: TrainSettings, config: DetectorConfig) -> tuple[Dete
     return detector, weights
 
 
-def _fit(detector: Detector, settings: TrainSettings, plan: Understanding, around: Surroundings) -> FitReport:
+def _fit(detector: Detector, settings: TrainSettings, plan: TrainingPlan, around: FitContext) -> FitReport:
     size = detector.input
 
     def source(samples: Any, *, reuse: bool) -> ImageSource:
         return ImageSource(samples, size, workers=settings.workers, reuse=reuse, cache=settings.cache)
 
     repeated = type(detector).needs_validation
-    work = Work(
+    work = FitJob(
         detector,
         source(plan.split.train, reuse=repeated),
         source(plan.split.validation, reuse=True) if plan.split.validation else None,
@@ -369,7 +367,7 @@ def _fit(detector: Detector, settings: TrainSettings, plan: Understanding, aroun
     return fit(work, _devices(settings, plan))
 
 
-def _devices(settings: TrainSettings, plan: Understanding) -> distributed.Devices | None:
+def _devices(settings: TrainSettings, plan: TrainingPlan) -> distributed.Devices | None:
     if settings.devices is None:
         return None
     return distributed.parse_devices(settings.devices, plan.device.device.type)
@@ -398,25 +396,25 @@ def _augmentation(settings: TrainSettings, config: DetectorConfig) -> Augmentati
 
 
 def _held_out_evidence(
-    detector: Detector, header: ModelHeader, settings: TrainSettings, plan: Understanding, reporter: Reporter
-) -> Evidence:
+    detector: Detector, header: ModelHeader, settings: TrainSettings, plan: TrainingPlan, reporter: Reporter
+) -> CalibrationScores:
     runtime = TorchRuntime.of(detector, header, plan.device.device)
     with reporter.stage("calibrating"):
         good = collect(runtime, plan.split.calibration, batch_size=settings.batch_size, workers=settings.workers)
     for message in good.skipped:
         log.warning("%s", message)
-    return evidence_of(good)
+    return calibration_scores_of(good)
 
 
-def _first_calibration(evidence: Evidence) -> Calibration:
+def _first_calibration(evidence: CalibrationScores) -> Calibration:
     """A model leaves training with a verdict; `adctl calibrate` chooses other thresholds later."""
-    chosen, notes = calibrate(Rule(), evidence)
+    chosen, notes = calibrate(ThresholdRule(), evidence)
     for note in notes:
         log.info("%s", note)
     return chosen
 
 
-def _training(plan: Understanding, weights: PretrainedWeights | None) -> Training:
+def _training(plan: TrainingPlan, weights: PretrainedWeights | None) -> Training:
     digests = sorted(plan.split.digests[sample.key][:DIGEST_LENGTH] for sample in plan.split.train)
     return Training(
         dataset=plan.dataset.name,
@@ -428,7 +426,7 @@ def _training(plan: Understanding, weights: PretrainedWeights | None) -> Trainin
     )
 
 
-def _write_records(result: TrainResult, loaded: Loaded[TrainSettings], plan: Understanding) -> None:
+def _write_records(result: TrainResult, loaded: LoadedSettings[TrainSettings], plan: TrainingPlan) -> None:
     settings = loaded.settings
     dataset = plan.dataset
     files.write_json(

@@ -1,4 +1,4 @@
-"""What a call of `train` means: one training, the folds of one, or a grid of them."""
+"""Dispatch of `train`: one training, the folds of one, or a grid of them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from adctl.progress import SILENT, Reporter
 from adctl.training import resume
-from adctl.training.cross_validation import FoldsResult, train_folds
+from adctl.training.cross_validation import CrossValidationResult, cross_validate
 from adctl.training.grid import GridResult, is_grid, train_grid
-from adctl.training.single_run import TrainResult, train
+from adctl.training.single_run import TrainResult, train_once
 
 if TYPE_CHECKING:
-    from adctl.config import Loaded, TrainSettings
+    from adctl.config import LoadedSettings, TrainSettings
 
 
-def train_as_meant(
-    loaded: Loaded[TrainSettings], reporter: Reporter = SILENT
-) -> TrainResult | FoldsResult | GridResult | None:
+def train(
+    loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILENT
+) -> TrainResult | CrossValidationResult | GridResult | None:
     """Train once, fold by fold, or each combination of a grid.
 
     Args:
@@ -27,7 +27,7 @@ def train_as_meant(
         What was made; None in processes that were started beside the first.
 
     Raises:
-        AdctlError: As `train`, `train_folds` and `train_grid` do.
+        AdctlError: As `train_once`, `cross_validate` and `train_grid` do.
     """
     settings = loaded.settings
     if is_grid(settings):
@@ -35,5 +35,5 @@ def train_as_meant(
     if settings.resume is not None:
         settings = resume.settings_of(resume.find_run(loaded), loaded).settings
     if settings.folds is not None and settings.fold is None:
-        return train_folds(loaded, reporter)
-    return train(loaded, reporter)
+        return cross_validate(loaded, reporter)
+    return train_once(loaded, reporter)

@@ -25,7 +25,7 @@ from adctl.config import ExportSettings, TrainSettings, load
 from adctl.errors import AdctlError
 from adctl.exporting.export import Exported, export
 from adctl.runtimes.loading import open_runtime
-from adctl.training.single_run import train
+from adctl.training.single_run import train_once
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +96,9 @@ def main() -> None:
     given = parser.parse_args()
     for arch in given.arch.split(","):
         with tempfile.TemporaryDirectory() as folder:
-            trained = train(load(TrainSettings, {"data": given.data, "runs": folder, "arch": arch, "device": "cpu"}))
+            trained = train_once(
+                load(TrainSettings, {"data": given.data, "runs": folder, "arch": arch, "device": "cpu"})
+            )
             assert trained is not None
             made = exported(trained.model, tuple(given.images))
             paths = [trained.model, *(one.file for one in made)]

@@ -31,17 +31,17 @@ import cv2
 import numpy as np
 import psutil
 
-from adctl.config import Loaded, ScoreSettings, TrainSettings, load
+from adctl.config import LoadedSettings, ScoreSettings, TrainSettings, load
 from adctl.data.datasets.layouts import list_images
 from adctl.data.loader import load_one
 from adctl.data.preprocess import InputSpec
 from adctl.model_file import ModelHeader, Training
-from adctl.records import Evidence, Sample
-from adctl.runtimes.base import Runtime, Scored
+from adctl.records import CalibrationScores, Sample
+from adctl.runtimes.base import Runtime, RuntimeOutput
 from adctl.runtimes.loading import open_runtime
-from adctl.scoring.score import Pictures, scored_rows
+from adctl.scoring.score import HeatmapWriter, scored_rows
 from adctl.scoring.score_set import ScoreWriter
-from adctl.thresholds.methods import Rule, calibrate
+from adctl.thresholds.methods import ThresholdRule, calibrate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from adctl.exporting.graph import Source
+    from adctl.exporting.graph import ExportSource
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "magnetic_tile"
 BATCH = 8
@@ -61,7 +61,7 @@ EXPECTED = tuple(np.linspace(0.5, 0.8, 40).tolist())
 """Scores of the stand-in's good images."""
 
 
-def settings(**given: object) -> Loaded[ScoreSettings]:
+def settings(**given: object) -> LoadedSettings[ScoreSettings]:
     """As the command line would load them."""
     return load(ScoreSettings, given)
 
@@ -93,9 +93,9 @@ def shares(model: Path, images: list[Sample], rounds: int) -> None:
 
 def backbone_alone(model: Path, pixels: NDArray[np.uint8], folder: Path) -> dict[str, Callable[[], object]]:
     """The backbone of a model in OpenVINO, on the same images; nothing for a detector without one."""
-    from adctl.exporting.graph import Source
+    from adctl.exporting.graph import ExportSource
 
-    source = Source.read(model)
+    source = ExportSource.read(model)
     backbone = getattr(source.detector, "backbone", None)
     if backbone is None:
         return {}
@@ -124,7 +124,7 @@ def in_own_queue(network: torch.nn.Module, image: NDArray[np.float32]) -> Any:
     return openvino.AsyncInferQueue(openvino.Core().compile_model(converted, "CPU", hints))
 
 
-def in_own_runtime(source: Source, backbone: torch.nn.Module, folder: Path) -> Runtime:
+def in_own_runtime(source: ExportSource, backbone: torch.nn.Module, folder: Path) -> Runtime:
     """The backbone as adctl exports and runs detectors, from pixels on.
 
     Its scores are the means of its finest features, and its maps those of the channels: next to nothing beside it.
@@ -132,7 +132,7 @@ def in_own_runtime(source: Source, backbone: torch.nn.Module, folder: Path) -> R
     import torch
 
     from adctl.exporting import openvino
-    from adctl.exporting.graph import Source
+    from adctl.exporting.graph import ExportSource
 
     class Alone(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -142,7 +142,7 @@ def in_own_runtime(source: Source, backbone: torch.nn.Module, folder: Path) -> R
 
     alone = Alone()
     alone.backbone, alone.input, alone.backbone_name = backbone, source.detector.input, "backbone"
-    openvino.write(Source(alone, source.header, source.tensors), folder / "backbone.xml", "fp32", ())  # type: ignore[arg-type]
+    openvino.write(ExportSource(alone, source.header, source.tensors), folder / "backbone.xml", "fp32", ())  # type: ignore[arg-type]
     return open_runtime(folder / "backbone.xml", "cpu")
 
 
@@ -151,7 +151,7 @@ def from_disk(runtime: Runtime, images: list[Sample], out: Path, *, heatmaps: bo
     calibration = runtime.header.calibration
     # A new folder each time: some file systems bring what replaces a file to the disk at once.
     folder = Path(tempfile.mkdtemp(dir=out))
-    pictures = Pictures(folder, calibration, "none") if heatmaps else None
+    pictures = HeatmapWriter(folder, calibration, "none") if heatmaps else None
     given = settings(batch_size=BATCH).settings
     with (
         ScoreWriter(folder, {}, calibration, keep_maps=maps) as writer,
@@ -184,13 +184,13 @@ class StandIn:
         "none",
         {},
         Training("none", "none", 0, "", (), None),
-        calibrate(Rule(), Evidence(good=EXPECTED, peaks=EXPECTED))[0],
+        calibrate(ThresholdRule(), CalibrationScores(good=EXPECTED, peaks=EXPECTED))[0],
     )
 
-    def predict(self, pixels: NDArray[np.uint8]) -> Scored:
+    def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
         """Pixels [B,64,64,3] to scores [B] and maps [B,8,8]."""
         maps = pixels.reshape(-1, 8, 8, 8, 24).mean((2, 4), dtype=np.float32) / 255
-        return Scored(maps.max((1, 2)).astype(np.float64), maps)
+        return RuntimeOutput(maps.max((1, 2)).astype(np.float64), maps)
 
 
 def memory(count: int, plot: Path | None) -> None:
@@ -238,9 +238,9 @@ def draw(curve: list[tuple[int, float]], path: Path) -> None:
 
 def trained(folder: Path) -> Path:
     """The default model on the real images."""
-    from adctl.training.single_run import train
+    from adctl.training.single_run import train_once
 
-    result = train(load(TrainSettings, {"data": DATA, "runs": folder, "device": "cpu"}))
+    result = train_once(load(TrainSettings, {"data": DATA, "runs": folder, "device": "cpu"}))
     assert result is not None
     return result.model
 

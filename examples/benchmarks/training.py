@@ -21,10 +21,10 @@ import torch
 
 from adctl.detectors.resnet import ResNetAutoencoder, ResNetConfig
 from adctl.engine.batching import to_input
-from adctl.engine.context import Surroundings
-from adctl.engine.history import Plan
+from adctl.engine.context import FitContext
+from adctl.engine.history import FitSettings
 from adctl.engine.phases import Batch, Optimize, total
-from adctl.engine.trainer import Work, fit
+from adctl.engine.trainer import FitJob, fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,7 +56,7 @@ class Noise:
 
 def by_engine(model: ResNetAutoencoder, images: Noise) -> float:
     """Seconds a step."""
-    report = fit(Work(model, images, None, Plan(epochs=1, batch_size=BATCH), CPU, Surroundings()))
+    report = fit(FitJob(model, images, None, FitSettings(epochs=1, batch_size=BATCH), CPU, FitContext()))
     return BATCH / report.history[0].images_per_second
 
 
@@ -100,8 +100,8 @@ def peak(*, recompute: bool) -> float:
 def train_and_print_peak(*, recompute: bool) -> None:
     """In a process of its own."""
     model = ResNetAutoencoder(ResNetConfig(image_size=256))
-    plan = Plan(epochs=1, batch_size=16, gradient_checkpointing=recompute)
-    fit(Work(model, Noise(32, 256), None, plan, CPU, Surroundings()))
+    plan = FitSettings(epochs=1, batch_size=16, gradient_checkpointing=recompute)
+    fit(FitJob(model, Noise(32, 256), None, plan, CPU, FitContext()))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 

@@ -9,11 +9,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adctl.data.checks.duplicates import repeated
-from adctl.data.checks.findings import KINDS, Case, Finding, Severity, finding
-from adctl.data.checks.image_stats import Look, Part, look_at_all
-from adctl.data.checks.masks import faulty_masks
-from adctl.data.checks.outliers import odd_exposures, odd_modes, odd_sizes
+from adctl.data.checks.duplicates import find_duplicates
+from adctl.data.checks.findings import KINDS, Finding, FindingCase, Severity, finding
+from adctl.data.checks.image_stats import ImageStats, Part, collect_image_stats
+from adctl.data.checks.masks import find_faulty_masks
+from adctl.data.checks.outliers import find_exposure_outliers, find_mode_outliers, find_size_outliers
 from adctl.data.datasets.folders import child, subfolders_of
 from adctl.data.datasets.ground_truth import GOOD_NAMES, is_category
 from adctl.data.datasets.layouts import categories_in, open_data, open_folders
@@ -37,7 +37,7 @@ _NONE_MISSED = frozenset({".txt", ".md", ".json", ".csv", ".xml", ".html", ".pdf
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckResult:
     """One category and what was found in it.
 
     Attributes:
@@ -69,7 +69,7 @@ class Checked:
         return sum(len(found.cases) for found in self.findings if found.severity is severity)
 
 
-def check(path: Path, *, workers: int = 2, reporter: Reporter = SILENT) -> list[Checked]:
+def check(path: Path, *, workers: int = 2, reporter: Reporter = SILENT) -> list[CheckResult]:
     """Look at every image and mask of a data set, and say what is wrong with it.
 
     Args:
@@ -106,23 +106,23 @@ def _datasets(path: Path) -> Iterator[Dataset]:
         yield open_folders(good, test, masks if test else None)
 
 
-def check_dataset(dataset: Dataset, *, workers: int, update: Callable[[int, int | None], None]) -> Checked:
+def check_dataset(dataset: Dataset, *, workers: int, update: Callable[[int, int | None], None]) -> CheckResult:
     """Look at every image and mask of one category."""
     samples: list[tuple[Sample, Part]] = [(sample, "train") for sample in dataset.train]
     samples += [(sample, "test") for sample in dataset.test]
-    looks = look_at_all(samples, workers, update)
+    looks = collect_image_stats(samples, workers, update)
     readable = [look for look in looks if look.error is None]
     found = [
         *_unusable(dataset, looks),
-        *repeated(readable),
-        *faulty_masks(looks, dataset.unused_masks),
-        *odd_exposures(readable),
-        *odd_modes(readable),
-        *odd_sizes(readable),
+        *find_duplicates(readable),
+        *find_faulty_masks(looks, dataset.unused_masks),
+        *find_exposure_outliers(readable),
+        *find_mode_outliers(readable),
+        *find_size_outliers(readable),
         *_too_few(dataset),
     ]
     order = list(KINDS)
-    return Checked(
+    return CheckResult(
         path=dataset.root,
         category=dataset.category,
         layout=dataset.layout,
@@ -136,18 +136,18 @@ def check_dataset(dataset: Dataset, *, workers: int, update: Callable[[int, int 
     )
 
 
-def _unusable(dataset: Dataset, looks: Sequence[Look]) -> list[Finding]:
+def _unusable(dataset: Dataset, looks: Sequence[ImageStats]) -> list[Finding]:
     empty = [item for item in dataset.ignored if item.reason == "empty file"]
     left_out = [item for item in dataset.ignored if item not in empty and item.path.suffix.lower() not in _NONE_MISSED]
-    corrupt = [Case((look.sample.path,), _short(look)) for look in looks if look.error is not None]
+    corrupt = [FindingCase((look.sample.path,), _short(look)) for look in looks if look.error is not None]
     return [
-        *finding("empty-file", [Case((item.path,), "0 bytes") for item in empty]),
+        *finding("empty-file", [FindingCase((item.path,), "0 bytes") for item in empty]),
         *finding("corrupt", corrupt),
-        *finding("left-out", [Case((item.path,), item.reason) for item in left_out]),
+        *finding("left-out", [FindingCase((item.path,), item.reason) for item in left_out]),
     ]
 
 
-def _short(look: Look) -> str:
+def _short(look: ImageStats) -> str:
     """What is wrong with an image and what to do, without its path, which stands beside."""
     assert look.error is not None
     told = look.error.message.removeprefix(f"Cannot use the image {look.sample.path}: ")
@@ -156,7 +156,7 @@ def _short(look: Look) -> str:
 
 def _too_few(dataset: Dataset) -> list[Finding]:
     count = len(dataset.train)
-    return finding("few-images", [Case((dataset.root,), f"{count} good images")] if count < FEW_GOOD else [])
+    return finding("few-images", [FindingCase((dataset.root,), f"{count} good images")] if count < FEW_GOOD else [])
 
 
 def _counted(values: Iterable[str]) -> dict[str, int]:

@@ -17,8 +17,8 @@ from adctl.errors import AdctlError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from adctl.data.checks.check import Checked
-    from adctl.data.checks.findings import Case, Finding
+    from adctl.data.checks.check import CheckResult
+    from adctl.data.checks.findings import Finding, FindingCase
 
 MOST_CASES = 8
 """Shown of each finding; the report lists them all."""
@@ -33,7 +33,7 @@ _TEXT = "DejaVuSans.ttf"
 _BOLD = "DejaVuSans-Bold.ttf"
 
 
-def write_contact_sheet(path: Path, checked: Sequence[Checked]) -> None:
+def write_contact_sheet(path: Path, checked: Sequence[CheckResult]) -> None:
     """Write the contact sheet as PNG.
 
     Raises:
@@ -48,7 +48,7 @@ def write_contact_sheet(path: Path, checked: Sequence[Checked]) -> None:
     write_png(path, np.asarray(sheet))
 
 
-def _category(checked: Checked) -> Iterator[Image.Image]:
+def _category(checked: CheckResult) -> Iterator[Image.Image]:
     errors, warnings = (checked.count(severity) for severity in (Severity.ERROR, Severity.WARNING))
     counted = f"{checked.train_images} to learn from, {sum(checked.test_images.values())} to test on"
     yield _lines(
@@ -93,7 +93,7 @@ def _row(tiles: Sequence[Image.Image]) -> Image.Image:
     return picture
 
 
-def _tile(case: Case, root: Path) -> Image.Image:
+def _tile(case: FindingCase, root: Path) -> Image.Image:
     """The images of one case, side by side, with their names and what was seen."""
     half = _MOST_IMAGES // 2
     shown = case.paths if len(case.paths) <= _MOST_IMAGES else (*case.paths[:half], *case.paths[-half:])

@@ -13,14 +13,14 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from adctl.data.checks.findings import Case, Finding, finding
+from adctl.data.checks.findings import Finding, FindingCase, finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from adctl.data.checks.image_stats import Look
+    from adctl.data.checks.image_stats import ImageStats
 
 HASH_DISTANCE = 10
 """Bits of 64 by which perceptual hashes of one picture may differ."""
@@ -38,20 +38,20 @@ _BLOCK = 512
 _SAMPLE = 200
 
 
-def repeated(looks: Sequence[Look]) -> list[Finding]:
+def find_duplicates(looks: Sequence[ImageStats]) -> list[Finding]:
     """Find pictures that occur more than once.
 
     Args:
         looks: At readable images.
     """
-    copies: defaultdict[str, list[Look]] = defaultdict(list)
+    copies: defaultdict[str, list[ImageStats]] = defaultdict(list)
     for look in looks:
         copies[look.digest].append(look)
-    same: defaultdict[str, list[Case]] = defaultdict(list)
+    same: defaultdict[str, list[FindingCase]] = defaultdict(list)
     for group in copies.values():
         if len(group) > 1:
             same[_kind_of_copies(group)].append(_case(group, "byte for byte the same"))
-    close: defaultdict[str, list[Case]] = defaultdict(list)
+    close: defaultdict[str, list[FindingCase]] = defaultdict(list)
     for group, correlation in _near([group[0] for group in copies.values()]):
         kind = "near-leak" if _on_both_sides(group) else "near-duplicate"
         close[kind].append(_case(group, f"{correlation:.0%} of the fine structure shared, or more"))
@@ -60,23 +60,23 @@ def repeated(looks: Sequence[Look]) -> list[Finding]:
     return [found for kind in kinds for found in finding(kind, cases.get(kind, ()))]
 
 
-def _kind_of_copies(group: Sequence[Look]) -> str:
+def _kind_of_copies(group: Sequence[ImageStats]) -> str:
     if len({look.sample.label for look in group}) > 1:
         return "contradiction"
     return "leak" if _on_both_sides(group) else "duplicate"
 
 
-def _on_both_sides(group: Sequence[Look]) -> bool:
+def _on_both_sides(group: Sequence[ImageStats]) -> bool:
     return len({look.part for look in group}) > 1
 
 
-def _case(group: Sequence[Look], detail: str) -> Case:
+def _case(group: Sequence[ImageStats], detail: str) -> FindingCase:
     # What is easiest to do without comes first: test images stay, so that results stay comparable.
     ordered = sorted(group, key=lambda look: (look.part == "test", look.sample.key))
-    return Case(tuple(look.sample.path for look in ordered), detail)
+    return FindingCase(tuple(look.sample.path for look in ordered), detail)
 
 
-def _near(looks: Sequence[Look]) -> Iterator[tuple[list[Look], float]]:
+def _near(looks: Sequence[ImageStats]) -> Iterator[tuple[list[ImageStats], float]]:
     """Groups of pictures that are nearly the same, each with the least correlation that holds it together."""
     if len(looks) < 2:  # noqa: PLR2004 - a pair
         return

@@ -19,7 +19,7 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class FindingCase:
     """One instance of a finding.
 
     Attributes:
@@ -47,7 +47,7 @@ class Finding:
     severity: Severity
     title: str
     remedy: str
-    cases: tuple[Case, ...]
+    cases: tuple[FindingCase, ...]
 
 
 KINDS: dict[str, tuple[Severity, str, str]] = {
@@ -137,6 +137,6 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
 """Severity, title and remedy of each kind, worst consequences first."""
 
 
-def finding(kind: str, cases: Sequence[Case]) -> list[Finding]:
+def finding(kind: str, cases: Sequence[FindingCase]) -> list[Finding]:
     """A finding of a kind, if there are cases of it; none otherwise."""
     return [Finding(kind, *KINDS[kind], cases=tuple(cases))] if cases else []

@@ -39,7 +39,7 @@ _AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Look:
+class ImageStats:
     """What one image looks like.
 
     Attributes:
@@ -69,9 +69,9 @@ class Look:
     detail: NDArray[np.int8] | None = None
 
 
-def look_at_all(
+def collect_image_stats(
     samples: Iterable[tuple[Sample, Part]], workers: int, update: Callable[[int, int | None], None]
-) -> list[Look]:
+) -> list[ImageStats]:
     """Look at images in order.
 
     Args:
@@ -86,31 +86,31 @@ def look_at_all(
     return looks
 
 
-def _in_threads(samples: list[tuple[Sample, Part]], workers: int) -> Iterator[Look]:
+def _in_threads(samples: list[tuple[Sample, Part]], workers: int) -> Iterator[ImageStats]:
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[Look]] = deque()
+        waiting: deque[Future[ImageStats]] = deque()
         for sample, part in samples:
-            waiting.append(pool.submit(look_at, sample, part))
+            waiting.append(pool.submit(measure_image, sample, part))
             if len(waiting) > _AHEAD * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def look_at(sample: Sample, part: Part) -> Look:
+def measure_image(sample: Sample, part: Part) -> ImageStats:
     """Look at one image; where it cannot be read, say why."""
     digest = ""
     try:
         digest = storage.digest(sample.path)
         rgb, mode = _seen(sample.path)
     except ImageError as error:
-        return Look(sample, part, digest, error)
+        return ImageStats(sample, part, digest, error)
     except (OSError, AdctlError) as error:
-        return Look(sample, part, digest, ImageError(f"Cannot read the image {sample.path}: {error}."))
+        return ImageStats(sample, part, digest, ImageError(f"Cannot read the image {sample.path}: {error}."))
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     height, width = grey.shape
     mean, deviation = cv2.meanStdDev(grey)
-    return Look(
+    return ImageStats(
         sample,
         part,
         digest,

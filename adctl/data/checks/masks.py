@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adctl.data.checks.findings import Case, Finding, finding
+from adctl.data.checks.findings import Finding, FindingCase, finding
 from adctl.data.images import read_mask
 from adctl.errors import ImageError
 from adctl.records import GOOD
@@ -16,40 +16,40 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from adctl.data.checks.image_stats import Look
+    from adctl.data.checks.image_stats import ImageStats
     from adctl.data.images import BoolMask
 
 _MOST = 0.5
 """Share of a mask, and of its border, above which it marks the surroundings and not the defect."""
 
 
-def faulty_masks(looks: Sequence[Look], unused: Iterable[Path]) -> list[Finding]:
+def find_faulty_masks(looks: Sequence[ImageStats], unused: Iterable[Path]) -> list[Finding]:
     """Find faulty masks.
 
     Args:
         looks: At all images, unreadable ones included.
         unused: Masks that belong to no image.
     """
-    cases: defaultdict[str, list[Case]] = defaultdict(list)
+    cases: defaultdict[str, list[FindingCase]] = defaultdict(list)
     for path in unused:
-        cases["orphan-mask"].append(Case((path,), "no test image of that name under that label"))
+        cases["orphan-mask"].append(FindingCase((path,), "no test image of that name under that label"))
     defective = [look for look in looks if look.part == "test" and look.sample.label not in {GOOD, None}]
     masked = [look for look in defective if look.sample.mask is not None]
     # Where nobody drew masks, none is missing.
     for look in defective if masked or cases else []:
         if look.sample.mask is None:
-            cases["missing-mask"].append(Case((look.sample.path,), f"labelled {look.sample.label}"))
+            cases["missing-mask"].append(FindingCase((look.sample.path,), f"labelled {look.sample.label}"))
     for look in masked:
         judged = _judge(look)
         if judged is not None:
             kind, detail = judged
             assert look.sample.mask is not None
-            cases[kind].append(Case((look.sample.mask, look.sample.path), detail))
+            cases[kind].append(FindingCase((look.sample.mask, look.sample.path), detail))
     kinds = ("missing-mask", "orphan-mask", "corrupt-mask", "mask-size", "empty-mask", "inverted-mask")
     return [found for kind in kinds for found in finding(kind, cases[kind])]
 
 
-def _judge(look: Look) -> tuple[str, str] | None:
+def _judge(look: ImageStats) -> tuple[str, str] | None:
     """The kind of fault of one image's mask, and what was seen; None when it may be right."""
     assert look.sample.mask is not None
     try:

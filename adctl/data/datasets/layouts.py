@@ -30,7 +30,7 @@ from adctl.data.datasets.ground_truth import (
     test_images,
 )
 from adctl.data.datasets.listing import list_images
-from adctl.data.datasets.manifests import Row, is_manifest, read_manifest
+from adctl.data.datasets.manifests import ManifestRow, is_manifest, read_manifest
 from adctl.data.datasets.webdataset import read_shards, shards_of
 from adctl.errors import DataError, UsageError, unknown_name
 from adctl.records import GOOD, Sample
@@ -122,7 +122,7 @@ def categories_in(path: Path) -> list[str]:
     return [] if is_category(root) else [folder.name for folder in subfolders_of(root) if is_category(folder)]
 
 
-def _listed(path: Path) -> tuple[Literal["manifest", "webdataset"], list[Row]] | None:
+def _listed(path: Path) -> tuple[Literal["manifest", "webdataset"], list[ManifestRow]] | None:
     """What says of each image what it is, and what it says; None where folders say it."""
     if is_manifest(path):
         return "manifest", read_manifest(path)
@@ -131,7 +131,7 @@ def _listed(path: Path) -> tuple[Literal["manifest", "webdataset"], list[Row]] |
 
 
 def _open_listed(
-    path: Path, layout: Literal["manifest", "webdataset"], rows: list[Row], category: str | None
+    path: Path, layout: Literal["manifest", "webdataset"], rows: list[ManifestRow], category: str | None
 ) -> Dataset:
     """One category of listed images; the root is what lists them, and keys are what they are called there."""
     names = {row.category: path for row in rows if row.category is not None}
@@ -147,7 +147,7 @@ def _open_listed(
     return Dataset(path.stem, chosen, path, layout, good, test, tuple(ignored), tuple(_guessed_notes(rows)))
 
 
-def _guessed_notes(rows: list[Row]) -> list[str]:
+def _guessed_notes(rows: list[ManifestRow]) -> list[str]:
     """Say what a manifest without splits was taken to mean."""
     if all(row.split is not None for row in rows):
         return []

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from adctl.data import storage
 from adctl.data.datasets.folders import Ignored, child, fault_of, is_hidden, names_in, no_images, reason_of, scan
 from adctl.data.datasets.ground_truth import DEFECT, by_key, is_divided, key_of, test_images
-from adctl.data.datasets.manifests import Row, is_manifest, read_manifest
+from adctl.data.datasets.manifests import ManifestRow, is_manifest, read_manifest
 from adctl.data.datasets.remote import local_copy
 from adctl.data.datasets.webdataset import read_shards, shards_of
 from adctl.errors import UsageError
@@ -77,7 +77,7 @@ def _expand(item: str | Path) -> tuple[list[Sample], list[Ignored]]:
     return _expand_folder(path, path) if is_folder else _expand_file(path, path.parent)
 
 
-def _tests_of(rows: list[Row]) -> list[Sample]:
+def _tests_of(rows: list[ManifestRow]) -> list[Sample]:
     """Listed images to test on, or all where none are said to be."""
     return [row.sample for row in rows if row.split == "test"] or [row.sample for row in rows]
 

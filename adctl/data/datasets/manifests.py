@@ -53,7 +53,7 @@ _DEFECT_LABELS = {"1", "true", "anomaly", "anomalous", "bad", "ko", "ng", "nok"}
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ManifestRow:
     """One line of a manifest.
 
     Attributes:
@@ -72,7 +72,7 @@ def is_manifest(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
-def read_manifest(path: Path) -> list[Row]:
+def read_manifest(path: Path) -> list[ManifestRow]:
     """Read a manifest.
 
     Raises:
@@ -86,7 +86,7 @@ def read_manifest(path: Path) -> list[Row]:
         raise DataError(f"The manifest {path} is not UTF-8 text: {error}.", "Save it as UTF-8.") from error
     except OSError as error:
         raise UsageError(f"Cannot read the manifest {path}: {reason_of(error)}.", "Check the path.") from error
-    rows: dict[str, Row] = {}
+    rows: dict[str, ManifestRow] = {}
     for number, values in _lines(path, text):
         row = _row(path, number, values)
         if row.sample.key in rows:
@@ -136,14 +136,14 @@ def _csv_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         raise _fault(path, reader.line_num, str(error), "Save it again as CSV.") from error
 
 
-def _row(path: Path, number: int, values: dict[str, str]) -> Row:
+def _row(path: Path, number: int, values: dict[str, str]) -> ManifestRow:
     image = _file(path, number, values["path"])
     mask = _file(path, number, values["mask"]) if values["mask"] else None
     key = PurePosixPath(values["path"].replace("\\", "/")).as_posix().lstrip("/")
     return row_of(f"Line {number} of the manifest {path}", key, image, mask, values)
 
 
-def row_of(place: str, key: str, image: Path, mask: Path | None, said: Mapping[str, str]) -> Row:
+def row_of(place: str, key: str, image: Path, mask: Path | None, said: Mapping[str, str]) -> ManifestRow:
     """One image and what is said of it.
 
     Args:
@@ -161,7 +161,7 @@ def row_of(place: str, key: str, image: Path, mask: Path | None, said: Mapping[s
     if written and split is None:
         raise DataError(f"{place}: the split '{written}' is unknown.", "Write train or test.")
     label = _label(said.get("label", ""), split, has_mask=mask is not None)
-    return Row(Sample(image, key, label, mask if label != GOOD else None), split, said.get("category") or None)
+    return ManifestRow(Sample(image, key, label, mask if label != GOOD else None), split, said.get("category") or None)
 
 
 def _label(given: str, split: str | None, *, has_mask: bool) -> str | None:

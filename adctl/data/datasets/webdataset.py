@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from adctl.data import storage
 from adctl.data.containers import Container, open_container
-from adctl.data.datasets.manifests import Row, row_of
+from adctl.data.datasets.manifests import ManifestRow, row_of
 from adctl.data.images import IMAGE_SUFFIXES
 from adctl.errors import DataError
 
@@ -46,7 +46,7 @@ def shards_of(path: Path) -> list[Path]:
     return [path] if any(name.lower().endswith(_TRUTH) for name in open_container(path).sizes) else []
 
 
-def read_shards(shards: list[Path]) -> list[Row]:
+def read_shards(shards: list[Path]) -> list[ManifestRow]:
     """What shards hold, shard by shard.
 
     Raises:
@@ -58,7 +58,7 @@ def read_shards(shards: list[Path]) -> list[Row]:
     return rows
 
 
-def _rows(shard: Path, container: Container) -> Iterator[Row]:
+def _rows(shard: Path, container: Container) -> Iterator[ManifestRow]:
     for key, parts in _samples(container).items():
         image = next((name for ending, name in parts.items() if f".{ending}" in IMAGE_SUFFIXES), None)
         if image is None:
@@ -82,7 +82,7 @@ def _samples(container: Container) -> dict[str, dict[str, str]]:
 
 
 def _said(shard: Path, container: Container, parts: dict[str, str]) -> dict[str, str]:
-    """What the small files beside an image say, by the names of `Row`."""
+    """What the small files beside an image say, by the names of `ManifestRow`."""
     said: dict[str, str] = {}
     try:
         if "json" in parts:

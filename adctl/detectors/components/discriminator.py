@@ -96,7 +96,7 @@ class GradientPenalty(nn.Module):
         return 0.5 * slope.square().sum((1, 2, 3)).mean() / logits[0].numel()
 
 
-class Adversary(nn.Module):
+class AdversarialLoss(nn.Module):
     """Both sides of the game.
 
     Args:

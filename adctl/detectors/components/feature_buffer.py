@@ -45,7 +45,7 @@ def room() -> int:
     return int(SHARE * psutil.virtual_memory().available)
 
 
-class FeatureStore:
+class FeatureBuffer:
     """Features of images [C,h,w] in half precision, in the order they came.
 
     Attributes:

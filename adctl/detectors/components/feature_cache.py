@@ -19,7 +19,7 @@ _SHARE = 0.25
 """Of the memory that is free when the first feature comes; what does not fit is computed again."""
 
 
-class FeatureMemory:
+class FeatureCache:
     """Keeps in half precision, in main memory; what is returned is rounded alike whether it was kept or not.
 
     Args:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.detectors.components.discriminator import Adversary
+from adctl.detectors.components.discriminator import AdversarialLoss
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -229,7 +229,7 @@ class Objective(nn.Module):
         opposed = {name: term for name, term in named.items() if name in _OPPOSED}
         self.opposed = {name: term for name, term in opposed.items() if name != "gp"}
         penalty = opposed["gp"].start if "gp" in opposed else 0.0
-        self.adversary = Adversary(channels, hinge="hinge" in opposed, penalty=penalty) if self.opposed else None
+        self.adversary = AdversarialLoss(channels, hinge="hinge" in opposed, penalty=penalty) if self.opposed else None
         self.epoch = 1
         learned = {name: nn.Parameter(torch.zeros(())) for name in self.measured}
         self.log_variances = nn.ParameterDict(learned if weighting == "uncertainty" else {})

@@ -49,7 +49,7 @@ def parse_weights(text: str, known: Sequence[str]) -> dict[str, float]:
     return weights
 
 
-class Usual(NamedTuple):
+class NormalErrorStats(NamedTuple):
     """What errors good images have at each place, in S spaces.
 
     Attributes:
@@ -61,7 +61,7 @@ class Usual(NamedTuple):
     spread: Tensor
 
 
-class Sums(NamedTuple):
+class ErrorSums(NamedTuple):
     """Over images, of their `ErrorMap.logarithms`.
 
     Attributes:
@@ -75,17 +75,17 @@ class Sums(NamedTuple):
     images: int
 
     @classmethod
-    def of(cls, logarithms: Tensor) -> Sums:
+    def of(cls, logarithms: Tensor) -> ErrorSums:
         """Of logarithms [B,S,H,W], on the CPU."""
         exact = logarithms.cpu().double()
         return cls(exact.sum(0), exact.square().sum(0), len(exact))
 
-    def and_of(self, other: Sums) -> Sums:
+    def and_of(self, other: ErrorSums) -> ErrorSums:
         """Of the images of both."""
-        return Sums(self.values + other.values, self.squares + other.squares, self.images + other.images)
+        return ErrorSums(self.values + other.values, self.squares + other.squares, self.images + other.images)
 
 
-def usual(held_out: Sums, around: float) -> Usual:
+def normal_error_stats(held_out: ErrorSums, around: float) -> NormalErrorStats:
     """What is usual around each place.
 
     Args:
@@ -102,7 +102,7 @@ def usual(held_out: Sums, around: float) -> Usual:
     deviation = (squares / count - 2 * level * mean + level.square()).clamp(min=0).sqrt()
     # Places that are always rebuilt alike must not drown out all others.
     floor = _SPREAD_SHARE * deviation.mean((1, 2), keepdim=True) + _LEAST_SPREAD
-    return Usual(level.float(), (blur(deviation) + floor).float())
+    return NormalErrorStats(level.float(), (blur(deviation) + floor).float())
 
 
 class ErrorMap(nn.Module):
@@ -146,12 +146,12 @@ class ErrorMap(nn.Module):
         floors = torch.tensor([_FLOORS[space] for space in self.weights], device=errors.device)
         return (errors + floors.view(-1, 1, 1)).log()
 
-    def join(self, errors: Tensor, usual: Usual | None) -> Tensor:
+    def join(self, errors: Tensor, normal_error_stats: NormalErrorStats | None) -> Tensor:
         """Errors [B,S,H,W] to maps [B,H,W]: their weighted sum, as they are or against the usual ones."""
         weights = torch.tensor(list(self.weights.values()), device=errors.device).view(-1, 1, 1)
-        if usual is None:
+        if normal_error_stats is None:
             return (errors * weights).sum(1)
-        return ((self.logarithms(errors) - usual.level) * (weights / usual.spread)).sum(1)
+        return ((self.logarithms(errors) - normal_error_stats.level) * (weights / normal_error_stats.spread)).sum(1)
 
     def _error(self, space: str, images: Tensor, rebuilt: Tensor) -> Tensor:
         if space == "l1":

@@ -27,7 +27,7 @@ _SHARE = 0.25
 """Of the memory that is free when sharing begins."""
 
 
-class SharedFeatures:
+class SharedFeatureCache:
     """Levels of each image by backbone and pixels.
 
     Args:
@@ -76,11 +76,11 @@ class SharedFeatures:
         return hashlib.sha256(self._known[backbone] + _bytes(image)).digest()
 
 
-_STORE: ContextVar[SharedFeatures | None] = ContextVar("adctl_shared_features", default=None)
+_STORE: ContextVar[SharedFeatureCache | None] = ContextVar("adctl_shared_features", default=None)
 
 
 @contextmanager
-def shared_features(room: int | None = None) -> Iterator[SharedFeatures]:
+def shared_features(room: int | None = None) -> Iterator[SharedFeatureCache]:
     """Keep features while the block runs; within another such block its store is used.
 
     Args:
@@ -90,7 +90,7 @@ def shared_features(room: int | None = None) -> Iterator[SharedFeatures]:
     if store is not None:
         yield store
         return
-    store = SharedFeatures(int(_SHARE * psutil.virtual_memory().available) if room is None else room)
+    store = SharedFeatureCache(int(_SHARE * psutil.virtual_memory().available) if room is None else room)
     token = _STORE.set(store)
     try:
         yield store

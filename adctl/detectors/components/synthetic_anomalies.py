@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 KINDS = tuple(sorted(PAINTERS))
 
 
-def painted(images: Tensor, keys: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
+def paint_anomaly(images: Tensor, keys: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
     """Paint a defect of some kind onto each image.
 
     Args:
