@@ -14,7 +14,7 @@ from adctl.fetching.finding import find_dataset
 if TYPE_CHECKING:
     from adctl.config import DataSettings
 
-ALL = "all"
+ALL_CATEGORIES = "all"
 """In place of a category's name: each of them."""
 
 
@@ -60,7 +60,7 @@ def categories_of(settings: DataSettings) -> list[str]:
     names = [] if path is None else categories_in(path)
     if not names:
         raise UsageError(
-            f"--category {ALL} needs a data set of several categories.",
+            f"--category {ALL_CATEGORIES} needs a data set of several categories.",
             "Name the folder that holds them with --data DIR, or a fetched one with --dataset NAME.",
         )
     return names

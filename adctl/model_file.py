@@ -49,7 +49,7 @@ class Training:
     image_digests: tuple[str, ...]
     backbone_weights: str | None
 
-    def has_seen(self, image: Path) -> bool:
+    def was_trained_on(self, image: Path) -> bool:
         """Whether the model learned from an image file of the same bytes; not known, so no, where it has gone."""
         return image.is_file() and files.sha256_file(image)[:DIGEST_LENGTH] in self.image_digests
 

@@ -56,14 +56,14 @@ def new_folder(parent: Path, *parts: str, name: str | None = None) -> Path:
     raise AssertionError("counting never ends")
 
 
-def remember(runs: Path, kind: Kind, path: Path) -> None:
+def set_last(runs: Path, kind: Kind, path: Path) -> None:
     """Make `path` the last model or scores."""
     pointer = _read_pointer(runs)
     pointer[kind] = _relative(path, runs)
     files.write_json(runs / LAST, pointer)
 
 
-def last(runs: Path, kind: Kind) -> Path:
+def get_last(runs: Path, kind: Kind) -> Path:
     """The last model file or folder of scores.
 
     Raises:
@@ -90,7 +90,7 @@ def find_model(runs: Path, given: Path | None) -> Path:
         UsageError: There is no such thing.
     """
     if given is None:
-        return last(runs, "model")
+        return get_last(runs, "model")
     for candidate in (given, runs / given):
         if candidate.is_dir() and (candidate / MODEL).is_file():
             return candidate / MODEL
@@ -136,7 +136,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def now() -> str:
+def timestamp() -> str:
     """The time, to the second, with its offset."""
     return datetime.now(UTC).astimezone().isoformat(timespec="seconds")
 

@@ -10,7 +10,7 @@ import torch
 
 from adctl.data.checks.check import check
 from adctl.data.images import image_size, read_image, read_mask, resize
-from adctl.data.multichannel import picture_of, read_channels, read_picture, read_pixels
+from adctl.data.multichannel import read_channels, read_display_image, read_pixels, to_display_image
 from adctl.detectors.components.backbones import Backbone, find_weights
 from adctl.detectors.registry import DETECTORS, detector_class
 from adctl.errors import ImageError, MissingExtraError
@@ -117,8 +117,8 @@ def test_resizing_treats_each_channel_alike():
 
 def test_something_to_look_at(tmp_path):
     path = write(tmp_path / "a.npy", bands())
-    assert np.array_equal(read_picture(path), bands()[..., :3])
-    assert np.array_equal(picture_of(bands(channels=2))[..., 2], bands(channels=2)[..., 0])
+    assert np.array_equal(read_display_image(path), bands()[..., :3])
+    assert np.array_equal(to_display_image(bands(channels=2))[..., 2], bands(channels=2)[..., 0])
 
 
 @pytest.mark.parametrize("channels", [2, 6, 7])

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from adctl.data.images import resize, write_png
-from adctl.data.loader import ImageSource, load_one
-from adctl.data.preprocess import InputSpec, fit, onto_image, sample
+from adctl.data.loader import ImageSource, load_image
+from adctl.data.preprocess import InputSpec, interpolate, map_to_image, to_network_input
 from adctl.detectors.base import DetectorConfig
 from adctl.detectors.components.normalisation import CENTRED, Normalisation
 from adctl.detectors.resnet import ResNetAutoencoder, ResNetConfig
@@ -42,13 +42,13 @@ def ramp(height: int, width: int) -> np.ndarray:
 @settings(max_examples=20, deadline=None)
 def test_squashing_resizes_each_side_for_itself(height, width, side):
     image, spec = ramp(height, width), InputSpec(side, side)
-    np.testing.assert_array_equal(fit(image, spec), resize(image, side, side))
+    np.testing.assert_array_equal(to_network_input(image, spec), resize(image, side, side))
     values = np.random.default_rng(0).random((7, 7), np.float32)
-    assert onto_image(values, spec, height, width) is values
+    assert map_to_image(values, spec, height, width) is values
 
 
 def test_padding_keeps_proportions_and_fills_both_sides_alike():
-    pixels = fit(np.full((50, 200, 3), 255, np.uint8), InputSpec(64, 64, resize="pad"))
+    pixels = to_network_input(np.full((50, 200, 3), 255, np.uint8), InputSpec(64, 64, resize="pad"))
     assert pixels.shape == (64, 64, 3)
     assert (pixels[24:40] == 255).all()
     assert (pixels[:24] == 128).all()
@@ -58,7 +58,7 @@ def test_padding_keeps_proportions_and_fills_both_sides_alike():
 def test_a_centre_crop_keeps_proportions_and_cuts_both_sides_alike():
     image = np.zeros((50, 200, 3), np.uint8)
     image[:, 75:125] = 255
-    assert (fit(image, InputSpec(64, 64, resize="crop")) == 255).all()
+    assert (to_network_input(image, InputSpec(64, 64, resize="crop")) == 255).all()
 
 
 @pytest.mark.parametrize("how", ["squash", "pad", "crop"])
@@ -67,13 +67,13 @@ def test_grey_images_give_the_pixels_of_the_same_image_in_colour(size, how):
     grey = np.random.default_rng(0).integers(0, 256, (*size, 1), np.uint8)
     for channels in (1, 3):
         spec = InputSpec(64, 64, channels, how)
-        np.testing.assert_array_equal(fit(grey, spec), fit(np.repeat(grey, 3, axis=2), spec))
+        np.testing.assert_array_equal(to_network_input(grey, spec), to_network_input(np.repeat(grey, 3, axis=2), spec))
 
 
 def test_grey_is_luminance():
     image = np.zeros((32, 32, 3), np.uint8)
     image[...] = (200, 100, 50)
-    pixels = fit(image, InputSpec(32, 32, channels=1))
+    pixels = to_network_input(image, InputSpec(32, 32, channels=1))
     assert pixels.shape == (32, 32, 1)
     assert (pixels == round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)).all()
 
@@ -81,7 +81,7 @@ def test_grey_is_luminance():
 def columns_seen(height: int, width: int, spec: InputSpec) -> tuple[float, float]:
     """Columns of an image at the left and right end of the network's input, as the pixels of a white image show."""
     if spec.resize == "pad":
-        row = fit(np.full((height, width, 3), 255, np.uint8), spec)[spec.height // 2, :, 0]
+        row = to_network_input(np.full((height, width, 3), 255, np.uint8), spec)[spec.height // 2, :, 0]
         inside = np.flatnonzero(row == 255)
         scale = width / len(inside)
         return -inside[0] * scale, (spec.width - inside[0]) * scale
@@ -98,7 +98,7 @@ def test_a_map_lies_where_its_pixels_came_from(height, width, side, how, cell):
     cells = side // cell
     step = (right - left) / cells
     native = np.tile((left + (np.arange(cells) + 0.5) * step).astype(np.float32), (cells, 1))
-    found = onto_image(native, spec, height, width)
+    found = map_to_image(native, spec, height, width)
     expected = (np.arange(found.shape[1]) + 0.5) / found.shape[1] * width
     seen = (expected >= left) & (expected <= right)
     # Beyond the centre of the last cell there is nothing to interpolate with.
@@ -116,16 +116,18 @@ def test_a_defect_stays_under_its_mask(size, how, cell):
     mask[height // 2 - 20 : height // 2 + 20, width // 2 - 30 : width // 2 + 30] = True
     image = np.where(mask, 255, 0).astype(np.uint8)[..., None].repeat(3, axis=2)
     spec = InputSpec(128, 128, resize=how)
-    seen = np.where(fit(image, spec)[..., 0] == 128, 0, fit(image, spec)[..., 0]).astype(np.float32)
+    seen = np.where(to_network_input(image, spec)[..., 0] == 128, 0, to_network_input(image, spec)[..., 0]).astype(
+        np.float32
+    )
     native = cv2.resize(seen, (128 // cell, 128 // cell), interpolation=cv2.INTER_AREA)
-    found = upsample(onto_image(native, spec, height, width), height, width) > 127
+    found = upsample(map_to_image(native, spec, height, width), height, width) > 127
     overlap = (found & mask).sum() / (found | mask).sum()
     assert overlap > (0.93 if cell == 1 else 0.75)
 
 
 def test_outside_a_centre_crop_stands_the_lowest_value():
     values = np.random.default_rng(0).random((8, 8), np.float32) + 3
-    found = onto_image(values, InputSpec(64, 64, resize="crop"), 100, 300)
+    found = map_to_image(values, InputSpec(64, 64, resize="crop"), 100, 300)
     assert found.shape == (8, 24)
     np.testing.assert_allclose(found[:, 8:16], values, rtol=1e-6)
     assert (np.delete(found, np.s_[8:16], axis=1) == values.min()).all()
@@ -133,19 +135,19 @@ def test_outside_a_centre_crop_stands_the_lowest_value():
 
 def test_padding_is_cut_off_exactly_where_cells_are_pixels():
     values = np.random.default_rng(0).random((64, 64), np.float32)
-    found = onto_image(values, InputSpec(64, 64, resize="pad"), 50, 200)
+    found = map_to_image(values, InputSpec(64, 64, resize="pad"), 50, 200)
     np.testing.assert_allclose(found, values[24:40], rtol=1e-6)
 
 
 def test_an_extreme_image_has_a_map_of_bounded_size():
-    found = onto_image(np.ones((64, 64), np.float32), InputSpec(64, 64, resize="crop"), 16, 60_000)
+    found = map_to_image(np.ones((64, 64), np.float32), InputSpec(64, 64, resize="crop"), 16, 60_000)
     assert max(found.shape) <= 4096
 
 
 def test_sampling_more_coarsely_than_the_cells_passes_none_over():
     values = np.zeros((1, 100), np.float32)
     values[0, 37] = 100
-    found = sample(values, 1, (np.arange(10) + 0.5) / 10, 0.1)
+    found = interpolate(values, 1, (np.arange(10) + 0.5) / 10, 0.1)
     np.testing.assert_allclose(found[0], [0, 0, 0, 10, 0, 0, 0, 0, 0, 0], atol=1e-4)
 
 
@@ -188,7 +190,7 @@ def test_model_files_from_before_these_settings_take_the_defaults(tmp_path):
 
 def test_bit_depth_reaches_the_decoder(tmp_path):
     cv2.imwrite(str(tmp_path / "deep.png"), np.full((20, 20), 2048, np.uint16))
-    loaded = load_one(Sample(tmp_path / "deep.png", "deep.png"), InputSpec(16, 16, bit_depth=12))
+    loaded = load_image(Sample(tmp_path / "deep.png", "deep.png"), InputSpec(16, 16, bit_depth=12))
     assert (loaded.pixels == 128).all()
 
 
@@ -208,7 +210,7 @@ def wide(tmp_path):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_source_gives_what_fit_gives(wide, how, channels):
     spec = InputSpec(32, 32, channels, how)
-    expected = np.stack([load_one(item, spec).pixels for item in wide])
+    expected = np.stack([load_image(item, spec).pixels for item in wide])
     for reuse in (False, True):
         source = ImageSource(wide, spec, workers=2, reuse=reuse)
         assert len(source) == 12

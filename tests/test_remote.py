@@ -10,7 +10,7 @@ import pytest
 
 from adctl.data.datasets import remote
 from adctl.data.datasets.layouts import list_images, open_mvtec
-from adctl.data.datasets.remote import is_remote, lasting, local_copy
+from adctl.data.datasets.remote import absolute_path, is_remote, local_copy
 from adctl.errors import FetchError, MissingExtraError, UsageError
 
 BUCKET = "parts"
@@ -167,8 +167,8 @@ def test_what_is_an_address(path, remote):
 
 
 def test_addresses_are_written_down_as_they_are(tmp_path):
-    assert lasting(Path("s3://b/x/")) == "s3://b/x"
-    assert lasting(tmp_path / "x") == str(tmp_path / "x")
+    assert absolute_path(Path("s3://b/x/")) == "s3://b/x"
+    assert absolute_path(tmp_path / "x") == str(tmp_path / "x")
 
 
 def test_train_on_a_bucket_and_score_it(bucket, adctl, server):

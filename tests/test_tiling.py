@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adctl.data.images import write_png
-from adctl.data.loader import ImageSource, load_one, pieces
+from adctl.data.loader import ImageSource, load_image, network_inputs
 from adctl.data.preprocess import InputSpec
 from adctl.data.tiling import Stitcher, Tiling
 from adctl.detectors.base import Prediction
@@ -32,7 +32,7 @@ def smooth(height: int, width: int) -> np.ndarray:
 @given(sides, sides, st.integers(32, 300), overlaps)
 @settings(max_examples=60, deadline=None)
 def test_tiles_cover_the_image_and_repeat_what_was_asked_for(height, width, side, overlap):
-    tiling = Tiling.of(InputSpec(32, 32, tile=side, tile_overlap=overlap), height, width)
+    tiling = Tiling.for_image(InputSpec(32, 32, tile=side, tile_overlap=overlap), height, width)
     covered = np.zeros((height, width), int)
     for tile in tiling:
         part = tile.cut(covered)
@@ -49,25 +49,25 @@ def test_tiles_cover_the_image_and_repeat_what_was_asked_for(height, width, side
 
 
 def test_no_tile_is_there_in_vain():
-    assert len(Tiling.of(InputSpec(32, 32, tile=100, tile_overlap=0), 200, 300)) == 6
-    assert len(Tiling.of(InputSpec(32, 32, tile=100, tile_overlap=0), 201, 300)) == 9
-    assert len(Tiling.of(InputSpec(32, 32, tile=100), 100, 60)) == 1
+    assert len(Tiling.for_image(InputSpec(32, 32, tile=100, tile_overlap=0), 200, 300)) == 6
+    assert len(Tiling.for_image(InputSpec(32, 32, tile=100, tile_overlap=0), 201, 300)) == 9
+    assert len(Tiling.for_image(InputSpec(32, 32, tile=100), 100, 60)) == 1
 
 
 def test_without_a_tile_there_is_the_whole_image():
-    assert list(Tiling.of(InputSpec(32, 32), 70, 90)) == [(0, 0, 70, 90)]
+    assert list(Tiling.for_image(InputSpec(32, 32), 70, 90)) == [(0, 0, 70, 90)]
 
 
 def test_scales_are_tiles_of_other_sizes():
-    tiling = Tiling.of(InputSpec(32, 32, tile=64, scales=(1.0, 0.5, 2.0)), 256, 256)
+    tiling = Tiling.for_image(InputSpec(32, 32, tile=64, scales=(1.0, 0.5, 2.0)), 256, 256)
     assert [grid.height for grid in tiling.grids] == [64, 128, 32]
-    whole = Tiling.of(InputSpec(32, 32, scales=(1.0, 2.0)), 100, 61)
+    whole = Tiling.for_image(InputSpec(32, 32, scales=(1.0, 2.0)), 100, 61)
     assert [(grid.height, grid.width) for grid in whole.grids] == [(100, 61), (50, 31)]
 
 
 def stitched(spec: InputSpec, picture: np.ndarray, cells: int) -> np.ndarray:
     """What tiles give whose maps are the picture itself, in so many cells a side."""
-    tiling = Tiling.of(spec, *picture.shape)
+    tiling = Tiling.for_image(spec, *picture.shape)
     stitcher = Stitcher(spec, tiling)
     for tile in tiling:
         rows = tile.top + (np.arange(cells) + 0.5) / cells * tile.height - 0.5
@@ -109,7 +109,7 @@ def test_a_flat_map_stays_flat(height, width, side, overlap):
 
 def test_tiles_that_disagree_are_blended_without_a_step():
     spec = InputSpec(32, 32, tile=100, tile_overlap=0.5)
-    tiling = Tiling.of(spec, 100, 300)
+    tiling = Tiling.for_image(spec, 100, 300)
     stitcher = Stitcher(spec, tiling)
     for number in range(len(tiling)):
         stitcher.add(float(number), np.full((50, 50), number, np.float32))
@@ -121,7 +121,7 @@ def test_tiles_that_disagree_are_blended_without_a_step():
 
 def test_the_score_is_that_of_the_strangest_tile_averaged_over_scales():
     spec = InputSpec(32, 32, tile=50, tile_overlap=0, scales=(1.0, 0.5))
-    tiling = Tiling.of(spec, 100, 100)
+    tiling = Tiling.for_image(spec, 100, 100)
     stitcher = Stitcher(spec, tiling)
     for score in (1, 7, 2, 3, 5):
         stitcher.add(score, np.zeros((4, 4), np.float32))
@@ -130,7 +130,7 @@ def test_the_score_is_that_of_the_strangest_tile_averaged_over_scales():
 
 def test_a_huge_image_has_a_map_of_bounded_size():
     spec = InputSpec(256, 256, tile=1024, tile_overlap=0)
-    tiling = Tiling.of(spec, 10_000, 20_000)
+    tiling = Tiling.for_image(spec, 10_000, 20_000)
     stitcher = Stitcher(spec, tiling)
     peak = np.zeros((256, 256), np.float32)
     peak[100:108, 100:108] = 1
@@ -200,8 +200,8 @@ def test_calibration_takes_maps_of_different_sizes(samples):
 def test_training_sees_tiles_as_images(samples, reuse, workers):
     spec = InputSpec(32, 32, 1, tile=64, scales=(1.0, 0.5))
     source = ImageSource(samples, spec, workers=workers, reuse=reuse)
-    expected = np.stack([tile for item in samples for tile in pieces(load_one(item, spec), spec)])
-    count = len(Tiling.of(spec, 150, 200))
+    expected = np.stack([tile for item in samples for tile in network_inputs(load_image(item, spec), spec)])
+    count = len(Tiling.for_image(spec, 150, 200))
     assert len(source) == len(expected) > count
     np.testing.assert_array_equal(np.concatenate(list(source.batches(5))), expected)
     order = [len(expected) - 1, 0, count, 3, count - 1]

@@ -24,7 +24,7 @@ from adctl.benchmarking.results import BenchResult, Latency, Machine, ModelBench
 from adctl.benchmarking.rounds import estimate_noise, run_interleaved
 from adctl.benchmarking.tables import write_markdown, write_plot
 from adctl.data.datasets.layouts import list_images
-from adctl.data.loader import load_one
+from adctl.data.loader import load_image
 from adctl.datasets import dataset_of_run
 from adctl.errors import DataError
 from adctl.gates import Gate, GateResult, check, write_junit
@@ -152,7 +152,7 @@ def _images(path: Path, settings: BenchSettings) -> Sequence[Sample]:
 
 def _readable(samples: Sequence[Sample], runtime: Runtime) -> tuple[Sample, ...]:
     spread = samples[:: max(1, len(samples) // _MOST_FILES)][:_MOST_FILES]
-    return tuple(sample for sample in spread if load_one(sample, runtime.input).error is None)
+    return tuple(sample for sample in spread if load_image(sample, runtime.input).error is None)
 
 
 def _names(sizes: Sequence[int]) -> list[str]:
@@ -256,7 +256,7 @@ def _write(benchmark: Benchmark, settings: BenchSettings) -> None:
     figures, gates = benchmark.figures, benchmark.gates
     if settings.out is not None:
         files.write_json(
-            settings.out, {"time": run_folder.now(), "environment": run_folder.environment(), **figures.to_dict()}
+            settings.out, {"time": run_folder.timestamp(), "environment": run_folder.environment(), **figures.to_dict()}
         )
     if settings.junit is not None:
         write_junit(settings.junit, "adctl.bench", gates)

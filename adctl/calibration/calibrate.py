@@ -131,7 +131,7 @@ def calibrate(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter = SI
         recalibrate(source, target, chosen)
     else:
         save_model(target, fitted[0], fitted[1].calibrated(chosen))
-    run_folder.remember(settings.runs, "model", target)
+    run_folder.set_last(settings.runs, "model", target)
     return CalibrateResult(source, target, chosen, before.calibration, notes)
 
 

@@ -108,7 +108,7 @@ def unseen(folder: Path, header: ModelHeader) -> list[Sample]:
         DataError: None is left.
     """
     samples, _ = list_images((str(folder),))
-    fresh = [one for one in samples if one.label in (None, GOOD) and not header.training.has_seen(one.path)]
+    fresh = [one for one in samples if one.label in (None, GOOD) and not header.training.was_trained_on(one.path)]
     _tell_left_out(len(samples), len(fresh), "images")
     if not fresh:
         raise DataError(
@@ -178,7 +178,7 @@ def from_scores(path: Path, model: Path, header: ModelHeader) -> CalibrationScor
             f"Name that model with --model, or score again: adctl score --model {model}.",
         )
     good = [row for row in scores.rows if row.label == GOOD and row.score is not None]
-    fresh = [row for row in good if not header.training.has_seen(Path(row.path))]
+    fresh = [row for row in good if not header.training.was_trained_on(Path(row.path))]
     _tell_left_out(len(good), len(fresh), "good images")
     if not fresh:
         raise DataError(

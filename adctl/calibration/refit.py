@@ -11,7 +11,7 @@ import numpy as np
 
 from adctl.calibration.calibration_scores import score_samples
 from adctl.config import LoadedSettings, TrainSettings
-from adctl.data.folds import cut
+from adctl.data.folds import assign_folds
 from adctl.errors import UsageError
 from adctl.runtimes.torch import TorchRuntime
 from adctl.scoring.predict import CollectedScores, calibration_scores_of
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from adctl.progress import Reporter
     from adctl.records import CalibrationScores, Sample
 
-__all__ = ["Refitter", "cross_fit", "cut"]
+__all__ = ["Refitter", "assign_folds", "cross_fit"]
 
 _SHARED = ("device", "gpu", "workers")
 
@@ -97,7 +97,7 @@ def cross_fit(
     """
     pool = [*refitter.split.train, *refitter.split.calibration]
     found = []
-    for fold in cut(pool, refitter.split.digests, folds):
+    for fold in assign_folds(pool, refitter.split.digests, folds):
         inside = {sample.key for sample in fold}
         detector, header = refitter.fit([sample for sample in pool if sample.key not in inside])
         found.append(refitter.score(detector, header, fold, views))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from adctl.records import Sample
 
 
-def cut(samples: Sequence[Sample], digests: Mapping[str, str], folds: int) -> list[list[Sample]]:
+def assign_folds(samples: Sequence[Sample], digests: Mapping[str, str], folds: int) -> list[list[Sample]]:
     """Cut images into folds of about the same size by what they hold; identical copies stay together.
 
     Args:
@@ -60,7 +60,7 @@ def split_fold(
     tested = {file_digest(sample) for sample in test}
     digests = {sample.key: file_digest(sample) for sample in train}
     pool = [sample for sample in train if digests[sample.key] not in tested]
-    held = [] if fold is None else cut(pool, digests, folds)[fold - 1]
+    held = [] if fold is None else assign_folds(pool, digests, folds)[fold - 1]
     inside = {sample.key for sample in held}
     rest = [sample for sample in pool if sample.key not in inside]
     split = split_good(rest, calibration=0.0, validation=validation, seed=seed)

@@ -245,7 +245,7 @@ def read_stored(path: Path) -> NDArray[Any]:
     """
     header, data = read_file(path)
     if header.bands:
-        raise refusal(
+        raise unusable_image(
             path,
             f"it has {header.bands} channels, neither grey nor colour",
             f"Train on all of them with --set channels={header.bands}, or save those that count as a colour image.",
@@ -264,7 +264,7 @@ def read_file(path: Path) -> tuple[Header, bytes]:
         raise _unreadable(path, error) from error
     header = _read_header(path, io.BytesIO(data))
     if not _is_complete(header, data):
-        raise refusal(path, "it is truncated", _GET_AGAIN)
+        raise unusable_image(path, "it is truncated", _GET_AGAIN)
     return header, data
 
 
@@ -282,9 +282,9 @@ def decode(path: Path, data: bytes, how: int) -> NDArray[Any]:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), how)
     except cv2.error as error:
-        raise refusal(path, f"OpenCV cannot decode it ({error.err})", _CONVERT) from error
+        raise unusable_image(path, f"OpenCV cannot decode it ({error.err})", _CONVERT) from error
     if image is None:
-        raise refusal(path, "it is damaged, truncated or of a kind that cannot be decoded", _GET_AGAIN)
+        raise unusable_image(path, "it is damaged, truncated or of a kind that cannot be decoded", _GET_AGAIN)
     return image
 
 
@@ -297,7 +297,7 @@ def read_array(path: Path, data: bytes) -> NDArray[Any]:
     try:
         pixels: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise refusal(path, "it is damaged, or holds other things than numbers", _GET_AGAIN) from error
+        raise unusable_image(path, "it is damaged, or holds other things than numbers", _GET_AGAIN) from error
     if pixels.ndim > _GREY and _channels_first(pixels.shape):
         pixels = np.moveaxis(pixels, 0, 2)
     return np.ascontiguousarray(pixels)
@@ -314,11 +314,11 @@ def to_uint8(path: Path, image: NDArray[Any], bit_depth: int) -> NDArray[np.uint
     if image.dtype == np.uint16:
         return _as_uint8(np.minimum(np.right_shift(image, bit_depth - 8), 255))
     if not np.issubdtype(image.dtype, np.floating):
-        raise refusal(path, f"its pixels are {image.dtype}, for which no white is defined", _CONVERT)
+        raise unusable_image(path, f"its pixels are {image.dtype}, for which no white is defined", _CONVERT)
     values = image.astype(np.float32, copy=False)
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= 1):  # also refuses NaN
-        raise refusal(
+        raise unusable_image(
             path,
             f"its floating-point pixels run from {low:g} to {high:g}, not within 0 to 1",
             "Divide all images by one fixed white level, or convert them to 16-bit PNG.",
@@ -335,16 +335,16 @@ def _read_header(path: Path, stream: BinaryIO) -> Header:
     start = stream.read(12)
     stream.seek(0)
     if not start:
-        raise refusal(path, "the file is empty", _GET_AGAIN)
+        raise unusable_image(path, "the file is empty", _GET_AGAIN)
     name = next((name for name, magic in _FORMATS if magic.match(start)), None)
     if name is None:
-        raise refusal(path, "it is not a PNG, JPEG, BMP, TIFF, WebP or NumPy image", _CONVERT)
+        raise unusable_image(path, "it is not a PNG, JPEG, BMP, TIFF, WebP or NumPy image", _CONVERT)
     with _header_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             header = _HEADER_READERS[name](stream) if name in _HEADER_READERS else _other_header(name, stream)
         except Exception as error:  # Pillow's parsers raise anything from struct.error to KeyError
-            raise refusal(path, "its header is damaged or truncated", _GET_AGAIN) from error
+            raise unusable_image(path, "its header is damaged or truncated", _GET_AGAIN) from error
     _check_limits(path, header)
     return header
 
@@ -402,13 +402,13 @@ def _orientation(image: ImageFile) -> int:
 def _check_limits(path: Path, header: Header) -> None:
     width, height = header.width, header.height
     if header.several_pages:
-        raise refusal(path, "it holds several pages", _PAGES)
+        raise unusable_image(path, "it holds several pages", _PAGES)
     if min(width, height) < MIN_SIDE:
         what = f"it is {width} x {height} pixels, and each side must have at least {MIN_SIDE}"
-        raise refusal(path, what, "Use the image at its full size, or remove it.")
+        raise unusable_image(path, what, "Use the image at its full size, or remove it.")
     if width * height > MAX_PIXELS:
         what = f"it is {width} x {height} pixels, and at most {MAX_PIXELS:,} in all can be read"
-        raise refusal(path, what, "Cut it into tiles or scale it down.")
+        raise unusable_image(path, what, "Cut it into tiles or scale it down.")
 
 
 def _is_complete(header: Header, data: bytes) -> bool:
@@ -434,11 +434,11 @@ def _start_of_scan(data: bytes) -> int:
 
 def _unreadable(path: Path, error: OSError) -> ImageError:
     if isinstance(error, FileNotFoundError):
-        return refusal(path, "the file does not exist", "Check the path, or list the images again.")
+        return unusable_image(path, "the file does not exist", "Check the path, or list the images again.")
     reason = os.strerror(error.errno) if error.errno else str(error)
-    return refusal(path, reason[0].lower() + reason[1:], "Check the file and its permissions.")
+    return unusable_image(path, reason[0].lower() + reason[1:], "Check the file and its permissions.")
 
 
-def refusal(path: Path, what: str, remedy: str) -> ImageError:
+def unusable_image(path: Path, what: str, remedy: str) -> ImageError:
     """The error for an image that cannot be used."""
     return ImageError(f"Cannot use the image {path}: {what}.", remedy)

@@ -19,8 +19,8 @@ import psutil
 from adctl.data import storage
 from adctl.data.cache import DamagedCacheError, PreprocessedCache
 from adctl.data.images import image_size, resize
-from adctl.data.multichannel import picture_of, read_pixels
-from adctl.data.preprocess import check_region, fit
+from adctl.data.multichannel import read_pixels, to_display_image
+from adctl.data.preprocess import check_region, to_network_input
 from adctl.data.tiling import Tiling
 from adctl.errors import ImageError
 from adctl.threads import map_ordered
@@ -64,7 +64,7 @@ class LoadedImage:
     whole: NDArray[np.uint8] | None = None
 
 
-def load_one(sample: Sample, spec: InputSpec, display: int | None = None) -> LoadedImage:
+def load_image(sample: Sample, spec: InputSpec, display: int | None = None) -> LoadedImage:
     """Read one image and bring it to what the network takes; an image error is returned, not raised.
 
     Args:
@@ -77,14 +77,14 @@ def load_one(sample: Sample, spec: InputSpec, display: int | None = None) -> Loa
         check_region(sample.path, image, spec)
     except ImageError as error:
         return LoadedImage(sample, None, error=error)
-    shown = None if display is None else _scaled(picture_of(image), display)
+    shown = None if display is None else _scaled(to_display_image(image), display)
     height, width = image.shape[:2]
     if spec.tiled:
         return LoadedImage(sample, None, width, height, display=shown, whole=image)
-    return LoadedImage(sample, fit(image, spec), width, height, display=shown)
+    return LoadedImage(sample, to_network_input(image, spec), width, height, display=shown)
 
 
-def stream(
+def stream_images(
     samples: Iterable[Sample], spec: InputSpec, *, workers: int, display: int | None = None, batch_size: int = 1
 ) -> Iterator[LoadedImage]:
     """Read images in order, a bounded number ahead of the reader.
@@ -93,27 +93,27 @@ def stream(
         samples: What to read; may be endless.
         spec: What the network takes.
         workers: Threads; 0 reads in the caller's own.
-        display: See `load_one`.
+        display: See `load_image`.
         batch_size: Images the reader takes at once; as many are read while it works on the ones before.
     """
     # Images that are cut into tiles wait in their full size, which may be a gigabyte.
     ahead = 1 if spec.tiled else max(4 * workers, batch_size)
     return map_ordered(
-        lambda sample: load_one(sample, spec, display), samples, workers=workers, ahead=ahead, name="adctl-read"
+        lambda sample: load_image(sample, spec, display), samples, workers=workers, ahead=ahead, name="adctl-read"
     )
 
 
-def pieces(item: LoadedImage, spec: InputSpec) -> Iterator[Pixels]:
+def network_inputs(item: LoadedImage, spec: InputSpec) -> Iterator[Pixels]:
     """What the network sees of a readable image [H,W,C]: the whole of it, or tile by tile."""
     if item.whole is None:
         assert item.pixels is not None
         yield item.pixels
         return
-    for tile in Tiling.of(spec, item.height, item.width):
-        yield fit(tile.cut(item.whole), spec)
+    for tile in Tiling.for_image(spec, item.height, item.width):
+        yield to_network_input(tile.cut(item.whole), spec)
 
 
-def groups(items: Iterable[LoadedImage], size: int) -> Iterator[list[LoadedImage]]:
+def batch_images(items: Iterable[LoadedImage], size: int) -> Iterator[list[LoadedImage]]:
     """Cut a stream into lists with `size` readable images each; unreadable ones stay in their places."""
     held: list[LoadedImage] = []
     readable = 0
@@ -127,7 +127,7 @@ def groups(items: Iterable[LoadedImage], size: int) -> Iterator[list[LoadedImage
         yield held
 
 
-def stack(items: Iterable[LoadedImage]) -> NDArray[np.uint8]:
+def stack_pixels(items: Iterable[LoadedImage]) -> NDArray[np.uint8]:
     """Pixels [B,H,W,C] of the readable images."""
     return np.stack([item.pixels for item in items if item.pixels is not None])
 
@@ -201,7 +201,7 @@ class ImageSource:
         if not self.spec.tiled:
             return list(range(1, len(self.samples) + 1))
         sizes = (image_size(sample.path) for sample in self.samples)
-        return list(itertools.accumulate(len(Tiling.of(self.spec, height, width)) for width, height in sizes))
+        return list(itertools.accumulate(len(Tiling.for_image(self.spec, height, width)) for width, height in sizes))
 
     def _place(self, index: int) -> tuple[int, int]:
         """The image of a piece, and the number of the piece within it."""
@@ -227,9 +227,9 @@ class ImageSource:
 
     def _pieces(self, images: Sequence[int]) -> Iterator[tuple[int, Pixels]]:
         """(image, pixels) of every piece of some images."""
-        items = stream((self.samples[image] for image in images), self.spec, workers=self.workers)
+        items = stream_images((self.samples[image] for image in images), self.spec, workers=self.workers)
         for image, item in zip(images, _all_readable(items), strict=True):
-            for pixels in pieces(item, self.spec):
+            for pixels in network_inputs(item, self.spec):
                 yield image, pixels
 
     def _chosen(self, order: Sequence[int]) -> Iterator[Pixels]:
@@ -241,12 +241,12 @@ class ImageSource:
 
     def _one(self, index: int) -> Pixels:
         image, number = self._place(index)
-        item = load_one(self.samples[image], self.spec)
+        item = load_image(self.samples[image], self.spec)
         if item.error is not None:
             raise item.error
         assert item.whole is not None
-        tile = Tiling.of(self.spec, item.height, item.width)[number]
-        return np.ascontiguousarray(fit(tile.cut(item.whole), self.spec))  # no view: the image is let go
+        tile = Tiling.for_image(self.spec, item.height, item.width)[number]
+        return np.ascontiguousarray(to_network_input(tile.cut(item.whole), self.spec))  # no view: the image is let go
 
     def _cached(self, indices: Sequence[int]) -> Pixels:
         assert self._cache is not None

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from adctl.data import images
-from adctl.data.images import read_image, refusal, to_uint8
+from adctl.data.images import read_image, to_uint8, unusable_image
 from adctl.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def read_pixels(path: Path, channels: int, *, bit_depth: int = 16) -> NDArray[np
         return images.as_grey_or_rgb(path, images.read_stored(path), bit_depth=bit_depth)
     pixels = read_channels(path)
     if pixels.shape[2] != channels:
-        raise refusal(
+        raise unusable_image(
             path,
             f"it has {pixels.shape[2]} channels where {channels} are expected",
             f"Use images of {channels} channels, or train on all these with --set channels={pixels.shape[2]}.",
@@ -64,7 +64,7 @@ def read_channels(path: Path) -> NDArray[Any]:
     """
     header, data = images.read_file(path)
     if header.orientation != 1:
-        raise refusal(path, "it is stored turned or mirrored", "Save it as it should be seen.")
+        raise unusable_image(path, "it is stored turned or mirrored", "Save it as it should be seen.")
     if header.format == "TIFF":
         pixels = _tiff(path, data)
     elif header.format == "NPY":
@@ -76,14 +76,14 @@ def read_channels(path: Path) -> NDArray[Any]:
     return pixels[..., None] if pixels.ndim == 2 else pixels  # noqa: PLR2004 - grey
 
 
-def read_picture(path: Path, *, bit_depth: int = 16) -> RgbImage:
+def read_display_image(path: Path, *, bit_depth: int = 16) -> RgbImage:
     """An image to look at, whatever its channels; errors as for `read_pixels`."""
     if not images.read_header(path).bands:
         return read_image(path, bit_depth=bit_depth)
-    return picture_of(to_uint8(path, read_channels(path), bit_depth))
+    return to_display_image(to_uint8(path, read_channels(path), bit_depth))
 
 
-def picture_of(pixels: NDArray[np.uint8]) -> RgbImage:
+def to_display_image(pixels: NDArray[np.uint8]) -> RgbImage:
     """Something to look at: the first three channels for red, green and blue, or the first for grey.
 
     Args:
@@ -110,7 +110,7 @@ def _tiff(path: Path, data: bytes) -> NDArray[Any]:
             page = file.pages.first
             pixels, axes = page.asarray(), page.axes
     except Exception as error:  # it raises whatever a damaged tag leads to
-        raise refusal(
+        raise unusable_image(
             path, f"it cannot be decoded ({error})", "Save it again, without compression or with Deflate."
         ) from error
     return np.moveaxis(pixels, 0, 2) if axes.startswith("S") else pixels

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adctl.data.images import resize
-from adctl.data.roi import FILL, read_region
+from adctl.data.roi import FILL, decode_region
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +29,7 @@ Pixels: TypeAlias = NDArray[np.uint8]
 Map: TypeAlias = NDArray[np.float32]
 Resize: TypeAlias = Literal["squash", "pad", "crop"]
 
-LONGEST_MAP = 4096
+MAX_MAP_SIDE = 4096
 """Cells along the longer side of a map that spans an image; finer ones are averaged."""
 
 _SETTINGS = ("channels", "resize", "bit_depth", "tile", "tile_overlap", "scales", "roi")
@@ -93,7 +93,7 @@ class _Span:
     length: float
 
 
-def fit(image: RgbImage, spec: InputSpec) -> Pixels:
+def to_network_input(image: RgbImage, spec: InputSpec) -> Pixels:
     """Bring an image to what the network takes.
 
     Args:
@@ -105,7 +105,7 @@ def fit(image: RgbImage, spec: InputSpec) -> Pixels:
         Array of shape [H, W, C], uint8.
     """
     if spec.roi is not None:
-        image = read_region(spec.roi).cut(image)
+        image = decode_region(spec.roi).cut(image)
     if spec.resize == "crop":
         height, width = _cropped(image.shape[0], image.shape[1], spec)
         top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
@@ -122,10 +122,10 @@ def check_region(path: Path, image: RgbImage, spec: InputSpec) -> None:
         ImageError: It does not.
     """
     if spec.roi is not None:
-        read_region(spec.roi).check(path, *image.shape[:2])
+        decode_region(spec.roi).check(path, *image.shape[:2])
 
 
-def onto_image(anomaly_map: Map, spec: InputSpec, height: int, width: int) -> Map:
+def map_to_image(anomaly_map: Map, spec: InputSpec, height: int, width: int) -> Map:
     """Take an anomaly map from the network's input back onto the image.
 
     Padding is cut off. Outside a centre crop or a region of interest, where the network saw nothing, stands the map's
@@ -142,7 +142,7 @@ def onto_image(anomaly_map: Map, spec: InputSpec, height: int, width: int) -> Ma
     """
     if spec.roi is None:
         return _onto_seen(anomaly_map, spec, height, width)
-    region = read_region(spec.roi)
+    region = decode_region(spec.roi)
     box = region.box(height, width)
     values = _onto_seen(anomaly_map, spec, box.height, box.width)
     values, _ = _along(values, 0, _Span(-box.top, height), box.height)
@@ -164,7 +164,7 @@ def _onto_seen(anomaly_map: Map, spec: InputSpec, height: int, width: int) -> Ma
     return values
 
 
-def sample(values: Map, axis: int, positions: NDArray[np.float64], spacing: float) -> Map:
+def interpolate(values: Map, axis: int, positions: NDArray[np.float64], spacing: float) -> Map:
     """Read cells along one axis at other positions, by linear interpolation.
 
     Args:
@@ -192,9 +192,9 @@ def _averaged(values: Map, axis: int, cells: int) -> Map:
 
 def _along(values: Map, axis: int, span: _Span, side: int) -> tuple[Map, NDArray[np.bool_]]:
     """Cells along one axis of the image, and which of them lie on the network's input."""
-    cells = min(LONGEST_MAP, max(1, round(span.length * values.shape[axis] / side)))
+    cells = min(MAX_MAP_SIDE, max(1, round(span.length * values.shape[axis] / side)))
     centres = (span.start + (np.arange(cells) + 0.5) / cells * span.length) / side
-    return sample(values, axis, centres, span.length / cells / side), (centres >= 0) & (centres <= 1)
+    return interpolate(values, axis, centres, span.length / cells / side), (centres >= 0) & (centres <= 1)
 
 
 def _placement(spec: InputSpec, height: int, width: int) -> tuple[_Span, _Span]:

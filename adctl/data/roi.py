@@ -115,8 +115,8 @@ class Region:
 
 
 @lru_cache(maxsize=8)
-def read_region(text: str) -> Region:
-    """The region that a text from `region_text` stands for.
+def decode_region(text: str) -> Region:
+    """The region that a text from `encode_region` stands for.
 
     Raises:
         ValueError: It is none.
@@ -131,7 +131,7 @@ def read_region(text: str) -> Region:
     return Region((left, top, width, height), None)
 
 
-def region_text(given: str) -> str:
+def encode_region(given: str) -> str:
     """What to keep of `--roi`: a rectangle as it was typed, a mask picture by its pixels.
 
     Raises:

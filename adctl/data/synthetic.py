@@ -25,7 +25,7 @@ from adctl.errors import UsageError, unknown_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-Painted = tuple[Tensor, Tensor]
+PaintedBatch = tuple[Tensor, Tensor]
 """Images [B,C,H,W] and where they were painted, bool [B,H,W]."""
 
 _VISIBLE = 0.02
@@ -56,10 +56,10 @@ def parse_kinds(text: str) -> tuple[str, ...]:
     Raises:
         UsageError: A kind is unknown.
     """
-    return known([part.strip() for part in text.split(",")])
+    return check_kinds([part.strip() for part in text.split(",")])
 
 
-def known(kinds: Sequence[str]) -> tuple[str, ...]:
+def check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
     """The kinds, each once.
 
     Raises:
@@ -73,7 +73,7 @@ def known(kinds: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(kinds))
 
 
-def paint(images: Tensor, kinds: Sequence[str], probability: float = 0.5) -> Painted:
+def paint(images: Tensor, kinds: Sequence[str], probability: float = 0.5) -> PaintedBatch:
     """Paint a defect onto some of the images.
 
     Args:
@@ -89,7 +89,7 @@ def paint(images: Tensor, kinds: Sequence[str], probability: float = 0.5) -> Pai
     Raises:
         UsageError: A kind is unknown, or there is none.
     """
-    painters = [PAINTERS[kind] for kind in known(kinds)]
+    painters = [PAINTERS[kind] for kind in check_kinds(kinds)]
     count = len(images)
     chosen = torch.randint(len(painters), (count,))
     chosen[torch.rand(count) >= probability] = -1
@@ -107,7 +107,7 @@ def paint(images: Tensor, kinds: Sequence[str], probability: float = 0.5) -> Pai
     return result, masks
 
 
-def cutpaste(images: Tensor, rows: Tensor | None = None) -> Painted:
+def cutpaste(images: Tensor, rows: Tensor | None = None) -> PaintedBatch:
     """Paste a piece of each image somewhere else in it: even odds for a patch and for a turned scar.
 
     Brightness and saturation of the piece change by up to a tenth; grey stays grey.
@@ -138,7 +138,7 @@ def cutpaste(images: Tensor, rows: Tensor | None = None) -> Painted:
     return _paste(originals, _jittered(pieces), mask)
 
 
-def perlin(images: Tensor, rows: Tensor | None = None) -> Painted:
+def perlin(images: Tensor, rows: Tensor | None = None) -> PaintedBatch:
     """Blend a foreign texture into each image where Perlin noise is high (DRAEM, equation 1).
 
     Args:
@@ -194,7 +194,7 @@ def perlin_noise(cells: Tensor, height: int, width: int, angle: Tensor | None = 
     return torch.lerp(upper, lower, _fade(down)) * math.sqrt(2)
 
 
-PAINTERS: dict[str, Callable[[Tensor, Tensor], Painted]] = {"cutpaste": cutpaste, "perlin": perlin}
+PAINTERS: dict[str, Callable[[Tensor, Tensor], PaintedBatch]] = {"cutpaste": cutpaste, "perlin": perlin}
 """Kinds of defects by name."""
 
 
@@ -209,7 +209,7 @@ def _visible(originals: Tensor, painted: Tensor, mask: Tensor) -> Tensor:
     return (pixels >= _SMALLEST) & (change >= _VISIBLE * pixels)
 
 
-def _paste(originals: Tensor, changed: Tensor, mask: Tensor) -> Painted:
+def _paste(originals: Tensor, changed: Tensor, mask: Tensor) -> PaintedBatch:
     """Take the changed pixels inside the mask, and out of the mask those that did not change."""
     painted = torch.where(mask.unsqueeze(1), changed.clamp(0, 1), originals)
     return painted, (painted != originals).any(1)

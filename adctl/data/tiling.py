@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from adctl.data.preprocess import LONGEST_MAP, onto_image, sample
+from adctl.data.preprocess import MAX_MAP_SIDE, interpolate, map_to_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,7 +76,7 @@ class Tiling:
     grids: tuple[Grid, ...]
 
     @classmethod
-    def of(cls, spec: InputSpec, height: int, width: int) -> Tiling:
+    def for_image(cls, spec: InputSpec, height: int, width: int) -> Tiling:
         """Lay the tiles over an image of this size."""
         return cls(height, width, tuple(_grid(spec, scale, height, width) for scale in spec.scales))
 
@@ -134,13 +134,13 @@ class Stitcher:
         scale, row, column = next(self._places)
         grid = self._tiling.grids[scale]
         self._scores[scale].append(score)
-        values = onto_image(anomaly_map, self._spec, grid.height, grid.width)
+        values = map_to_image(anomaly_map, self._spec, grid.height, grid.width)
         if self._map is None:
             self._start(values.shape)
         assert self._map is not None
         rows, columns = self._rows[scale][row], self._columns[scale][column]
-        values = sample(values, 0, rows.positions, self._cell[0] / grid.height)
-        values = sample(values, 1, columns.positions, self._cell[1] / grid.width)
+        values = interpolate(values, 0, rows.positions, self._cell[0] / grid.height)
+        values = interpolate(values, 1, columns.positions, self._cell[1] / grid.width)
         self._map[rows.cells, columns.cells] += rows.weights[:, None] * values * columns.weights
 
     def result(self) -> tuple[float, Map]:
@@ -153,7 +153,7 @@ class Stitcher:
         tiling = self._tiling
         finest = min(tiling.grids, key=lambda grid: grid.height * grid.width)
         wanted = (tiling.height * cells[0] / finest.height, tiling.width * cells[1] / finest.width)
-        factor = min(1.0, LONGEST_MAP / max(wanted))
+        factor = min(1.0, MAX_MAP_SIDE / max(wanted))
         height, width = (max(1, round(side * factor)) for side in wanted)
         self._map = np.zeros((height, width), np.float32)
         self._cell = (tiling.height / height, tiling.width / width)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from torch import Tensor, nn
 
 from adctl.data.preprocess import InputSpec, Resize
-from adctl.data.roi import read_region
+from adctl.data.roi import decode_region
 from adctl.errors import ModelFileError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class DetectorConfig(BaseModel):
     @classmethod
     def _region_in_one_piece(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None:
-            read_region(value)
+            decode_region(value)
             if info.data.get("tile") is not None or info.data.get("scales", (1.0,)) != (1.0,):
                 raise ValueError("a region of interest is looked at in one piece, which tiles and scales contradict")
         return value

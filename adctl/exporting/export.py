@@ -14,7 +14,7 @@ import numpy as np
 from adctl import run_folder
 from adctl.calibration.calibration_scores import held_out, learned_from
 from adctl.data.datasets.layouts import list_images
-from adctl.data.loader import load_one
+from adctl.data.loader import load_image
 from adctl.datasets import dataset_of_run
 from adctl.errors import AdctlError, DataError, UsageError
 from adctl.exporting import onnx, openvino, torch_export, torchscript
@@ -178,7 +178,7 @@ def _to_calibrate(model: Path, settings: ExportSettings, source: ExportSource) -
     """Pixels [1,H,W,C] each: of images named, or of those the model learned from; never of those it is proved on."""
     found = list_images(settings.calibration)[0] if settings.calibration else learned_from(model)
     step = max(1, -(-len(found) // _MOST_CALIBRATED))
-    loaded = (load_one(sample, source.detector.input) for sample in found[::step])
+    loaded = (load_image(sample, source.detector.input) for sample in found[::step])
     pixels = [item.pixels[None] for item in loaded if item.pixels is not None]
     if not pixels:
         raise DataError(

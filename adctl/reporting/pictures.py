@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from adctl.data.images import read_mask, resize
-from adctl.data.multichannel import picture_of, read_pixels
+from adctl.data.multichannel import read_pixels, to_display_image
 from adctl.errors import ImageError
 from adctl.records import Box
 from adctl.scoring.heatmaps import ColourScale, colourise, overlay, upsample
@@ -94,7 +94,7 @@ def _tiles(
     """Original, reconstruction where wanted, and with a map that map and the overlay; none where it is unreadable."""
     row, calibration = scores.rows[index], scores.calibration
     try:
-        image = picture_of(read_pixels(Path(row.path), scores.channels, bit_depth=scores.bit_depth))
+        image = to_display_image(read_pixels(Path(row.path), scores.channels, bit_depth=scores.bit_depth))
     except ImageError:
         return []
     factor = side / max(image.shape[:2])

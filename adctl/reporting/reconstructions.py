@@ -56,9 +56,9 @@ def _lies_over(spec: InputSpec) -> bool:
 def _rebuild(detector: Any, image: Rgb) -> Rgb:
     import torch
 
-    from adctl.data.preprocess import fit
+    from adctl.data.preprocess import to_network_input
 
-    pixels = torch.from_numpy(fit(image, detector.input)).permute(2, 0, 1)[None] / 255
+    pixels = torch.from_numpy(to_network_input(image, detector.input)).permute(2, 0, 1)[None] / 255
     with torch.inference_mode():
         rebuilt = detector.reconstruct(pixels)[0].clamp(0, 1).mul(255).round().to(torch.uint8)
     array = rebuilt.permute(1, 2, 0).numpy()

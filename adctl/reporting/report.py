@@ -72,7 +72,7 @@ def report(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT) 
         )
     gates = _gates(settings)
     formats = _formats(settings)
-    folder = settings.scores[0] if settings.scores else run_folder.last(settings.runs, "scores")
+    folder = settings.scores[0] if settings.scores else run_folder.get_last(settings.runs, "scores")
     scores = ScoreSet.load(folder)
     # Drawing images again costs little where only their scores are measured; maps are read once more for it.
     resampling = Resampling(settings.ci_samples, settings.ci_level, settings.seed)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adctl.data.loader import LoadedImage, groups, pieces, stack, stream
-from adctl.data.preprocess import onto_image
+from adctl.data.loader import LoadedImage, batch_images, network_inputs, stack_pixels, stream_images
+from adctl.data.preprocess import map_to_image
 from adctl.data.tiling import Stitcher, Tiling
 from adctl.engine.batch_size import starting_batch_size
 from adctl.records import CalibrationScores
@@ -63,18 +63,20 @@ def predict(
         display: Also keep each image to look at, its longer side at most so many pixels.
     """
     size = starting_batch_size(batch_size, runtime.device)
-    items = stream(samples, runtime.input, workers=workers, display=display, batch_size=size)
+    items = stream_images(samples, runtime.input, workers=workers, display=display, batch_size=size)
     if runtime.input.tiled:
         yield from (_predict_tiles(runtime, item, size) for item in items)
         return
 
     def score(group: list[LoadedImage]) -> tuple[list[LoadedImage], RuntimeOutput | None]:
         readable = [item for item in group if item.error is None]
-        return group, runtime.predict(stack(readable)) if readable else None
+        return group, runtime.predict(stack_pixels(readable)) if readable else None
 
     # In threads, so that the next group is at hand when one is done: the network never waits.
     callers = runtime.callers
-    for group, scored in map_ordered(score, groups(items, size), workers=callers, ahead=callers, name="adctl-predict"):
+    for group, scored in map_ordered(
+        score, batch_images(items, size), workers=callers, ahead=callers, name="adctl-predict"
+    ):
         rank = 0
         for item in group:
             if item.error is not None or scored is None:
@@ -85,15 +87,15 @@ def predict(
 
 
 def _predicted(spec: InputSpec, item: LoadedImage, score: float, values: NDArray[np.float32]) -> PredictedImage:
-    return PredictedImage(item, score, onto_image(values, spec, item.height, item.width))
+    return PredictedImage(item, score, map_to_image(values, spec, item.height, item.width))
 
 
 def _predict_tiles(runtime: Runtime, item: LoadedImage, batch_size: int) -> PredictedImage:
     """Tile by tile, never more than a batch of them cut; see `Stitcher` for score and map."""
     if item.error is not None:
         return PredictedImage(item, None, None)
-    stitcher = Stitcher(runtime.input, Tiling.of(runtime.input, item.height, item.width))
-    tiles = pieces(item, runtime.input)
+    stitcher = Stitcher(runtime.input, Tiling.for_image(runtime.input, item.height, item.width))
+    tiles = network_inputs(item, runtime.input)
     while batch := list(itertools.islice(tiles, batch_size)):
         scored = runtime.predict(np.stack(batch))
         for score, values in zip(scored.scores, scored.maps, strict=True):

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from adctl.config import LoadedSettings, ScoreSettings
-    from adctl.data.datasets.layouts import Ignored
+    from adctl.data.datasets.layouts import IgnoredPath
     from adctl.records import Sample
     from adctl.runtimes.base import Runtime
     from adctl.thresholds.drift import Drift
@@ -139,7 +139,7 @@ def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
         )
     if counts[Verdict.ERROR]:
         log.warning("%d images could not be scored; the reasons are in results.csv.", counts[Verdict.ERROR])
-    run_folder.remember(settings.runs, "scores", folder)
+    run_folder.set_last(settings.runs, "scores", folder)
     return result_of(model, folder, runtime, tally, start, ignored)
 
 
@@ -173,7 +173,12 @@ class ScoreSummary:
 
 
 def result_of(
-    model: Path, folder: Path, runtime: Runtime, tally: ScoreSummary, started: float, ignored: Sequence[Ignored] = ()
+    model: Path,
+    folder: Path,
+    runtime: Runtime,
+    tally: ScoreSummary,
+    started: float,
+    ignored: Sequence[IgnoredPath] = (),
 ) -> ScoreResult:
     """What was done, at its end; warns where the images have drifted.
 
@@ -388,7 +393,7 @@ class HeatmapWriter:
         files.write_bytes(place, encode_png(picture), flush=False)
 
 
-def _samples(images: tuple[str, ...], model: Path) -> tuple[list[Sample], list[Ignored]]:
+def _samples(images: tuple[str, ...], model: Path) -> tuple[list[Sample], list[IgnoredPath]]:
     """What was named, or the test part of the data set the model was trained on."""
     if images:
         return list_images(images)
@@ -400,12 +405,12 @@ def _samples(images: tuple[str, ...], model: Path) -> tuple[list[Sample], list[I
 
 
 def manifest_of(
-    loaded: LoadedSettings[ScoreSettings], model: Path, runtime: Runtime, ignored: Sequence[Ignored] = ()
+    loaded: LoadedSettings[ScoreSettings], model: Path, runtime: Runtime, ignored: Sequence[IgnoredPath] = ()
 ) -> dict[str, Any]:
     """What is known of a scoring before its first row: model, digests, settings and where each came from."""
     header = runtime.header
     return {
-        "started": run_folder.now(),
+        "started": run_folder.timestamp(),
         "model": {
             "path": str(model),
             "sha256": files.sha256_file(model),

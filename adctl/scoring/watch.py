@@ -219,7 +219,7 @@ def watch(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
         log.info("Watching %s; %d files are scored already. Ctrl-C stops.", watched, journal.rows)
         tally = _Watch(loaded, runtime, journal, model, watched).run(reporter)
     if journal.rows:
-        run_folder.remember(settings.runs, "scores", folder)
+        run_folder.set_last(settings.runs, "scores", folder)
     return result_of(model, folder, runtime, tally, start)
 
 

@@ -105,7 +105,7 @@ class Augmentation:
         if library not in LIBRARIES:
             raise unknown_name("augmentation library", library, LIBRARIES)
         _require_list(policy, custom)
-        self.synthetic = None if synthetic is None else defects.known(synthetic)
+        self.synthetic = None if synthetic is None else defects.check_kinds(synthetic)
         self._steps = _STEPS[library](policy, custom or ())
 
     @torch.no_grad()

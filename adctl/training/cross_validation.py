@@ -176,7 +176,7 @@ def _all(
         scored = [_fold(run, loaded, number, reporter, labelled=labelled) for number in range(1, settings.folds + 1)]
         trained = _learn_from_all(run, loaded, scored, reporter)
         tested = evaluate_on_test(trained.model, settings, run / TEST_SCORES, reporter) if labelled else None
-    run_folder.remember(settings.runs, "model", trained.model)
+    run_folder.set_last(settings.runs, "model", trained.model)
     folds = tuple(one.fold for one in scored)
     best = min(folds, key=lambda fold: fold.tail)
     smallest = min(fold.held_out for fold in folds)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from adctl import files, run_folder
 from adctl.config import LoadedSettings, TrainSettings
-from adctl.datasets import ALL, categories_of, open_dataset
+from adctl.datasets import ALL_CATEGORIES, categories_of, open_dataset
 from adctl.detectors.components.shared_feature_cache import shared_features
 from adctl.detectors.registry import detector_class
 from adctl.engine import distributed
@@ -155,7 +155,7 @@ class GridResult:
 def is_grid(settings: TrainSettings) -> bool:
     """Whether the settings name more than one training."""
     several = [
-        settings.category == ALL,
+        settings.category == ALL_CATEGORIES,
         "," in (settings.category or ""),
         "," in settings.arch,
         len(settings.seeds) > 1,
@@ -174,7 +174,7 @@ def combinations(settings: TrainSettings) -> tuple[Combination, ...]:
         detector_class(arch)
     seeds = dict.fromkeys(settings.seeds or (settings.seed,))
     names: Sequence[str | None] = [None]
-    if settings.category == ALL:
+    if settings.category == ALL_CATEGORIES:
         names = categories_of(settings)
     elif settings.category is not None:
         names = _listed(settings.category)
@@ -212,7 +212,7 @@ def train_grid(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILEN
     result = _write(folder, settings, _ordered(rows, wanted))
     last = next((row.run for row in reversed(result.rows) if row.run), None)
     if last is not None:
-        run_folder.remember(settings.runs, "model", folder / last / run_folder.MODEL)
+        run_folder.set_last(settings.runs, "model", folder / last / run_folder.MODEL)
     return result
 
 

@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from adctl.data.images import image_size
-from adctl.data.loader import load_one
+from adctl.data.loader import load_image
 from adctl.data.tiling import Tiling
 from adctl.detectors.registry import detector_class
 from adctl.engine.batch_size import starting_batch_size
@@ -68,8 +68,8 @@ def estimate_resources(plan: TrainingPlan, settings: TrainSettings) -> ResourceE
     images = to_input(np.zeros((batch, *size.shape), np.uint8), plan.device.device)
     sample = plan.split.train[0]
     width, height = image_size(sample.path)
-    tiles = len(Tiling.of(size, height, width))
-    read = _timed(lambda: load_one(sample, size)) / max(1, settings.workers) / tiles
+    tiles = len(Tiling.for_image(size, height, width))
+    read = _timed(lambda: load_image(sample, size)) / max(1, settings.workers) / tiles
     count, validation, held_out = (
         tiles * len(part) for part in (plan.split.train, plan.split.validation, plan.split.calibration)
     )

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from adctl import files, run_folder
 from adctl.config import TrainSettings, flag_name
-from adctl.data.datasets.remote import lasting
+from adctl.data.datasets.remote import absolute_path
 from adctl.data.folds import split_fold
 from adctl.data.loader import ImageSource
 from adctl.data.preprocess import InputSpec
-from adctl.data.roi import region_text
+from adctl.data.roi import encode_region
 from adctl.data.split import Split, split_good, training_digest
 from adctl.datasets import open_dataset
 from adctl.detectors.components import backbones
@@ -178,7 +178,7 @@ def detector_config(settings: TrainSettings) -> DetectorConfig:
         if name not in cls.model_fields:
             raise unknown_name(f"option of {settings.arch}", name, cls.model_fields)
     if "roi" in given:
-        given["roi"] = region_text(str(given["roi"]))
+        given["roi"] = encode_region(str(given["roi"]))
     if "seed" in cls.model_fields:
         given.setdefault("seed", settings.seed)
     try:
@@ -299,7 +299,7 @@ def train_into(
         summary=summary,
     )
     _write_records(result, loaded, plan)
-    run_folder.remember(settings.runs, "model", model)
+    run_folder.set_last(settings.runs, "model", model)
     return result
 
 
@@ -433,7 +433,7 @@ def _write_records(result: TrainResult, loaded: LoadedSettings[TrainSettings], p
         result.run / run_folder.RUN,
         {
             "schema": "adctl.run/1",
-            "finished": run_folder.now(),
+            "finished": run_folder.timestamp(),
             "arch": settings.arch,
             "model": {"file": result.model.name, "sha256": result.sha256},
             "dataset": {
@@ -442,7 +442,7 @@ def _write_records(result: TrainResult, loaded: LoadedSettings[TrainSettings], p
                 "layout": dataset.layout,
                 "root": str(dataset.root.absolute()),
                 **{
-                    name: lasting(path) if (path := getattr(settings, name)) else None
+                    name: absolute_path(path) if (path := getattr(settings, name)) else None
                     for name in ("good", "test", "masks")
                 },
                 "training_digest": training_digest(plan.split.train, plan.split.digests),

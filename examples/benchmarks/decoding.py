@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import cv2
 
 from adctl.data.datasets.layouts import list_images
-from adctl.data.loader import stream
+from adctl.data.loader import stream_images
 from adctl.data.preprocess import InputSpec
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def plain_in_threads(samples: Sequence[Sample], side: int, workers: int) -> None
 
 def ours(samples: Sequence[Sample], side: int, workers: int) -> None:
     """What training and scoring do."""
-    for item in stream(samples, InputSpec(side, side), workers=workers):
+    for item in stream_images(samples, InputSpec(side, side), workers=workers):
         assert item.error is None, item.error
 
 

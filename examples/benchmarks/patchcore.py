@@ -21,7 +21,7 @@ import torch
 from quality import adctl
 
 from adctl.data.images import read_image
-from adctl.data.preprocess import fit
+from adctl.data.preprocess import to_network_input
 from adctl.detectors.components.anomaly_maps import to_rows
 from adctl.detectors.components.coreset import k_center_greedy
 from adctl.detectors.patchcore import PatchCore
@@ -85,7 +85,7 @@ def patches_of(model: Path, data: Path) -> Tensor:
     learned = json.loads((model.parent / "split.json").read_text(encoding="utf-8"))["train"]
     rows = []
     for key in learned:
-        pixels = torch.from_numpy(fit(read_image(data / key), detector.input))
+        pixels = torch.from_numpy(to_network_input(read_image(data / key), detector.input))
         rows.append(to_rows(detector.reduced(detector.patches(pixels.permute(2, 0, 1)[None] / 255))))
     return torch.cat(rows)
 

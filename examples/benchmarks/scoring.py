@@ -33,7 +33,7 @@ import psutil
 
 from adctl.config import LoadedSettings, ScoreSettings, TrainSettings, load
 from adctl.data.datasets.layouts import list_images
-from adctl.data.loader import load_one
+from adctl.data.loader import load_image
 from adctl.data.preprocess import InputSpec
 from adctl.model_file import ModelHeader, Training
 from adctl.records import CalibrationScores, Sample
@@ -69,7 +69,7 @@ def settings(**given: object) -> LoadedSettings[ScoreSettings]:
 def shares(model: Path, images: list[Sample], rounds: int) -> None:
     """Print images a second of the bare runtime and from disk."""
     runtime = open_runtime(model, "cpu")
-    loaded = [load_one(sample, runtime.input) for sample in images]
+    loaded = [load_image(sample, runtime.input) for sample in images]
     pixels = np.stack([item.pixels for item in loaded if item.pixels is not None])
     with tempfile.TemporaryDirectory() as out:
         cases: dict[str, Callable[[], object]] = {

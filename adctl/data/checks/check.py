@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adctl.data.checks.duplicates import find_duplicates
-from adctl.data.checks.findings import KINDS, Finding, FindingCase, Severity, finding
+from adctl.data.checks.findings import KINDS, Finding, FindingCase, Severity, make_finding
 from adctl.data.checks.image_stats import ImageStats, Part, collect_image_stats
 from adctl.data.checks.masks import find_faulty_masks
 from adctl.data.checks.outliers import find_exposure_outliers, find_mode_outliers, find_size_outliers
-from adctl.data.datasets.folders import child, subfolders_of
+from adctl.data.datasets.folders import find_subfolder, subfolders_of
 from adctl.data.datasets.ground_truth import GOOD_NAMES, is_category
 from adctl.data.datasets.layouts import categories_in, open_data, open_folders
 from adctl.data.datasets.manifests import is_manifest
 from adctl.data.datasets.remote import local_copy
-from adctl.data.datasets.webdataset import shards_of
+from adctl.data.datasets.webdataset import find_shards
 from adctl.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
@@ -97,12 +97,12 @@ def _datasets(path: Path) -> Iterator[Dataset]:
     names = categories_in(path)
     if names:
         yield from (open_data(path, name) for name in names)
-    elif is_manifest(path) or shards_of(path) or is_category(path) or child(path, "train"):
+    elif is_manifest(path) or find_shards(path) or is_category(path) or find_subfolder(path, "train"):
         yield open_data(path)
     else:
         good = next((folder for folder in subfolders_of(path) if folder.name.casefold() in GOOD_NAMES), path)
-        masks = child(path, "ground_truth") or child(path, "masks")
-        test = None if good is path else child(path, "test")
+        masks = find_subfolder(path, "ground_truth") or find_subfolder(path, "masks")
+        test = None if good is path else find_subfolder(path, "test")
         yield open_folders(good, test, masks if test else None)
 
 
@@ -141,9 +141,9 @@ def _unusable(dataset: Dataset, looks: Sequence[ImageStats]) -> list[Finding]:
     left_out = [item for item in dataset.ignored if item not in empty and item.path.suffix.lower() not in _NONE_MISSED]
     corrupt = [FindingCase((look.sample.path,), _short(look)) for look in looks if look.error is not None]
     return [
-        *finding("empty-file", [FindingCase((item.path,), "0 bytes") for item in empty]),
-        *finding("corrupt", corrupt),
-        *finding("left-out", [FindingCase((item.path,), item.reason) for item in left_out]),
+        *make_finding("empty-file", [FindingCase((item.path,), "0 bytes") for item in empty]),
+        *make_finding("corrupt", corrupt),
+        *make_finding("left-out", [FindingCase((item.path,), item.reason) for item in left_out]),
     ]
 
 
@@ -156,7 +156,9 @@ def _short(look: ImageStats) -> str:
 
 def _too_few(dataset: Dataset) -> list[Finding]:
     count = len(dataset.train)
-    return finding("few-images", [FindingCase((dataset.root,), f"{count} good images")] if count < FEW_GOOD else [])
+    return make_finding(
+        "few-images", [FindingCase((dataset.root,), f"{count} good images")] if count < FEW_GOOD else []
+    )
 
 
 def _counted(values: Iterable[str]) -> dict[str, int]:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from adctl.data.checks.findings import Severity
 from adctl.data.images import write_png
-from adctl.data.multichannel import read_picture
+from adctl.data.multichannel import read_display_image
 from adctl.errors import AdctlError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _place(path: Path, root: Path) -> str:
 def _thumbnail(path: Path) -> Image.Image:
     frame = Image.new("RGB", (_THUMB, _THUMB), (228, 228, 224))
     try:
-        image = Image.fromarray(read_picture(path))
+        image = Image.fromarray(read_display_image(path))
     except (AdctlError, OSError):
         ImageDraw.Draw(frame).text((8, 8), "no picture", fill=_FAINT, font=_font(_TEXT, 11))
         return frame

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from adctl.data.checks.findings import Finding, FindingCase, finding
+from adctl.data.checks.findings import Finding, FindingCase, make_finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,7 +57,7 @@ def find_duplicates(looks: Sequence[ImageStats]) -> list[Finding]:
         close[kind].append(_case(group, f"{correlation:.0%} of the fine structure shared, or more"))
     cases = {**same, **close}
     kinds = ("leak", "near-leak", "contradiction", "duplicate", "near-duplicate")
-    return [found for kind in kinds for found in finding(kind, cases.get(kind, ()))]
+    return [found for kind in kinds for found in make_finding(kind, cases.get(kind, ()))]
 
 
 def _kind_of_copies(group: Sequence[ImageStats]) -> str:

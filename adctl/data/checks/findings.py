@@ -137,6 +137,6 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
 """Severity, title and remedy of each kind, worst consequences first."""
 
 
-def finding(kind: str, cases: Sequence[FindingCase]) -> list[Finding]:
+def make_finding(kind: str, cases: Sequence[FindingCase]) -> list[Finding]:
     """A finding of a kind, if there are cases of it; none otherwise."""
     return [Finding(kind, *KINDS[kind], cases=tuple(cases))] if cases else []

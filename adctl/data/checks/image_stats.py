@@ -16,7 +16,7 @@ import numpy as np
 
 from adctl.data import storage
 from adctl.data.images import as_rgb, read_header, read_stored, resize, to_uint8
-from adctl.data.multichannel import picture_of, read_channels
+from adctl.data.multichannel import read_channels, to_display_image
 from adctl.errors import AdctlError, ImageError
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _seen(path: Path) -> tuple[RgbImage, str]:
     bands = read_header(path).bands
     if bands:
         stored = read_channels(path)
-        return picture_of(to_uint8(path, stored, 16)), f"{bands} channels {stored.dtype}"
+        return to_display_image(to_uint8(path, stored, 16)), f"{bands} channels {stored.dtype}"
     stored = read_stored(path)
     return as_rgb(path, stored), f"{'grey' if stored.ndim == 2 else 'colour'} {stored.dtype}"  # noqa: PLR2004 - axes
 

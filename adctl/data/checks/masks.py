@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adctl.data.checks.findings import Finding, FindingCase, finding
+from adctl.data.checks.findings import Finding, FindingCase, make_finding
 from adctl.data.images import read_mask
 from adctl.errors import ImageError
 from adctl.records import GOOD
@@ -46,7 +46,7 @@ def find_faulty_masks(looks: Sequence[ImageStats], unused: Iterable[Path]) -> li
             assert look.sample.mask is not None
             cases[kind].append(FindingCase((look.sample.mask, look.sample.path), detail))
     kinds = ("missing-mask", "orphan-mask", "corrupt-mask", "mask-size", "empty-mask", "inverted-mask")
-    return [found for kind in kinds for found in finding(kind, cases[kind])]
+    return [found for kind in kinds for found in make_finding(kind, cases[kind])]
 
 
 def _judge(look: ImageStats) -> tuple[str, str] | None:

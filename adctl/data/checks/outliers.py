@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adctl.data.checks.findings import Finding, FindingCase, finding
+from adctl.data.checks.findings import Finding, FindingCase, make_finding
 from adctl.records import GOOD
 
 if TYPE_CHECKING:
@@ -50,17 +50,19 @@ def find_exposure_outliers(looks: Sequence[ImageStats]) -> list[Finding]:
         for look, measured in zip(good, values, strict=True):
             if not low <= measured <= high:
                 cases.setdefault(look, []).append(f"{name} {measured:.3g}, expected {max(0, low):.3g} to {high:.3g}")
-    return finding("odd-exposure", [FindingCase((look.sample.path,), "; ".join(seen)) for look, seen in cases.items()])
+    return make_finding(
+        "odd-exposure", [FindingCase((look.sample.path,), "; ".join(seen)) for look, seen in cases.items()]
+    )
 
 
 def find_mode_outliers(looks: Sequence[ImageStats]) -> list[Finding]:
     """Images in another mode than nearly all."""
-    return finding("odd-mode", _unusual(looks, lambda look: look.mode))
+    return make_finding("odd-mode", _unusual(looks, lambda look: look.mode))
 
 
 def find_size_outliers(looks: Sequence[ImageStats]) -> list[Finding]:
     """Images of another size than nearly all; where sizes vary anyway, none."""
-    return finding("odd-size", _unusual(looks, lambda look: f"{look.width} x {look.height}"))
+    return make_finding("odd-size", _unusual(looks, lambda look: f"{look.width} x {look.height}"))
 
 
 def _fences(values: NDArray[np.float64], least: float) -> tuple[float, float]:

@@ -23,7 +23,7 @@ _ENDINGS = ", ".join(sorted(IMAGE_SUFFIXES))
 
 
 @dataclass(frozen=True, slots=True)
-class Ignored:
+class IgnoredPath:
     """A file or folder that was left out, and why."""
 
     path: Path
@@ -32,7 +32,7 @@ class Ignored:
 
 def scan(
     root: Path, *, leave_out: Collection[Path] = (), narrow: Callable[[Path, list[str]], list[str]] | None = None
-) -> tuple[list[Path], list[Ignored]]:
+) -> tuple[list[Path], list[IgnoredPath]]:
     """Find the image files below a folder, in order of name.
 
     Args:
@@ -46,25 +46,25 @@ def scan(
     images, ignored = [], []
 
     def unreadable(error: OSError) -> None:
-        ignored.append(Ignored(Path(error.filename), "the folder cannot be read"))
+        ignored.append(IgnoredPath(Path(error.filename), "the folder cannot be read"))
 
     visited = {os.path.realpath(folder) for folder in leave_out}
     for folder, subfolders, names in storage.walk(root, unreadable):
         real = os.path.realpath(folder)
         if real in visited:
             if _leads_in_a_circle(folder, real):
-                ignored.append(Ignored(folder, "a link that leads in a circle"))
+                ignored.append(IgnoredPath(folder, "a link that leads in a circle"))
             subfolders.clear()
             continue
         visited.add(real)
         visible = sorted(name for name in subfolders if not is_hidden(name))
         subfolders[:] = narrow(folder, visible) if narrow else visible
         for path in (folder / name for name in sorted(names) if not is_hidden(name)):
-            fault = fault_of(path)
+            fault = reason_unusable(path)
             if fault is None:
                 images.append(path)
             else:
-                ignored.append(Ignored(path, fault))
+                ignored.append(IgnoredPath(path, fault))
     return images, ignored
 
 
@@ -73,7 +73,7 @@ def _leads_in_a_circle(folder: Path, real: str) -> bool:
     return any(os.path.realpath(parent) == real for parent in folder.parents)
 
 
-def fault_of(path: Path) -> str | None:
+def reason_unusable(path: Path) -> str | None:
     """Why a file is not taken for an image; None when it is."""
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         named = "; to look into it, name it" if is_container_name(path.name) else ""
@@ -81,7 +81,7 @@ def fault_of(path: Path) -> str | None:
     try:
         size = storage.file_size(path)
     except OSError as error:
-        return reason_of(error)
+        return os_reason(error)
     if size is None:
         return "not a regular file"
     return None if size else "empty file"
@@ -97,13 +97,13 @@ def subfolders_of(folder: Path) -> list[Path]:
     return [folder / name for name in storage.subfolders(folder) if not is_hidden(name)]
 
 
-def child(folder: Path, name: str) -> Path | None:
+def find_subfolder(folder: Path, name: str) -> Path | None:
     """The subfolder of that name, or else of that name in another case."""
     alike = [each for each in subfolders_of(folder) if each.name.casefold() == name]
     return folder / name if folder / name in alike else next(iter(alike), None)
 
 
-def names_in(folder: Path) -> set[str]:
+def subfolder_names(folder: Path) -> set[str]:
     """Names of the visible subfolders, in lower case."""
     return {each.name.casefold() for each in subfolders_of(folder)}
 
@@ -124,16 +124,16 @@ def require_folder(folder: Path, what: str) -> None:
         if folder.is_dir():
             os.scandir(folder).close()
     except OSError as error:
-        raise UsageError(f"Cannot open the folder {folder} ({what}): {reason_of(error)}.", "Check the path.") from error
+        raise UsageError(f"Cannot open the folder {folder} ({what}): {os_reason(error)}.", "Check the path.") from error
 
 
-def reason_of(error: OSError) -> str:
+def os_reason(error: OSError) -> str:
     """The operating system's reason, to go on a sentence with."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     return reason[0].lower() + reason[1:]
 
 
-def no_images(where: Path | str, ignored: Collection[Ignored]) -> DataError:
+def no_images(where: Path | str, ignored: Collection[IgnoredPath]) -> DataError:
     """The error where images were looked for in vain."""
     first = next(iter(ignored), None)
     left_out = f" Left out: {len(ignored)}, such as {first.path} ({first.reason})." if first else ""

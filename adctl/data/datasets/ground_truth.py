@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adctl.data.datasets.folders import Ignored, child, scan
+from adctl.data.datasets.folders import IgnoredPath, find_subfolder, scan
 from adctl.records import GOOD, Sample
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class TestImages:
     """
 
     samples: tuple[Sample, ...] = ()
-    ignored: tuple[Ignored, ...] = ()
+    ignored: tuple[IgnoredPath, ...] = ()
     unused_masks: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -49,7 +49,7 @@ def test_images(test: Path, masks: Path | None, prefix: str) -> TestImages:
         prefix: What keys start with.
     """
     images, ignored = scan(test, leave_out=[masks] if masks else [])
-    samples = by_key(Sample(path, key_of(path, test, prefix), _label(path, test)) for path in images)
+    samples = sort_by_key(Sample(path, relative_key(path, test, prefix), _label(path, test)) for path in images)
     if masks is None:
         return TestImages(samples, tuple(ignored), notes=tuple(_label_notes(samples)))
     mask_files, unusable = scan(masks)
@@ -127,12 +127,12 @@ def _mask_notes(samples: Sequence[Sample], ambiguous: Sequence[Path]) -> list[st
     return notes
 
 
-def key_of(path: Path, base: Path, prefix: str = "") -> str:
+def relative_key(path: Path, base: Path, prefix: str = "") -> str:
     """An image's name within a data set whose images lie below `base`."""
     return Path(prefix, path.relative_to(base)).as_posix()
 
 
-def by_key(samples: Iterable[Sample]) -> tuple[Sample, ...]:
+def sort_by_key(samples: Iterable[Sample]) -> tuple[Sample, ...]:
     """Samples sorted by key."""
     return tuple(sorted(samples, key=lambda sample: sample.key))
 
@@ -142,12 +142,12 @@ def is_category(folder: Path) -> bool:
     return good_folder(folder) is not None
 
 
-def is_divided(folder: Path) -> bool:
+def has_test_part(folder: Path) -> bool:
     """Whether a folder has parts beside its test images that are not to be scored."""
-    return is_category(folder) or child(folder, "ground_truth") is not None
+    return is_category(folder) or find_subfolder(folder, "ground_truth") is not None
 
 
 def good_folder(category: Path) -> Path | None:
     """The folder of a category's good training images; None where it is no category."""
-    train = child(category, "train")
-    return train and child(train, GOOD)
+    train = find_subfolder(category, "train")
+    return train and find_subfolder(train, GOOD)

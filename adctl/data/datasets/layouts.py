@@ -18,20 +18,28 @@ from typing import TYPE_CHECKING, Literal
 
 from adctl.data import storage
 from adctl.data.containers import is_container_name
-from adctl.data.datasets.folders import Ignored, child, fault_of, no_images, require_folder, scan, subfolders_of
+from adctl.data.datasets.folders import (
+    IgnoredPath,
+    find_subfolder,
+    no_images,
+    reason_unusable,
+    require_folder,
+    scan,
+    subfolders_of,
+)
 from adctl.data.datasets.ground_truth import (
     DEFECT,
     GOOD_NAMES,
     TestImages,
-    by_key,
     good_folder,
     is_category,
-    key_of,
+    relative_key,
+    sort_by_key,
     test_images,
 )
 from adctl.data.datasets.listing import list_images
 from adctl.data.datasets.manifests import ManifestRow, is_manifest, read_manifest
-from adctl.data.datasets.webdataset import read_shards, shards_of
+from adctl.data.datasets.webdataset import find_shards, read_shards
 from adctl.errors import DataError, UsageError, unknown_name
 from adctl.records import GOOD, Sample
 
@@ -43,7 +51,7 @@ __all__ = [
     "DEFECT",
     "UNLABELLED",
     "Dataset",
-    "Ignored",
+    "IgnoredPath",
     "categories_in",
     "list_images",
     "open_data",
@@ -80,7 +88,7 @@ class Dataset:
     layout: Literal["mvtec", "folders", "manifest", "webdataset"]
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
-    ignored: tuple[Ignored, ...] = ()
+    ignored: tuple[IgnoredPath, ...] = ()
     notes: tuple[str, ...] = ()
     unused_masks: tuple[Path, ...] = ()
 
@@ -126,7 +134,7 @@ def _listed(path: Path) -> tuple[Literal["manifest", "webdataset"], list[Manifes
     """What says of each image what it is, and what it says; None where folders say it."""
     if is_manifest(path):
         return "manifest", read_manifest(path)
-    shards = shards_of(path)
+    shards = find_shards(path)
     return ("webdataset", read_shards(shards)) if shards else None
 
 
@@ -138,12 +146,14 @@ def _open_listed(
     chosen = _choose(names or {path.stem: path}, category, path)
     rows = [row for row in rows if row.category == chosen] if names else rows
     train = [row.sample for row in rows if row.split == "train" or (row.split is None and row.sample.label == GOOD)]
-    test = by_key(row.sample for row in rows if row.split == "test" or (not row.split and row.sample.label != GOOD))
-    good = by_key(sample for sample in train if sample.label == GOOD)
+    test = sort_by_key(
+        row.sample for row in rows if row.split == "test" or (not row.split and row.sample.label != GOOD)
+    )
+    good = sort_by_key(sample for sample in train if sample.label == GOOD)
     if not good:
         raise DataError(f"{path} names no good image to learn from.", "Label good images as good.")
     _check_disjoint(good, test)
-    ignored = [Ignored(s.path, f"to learn from, but labelled {s.label}") for s in train if s.label != GOOD]
+    ignored = [IgnoredPath(s.path, f"to learn from, but labelled {s.label}") for s in train if s.label != GOOD]
     return Dataset(path.stem, chosen, path, layout, good, test, tuple(ignored), tuple(_guessed_notes(rows)))
 
 
@@ -251,7 +261,7 @@ def _open_category(root: Path, name: str, category: str, notes: list[str]) -> Da
 
 def _test_part(root: Path) -> tuple[TestImages, tuple[str, ...]]:
     """The test images of a category, and what to say about them."""
-    test, masks = child(root, "test"), child(root, "ground_truth")
+    test, masks = find_subfolder(root, "test"), find_subfolder(root, "ground_truth")
     if test is None:
         return TestImages(), (f"{root} has no test folder: nothing can be measured on it.",)
     tested = test_images(test, masks, test.name)
@@ -259,19 +269,19 @@ def _test_part(root: Path) -> tuple[TestImages, tuple[str, ...]]:
     return tested, (*tested.notes, bare) if bare else tested.notes
 
 
-def _good_images(good: Path, base: Path, prefix: str = "") -> tuple[tuple[Sample, ...], list[Ignored]]:
+def _good_images(good: Path, base: Path, prefix: str = "") -> tuple[tuple[Sample, ...], list[IgnoredPath]]:
     images, ignored = scan(good)
     if not images:
         raise no_images(good, ignored)
-    return by_key(Sample(path, key_of(path, base, prefix), GOOD) for path in images), ignored
+    return sort_by_key(Sample(path, relative_key(path, base, prefix), GOOD) for path in images), ignored
 
 
 def _not_mvtec(root: Path) -> DataError:
     """What is wrong with a folder that is no MVTec data set, with the likeliest way out."""
     message = f"{root} is not in MVTec AD layout: it has no train/good folder."
-    train = child(root, "train")
+    train = find_subfolder(root, "train")
     good = next((folder for folder in subfolders_of(root) if folder.name.casefold() in GOOD_NAMES), None)
-    if any(fault_of(root / name) is None for name in storage.files_in(root)):
+    if any(reason_unusable(root / name) is None for name in storage.files_in(root)):
         return DataError(message, f"For a plain folder of good images pass it as --good {root}.")
     if good is not None:
         return DataError(message, f"For a plain folder of good images pass it as --good {good}.")

@@ -13,11 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adctl.data import storage
-from adctl.data.datasets.folders import Ignored, child, fault_of, is_hidden, names_in, no_images, reason_of, scan
-from adctl.data.datasets.ground_truth import DEFECT, by_key, is_divided, key_of, test_images
+from adctl.data.datasets.folders import (
+    IgnoredPath,
+    find_subfolder,
+    is_hidden,
+    no_images,
+    os_reason,
+    reason_unusable,
+    scan,
+    subfolder_names,
+)
+from adctl.data.datasets.ground_truth import DEFECT, has_test_part, relative_key, sort_by_key, test_images
 from adctl.data.datasets.manifests import ManifestRow, is_manifest, read_manifest
 from adctl.data.datasets.remote import local_copy
-from adctl.data.datasets.webdataset import read_shards, shards_of
+from adctl.data.datasets.webdataset import find_shards, read_shards
 from adctl.errors import UsageError
 from adctl.records import GOOD, Sample
 
@@ -25,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
-def list_images(inputs: Sequence[str | Path]) -> tuple[list[Sample], list[Ignored]]:
+def list_images(inputs: Sequence[str | Path]) -> tuple[list[Sample], list[IgnoredPath]]:
     """Find the images to score.
 
     Folders are searched to the bottom. Of an MVTec category only its test images are taken. Labels and masks
@@ -47,7 +56,7 @@ def list_images(inputs: Sequence[str | Path]) -> tuple[list[Sample], list[Ignore
     if not inputs:
         raise UsageError("No images were given.", "Give folders, image files or patterns.")
     found: dict[str, Sample] = {}
-    ignored: dict[Path, Ignored] = {}
+    ignored: dict[Path, IgnoredPath] = {}
     for item in inputs:
         samples, left_out = _expand(item)
         for sample in samples:
@@ -55,10 +64,10 @@ def list_images(inputs: Sequence[str | Path]) -> tuple[list[Sample], list[Ignore
         ignored.update((entry.path, entry) for entry in left_out)
     if not found:
         raise no_images(", ".join(map(str, inputs)), ignored.values())
-    return list(by_key(_with_truth(_with_unique_keys(list(found.values()))))), list(ignored.values())
+    return list(sort_by_key(_with_truth(_with_unique_keys(list(found.values()))))), list(ignored.values())
 
 
-def _expand(item: str | Path) -> tuple[list[Sample], list[Ignored]]:
+def _expand(item: str | Path) -> tuple[list[Sample], list[IgnoredPath]]:
     """The images one input stands for."""
     path = local_copy(Path(item))
     try:
@@ -67,12 +76,12 @@ def _expand(item: str | Path) -> tuple[list[Sample], list[Ignored]]:
         if glob.has_magic(str(item)):
             return _expand_pattern(path)
         raise UsageError(
-            f"Cannot find {item}: {reason_of(error)}.",
+            f"Cannot find {item}: {os_reason(error)}.",
             "Give a folder, an image file, or a pattern such as 'parts/**/*.png'.",
         ) from error
     if is_manifest(path):
         return _tests_of(read_manifest(path)), []
-    if shards := shards_of(path):
+    if shards := find_shards(path):
         return _tests_of(read_shards(shards)), []
     return _expand_folder(path, path) if is_folder else _expand_file(path, path.parent)
 
@@ -82,24 +91,24 @@ def _tests_of(rows: list[ManifestRow]) -> list[Sample]:
     return [row.sample for row in rows if row.split == "test"] or [row.sample for row in rows]
 
 
-def _expand_file(path: Path, base: Path) -> tuple[list[Sample], list[Ignored]]:
-    fault = fault_of(path)
-    return ([], [Ignored(path, fault)]) if fault else ([Sample(path, key_of(path, base))], [])
+def _expand_file(path: Path, base: Path) -> tuple[list[Sample], list[IgnoredPath]]:
+    fault = reason_unusable(path)
+    return ([], [IgnoredPath(path, fault)]) if fault else ([Sample(path, relative_key(path, base))], [])
 
 
-def _expand_folder(folder: Path, base: Path) -> tuple[list[Sample], list[Ignored]]:
+def _expand_folder(folder: Path, base: Path) -> tuple[list[Sample], list[IgnoredPath]]:
     """All images below a folder, but of MVTec categories only the test part."""
     images, ignored = scan(folder, narrow=_tests_only)
-    return [Sample(path, key_of(path, base)) for path in images], ignored
+    return [Sample(path, relative_key(path, base)) for path in images], ignored
 
 
 def _tests_only(folder: Path, subfolders: list[str]) -> list[str]:
     """Of an MVTec category on the way only the test part."""
     tests = [name for name in subfolders if name.casefold() == "test"]
-    return tests if tests and is_divided(folder) else subfolders
+    return tests if tests and has_test_part(folder) else subfolders
 
 
-def _expand_pattern(pattern: Path) -> tuple[list[Sample], list[Ignored]]:
+def _expand_pattern(pattern: Path) -> tuple[list[Sample], list[IgnoredPath]]:
     """The files a pattern matches and what is in the folders it matches, as a Unix shell would have it."""
     first = next(index for index, part in enumerate(pattern.parts) if glob.has_magic(part))
     base = Path(*pattern.parts[:first])
@@ -150,19 +159,19 @@ def _with_truth(samples: list[Sample]) -> Iterator[Sample]:
 
 def _is_test_folder(folder: Path) -> bool:
     if folder.name.casefold() == "test":
-        return is_divided(folder.parent)
-    masks = child(folder.parent, "ground_truth")
+        return has_test_part(folder.parent)
+    masks = find_subfolder(folder.parent, "ground_truth")
     if masks is None or folder.name.casefold() in {"train", "ground_truth"}:
         return False
-    return bool(names_in(folder) & names_in(masks))
+    return bool(subfolder_names(folder) & subfolder_names(masks))
 
 
 def _truth(test: Path) -> dict[Path, Sample]:
     """What is known of each image in a test folder, by path."""
-    masks = child(test.parent, "ground_truth")
+    masks = find_subfolder(test.parent, "ground_truth")
     samples = test_images(test, masks, test.name).samples
     if test.name.casefold() != "test" and masks is not None:
         # Beside defects that have masks there may be folders that name no defect, such as a date.
-        sure = names_in(masks) | {GOOD, DEFECT}
+        sure = subfolder_names(masks) | {GOOD, DEFECT}
         samples = tuple(sample for sample in samples if (sample.label or "").casefold() in sure)
     return {sample.path: sample for sample in samples}

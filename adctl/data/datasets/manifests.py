@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from adctl.data import storage
-from adctl.data.datasets.folders import reason_of
+from adctl.data.datasets.folders import os_reason
 from adctl.data.datasets.ground_truth import DEFECT, GOOD_NAMES
 from adctl.errors import DataError, UsageError
 from adctl.records import GOOD, Sample
@@ -85,7 +85,7 @@ def read_manifest(path: Path) -> list[ManifestRow]:
     except UnicodeDecodeError as error:
         raise DataError(f"The manifest {path} is not UTF-8 text: {error}.", "Save it as UTF-8.") from error
     except OSError as error:
-        raise UsageError(f"Cannot read the manifest {path}: {reason_of(error)}.", "Check the path.") from error
+        raise UsageError(f"Cannot read the manifest {path}: {os_reason(error)}.", "Check the path.") from error
     rows: dict[str, ManifestRow] = {}
     for number, values in _lines(path, text):
         row = _row(path, number, values)
@@ -140,10 +140,10 @@ def _row(path: Path, number: int, values: dict[str, str]) -> ManifestRow:
     image = _file(path, number, values["path"])
     mask = _file(path, number, values["mask"]) if values["mask"] else None
     key = PurePosixPath(values["path"].replace("\\", "/")).as_posix().lstrip("/")
-    return row_of(f"Line {number} of the manifest {path}", key, image, mask, values)
+    return make_row(f"Line {number} of the manifest {path}", key, image, mask, values)
 
 
-def row_of(place: str, key: str, image: Path, mask: Path | None, said: Mapping[str, str]) -> ManifestRow:
+def make_row(place: str, key: str, image: Path, mask: Path | None, said: Mapping[str, str]) -> ManifestRow:
     """One image and what is said of it.
 
     Args:

@@ -45,7 +45,7 @@ def is_remote(path: str | Path) -> bool:
     return _ADDRESS.match(str(path)) is not None
 
 
-def lasting(path: Path) -> str:
+def absolute_path(path: Path) -> str:
     """A path as it can be written down: absolute, or the address."""
     return _address(path) if is_remote(path) else str(path.absolute())
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from adctl.data import storage
 from adctl.data.containers import Container, open_container
-from adctl.data.datasets.manifests import ManifestRow, row_of
+from adctl.data.datasets.manifests import ManifestRow, make_row
 from adctl.data.images import IMAGE_SUFFIXES
 from adctl.errors import DataError
 
@@ -30,7 +30,7 @@ _MASKS = ("mask", "seg")
 _TRUTH = (".json", ".cls")
 
 
-def shards_of(path: Path) -> list[Path]:
+def find_shards(path: Path) -> list[Path]:
     """The shards that a path means: itself, or all in a folder of nothing but shards; none where it is no such thing.
 
     Raises:
@@ -67,7 +67,7 @@ def _rows(shard: Path, container: Container) -> Iterator[ManifestRow]:
         said = _said(shard, container, parts)
         said.setdefault("split", next((split for split in ("train", "test", "val") if split in shard.stem), ""))
         name = f"{shard.name}/{key}{PurePosixPath(image).suffix}"
-        yield row_of(f"{shard}/{image}", name, shard / image, shard / mask if mask else None, said)
+        yield make_row(f"{shard}/{image}", name, shard / image, shard / mask if mask else None, said)
 
 
 def _samples(container: Container) -> dict[str, dict[str, str]]:
