@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from adctl.errors import UsageError, unknown_name
+from adctl.formats import EXPORT_FORMATS, REPORT_FORMATS, RUNTIMES
 
 PREFIX = "ADCTL_"
 Arch = str
@@ -27,8 +28,14 @@ BatchSize = Literal["auto"] | int
 CalibrationMethod = Literal[
     "percentile", "sigma", "mad", "tail", "conformal", "f1", "precision", "recall", "cost", "fixed"
 ]
-ExportFormat = Literal["onnx", "openvino", "torchscript", "pt2"]
-RuntimeName = Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"]
+if TYPE_CHECKING:
+    ExportFormatName = str
+    ReportFormatName = str
+    RuntimeName = str
+else:  # the choices are the rows of a table, which a type checker cannot read
+    ExportFormatName = Literal[*EXPORT_FORMATS]
+    ReportFormatName = Literal[*REPORT_FORMATS]
+    RuntimeName = Literal["auto", *RUNTIMES]
 
 
 class CommandSettings(BaseSettings):
@@ -202,9 +209,7 @@ class ReportSettings(CommandSettings):
     animation: Path | None = Field(None, description="Moving picture of compared maps: .gif, .webp or .png")
     out: Path | None = Field(None, description="Where the report goes")
     title: str | None = Field(None, description="Title of the report")
-    format: tuple[Literal["html", "md", "json", "csv", "pdf", "pptx"], ...] = Field(
-        (), description="Formats; what --out ends in, or html, when left out"
-    )
+    format: tuple[ReportFormatName, ...] = Field((), description="Formats; what --out ends in, or html, when left out")
     findings: int = Field(12, ge=1, le=500, description="Images shown in md, pdf and pptx")
     reconstructions: bool = Field(False, description="Show what an autoencoder makes of each image")
     contact_sheet: Path | None = Field(None, description="PNG file with all images beside their overlays")
@@ -227,7 +232,7 @@ class ExportSettings(CommandSettings):
     command: ClassVar[str] = "export"
 
     model: Path | None = Field(None, description="Model file or run folder; the last one when left out")
-    format: tuple[ExportFormat, ...] = Field(("onnx",), min_length=1, description="Formats")
+    format: tuple[ExportFormatName, ...] = Field(("onnx",), min_length=1, description="Formats")
     half: bool = Field(False, description="Store weights in half precision")
     int8: bool = Field(False, description="Quantise the network to eight bits")
     calibration: tuple[str, ...] = Field((), description="Good images for int8 to find ranges on")

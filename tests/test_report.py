@@ -19,6 +19,7 @@ from adctl.evaluation.evaluate import evaluate, outcome
 from adctl.metrics.bootstrap import Resampling
 from adctl.metrics.image import image_metrics
 from adctl.records import Calibration, ScoredImage, Verdict
+from adctl.reporting.content import ReportOptions
 from adctl.reporting.page import write_report
 from adctl.scoring.heatmaps import upsample
 from adctl.scoring.score_set import ScoreSet, ScoreWriter
@@ -104,7 +105,7 @@ def labelled(maker: Maker) -> Maker:
 
 def page_of(scores: ScoreSet, **options) -> str:
     target = scores.folder / "report.html"
-    assert write_report(scores, evaluate(scores), target, **options) == target
+    assert write_report(scores, evaluate(scores), target, ReportOptions(**options)) == target
     return target.read_text(encoding="utf-8")
 
 

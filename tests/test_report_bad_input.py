@@ -121,7 +121,7 @@ def test_reconstructions_are_those_of_the_model(tmp_path, zippers):
     trained = train_once(LoadedSettings(TrainSettings(**given), dict.fromkeys(TrainSettings.model_fields, "test")))
     images = (str(zippers / "test" / "good"),)
     settings = ScoreSettings(images=images, model=trained.model, out=tmp_path / "scored", device="cpu")
-    score.score(LoadedSettings(settings, dict.fromkeys(ScoreSettings.model_fields, "test")))
+    score(LoadedSettings(settings, dict.fromkeys(ScoreSettings.model_fields, "test")))
     scores = ScoreSet.load(tmp_path / "scored")
     rebuild, notes = rebuilder(scores)
     assert notes == ()

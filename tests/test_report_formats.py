@@ -103,7 +103,7 @@ def test_a_format_that_lacks_its_extra_says_which_to_install(scores, tmp_path, m
     monkeypatch.setitem(sys.modules, "reportlab.platypus", None)
     evaluation = evaluate(scores)
     with pytest.raises(MissingExtraError, match="reportlab") as raised:
-        write_pdf(build_content(scores, evaluation), scores, evaluation, tmp_path / "a.pdf", 3)
+        write_pdf(scores, evaluation, tmp_path / "a.pdf")
     assert "adctl[report]" in raised.value.remedy
     assert not (tmp_path / "a.pdf").exists()
 

@@ -19,10 +19,10 @@ from safetensors.numpy import load_file
 
 from adctl.config import ExportSettings, load
 from adctl.errors import AdctlError, MissingExtraError, ModelFileError, UsageError
-from adctl.exporting.export import _WRITERS, export
+from adctl.exporting.export import export, write_format
+from adctl.formats import EXPORT_FORMATS, RUNTIMES
 from adctl.runtimes import auto_select
-from adctl.runtimes.auto_select import FORMATS, choose, read_parity_records, record
-from adctl.runtimes.base import RUNTIMES
+from adctl.runtimes.auto_select import choose, read_parity_records, record
 from adctl.runtimes.loading import open_runtime
 from adctl.training.single_run import train_once
 
@@ -30,7 +30,7 @@ torch = pytest.importorskip("torch")
 for package in ("onnxruntime", "onnxscript", "openvino"):
     pytest.importorskip(package)
 
-EXPORTED = sorted(FORMATS)
+EXPORTED = sorted(one.runtime for one in EXPORT_FORMATS.values())
 SUFFIXES = {name: RUNTIMES[name].suffix for name in EXPORTED}
 
 
@@ -41,9 +41,9 @@ def models(request, zippers, tmp_path_factory):
 
     trained = train_once(settings(arch=request.param, data=zippers, runs=tmp_path_factory.mktemp("runs")))
     source, files = ExportSource.read(trained.model), {"torch": trained.model}
-    for runtime, name in FORMATS.items():
+    for runtime, name in ((one.runtime, name) for name, one in EXPORT_FORMATS.items()):
         files[runtime] = trained.model.with_suffix(SUFFIXES[runtime])
-        _WRITERS[name](source, files[runtime], "fp32", ())
+        write_format(name, source, files[runtime])
     return files
 
 
@@ -123,7 +123,7 @@ def test_the_very_first_callers_of_openvino_do_not_wait_for_each_other(models):
 def test_openvino_searches_the_bank_in_eight_bits_and_finds_what_torch_does(patchcore, precision, tmp_path):
     from adctl.exporting.graph import ExportSource
 
-    _WRITERS["openvino"](ExportSource.read(patchcore.model), tmp_path / "model.xml", precision, ())
+    write_format("openvino", ExportSource.read(patchcore.model), tmp_path / "model.xml", precision)
     runtime = open_runtime(tmp_path / "model.xml", "cpu")
     (search,) = (node for node in runtime._model.get_ops() if node.get_type_name() == "FakeQuantize")
     products = [target.get_node() for target in search.output(0).get_target_inputs()]

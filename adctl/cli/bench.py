@@ -9,6 +9,7 @@ import typer
 
 from adctl.cli import options as opt
 from adctl.cli.output import Call, rows
+from adctl.formats import RUNTIMES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,8 +26,8 @@ def bench(
     runtime: Annotated[
         str | None,
         opt.value(
-            "Runtimes with commas, each measured with each model: auto, torch, torch-compile, onnxruntime, openvino, "
-            "torchscript, torch-export; each file's own when left out.",
+            f"Runtimes with commas, each measured with each model: auto, {', '.join(RUNTIMES)}; each file's own when "
+            "left out.",
             metavar="NAME,NAME",
         ),
     ] = None,

@@ -9,11 +9,14 @@ import typer
 
 from adctl.cli import options as opt
 from adctl.cli.output import Call, rows
+from adctl.formats import EXPORT_FORMATS, formats_with
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from adctl.exporting.export import Exported, ExportResult
+
+_HALF, _INT8 = (", ".join(formats_with(precision)) for precision in ("fp16", "int8"))
 
 
 def export(
@@ -25,13 +28,15 @@ def export(
     model: opt.Model = None,
     format: Annotated[  # noqa: A002 - the flag's name
         str | None,
-        opt.value("Formats, with commas: onnx, openvino, torchscript, pt2.", default="onnx", metavar="NAME,NAME"),
+        opt.value(f"Formats, with commas: {', '.join(EXPORT_FORMATS)}.", default="onnx", metavar="NAME,NAME"),
     ] = None,
     half: Annotated[
-        bool | None, typer.Option("--half", help="Store weights in half precision (onnx, openvino).")
+        bool | None,
+        typer.Option("--half", help=f"Store weights in half precision ({_HALF})."),
     ] = None,
     int8: Annotated[
-        bool | None, typer.Option("--int8", help="Quantise the network to eight bits (onnx, openvino).")
+        bool | None,
+        typer.Option("--int8", help=f"Quantise the network to eight bits ({_INT8})."),
     ] = None,
     calibration: Annotated[
         list[str] | None,

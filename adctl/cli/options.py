@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from adctl.detectors.registry import DETECTORS
+
 
 def value(text: str, *, default: str | None = None, metavar: str = "NAME") -> Any:
     """An option whose default, repeated in the help, is decided in `adctl.config`."""
@@ -35,7 +37,7 @@ Seed = Annotated[int | None, value("Seed of everything random.", default="0", me
 Arch = Annotated[
     str | None,
     value(
-        "Detector: cnn, diffusion, dinomaly, efficientad, padim, patchcore, resnet, simplenet or vit.",
+        f"Detector: {', '.join(DETECTORS)}, or one that an installed package brings.",
         default="patchcore",
     ),
 ]

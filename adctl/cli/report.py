@@ -11,6 +11,7 @@ from adctl.cli import options as opt
 from adctl.cli.comparison import show_comparison
 from adctl.cli.metrics import metrics_table
 from adctl.cli.output import Call, rows
+from adctl.formats import REPORT_FORMATS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,7 +36,7 @@ def report(
     title: Annotated[str | None, opt.value("Title of the report.", metavar="TEXT")] = None,
     format: Annotated[  # noqa: A002 - as it is typed
         str | None,
-        opt.value("html, md, json, csv, pdf, pptx; several with commas. What --out ends in, or html.", metavar="NAMES"),
+        opt.value(f"{', '.join(REPORT_FORMATS)}; several with commas. What --out ends in, or html.", metavar="NAMES"),
     ] = None,
     findings: Annotated[
         int | None, opt.value("Images shown in md, pdf and pptx, mistakes first.", default="12", metavar="N")

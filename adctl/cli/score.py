@@ -9,6 +9,7 @@ import typer
 
 from adctl.cli import options as opt
 from adctl.cli.output import Call, rows
+from adctl.formats import RUNTIMES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -69,8 +70,7 @@ def score(
     runtime: Annotated[
         str | None,
         opt.value(
-            "What computes: auto (the fastest proved equal to torch), torch, torch-compile, onnxruntime, openvino, "
-            "torchscript or torch-export.",
+            f"What computes: auto (the fastest proved equal to torch), {', '.join(RUNTIMES)}.",
             default="auto",
         ),
     ] = None,

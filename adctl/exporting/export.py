@@ -5,6 +5,7 @@ What was measured is kept beside the model, so that `--runtime auto` may take a 
 
 from __future__ import annotations
 
+import pkgutil
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,17 +18,16 @@ from adctl.data.datasets.layouts import list_images
 from adctl.data.loader import load_image
 from adctl.datasets import dataset_of_run
 from adctl.errors import AdctlError, DataError, UsageError
-from adctl.exporting import onnx, openvino, torch_export, torchscript
 from adctl.exporting.graph import ExportSource
 from adctl.exporting.parity import ParityCheck, check_parity
+from adctl.formats import EXPORT_FORMATS, PRECISIONS, RUNTIMES, formats_with
 from adctl.progress import SILENT, Reporter
-from adctl.runtimes.auto_select import FORMATS, ParityRecord, digest_of, files_of, record, this_machine, version_of
-from adctl.runtimes.base import RUNTIMES
+from adctl.runtimes.auto_select import ParityRecord, digest_of, files_of, record, this_machine, version_of
 from adctl.runtimes.loading import open_runtime
 from adctl.scoring.tta import with_views
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -36,13 +36,6 @@ if TYPE_CHECKING:
     from adctl.records import Sample
     from adctl.runtimes.base import Runtime
 
-
-_WRITERS: dict[str, Callable[[ExportSource, Path, str, Sequence[NDArray[np.uint8]]], None]] = {
-    "onnx": onnx.write,
-    "openvino": openvino.write,
-    "torchscript": torchscript.write,
-    "pt2": torch_export.write,
-}
 
 TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.25}
 """Largest difference of a score allowed, as a share of the largest score."""
@@ -122,7 +115,7 @@ def export(loaded: LoadedSettings[ExportSettings], reporter: Reporter = SILENT) 
     exports = []
     for name, target in targets.items():
         with reporter.stage(f"exporting to {name}"):
-            _WRITERS[name](source, target, precision, images)
+            write_format(name, source, target, precision, images)
         try:
             exports.append(_proved(name, target, precision, reference, samples, settings, reporter))
         except BaseException:
@@ -131,6 +124,35 @@ def export(loaded: LoadedSettings[ExportSettings], reporter: Reporter = SILENT) 
             raise
         record(target.parent, _proof(exports[-1], source))
     return ExportResult(model, tuple(exports))
+
+
+def write_format(
+    name: str, source: ExportSource, target: Path, precision: str = "fp32", images: Sequence[NDArray[np.uint8]] = ()
+) -> None:
+    """Write a model in one format.
+
+    Args:
+        name: A name from `adctl.formats.EXPORT_FORMATS`.
+        source: The model.
+        target: The file.
+        precision: A name from `adctl.formats.PRECISIONS`.
+        images: Pixels [1,H,W,C] each, from which ranges of activations are found for `int8`.
+
+    Raises:
+        UsageError: The format does not have the precision.
+        MissingExtraError: The packages for it are not installed.
+        OutputError: The target cannot be written.
+    """
+    _require_precision(name, precision)
+    pkgutil.resolve_name(EXPORT_FORMATS[name].writer)(source, target, precision, images)
+
+
+def _require_precision(name: str, precision: str) -> None:
+    if precision not in EXPORT_FORMATS[name].precisions:
+        raise UsageError(
+            f"{PRECISIONS[precision]} does not go with --format {name}.",
+            f"Choose --format {' or '.join(formats_with(precision))} for it.",
+        )
 
 
 def precision_of(settings: ExportSettings) -> str:
@@ -146,14 +168,12 @@ def precision_of(settings: ExportSettings) -> str:
 
 def _targets(model: Path, settings: ExportSettings, precision: str) -> dict[str, Path]:
     """Where each format goes: beside the model, into the folder named, or to the file named."""
-    runtimes = {name: runtime for runtime, name in FORMATS.items()}
-    wanted = {name: RUNTIMES[runtimes[name]].suffix for name in settings.format}
-    if precision != "fp32":
-        for name in wanted.keys() & {"torchscript", "pt2"}:
-            torchscript.require_single(precision, name)
+    wanted = {name: EXPORT_FORMATS[name].suffix for name in settings.format}
+    for name in wanted:
+        _require_precision(name, precision)
     stem = model.stem if precision == "fp32" else f"{model.stem}-{precision}"
     out = settings.out
-    if out is not None and out.suffix in {engine.suffix for engine in RUNTIMES.values()}:
+    if out is not None and out.suffix in {spec.suffix for spec in RUNTIMES.values()}:
         if list(wanted.values()) != [out.suffix]:
             endings = " and ".join(wanted.values())
             raise UsageError(

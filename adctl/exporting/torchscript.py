@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from adctl import files
-from adctl.errors import UsageError
 from adctl.runtimes.metadata import METADATA
 
 if TYPE_CHECKING:
@@ -51,15 +50,13 @@ def write(source: ExportSource, target: Path, precision: str, images: Sequence[N
     Args:
         source: The model.
         target: The `.ts`.
-        precision: `fp32`.
+        precision: `fp32`, the only one it has.
         images: Not needed.
 
     Raises:
-        UsageError: Another precision was asked for.
         OutputError: The target cannot be written.
     """
-    del images
-    require_single(precision, "torchscript")
+    del precision, images
     graph = source.single.module(check_guards=False)
     content = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
@@ -67,14 +64,3 @@ def write(source: ExportSource, target: Path, precision: str, images: Sequence[N
         traced = torch.jit.trace(graph, (source.example(1),), check_trace=False)
         torch.jit.save(torch.jit.script(EachImage(traced)), content, _extra_files={METADATA: source.metadata("fp32")})
     files.write_bytes(target, content.getvalue())
-
-
-def require_single(precision: str, name: str) -> None:
-    """Refuse precisions that only other formats have.
-
-    Raises:
-        UsageError: It is not single precision.
-    """
-    if precision != "fp32":
-        flag = {"fp16": "--half", "int8": "--int8"}[precision]
-        raise UsageError(f"{flag} does not go with --format {name}.", "Choose --format onnx or openvino for it.")

@@ -42,6 +42,26 @@ _CARDS = (
 
 
 @dataclass(frozen=True)
+class ReportOptions:
+    """Choices that a report's writer follows, as far as its format has them.
+
+    Attributes:
+        title: Heading; None for the data set and the detector.
+        findings: Number of images shown in `md`, `pdf` and `pptx`, missed defects and false alarms first.
+        gallery_limit: Largest number of images with a picture in `html`, the worst mistakes first.
+        reconstructions: Whether `html` shows an autoencoder's reconstruction of each image.
+    """
+
+    title: str | None = None
+    findings: int = 12
+    gallery_limit: int = 1000
+    reconstructions: bool = False
+
+
+DEFAULT_OPTIONS = ReportOptions()
+
+
+@dataclass(frozen=True)
 class Card:
     """One metric as it is shown.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adctl import __version__, files
 from adctl.records import GOOD
-from adctl.reporting.content import build_content
+from adctl.reporting.content import DEFAULT_OPTIONS, ReportOptions, build_content
 from adctl.reporting.html_assets import embedded, plotly, template, text_of
 from adctl.reporting.notable_images import worst_first
 from adctl.reporting.pictures import pictures
@@ -23,17 +23,9 @@ if TYPE_CHECKING:
     from adctl.reporting.pictures import Rebuilder
     from adctl.scoring.score_set import ScoreSet
 
-_GALLERY = 1000
-
 
 def write_report(
-    scores: ScoreSet,
-    evaluation: Evaluation,
-    target: Path,
-    *,
-    title: str | None = None,
-    gallery_limit: int = _GALLERY,
-    reconstructions: bool = False,
+    scores: ScoreSet, evaluation: Evaluation, target: Path, options: ReportOptions = DEFAULT_OPTIONS
 ) -> Path:
     """Write the page.
 
@@ -41,9 +33,7 @@ def write_report(
         scores: The scored set.
         evaluation: Its metrics.
         target: The HTML file.
-        title: Its heading; the data set and detector unless given.
-        gallery_limit: The most images that get a picture; the worst mistakes go first.
-        reconstructions: Show what an autoencoder makes of each image, computed again from its model file.
+        options: Title, number of pictures, and whether to compute reconstructions from the model file.
 
     Returns:
         The HTML file.
@@ -52,12 +42,12 @@ def write_report(
         OutputError: It cannot be written.
         DataError: The maps are damaged.
     """
-    rebuild, rebuilding_notes = rebuilder(scores) if reconstructions else (None, ())
-    data = _page_data(scores, evaluation, gallery_limit, rebuild)
-    content = build_content(scores, evaluation, title)
+    rebuild, rebuilding_notes = rebuilder(scores) if options.reconstructions else (None, ())
+    data = _page_data(scores, evaluation, options.gallery_limit, rebuild)
+    content = build_content(scores, evaluation, options.title)
     page = template("template.html").render(
         content=content,
-        notes=[*content.notes, *_picture_notes(data["rows"], gallery_limit), *rebuilding_notes],
+        notes=[*content.notes, *_picture_notes(data["rows"], options.gallery_limit), *rebuilding_notes],
         evaluation=evaluation,
         rebuilt=rebuild is not None,
         data=embedded(data),

@@ -11,6 +11,7 @@ from xml.sax.saxutils import escape  # of text, nothing is parsed
 from adctl import __version__, files
 from adctl.errors import MissingExtraError
 from adctl.reporting.charts import charts
+from adctl.reporting.content import DEFAULT_OPTIONS, ReportOptions, build_content
 from adctl.reporting.notable_images import notable_images
 from adctl.reporting.pictures import as_jpeg, joined, strips
 
@@ -31,15 +32,14 @@ _TALLEST = 62.0
 _INK, _SOFT, _LINE, _ACCENT, _BAD = "#16202b", "#55616d", "#d8dfe6", "#0b5cad", "#a3340b"
 
 
-def write_pdf(content: ReportContent, scores: ScoreSet, evaluation: Evaluation, target: Path, most: int) -> None:
+def write_pdf(scores: ScoreSet, evaluation: Evaluation, target: Path, options: ReportOptions = DEFAULT_OPTIONS) -> None:
     """Write the report as PDF.
 
     Args:
-        content: What it says.
         scores: The scored set.
         evaluation: Its metrics.
         target: The file.
-        most: Images shown, missed defects and false alarms first.
+        options: Title and number of images shown.
 
     Raises:
         MissingExtraError: The extra `report` is not installed.
@@ -52,6 +52,7 @@ def write_pdf(content: ReportContent, scores: ScoreSet, evaluation: Evaluation, 
         from reportlab.platypus import SimpleDocTemplate
     except ImportError:
         raise MissingExtraError("reportlab", "report") from None
+    content = build_content(scores, evaluation, options.title)
     stream = io.BytesIO()
     document = SimpleDocTemplate(
         stream,
@@ -64,7 +65,7 @@ def write_pdf(content: ReportContent, scores: ScoreSet, evaluation: Evaluation, 
         creator=f"adctl {__version__}",
     )
     story = [*_opening(content), *_charts(scores, evaluation), *_tables(content)]
-    story += [*_findings(scores, most), *_closing(content)]
+    story += [*_findings(scores, options.findings), *_closing(content)]
     document.build(story, onFirstPage=_number, onLaterPages=_number)
     files.write_bytes(target, stream.getvalue())
 

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
+import pkgutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adctl import run_folder
 from adctl.errors import UsageError, unknown_name
 from adctl.evaluation.evaluate import Evaluation, evaluate
+from adctl.formats import REPORT_FORMATS
 from adctl.gates import Gate, GateResult, check, write_junit
 from adctl.metrics.bootstrap import Resampling
 from adctl.progress import SILENT, Reporter
 from adctl.reporting.contact_sheet import write_contact_sheet
-from adctl.reporting.content import build_content
+from adctl.reporting.content import ReportOptions
 from adctl.reporting.named_metrics import named_metrics
-from adctl.reporting.page import write_report
-from adctl.reporting.pdf import write_pdf
-from adctl.reporting.slides import write_slides
-from adctl.reporting.text_formats import write_csv, write_document, write_markdown
 from adctl.scoring.score_set import ScoreSet
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from adctl.config import LoadedSettings, ReportSettings
-
-FORMATS = ("html", "md", "json", "csv", "pdf", "pptx")
 
 
 @dataclass(frozen=True)
@@ -80,11 +76,15 @@ def report(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT) 
         evaluation = evaluate(scores, resampling, pixel_intervals=settings.ci)
     results = _checked(gates, evaluation, folder, settings.junit)
     with reporter.stage("writing the report"):
-        written = tuple(
-            _write(name, scores, evaluation, path, settings) for name, path in _targets(formats, settings, folder)
+        targets = _targets(formats, settings, folder)
+        options = ReportOptions(
+            title=settings.title, findings=settings.findings, reconstructions=settings.reconstructions
         )
+        for name, path in targets:
+            pkgutil.resolve_name(REPORT_FORMATS[name].writer)(scores, evaluation, path, options)
         if settings.contact_sheet is not None:
             write_contact_sheet(settings.contact_sheet, scores)
+    written = tuple(path for _, path in targets)
     return ReportResult(folder, written[0], evaluation, results, written, settings.contact_sheet)
 
 
@@ -95,11 +95,10 @@ def _formats(settings: ReportSettings) -> tuple[str, ...]:
     if settings.out is None or not settings.out.suffix:
         return ("html",)
     ending = settings.out.suffix[1:].lower()
-    if ending in ("htm", "markdown"):
-        return ("html",) if ending == "htm" else ("md",)
-    if ending not in FORMATS:
-        raise unknown_name("format in --out", ending, FORMATS)
-    return (ending,)
+    for name, one in REPORT_FORMATS.items():
+        if ending in (name, *one.aliases):
+            return (name,)
+    raise unknown_name("format in --out", ending, REPORT_FORMATS)
 
 
 def _targets(formats: tuple[str, ...], settings: ReportSettings, folder: Path) -> list[tuple[str, Path]]:
@@ -107,25 +106,8 @@ def _targets(formats: tuple[str, ...], settings: ReportSettings, folder: Path) -
     out = settings.out or folder / "report"
     if settings.out is not None and len(formats) == 1:
         return [(formats[0], out)]
-    stem = out.with_suffix("") if out.suffix[1:].lower() in FORMATS else out
+    stem = out.with_suffix("") if out.suffix[1:].lower() in REPORT_FORMATS else out
     return [(name, stem.with_name(f"{stem.name}.{name}")) for name in formats]
-
-
-def _write(name: str, scores: ScoreSet, evaluation: Evaluation, path: Path, settings: ReportSettings) -> Path:
-    if name == "html":
-        return write_report(scores, evaluation, path, title=settings.title, reconstructions=settings.reconstructions)
-    content = build_content(scores, evaluation, settings.title)
-    if name == "md":
-        write_markdown(content, scores, path, settings.findings)
-    elif name == "csv":
-        write_csv(evaluation, path)
-    elif name == "json":
-        write_document(content, scores, evaluation, path)
-    elif name == "pdf":
-        write_pdf(content, scores, evaluation, path, settings.findings)
-    else:
-        write_slides(content, scores, evaluation, path, settings.findings)
-    return path
 
 
 def _gates(settings: ReportSettings) -> list[Gate]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from adctl import files
 from adctl.errors import MissingExtraError
 from adctl.reporting.charts import charts
+from adctl.reporting.content import DEFAULT_OPTIONS, ReportOptions, build_content
 from adctl.reporting.notable_images import NotableImage, notable_images
 from adctl.reporting.pictures import as_jpeg, joined, strips
 
@@ -32,15 +33,16 @@ _ROWS = 12
 """Of a table, on one slide."""
 
 
-def write_slides(content: ReportContent, scores: ScoreSet, evaluation: Evaluation, target: Path, most: int) -> None:
+def write_slides(
+    scores: ScoreSet, evaluation: Evaluation, target: Path, options: ReportOptions = DEFAULT_OPTIONS
+) -> None:
     """Write the report as slides.
 
     Args:
-        content: What it says.
         scores: The scored set.
         evaluation: Its metrics.
         target: The file.
-        most: Findings shown, missed defects and false alarms first.
+        options: Title and number of images shown.
 
     Raises:
         MissingExtraError: The extra `report` is not installed.
@@ -51,6 +53,7 @@ def write_slides(content: ReportContent, scores: ScoreSet, evaluation: Evaluatio
         from pptx import Presentation
     except ImportError:
         raise MissingExtraError("python-pptx", "report") from None
+    content = build_content(scores, evaluation, options.title)
     deck = _Deck(Presentation())
     _opening(deck, content)
     drawn = charts(scores, evaluation)
@@ -63,7 +66,7 @@ def write_slides(content: ReportContent, scores: ScoreSet, evaluation: Evaluatio
         for start in range(0, len(table.rows), _ROWS):
             deck.start(table.title)
             deck.table(table, table.rows[start : start + _ROWS])
-    chosen = notable_images(scores, most)
+    chosen = notable_images(scores, options.findings)
     shown = dict(strips(scores, [one.index for one in chosen], _SIDE))
     for number, one in enumerate(chosen, 1):
         _finding(deck, one, shown.get(one.index), f"Finding {number} of {len(chosen)}")

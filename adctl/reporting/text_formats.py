@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from adctl import __version__, files
+from adctl.reporting.content import DEFAULT_OPTIONS, ReportOptions, build_content
 from adctl.reporting.named_metrics import named_metrics
 from adctl.reporting.notable_images import notable_images
 
@@ -25,12 +26,15 @@ COLUMNS = ("figure", "part", "value", "low", "high", "reason")
 _MARKUP = re.compile(r"([\\`*_\[\]<>|#])")
 
 
-def write_markdown(content: ReportContent, scores: ScoreSet, target: Path, most: int) -> None:
+def write_markdown(
+    scores: ScoreSet, evaluation: Evaluation, target: Path, options: ReportOptions = DEFAULT_OPTIONS
+) -> None:
     """Write the report as Markdown, with the names of the images that matter most.
 
     Raises:
         OutputError: It cannot be written.
     """
+    content = build_content(scores, evaluation, options.title)
     parts = [f"# {_escaped(content.title)}", *map(_escaped, content.summary)]
     if content.notes:
         parts.append("\n".join(f"- {_escaped(note)}" for note in content.notes))
@@ -41,7 +45,7 @@ def write_markdown(content: ReportContent, scores: ScoreSet, target: Path, most:
         parts += [f"## {table.title}", _table(table.headers, table.rows), _escaped(table.note)]
     if content.drift:
         parts += ["## Drift", *map(_escaped, content.drift)]
-    found = [(one.title, one.row.key, one.facts) for one in notable_images(scores, most)]
+    found = [(one.title, one.row.key, one.facts) for one in notable_images(scores, options.findings)]
     if found:
         parts += ["## Findings", _table(("What", "Image", ""), found)]
     if content.errors:
@@ -53,12 +57,13 @@ def write_markdown(content: ReportContent, scores: ScoreSet, target: Path, most:
     files.write_text(target, "\n\n".join(part for part in parts if part) + "\n")
 
 
-def write_csv(evaluation: Evaluation, target: Path) -> None:
+def write_csv(scores: ScoreSet, evaluation: Evaluation, target: Path, options: ReportOptions = DEFAULT_OPTIONS) -> None:
     """Write every figure, one a line: of the whole set, and with its part of a defect type or size.
 
     Raises:
         OutputError: It cannot be written.
     """
+    del scores, options
     stream = io.StringIO()
     writer = csv.writer(stream)
     writer.writerow(COLUMNS)
@@ -70,12 +75,15 @@ def write_csv(evaluation: Evaluation, target: Path) -> None:
     files.write_bytes(target, stream.getvalue().encode("utf-8"))
 
 
-def write_document(content: ReportContent, scores: ScoreSet, evaluation: Evaluation, target: Path) -> None:
+def write_document(
+    scores: ScoreSet, evaluation: Evaluation, target: Path, options: ReportOptions = DEFAULT_OPTIONS
+) -> None:
     """Write everything the page knows as one JSON document.
 
     Raises:
         OutputError: It cannot be written.
     """
+    content = build_content(scores, evaluation, options.title)
     files.write_json(target, {"schema": SCHEMA, **_document(content, scores, evaluation)})
 
 

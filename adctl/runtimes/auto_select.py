@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from adctl import files, run_folder
 from adctl.errors import DataError, UsageError
+from adctl.formats import EXPORT_FORMATS, RUNTIMES, format_of_runtime
 from adctl.model_file import tensors_digest
-from adctl.runtimes.base import RUNTIMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,12 +121,8 @@ def exported_for(path: Path, runtime: str) -> Path:
             return path.parent / proof.file
     raise UsageError(
         f"Beside {path} there is no file for the runtime '{runtime}' that was made from this model.",
-        f"Write one with 'adctl export --format {FORMATS[runtime]}'.",
+        f"Write one with 'adctl export --format {format_of_runtime(runtime)}'.",
     )
-
-
-FORMATS = {"onnxruntime": "onnx", "openvino": "openvino", "torchscript": "torchscript", "torch-export": "pt2"}
-"""The format of `adctl export` for each runtime that needs one."""
 
 
 def record(folder: Path, proof: ParityRecord) -> None:
@@ -163,8 +159,9 @@ def read_parity_records(folder: Path) -> list[ParityRecord]:
 def files_of(path: Path) -> Iterator[Path]:
     """An exported file and the weights that lie beside it."""
     yield path
-    if path.suffix == ".xml":
-        yield path.with_suffix(".bin")
+    for one in EXPORT_FORMATS.values():
+        if one.suffix == path.suffix and one.sidecar:
+            yield path.with_suffix(one.sidecar)
 
 
 def digest_of(path: Path) -> str:
@@ -174,7 +171,7 @@ def digest_of(path: Path) -> str:
 
 def version_of(runtime: str) -> str | None:
     """Of the package a runtime comes with; None where it is not installed."""
-    package = RUNTIMES[runtime].packages[0]
+    package = RUNTIMES[runtime].package
     if importlib.util.find_spec(package) is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The runtime interface and the table of runtimes."""
+"""The runtime interface."""
 
 from __future__ import annotations
 
@@ -11,32 +11,6 @@ if TYPE_CHECKING:
 
     from adctl.data.preprocess import InputSpec
     from adctl.model_file import ModelHeader
-
-
-@dataclass(frozen=True)
-class RuntimeSpec:
-    """One runtime, not imported yet.
-
-    Attributes:
-        target: Its class, as `module:Class`.
-        suffix: Of the files it opens.
-        packages: That it imports.
-    """
-
-    target: str
-    suffix: str
-    packages: tuple[str, ...]
-
-
-RUNTIMES = {
-    "torch": RuntimeSpec("adctl.runtimes.torch:TorchRuntime", ".safetensors", ("torch",)),
-    "torch-compile": RuntimeSpec("adctl.runtimes.torch:CompiledTorchRuntime", ".safetensors", ("torch",)),
-    "onnxruntime": RuntimeSpec("adctl.runtimes.onnx:OnnxRuntime", ".onnx", ("onnxruntime",)),
-    "openvino": RuntimeSpec("adctl.runtimes.openvino:OpenVinoRuntime", ".xml", ("openvino",)),
-    "torchscript": RuntimeSpec("adctl.runtimes.torchscript:TorchScriptRuntime", ".ts", ("torch",)),
-    "torch-export": RuntimeSpec("adctl.runtimes.torch_export:ArchiveRuntime", ".pt2", ("torch",)),
-}
-"""By name. Of two with the same ending the first is its own, taken where none is named."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +30,7 @@ class Runtime(Protocol):
     """A model ready to score.
 
     Attributes:
-        name: From `RUNTIMES`.
+        name: A name from `adctl.formats.RUNTIMES`.
         header: Of the model file.
         input: What it takes.
         device: Where it computes.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
+import pkgutil
 from typing import TYPE_CHECKING
 
 from adctl.errors import UsageError, unknown_name
+from adctl.formats import RUNTIMES
 from adctl.model_file import read_header
 from adctl.runtimes.auto_select import choose, exported_for
-from adctl.runtimes.base import RUNTIMES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,14 +68,13 @@ def _beside(path: Path, device: str, gpu: int | None, runtime: str) -> Runtime:
 
 
 def _opened(name: str, path: Path, device: str, gpu: int | None) -> Runtime:
-    module, _, cls = RUNTIMES[name].target.partition(":")
-    runtime: Runtime = getattr(importlib.import_module(module), cls)(path, device, gpu)
+    runtime: Runtime = pkgutil.resolve_name(RUNTIMES[name].reader)(path, device, gpu)
     return runtime
 
 
 def _own_runtime(path: Path) -> str:
-    for name, engine in RUNTIMES.items():
-        if engine.suffix == path.suffix:
+    for name, spec in RUNTIMES.items():
+        if spec.suffix == path.suffix:
             return name
-    endings = sorted({engine.suffix for engine in RUNTIMES.values()})
+    endings = sorted({spec.suffix for spec in RUNTIMES.values()})
     raise UsageError(f"{path} is not a model file by its ending.", f"Models end in {', '.join(endings)}.")

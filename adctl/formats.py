@@ -1,0 +1,121 @@
+"""Export formats with the runtimes that open them, and report formats: one table each.
+
+A new format is one row here and the module that the row names. Standard library only: a row names its code as
+`module:function`, and nothing is imported until it is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PRECISIONS = {"fp32": "", "fp16": "--half", "int8": "--int8"}
+"""Precisions of an exported file, each with the flag that asks for it."""
+
+
+@dataclass(frozen=True)
+class RuntimeSpec:
+    """A runtime.
+
+    Attributes:
+        reader: Its class, as `module:Class`; called with the path, the device and the number of the GPU.
+        suffix: Suffix of the files it opens.
+        package: Python package that computes; its version is kept with a verified export.
+    """
+
+    reader: str
+    suffix: str
+    package: str
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """A format of `adctl export`, and the runtime that opens it.
+
+    Attributes:
+        writer: Its function, as `module:function`; called with the source, the target, the precision and the images
+            to calibrate int8 on.
+        runtime: Name of the runtime, as after `--runtime`.
+        opened_by: The runtime.
+        precisions: Precisions it can be written in.
+        sidecar: Suffix of a second file beside the first, or empty.
+    """
+
+    writer: str
+    runtime: str
+    opened_by: RuntimeSpec
+    precisions: tuple[str, ...] = ("fp32",)
+    sidecar: str = ""
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of its files."""
+        return self.opened_by.suffix
+
+
+@dataclass(frozen=True)
+class ReportFormat:
+    """A format of `adctl report`.
+
+    Attributes:
+        writer: Its function, as `module:function`; called with the scored set, its evaluation, the target and a
+            `ReportOptions`.
+        aliases: Other endings of `--out` that mean this format.
+    """
+
+    writer: str
+    aliases: tuple[str, ...] = ()
+
+
+EXPORT_FORMATS = {
+    "onnx": ExportFormat(
+        "adctl.exporting.onnx:write",
+        "onnxruntime",
+        RuntimeSpec("adctl.runtimes.onnx:OnnxRuntime", ".onnx", "onnxruntime"),
+        ("fp32", "fp16", "int8"),
+    ),
+    "openvino": ExportFormat(
+        "adctl.exporting.openvino:write",
+        "openvino",
+        RuntimeSpec("adctl.runtimes.openvino:OpenVinoRuntime", ".xml", "openvino"),
+        ("fp32", "fp16", "int8"),
+        sidecar=".bin",
+    ),
+    "torchscript": ExportFormat(
+        "adctl.exporting.torchscript:write",
+        "torchscript",
+        RuntimeSpec("adctl.runtimes.torchscript:TorchScriptRuntime", ".ts", "torch"),
+    ),
+    "pt2": ExportFormat(
+        "adctl.exporting.torch_export:write",
+        "torch-export",
+        RuntimeSpec("adctl.runtimes.torch_export:ArchiveRuntime", ".pt2", "torch"),
+    ),
+}
+"""Export formats by name, as after `adctl export --format`."""
+
+RUNTIMES = {
+    "torch": RuntimeSpec("adctl.runtimes.torch:TorchRuntime", ".safetensors", "torch"),
+    "torch-compile": RuntimeSpec("adctl.runtimes.torch:CompiledTorchRuntime", ".safetensors", "torch"),
+    **{one.runtime: one.opened_by for one in EXPORT_FORMATS.values()},
+}
+"""Runtimes by name, as after `--runtime`. Of two with the same suffix the first is the default for such files."""
+
+REPORT_FORMATS = {
+    "html": ReportFormat("adctl.reporting.page:write_report", aliases=("htm",)),
+    "md": ReportFormat("adctl.reporting.text_formats:write_markdown", aliases=("markdown",)),
+    "json": ReportFormat("adctl.reporting.text_formats:write_document"),
+    "csv": ReportFormat("adctl.reporting.text_formats:write_csv"),
+    "pdf": ReportFormat("adctl.reporting.pdf:write_pdf"),
+    "pptx": ReportFormat("adctl.reporting.slides:write_slides"),
+}
+"""Report formats by name, which is also the suffix of their files."""
+
+
+def format_of_runtime(runtime: str) -> str:
+    """Return the name of the export format that a runtime opens."""
+    return next(name for name, one in EXPORT_FORMATS.items() if one.runtime == runtime)
+
+
+def formats_with(precision: str) -> list[str]:
+    """Return the names of the export formats that can be written in a precision."""
+    return [name for name, one in EXPORT_FORMATS.items() if precision in one.precisions]
