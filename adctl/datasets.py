@@ -1,4 +1,4 @@
-"""Which data set a command means: a path, a fetched one, plain folders, or the one a run was trained on."""
+"""Find and open the dataset of a command: a path, a downloaded dataset, plain folders, or the dataset of a run."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
     from adctl.config import DataSettings
 
 ALL_CATEGORIES = "all"
-"""In place of a category's name: each of them."""
+"""Value of `--category` that selects all categories."""
 
 
 def open_dataset(settings: DataSettings) -> Dataset:
-    """Find and read the layout of the data set that the settings name; no image is decoded.
+    """Open the dataset that the settings name; its layout is read, but no image is decoded.
 
     Raises:
-        UsageError: Nothing is named, two things are, or it does not exist; the remedy says what to type.
-        DataError: The layout cannot be understood.
+        UsageError: The settings name no dataset or several, or it does not exist.
+        DataError: The layout is unknown or invalid.
     """
     if settings.good is not None:
         if settings.data is not None or settings.dataset is not None:
-            raise UsageError("--good stands for a plain folder and cannot go with --data or --dataset.", "Give one.")
+            raise UsageError("--good cannot be combined with --data or --dataset.", "Give only one of them.")
         return _open_folders(settings.good, settings.test, settings.masks)
     if settings.test is not None or settings.masks is not None:
-        raise UsageError("--test and --masks go with --good.", "Name the folder of good images with --good.")
+        raise UsageError("--test and --masks need --good.", "Give the folder of good images with --good.")
     if settings.data is not None:
         if settings.dataset is not None:
-            raise UsageError("--data and --dataset both name a data set.", "Give one of them.")
+            raise UsageError("--data and --dataset both name a dataset.", "Give only one of them.")
         return open_data(local_copy(settings.data), settings.category)
     if settings.dataset is None and settings.category is None:
         raise UsageError(
-            "Which images to learn from?",
-            "Name a data set with --data DIR, a folder of good images with --good DIR, "
-            "or try the built-in one: adctl fetch demo, then --dataset demo.",
+            "No training images were given.",
+            "Give a dataset with --data DIR or a folder of good images with --good DIR, "
+            "or try the demo dataset: adctl fetch demo, then --dataset demo.",
         )
     return open_mvtec(find_dataset(settings.category, settings.dataset), settings.category)
 
@@ -49,10 +49,10 @@ def _open_folders(good: Path, *others: Path | None) -> Dataset:
 
 
 def categories_of(settings: DataSettings) -> list[str]:
-    """Names of all categories of the data set that the settings name, sorted.
+    """Return the sorted category names of the dataset that the settings name.
 
     Raises:
-        UsageError: It has none, or none is named.
+        UsageError: The dataset has no categories, or the settings name no dataset.
     """
     path = None if settings.data is None else local_copy(settings.data)
     if path is None and settings.dataset is not None:
@@ -60,14 +60,14 @@ def categories_of(settings: DataSettings) -> list[str]:
     names = [] if path is None else categories_in(path)
     if not names:
         raise UsageError(
-            f"--category {ALL_CATEGORIES} needs a data set of several categories.",
-            "Name the folder that holds them with --data DIR, or a fetched one with --dataset NAME.",
+            f"--category {ALL_CATEGORIES} needs a dataset with several categories.",
+            "Give its folder with --data DIR, or a downloaded dataset with --dataset NAME.",
         )
     return names
 
 
 def dataset_of_run(folder: Path) -> Dataset | None:
-    """The data set a run was trained on, found again by its manifest; None without a manifest."""
+    """Open the dataset that a run was trained on, from the run's manifest; return None without a manifest."""
     manifest = run_folder.read_manifest(folder)
     if manifest is None:
         return None
@@ -75,6 +75,6 @@ def dataset_of_run(folder: Path) -> Dataset | None:
     if source["layout"] == "folders":
         test, masks = (Path(source[name]) if source[name] else None for name in ("test", "masks"))
         return _open_folders(Path(source["good"]), test, masks)
-    # The root of a data set in MVTec AD layout is that of the category itself.
+    # For the MVTec AD layout, the recorded root is the category's own folder.
     listed = source["layout"] in {"manifest", "webdataset"}
     return open_data(Path(source["root"]), source["category"] if listed else None)

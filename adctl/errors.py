@@ -1,17 +1,17 @@
-"""Every error a user can meet, each with its remedy and its exit code.
+"""User-facing exceptions, each with a remedy and an exit code.
 
     AdctlError                 1
-    ├── UsageError             2  what was typed cannot be done: unknown name, missing path, clashing flags
-    ├── DataError              1  images, masks or folders are not what they should be
-    │   └── ImageError         1  one image cannot be used; scoring records it and goes on
-    ├── ModelFileError         1  a model file is truncated, foreign, too new or not fitted
+    ├── UsageError             2  the command cannot be run as typed: unknown name, missing path, conflicting flags
+    ├── DataError              1  images, masks or folders are missing, invalid or inconsistent
+    │   └── ImageError         1  one image cannot be used; scoring records it and continues
+    ├── ModelFileError         1  a model file is truncated, not written by adctl, too new or not fitted
     ├── OutputError            1  results cannot be written: full disk, read-only folder
-    ├── FetchError             1  a download failed, or what came is not what was promised
-    ├── TrainingError          1  fitting cannot go on
+    ├── FetchError             1  a download failed, or the downloaded data is not as expected
+    ├── TrainingError          1  training cannot continue
     └── MissingExtraError      1  an optional dependency is not installed
 
-The command line prints the message and the remedy and exits with the code; nothing else catches them.
-Knows nothing of the rest of the package.
+The command line prints the message and the remedy, and exits with the code.
+This module depends on no other module of the package.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 class AdctlError(Exception):
-    """Something the user can understand and mend.
+    """Base class of the errors that a user can understand and fix.
 
     Args:
-        message: What is wrong and where, in one sentence.
-        remedy: What to do about it, in one sentence; may be empty when the message says it all.
+        message: One sentence that says what is wrong and where.
+        remedy: One sentence that says how to fix it; empty when the message is enough.
     """
 
     exit_code: ClassVar[int] = 1
@@ -40,13 +40,13 @@ class AdctlError(Exception):
 
 
 class UsageError(AdctlError):
-    """What was asked for cannot be done as typed."""
+    """The command cannot be run as typed."""
 
     exit_code: ClassVar[int] = 2
 
 
 class DataError(AdctlError):
-    """Images, masks or folders are not what they should be."""
+    """Images, masks or folders are missing, invalid or inconsistent."""
 
 
 class ImageError(DataError):
@@ -62,11 +62,11 @@ class OutputError(AdctlError):
 
 
 class FetchError(AdctlError):
-    """A download failed, or what came is not what was promised."""
+    """A download failed, or the downloaded data is not as expected."""
 
 
 class TrainingError(AdctlError):
-    """Fitting a detector cannot go on."""
+    """Training a detector cannot continue."""
 
 
 class MissingExtraError(AdctlError):
@@ -80,8 +80,8 @@ class MissingExtraError(AdctlError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that is not on a list, with the list and the likeliest meaning."""
+    """Return the error for an unknown name; it lists the known names and suggests the most similar one."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
-    guess = f"Did you mean '{close[0]}'? " if close else ""
-    return UsageError(f"Unknown {kind} '{name}'.", f"{guess}Known: {', '.join(names) or 'none'}.")
+    suggestion = f"Did you mean '{close[0]}'? " if close else ""
+    return UsageError(f"Unknown {kind} '{name}'.", f"{suggestion}Known: {', '.join(names) or 'none'}.")

@@ -1,6 +1,6 @@
-"""Writing files so that no reader ever sees half of one: temporary file, fsync, rename.
+"""Atomic file writing: write a temporary file, flush it to disk (fsync), rename it.
 
-Knows paths and bytes, nothing of what they hold.
+A reader never sees a partly written file.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _REMEDIES = {
-    errno.ENOSPC: "Free some space or choose another folder; what was complete before is untouched.",
-    errno.EDQUOT: "Free some space or choose another folder; what was complete before is untouched.",
+    errno.ENOSPC: "Free some space or choose another folder; files that were complete before are unchanged.",
+    errno.EDQUOT: "Free some space or choose another folder; files that were complete before are unchanged.",
     errno.EROFS: "The file system is read-only: choose another folder.",
     errno.EACCES: "Choose a folder you may write to, or change its permissions.",
     errno.EPERM: "Choose a folder you may write to, or change its permissions.",
     errno.ENOTDIR: "A part of that path is a file: choose another folder.",
-    errno.EEXIST: "A file of that name is in the way: choose another folder.",
+    errno.EEXIST: "A file of that name exists already: choose another folder.",
 }
 
 
 @contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write `path` into one clear error."""
+    """Raise an `OutputError` with a remedy when the operating system refuses to write `path`."""
     try:
         yield
     except OSError as error:
@@ -42,10 +42,10 @@ def output_errors(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> Path:
-    """Create a folder and its parents; return it.
+    """Create a folder and its parents, and return it.
 
     Raises:
-        OutputError: It cannot be created.
+        OutputError: The folder cannot be created.
     """
     with output_errors(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -54,20 +54,21 @@ def make_folder(path: Path) -> Path:
 
 @contextmanager
 def atomic_path(path: Path, *, flush: bool = True) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success flush it to disk and rename it into place.
+    """Yield a temporary path beside `path`; on success flush the file to disk and rename it to `path`.
 
-    On any exception, Ctrl-C included, the temporary file is removed and `path` stays as it was.
+    On any exception, Ctrl-C included, the temporary file is removed and `path` stays unchanged.
 
     Args:
-        path: The file to be.
-        flush: Whether it is to be whole even after the power fails, which takes longer than all the rest.
+        path: The final file.
+        flush: Flush to disk before the rename, so that the file is complete even after a power failure. The flush
+            takes most of the time.
 
     Raises:
         OutputError: The folder or the file cannot be written.
     """
     make_folder(path.parent)
     with output_errors(path):
-        # Named before it is made: an interrupt between the two must not leave a file that nobody knows of.
+        # The name is chosen before the file is created, so that an interrupt in between leaves no file behind.
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
         try:
             temporary.touch(exist_ok=False)
@@ -82,22 +83,22 @@ def atomic_path(path: Path, *, flush: bool = True) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes, *, flush: bool = True) -> None:
-    """Write a whole file atomically; see `atomic_path`."""
+    """Write a file atomically; see `atomic_path`."""
     with atomic_path(path, flush=flush) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole UTF-8 text file atomically, with line ends as given."""
+    """Write a UTF-8 text file atomically; line ends are not converted."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON document atomically, indented, non-ASCII kept readable."""
+    """Write an indented JSON document atomically; non-ASCII characters are not escaped."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def sha256_file(path: Path) -> str:
-    """The hexadecimal SHA-256 digest of a file's bytes."""
+    """Return the hexadecimal SHA-256 digest of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,8 +1,7 @@
-"""Gates for continuous integration: conditions on figures that fail a command, and what became of them as JUnit XML.
+"""Gates for continuous integration: conditions on metrics that make a command fail, with results as JUnit XML.
 
-A gate reads `NAME>NUMBER` (or `<`, `>=`, `<=`) and names when to fail: `p95_ms>50`, `image_auroc<0.95`. Nothing is
-evaluated but this one comparison. A figure that could not be measured fails its gates: what is not known must not
-pass. Standard library only; knows nothing of what the figures mean.
+A gate is written `NAME>NUMBER` (or `<`, `>=`, `<=`) and states when to fail: `p95_ms>50`, `image_auroc<0.95`. No
+other expression is evaluated. A metric that could not be measured fails its gates. Standard library only.
 """
 
 from __future__ import annotations
@@ -22,42 +21,42 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EXIT_CODE = 3
-"""Of a command whose gate failed."""
+"""Exit code of a command when a gate failed."""
 
 _EXPRESSION = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.]*)\s*(>=|<=|>|<)\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*")
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le
 }  # fmt: skip
-# XML 1.0 has no place for these, escaped or not.
+# Characters that XML 1.0 does not allow, escaped or not.
 _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
 class Gate:
-    """When to fail.
+    """A condition on one metric; the gate fails when the condition is true.
 
     Attributes:
-        figure: Its name.
+        metric: Name of the metric.
         comparison: `>`, `>=`, `<` or `<=`.
-        limit: The number it is compared with.
+        limit: The number that the metric is compared with.
     """
 
-    figure: str
+    metric: str
     comparison: str
     limit: float
 
     @classmethod
     def parse(cls, text: str) -> Gate:
-        """Read `NAME>NUMBER`.
+        """Parse `NAME>NUMBER`.
 
         Raises:
-            UsageError: It is something else.
+            UsageError: The text has another form.
         """
         match = _EXPRESSION.fullmatch(text)
         try:
             if match is not None:
                 return cls(match[1], match[2], float(match[3]))
-        except ValueError:  # 1.2.3
+        except ValueError:  # a limit such as 1.2.3
             pass
         raise UsageError(
             f"The condition '{text}' cannot be understood.",
@@ -65,18 +64,18 @@ class Gate:
         )
 
     def __str__(self) -> str:
-        return f"{self.figure}{self.comparison}{self.limit:g}"
+        return f"{self.metric}{self.comparison}{self.limit:g}"
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """What became of a gate.
+    """Result of a gate or of another pass-or-fail check.
 
     Attributes:
-        gate: As it is shown: the condition, or the name of another check.
-        subject: What it was held against: a model, a data set.
-        passed: Whether all is well.
-        message: The figure and the limit, in one sentence.
+        gate: The condition as typed, or the name of the other check.
+        subject: The model or dataset that was checked.
+        passed: True if the gate passed.
+        message: One sentence with the measured value and the limit.
     """
 
     gate: str
@@ -87,66 +86,66 @@ class GateResult:
 
 def check(
     gates: Iterable[Gate],
-    figures: Mapping[str, float | None],
+    metrics: Mapping[str, float | None],
     subject: str,
     reasons: Mapping[str, str] | None = None,
 ) -> list[GateResult]:
-    """Hold figures against gates.
+    """Check measured metrics against gates.
 
     Args:
-        gates: When to fail.
-        figures: By name; None where one could not be measured.
-        subject: What they are of.
-        reasons: Why a figure is None, by name, where that is known.
+        gates: The conditions.
+        metrics: Values of the metrics by name; None if a metric could not be measured.
+        subject: The model or dataset that the metrics belong to.
+        reasons: Reasons why metrics are None, by name, as far as known.
 
     Raises:
-        UsageError: There is no figure of that name.
+        UsageError: A gate names an unknown metric.
     """
-    return [_check_one(gate, figures, subject, reasons or {}) for gate in gates]
+    return [_check_one(gate, metrics, subject, reasons or {}) for gate in gates]
 
 
-def _check_one(gate: Gate, figures: Mapping[str, float | None], subject: str, reasons: Mapping[str, str]) -> GateResult:
-    if gate.figure not in figures:
-        raise unknown_name("figure in --fail-if", gate.figure, figures)
-    value = figures[gate.figure]
+def _check_one(gate: Gate, metrics: Mapping[str, float | None], subject: str, reasons: Mapping[str, str]) -> GateResult:
+    if gate.metric not in metrics:
+        raise unknown_name("metric in --fail-if", gate.metric, metrics)
+    value = metrics[gate.metric]
     if value is None or math.isnan(value):
-        reason = f": {reasons[gate.figure]}" if reasons.get(gate.figure) else ""
-        return GateResult(str(gate), subject, passed=False, message=f"{gate.figure} could not be measured{reason}.")
+        reason = f": {reasons[gate.metric]}" if reasons.get(gate.metric) else ""
+        return GateResult(str(gate), subject, passed=False, message=f"{gate.metric} could not be measured{reason}.")
     failed = _COMPARE[gate.comparison](value, gate.limit)
-    message = f"{gate.figure} is {value:.6g}; it fails when {gate.comparison} {gate.limit:g}."
+    message = f"{gate.metric} is {value:.6g}; the gate fails when it is {gate.comparison} {gate.limit:g}."
     return GateResult(str(gate), subject, passed=not failed, message=message)
 
 
 def exit_code(results: Iterable[GateResult]) -> int:
-    """0 when every gate passed."""
+    """Return 0 if every gate passed, else `EXIT_CODE`."""
     return 0 if all(result.passed for result in results) else EXIT_CODE
 
 
 def write_junit(path: Path, suite: str, results: Sequence[GateResult]) -> None:
-    """Write results as JUnit XML, which the pages of every CI system show.
+    """Write gate results as JUnit XML, the test report format that CI systems display.
 
     Args:
-        path: The file.
-        suite: Its name: the command.
-        results: One test case each.
+        path: The file to write.
+        suite: Name of the test suite: the command.
+        results: The results; each becomes one test case.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The file cannot be written.
     """
     failures = sum(not result.passed for result in results)
     counted = {"tests": str(len(results)), "failures": str(failures), "errors": "0", "skipped": "0"}
     root = ET.Element("testsuites", counted)
     parent = ET.SubElement(root, "testsuite", {"name": suite, **counted})
     for result in results:
-        names = {"classname": _plain(f"{suite}.{result.subject}"), "name": _plain(result.gate), "time": "0"}
+        names = {"classname": _xml_text(f"{suite}.{result.subject}"), "name": _xml_text(result.gate), "time": "0"}
         case = ET.SubElement(parent, "testcase", names)
         if result.passed:
-            ET.SubElement(case, "system-out").text = _plain(result.message)
+            ET.SubElement(case, "system-out").text = _xml_text(result.message)
         else:
-            ET.SubElement(case, "failure", {"message": _plain(result.message)})
+            ET.SubElement(case, "failure", {"message": _xml_text(result.message)})
     ET.indent(root)
     files.write_bytes(path, ET.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n")
 
 
-def _plain(text: str) -> str:
+def _xml_text(text: str) -> str:
     return _NOT_XML.sub("\ufffd", text)

@@ -1,7 +1,7 @@
 """The model file: one `model.safetensors` with everything needed to score.
 
-Weights (backbone included) and fitted statistics as tensors; in the header the arch, its config, the
-calibration and what it was trained on. Nothing in it depends on when or where it was made.
+The tensors are the weights (backbone included) and the fitted statistics. The header holds the arch, its config, the
+calibration and a description of the training data. Nothing in the file depends on when or where it was written.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ FORMAT = 2
 MODEL = "model.safetensors"
 SUFFIX = ".safetensors"
 DIGEST_LENGTH = 16
-"""Hexadecimal digits kept of each training image's digest: enough to recognise it, small in the header."""
+"""Hexadecimal digits stored of each training image's digest: enough to recognise it, and short."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a model was trained on.
+    """Description of the data that a model was trained on.
 
     Attributes:
-        dataset: Name of the data set.
-        category: Its category.
-        images: How many images it learned from.
-        digest: Of the whole training set, whatever the order.
-        image_digests: Of each training image, shortened; their scores never calibrate anything.
-        backbone_weights: Where the backbone's weights came from, or None.
+        dataset: Name of the dataset.
+        category: Name of the category.
+        images: Number of training images.
+        digest: Digest of the training set, independent of the order of the images.
+        image_digests: Shortened digest of each training image; the scores of these images are not used to calibrate.
+        backbone_weights: Source of the backbone's weights, or None.
     """
 
     dataset: str
@@ -50,20 +50,20 @@ class Training:
     backbone_weights: str | None
 
     def was_trained_on(self, image: Path) -> bool:
-        """Whether the model learned from an image file of the same bytes; not known, so no, where it has gone."""
+        """Return True if a training image had the same bytes; False if the file no longer exists."""
         return image.is_file() and files.sha256_file(image)[:DIGEST_LENGTH] in self.image_digests
 
 
 @dataclass(frozen=True)
 class ModelHeader:
-    """Everything about a model but its tensors.
+    """All information about a model except its tensors.
 
     Attributes:
         arch: Name of the detector in the registry.
-        config: Its settings.
-        training: What it was trained on.
-        calibration: What turns its scores into verdicts, or None.
-        adctl_version: Of the adctl that trained it.
+        config: Settings of the detector.
+        training: Description of the training data.
+        calibration: Thresholds that turn its scores into verdicts, or None.
+        adctl_version: Version of adctl that trained the model.
     """
 
     arch: str
@@ -72,20 +72,20 @@ class ModelHeader:
     calibration: Calibration | None = None
     adctl_version: str = __version__
 
-    def calibrated(self, calibration: Calibration) -> ModelHeader:
-        """The same model with another calibration."""
+    def with_calibration(self, calibration: Calibration) -> ModelHeader:
+        """Return a copy with another calibration."""
         return replace(self, calibration=calibration)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe, with the format version."""
+        """Return a JSON-safe dictionary with the format version."""
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any], path: Path) -> ModelHeader:
-        """Rebuild from `to_dict`.
+        """Rebuild from the dictionary of `to_dict`.
 
         Raises:
-            ModelFileError: The format is newer or older than this adctl's, or something is missing.
+            ModelFileError: The format is newer or older than `FORMAT`, or a field is missing.
         """
         if value.get("format", 0) > FORMAT:
             raise ModelFileError(
@@ -94,7 +94,7 @@ class ModelHeader:
             )
         if value.get("format", 0) < FORMAT:
             raise ModelFileError(
-                f"{path} has model format {value.get('format')}, which keeps no calibration scores; adctl "
+                f"{path} has model format {value.get('format')}, which stores no calibration scores; adctl "
                 f"{__version__} reads format {FORMAT}.",
                 "Train the model again with this adctl; the same data and settings give the same weights.",
             )
@@ -109,32 +109,32 @@ class ModelHeader:
                 adctl_version=value["adctl_version"],
             )
         except (KeyError, TypeError) as error:
-            raise ModelFileError(f"The header of {path} is incomplete: {error}.", "Take an intact copy.") from error
+            raise ModelFileError(f"The header of {path} is incomplete: {error}.", "Use an intact copy.") from error
 
 
 def save_model(path: Path, detector: Detector, header: ModelHeader) -> None:
     """Write a model file atomically.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The file cannot be written.
     """
     safetensors_file.write(path, detector.state_dict(), header.to_dict())
 
 
 def read_header(path: Path) -> ModelHeader:
-    """What a model file says of itself, without its tensors.
+    """Read the header of a model file; no tensor is read.
 
     Raises:
-        ModelFileError: It is absent, damaged, foreign or too new.
+        ModelFileError: The file is missing, damaged, not written by adctl or too new.
     """
     return ModelHeader.from_dict(safetensors_file.read_header(path), path)
 
 
 def load_model(path: Path) -> tuple[Detector, ModelHeader]:
-    """Rebuild a detector from its model file, on the CPU, in evaluation mode.
+    """Load a detector from its model file, on the CPU, in evaluation mode.
 
     Raises:
-        ModelFileError: It is absent, damaged, foreign or too new.
+        ModelFileError: The file is missing, damaged, not written by adctl or too new.
     """
     tensors, raw = safetensors_file.read(path)
     header = ModelHeader.from_dict(raw, path)
@@ -150,28 +150,32 @@ def recalibrate(source: Path, target: Path, calibration: Calibration) -> None:
         ModelFileError: The source cannot be read.
         OutputError: The target cannot be written.
     """
-    header = read_header(source).calibrated(calibration)
+    header = read_header(source).with_calibration(calibration)
     safetensors_file.replace_header(source, target, header.to_dict())
 
 
 def tensors_digest(path: Path) -> str | None:
-    """The SHA-256 of a model file's tensors, the same after `recalibrate`; None for exported files.
+    """Return the SHA-256 of a model file's tensors, which `recalibrate` does not change; None for exported files.
 
     Raises:
-        ModelFileError: It is absent, damaged or foreign.
+        ModelFileError: The file is missing, damaged or not written by adctl.
     """
     return safetensors_file.tensors_digest(path) if path.suffix == SUFFIX else None
 
 
 def build_detector(header: ModelHeader, path: Path) -> Detector:
-    """An unfitted detector of the header's arch and config."""
+    """Create an unfitted detector from the header's arch and config.
+
+    Raises:
+        ModelFileError: The arch is unknown, or the config is invalid.
+    """
     if header.arch not in DETECTORS:
         raise ModelFileError(
-            f"{path} holds a '{header.arch}', which adctl {__version__} does not know.",
-            "Upgrade adctl, or install the plugin that brings it.",
+            f"{path} holds a '{header.arch}' detector, which adctl {__version__} does not know.",
+            "Upgrade adctl, or install the plugin that provides it.",
         )
     cls = detector_class(header.arch)
     try:
         return cls(cls.Config(**header.config))
     except (ValidationError, UsageError) as error:
-        raise ModelFileError(f"The settings in {path} are not valid: {error}", "Take an intact copy.") from error
+        raise ModelFileError(f"The settings in {path} are not valid: {error}", "Use an intact copy.") from error

@@ -1,4 +1,4 @@
-"""Where adctl keeps what it fetches. Paths only; nothing is read or written here."""
+"""Paths of the folders that hold downloaded data. Nothing is read or written here."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 
 def data_dir() -> Path:
-    """The folder of fetched data sets and weights: `ADCTL_DATA_DIR`, or the platform's user data folder."""
-    given = os.environ.get("ADCTL_DATA_DIR")
-    if given:
-        return Path(given)
+    """Return the folder of downloaded datasets and weights: `ADCTL_DATA_DIR`, or the platform's user data folder."""
+    configured = os.environ.get("ADCTL_DATA_DIR")
+    if configured:
+        return Path(configured)
     import platformdirs
 
     return Path(platformdirs.user_data_dir("adctl", appauthor=False))
 
 
 def weights_file(name: str) -> Path:
-    """Where `adctl fetch weights NAME` puts a backbone's weights."""
+    """Return the path at which `adctl fetch weights NAME` stores a backbone's weights."""
     return data_dir() / "weights" / f"{name}.safetensors"

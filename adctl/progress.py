@@ -1,7 +1,4 @@
-"""How long work tells how far it is. The base class is silent; the command line shows bars.
-
-Standard library only.
-"""
+"""Progress-reporting interface. The base class is silent; the command line shows progress bars."""
 
 from __future__ import annotations
 
@@ -13,13 +10,13 @@ if TYPE_CHECKING:
 
 
 class Reporter:
-    """Takes note of stages and of how far each is; this one does nothing with it."""
+    """Silent progress reporter, and the base class of those that show progress."""
 
     @contextmanager
     def stage(
         self, title: str, total: int | None = None, *, in_bytes: bool = False
     ) -> Iterator[Callable[[int, int | None], None]]:
-        """Announce a stage; call what it gives with (done, total) now and then."""
+        """Start a stage, and yield a function `update(done, total)` to call as the work advances."""
         del title, total, in_bytes
         yield _ignore
 

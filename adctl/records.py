@@ -1,8 +1,4 @@
-"""The plain records that travel between the parts of adctl.
-
-Images, masks and maps are numpy arrays: H x W pixels of an image, h x w cells of an anomaly map.
-Knows nothing of files formats, networks or the command line.
-"""
+"""Plain data records shared by the packages of adctl: samples, scored images, calibrations."""
 
 from __future__ import annotations
 
@@ -14,11 +10,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GOOD = "good"
-"""The label of an image without defect, as in MVTec AD."""
+"""Label of an image without defects, as in MVTec AD."""
 
 
 class Verdict(StrEnum):
-    """What was decided about one image."""
+    """Decision about one image."""
 
     GOOD = "good"
     WARN = "warn"
@@ -29,13 +25,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image file and what is known of it.
+    """One image file with its label and ground-truth mask, if known.
 
     Attributes:
         path: The image file.
-        key: Its name within the data set: a relative path with forward slashes, the same on every machine.
-        label: `"good"`, the name of a defect type, or None when not known.
-        mask: The ground-truth mask of a defective image (non-zero pixels are defect), or None.
+        key: Name of the image within the dataset: a relative path with forward slashes, equal on every machine.
+        label: `"good"`, the name of a defect type, or None if unknown.
+        mask: Ground-truth mask file of a defective image (non-zero pixels are defect), or None.
     """
 
     path: Path
@@ -46,14 +42,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle around an anomalous region, in pixels of the original image.
+    """Bounding box of an anomalous region, in pixels of the original image.
 
     Attributes:
         x: Left edge.
         y: Top edge.
         width: Width, at least 1.
         height: Height, at least 1.
-        peak: The highest value of the anomaly map inside, uncalibrated.
+        peak: Highest raw value of the anomaly map inside the box.
     """
 
     x: int
@@ -69,15 +65,15 @@ def _plain_box(box: Box) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationScores:
-    """The scores that thresholds are chosen from: with them they can be chosen again without the images.
+    """Scores from which thresholds are computed; stored, so that thresholds can be recomputed without the images.
 
     Attributes:
-        good: Raw scores of good images the model has not learned from, ascending.
-        peaks: The highest map value of each of them, ascending; empty when no maps were looked at.
-        defective: Raw scores of labelled defective images, ascending; empty when there are none.
-        folds: The good scores come from so many models, each fitted without the images it scores; 0 where they come
-            from the one model and images held out from it.
-        views: Of test-time augmentation, under which they were scored; see `adctl.scoring.tta`.
+        good: Raw scores of good images that the model was not trained on, ascending.
+        peaks: Highest map value of each good image, ascending; empty if no maps were computed.
+        defective: Raw scores of labelled defective images, ascending; empty if there are none.
+        folds: Number of cross-fitting models that gave the good scores, each fitted without the images it scored; 0 if
+            the final model scored held-out images.
+        views: Views of test-time augmentation used for scoring; see `adctl.scoring.tta`.
     """
 
     good: tuple[float, ...]
@@ -88,20 +84,20 @@ class CalibrationScores:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> CalibrationScores:
-        """Rebuild from `asdict`."""
+        """Rebuild from the dictionary of `asdict`."""
         lists = {name: tuple(value[name]) for name in ("good", "peaks", "defective", "views")}
         return cls(**lists, folds=value["folds"])
 
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """A generalised Pareto tail of good scores.
+    """Generalised Pareto tail fitted to the highest good scores.
 
     Attributes:
-        start: Where it starts.
-        scale: Its scale, in score units; 0 where all good scores are the same.
-        shape: Below 0 it ends somewhere, above 0 it is heavy.
-        share: Of the good scores above its start.
+        start: Score at which the tail starts.
+        scale: Scale parameter in score units; 0 if all good scores are equal.
+        shape: Shape parameter: below 0 the tail is bounded, above 0 it is heavy.
+        share: Share of the good scores above `start`, 0 to 1.
     """
 
     start: float
@@ -112,12 +108,12 @@ class Tail:
 
 @dataclass(frozen=True, slots=True)
 class ProbabilityCurve:
-    """Scores to anomaly probabilities; see `adctl.thresholds.decision`.
+    """Piecewise linear function from scores to anomaly probabilities; see `adctl.thresholds.decision`.
 
     Attributes:
-        scores: Ascending.
-        probabilities: At each of them, never falling; straight lines between.
-        tail: What goes on beyond the last of them, or None where the last holds on.
+        scores: Scores of the nodes, ascending.
+        probabilities: Probability at each node, non-decreasing.
+        tail: Tail model beyond the last node; None keeps the last probability.
     """
 
     scores: tuple[float, ...]
@@ -126,31 +122,31 @@ class ProbabilityCurve:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> ProbabilityCurve:
-        """Rebuild from `asdict`."""
+        """Rebuild from the dictionary of `asdict`."""
         tail = Tail(**value["tail"]) if value["tail"] else None
         return cls(tuple(value["scores"]), tuple(value["probabilities"]), tail)
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What turns raw scores into verdicts: an image is rejected when its score is above `threshold`.
+    """Thresholds that turn raw scores into verdicts; an image is rejected if its score is above `threshold`.
 
     Attributes:
-        method: How the threshold was chosen; see `adctl.thresholds.methods.METHODS`.
-        threshold: In the detector's own score units.
-        pixel_threshold: For map values, outlines regions; chosen like `threshold` on the highest value of each good
-            image's map. None when no maps were looked at.
-        level: The percentile (0-100), number of sigmas, target rate, precision or recall, or the F1 or cost reached.
-        good_images: How many held-out good images it rests on.
-        defect_images: How many labelled defective images it rests on.
-        expected_false_alarm: The share of new good images expected above the threshold.
-        score_range: Lowest and highest good score seen, for display.
-        promised_false_alarm: A bound on that share, on average over calibration sets, that holds for exchangeable
-            good images whatever their distribution; None where the method promises nothing.
-        warn_threshold: Above it and up to `threshold` an image is one to look at; None without.
-        warn_level: Of that threshold, by the same method.
-        evidence: The scores all of this rests on.
-        probability: Scores to anomaly probabilities.
+        method: Name of the threshold method; see `adctl.thresholds.methods.METHODS`.
+        threshold: Image threshold in raw score units.
+        pixel_threshold: Threshold on map values that outlines anomalous regions, computed like `threshold` but from
+            the highest map value of each good image. None if no maps were computed.
+        level: Percentile (0-100), number of sigmas, target rate, precision or recall, or the F1 or cost reached.
+        good_images: Number of held-out good images used.
+        defect_images: Number of labelled defective images used.
+        expected_false_alarm: Expected share of new good images above the threshold, 0 to 1.
+        score_range: Lowest and highest good score, for display.
+        promised_false_alarm: Upper bound on that share, averaged over calibration sets, that holds for exchangeable
+            good images of any distribution; None if the method guarantees none.
+        warn_threshold: Scores above it and up to `threshold` give the verdict "warn"; None disables the verdict.
+        warn_level: Level of `warn_threshold`, in the same method.
+        evidence: Scores from which all of this was computed.
+        probability: Function from scores to anomaly probabilities.
     """
 
     method: str
@@ -169,11 +165,11 @@ class Calibration:
 
     @property
     def views(self) -> tuple[str, ...]:
-        """Of test-time augmentation, under which alone the thresholds hold."""
+        """Views of test-time augmentation; the thresholds are valid only for scores computed with them."""
         return self.evidence.views
 
     def verdict(self, score: float) -> Verdict:
-        """Judge one raw score."""
+        """Return the verdict for one raw score."""
         if score > self.threshold:
             return Verdict.REJECT
         if self.warn_threshold is not None and score > self.warn_threshold:
@@ -182,7 +178,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Calibration:
-        """Rebuild from `asdict`."""
+        """Rebuild from the dictionary of `asdict`."""
         rebuilt = {
             "score_range": tuple(value["score_range"]),
             "evidence": CalibrationScores.from_dict(value["evidence"]),
@@ -193,23 +189,23 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class ScoredImage:
-    """One row of results.
+    """Result of scoring one image.
 
     Attributes:
         path: The image file as it was found.
-        key: Its name within the data set or folder scored.
-        label: What it is known to be, or None.
-        mask: Its ground-truth mask, or None.
-        score: The raw score in float64, or None where the image could not be read.
-        threshold: The threshold the verdict rests on, or None when the model is not calibrated.
+        key: Name of the image within the scored dataset or folder.
+        label: Known label, or None.
+        mask: Ground-truth mask file, or None.
+        score: Raw score in float64; None if the image could not be read.
+        threshold: Image threshold used for the verdict; None if the model is not calibrated.
         verdict: The decision.
-        boxes: Anomalous regions, strongest first; empty for images judged good.
-        width: Of the original image, pixels.
-        height: Of the original image, pixels.
-        error: Why the image could not be scored, or None.
-        p_value: Conformal: of good images at most such a share looks as strange; None when not calibrated.
-        probability: That it is anomalous, 0 to 1; see `adctl.thresholds.decision`; None likewise.
-        peak: The highest value of its anomaly map, raw; None where it could not be read.
+        boxes: Anomalous regions, highest peak first; empty for images with the verdict "good".
+        width: Width of the original image, pixels.
+        height: Height of the original image, pixels.
+        error: Reason why the image could not be scored, or None.
+        p_value: Conformal p-value: at most this share of good images has such a high score; None if not calibrated.
+        probability: Probability that the image is anomalous; see `adctl.thresholds.decision`. None if not calibrated.
+        peak: Highest raw value of the anomaly map; None if the image could not be read.
     """
 
     path: str
@@ -228,12 +224,12 @@ class ScoredImage:
     peak: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-safe dictionary, keys in the order of the attributes."""
+        """Return a JSON-safe dictionary with keys in the order of the attributes."""
         plain = {name: getattr(self, name) for name in self.__slots__}  # `asdict` would copy every value
         return {**plain, "verdict": str(self.verdict), "boxes": tuple(map(_plain_box, self.boxes))}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> ScoredImage:
-        """Rebuild from `to_dict`."""
+        """Rebuild from the dictionary of `to_dict`."""
         boxes = tuple(Box(**box) for box in value["boxes"])
         return cls(**{**value, "verdict": Verdict(value["verdict"]), "boxes": boxes})

@@ -1,13 +1,11 @@
-"""The folder of runs: one folder a training, a manifest in it, and a pointer to the last model and scores.
+"""The runs folder: one subfolder for each training run, and a file that points to the last model and scores.
 
-    runs/
-      last.json                        {"model": "…", "scores": "…"}, relative paths, no symbolic links
-      20261123-162500-padim-zipper/
-        model.safetensors
-        run.json                       settings and their origins, versions, digests, timings
-        split.json                     which good images were held out
-
-Knows paths and JSON, nothing of detectors.
+runs/
+last.json                        {"model": "…", "scores": "…"}, relative paths, no symbolic links
+20261123-162500-padim-zipper/
+model.safetensors
+run.json                       the manifest: settings and their origins, versions, digests, timings
+split.json                     the good images in each part of the split
 """
 
 from __future__ import annotations
@@ -35,14 +33,14 @@ Kind = Literal["model", "scores"]
 
 
 def new_folder(parent: Path, *parts: str, name: str | None = None) -> Path:
-    """Make a new folder named by the time and the parts, or exactly as given.
+    """Create a new folder named after the current time and `parts`, or exactly `name`.
 
     Raises:
-        UsageError: There is one of the given name already.
-        OutputError: It cannot be made.
+        UsageError: A folder called `name` exists already.
+        OutputError: The folder cannot be created.
     """
     files.make_folder(parent)
-    stem = name or "-".join((datetime.now(UTC).astimezone().strftime("%Y%m%d-%H%M%S"), *map(_plain, parts)))
+    stem = name or "-".join((datetime.now(UTC).astimezone().strftime("%Y%m%d-%H%M%S"), *map(_safe_name, parts)))
     for attempt in itertools.count(1):
         folder = parent / (stem if attempt == 1 else f"{stem}-{attempt}")
         with files.output_errors(folder):
@@ -50,83 +48,83 @@ def new_folder(parent: Path, *parts: str, name: str | None = None) -> Path:
                 folder.mkdir()
             except FileExistsError as error:
                 if name:
-                    raise UsageError(f"There is a run {folder} already.", "Choose another --name.") from error
+                    raise UsageError(f"The run {folder} exists already.", "Choose another --name.") from error
                 continue
         return folder
-    raise AssertionError("counting never ends")
+    raise AssertionError("unreachable: itertools.count never ends")
 
 
 def set_last(runs: Path, kind: Kind, path: Path) -> None:
-    """Make `path` the last model or scores."""
-    pointer = _read_pointer(runs)
-    pointer[kind] = _relative(path, runs)
-    files.write_json(runs / LAST, pointer)
+    """Record `path` as the last model or scores."""
+    paths = _read_last(runs)
+    paths[kind] = _relative(path, runs)
+    files.write_json(runs / LAST, paths)
 
 
 def get_last(runs: Path, kind: Kind) -> Path:
-    """The last model file or folder of scores.
+    """Return the last model file or scores folder.
 
     Raises:
-        UsageError: There is none, or it has gone.
+        UsageError: None is recorded, or it no longer exists.
     """
     missing, remedy = {
-        "model": ("There is no model yet", "Train one with 'adctl train', or name it with --model."),
-        "scores": ("There are no scores yet", "Run 'adctl score' first, or name the folder it wrote."),
+        "model": ("There is no model yet", "Train one with 'adctl train', or give its path with --model."),
+        "scores": ("There are no scores yet", "Run 'adctl score' first, or give the folder that it wrote."),
     }[kind]
-    pointer = _read_pointer(runs)
-    if kind not in pointer:
+    paths = _read_last(runs)
+    if kind not in paths:
         raise UsageError(f"{missing} in {runs}.", remedy)
-    # As it was written: by names, whatever links lie on the way.
-    path = Path(os.path.normpath(runs / pointer[kind]))
+    # normpath does not resolve symbolic links, and neither did the writer.
+    path = Path(os.path.normpath(runs / paths[kind]))
     if not path.exists():
-        raise UsageError(f"The last {kind}, {path}, has gone.", remedy)
+        raise UsageError(f"The last {kind}, {path}, no longer exists.", remedy)
     return path
 
 
-def find_model(runs: Path, given: Path | None) -> Path:
-    """The model file meant: a file, the one of a run's folder, a run by its name, or the last one.
+def find_model(runs: Path, model: Path | None) -> Path:
+    """Find a model file by its path, by the folder or name of its run, or return the last one if `model` is None.
 
     Raises:
-        UsageError: There is no such thing.
+        UsageError: There is no such model.
     """
-    if given is None:
+    if model is None:
         return get_last(runs, "model")
-    for candidate in (given, runs / given):
+    for candidate in (model, runs / model):
         if candidate.is_dir() and (candidate / MODEL).is_file():
             return candidate / MODEL
         if candidate.is_file():
             return candidate
-    raise UsageError(f"There is no model {given}.", f"Give a model file, or the folder or name of a run in {runs}.")
+    raise UsageError(f"Cannot find a model {model}.", f"Give a model file, or the folder or name of a run in {runs}.")
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of the run a model file lies in, or None where it was moved away from it.
+    """Read the manifest of a run folder; return None if the folder has none.
 
     Raises:
-        DataError: It is damaged.
+        DataError: The manifest is damaged.
     """
     return read_json(folder / RUN)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON table, or None where there is no such file.
+    """Read a JSON object from a file; return None if there is no such file.
 
     Raises:
-        DataError: It is damaged.
+        DataError: The file is damaged.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is damaged: {error}.", "Delete it; name models and scores by their paths.") from error
+        raise DataError(f"{path} is damaged: {error}.", "Delete it, and give models and scores by path.") from error
     if not isinstance(value, dict):
-        raise DataError(f"{path} is damaged: not a table.", "Delete it; name models and scores by their paths.")
+        raise DataError(f"{path} is damaged: not a JSON object.", "Delete it, and give models and scores by path.")
     return value
 
 
 def environment() -> dict[str, Any]:
-    """Versions of everything numbers depend on."""
+    """Return the versions of the software and the machine that results depend on."""
     return {
         "adctl": __version__,
         "python": platform.python_version(),
@@ -137,7 +135,7 @@ def environment() -> dict[str, Any]:
 
 
 def timestamp() -> str:
-    """The time, to the second, with its offset."""
+    """Return the local time in ISO 8601 format, in seconds, with its UTC offset."""
     return datetime.now(UTC).astimezone().isoformat(timespec="seconds")
 
 
@@ -148,16 +146,16 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _read_pointer(runs: Path) -> dict[str, Any]:
+def _read_last(runs: Path) -> dict[str, Any]:
     return read_json(runs / LAST) or {}
 
 
 def _relative(path: Path, runs: Path) -> str:
     try:
         return Path(os.path.relpath(path, runs)).as_posix()
-    except ValueError:  # another drive, on Windows
+    except ValueError:  # the paths are on different drives, on Windows
         return str(path.absolute())
 
 
-def _plain(part: str) -> str:
+def _safe_name(part: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]+", "_", part) or "_"

@@ -1,6 +1,6 @@
-"""Threads that work ahead of whoever reads their results: order kept, memory bounded, errors raised at the reader.
+"""Ordered, bounded prefetching in threads; worker exceptions are raised in the consumer.
 
-Reading images ahead of a network and writing results behind it are both this. Standard library only.
+Used to read images before the network needs them and to write results while it computes. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ T = TypeVar("T")
 def map_ordered(
     function: Callable[[S], T], jobs: Iterable[S], *, workers: int, ahead: int, name: str = "adctl"
 ) -> Generator[T, None, None]:
-    """Results in the order of the jobs, which are drawn in the reader's own thread.
+    """Yield `function(job)` for each job, in the order of the jobs.
 
-    The first error of a job is raised at its turn. Once the reader has it, or closes the iterator, what was not
-    begun is dropped and what was begun has ended: nothing runs on behind the reader's back. Jobs see the reader's
-    context variables.
+    The jobs are drawn in the consumer's thread; `function` sees the consumer's context variables. The exception of a
+    job is raised when its result is due. After an exception, or when the consumer closes the iterator, jobs that have
+    not started are cancelled, and running ones are waited for: no thread is left running.
 
     Args:
-        function: Done to each job in a thread.
-        jobs: May be endless.
-        workers: Threads; 0 works in the reader's own.
-        ahead: Jobs under way at most, besides the one that is waited for.
-        name: Of the threads, for debuggers.
+        function: Called with each job in a worker thread.
+        jobs: The inputs; may be infinite.
+        workers: Number of threads; 0 runs the jobs in the consumer's thread.
+        ahead: Maximum number of jobs submitted in addition to the one whose result is due.
+        name: Prefix of the thread names, for debuggers.
     """
     if workers == 0:
         yield from map(function, jobs)
         return
-    waiting: deque[Future[T]] = deque()
+    pending: deque[Future[T]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix=name) as pool:
         try:
             for job in jobs:
-                waiting.append(pool.submit(copy_context().run, function, job))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(copy_context().run, function, job))
+                if len(pending) > ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -43,7 +43,7 @@ def test_a_gate_that_holds_gives_exit_code_3_and_junit(adctl):
     gates = ["--fail-if", "image_auroc<0.99", "--fail-if", "image_fp>1", "--fail-if", "image_recall.hole<1"]
     done = adctl("report", "scores", *gates, "--junit", "gates.xml", code=3)
     assert "FAILED" in done.stdout
-    assert "image_auroc is 0.888889; it fails when < 0.99." in done.stdout
+    assert "image_auroc is 0.888889; the gate fails when it is < 0.99." in done.stdout
     suites = ET.parse(adctl.folder / "gates.xml").getroot()
     assert (suites.get("tests"), suites.get("failures")) == ("3", "1")
     assert suites.find(".//failure").get("message").startswith("image_auroc is")

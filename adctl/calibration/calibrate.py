@@ -130,7 +130,7 @@ def calibrate(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter = SI
     if fitted is None:
         recalibrate(source, target, chosen)
     else:
-        save_model(target, fitted[0], fitted[1].calibrated(chosen))
+        save_model(target, fitted[0], fitted[1].with_calibration(chosen))
     run_folder.set_last(settings.runs, "model", target)
     return CalibrateResult(source, target, chosen, before.calibration, notes)
 

@@ -80,7 +80,7 @@ def read_header(path: Path) -> dict[str, Any]:
     try:
         header: dict[str, Any] = json.loads(metadata[_KEY])
     except ValueError as error:
-        raise ModelFileError(f"The header of {path} is damaged: {error}.", "Take an intact copy.") from error
+        raise ModelFileError(f"The header of {path} is damaged: {error}.", "Use an intact copy.") from error
     return header
 
 

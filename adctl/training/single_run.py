@@ -278,7 +278,7 @@ def train_into(
     detector, header, report = _fitted(settings, plan, around)
     if evidence is None:
         evidence = _held_out_evidence(detector, header, settings, plan, reporter)
-    header = header.calibrated(_first_calibration(evidence))
+    header = header.with_calibration(_first_calibration(evidence))
     model = run / run_folder.MODEL
     save_model(model, detector, header)
     checkpoints.clear(settings.keep_checkpoints)
