@@ -225,7 +225,7 @@ class ScoredImage:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-safe dictionary with keys in the order of the attributes."""
-        plain = {name: getattr(self, name) for name in self.__slots__}  # `asdict` would copy every value
+        plain = {name: getattr(self, name) for name in ScoredImage.__slots__}  # `asdict` would copy every value
         return {**plain, "verdict": str(self.verdict), "boxes": tuple(map(_plain_box, self.boxes))}
 
     @classmethod

@@ -400,9 +400,17 @@ def _orientation(image: ImageFile) -> int:
 
 
 def _check_limits(path: Path, header: Header) -> None:
-    width, height = header.width, header.height
     if header.several_pages:
         raise unusable_image(path, "it holds several pages", _PAGES)
+    check_size(path, header.width, header.height)
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Check the size of an image against the limits `MIN_SIDE` and `MAX_PIXELS`.
+
+    Raises:
+        ImageError: The image is too small or too large.
+    """
     if min(width, height) < MIN_SIDE:
         what = f"it is {width} x {height} pixels, and each side must have at least {MIN_SIDE}"
         raise unusable_image(path, what, "Use the image at its full size, or remove it.")

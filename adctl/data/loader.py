@@ -19,10 +19,11 @@ import psutil
 from adctl.data import storage
 from adctl.data.cache import DamagedCacheError, PreprocessedCache
 from adctl.data.images import image_size, resize
-from adctl.data.multichannel import read_pixels, to_display_image
+from adctl.data.multichannel import array_pixels, read_pixels, to_display_image
 from adctl.data.preprocess import check_region, to_network_input
 from adctl.data.tiling import Tiling
 from adctl.errors import ImageError
+from adctl.records import Sample
 from adctl.threads import map_ordered
 
 if TYPE_CHECKING:
@@ -33,12 +34,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from adctl.data.preprocess import InputSpec, Pixels
-    from adctl.records import Sample
 
 log = logging.getLogger(__name__)
 
 # Several images are read at once already: threads within one would only take the cores from the network.
 cv2.setNumThreads(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ArraySample(Sample):
+    """An image in memory; `path` is only its name in messages.
+
+    Attributes:
+        array: Array [H,W] (grey) or [H,W,C]; see `adctl.data.multichannel.array_pixels`.
+    """
+
+    array: NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,10 @@ def load_image(sample: Sample, spec: InputSpec, display: int | None = None) -> L
         display: Also keep the image at its own proportions, its longer side at most so many pixels.
     """
     try:
-        image = read_pixels(sample.path, spec.channels, bit_depth=spec.bit_depth)
+        if isinstance(sample, ArraySample):
+            image = array_pixels(sample.path, sample.array, spec.channels, bit_depth=spec.bit_depth)
+        else:
+            image = read_pixels(sample.path, spec.channels, bit_depth=spec.bit_depth)
         check_region(sample.path, image, spec)
     except ImageError as error:
         return LoadedImage(sample, None, error=error)

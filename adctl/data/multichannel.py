@@ -55,6 +55,34 @@ def read_pixels(path: Path, channels: int, *, bit_depth: int = 16) -> NDArray[np
     return to_uint8(path, pixels, bit_depth)
 
 
+def array_pixels(name: Path, array: NDArray[Any], channels: int, *, bit_depth: int = 16) -> NDArray[np.uint8]:
+    """Check an image in memory and bring it to 8 bits, as `read_pixels` does for a file.
+
+    Args:
+        name: Name of the image in messages.
+        array: Array [H,W] or [H,W,1] (grey), [H,W,3] (RGB), or [H,W,channels] for a network of other channels; uint8,
+            uint16, or floating point from 0 to 1.
+        channels: Channels that the network takes.
+        bit_depth: See `adctl.data.images.read_image`.
+
+    Returns:
+        Array [H,W,C] of uint8.
+
+    Raises:
+        ImageError: The array has another shape or type, or too few or too many pixels.
+    """
+    pixels = array[..., None] if array.ndim == 2 else array  # noqa: PLR2004 - grey
+    allowed = _ORDINARY if channels in _ORDINARY else (channels,)
+    if pixels.ndim != 3 or pixels.shape[2] not in allowed:  # noqa: PLR2004 - height, width, channels
+        raise unusable_image(
+            name,
+            f"its shape is {list(array.shape)}",
+            f"Give height x width x {' or '.join(map(str, allowed))}; 1 is grey, which may also be height x width.",
+        )
+    images.check_size(name, pixels.shape[1], pixels.shape[0])
+    return to_uint8(name, np.ascontiguousarray(pixels), bit_depth)
+
+
 def read_channels(path: Path) -> NDArray[Any]:
     """All channels of an image, in the number type and the order they are stored in: [H, W, C].
 

@@ -16,7 +16,7 @@ from adctl.records import CalibrationScores
 from adctl.threads import map_ordered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from numpy.typing import NDArray
 
@@ -52,7 +52,7 @@ def predict(
     batch_size: int | str = "auto",
     workers: int = 2,
     display: int | None = None,
-) -> Iterator[PredictedImage]:
+) -> Generator[PredictedImage, None, None]:
     """Predict images in order; reading runs ahead in threads, and computing runs ahead of the caller.
 
     Args:

@@ -11,7 +11,7 @@ import math
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +29,14 @@ from adctl.runtimes.loading import open_runtime
 from adctl.scoring.heatmaps import LARGEST, ColourScale, boxes_from_map, sheet
 from adctl.scoring.png import encode_png
 from adctl.scoring.predict import PredictedImage, predict
-from adctl.scoring.score_set import ScoreWriter
+from adctl.scoring.score_set import ScoreRow, ScoreSet, ScoreWriter
 from adctl.scoring.tta import parse_views, with_views
 from adctl.threads import map_ordered
 from adctl.thresholds import drift
 from adctl.thresholds.decision import DecisionRule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -76,7 +76,10 @@ _WAITING = 16
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """What scoring did.
+    """The outcome of scoring: iterating gives the row of each image, and `len` their number.
+
+        for row in result:
+            print(row.path, row.score, row.verdict, row.map().max())
 
     Attributes:
         model: The model file it took.
@@ -105,7 +108,27 @@ class ScoreResult:
     @property
     def images_per_second(self) -> float:
         """From disk to disk."""
-        return sum(self.counts.values()) / self.seconds
+        return len(self) / self.seconds
+
+    @cached_property
+    def rows(self) -> tuple[ScoreRow, ...]:
+        """The row of each image that was scored, in order, read from `folder`.
+
+        Raises:
+            DataError: The results are damaged.
+        """
+        if not len(self):
+            return ()
+        stored = ScoreSet.load(self.folder)
+        # A watched folder goes on after the rows of earlier calls.
+        first = len(stored.rows) - len(self)
+        return tuple(ScoreRow.of(stored, number) for number in range(first, len(stored.rows)))
+
+    def __iter__(self) -> Iterator[ScoreRow]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
 
 
 def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) -> ScoreResult:
@@ -124,7 +147,7 @@ def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     model = run_folder.find_model(settings.runs, settings.model)
     log.info("Model %s.", model)
     samples, ignored = _samples(settings.images, model)
-    runtime = open_model(model, settings)
+    runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta)
     calibration = runtime.header.calibration
     folder = settings.out or run_folder.new_folder(model.parent / "scores")
     manifest = manifest_of(loaded, model, runtime, ignored)
@@ -208,26 +231,33 @@ def result_of(
     )
 
 
-def open_model(model: Path, settings: ScoreSettings) -> Runtime:
-    """The model, looking at the views its thresholds were chosen with.
+def open_model(model: Path, device: str, gpu: int | None, runtime: str, tta: str | None = None) -> Runtime:
+    """Open a model with the test-time augmentation that its thresholds were chosen with.
+
+    Args:
+        model: The model file.
+        device: As for `open_runtime`.
+        gpu: As for `open_runtime`.
+        runtime: As for `open_runtime`.
+        tta: The views that were asked for; None for those of the calibration.
 
     Raises:
         UsageError: There is no such device or view, or the thresholds were chosen with other views.
         ModelFileError: The file cannot be used.
     """
-    runtime = open_runtime(model, settings.device, settings.gpu, settings.runtime)
-    calibration = runtime.header.calibration
+    opened = open_runtime(model, device, gpu, runtime)
+    calibration = opened.header.calibration
     if calibration is None:
         log.warning("%s is not calibrated: its scores come without verdicts. Run 'adctl calibrate'.", model)
     calibrated = calibration.views if calibration else ()
-    views = calibrated if settings.tta is None else parse_views(settings.tta)
+    views = calibrated if tta is None else parse_views(tta)
     if calibration and set(views) != set(calibrated):
         known = f"with the views {', '.join(calibrated)}" if calibrated else "without test-time augmentation"
         raise UsageError(
-            f"The threshold of {model} was chosen {known}, so it says nothing about --tta {settings.tta}.",
-            f"Run 'adctl calibrate --tta {settings.tta}' first; score then does the same by itself.",
+            f"The threshold of {model} was chosen {known}, so it says nothing about --tta {tta}.",
+            f"Run 'adctl calibrate --tta {tta}' first; score then does the same by itself.",
         )
-    return with_views(runtime, views)
+    return with_views(opened, views)
 
 
 def _score_all(

@@ -11,23 +11,25 @@ import csv
 import json
 import math
 import os
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from adctl import files
 from adctl.errors import DataError, UsageError
 from adctl.records import Calibration, ScoredImage
+from adctl.scoring.heatmaps import upsample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
     from types import TracebackType
-
-    from numpy.typing import NDArray
 
 SCHEMA = "adctl.scores/1"
 MANIFEST = "scores.json"
@@ -257,6 +259,15 @@ class ScoreSet:
         """Whether raw anomaly maps were kept."""
         return (self.folder / MAPS).is_file()
 
+    @cached_property
+    def anomaly_maps(self) -> AnomalyMaps:
+        """The raw anomaly maps.
+
+        Raises:
+            UsageError: None were kept.
+        """
+        return AnomalyMaps(self.folder, self.rows)
+
     def maps(self, rows: Sequence[int] | None = None) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Each kept map [h,w] with the index of its row, one in memory at a time.
 
@@ -265,16 +276,148 @@ class ScoreSet:
         """
         if not self.has_maps:
             return
+        with AnomalyMaps(self.folder, self.rows) as stored:
+            for row in stored.kept if rows is None else [row for row in rows if row in stored.kept]:
+                yield row, stored[row]
+
+
+class AnomalyMaps(Mapping[str, NDArray[np.float32]]):
+    """Raw anomaly maps of a scored folder, read from `maps.h5` one by one.
+
+    A mapping from the path of each image, as `results.csv` gives it, to its map: an array [h,w] of float32 in the
+    detector's own resolution, which spans the whole image. An image is also found by its key or by the number of its
+    row, from 0. Images that could not be scored have no map.
+
+    The file is opened at the first access and stays open until `close` or the end of a `with` block.
+
+    Args:
+        folder: Folder that `adctl score` wrote.
+        rows: All rows of its results.
+
+    Raises:
+        UsageError: The folder holds no maps.
+    """
+
+    def __init__(self, folder: Path, rows: Sequence[ScoredImage]) -> None:
+        self.path = folder / MAPS
+        self._rows = rows
+        self._opened: h5py.File | None = None
+        if not self.path.is_file():
+            raise UsageError(f"{folder} holds no anomaly maps.", "Score again and keep them: they are kept by default.")
+
+    def __getitem__(self, image: str | os.PathLike[str] | int) -> NDArray[np.float32]:
         try:
-            with h5py.File(self.folder / MAPS, "r") as stored:
-                places = {int(row): place for place, row in enumerate(stored["rows"][:])}
-                # Sets written before images could be tiled have maps of one size.
-                sizes = stored["sizes"][:] if "sizes" in stored else [stored["maps"].shape[1:]] * len(places)
-                for row in places if rows is None else [row for row in rows if row in places]:
-                    height, width = sizes[places[row]]
-                    yield row, stored["maps"][places[row], :height, :width]
-        except (OSError, KeyError) as error:
-            raise DataError(f"{self.folder / MAPS} is damaged: {error}.", "Score again.") from error
+            place = self.kept[self._row_of(image)]
+        except KeyError:
+            raise KeyError(image) from None
+        with self._damage():
+            height, width = self._sizes[place]
+            return np.asarray(self._file["maps"][place, :height, :width])
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._rows[row].path for row in self.kept)
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; the next access opens it again."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    @cached_property
+    def kept(self) -> dict[int, int]:
+        """Number of each row that has a map, with the place of the map in the file."""
+        with self._damage():
+            return {int(row): place for place, row in enumerate(self._file["rows"][:])}
+
+    @cached_property
+    def _sizes(self) -> Sequence[tuple[int, int]]:
+        # Sets written before images could be tiled have maps of one size.
+        stored = self._file
+        sizes = stored["sizes"][:].tolist() if "sizes" in stored else [stored["maps"].shape[1:]] * len(self.kept)
+        return [(height, width) for height, width in sizes]
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        keys = {row.key: number for number, row in enumerate(self._rows)}
+        return keys | {row.path: number for number, row in enumerate(self._rows)}
+
+    @property
+    def _file(self) -> h5py.File:
+        if self._opened is None:
+            self._opened = h5py.File(self.path, "r")
+        return self._opened
+
+    def _row_of(self, image: str | os.PathLike[str] | int) -> int:
+        if isinstance(image, int | np.integer):
+            return int(image)
+        return self._numbers[os.fspath(image)]
+
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, KeyError, ValueError) as error:
+            raise DataError(f"{self.path} is damaged: {error}.", "Score again.") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRow(ScoredImage):
+    """One row of a scored folder, which also reads the image's anomaly map.
+
+    Attributes:
+        number: Number of the row in the folder, from 0.
+        folder: The scored folder.
+    """
+
+    number: int
+    folder: ScoreSet = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, folder: ScoreSet, number: int) -> ScoreRow:
+        """Return a row of a scored folder."""
+        row = folder.rows[number]
+        return cls(**{name: getattr(row, name) for name in ScoredImage.__slots__}, number=number, folder=folder)
+
+    def map(self) -> NDArray[np.float32]:
+        """Read the raw anomaly map and resize it to the image.
+
+        Returns:
+            Array [height,width] of float32.
+
+        Raises:
+            UsageError: No maps were kept.
+            DataError: The image could not be scored, or the file of maps is damaged.
+        """
+        if self.error is not None or self.height is None or self.width is None:
+            raise DataError(f"{self.path} has no anomaly map: {self.error}.", "Mend the image and score again.")
+        maps = self.folder.anomaly_maps
+        try:
+            return upsample(maps[self.number], self.height, self.width)
+        finally:
+            maps.close()
+
+
+def open_maps(path: str | os.PathLike[str]) -> AnomalyMaps:
+    """Open the raw anomaly maps of a scored folder; none is read yet.
+
+    Args:
+        path: Folder that `adctl score` wrote, or its `maps.h5`.
+
+    Raises:
+        UsageError: The folder holds no scores or no maps.
+        DataError: The scores are damaged.
+    """
+    folder = Path(path).parent if Path(path).name == MAPS else Path(path)
+    return ScoreSet.load(folder).anomaly_maps
 
 
 def csv_fields(values: dict[str, Any]) -> list[object]:

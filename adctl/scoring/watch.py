@@ -213,7 +213,7 @@ def watch(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
             f"Results in {folder} would lie among the images of {watched}.", "Choose another folder with --out."
         )
     log.info("Model %s.", model)
-    runtime = open_model(model, settings)
+    runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta)
     start = time.perf_counter()
     with WatchLog(folder, Owner(files.sha256_file(model), str(watched))) as journal:
         log.info("Watching %s; %d files are scored already. Ctrl-C stops.", watched, journal.rows)

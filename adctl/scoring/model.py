@@ -1,0 +1,187 @@
+"""A model ready to predict images from Python: files or arrays to scores, maps, boxes and verdicts.
+
+Scores and verdicts are those of `adctl score` with the same runtime: both share `predict` and `to_row`.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adctl.data.loader import ArraySample
+from adctl.errors import ImageError, UsageError
+from adctl.records import Sample, Verdict
+from adctl.scoring.heatmaps import upsample
+from adctl.scoring.predict import predict
+from adctl.scoring.score import open_model, to_row
+from adctl.thresholds.decision import DecisionRule
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from adctl.records import Box, Calibration, ScoredImage
+    from adctl.runtimes.base import Runtime
+    from adctl.scoring.predict import PredictedImage
+
+ImageLike: TypeAlias = str | os.PathLike[str] | NDArray[Any]
+"""An image file, or an array: height x width x 3 (RGB) or height x width (grey), of uint8."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePrediction:
+    """Prediction for one image.
+
+    Attributes:
+        path: The image file; None for an array.
+        score: Raw anomaly score; higher is more anomalous.
+        verdict: Decision by the model's calibration; `uncalibrated` without one.
+        p_value: Conformal p-value; None without a calibration.
+        probability: Probability that the image is anomalous, 0 to 1; None without a calibration.
+        boxes: Anomalous regions in pixels of the image, strongest first; empty for an image judged good.
+        width: Width of the image, pixels.
+        height: Height of the image, pixels.
+        cells: Array [h,w] of float32: the anomaly map in the detector's own resolution. It spans the whole image.
+    """
+
+    path: Path | None
+    score: float
+    verdict: Verdict
+    p_value: float | None
+    probability: float | None
+    boxes: tuple[Box, ...]
+    width: int
+    height: int
+    cells: NDArray[np.float32]
+
+    @cached_property
+    def map(self) -> NDArray[np.float32]:
+        """The raw anomaly map at the size of the image: array [height,width] of float32."""
+        return upsample(self.cells, self.height, self.width)
+
+
+class Model:
+    """A model file opened for prediction; `adctl.load` makes one.
+
+    Test-time augmentation, tiling and the region of interest are those the model was calibrated with.
+
+    Args:
+        path: `model.safetensors`, or an exported file, which needs no PyTorch.
+        device: Device to compute on: `auto`, `cpu`, `cuda` or `mps`.
+        gpu: Number of a CUDA GPU; implies `cuda`.
+        runtime: Runtime that computes; `auto` takes the fastest that was verified against PyTorch.
+        batch_size: Images in one batch; `auto` fits the device.
+        workers: Threads that read images.
+
+    Raises:
+        UsageError: The device or the runtime does not exist here.
+        ModelFileError: The file cannot be used.
+        MissingExtraError: The runtime is not installed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str = "auto",
+        gpu: int | None = None,
+        runtime: str = "auto",
+        batch_size: int | str = "auto",
+        workers: int = 2,
+    ) -> None:
+        self.path = path
+        self._runtime: Runtime = open_model(path, device, gpu, runtime)
+        self._rule = DecisionRule(self.calibration) if self.calibration else None
+        self._batch_size = batch_size
+        self._workers = workers
+
+    def __repr__(self) -> str:
+        return f"<adctl.Model {self.arch} from {self.path}, {self.runtime} on {self.device}>"
+
+    @property
+    def arch(self) -> str:
+        """Name of the detector."""
+        return self._runtime.header.arch
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Thresholds and the scores they were chosen from; None for a model without calibration."""
+        return self._runtime.header.calibration
+
+    @property
+    def runtime(self) -> str:
+        """Name of the runtime that computes."""
+        return self._runtime.name
+
+    @property
+    def device(self) -> str:
+        """Device that computes."""
+        return self._runtime.device
+
+    @overload
+    def predict(self, images: ImageLike) -> ImagePrediction: ...  # type: ignore[overload-overlap]  # a str is one image
+    @overload
+    def predict(self, images: Sequence[ImageLike]) -> list[ImagePrediction]: ...
+    def predict(self, images: ImageLike | Sequence[ImageLike]) -> ImagePrediction | list[ImagePrediction]:
+        """Predict one image, or several in batches.
+
+        Args:
+            images: An image file, an array, or a list of either. Arrays are height x width x 3 in RGB order (OpenCV
+                reads BGR) or height x width for grey, of uint8; uint16 and floating point from 0 to 1 are brought to
+                8 bits as image files are. Models of other channels take height x width x channels.
+
+        Returns:
+            One prediction for one image; for a list a list in the same order.
+
+        Raises:
+            ImageError: An image cannot be read or used. `adctl.score` notes such images and goes on.
+            UsageError: `images` is neither a path nor an array nor a list of them.
+        """
+        if isinstance(images, str | os.PathLike | np.ndarray):
+            return self._predict([images])[0]
+        return self._predict(list(images))
+
+    def _predict(self, images: list[ImageLike]) -> list[ImagePrediction]:
+        samples = [_sample(image, number) for number, image in enumerate(images)]
+        # One image is read by this thread: starting others would take longer.
+        workers = 0 if len(samples) == 1 else self._workers
+        predictions = predict(self._runtime, samples, batch_size=self._batch_size, workers=workers)
+        with closing(predictions):
+            return [self._judged(predicted) for predicted in predictions]
+
+    def _judged(self, predicted: PredictedImage) -> ImagePrediction:
+        if predicted.item.error is not None:
+            raise predicted.item.error
+        sample = predicted.item.sample
+        row: ScoredImage = to_row(predicted, self._rule)
+        if row.score is None or predicted.anomaly_map is None:
+            raise ImageError(str(row.error), "Train the model again, or score with another runtime.")
+        return ImagePrediction(
+            path=None if isinstance(sample, ArraySample) else sample.path,
+            score=row.score,
+            verdict=row.verdict,
+            p_value=row.p_value,
+            probability=row.probability,
+            boxes=row.boxes,
+            width=predicted.item.width,
+            height=predicted.item.height,
+            cells=predicted.anomaly_map,
+        )
+
+
+def _sample(image: ImageLike, number: int) -> Sample:
+    if isinstance(image, np.ndarray):
+        name = f"array {number}"
+        return ArraySample(Path(name), name, array=image)
+    if isinstance(image, str | os.PathLike):
+        return Sample(Path(image), Path(image).name)
+    raise UsageError(
+        f"Image {number} is a {type(image).__name__}, neither a path nor an array.",
+        "Give the path of an image file, a NumPy array, or a list of them.",
+    )
