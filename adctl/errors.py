@@ -8,6 +8,7 @@
     ├── OutputError            1  results cannot be written: full disk, read-only folder
     ├── FetchError             1  a download failed, or the downloaded data is not as expected
     ├── TrainingError          1  training cannot continue
+    ├── PluginError            1  another package that provides a detector cannot be used
     └── MissingExtraError      1  an optional dependency is not installed
 
 The command line prints the message and the remedy, and exits with the code.
@@ -20,7 +21,7 @@ import difflib
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 
 class AdctlError(Exception):
@@ -69,6 +70,10 @@ class TrainingError(AdctlError):
     """Training a detector cannot continue."""
 
 
+class PluginError(AdctlError):
+    """Another package that provides a detector cannot be used."""
+
+
 class MissingExtraError(AdctlError):
     """An optional dependency is not installed."""
 
@@ -79,9 +84,10 @@ class MissingExtraError(AdctlError):
         )
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """Return the error for an unknown name; it lists the known names and suggests the most similar one."""
+def unknown_name(kind: str, name: str, known: Iterable[str], origins: Mapping[str, str] | None = None) -> UsageError:
+    """Return the error for an unknown name; it lists the known names, with their origins, and suggests the most similar."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     suggestion = f"Did you mean '{close[0]}'? " if close else ""
-    return UsageError(f"Unknown {kind} '{name}'.", f"{suggestion}Known: {', '.join(names) or 'none'}.")
+    listed = [f"{known} ({origins[known]})" if origins and known in origins else known for known in names]
+    return UsageError(f"Unknown {kind} '{name}'.", f"{suggestion}Known: {', '.join(listed) or 'none'}.")

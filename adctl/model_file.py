@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from adctl import __version__, files
-from adctl.detectors.registry import DETECTORS, detector_class
+from adctl.detectors.registry import DETECTORS, DetectorPackage, detector_class, package_of
 from adctl.engine import safetensors_file
 from adctl.errors import ModelFileError, UsageError
 from adctl.records import Calibration
@@ -64,6 +64,7 @@ class ModelHeader:
         training: Description of the training data.
         calibration: Thresholds that turn its scores into verdicts, or None.
         adctl_version: Version of adctl that trained the model.
+        package: Package that provides the detector; None for a built-in one.
     """
 
     arch: str
@@ -71,6 +72,7 @@ class ModelHeader:
     training: Training
     calibration: Calibration | None = None
     adctl_version: str = __version__
+    package: DetectorPackage | None = None
 
     def with_calibration(self, calibration: Calibration) -> ModelHeader:
         """Return a copy with another calibration."""
@@ -78,7 +80,10 @@ class ModelHeader:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-safe dictionary with the format version."""
-        return {"format": FORMAT, **asdict(self)}
+        value = {"format": FORMAT, **asdict(self)}
+        if self.package is None:
+            del value["package"]
+        return value
 
     @classmethod
     def from_dict(cls, value: dict[str, Any], path: Path) -> ModelHeader:
@@ -100,13 +105,14 @@ class ModelHeader:
             )
         try:
             training = {**value["training"], "image_digests": tuple(value["training"]["image_digests"])}
-            calibration = value["calibration"]
+            calibration, package = value["calibration"], value.get("package")
             return cls(
                 arch=value["arch"],
                 config=value["config"],
                 training=Training(**training),
                 calibration=Calibration.from_dict(calibration) if calibration else None,
                 adctl_version=value["adctl_version"],
+                package=DetectorPackage(**package) if package else None,
             )
         except (KeyError, TypeError) as error:
             raise ModelFileError(f"The header of {path} is incomplete: {error}.", "Use an intact copy.") from error
@@ -167,15 +173,36 @@ def build_detector(header: ModelHeader, path: Path) -> Detector:
     """Create an unfitted detector from the header's arch and config.
 
     Raises:
-        ModelFileError: The arch is unknown, or the config is invalid.
+        ModelFileError: The arch is unknown, its package is not installed, or the config is invalid.
+        PluginError: The package cannot be loaded.
     """
-    if header.arch not in DETECTORS:
-        raise ModelFileError(
-            f"{path} holds a '{header.arch}' detector, which adctl {__version__} does not know.",
-            "Upgrade adctl, or install the plugin that provides it.",
-        )
+    installed = _require_installed(header, path)
     cls = detector_class(header.arch)
     try:
         return cls(cls.Config(**header.config))
     except (ValidationError, UsageError) as error:
-        raise ModelFileError(f"The settings in {path} are not valid: {error}", "Use an intact copy.") from error
+        remedy = "Use an intact copy."
+        if header.package is not None and installed != header.package:
+            remedy = f"It was trained with {header.package}, and {installed} is installed: {_how_to_install(header)}"
+        raise ModelFileError(f"The settings in {path} are not valid: {error}", remedy) from error
+
+
+def _require_installed(header: ModelHeader, path: Path) -> DetectorPackage | None:
+    """Return the installed package that provides the header's detector, or None for a built-in one."""
+    installed, wanted = package_of(header.arch), header.package
+    if header.arch in DETECTORS or (installed and (wanted is None or installed.name == wanted.name)):
+        return installed
+    if wanted is None:
+        raise ModelFileError(
+            f"{path} holds a '{header.arch}' detector, which adctl {__version__} does not know.",
+            "Upgrade adctl, or install the package that provides it.",
+        )
+    raise ModelFileError(
+        f"{path} holds a '{header.arch}' detector of the package {wanted}, which is not installed.",
+        _how_to_install(header),
+    )
+
+
+def _how_to_install(header: ModelHeader) -> str:
+    assert header.package is not None
+    return f"Install it with: pip install '{header.package.name}=={header.package.version}'"

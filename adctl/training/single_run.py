@@ -22,7 +22,7 @@ from adctl.data.split import Split, split_good, training_digest
 from adctl.datasets import open_dataset
 from adctl.detectors.components import backbones
 from adctl.detectors.components.shared_feature_cache import unshared
-from adctl.detectors.registry import detector_class
+from adctl.detectors.registry import detector_class, package_of
 from adctl.engine import distributed, training_log
 from adctl.engine.checkpoints import FOLDER as CHECKPOINTS
 from adctl.engine.checkpoints import CheckpointFolder
@@ -330,7 +330,12 @@ def _fitted(settings: TrainSettings, plan: TrainingPlan, around: FitContext) -> 
     """A new detector, fitted, and its header without a calibration."""
     detector, weights = _new_detector(settings, plan.config)
     report = _fit(detector, settings, plan, around)
-    header = ModelHeader(settings.arch, plan.config.model_dump(mode="json"), _training(plan, weights))
+    header = ModelHeader(
+        settings.arch,
+        plan.config.model_dump(mode="json"),
+        _training(plan, weights),
+        package=package_of(settings.arch),
+    )
     return detector, header, report
 
 
