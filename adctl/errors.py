@@ -85,9 +85,9 @@ class MissingExtraError(AdctlError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], origins: Mapping[str, str] | None = None) -> UsageError:
-    """Return the error for an unknown name; it lists the known names, with their origins, and suggests the most similar."""
+    """Return the error for an unknown name; it lists the known names and suggests the most similar one."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     suggestion = f"Did you mean '{close[0]}'? " if close else ""
-    listed = [f"{known} ({origins[known]})" if origins and known in origins else known for known in names]
+    listed = [f"{one} ({origins[one]})" if origins and one in origins else one for one in names]
     return UsageError(f"Unknown {kind} '{name}'.", f"{suggestion}Known: {', '.join(listed) or 'none'}.")
