@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from adctl.calibration.calibrate import calibrate
-from adctl.config import CalibrateSettings, LoadedSettings, ReportSettings, ScoreSettings, TrainSettings
+from adctl.config import CalibrateSettings, LoadedSettings, ReportSettings, ScoreSettings, TrainSettings, names_of
 from adctl.fetching.datasets import fetch_dataset
 from adctl.progress import SILENT, Reporter
 from adctl.reporting.report import report
@@ -50,13 +50,13 @@ def demo(loaded: LoadedSettings[DemoSettings], reporter: Reporter = SILENT) -> D
     settings = loaded.settings
     start = time.perf_counter()
     fetch_dataset("demo", reporter=reporter)
-    given = settings.model_dump()
+    given = asdict(settings)
     trained = train_once(_step(TrainSettings, given, dataset="demo", category="zipper"), reporter)
     assert trained is not None, "a demo is not one of several processes"
     calibrated = calibrate(_step(CalibrateSettings, given, model=trained.model, max_false_alarm=0.1), reporter)
     heatmaps = trained.run / "heatmaps"
     score(_step(ScoreSettings, given, model=calibrated.model, out=heatmaps), reporter)
-    reported = report(_step(ReportSettings, given, scores=heatmaps), reporter)
+    reported = report(_step(ReportSettings, given, scores=(heatmaps,)), reporter)
     return DemoResult(
         model=calibrated.model,
         heatmaps=heatmaps,
@@ -68,6 +68,6 @@ def demo(loaded: LoadedSettings[DemoSettings], reporter: Reporter = SILENT) -> D
 
 def _step(cls: type[S], shared: dict[str, Any], **own: Any) -> LoadedSettings[S]:
     """Settings of one step: the demo's where they share a name, and its own."""
-    values = {name: value for name, value in shared.items() if name in cls.model_fields} | own
-    origins = {name: "demo" if name in values else "default" for name in cls.model_fields}
+    values = {name: value for name, value in shared.items() if name in names_of(cls)} | own
+    origins = {name: "demo" if name in values else "default" for name in names_of(cls)}
     return LoadedSettings(cls(**values), origins)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from adctl.config import LoadedSettings, TrainSettings
+from adctl.config import LoadedSettings, TrainSettings, names_of, validated
 from adctl.detectors.registry import DETECTORS
 
 ROOT = Path(__file__).parent.parent
@@ -75,7 +75,7 @@ def zippers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(**values: Any) -> LoadedSettings[TrainSettings]:
     """Training settings as the command line would load them, small enough for tests."""
     small = {"image_size": 64, "epochs": 2, "device": "cpu", **values}
-    return LoadedSettings(TrainSettings(**small), dict.fromkeys(TrainSettings.model_fields, "test"))
+    return LoadedSettings(validated(TrainSettings, small), dict.fromkeys(names_of(TrainSettings), "test"))
 
 
 @pytest.fixture(scope="session", params=sorted(DETECTORS))

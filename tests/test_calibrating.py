@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from adctl.calibration.calibrate import calibrate, rule_of
 from adctl.calibration.refit import cut
-from adctl.config import CalibrateSettings, LoadedSettings
+from adctl.config import CalibrateSettings, LoadedSettings, names_of
 from adctl.engine import safetensors_file
 from adctl.errors import DataError, ModelFileError, UsageError
 from adctl.model_file import load_model, read_header, save_model, tensors_digest
@@ -46,7 +46,7 @@ def model(world, tmp_path):
 
 def loaded(model: Path, **values) -> LoadedSettings[CalibrateSettings]:
     given = CalibrateSettings(model=model, runs=model.parent.parent, device="cpu", **values)
-    return LoadedSettings(given, dict.fromkeys(CalibrateSettings.model_fields, "test"))
+    return LoadedSettings(given, dict.fromkeys(names_of(CalibrateSettings), "test"))
 
 
 def test_the_command_promises_or_says_how_many_images_it_takes(world):
@@ -125,12 +125,12 @@ def test_scores_come_with_p_values_probabilities_and_boxes(world):
 
 
 def test_regions_are_drawn_only_by_option(world, zippers):
-    from adctl.config import ScoreSettings
+    from adctl.config import ScoreSettings, names_of
     from adctl.scoring.score import score
 
     model, out = world.folder / "runs" / "line" / "model.safetensors", world.folder / "plain"
     given = ScoreSettings(images=(str(zippers / "test" / "rough"),), model=model, out=out, device="cpu")
-    score(LoadedSettings(given, dict.fromkeys(ScoreSettings.model_fields, "test")))
+    score(LoadedSettings(given, dict.fromkeys(names_of(ScoreSettings), "test")))
     drawn = world.folder / "scored" / "test" / "rough" / "000.png"
     assert drawn.read_bytes() != (out / "000.png").read_bytes()
 
@@ -250,7 +250,7 @@ def test_a_learning_curve_ends_in_words_and_a_picture(model, zippers, monkeypatc
 def test_score_warns_of_images_unlike_those_of_the_calibration(world, model, zippers, tmp_path):
     import cv2
 
-    from adctl.config import ScoreSettings
+    from adctl.config import ScoreSettings, names_of
     from adctl.scoring.score import score
 
     generator = np.random.default_rng(0)
@@ -263,7 +263,7 @@ def test_score_warns_of_images_unlike_those_of_the_calibration(world, model, zip
     found = {}
     for folder in ("same", "darker"):
         given = ScoreSettings(images=(str(tmp_path / folder),), model=model, out=tmp_path / "out", device="cpu")
-        found[folder] = score(LoadedSettings(given, dict.fromkeys(ScoreSettings.model_fields, "test")))
+        found[folder] = score(LoadedSettings(given, dict.fromkeys(names_of(ScoreSettings), "test")))
     assert not found["same"].drift.drifted
     assert found["darker"].drift.drifted
     manifest = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))

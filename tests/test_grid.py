@@ -276,7 +276,7 @@ def test_lists_of_seeds(monkeypatch):
 
 def test_what_counts_as_a_grid():
     assert not is_grid(TrainSettings(arch="padim", category="zipper", seed=3))
-    grid = TrainSettings(arch="padim, patchcore,padim", category="b,a", seed="1,1")
+    grid = load(TrainSettings, {"arch": "padim, patchcore,padim", "category": "b,a", "seed": "1,1"}).settings
     assert is_grid(grid)
     assert [(one.category, one.arch, one.seed) for one in combinations(grid)] == [
         (category, arch, 1) for category in "ba" for arch in ("padim", "patchcore")

@@ -109,7 +109,7 @@ def test_bars_in_the_terminal_count_every_score(adctl, tmp_path):
 
 
 def test_reconstructions_are_those_of_the_model(tmp_path, zippers):
-    from adctl.config import LoadedSettings, ScoreSettings, TrainSettings
+    from adctl.config import LoadedSettings, ScoreSettings, TrainSettings, names_of, validated
     from adctl.data.images import read_image
     from adctl.reporting.reconstructions import rebuilder
     from adctl.scoring.score import score
@@ -118,10 +118,12 @@ def test_reconstructions_are_those_of_the_model(tmp_path, zippers):
 
     given = {"arch": "cnn", "data": zippers, "runs": tmp_path, "image_size": 64, "epochs": 1, "device": "cpu"}
     given["options"] = {"preset": "plain"}
-    trained = train_once(LoadedSettings(TrainSettings(**given), dict.fromkeys(TrainSettings.model_fields, "test")))
+    trained = train_once(
+        LoadedSettings(validated(TrainSettings, given), dict.fromkeys(names_of(TrainSettings), "test"))
+    )
     images = (str(zippers / "test" / "good"),)
     settings = ScoreSettings(images=images, model=trained.model, out=tmp_path / "scored", device="cpu")
-    score(LoadedSettings(settings, dict.fromkeys(ScoreSettings.model_fields, "test")))
+    score(LoadedSettings(settings, dict.fromkeys(names_of(ScoreSettings), "test")))
     scores = ScoreSet.load(tmp_path / "scored")
     rebuild, notes = rebuilder(scores)
     assert notes == ()

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adctl.config import LoadedSettings, ScoreSettings
+from adctl.config import LoadedSettings, ScoreSettings, names_of, validated
 from adctl.errors import OutputError, UsageError
 from adctl.records import ScoredImage, Verdict
 from adctl.scoring.png import encode_png
@@ -25,7 +25,7 @@ from adctl.threads import map_ordered
 
 def settings_for(patchcore, images, out, **changes) -> LoadedSettings[ScoreSettings]:
     given = {"model": patchcore.model, "images": (str(images),), "out": out, "device": "cpu", "runs": out.parent / "r"}
-    return LoadedSettings(ScoreSettings(**(given | changes)), dict.fromkeys(ScoreSettings.model_fields, "default"))
+    return LoadedSettings(validated(ScoreSettings, given | changes), dict.fromkeys(names_of(ScoreSettings), "default"))
 
 
 # ---- threads

@@ -40,6 +40,7 @@ ROOMS = [
     "files",
     "__init__",
     "config",
+    "options",
     "threads",
     "progress",
     "paths",

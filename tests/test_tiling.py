@@ -230,7 +230,7 @@ def spotted(tmp_path):
 def test_training_scoring_and_measuring_with_tiles(spotted, tmp_path):
     from conftest import settings as train_settings
 
-    from adctl.config import LoadedSettings, ScoreSettings
+    from adctl.config import LoadedSettings, ScoreSettings, names_of
     from adctl.evaluation.evaluate import evaluate
     from adctl.reporting.pictures import pictures
     from adctl.scoring.score import score
@@ -240,7 +240,7 @@ def test_training_scoring_and_measuring_with_tiles(spotted, tmp_path):
     runs = tmp_path / "runs"
     train_once(train_settings(arch="patchcore", data=spotted, runs=runs, cache=tmp_path / "c", options={"tile": 96}))
     score_settings = ScoreSettings(runs=runs, out=tmp_path / "s", device="cpu")
-    score(LoadedSettings(score_settings, dict.fromkeys(ScoreSettings.model_fields, "test")))
+    score(LoadedSettings(score_settings, dict.fromkeys(names_of(ScoreSettings), "test")))
     scores = ScoreSet.load(tmp_path / "s")
     assert {values.shape for _, values in scores.maps()} == {(10, 12), (10, 13), (10, 14)}
     found = evaluate(scores)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from adctl.config import LoadedSettings, ScoreSettings
+from adctl.config import LoadedSettings, ScoreSettings, names_of, validated
 from adctl.errors import DataError, UsageError
 from adctl.records import ScoredImage, Verdict
 from adctl.scoring.score_set import ScoreSet
@@ -42,7 +42,7 @@ def folder(tmp_path) -> Path:
 def settings_for(model: Path, folder: Path, **changes) -> LoadedSettings[ScoreSettings]:
     given = {"model": model, "runs": folder.parent / "runs", "watch": folder, "out": folder.parent / "out",
              "watch_idle": 0.3, "settle": 0.2, "device": "cpu", "heatmaps": False, **changes}  # fmt: skip
-    return LoadedSettings(ScoreSettings(**given), dict.fromkeys(ScoreSettings.model_fields, "default"))
+    return LoadedSettings(validated(ScoreSettings, given), dict.fromkeys(names_of(ScoreSettings), "default"))
 
 
 def keys_in(out: Path) -> list[str]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from adctl import run_folder
 from adctl.calibration.calibration_scores import gather, held_out, wanted_views
-from adctl.config import flag_name
 from adctl.errors import UsageError
 from adctl.model_file import SUFFIX, read_header, recalibrate, save_model
+from adctl.options import flag_name
 from adctl.progress import SILENT, Reporter
 from adctl.thresholds import methods
 from adctl.thresholds.methods import ThresholdRule
@@ -120,7 +120,7 @@ def calibrate(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter = SI
         from adctl.calibration.refit import Refitter, cross_fit
 
         detector, header, evidence = cross_fit(
-            Refitter(source, settings, reporter), settings.folds, wanted_views(settings, None)
+            Refitter(source, loaded, reporter), settings.folds, wanted_views(settings, None)
         )
         fitted = detector, header
     chosen, notes = methods.calibrate(rule, evidence)

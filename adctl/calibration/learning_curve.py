@@ -82,7 +82,7 @@ def learning_curve(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter
     model = run_folder.find_model(settings.runs, settings.model)
     if model.suffix != SUFFIX:
         raise UsageError(f"{model} is an exported model.", "Name the model.safetensors of its run.")
-    refitter = Refitter(model, settings, reporter)
+    refitter = Refitter(model, loaded, reporter)
     defects = list_images((str(settings.defects),))[0] if settings.defects else []
     wanted = sizes(len(refitter.split.train), _SMALLEST)
     repeats = 1 if refitter.gradient_trained else _REPEATS

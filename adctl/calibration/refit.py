@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adctl.calibration.calibration_scores import score_samples
-from adctl.config import LoadedSettings, TrainSettings
+from adctl.config import LoadedSettings, TrainSettings, names_of
 from adctl.data.folds import assign_folds
 from adctl.errors import UsageError
 from adctl.runtimes.torch import TorchRuntime
@@ -39,7 +39,7 @@ class Refitter:
 
     Args:
         model: A model file in its run.
-        settings: Of `adctl calibrate`: where to compute.
+        loaded: Settings of `adctl calibrate`, which say where to compute.
         reporter: Told how far it is.
 
     Raises:
@@ -47,16 +47,16 @@ class Refitter:
         DataError: The run's images have changed.
     """
 
-    def __init__(self, model: Path, settings: CalibrateSettings, reporter: Reporter) -> None:
+    def __init__(self, model: Path, loaded: LoadedSettings[CalibrateSettings], reporter: Reporter) -> None:
         run = model.parent
         if not (run / SETTINGS).is_file():
             raise UsageError(
                 f"{model} lies outside its run, so how it was fitted is not known.",
                 "Name the run's folder, or its model file where it was made, with --model.",
             )
-        self._calibrate = settings
+        self._calibrate = loaded.settings
         self._reporter = reporter
-        self._settings = settings_of(run, _where_to_compute(settings)).settings
+        self._settings = settings_of(run, _where_to_compute(loaded)).settings
         self._plan = plan_training(self._settings)
         check_data(run, self._plan.split)
         self.split = self._plan.split
@@ -106,8 +106,8 @@ def cross_fit(
     return detector, header, calibration_scores_of(CollectedScores(scores, peaks, ()), folds=folds, views=views)
 
 
-def _where_to_compute(settings: CalibrateSettings) -> LoadedSettings[TrainSettings]:
+def _where_to_compute(loaded: LoadedSettings[CalibrateSettings]) -> LoadedSettings[TrainSettings]:
     """Only what was asked for now: the rest is the run's."""
-    given = {name: getattr(settings, name) for name in _SHARED if name in settings.model_fields_set}
-    origins = {name: "calibrate" if name in given else "default" for name in TrainSettings.model_fields}
+    given = {name: getattr(loaded.settings, name) for name in _SHARED if name in loaded.given}
+    origins = {name: "calibrate" if name in given else "default" for name in names_of(TrainSettings)}
     return LoadedSettings(TrainSettings(**given), origins)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from adctl.config import FetchSettings
+    from adctl.config import FetchCheckSettings
     from adctl.data.checks.check import CheckResult
     from adctl.data.checks.findings import Finding
 
@@ -23,15 +23,15 @@ _SHOWN_CASES = 5
 _SHOWN_KINDS = 4
 
 
-def check(call: Call, settings: FetchSettings) -> None:
+def check(call: Call, settings: FetchCheckSettings) -> None:
     """Look at a folder, archive or manifest; exit with 1 where something has to be done."""
     from adctl.data.checks.check import check as look
     from adctl.data.checks.contact_sheet import write_contact_sheet
     from adctl.data.checks.findings import Severity
 
-    if settings.name is None:
+    if settings.folder is None:
         raise UsageError("Which folder to check?", "Name it: adctl fetch check DIR")
-    checked = look(Path(settings.name), reporter=call.reporter)
+    checked = look(settings.folder, reporter=call.reporter)
     if settings.sheet is not None:
         write_contact_sheet(settings.sheet, checked)
     call.finish(checked, lambda: _text(checked, settings.sheet))

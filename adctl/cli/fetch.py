@@ -16,7 +16,7 @@ from adctl.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from adctl.config import FetchSettings
+    from adctl.config import FetchBundleSettings, FetchSettings, FetchWeightsSettings, TransferSettings
     from adctl.fetching.bundles import BundleResult, DeliveryResult
     from adctl.fetching.catalogue import Remote
     from adctl.fetching.datasets import FetchResult
@@ -89,8 +89,17 @@ def fetch(
 ) -> None:
     """Bring data sets and backbone weights to this machine, verified."""
     call = Call(ctx)
-    from adctl.config import FetchSettings
+    from adctl.config import FetchBundleSettings, FetchCheckSettings, FetchSettings, FetchWeightsSettings
 
+    if what == "weights":
+        _weights(call, call.settings(FetchWeightsSettings, model_name=name).settings)
+        return
+    if what == "bundle":
+        _bundle(call, call.settings(FetchBundleSettings, folder=name).settings)
+        return
+    if what == "check":
+        check(call, call.settings(FetchCheckSettings, folder=name).settings)
+        return
     settings = call.settings(FetchSettings).settings
     if settings.verify:
         _verify(call, settings)
@@ -98,17 +107,11 @@ def fetch(
         _deliver(call, settings, settings.source)
     elif list_ or settings.what is None:
         _list(call, settings.what)
-    elif settings.what == "weights":
-        _weights(call, settings)
-    elif settings.what == "bundle":
-        _bundle(call, settings)
-    elif settings.what == "check":
-        check(call, settings)
     else:
         _dataset(call, settings, settings.what)
 
 
-def _transfer(settings: FetchSettings) -> Transfer:
+def _transfer(settings: TransferSettings) -> Transfer:
     from adctl.fetching.download import Transfer
 
     names = ("attempts", "timeout", "backoff", "connections", "smallest_piece")
@@ -204,12 +207,14 @@ def _verdict(result: VerifyResult) -> tuple[str, ...]:
 # ---- bringing
 
 
-def _weights(call: Call, settings: FetchSettings) -> None:
+def _weights(call: Call, settings: FetchWeightsSettings) -> None:
     from adctl.fetching.weights import fetch_weights
 
-    if settings.name is None:
+    if settings.model_name is None:
         raise UsageError("Which weights?", "Name a timm model: adctl fetch weights wide_resnet50_2")
-    result = fetch_weights(settings.name, source=settings.source, transfer=_transfer(settings), reporter=call.reporter)
+    result = fetch_weights(
+        settings.model_name, source=settings.source, transfer=_transfer(settings), reporter=call.reporter
+    )
     shown = [("weights", str(result.path)), ("sha256", f"{result.sha256} ({_checked(verified=result.verified)})")]
     call.finish(result, lambda: rows([*shown, ("licence", result.licence or "not stated")]))
 
@@ -262,14 +267,14 @@ def _fetched(result: FetchResult) -> list[tuple[str, str]]:
 # ---- bundles
 
 
-def _bundle(call: Call, settings: FetchSettings) -> None:
+def _bundle(call: Call, settings: FetchBundleSettings) -> None:
     from adctl.fetching.bundles import make_bundle
 
-    if settings.name is None:
+    if settings.folder is None:
         raise UsageError("Which folder to bundle into?", "Name a new one: adctl fetch bundle OUT")
     keys = ("include", "wheels", "requirement", "platform", "python", "accept_license")
     options: dict[str, Any] = {key: getattr(settings, key) for key in keys}
-    result = make_bundle(Path(settings.name), **options, transfer=_transfer(settings), reporter=call.reporter)
+    result = make_bundle(settings.folder, **options, transfer=_transfer(settings), reporter=call.reporter)
     call.finish(result, lambda: _bundled(result))
 
 

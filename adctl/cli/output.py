@@ -52,9 +52,9 @@ class Call:
             cls: The settings class.
             flags: In place of the typed ones of the same names.
         """
-        from adctl.config import load
+        from adctl.config import load, names_of
 
-        typed = {name: value for name, value in self._params.items() if name in cls.model_fields}
+        typed = {name: value for name, value in self._params.items() if name in names_of(cls)}
         # An empty list or tuple is how typer says that nothing was typed.
         return load(
             cls, {name: value for name, value in (typed | flags).items() if value not in ([], ())}, self._config

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adctl.config import flag_name
 from adctl.errors import UsageError
 from adctl.evaluation.compare import SetComparison, compare_sets
 from adctl.evaluation.match_images import shared_images
 from adctl.metrics.bootstrap import Resampling
+from adctl.options import flag_name
 from adctl.progress import SILENT, Reporter
 from adctl.reporting.animation import check_animation, write_animation
 from adctl.reporting.comparison_page import write_comparison
@@ -58,7 +58,7 @@ def compare(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT)
         raise UsageError("A comparison takes two scored sets or more.", "Name them: adctl report A B.")
     if len({folder.absolute() for folder in folders}) < len(folders):
         raise UsageError("A folder of scores is named twice.", "Name each once.")
-    for name in sorted(settings.model_fields_set - _TAKEN):
+    for name in sorted(loaded.given - _TAKEN):
         raise UsageError(f"{flag_name(name)} is for one scored set, not for comparing several.", "Leave it out.")
     if settings.animation is not None:
         check_animation(settings.animation)

@@ -17,7 +17,7 @@ import csv
 import io
 import logging
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -201,7 +201,7 @@ def _fold(
 ) -> _Scored:
     folder = run / f"fold-{number}"
     model = folder / run_folder.MODEL
-    own = loaded.settings.model_copy(update={"runs": run, "name": folder.name, "fold": number, "resume": None})
+    own = replace(loaded.settings, runs=run, name=folder.name, fold=number, resume=None)
     log.info("Fold %d of %d.", number, loaded.settings.folds)
     if not (folder / run_folder.RUN).is_file():
         _train_fold(folder, LoadedSettings(own, loaded.origins), reporter)
@@ -225,7 +225,7 @@ def _fold(
 def _train_fold(folder: Path, own: LoadedSettings[TrainSettings], reporter: Reporter) -> None:
     """Anew, or from the checkpoint that an earlier call left."""
     if (folder / CHECKPOINTS).is_dir() and not (folder / run_folder.MODEL).is_file():
-        own = LoadedSettings(own.settings.model_copy(update={"resume": folder}), own.origins)
+        own = LoadedSettings(replace(own.settings, resume=folder), own.origins)
     else:
         shutil.rmtree(folder, ignore_errors=True)
     train_once(own, reporter)

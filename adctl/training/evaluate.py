@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adctl.config import LoadedSettings, ScoreSettings
+from adctl.config import LoadedSettings, ScoreSettings, names_of
 from adctl.evaluation.evaluate import evaluate
 from adctl.progress import SILENT, Reporter
 from adctl.scoring.score import score
@@ -68,7 +68,7 @@ def evaluate_on_test(model: Path, settings: TrainSettings, folder: Path, reporte
     shared: dict[str, Any] = {name: getattr(settings, name) for name in ("device", "gpu", "batch_size", "workers")}
     given = ScoreSettings(model=model, out=folder, heatmaps=False, runs=model.parent.parent, **shared)
     start = time.perf_counter()
-    score(LoadedSettings(given, dict.fromkeys(ScoreSettings.model_fields, "train")), reporter)
+    score(LoadedSettings(given, dict.fromkeys(names_of(ScoreSettings), "train")), reporter)
     seconds = time.perf_counter() - start
     scores = ScoreSet.load(folder)
     return TestResult(scores, metrics_of(evaluate(scores)), seconds)

@@ -299,7 +299,7 @@ def _read_rows(folder: Path, known: dict[str, Any]) -> dict[Combination, GridRow
 
 def _kept(settings: TrainSettings) -> dict[str, Any]:
     """The settings that all combinations share and that change results; paths absolute."""
-    values = settings.model_dump(mode="json", exclude=set(_AXES | MAY_DIFFER))
+    values = {name: value for name, value in settings.to_json().items() if name not in _AXES | MAY_DIFFER}
     for name in values:
         given = getattr(settings, name)
         if isinstance(given, Path):
@@ -325,8 +325,16 @@ def _train_one(
     loaded: LoadedSettings[TrainSettings], one: Combination, name: str, folder: Path, reporter: Reporter
 ) -> GridRow:
     shutil.rmtree(folder / name, ignore_errors=True)  # of a call that was cut short
-    update = {"category": one.category, "arch": one.arch, "seed": one.seed, "seeds": (), "runs": folder, "name": name}
-    own = loaded.settings.model_copy(update={**update, "options": _options(loaded.settings.options, one.arch)})
+    own = replace(
+        loaded.settings,
+        category=one.category,
+        arch=one.arch,
+        seed=one.seed,
+        seeds=(),
+        runs=folder,
+        name=name,
+        options=_options(loaded.settings.options, one.arch),
+    )
     try:
         trained = train_once(LoadedSettings(own, loaded.origins), reporter)
         assert trained is not None

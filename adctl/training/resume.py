@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adctl import files, run_folder
-from adctl.config import LoadedSettings, TrainSettings
+from adctl.config import LoadedSettings, TrainSettings, validated
 from adctl.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _SCHEMA = "adctl.settings/1"
 MAY_DIFFER = frozenset(
     {
         "resume", "runs", "name", "device", "gpu", "devices", "workers", "cache", "tensorboard",
-        "checkpoint_epochs", "checkpoint_minutes", "keep_checkpoints",
+        "fetch", "accept_license", "checkpoint_epochs", "checkpoint_minutes", "keep_checkpoints",
     }
 )  # fmt: skip
 """Settings that change nothing about the result."""
@@ -85,7 +85,7 @@ def settings_of(run: Path, loaded: LoadedSettings[TrainSettings]) -> LoadedSetti
     changed = given & MAY_DIFFER
     values = {name: now[name]["value"] if name in changed else entry["value"] for name, entry in started.items()}
     origins = {name: loaded.origins[name] if name in changed else entry["from"] for name, entry in started.items()}
-    return LoadedSettings(TrainSettings(**values), origins)
+    return LoadedSettings(validated(TrainSettings, values, origins), origins)
 
 
 def check_data(run: Path, split: Split) -> None:

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from adctl import files, run_folder
-from adctl.config import TrainSettings, flag_name
+from adctl.config import TrainSettings, names_of
 from adctl.data.datasets.remote import absolute_path
 from adctl.data.folds import split_fold
 from adctl.data.loader import ImageSource
@@ -33,6 +33,7 @@ from adctl.engine.model_summary import Summary, summarise
 from adctl.engine.trainer import FitJob, fit, seed_everything
 from adctl.errors import UsageError, unknown_name
 from adctl.model_file import DIGEST_LENGTH, ModelHeader, Training, save_model
+from adctl.options import flag_name
 from adctl.progress import SILENT, Reporter
 from adctl.runtimes.torch import TorchRuntime
 from adctl.scoring.predict import calibration_scores_of, collect
@@ -195,7 +196,7 @@ def detector_config(settings: TrainSettings) -> DetectorConfig:
 
 def fit_plan(settings: TrainSettings, cls: type[Detector], config: DetectorConfig) -> FitSettings:
     """How the engine is to fit: what was asked for, what suits the detector where nothing was, or the general."""
-    shared = {field.name for field in fields(FitSettings)} & set(TrainSettings.model_fields)
+    shared = {field.name for field in fields(FitSettings)} & set(names_of(TrainSettings))
     suited = cls.training_defaults(config)
     values = {name: getattr(settings, name) for name in shared}
     for name in _LEFT_OPEN:

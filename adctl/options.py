@@ -1,0 +1,236 @@
+"""Declaration of settings: one `setting(...)` gives a name its default, help text, group and spelling as a flag.
+
+`adctl.config` declares the settings of each command with it. `describe` turns a declared class into rows that feed
+the command line, the documentation and the Python API. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+PREFIX = "ADCTL_"
+"""Start of the name of every environment variable that adctl reads."""
+
+T = TypeVar("T")
+
+_METADATA = "adctl"
+_SHORT_CHOICES = 30
+_BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declared:
+    """The parts of a declaration that a dataclass field has no place for.
+
+    Attributes:
+        help: One or two sentences.
+        group: Heading in the help.
+        metavar: Placeholder for the value in the help; derived from the type when empty.
+        flag: Spelling on the command line when it differs from the name; "" for no flag.
+        short: One-letter flag, with its dash.
+        argument: Whether it is a positional argument.
+        commas: Whether one text holds several values, separated by commas.
+        unset: Value that applies when none is given, in words.
+        synonyms: Other names that users try; errors suggest this one.
+    """
+
+    help: str
+    group: str
+    metavar: str = ""
+    flag: str | None = None
+    short: str = ""
+    argument: bool = False
+    commas: bool = False
+    unset: str = ""
+    synonyms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option(Declared):
+    """One setting of a command, as the help, the documentation and the Python API show it.
+
+    Attributes:
+        name: Name in settings files and in Python.
+        flags: Spellings on the command line; the one that switches off comes last.
+        off: Spelling that switches a Boolean off; empty when there is none.
+        variable: Environment variable; empty for switches that are no settings.
+        annotation: Python type, with its bounds.
+        type: Type in words.
+        default: Default value.
+        shown_default: Default in words; empty when there is nothing to say.
+        choices: Allowed values; empty when any is allowed.
+        bounds: Bounds in words.
+        repeatable: Whether the flag may be given several times.
+        boolean: Whether the flag takes no value.
+    """
+
+    name: str
+    flags: tuple[str, ...]
+    off: str = ""
+    variable: str
+    annotation: Any
+    type: str
+    default: Any
+    shown_default: str = ""
+    choices: tuple[str, ...] = ()
+    bounds: str = ""
+    repeatable: bool = False
+    boolean: bool = False
+
+
+def setting(
+    default: T,
+    help: str,  # noqa: A002 - the name that Click and argparse use
+    group: str,
+    *,
+    metavar: str = "",
+    flag: str | None = None,
+    short: str = "",
+    argument: bool = False,
+    commas: bool = False,
+    unset: str = "",
+    synonyms: tuple[str, ...] = (),
+) -> T:
+    """Declare one setting of a dataclass; see `Declared` for the arguments."""
+    declared = Declared(
+        help=help, group=group, metavar=metavar, flag=flag, short=short, argument=argument, commas=commas,
+        unset=unset, synonyms=synonyms,
+    )  # fmt: skip
+    metadata = {_METADATA: declared}
+    if isinstance(default, dict):
+        return cast("T", dataclasses.field(default_factory=dict, metadata=metadata))
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def switch(name: str, text: str, group: str = "General", *, short: str = "") -> Option:
+    """Return the option of a switch that chooses an action and is no setting, such as `--list`."""
+    return Option(
+        help=text, group=group, short=short, name=name, flags=(flag_name(name),), variable="", annotation=bool,
+        type="switch", default=False, boolean=True,
+    )  # fmt: skip
+
+
+def flag_name(name: str) -> str:
+    """Return the usual spelling of a setting on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def declared_in(cls: type) -> dict[str, Declared]:
+    """Return the declaration of each setting of a class, by name."""
+    return {field.name: field.metadata[_METADATA] for field in dataclasses.fields(cls)}
+
+
+def describe(cls: type) -> tuple[Option, ...]:
+    """Return the options of a dataclass of settings, in the order of their declaration."""
+    hints = get_type_hints(cls, include_extras=True)
+    return tuple(_option(field, hints[field.name]) for field in dataclasses.fields(cls))
+
+
+def _option(field: dataclasses.Field[Any], annotation: Any) -> Option:
+    declared: Declared = field.metadata[_METADATA]
+    default = {} if field.default is dataclasses.MISSING else field.default
+    inner = _inner(annotation)
+    several = is_several(annotation)
+    values = get_args(inner)[0] if several else inner
+    choices, boolean = _choices(values), inner is bool
+    flag = flag_name(field.name) if declared.flag is None else declared.flag
+    # A switch that is on unless told otherwise, or follows something else, needs a way to switch it off.
+    off = f"--no-{flag[2:]}" if boolean and flag and default is not False else ""
+    own = {name: getattr(declared, name) for name in Declared.__dataclass_fields__}
+    own["metavar"] = declared.metavar or _metavar(values, choices, commas=declared.commas)
+    if choices and own["metavar"] != "|".join(choices):
+        own["help"] = f"{declared.help} Choices: {', '.join(choices)}."
+    return Option(
+        **own,
+        name=field.name,
+        flags=() if declared.argument or not flag else tuple(filter(None, (declared.short, flag, off))),
+        off=off,
+        variable=PREFIX + field.name.upper(),
+        annotation=annotation,
+        type=_type_in_words(values, several=several),
+        default=default,
+        shown_default=declared.unset or _default_in_words(default),
+        choices=choices,
+        bounds=_bounds(values),
+        repeatable=(several and not declared.commas) or is_table(annotation),
+        boolean=boolean,
+    )
+
+
+def is_several(annotation: Any) -> bool:
+    """Return whether a setting of this type holds several values."""
+    return get_origin(_inner(annotation)) is tuple
+
+
+def is_table(annotation: Any) -> bool:
+    """Return whether a setting of this type holds named values."""
+    return get_origin(_inner(annotation)) is dict
+
+
+def _inner(annotation: Any) -> Any:
+    """Return the type without None, and without the bounds of a list's length."""
+    inner = _without_none(annotation)
+    return _plain(inner) if get_origin(_plain(inner)) is tuple else inner
+
+
+def _without_none(annotation: Any) -> Any:
+    members = [member for member in _members(annotation) if member is not types.NoneType]
+    return members[0] if len(members) == 1 else Union[tuple(members)]  # noqa: UP007 - built at run time
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def _plain(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _metavar(values: Any, choices: tuple[str, ...], *, commas: bool) -> str:
+    shown = "|".join(choices)
+    if choices and len(shown) <= _SHORT_CHOICES and not commas:
+        return shown
+    named = [text for member in _members(values) for text in get_args(member)[1:] if isinstance(text, str)]
+    if named and get_origin(values) is Annotated:
+        return named[0]
+    kinds = {_plain(member) for member in _members(values)}
+    name = next((name for kind, name in {int: "N", float: "X", Path: "PATH"}.items() if kind in kinds), "NAME")
+    return f"{name},{name}" if commas else name
+
+
+def _type_in_words(values: Any, *, several: bool) -> str:
+    names = {int: "whole number", float: "number", str: "text", Path: "path", bool: "true or false"}
+    parts = []
+    for member in _members(values):
+        plain = _plain(member)
+        parts += [f"'{choice}'" for choice in _choices(member)] or [names.get(plain, "table")]
+    return ("list of: " if several else "") + " or ".join(parts)
+
+
+def _bounds(values: Any) -> str:
+    found = [
+        f"{words} {limit:g}"
+        for member in _members(values)
+        if get_origin(member) is Annotated
+        for bound in get_args(member)[1:]
+        for name, words in _BOUNDS.items()
+        if (limit := getattr(bound, name, None)) is not None and math.isfinite(limit)
+    ]
+    return ", ".join(found)
+
+
+def _default_in_words(default: Any) -> str:
+    if default is None or default is False or default in ((), {}):
+        return ""
+    if default is True:
+        return "on"
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
