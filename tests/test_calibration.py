@@ -17,7 +17,7 @@ from adctl.config import CalibrationMethod
 from adctl.errors import DataError, UsageError
 from adctl.records import Calibration, CalibrationScores, Verdict
 from adctl.thresholds import conformal, pareto_tail, supervised, unsupervised
-from adctl.thresholds.decision import DecisionRule, fit_probability, probabilities
+from adctl.thresholds.decision import DecisionRule, anomaly_probabilities, fit_probability
 from adctl.thresholds.methods import METHODS, ThresholdRule, calibrate
 
 scores = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60).map(
@@ -121,7 +121,7 @@ def test_the_promised_false_alarm_rate_holds_over_many_splits(law, count, rate):
     allowed = rate + np.sqrt(np.log(1 / 1e-4) / 2 / SPLITS) * 2 * np.sqrt(rate)  # exceeded by chance in 1 of 10,000
     assert found <= allowed
     if "ties" not in law:
-        assert found >= conformal.promise(count, rate) - 4 * np.sqrt(rate / SPLITS)  # nor is it given away
+        assert found >= conformal.guaranteed_rate(count, rate) - 4 * np.sqrt(rate / SPLITS)  # nor is it given away
 
 
 @pytest.mark.parametrize("law", [law for law in LAWS if "ties" not in law])
@@ -267,7 +267,7 @@ def test_a_threshold_that_decides_nothing_is_told():
 def test_probabilities_never_fall_as_scores_rise(good, defective, tried):
     ordered = np.sort(np.concatenate([tried, good, defective]))
     for seen in (evidence(good), evidence(good, defective)):
-        found = probabilities(fit_probability(seen), ordered)
+        found = anomaly_probabilities(fit_probability(seen), ordered)
         assert (np.diff(found) >= -1e-12).all()
         assert ((found >= 0) & (found <= 1)).all()
 
@@ -275,8 +275,10 @@ def test_probabilities_never_fall_as_scores_rise(good, defective, tried):
 def test_probabilities_of_good_scores_are_their_shares_and_go_on_rising_beyond_them():
     good = np.random.default_rng(0).gamma(3, size=500)
     curve = fit_probability(evidence(good))
-    assert probabilities(curve, np.quantile(good, [0.2, 0.5, 0.95])) == pytest.approx([0.2, 0.5, 0.95], abs=0.02)
-    beyond = probabilities(curve, np.linspace(good.max(), 1.3 * good.max(), 5))
+    assert anomaly_probabilities(curve, np.quantile(good, [0.2, 0.5, 0.95])) == pytest.approx(
+        [0.2, 0.5, 0.95], abs=0.02
+    )
+    beyond = anomaly_probabilities(curve, np.linspace(good.max(), 1.3 * good.max(), 5))
     assert (np.diff(beyond) > 0).all()
 
 
@@ -286,9 +288,9 @@ def test_probabilities_with_labels_are_those_of_being_defective():
     curve = fit_probability(evidence(good, defective))
     tried = np.array([0.0, 1.0, 2.0])
     truth = 1 / (1 + np.exp(2 - 2 * tried))  # of two normal laws, equally frequent
-    assert probabilities(curve, tried) == pytest.approx(truth, abs=0.06)
-    assert 0 < probabilities(curve, np.array([-99.0]))[0] < 0.01
-    assert 0.99 < probabilities(curve, np.array([99.0]))[0] < 1
+    assert anomaly_probabilities(curve, tried) == pytest.approx(truth, abs=0.06)
+    assert 0 < anomaly_probabilities(curve, np.array([-99.0]))[0] < 0.01
+    assert 0.99 < anomaly_probabilities(curve, np.array([99.0]))[0] < 1
 
 
 def test_a_judge_says_all_of_it():

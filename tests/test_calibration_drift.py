@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adctl.thresholds import drift
-from adctl.thresholds.sample_size import LearningPoint, estimate_sample_size, sizes
+from adctl.thresholds.sample_size import LearningPoint, estimate_sample_size, training_sizes
 
 
 def draws(seed: int, size: int) -> np.ndarray:
@@ -16,7 +16,7 @@ def draws(seed: int, size: int) -> np.ndarray:
 
 
 def test_no_drift_is_seldom_called_drift():
-    found = [drift.compare(draws(2 * seed, 60), draws(2 * seed + 1, 80)) for seed in range(300)]
+    found = [drift.measure_drift(draws(2 * seed, 60), draws(2 * seed + 1, 80)) for seed in range(300)]
     assert sum(one.drifted for one in found) <= 9  # at most 1 % expected; 10 or more by chance in 1 of 1,000
 
 
@@ -26,7 +26,7 @@ def test_defects_are_not_called_drift(share):
     for seed in range(200):
         good = draws(2 * seed + 1, 100)
         good[: round(share * 100)] += 30
-        found.append(drift.compare(draws(2 * seed, 60), good))
+        found.append(drift.measure_drift(draws(2 * seed, 60), good))
     assert sum(one.drifted for one in found) <= 7
     assert np.mean([one.high_share for one in found]) == pytest.approx(0.1 + 0.9 * share, abs=0.03)
 
@@ -36,7 +36,7 @@ def test_images_that_look_different_are_told_even_among_defects(change):
     for seed in range(20):
         today = change(draws(2 * seed + 1, 200))
         today[:20] += 40
-        found = drift.compare(draws(2 * seed, 100), today)
+        found = drift.measure_drift(draws(2 * seed, 100), today)
         assert found.drifted
         assert found.ks_p_value < 0.01
         assert found.psi > found.psi_by_chance + 0.1
@@ -45,19 +45,19 @@ def test_images_that_look_different_are_told_even_among_defects(change):
 
 
 def test_nearly_all_images_high_is_told_as_what_it_is():
-    found = drift.compare(draws(0, 60), draws(1, 50) + 100)
+    found = drift.measure_drift(draws(0, 60), draws(1, 50) + 100)
     assert found.drifted
     assert "either many are defective" in found.reason
     assert (found.compared, found.ks) == (0, None)
 
 
 def test_too_few_images_say_nothing():
-    assert drift.compare(draws(0, 60), np.array([])) is None
-    few = drift.compare(draws(0, 60), draws(1, 5))
+    assert drift.measure_drift(draws(0, 60), np.array([])) is None
+    few = drift.measure_drift(draws(0, 60), draws(1, 5))
     assert not few.drifted
     assert "too few" in few.reason
-    assert "4 calibration images" in drift.compare(draws(0, 4), draws(1, 50)).reason
-    assert not drift.compare(np.full(50, 2.0), draws(1, 50)).drifted  # all alike: nothing lies below
+    assert "4 calibration images" in drift.measure_drift(draws(0, 4), draws(1, 50)).reason
+    assert not drift.measure_drift(np.full(50, 2.0), draws(1, 50)).drifted  # all alike: nothing lies below
 
 
 @given(
@@ -101,6 +101,6 @@ def test_with_defects_the_auroc_answers():
 
 
 def test_sizes_grow_to_all_there_are():
-    assert sizes(80, 5) == (5, 9, 15, 26, 46, 80)
-    assert sizes(4, 5) == (4,)
-    assert sizes(6, 5) == (5, 6)
+    assert training_sizes(80, 5) == (5, 9, 15, 26, 46, 80)
+    assert training_sizes(4, 5) == (4,)
+    assert training_sizes(6, 5) == (5, 6)

@@ -20,7 +20,7 @@ from adctl.data.datasets.layouts import open_mvtec
 from adctl.errors import AdctlError, DataError, FetchError, OutputError, UsageError
 from adctl.fetching import download as download_module
 from adctl.fetching import store
-from adctl.fetching.catalogue import Kind, catalogue, find_entry
+from adctl.fetching.catalogue import DatasetKind, catalogue, find_entry
 from adctl.fetching.datasets import FetchResult, fetch_dataset, licence_to_accept
 from adctl.fetching.finding import find_dataset, list_datasets
 from adctl.fetching.verifying import verify
@@ -180,10 +180,10 @@ def test_what_the_catalogue_says_is_usable():
         assert entry.title
         assert entry.licence
         assert entry.terms or entry.commercial
-        assert entry.citation or entry.kind is Kind.GENERATED
+        assert entry.citation or entry.kind is DatasetKind.GENERATED
         assert len(set(entry.categories)) == len(entry.categories)
-        assert bool(entry.steps) == (entry.kind is Kind.MANUAL)
-        assert bool(entry.remotes) == (entry.kind is Kind.ARCHIVE)
+        assert bool(entry.steps) == (entry.kind is DatasetKind.MANUAL)
+        assert bool(entry.remotes) == (entry.kind is DatasetKind.ARCHIVE)
         assert set(entry.parts) <= set(entry.categories)
         names = [remote.filename for remote in entry.remotes]
         assert len(set(names)) == len(names)
@@ -375,7 +375,7 @@ def test_what_a_killed_run_left_is_swept_away(mvtec, home, where):
 
 def test_two_at_once_wait_for_each_other(mvtec, home, monkeypatch):
     monkeypatch.setattr(store, "_PATIENCE", 0.1)
-    with store.alone(home / "mvtec"), pytest.raises(FetchError, match="Another adctl"):
+    with store.fetch_lock(home / "mvtec"), pytest.raises(FetchError, match="Another adctl"):
         accept()
     assert accept().categories == CATEGORIES
 

@@ -19,7 +19,7 @@ from faulty_server import FATAL, PASSING, web_sites
 from adctl.errors import DataError, FetchError
 from adctl.fetching.datasets import fetch_dataset
 from adctl.fetching.download import Transfer
-from adctl.fetching.download_segments import begun_part
+from adctl.fetching.download_segments import read_partial
 from adctl.fetching.finding import list_datasets
 from adctl.fetching.verifying import verify
 
@@ -121,7 +121,7 @@ def test_a_killed_fetch_leaves_nothing_that_looks_whole_and_is_gone_on_with(site
     with subprocess.Popen([sys.executable, "-m", "adctl", "fetch", "parts", *options], env=environment) as running:
         part = tmp_path / "home" / "parts" / ".fetching" / "zipper.tar.gz.part"
         url = site.url.replace("file.bin", "zipper.tar.gz")
-        while begun_part(part, part.with_name(f"{part.name}.json"), url).have < 50_000:
+        while read_partial(part, part.with_name(f"{part.name}.json"), url).have < 50_000:
             assert running.poll() is None
             time.sleep(0.01)
         running.kill()

@@ -17,7 +17,7 @@ from adctl.data.datasets.layouts import open_mvtec
 from adctl.data.images import read_image, read_mask
 from adctl.errors import DataError, UsageError
 from adctl.fetching.catalogue import catalogue, find_entry
-from adctl.fetching.converters import LAYOUTS, converter
+from adctl.fetching.converters import LAYOUTS, load_converter
 from adctl.fetching.datasets import fetch_dataset
 from adctl.fetching.verifying import verify
 
@@ -451,4 +451,4 @@ def test_the_split_file_decides(published):
 
 def test_unknown_layouts_are_named():
     with pytest.raises(UsageError, match="Unknown layout 'mvtek'"):
-        converter("mvtek")
+        load_converter("mvtek")

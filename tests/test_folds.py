@@ -22,7 +22,7 @@ from adctl.data.folds import split_fold
 from adctl.detectors.components.backbones import Backbone
 from adctl.detectors.components.shared_feature_cache import backbone_levels, shared_features
 from adctl.errors import DataError, UsageError
-from adctl.metrics.ensemble import ensembles
+from adctl.metrics.ensemble import combine_scores
 from adctl.metrics.image import image_metrics
 from adctl.metrics.mean_std import mean_std, mean_stds
 from adctl.model_file import DIGEST_LENGTH, read_header
@@ -65,7 +65,7 @@ def test_ensembles_are_their_definition(models, images, seed):
         [(value - statistics.fmean(known)) / statistics.stdev(known) for value in one]
         for one, known in zip(scores.tolist(), good.tolist(), strict=True)
     ]
-    found = ensembles(list(scores), list(good))
+    found = combine_scores(list(scores), list(good))
     for image in range(images):
         column = [one[image] for one in standard]
         assert found["mean"][image] == pytest.approx(statistics.fmean(column))
@@ -75,7 +75,7 @@ def test_ensembles_are_their_definition(models, images, seed):
 
 
 def test_good_scores_without_a_spread_leave_the_scale_alone():
-    assert ensembles([[5.0, 7.0]], [[4.0]])["mean"].tolist() == [1.0, 3.0]
+    assert combine_scores([[5.0, 7.0]], [[4.0]])["mean"].tolist() == [1.0, 3.0]
 
 
 @few(max_examples=25)
@@ -190,7 +190,7 @@ def test_metrics_spreads_and_ensembles_are_those_of_the_scored_sets(made):
     assert (spread.mean, spread.deviation) == pytest.approx((statistics.fmean(aurocs), statistics.stdev(aurocs)))
     table = out_of_fold(made)
     good = [[float(line["score"]) for line in table if int(line["fold"]) == fold.number] for fold in made.folds]
-    expected = ensembles([[row.score for row in one.rows] for one in sets], good)
+    expected = combine_scores([[row.score for row in one.rows] for one in sets], good)
     for name, values in expected.items():
         assert made.ensembles[name]["image_auroc"] == pytest.approx(image_metrics(values, truth).auroc)
 

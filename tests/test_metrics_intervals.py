@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adctl.metrics.bootstrap import Interval, Resampling, interval, replicates, resampled
+from adctl.metrics.bootstrap import Interval, Resampling, percentile_interval, replicates, resample_counts
 from adctl.metrics.exact import ExactMeter
 from adctl.metrics.image import image_measure, image_metrics, image_metrics_by_defect
 from adctl.metrics.pixel_bootstrap import PixelSamples
-from adctl.metrics.streaming import PixelMeter
+from adctl.metrics.streaming import HistogramMeter
 
 few = settings(max_examples=30, deadline=None)
 
@@ -20,7 +20,7 @@ few = settings(max_examples=30, deadline=None)
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=30), st.integers(1, 50), st.integers(0, 9))
 def test_every_resample_has_as_many_of_each_stratum(strata, samples, seed):
     kinds = np.array(strata)
-    counts = np.concatenate(list(resampled(strata, Resampling(samples, seed=seed))))
+    counts = np.concatenate(list(resample_counts(strata, Resampling(samples, seed=seed))))
     assert counts.shape == (samples, len(strata))
     for kind in set(strata):
         assert (counts[:, kinds == kind].sum(axis=1) == (kinds == kind).sum()).all()
@@ -28,7 +28,7 @@ def test_every_resample_has_as_many_of_each_stratum(strata, samples, seed):
 
 def test_draws_follow_the_seed_and_are_even():
     first, again, other = (
-        np.concatenate(list(resampled(["a"] * 20, Resampling(2000, seed=seed)))) for seed in (1, 1, 2)
+        np.concatenate(list(resample_counts(["a"] * 20, Resampling(2000, seed=seed)))) for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
@@ -37,7 +37,7 @@ def test_draws_follow_the_seed_and_are_even():
 
 
 def test_chunks_are_small_and_add_up():
-    chunks = list(resampled(np.zeros(1000), Resampling(100), width=999_000))
+    chunks = list(resample_counts(np.zeros(1000), Resampling(100), width=999_000))
     assert max(len(chunk) for chunk in chunks) == 4
     assert sum(len(chunk) for chunk in chunks) == 100
 
@@ -49,7 +49,7 @@ def test_measuring_with_counts_is_measuring_repeated_images(seed, ties):
     scores, truth = generator.normal(size=12), np.arange(12) % 3 == 0
     scores = scores.round() if ties else scores
     measure = image_measure(scores, truth, 0.2)
-    (counts,) = resampled(truth, Resampling(5, seed=seed))
+    (counts,) = resample_counts(truth, Resampling(5, seed=seed))
     found = measure(counts)
     for row, times in enumerate(counts.astype(int)):
         slow = image_metrics(np.repeat(scores, times), np.repeat(truth, times), 0.2)
@@ -106,9 +106,9 @@ def test_defect_types_have_intervals_of_their_own():
 
 
 def test_a_metric_that_mostly_does_not_exist_has_no_interval():
-    assert interval(np.array([np.nan, np.nan, 1.0]), 0.95) is None
-    assert interval(np.empty(0), 0.95) is None
-    assert interval(np.array([np.nan, 2.0, 2.0]), 0.95) == Interval(2.0, 2.0)
+    assert percentile_interval(np.array([np.nan, np.nan, 1.0]), 0.95) is None
+    assert percentile_interval(np.empty(0), 0.95) is None
+    assert percentile_interval(np.array([np.nan, 2.0, 2.0]), 0.95) == Interval(2.0, 2.0)
 
 
 @pytest.mark.parametrize("wrong", [{"samples": 0}, {"level": 0.0}, {"level": 1.0}])
@@ -146,7 +146,7 @@ def test_pixel_replicates_are_metrics_of_repeated_images(group):
     resampling = Resampling(6, seed=2)
     found = samples.replicates(groups[group], resampling)
     chosen = [image for image in images if image[2] in groups[group][0]]
-    (counts,) = resampled([label for *_, label in chosen], resampling)
+    (counts,) = resample_counts([label for *_, label in chosen], resampling)
     for row, times in enumerate(counts.astype(int)):
         repeated = [image for image, count in zip(chosen, times, strict=True) for _ in range(count)]
         slow = gathered(ExactMeter(5.0), repeated).result()
@@ -158,7 +158,7 @@ def test_pixel_replicates_are_metrics_of_repeated_images(group):
 def test_pixel_intervals_surround_the_metrics_of_every_group():
     generator = np.random.default_rng(9)
     images = [(values + generator.random(values.shape), *rest) for values, *rest in pixel_set(24, (30, 31))]
-    meter = gathered(PixelMeter(0, 13, 5.0), images)
+    meter = gathered(HistogramMeter(0, 13, 5.0), images)
     samples = gathered(PixelSamples(meter), images)
     found = samples.with_intervals(meter.result(), Resampling(200))
     parts = [found, *found.by_defect.values(), *found.by_size.values()]

@@ -16,7 +16,7 @@ from sklearn import metrics as sk
 
 from adctl.errors import DataError
 from adctl.metrics.exact import ExactMeter, aupro_exact
-from adctl.metrics.streaming import PixelMeter
+from adctl.metrics.streaming import HistogramMeter
 
 # A shared machine may stall: no deadline.
 few = settings(max_examples=30, deadline=None)
@@ -49,7 +49,7 @@ def exact_of(maps, masks, threshold=None):
 
 
 def meter_of(maps, masks, low, high, bins, threshold=None):
-    return fed(PixelMeter(low, high, threshold, bins=bins), maps, masks)
+    return fed(HistogramMeter(low, high, threshold, bins=bins), maps, masks)
 
 
 def fed(meter, maps, masks, defect="scratch"):
@@ -237,7 +237,9 @@ def test_constant_maps_rank_at_chance(value):
     assert exact_of(maps, [mask]).result().auroc == 0.5
 
 
-@pytest.mark.parametrize("kind", [ExactMeter, lambda threshold: PixelMeter(0, 1, threshold)], ids=["exact", "binned"])
+@pytest.mark.parametrize(
+    "kind", [ExactMeter, lambda threshold: HistogramMeter(0, 1, threshold)], ids=["exact", "binned"]
+)
 def test_a_defect_stands_against_good_images_and_its_own(kind):
     generator = np.random.default_rng(1)
     maps = [generator.random((16, 16)) for _ in range(5)]
@@ -262,7 +264,9 @@ def test_a_defect_stands_against_good_images_and_its_own(kind):
     assert found.aupro == pytest.approx(aupro_exact(maps, all_masks), abs=found.errors.get("aupro", 0) + 1e-9)
 
 
-@pytest.mark.parametrize("kind", [ExactMeter, lambda threshold: PixelMeter(0, 1, threshold)], ids=["exact", "binned"])
+@pytest.mark.parametrize(
+    "kind", [ExactMeter, lambda threshold: HistogramMeter(0, 1, threshold)], ids=["exact", "binned"]
+)
 def test_a_size_is_its_regions_against_all_normal_pixels(kind):
     generator = np.random.default_rng(4)
     maps = [generator.random((50, 60)) for _ in range(3)]
@@ -317,7 +321,9 @@ def test_masks_of_zero_and_255_are_masks():
     assert meter.result().auroc == 1.0
 
 
-@pytest.mark.parametrize("kind", [ExactMeter, lambda threshold: PixelMeter(0, 1, threshold)], ids=["exact", "binned"])
+@pytest.mark.parametrize(
+    "kind", [ExactMeter, lambda threshold: HistogramMeter(0, 1, threshold)], ids=["exact", "binned"]
+)
 def test_without_one_kind_of_pixels_there_are_no_metrics(kind):
     nothing, only_good, only_bad = (kind(0.5) for _ in range(3))
     only_good.add(np.zeros((4, 4)))
@@ -331,7 +337,7 @@ def test_without_one_kind_of_pixels_there_are_no_metrics(kind):
 
 
 def test_a_defect_with_an_empty_mask_adds_normal_pixels():
-    meter = PixelMeter(0, 1)
+    meter = HistogramMeter(0, 1)
     meter.add(np.zeros((4, 4)), np.zeros((4, 4), np.bool_), "scratch")
     assert meter.result().by_defect["scratch"].missing["auroc"] == "there are no defective pixels"
 
@@ -343,7 +349,7 @@ def test_without_a_threshold_the_rest_is_there():
 
 
 def test_values_outside_the_range_are_refused_but_not_rounding():
-    meter = PixelMeter(1000.0, 1001.0)
+    meter = HistogramMeter(1000.0, 1001.0)
     meter.add(np.array([[np.nextafter(np.float32(1001), np.float32(2000))]], np.float32))
     for value in (999.9, 1001.1):
         with pytest.raises(ValueError, match="must lie between"):
@@ -352,7 +358,7 @@ def test_values_outside_the_range_are_refused_but_not_rounding():
 
 def test_nan_in_a_map_is_counted():
     with pytest.raises(DataError, match="1 of 4 map values"):
-        PixelMeter(0, 1).add(np.array([[0.0, np.nan], [0.5, 1.0]]))
+        HistogramMeter(0, 1).add(np.array([[0.0, np.nan], [0.5, 1.0]]))
     with pytest.raises(DataError, match="not finite"):
         aupro_exact([np.array([[np.nan, 1.0]])], [np.array([[True, False]])])
 
@@ -364,7 +370,7 @@ def test_exact_aupro_needs_both_kinds_of_pixels(truth):
 
 
 def test_contradictions_are_refused():
-    meter, ones = PixelMeter(0, 1), np.ones((2, 2), np.bool_)
+    meter, ones = HistogramMeter(0, 1), np.ones((2, 2), np.bool_)
     for arguments in ((None, "scratch"), (ones, "good"), (np.zeros((3, 3), np.bool_), "scratch")):
         with pytest.raises(ValueError, match="must"):
             meter.add(np.zeros((2, 2)), *arguments)
@@ -374,7 +380,7 @@ def test_contradictions_are_refused():
 @pytest.mark.parametrize("bounds", [(1, 0), (np.nan, 1), (0, np.inf)])
 def test_a_meter_needs_a_range(bounds):
     with pytest.raises(ValueError, match="finite and in order"):
-        PixelMeter(*bounds)
+        HistogramMeter(*bounds)
 
 
 def test_pixel_curves_are_short_and_run_from_none_to_all():

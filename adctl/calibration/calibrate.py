@@ -188,7 +188,7 @@ def _check(settings: CalibrateSettings) -> None:
             raise UsageError(f"--scores takes saved scores, so {flag_name(name)} has nothing to do.", "Leave one out.")
     if settings.folds is not None and settings.defects is not None:
         raise UsageError("--folds scores good images only.", "Calibrate the model it makes with --defects afterwards.")
-    if settings.folds is not None and settings.method in methods.FROM_LABELS:
+    if settings.folds is not None and settings.method in methods.SUPERVISED:
         raise UsageError(f"--folds has no defective images for --method {settings.method}.", "Choose another method.")
 
 

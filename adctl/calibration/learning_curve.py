@@ -17,7 +17,7 @@ from adctl.data.datasets.layouts import list_images
 from adctl.errors import UsageError
 from adctl.model_file import SUFFIX
 from adctl.progress import SILENT, Reporter
-from adctl.thresholds.sample_size import LearningPoint, SampleSizeEstimate, estimate_sample_size, sizes
+from adctl.thresholds.sample_size import LearningPoint, SampleSizeEstimate, estimate_sample_size, training_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,7 +84,7 @@ def learning_curve(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter
         raise UsageError(f"{model} is an exported model.", "Name the model.safetensors of its run.")
     refitter = Refitter(model, loaded, reporter)
     defects = list_images((str(settings.defects),))[0] if settings.defects else []
-    wanted = sizes(len(refitter.split.train), _SMALLEST)
+    wanted = training_sizes(len(refitter.split.train), _SMALLEST)
     repeats = 1 if refitter.gradient_trained else _REPEATS
     if refitter.gradient_trained:
         log.warning("This detector is trained by gradients: it will be trained %d times.", len(wanted))

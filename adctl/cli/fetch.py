@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from adctl.config import FetchBundleSettings, FetchSettings, FetchWeightsSettings, TransferSettings
-    from adctl.fetching.bundles import BundleResult, DeliveryResult
-    from adctl.fetching.catalogue import Remote
+    from adctl.fetching.bundles import BundleInstallResult, BundleResult
+    from adctl.fetching.catalogue import RemoteFile
     from adctl.fetching.datasets import FetchResult
     from adctl.fetching.download import Transfer
     from adctl.fetching.finding import DatasetStatus
@@ -154,13 +154,13 @@ def _line(entry: DatasetStatus) -> tuple[str, ...]:
 
 
 def _size(entry: DatasetStatus) -> str:
-    from adctl.fetching.download import size_in_words
+    from adctl.fetching.download import format_bytes
 
     if entry.manual:
         return "by hand"
     if entry.size is None:
         return "drawn" if entry.verified is None else "?"
-    return size_in_words(entry.size)
+    return format_bytes(entry.size)
 
 
 def _details(entry: DatasetStatus) -> list[tuple[str, str]]:
@@ -179,11 +179,11 @@ def _details(entry: DatasetStatus) -> list[tuple[str, str]]:
     ]
 
 
-def _file(remote: Remote) -> str:
+def _file(remote: RemoteFile) -> str:
     """Its length, digest and addresses, as far as they are published."""
-    from adctl.fetching.download import size_in_words
+    from adctl.fetching.download import format_bytes
 
-    size = "length unknown" if remote.size is None else size_in_words(remote.size)
+    size = "length unknown" if remote.size is None else format_bytes(remote.size)
     digest = f"sha256 {remote.sha256}" if remote.sha256 else f"md5 {remote.md5}" if remote.md5 else "unverified"
     return f"{' or '.join(remote.urls)} ({size}, {digest})"
 
@@ -279,12 +279,12 @@ def _bundle(call: Call, settings: FetchBundleSettings) -> None:
 
 
 def _bundled(result: BundleResult) -> RenderableType:
-    from adctl.fetching.download import size_in_words
+    from adctl.fetching.download import format_bytes
 
     held = [f"{name} ({', '.join(categories)})" for name, categories in result.datasets.items()]
     return rows(
         [
-            ("bundle", f"{result.path}: {result.files} files, {size_in_words(result.bytes)}"),
+            ("bundle", f"{result.path}: {result.files} files, {format_bytes(result.bytes)}"),
             ("data sets", "; ".join(held) or "none"),
             ("weights", ", ".join(result.weights) or "none"),
             ("digest", f"{result.digest} (of SHA256SUMS: pass it on by another way)"),
@@ -294,9 +294,9 @@ def _bundled(result: BundleResult) -> RenderableType:
 
 
 def _deliver(call: Call, settings: FetchSettings, source: Path) -> None:
-    from adctl.fetching.bundles import deliver_bundle
+    from adctl.fetching.bundles import install_bundle
 
-    result: DeliveryResult = deliver_bundle(
+    result: BundleInstallResult = install_bundle(
         source, accept_license=settings.accept_license, force=settings.force, reporter=call.reporter
     )
     shown = [("digest", f"{result.digest} (of SHA256SUMS: compare it with what you were told)")]

@@ -17,7 +17,7 @@ from adctl.data.images import read_mask, resize
 from adctl.errors import DataError, ImageError
 from adctl.metrics.exact import ExactMeter
 from adctl.metrics.pixel_bootstrap import PixelSamples
-from adctl.metrics.streaming import PixelMeter
+from adctl.metrics.streaming import HistogramMeter
 from adctl.records import GOOD
 from adctl.scoring.heatmaps import upsample
 
@@ -101,7 +101,7 @@ def _meter(scores: ScoreSet) -> Meter:
     low, high = np.inf, -np.inf
     for _, anomaly_map in _maps(scores):  # enlarging a map never leaves its range
         low, high = min(low, float(anomaly_map.min())), max(high, float(anomaly_map.max()))
-    return PixelMeter(low, high, threshold)
+    return HistogramMeter(low, high, threshold)
 
 
 def _pixels(row: ScoredImage) -> int:

@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING, Self, cast
 
 from adctl import files
 from adctl.errors import FetchError, OutputError
-from adctl.fetching.download import size_in_words
+from adctl.fetching.download import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -157,7 +157,7 @@ class _Unpacking:
         if member.size > self.room - self.written:
             raise OutputError(
                 f"There is no room to unpack {self.archive.name} in {self.folder.parent.parent}: "
-                f"{size_in_words(self.room)} were free.",
+                f"{format_bytes(self.room)} were free.",
                 "Free some space, or name a folder on another disk with ADCTL_DATA_DIR.",
             )
         with member.open() as source, self._new_file(member, target) as stream:

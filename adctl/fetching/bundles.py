@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from adctl import __version__, files
 from adctl.errors import FetchError, OutputError, UsageError
 from adctl.fetching import packing, store
-from adctl.fetching.catalogue import Kind, find_entry
+from adctl.fetching.catalogue import DatasetKind, find_entry
 from adctl.fetching.datasets import FetchResult, fetch_dataset
 from adctl.fetching.digests import compare_digests, read_digests, write_digests
 from adctl.fetching.finding import list_datasets
-from adctl.fetching.weights import FetchedWeights, fetch_weights, here_weights
-from adctl.fetching.wheelhouse import gather_wheels
+from adctl.fetching.weights import FetchedWeights, fetch_weights, list_weights
+from adctl.fetching.wheelhouse import collect_wheels
 from adctl.paths import data_dir
 from adctl.progress import SILENT, Reporter
 
@@ -54,7 +54,7 @@ class BundleResult:
 
 
 @dataclass(frozen=True)
-class DeliveryResult:
+class BundleInstallResult:
     """What a bundle brought to this machine.
 
     Attributes:
@@ -120,7 +120,7 @@ def make_bundle(
         lines = []
         if wheels:
             with reporter.stage("gathering wheels"):
-                named = gather_wheels(folder / "wheels", requirement=requirement, platform=platform, python=python)
+                named = collect_wheels(folder / "wheels", requirement=requirement, platform=platform, python=python)
             lines.append(f"python -m pip install --no-index --find-links wheels '{named}'")
         lines.append("adctl fetch --from . --accept-license")
         _load(cargo, base, folder, reporter)
@@ -133,10 +133,10 @@ def make_bundle(
     return BundleResult(out, cargo.datasets, cargo.weights, len(listed), size, digest, tuple(lines))
 
 
-def deliver_bundle(
+def install_bundle(
     bundle: Path, *, accept_license: bool = False, root: Path | None = None, force: bool = False,
     reporter: Reporter = SILENT,
-) -> DeliveryResult:  # fmt: skip
+) -> BundleInstallResult:  # fmt: skip
     """Bring everything in a bundle to this machine.
 
     Args:
@@ -160,7 +160,7 @@ def deliver_bundle(
     if not found.harmless:
         wrong = ", ".join((*found.changed, *found.missing))
         raise FetchError(f"The bundle {bundle} is damaged: {wrong}.", "Copy it again.")
-    told = packing.contents(bundle)
+    told = packing.read_manifest(bundle)
     datasets = tuple(
         fetch_dataset(
             name, categories=tuple(packed["categories"]), source=bundle, accept_license=accept_license, root=root,
@@ -169,16 +169,16 @@ def deliver_bundle(
         for name, packed in told["datasets"].items()
     )  # fmt: skip
     weights = tuple(fetch_weights(name, source=bundle, root=root, reporter=reporter) for name in told["weights"])
-    return DeliveryResult(files.sha256_file(bundle / packing.SUMS), datasets, weights)
+    return BundleInstallResult(files.sha256_file(bundle / packing.SUMS), datasets, weights)
 
 
 def _cargo(include: Sequence[str], base: Path) -> _Cargo:
     """What to carry: what is named, or everything that is here."""
     if not include:
         # What adctl draws by itself needs no carrying.
-        kept = [entry for entry in list_datasets(base) if find_entry(entry.name).kind is not Kind.GENERATED]
+        kept = [entry for entry in list_datasets(base) if find_entry(entry.name).kind is not DatasetKind.GENERATED]
         here = {entry.name: entry.here for entry in kept if entry.fetched}
-        return _Cargo(here, tuple(path.name.removesuffix(".safetensors") for path in here_weights(base)))
+        return _Cargo(here, tuple(path.name.removesuffix(".safetensors") for path in list_weights(base)))
     datasets: dict[str, set[str]] = {}
     weights: list[str] = []
     for item in include:
@@ -198,7 +198,7 @@ def _load(cargo: _Cargo, base: Path, folder: Path, reporter: Reporter) -> None:
     for name, categories in cargo.datasets.items():
         for category in categories:
             with reporter.stage(f"packing {name}/{category}") as update:
-                packing.pack_category(base / name / category, folder / packing.archive_of(name, category), update)
+                packing.pack_category(base / name / category, folder / packing.archive_path(name, category), update)
     for name in cargo.weights:
         target = files.make_folder(folder / "weights")
         for ending in (".safetensors", ".json"):
@@ -215,12 +215,12 @@ def _describe(cargo: _Cargo, base: Path, folder: Path, lines: tuple[str, ...]) -
         "weights": list(cargo.weights),
         "install": list(lines),
     }
-    files.write_text(folder / packing.CONTENTS, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+    files.write_text(folder / packing.MANIFEST, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
     files.write_text(folder / "INSTALL.txt", _instructions(told, lines))
 
 
 def _facts(name: str, categories: tuple[str, ...], base: Path) -> dict[str, Any]:
-    entry, known = find_entry(name), store.provenance_of(base / name)
+    entry, known = find_entry(name), store.read_provenance(base / name)
     origins = {category: asdict(known.get(category, store.Provenance())) for category in categories}
     shared = {key: getattr(entry, key) for key in ("title", "licence", "terms", "homepage", "citation")}
     return {**shared, "categories": origins}

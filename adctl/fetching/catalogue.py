@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class Kind(StrEnum):
+class DatasetKind(StrEnum):
     """How a data set comes to be on this machine."""
 
     ARCHIVE = "archive"
@@ -30,7 +30,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
+class RemoteFile:
     """One file at one or more addresses.
 
     Attributes:
@@ -59,7 +59,7 @@ class Remote:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CatalogueEntry:
     """One data set.
 
     Attributes:
@@ -81,7 +81,7 @@ class Entry:
 
     name: str
     title: str
-    kind: Kind
+    kind: DatasetKind
     licence: str
     categories: tuple[str, ...]
     layout: str = "mvtec"
@@ -90,8 +90,8 @@ class Entry:
     homepage: str = ""
     citation: str = ""
     steps: str = ""
-    whole: tuple[Remote, ...] = ()
-    parts: Mapping[str, Remote] = field(default_factory=lambda: MappingProxyType({}))
+    whole: tuple[RemoteFile, ...] = ()
+    parts: Mapping[str, RemoteFile] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def restricted(self) -> bool:
@@ -105,12 +105,12 @@ class Entry:
         return sum(size or 0 for size in sizes) if sizes and all(sizes) else None
 
     @property
-    def remotes(self) -> tuple[Remote, ...]:
+    def remotes(self) -> tuple[RemoteFile, ...]:
         """All files there are of it."""
         return (*self.whole, *self.parts.values())
 
 
-def catalogue() -> Mapping[str, Entry]:
+def catalogue() -> Mapping[str, CatalogueEntry]:
     """All data sets by name.
 
     A file of the same format, named by `ADCTL_CATALOGUE`, adds data sets or replaces some: a company's own mirror.
@@ -121,7 +121,7 @@ def catalogue() -> Mapping[str, Entry]:
     return _with_own(os.environ.get("ADCTL_CATALOGUE"))
 
 
-def find_entry(name: str) -> Entry:
+def find_entry(name: str) -> CatalogueEntry:
     """The data set of that name.
 
     Raises:
@@ -134,7 +134,7 @@ def find_entry(name: str) -> Entry:
 
 
 @functools.cache
-def _with_own(own: str | None) -> Mapping[str, Entry]:
+def _with_own(own: str | None) -> Mapping[str, CatalogueEntry]:
     text = importlib.resources.files("adctl.fetching").joinpath("catalogue.toml").read_text(encoding="utf-8")
     entries = _entries(text)
     if own:
@@ -148,15 +148,15 @@ def _with_own(own: str | None) -> Mapping[str, Entry]:
     return MappingProxyType(entries)
 
 
-def _entries(text: str) -> dict[str, Entry]:
+def _entries(text: str) -> dict[str, CatalogueEntry]:
     return {name: _entry(name, table) for name, table in tomllib.loads(text)["datasets"].items()}
 
 
-def _entry(name: str, table: dict[str, Any]) -> Entry:
+def _entry(name: str, table: dict[str, Any]) -> CatalogueEntry:
     parts = {category: _remote(remote) for category, remote in table.pop("parts", {}).items()}
-    return Entry(
+    return CatalogueEntry(
         name=name,
-        kind=Kind(table.pop("kind")),
+        kind=DatasetKind(table.pop("kind")),
         categories=tuple(table.pop("categories", parts)),
         whole=tuple(map(_remote, table.pop("whole", []))),
         parts=MappingProxyType(parts),
@@ -164,5 +164,5 @@ def _entry(name: str, table: dict[str, Any]) -> Entry:
     )
 
 
-def _remote(table: dict[str, Any]) -> Remote:
-    return Remote(**{**table, "urls": tuple(table["urls"])})
+def _remote(table: dict[str, Any]) -> RemoteFile:
+    return RemoteFile(**{**table, "urls": tuple(table["urls"])})

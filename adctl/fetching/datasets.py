@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from adctl import files
 from adctl.errors import DataError, FetchError, UsageError
 from adctl.fetching import store
-from adctl.fetching.catalogue import Entry, Kind, find_entry
-from adctl.fetching.digests import DIGESTS, compare_digests, files_of, read_digests, write_digests
+from adctl.fetching.catalogue import CatalogueEntry, DatasetKind, find_entry
+from adctl.fetching.digests import DIGESTS, compare_digests, list_files, read_digests, write_digests
 from adctl.fetching.download import Transfer
 from adctl.fetching.sources import FetchRequest, FetchSource, local_sources, remote_sources
 from adctl.fetching.store import Provenance
@@ -87,23 +87,23 @@ def fetch_dataset(
     for category in categories:
         store.check_category(entry, category)
     folder = (root or data_dir()) / name
-    if entry.kind is Kind.GENERATED:
+    if entry.kind is DatasetKind.GENERATED:
         return _draw(entry, folder, reporter, force=force)
     wanted = tuple(sorted(set(categories))) or entry.categories
-    if wanted and not force and not store.missing_of(folder, wanted):
+    if wanted and not force and not store.missing_categories(folder, wanted):
         return _result(entry, folder, wanted, already=True)
     _require_licence(entry, accepted=accept_license)
-    with store.alone(folder):
-        store.sweep(folder)
-        missing = wanted if force else store.missing_of(folder, wanted)
+    with store.fetch_lock(folder):
+        store.remove_leftovers(folder)
+        missing = wanted if force else store.missing_categories(folder, wanted)
         wish = FetchRequest(entry, folder, missing, named=bool(categories))
         found, notes = _bring(wish, source, transfer or Transfer(), reporter) if missing or not wanted else ((), ())
         shutil.rmtree(wish.staging, ignore_errors=True)
-    present = tuple(name for name in wanted or found if not store.missing_of(folder, [name]))
+    present = tuple(name for name in wanted or found if not store.missing_categories(folder, [name]))
     return replace(_result(entry, folder, present, already=not found), notes=notes)
 
 
-def licence_to_accept(name: str, categories: Sequence[str] = (), *, root: Path | None = None) -> Entry | None:
+def licence_to_accept(name: str, categories: Sequence[str] = (), *, root: Path | None = None) -> CatalogueEntry | None:
     """The data set, if its licence has to be accepted before it can be fetched; None when it is here, or free.
 
     Raises:
@@ -111,11 +111,11 @@ def licence_to_accept(name: str, categories: Sequence[str] = (), *, root: Path |
     """
     entry = find_entry(name)
     wanted = tuple(categories) or entry.categories
-    here = wanted and not store.missing_of((root or data_dir()) / name, wanted)
+    here = wanted and not store.missing_categories((root or data_dir()) / name, wanted)
     return None if here or not entry.restricted else entry
 
 
-def _require_licence(entry: Entry, *, accepted: bool) -> None:
+def _require_licence(entry: CatalogueEntry, *, accepted: bool) -> None:
     if entry.restricted and not accepted:
         raise UsageError(
             f"{entry.title} is under this licence: {entry.licence}. {entry.terms}",
@@ -128,7 +128,7 @@ def _bring(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Put categories in place, as they come; returns which, and what to say about them."""
     supplies = local_sources(wish, source, reporter) if source else remote_sources(wish, reporter, transfer)
-    before = store.provenance_of(wish.folder)
+    before = store.read_provenance(wish.folder)
     brought: list[str] = []
     notes: list[str] = []
     for supply in supplies:
@@ -136,7 +136,7 @@ def _bring(
         for category, (place, layout) in _found(supply, wish).items():
             notes += _lay_out(wish, supply, category, place, layout, reporter)
             new[category] = supply.origins.get(category, supply.origin)
-        store.remember(wish.entry, wish.folder, new)
+        store.record_provenance(wish.entry, wish.folder, new)
         notes += _changes(before, new)
         brought += new
     return tuple(brought), tuple(notes)
@@ -144,12 +144,12 @@ def _bring(
 
 def _found(supply: FetchSource, wish: FetchRequest) -> dict[str, tuple[Path, str]]:
     """Where the wanted categories lie in a tree, and in which layout: their authors', or adctl's own."""
-    from adctl.fetching.converters import converter
+    from adctl.fetching.converters import load_converter
 
     entry, asked = wish.entry, supply.asked
     laid_out_already = any(supply.tree.glob(f"**/{DIGESTS}"))
     for layout in dict.fromkeys([_OWN if laid_out_already else entry.layout, _OWN]):
-        found = converter(layout).find(supply.tree, entry.categories)
+        found = load_converter(layout).find(supply.tree, entry.categories)
         if not found:
             continue
         if "" in found:
@@ -169,9 +169,9 @@ def _found(supply: FetchSource, wish: FetchRequest) -> dict[str, tuple[Path, str
 
 def _expected(layout: str) -> str:
     """The layout that was looked for, as its converter describes it."""
-    from adctl.fetching.converters import converter
+    from adctl.fetching.converters import load_converter
 
-    described = (converter(layout).__doc__ or "").splitlines()
+    described = (load_converter(layout).__doc__ or "").splitlines()
     shape = [line.strip() for line in described if line.startswith("    ")]
     return "Expected " + "; ".join(" ".join(line.split()) for line in shape[:3]) + "; or the layout of MVTec AD."
 
@@ -180,20 +180,20 @@ def _lay_out(
     wish: FetchRequest, supply: FetchSource, category: str, place: Path, layout: str, reporter: Reporter
 ) -> list[str]:
     """Write a category beside the others, list its digests, and give it its name last."""
-    from adctl.fetching.converters import converter
-    from adctl.fetching.converters.items import lay_out
+    from adctl.fetching.converters import load_converter
+    from adctl.fetching.converters.items import write_category
 
     _check_digests(place)
     new = wish.staging / "laid_out" / category
     with reporter.stage(f"laying out {category}") as update:
-        laid = lay_out(
-            converter(layout).read(place, category, wish.entry.categories), new, move=supply.own, progress=update
+        laid = write_category(
+            load_converter(layout).read(place, category, wish.entry.categories), new, move=supply.own, progress=update
         )
     if not store.holds_category(new):
         raise DataError(f"{supply.what} holds no good images of {category} to learn from.", _expected(layout))
     with reporter.stage(f"listing digests of {category}") as update:
         write_digests(new, progress=update)
-    store.put(new, wish.folder, category)
+    store.install_category(new, wish.folder, category)
     if not laid.misfits:
         return []
     return [f"{len(laid.misfits)} masks of {category} differ in size from their images, such as {laid.misfits[0]}."]
@@ -226,7 +226,7 @@ def _changes(before: dict[str, Provenance], now: dict[str, Provenance]) -> list[
     ]
 
 
-def _draw(entry: Entry, folder: Path, reporter: Reporter, *, force: bool) -> FetchResult:
+def _draw(entry: CatalogueEntry, folder: Path, reporter: Reporter, *, force: bool) -> FetchResult:
     from adctl.fetching import demo_dataset
 
     drawn = False
@@ -238,10 +238,10 @@ def _draw(entry: Entry, folder: Path, reporter: Reporter, *, force: bool) -> Fet
             update(done, total)
 
         # What is there already may lie where nothing can be written, not even a lock.
-        with store.alone(folder) if force or store.missing_of(folder, entry.categories) else nullcontext():
+        with store.fetch_lock(folder) if force or store.missing_categories(folder, entry.categories) else nullcontext():
             if force:
                 new = demo_dataset.generate(files.make_folder(folder / store.STAGING), progress=note)
-                store.put(new, folder, new.name)
+                store.install_category(new, folder, new.name)
                 shutil.rmtree(folder / store.STAGING, ignore_errors=True)
             else:
                 demo_dataset.generate(folder, progress=note)
@@ -250,15 +250,15 @@ def _draw(entry: Entry, folder: Path, reporter: Reporter, *, force: bool) -> Fet
     return _result(entry, folder, entry.categories, already=not drawn)
 
 
-def _record_drawn(entry: Entry, folder: Path) -> None:
+def _record_drawn(entry: CatalogueEntry, folder: Path) -> None:
     for category in entry.categories:
         write_digests(folder / category)
-    size = sum((folder / path).stat().st_size for path in files_of(folder))
-    store.remember(entry, folder, dict.fromkeys(entry.categories, Provenance(bytes=size, verified=True)))
+    size = sum((folder / path).stat().st_size for path in list_files(folder))
+    store.record_provenance(entry, folder, dict.fromkeys(entry.categories, Provenance(bytes=size, verified=True)))
 
 
-def _result(entry: Entry, folder: Path, categories: tuple[str, ...], *, already: bool) -> FetchResult:
-    known = store.provenance_of(folder)
+def _result(entry: CatalogueEntry, folder: Path, categories: tuple[str, ...], *, already: bool) -> FetchResult:
+    known = store.read_provenance(folder)
     # Categories from one archive share one origin.
     origins = {known.get(category, Provenance()) for category in categories}
     digests = {origin.sha256 for origin in origins}

@@ -20,7 +20,7 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Differences:
+class DigestComparison:
     """How files differ from their list; paths are relative.
 
     Attributes:
@@ -49,7 +49,7 @@ def write_digests(
         name: Of the list, which does not list itself.
         progress: Told (done, total) in files.
     """
-    paths = [path for path in files_of(folder) if path != name]
+    paths = [path for path in list_files(folder) if path != name]
     lines = []
     for done, path in enumerate(paths, 1):
         lines.append(f"{files.sha256_file(folder / path)}  {path}\n")
@@ -76,9 +76,9 @@ def read_digests(path: Path) -> dict[str, str]:
 
 def compare_digests(
     folder: Path, listed: Mapping[str, str], *, progress: Callable[[int, int | None], None] | None = None
-) -> Differences:
+) -> DigestComparison:
     """Hold the files of a folder against a list."""
-    here = set(files_of(folder))
+    here = set(list_files(folder))
     changed = []
     for done, (path, digest) in enumerate(sorted(listed.items()), 1):
         if path in here and files.sha256_file(folder / path) != digest:
@@ -86,9 +86,9 @@ def compare_digests(
         if progress is not None:
             progress(done, len(listed))
     missing = tuple(sorted(set(listed) - here))
-    return Differences(tuple(changed), missing, tuple(sorted(here - set(listed) - {DIGESTS})))
+    return DigestComparison(tuple(changed), missing, tuple(sorted(here - set(listed) - {DIGESTS})))
 
 
-def files_of(folder: Path) -> list[str]:
+def list_files(folder: Path) -> list[str]:
     """All files of a folder, relative to it, sorted."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

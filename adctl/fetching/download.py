@@ -21,17 +21,17 @@ from typing import IO, TYPE_CHECKING
 
 from adctl import files
 from adctl.errors import FetchError, OutputError
-from adctl.fetching.download_segments import PartialDownload, Receiver, Segment, begun_part, write_note
+from adctl.fetching.download_segments import PartialDownload, Segment, SegmentDownloader, read_partial, write_partial
 from adctl.fetching.http import (
     BadRangeError,
-    FailedError,
-    GoneError,
-    LocalRedirects,
     MismatchError,
+    NotFoundError,
+    PermanentError,
     RedirectedError,
-    SafeRedirects,
-    TruncatedError,
-    check_address,
+    RetryableError,
+    SafeRedirectHandler,
+    SameHostRedirectHandler,
+    check_url,
     make_request,
     read_block,
     send,
@@ -120,14 +120,14 @@ def download(
         OutputError: It cannot be written, or there is no room for it.
     """
     for url in urls:
-        check_address(url)
+        check_url(url)
     job = _Job(target, sha256, md5, size, progress, transfer or Transfer(), sleep)
     files.make_folder(target.parent)
     failures = []
     for url in urls:
         try:
             return _Mirror(url, job).download()
-        except FailedError as failure:
+        except PermanentError as failure:
             failures.append(f"{without_secrets(url)}: {failure}")
     raise FetchError(
         f"Cannot download {target.name}. {'; '.join(failures) or 'No address is known'}.",
@@ -146,21 +146,21 @@ def head(
     Raises:
         FetchError: There is no answer, or a refusal.
     """
-    check_address(url)
+    check_url(url)
     how = transfer or Transfer()
     for failed in range(1, how.attempts + 1):
         try:
-            with send(make_request(url, method="HEAD"), how.timeout, LocalRedirects()) as response:
+            with send(make_request(url, method="HEAD"), how.timeout, SameHostRedirectHandler()) as response:
                 return response.headers
-        except GoneError:
+        except NotFoundError:
             return None
         except RedirectedError as redirect:
             return redirect.headers
-        except TruncatedError as cut:
+        except RetryableError as cut:
             failure: Exception = cut
             if failed < how.attempts:
                 sleep(_wait(cut, failed, how))
-        except FailedError as refusal:
+        except PermanentError as refusal:
             failure = refusal
             break
     raise FetchError(
@@ -168,7 +168,7 @@ def head(
     )
 
 
-def size_in_words(count: int) -> str:
+def format_bytes(count: int) -> str:
     """A number of bytes for people, in decimal units."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
@@ -176,7 +176,7 @@ def size_in_words(count: int) -> str:
     return f"{count} bytes"
 
 
-def check_room(needed: int, folder: Path, what: str) -> None:
+def check_disk_space(needed: int, folder: Path, what: str) -> None:
     """Refuse what the disk has no room for.
 
     Raises:
@@ -186,7 +186,7 @@ def check_room(needed: int, folder: Path, what: str) -> None:
         free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(
-            f"{what} needs {size_in_words(needed)} more in {folder}, where {size_in_words(free)} are free.",
+            f"{what} needs {format_bytes(needed)} more in {folder}, where {format_bytes(free)} are free.",
             "Free some space, or name a folder on another disk with ADCTL_DATA_DIR.",
         )
 
@@ -246,13 +246,13 @@ class _Mirror:
             try:
                 at_once, total = self._transfer()
                 return _accept(self.job, total)
-            except TruncatedError as cut:
+            except RetryableError as cut:
                 self._ease(cut)
                 have = self._begun().have
                 failed = 1 if have >= best + _GAIN else failed + 1
                 best = max(best, have)
                 if failed >= self.job.transfer.attempts:
-                    raise FailedError(f"{cut} (gave up after {failed} tries)") from cut
+                    raise PermanentError(f"{cut} (gave up after {failed} tries)") from cut
                 self.job.sleep(_wait(cut, failed, self.job.transfer))
             except MismatchError:
                 # The fault may lie in what was there before, or in how parts were put together: once more, in one go.
@@ -260,7 +260,7 @@ class _Mirror:
                     raise
                 self.connections, afresh = 1, True
 
-    def _ease(self, cut: TruncatedError) -> None:
+    def _ease(self, cut: RetryableError) -> None:
         """Ask less of a server that could not give what it was asked for."""
         self.connections = max(1, self.connections // 2)
         if isinstance(cut, BadRangeError):
@@ -269,7 +269,7 @@ class _Mirror:
 
     def _begun(self) -> PartialDownload:
         """What an earlier try at the same address left; nothing if neither server nor digest can vouch for it."""
-        begun = begun_part(self.job.part, self.job.note, self.url)
+        begun = read_partial(self.job.part, self.job.note, self.url)
         if begun.have and (begun.validator or self.job.checkable):
             return begun
         return PartialDownload()
@@ -282,16 +282,16 @@ class _Mirror:
         elif begun.have == begun.total:
             return False, begun.total
         if self.job.size is not None:
-            check_room(self.job.size - begun.have, self.job.target.parent, self.job.target.name)
+            check_disk_space(self.job.size - begun.have, self.job.target.parent, self.job.target.name)
         if begun.pieces:
             self._receiver(begun).run(self._ask)
             return False, begun.total
         with self._ask(begun.have, None, begun) as response:
             start = begun.have if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
             total = self._total(response)
-            check_room((total or 0) - start, self.job.target.parent, self.job.target.name)
+            check_disk_space((total or 0) - start, self.job.target.parent, self.job.target.name)
             now = PartialDownload(start, _validator(response), total, self._split(response, start, total))
-            write_note(self.job.note, self.url, now)
+            write_partial(self.job.note, self.url, now)
             if now.pieces:
                 self._receiver(now).run(self._ask, response)
             else:
@@ -305,7 +305,7 @@ class _Mirror:
             wanted = {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
             if begun.validator:
                 wanted["If-Range"] = begun.validator
-        response = send(make_request(self.url, wanted), self.job.transfer.timeout, SafeRedirects())
+        response = send(make_request(self.url, wanted), self.job.transfer.timeout, SafeRedirectHandler())
         try:
             _check_fit(response, start, end, begun)
         except BaseException:
@@ -325,8 +325,8 @@ class _Mirror:
         first = Segment(0, marks[1], start)
         return (first, *(Segment(low, high, 0) for low, high in itertools.pairwise(marks[1:])))
 
-    def _receiver(self, begun: PartialDownload) -> Receiver:
-        return Receiver(self.url, self.job.part, self.job.note, begun, self.connections, self.job.progress)
+    def _receiver(self, begun: PartialDownload) -> SegmentDownloader:
+        return SegmentDownloader(self.url, self.job.part, self.job.note, begun, self.connections, self.job.progress)
 
     def _total(self, response: HTTPResponse) -> int | None:
         """The length of the whole file, as promised by the server and the caller."""
@@ -336,10 +336,10 @@ class _Mirror:
         else:
             offered = response.length
         if offered is not None and self.job.size is not None and offered != self.job.size:
-            raise FailedError(f"it offers {offered} bytes where {self.job.size} are expected")
+            raise PermanentError(f"it offers {offered} bytes where {self.job.size} are expected")
         total = offered if offered is not None else self.job.size
         if total is None and not response.chunked and not self.job.checkable:
-            raise FailedError("the server does not say how long the file is, so that a cut would go unnoticed")
+            raise PermanentError("the server does not say how long the file is, so that a cut would go unnoticed")
         return total
 
     def _receive(self, response: HTTPResponse, start: int, total: int | None) -> None:
@@ -351,7 +351,7 @@ class _Mirror:
                 if self.job.progress is not None:
                     self.job.progress(done, total)
         if total is not None and done < total:
-            raise TruncatedError(f"the connection was cut at {done} of {total} bytes")
+            raise RetryableError(f"the connection was cut at {done} of {total} bytes")
 
 
 def _check_fit(response: HTTPResponse, start: int, end: int | None, begun: PartialDownload) -> None:
@@ -361,7 +361,7 @@ def _check_fit(response: HTTPResponse, start: int, end: int | None, begun: Parti
             raise BadRangeError("the server sent the whole file instead of a part of it")
         return
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-        raise FailedError(f"HTTP {response.status}")
+        raise PermanentError(f"HTTP {response.status}")
     found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     tag = response.headers.get("ETag")
     fits = (
@@ -382,7 +382,7 @@ def _validator(response: HTTPResponse) -> str | None:
     return tag if tag.startswith('"') else response.headers.get("Last-Modified")
 
 
-def _wait(cut: TruncatedError, failed: int, transfer: Transfer) -> float:
+def _wait(cut: RetryableError, failed: int, transfer: Transfer) -> float:
     """Seconds before the next try: doubling, or what the server asks for within reason."""
     return min(max(transfer.backoff * 2.0 ** (failed - 1), cut.wait), _LONGEST_WAIT)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from adctl import files
 from adctl.errors import OutputError
-from adctl.fetching.http import BadRangeError, FailedError, TruncatedError, read_block
+from adctl.fetching.http import BadRangeError, PermanentError, RetryableError, read_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ class PartialDownload:
     pieces: tuple[Segment, ...] = ()
 
 
-def begun_part(part: Path, note: Path, url: str) -> PartialDownload:
+def read_partial(part: Path, note: Path, url: str) -> PartialDownload:
     """What an earlier try left; nothing when it was at another address or the two files do not fit together."""
     try:
         told = json.loads(note.read_text(encoding="utf-8"))
@@ -86,7 +86,7 @@ def _cover(pieces: tuple[Segment, ...], total: int | None) -> bool:
     return not pieces or (sound and starts == [0, *marks[:-1]] and marks[-1] == total)
 
 
-def write_note(note: Path, url: str, begun: PartialDownload) -> None:
+def write_partial(note: Path, url: str, begun: PartialDownload) -> None:
     """Remember who sends a file and how far it is."""
     pieces = [[piece.start, piece.end, piece.done] for piece in begun.pieces]
     told = {"url": _fingerprint(url), "validator": begun.validator, "total": begun.total, "pieces": pieces}
@@ -98,7 +98,7 @@ def _fingerprint(url: str) -> str:
     return hashlib.sha256(url.encode()).hexdigest()
 
 
-class Receiver:
+class SegmentDownloader:
     """Brings the missing pieces of one file, several at once.
 
     Args:
@@ -173,7 +173,7 @@ class Receiver:
                 noted = time.monotonic()
 
     def _write_note(self) -> None:
-        write_note(self._note, self._url, replace(self._begun, have=0))
+        write_partial(self._note, self._url, replace(self._begun, have=0))
 
     def _work(self, waiting: queue.SimpleQueue[tuple[Segment, HTTPResponse | None]], ask: Ask) -> None:
         while not self._stop.is_set():
@@ -183,7 +183,7 @@ class Receiver:
                 return
             try:
                 self._bring(piece, response or ask(piece.start + piece.done, piece.end, self._begun))
-            except TruncatedError as cut:
+            except RetryableError as cut:
                 self._errors.append(cut)  # the other pieces may still come
                 if isinstance(cut, BadRangeError):
                     self._stop.set()
@@ -202,14 +202,14 @@ class Receiver:
                 piece.done += len(block)
         if piece.left:
             at = piece.start + piece.done
-            raise TruncatedError(f"the connection was cut at byte {at} of {self._begun.total}")
+            raise RetryableError(f"the connection was cut at byte {at} of {self._begun.total}")
 
     def _worst(self) -> Exception:
         """The error that says most about what to do next."""
-        for kind in (OutputError, FailedError, BadRangeError):
+        for kind in (OutputError, PermanentError, BadRangeError):
             for error in self._errors:
                 if isinstance(error, kind):
                     return error
-        cuts = [error for error in self._errors if isinstance(error, TruncatedError)]
-        others = [error for error in self._errors if not isinstance(error, TruncatedError)]
+        cuts = [error for error in self._errors if isinstance(error, RetryableError)]
+        others = [error for error in self._errors if not isinstance(error, RetryableError)]
         return others[0] if others else max(cuts, key=lambda cut: cut.wait)

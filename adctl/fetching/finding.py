@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adctl.errors import UsageError, unknown_name
-from adctl.fetching.catalogue import Entry, Kind, catalogue, find_entry
-from adctl.fetching.store import check_category, here_of, missing_of
+from adctl.fetching.catalogue import CatalogueEntry, DatasetKind, catalogue, find_entry
+from adctl.fetching.store import check_category, fetched_categories, missing_categories
 from adctl.paths import data_dir
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from adctl.fetching.catalogue import Remote
+    from adctl.fetching.catalogue import RemoteFile
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class DatasetStatus:
     fetched: bool
     here: tuple[str, ...]
     root: Path
-    files: tuple[Remote, ...]
+    files: tuple[RemoteFile, ...]
 
 
 _SHARED = ("name", "title", "licence", "terms", "commercial", "homepage", "citation", "categories", "size")
@@ -64,13 +64,13 @@ def list_datasets(root: Path | None = None) -> list[DatasetStatus]:
     lines = []
     for entry in catalogue().values():
         folder = (root or data_dir()) / entry.name
-        here = here_of(entry, folder)
+        here = fetched_categories(entry, folder)
         wholes = entry.whole or tuple(entry.parts.values())
         lines.append(
             DatasetStatus(
                 **{key: getattr(entry, key) for key in _SHARED},
                 verified=all(remote.verifiable for remote in wholes) if wholes else None,
-                manual=entry.kind is Kind.MANUAL,
+                manual=entry.kind is DatasetKind.MANUAL,
                 fetched=bool(here),
                 here=here,
                 root=folder,
@@ -101,31 +101,33 @@ def find_dataset(category: str | None, dataset: str | None, root: Path | None = 
         raise UsageError("Which data set?", "Name it with --dataset, or a category with --category.")
     entries = catalogue().values()
     for entry in entries:
-        if (category in entry.categories or not entry.categories) and not missing_of(base / entry.name, [category]):
+        if (category in entry.categories or not entry.categories) and not missing_categories(
+            base / entry.name, [category]
+        ):
             return base / entry.name
     holders = [entry for entry in entries if category in entry.categories]
     if not holders:
         raise unknown_name("category", category, {name for entry in entries for name in entry.categories})
     raise UsageError(
-        f"No fetched data set has the category '{category}'.", f"Fetch one with: {command_for(holders[0], category)}"
+        f"No fetched data set has the category '{category}'.", f"Fetch one with: {fetch_command(holders[0], category)}"
     )
 
 
-def command_for(entry: Entry, category: str | None) -> str:
+def fetch_command(entry: CatalogueEntry, category: str | None) -> str:
     """The command that fetches it."""
     words = ["adctl fetch", entry.name]
     if category is not None and len(entry.categories) != 1:
         words += ["--category", category]
-    if entry.kind is Kind.MANUAL:
+    if entry.kind is DatasetKind.MANUAL:
         words += ["--from", "FOLDER"]
     return " ".join(words)
 
 
-def _named(entry: Entry, category: str | None, base: Path) -> Path:
+def _named(entry: CatalogueEntry, category: str | None, base: Path) -> Path:
     folder = base / entry.name
     if category is not None:
         check_category(entry, category)
-    if not here_of(entry, folder) or (category and missing_of(folder, [category])):
+    if not fetched_categories(entry, folder) or (category and missing_categories(folder, [category])):
         what = f"The category '{category}' of {entry.title}" if category else entry.title
-        raise UsageError(f"{what} has not been fetched.", f"Fetch it with: {command_for(entry, category)}")
+        raise UsageError(f"{what} has not been fetched.", f"Fetch it with: {fetch_command(entry, category)}")
     return folder

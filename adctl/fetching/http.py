@@ -26,19 +26,19 @@ _WORTH_A_RETRY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _GONE = frozenset({404, 410})
 
 
-class FailedError(Exception):
+class PermanentError(Exception):
     """This mirror will not do; the text says why."""
 
 
-class MismatchError(FailedError):
+class MismatchError(PermanentError):
     """What came is not what was promised."""
 
 
-class GoneError(FailedError):
+class NotFoundError(PermanentError):
     """There is no such file."""
 
 
-class RedirectedError(FailedError):
+class RedirectedError(PermanentError):
     """The file is elsewhere, and whoever asked did not want to go there."""
 
     def __init__(self, headers: HTTPMessage) -> None:
@@ -46,7 +46,7 @@ class RedirectedError(FailedError):
         self.headers = headers
 
 
-class TruncatedError(Exception):
+class RetryableError(Exception):
     """Something that may pass: worth another try after at least `wait` seconds."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
@@ -54,7 +54,7 @@ class TruncatedError(Exception):
         self.wait = wait
 
 
-class BadRangeError(TruncatedError):
+class BadRangeError(RetryableError):
     """The server cannot go on from the part that is here: worth another try without it."""
 
 
@@ -64,7 +64,7 @@ def without_secrets(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-class SafeRedirects(urllib.request.HTTPRedirectHandler):
+class SafeRedirectHandler(urllib.request.HTTPRedirectHandler):
     """Follows redirects within http and https, never from https to http."""
 
     def redirect_request(
@@ -74,14 +74,14 @@ class SafeRedirects(urllib.request.HTTPRedirectHandler):
         schemes = (urlsplit(req.full_url).scheme, urlsplit(newurl).scheme)
         if schemes not in {("http", "http"), ("http", "https"), ("https", "https")}:
             fp.close()
-            raise FailedError(f"it redirects from {schemes[0]} to {schemes[1] or 'nowhere'}, which is not followed")
+            raise PermanentError(f"it redirects from {schemes[0]} to {schemes[1] or 'nowhere'}, which is not followed")
         request = super().redirect_request(req, fp, code, msg, headers, newurl)
         if request is not None:
             request.method = req.get_method()
         return request
 
 
-class LocalRedirects(SafeRedirects):
+class SameHostRedirectHandler(SafeRedirectHandler):
     """Follows redirects within one host; hands out the headers of those that lead elsewhere."""
 
     def redirect_request(
@@ -94,7 +94,7 @@ class LocalRedirects(SafeRedirects):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def check_address(url: str) -> None:
+def check_url(url: str) -> None:
     """Refuse what is no web address.
 
     Raises:
@@ -120,7 +120,7 @@ def make_request(url: str, headers: Mapping[str, str] | None = None, method: str
     return request
 
 
-def send(request: urllib.request.Request, timeout: float, redirects: SafeRedirects) -> HTTPResponse:
+def send(request: urllib.request.Request, timeout: float, redirects: SafeRedirectHandler) -> HTTPResponse:
     """Send a request and read the head of the answer.
 
     Raises:
@@ -141,26 +141,26 @@ def send(request: urllib.request.Request, timeout: float, redirects: SafeRedirec
 
 def _refusal(error: urllib.error.HTTPError) -> Exception:
     """What an HTTP error status means for the next step."""
-    reason = f"HTTP {error.code} {responses.get(error.code, '')}".strip()
+    status = f"HTTP {error.code} {responses.get(error.code, '')}".strip()
     if error.code in _WORTH_A_RETRY:
         seconds = error.headers.get("Retry-After", "").strip()
-        return TruncatedError(reason, float(seconds) if seconds.isdecimal() else 0.0)
+        return RetryableError(status, float(seconds) if seconds.isdecimal() else 0.0)
     if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-        return BadRangeError(reason)
-    return GoneError(reason) if error.code in _GONE else FailedError(reason)
+        return BadRangeError(status)
+    return NotFoundError(status) if error.code in _GONE else PermanentError(status)
 
 
 def _unreachable(cause: object) -> Exception:
     """What a failure to connect means for the next step."""
     if isinstance(cause, socket.gaierror):
-        return FailedError("no such host, or no network")
+        return PermanentError("no such host, or no network")
     final = (ssl.SSLCertVerificationError, ConnectionRefusedError, InvalidURL, UnicodeError)
     if isinstance(cause, final) or not isinstance(cause, (OSError, HTTPException)):
-        return FailedError(reason(cause))
-    return TruncatedError(reason(cause))
+        return PermanentError(describe_failure(cause))
+    return RetryableError(describe_failure(cause))
 
 
-def reason(cause: object) -> str:
+def describe_failure(cause: object) -> str:
     """Why a connection failed, in words that hold no address."""
     if isinstance(cause, TimeoutError):
         return "the server does not answer any more"
@@ -180,4 +180,4 @@ def read_block(response: HTTPResponse, most: int) -> bytes:
     try:
         return response.read1(most)
     except (OSError, HTTPException) as error:
-        raise TruncatedError(reason(error)) from error
+        raise RetryableError(describe_failure(error)) from error

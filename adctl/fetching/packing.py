@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from adctl import files
 from adctl.errors import FetchError
-from adctl.fetching.digests import files_of, read_digests
+from adctl.fetching.digests import list_files, read_digests
 from adctl.fetching.store import Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-CONTENTS = "bundle.json"
+MANIFEST = "bundle.json"
 SUMS = "SHA256SUMS"
 FORMAT = 1
 _COPY_AGAIN = "Copy the bundle again, or make it again: adctl fetch bundle OUT."
@@ -31,36 +31,36 @@ _COPY_AGAIN = "Copy the bundle again, or make it again: adctl fetch bundle OUT."
 
 def is_bundle(path: Path) -> bool:
     """Whether a folder is one."""
-    return (path / CONTENTS).is_file() and (path / SUMS).is_file()
+    return (path / MANIFEST).is_file() and (path / SUMS).is_file()
 
 
-def contents(bundle: Path) -> dict[str, Any]:
+def read_manifest(bundle: Path) -> dict[str, Any]:
     """What is in it, from a list that was checked.
 
     Raises:
         FetchError: It is damaged, or of a later adctl.
     """
-    told: dict[str, Any] = json.loads(checked_file(bundle, CONTENTS).read_text(encoding="utf-8"))
+    told: dict[str, Any] = json.loads(verified_file(bundle, MANIFEST).read_text(encoding="utf-8"))
     if told.get("format") != FORMAT:
         raise FetchError(f"The bundle {bundle} was made by a later adctl ({told.get('adctl')}).", "Update adctl.")
     return told
 
 
-def packed_origins(bundle: Path, name: str) -> dict[str, Provenance]:
+def read_bundled_provenance(bundle: Path, name: str) -> dict[str, Provenance]:
     """Where the categories of a data set came from, for those in the bundle."""
-    packed = contents(bundle)["datasets"].get(name, {}).get("categories", {})
+    packed = read_manifest(bundle)["datasets"].get(name, {}).get("categories", {})
     return {
         category: Provenance(tuple(origin["urls"]), origin["sha256"], origin["bytes"], origin["verified"])
         for category, origin in packed.items()
     }
 
 
-def archive_of(name: str, category: str) -> str:
+def archive_path(name: str, category: str) -> str:
     """Where a category lies in a bundle."""
     return f"datasets/{name}/{category}.tar"
 
 
-def checked_file(bundle: Path, path: str) -> Path:
+def verified_file(bundle: Path, path: str) -> Path:
     """A file of a bundle, held against its list.
 
     Raises:
@@ -84,7 +84,7 @@ def pack_category(folder: Path, target: Path, progress: Callable[[int, int | Non
         target: The file to make.
         progress: Told (done, total) in files.
     """
-    paths = files_of(folder)
+    paths = list_files(folder)
     files.make_folder(target.parent)
     with files.output_errors(target), tarfile.open(target, "w") as tar:
         for done, path in enumerate(paths, 1):

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from adctl import files
 from adctl.errors import FetchError, UsageError
 from adctl.fetching import archives, packing
-from adctl.fetching.catalogue import Kind
-from adctl.fetching.digests import files_of
-from adctl.fetching.download import DownloadResult, Transfer, check_file, check_room, download
+from adctl.fetching.catalogue import DatasetKind
+from adctl.fetching.digests import list_files
+from adctl.fetching.download import DownloadResult, Transfer, check_disk_space, check_file, download
 from adctl.fetching.http import MismatchError, without_secrets
 from adctl.fetching.store import STAGING, Provenance
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path, PurePosixPath
 
-    from adctl.fetching.catalogue import Entry, Remote
+    from adctl.fetching.catalogue import CatalogueEntry, RemoteFile
     from adctl.progress import Reporter
 
 _ROOM = 2.2
@@ -62,7 +62,7 @@ class FetchRequest:
         named: Whether somebody named them, rather than wanting all.
     """
 
-    entry: Entry
+    entry: CatalogueEntry
     folder: Path
     categories: tuple[str, ...]
     named: bool
@@ -82,7 +82,7 @@ def remote_sources(wish: FetchRequest, reporter: Reporter, transfer: Transfer) -
         UsageError: It has to be brought by hand.
     """
     entry = wish.entry
-    if entry.kind is Kind.MANUAL:
+    if entry.kind is DatasetKind.MANUAL:
         raise UsageError(
             f"{entry.title} has to be brought by hand. {entry.steps.format(homepage=entry.homepage)}",
             f"Then: adctl fetch {entry.name} --from FOLDER --accept-license",
@@ -127,7 +127,7 @@ def _asked(wish: FetchRequest) -> tuple[str, ...]:
 # ---- from its hosts
 
 
-def _groups(wish: FetchRequest) -> list[tuple[tuple[Remote, ...], tuple[str, ...]]]:
+def _groups(wish: FetchRequest) -> list[tuple[tuple[RemoteFile, ...], tuple[str, ...]]]:
     """Which files to download together, and which categories to take from them."""
     entry = wish.entry
     in_parts = all(category in entry.parts for category in wish.categories)
@@ -138,15 +138,15 @@ def _groups(wish: FetchRequest) -> list[tuple[tuple[Remote, ...], tuple[str, ...
     return [(entry.whole, wish.categories)]
 
 
-def _check_room(wish: FetchRequest, remotes: Sequence[Remote]) -> None:
+def _check_room(wish: FetchRequest, remotes: Sequence[RemoteFile]) -> None:
     """Before the first byte: room for the largest archive beside everything that is unpacked."""
     sizes = [remote.size or 0 for remote in remotes]
     files.make_folder(wish.staging)
-    begun = sum((wish.staging / path).stat().st_size for path in files_of(wish.staging))
-    check_room(int(_ROOM * sum(sizes)) - begun, wish.folder, wish.entry.title)
+    begun = sum((wish.staging / path).stat().st_size for path in list_files(wish.staging))
+    check_disk_space(int(_ROOM * sum(sizes)) - begun, wish.folder, wish.entry.title)
 
 
-def _obtain(remote: Remote, staging: Path, reporter: Reporter, transfer: Transfer) -> DownloadResult:
+def _obtain(remote: RemoteFile, staging: Path, reporter: Reporter, transfer: Transfer) -> DownloadResult:
     """Download a file, unless an earlier run got that far and its digest tells that it is the one."""
     target = staging / remote.filename
     if remote.sha256 is not None and target.is_file() and files.sha256_file(target) == remote.sha256:
@@ -163,7 +163,7 @@ def _obtain(remote: Remote, staging: Path, reporter: Reporter, transfer: Transfe
         )
 
 
-def _origin(urls: tuple[str, ...], remotes: Sequence[Remote], got: Sequence[DownloadResult]) -> Provenance:
+def _origin(urls: tuple[str, ...], remotes: Sequence[RemoteFile], got: Sequence[DownloadResult]) -> Provenance:
     sha256 = got[0].sha256 if len(got) == 1 else None
     return Provenance(urls, sha256, sum(file.bytes for file in got), all(remote.verifiable for remote in remotes))
 
@@ -173,7 +173,7 @@ def _delete(got: Sequence[DownloadResult]) -> None:
         file.path.unlink(missing_ok=True)
 
 
-def _by_hand(entry: Entry) -> str:
+def _by_hand(entry: CatalogueEntry) -> str:
     flag = " --accept-license" if entry.restricted else ""
     return f"Or bring it by hand from {entry.homepage}: adctl fetch {entry.name} --from ARCHIVE_OR_FOLDER{flag}."
 
@@ -203,11 +203,11 @@ def _from_folder(wish: FetchRequest, source: Path, reporter: Reporter) -> Iterat
         tree = _unpacked(wish, remotes, paths, reporter) if archive else source
         yield FetchSource(tree, source, _origin((), remotes, got), asked=categories, own=archive)
     if not present:
-        size = sum((source / path).stat().st_size for path in files_of(source))
+        size = sum((source / path).stat().st_size for path in list_files(source))
         yield FetchSource(source, source, Provenance(bytes=size), asked=_asked(wish), own=False)
 
 
-def _checked(remote: Remote, path: Path) -> DownloadResult:
+def _checked(remote: RemoteFile, path: Path) -> DownloadResult:
     """A file under the name that its host gives it has to be that file."""
     try:
         length, sha256 = check_file(path, {"size": remote.size, "sha256": remote.sha256, "md5": remote.md5})
@@ -219,7 +219,7 @@ def _checked(remote: Remote, path: Path) -> DownloadResult:
     return DownloadResult(path, sha256, length, remote.verifiable)
 
 
-def _file_origin(entry: Entry, source: Path) -> Provenance:
+def _file_origin(entry: CatalogueEntry, source: Path) -> Provenance:
     named = next((remote for remote in entry.remotes if remote.filename == source.name), None)
     if named is not None:
         return _origin((), [named], [_checked(named, source)])
@@ -230,14 +230,14 @@ def _file_origin(entry: Entry, source: Path) -> Provenance:
 
 def _from_bundle(wish: FetchRequest, source: Path, reporter: Reporter) -> Iterator[FetchSource]:
     """What `adctl fetch bundle` packed, held against its list of digests."""
-    known = packing.packed_origins(source, wish.entry.name)
+    known = packing.read_bundled_provenance(source, wish.entry.name)
     wanted = [name for name in (wish.categories or sorted(known)) if name in known]
     lacking = [name for name in _asked(wish) if name not in known]
     if lacking or not wanted:
         what = ", ".join(lacking) or wish.entry.title
         raise FetchError(f"The bundle {source} does not hold {what}.", "Make one that does: adctl fetch bundle OUT.")
     for category in wanted:
-        archive = packing.checked_file(source, packing.archive_of(wish.entry.name, category))
+        archive = packing.verified_file(source, packing.archive_path(wish.entry.name, category))
         tree = _unpack(wish, archive, reporter, only={category})
         yield FetchSource(tree, source, known[category], asked=(category,))
 
@@ -245,7 +245,7 @@ def _from_bundle(wish: FetchRequest, source: Path, reporter: Reporter) -> Iterat
 # ---- unpacking
 
 
-def _unpacked(wish: FetchRequest, remotes: Sequence[Remote], paths: Sequence[Path], reporter: Reporter) -> Path:
+def _unpacked(wish: FetchRequest, remotes: Sequence[RemoteFile], paths: Sequence[Path], reporter: Reporter) -> Path:
     """The tree that some files add up to: an archive unpacked, or a folder of files that are none."""
     if len(paths) == 1 and remotes[0].archive:
         return _unpack(wish, paths[0], reporter)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from adctl.fetching.catalogue import Entry
+    from adctl.fetching.catalogue import CatalogueEntry
 
 STAGING = ".fetching"
 _RECORD = "fetched.json"
@@ -41,7 +41,7 @@ class Provenance:
     verified: bool = False
 
 
-def check_category(entry: Entry, category: str) -> None:
+def check_category(entry: CatalogueEntry, category: str) -> None:
     """Refuse a category that the data set does not have.
 
     Raises:
@@ -60,18 +60,18 @@ def holds_category(folder: Path) -> bool:
         return False
 
 
-def missing_of(folder: Path, categories: Sequence[str]) -> tuple[str, ...]:
+def missing_categories(folder: Path, categories: Sequence[str]) -> tuple[str, ...]:
     """Which of some categories are not there."""
     return tuple(category for category in categories if not holds_category(folder / category))
 
 
-def here_of(entry: Entry, folder: Path) -> tuple[str, ...]:
+def fetched_categories(entry: CatalogueEntry, folder: Path) -> tuple[str, ...]:
     """Which categories of a data set are there."""
     names = entry.categories or tuple(path.name for path in folders_in(folder))
     return tuple(category for category in names if holds_category(folder / category))
 
 
-def provenance_of(folder: Path) -> dict[str, Provenance]:
+def read_provenance(folder: Path) -> dict[str, Provenance]:
     """Where its categories came from, as far as the record can be read."""
     try:
         stored = json.loads((folder / _RECORD).read_text(encoding="utf-8"))["categories"]
@@ -80,14 +80,14 @@ def provenance_of(folder: Path) -> dict[str, Provenance]:
         return {}
 
 
-def remember(entry: Entry, folder: Path, new: Mapping[str, Provenance]) -> None:
+def record_provenance(entry: CatalogueEntry, folder: Path, new: Mapping[str, Provenance]) -> None:
     """Write down where categories came from, beside what is known of others."""
-    categories = {name: asdict(origin) for name, origin in sorted((provenance_of(folder) | dict(new)).items())}
+    categories = {name: asdict(origin) for name, origin in sorted((read_provenance(folder) | dict(new)).items())}
     facts = {key: getattr(entry, key) for key in ("name", "title", "licence", "terms", "homepage", "citation")}
     files.write_json(folder / _RECORD, {"format": 1, "adctl": __version__, **facts, "categories": categories})
 
 
-def put(new: Path, folder: Path, category: str) -> None:
+def install_category(new: Path, folder: Path, category: str) -> None:
     """Give a finished category its place; what was there before goes last."""
     target = folder / category
     old = folder / STAGING / "replaced" / category
@@ -98,7 +98,7 @@ def put(new: Path, folder: Path, category: str) -> None:
         new.rename(target)
 
 
-def sweep(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Remove what a killed run left half unpacked; downloads stay, to be gone on with."""
     for left in folders_in(folder / STAGING):
         shutil.rmtree(left, ignore_errors=True)
@@ -113,7 +113,7 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def alone(target: Path) -> Iterator[None]:
+def fetch_lock(target: Path) -> Iterator[None]:
     """Keep other processes from fetching the same thing meanwhile.
 
     Raises:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from adctl.errors import FetchError, UsageError
 from adctl.fetching import store
-from adctl.fetching.catalogue import Entry, catalogue, find_entry
-from adctl.fetching.digests import DIGESTS, Differences, compare_digests, read_digests
-from adctl.fetching.finding import command_for
-from adctl.fetching.weights import check_weights, here_weights
+from adctl.fetching.catalogue import CatalogueEntry, catalogue, find_entry
+from adctl.fetching.digests import DIGESTS, DigestComparison, compare_digests, read_digests
+from adctl.fetching.finding import fetch_command
+from adctl.fetching.weights import check_weights, list_weights
 from adctl.paths import data_dir
 from adctl.progress import SILENT, Reporter
 
@@ -68,31 +68,31 @@ def verify(
         for category in _wanted(entry, base / entry.name, categories)
     ]
     if name in {None, "weights"}:
-        results += [_weights(path) for path in here_weights(base)]
+        results += [_weights(path) for path in list_weights(base)]
     if not results:
         raise UsageError("Nothing of that has been fetched.", "See what is here with: adctl fetch --list")
     return results
 
 
-def _wanted(entry: Entry, folder: Path, categories: Sequence[str]) -> tuple[str, ...]:
+def _wanted(entry: CatalogueEntry, folder: Path, categories: Sequence[str]) -> tuple[str, ...]:
     for category in categories:
         store.check_category(entry, category)
-        if store.missing_of(folder, [category]):
+        if store.missing_categories(folder, [category]):
             raise UsageError(
                 f"The category '{category}' of {entry.title} has not been fetched.",
-                f"Fetch it with: {command_for(entry, category)}",
+                f"Fetch it with: {fetch_command(entry, category)}",
             )
-    return tuple(categories) or store.here_of(entry, folder)
+    return tuple(categories) or store.fetched_categories(entry, folder)
 
 
-def _category(entry: Entry, folder: Path, category: str, reporter: Reporter) -> VerifyResult:
-    what, again = f"{entry.name}/{category}", f"{command_for(entry, category)} --force"
+def _category(entry: CatalogueEntry, folder: Path, category: str, reporter: Reporter) -> VerifyResult:
+    what, again = f"{entry.name}/{category}", f"{fetch_command(entry, category)} --force"
     try:
         listed = read_digests(folder / category / DIGESTS)
     except FetchError:
         return VerifyResult(what, None, remedy=again)
     with reporter.stage(f"verifying {what}") as update:
-        found: Differences = compare_digests(folder / category, listed, progress=update)
+        found: DigestComparison = compare_digests(folder / category, listed, progress=update)
     return VerifyResult(
         what,
         found.harmless,

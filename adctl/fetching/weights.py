@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from adctl import __version__, files
 from adctl.errors import FetchError, UsageError
 from adctl.fetching import packing
-from adctl.fetching.catalogue import Remote
+from adctl.fetching.catalogue import RemoteFile
 from adctl.fetching.download import Transfer, download, head
 from adctl.fetching.http import without_secrets
-from adctl.fetching.store import STAGING, alone
+from adctl.fetching.store import STAGING, fetch_lock
 from adctl.paths import data_dir
 from adctl.progress import SILENT, Reporter
 
@@ -81,7 +81,7 @@ def fetch_weights(
     path = (root or data_dir()) / "weights" / f"{name}.safetensors"
     if (here := _known_weights(path)) is not None:
         return here
-    with alone(path.with_name(name)):
+    with fetch_lock(path.with_name(name)):
         if (here := _known_weights(path)) is not None:
             return here
         staging = files.make_folder(path.parent / STAGING)
@@ -102,7 +102,7 @@ def fetch_weights(
     )
 
 
-def here_weights(root: Path) -> list[Path]:
+def list_weights(root: Path) -> list[Path]:
     """All weights on this machine."""
     return sorted((root / "weights").glob("*.safetensors"))
 
@@ -147,9 +147,9 @@ def _take(name: str, source: Path, staging: Path, path: Path) -> dict[str, Any]:
     """From a file or a bundle; returns what to write down about it."""
     known: dict[str, Any] = {}
     if packing.is_bundle(source):
-        record = packing.checked_file(source, f"weights/{name}.json")
+        record = packing.verified_file(source, f"weights/{name}.json")
         known = json.loads(record.read_text(encoding="utf-8"))
-        source = packing.checked_file(source, f"weights/{name}.safetensors")
+        source = packing.verified_file(source, f"weights/{name}.safetensors")
     if not source.is_file():
         raise UsageError(f"There is no file {source}.", "Check the path given to --from.")
     copied = staging / f"{name}-{source.name}"
@@ -194,7 +194,7 @@ def _known_weights(path: Path) -> FetchedWeights | None:
     return FetchedWeights(record["name"], path, *facts, already=True)
 
 
-def _weights_remote(name: str, config: Any, transfer: Transfer) -> Remote:
+def _weights_remote(name: str, config: Any, transfer: Transfer) -> RemoteFile:
     """Where a model's weights are: safetensors if there are any."""
     if config.hf_hub_id:
         repository, _, revision = config.hf_hub_id.partition("@")
@@ -204,18 +204,20 @@ def _weights_remote(name: str, config: Any, transfer: Transfer) -> Remote:
             if remote is not None:
                 return remote
     if config.url:
-        return Remote((config.url,))
+        return RemoteFile((config.url,))
     raise FetchError(f"There are no weights of '{name}' at {config.hf_hub_id}.", "Choose another model.")
 
 
-def _hub_remote(url: str, transfer: Transfer) -> Remote | None:
+def _hub_remote(url: str, transfer: Transfer) -> RemoteFile | None:
     """A file on Hugging Face; of large files its headers tell the digest and the length before redirecting."""
     headers = head(url, transfer=transfer)
     if headers is None:
         return None
     tag = (headers.get("X-Linked-Etag") or headers.get("ETag") or "").strip('"')
     size = headers.get("X-Linked-Size", "")
-    return Remote((url,), sha256=tag if _SHA256.fullmatch(tag) else None, size=int(size) if size.isdecimal() else None)
+    return RemoteFile(
+        (url,), sha256=tag if _SHA256.fullmatch(tag) else None, size=int(size) if size.isdecimal() else None
+    )
 
 
 def _put_weights(downloaded: Path, path: Path) -> None:

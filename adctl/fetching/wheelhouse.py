@@ -18,7 +18,7 @@ _EXTRAS = "export"
 _LAST_LINES = 3
 
 
-def gather_wheels(into: Path, *, requirement: str | None, platform: str | None, python: str | None) -> str:
+def collect_wheels(into: Path, *, requirement: str | None, platform: str | None, python: str | None) -> str:
     """Fill a folder with wheels.
 
     Args:

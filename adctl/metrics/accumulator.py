@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adctl.errors import DataError
-from adctl.metrics.regions import SIZES, MapPixels, take_apart
+from adctl.metrics.regions import SIZES, MapPixels, split_by_mask
 from adctl.records import GOOD
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class PixelAccumulator(ABC):
             raise ValueError(f"map and mask must have one shape. Got {values.shape} and {truth.shape} instead.")
         defective = truth is not None and bool(truth.any())
         label = _label(defect, masked=mask is not None, defective=defective)
-        self._take(label, take_apart(values, truth if defective else None, self.threshold))
+        self._take(label, split_by_mask(values, truth if defective else None, self.threshold))
 
     @property
     @abstractmethod

@@ -62,7 +62,7 @@ class Interval:
     high: float
 
 
-def resampled(strata: ArrayLike, resampling: Resampling, *, width: int = 0) -> Iterator[Floats]:
+def resample_counts(strata: ArrayLike, resampling: Resampling, *, width: int = 0) -> Iterator[Floats]:
     """How often each image was drawn, in chunks of resamples [b,n].
 
     Args:
@@ -96,9 +96,9 @@ def replicates(
         strata: The stratum of each image [n].
         resampling: How to draw.
         measure: From counts [b,n] to the metrics [b].
-        width: As for `resampled`.
+        width: As for `resample_counts`.
     """
-    chunks = [measure(counts) for counts in resampled(strata, resampling, width=width)]
+    chunks = [measure(counts) for counts in resample_counts(strata, resampling, width=width)]
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
@@ -108,7 +108,7 @@ def can_resample(strata: ArrayLike) -> bool:
     return bool(len(counts) and counts.min() >= _FEWEST)
 
 
-def interval(values: Floats, level: float) -> Interval | None:
+def percentile_interval(values: Floats, level: float) -> Interval | None:
     """The middle share `level` of replicates [samples]; None where the metric exists in less than half of them."""
     finite = values[np.isfinite(values)]
     if 2 * len(finite) < max(1, len(values)):

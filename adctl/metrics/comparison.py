@@ -13,9 +13,9 @@ import numpy as np
 from scipy import stats
 
 from adctl.errors import DataError
-from adctl.metrics.bootstrap import Interval, Resampling, can_resample, interval, replicates
+from adctl.metrics.bootstrap import Interval, Resampling, can_resample, percentile_interval, replicates
 from adctl.metrics.image import image_measure
-from adctl.metrics.labels import Bools, Floats, absent_class, both_classes, checked
+from adctl.metrics.labels import Bools, Floats, absent_class, check_labelled_scores, has_both_classes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -185,15 +185,15 @@ def _bootstrapped(first: float, second: float, differences: Floats, level: float
         return Comparison(first, second, second - first, None, None, "bootstrap", reason)
     tail = min(np.count_nonzero(finite <= 0), np.count_nonzero(finite >= 0))
     p_value = min(1.0, 2 * (tail + 1) / (len(finite) + 1))
-    return Comparison(first, second, second - first, interval(differences, level), p_value, "bootstrap")
+    return Comparison(first, second, second - first, percentile_interval(differences, level), p_value, "bootstrap")
 
 
 def _paired(
     first: ArrayLike, second: ArrayLike, labels: ArrayLike, names: Sequence[str] | None
 ) -> tuple[Floats, Floats, Bools]:
-    one, truth = checked(first, labels, names)
-    two, _ = checked(second, labels, names)
-    if not both_classes(truth):
+    one, truth = check_labelled_scores(first, labels, names)
+    two, _ = check_labelled_scores(second, labels, names)
+    if not has_both_classes(truth):
         raise DataError(
             f"A comparison needs good and defective images, but {absent_class(truth)}.",
             "Add labelled images of both kinds.",

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn import metrics as sk
 
 from adctl.errors import DataError
-from adctl.metrics.labels import Bools, Floats, absent_class, both_classes, checked
+from adctl.metrics.labels import Bools, Floats, absent_class, check_labelled_scores, has_both_classes
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -45,7 +45,7 @@ def roc_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
     Raises:
         DataError: A score is not a finite number, or only one class is present.
     """
-    values, truth = checked(scores, labels)
+    values, truth = check_labelled_scores(scores, labels)
     _refuse_one_class(truth)
     fpr, tpr, thresholds = sk.roc_curve(truth, values)
     return Curve(fpr, tpr, thresholds)
@@ -61,14 +61,14 @@ def precision_recall_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
     Raises:
         DataError: A score is not a finite number, or only one class is present.
     """
-    values, truth = checked(scores, labels)
+    values, truth = check_labelled_scores(scores, labels)
     _refuse_one_class(truth)
     precision, recall, thresholds = sk.precision_recall_curve(truth, values, drop_intermediate=True)
     return Curve(recall, precision, np.append(thresholds, np.inf))
 
 
 def _refuse_one_class(truth: Bools) -> None:
-    if not both_classes(truth):
+    if not has_both_classes(truth):
         raise DataError(
             f"A curve needs good and defective images, but {absent_class(truth)}.", "Add labelled images of both kinds."
         )

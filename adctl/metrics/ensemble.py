@@ -31,7 +31,7 @@ def standardise(scores: ArrayLike, good: ArrayLike) -> Floats:
     return np.asarray((np.asarray(scores, np.float64) - known.mean()) / (deviation or 1.0), np.float64)
 
 
-def ensembles(scores: Sequence[ArrayLike], good: Sequence[ArrayLike]) -> dict[str, Floats]:
+def combine_scores(scores: Sequence[ArrayLike], good: Sequence[ArrayLike]) -> dict[str, Floats]:
     """One score an image [n] from those of K models: `mean`, `max` and `rank`.
 
     Args:

@@ -14,7 +14,7 @@ import numpy as np
 from adctl.errors import DataError
 from adctl.metrics.pixel import Meter
 from adctl.metrics.pixel_counts import PixelCounts
-from adctl.metrics.ranking import overlap_area
+from adctl.metrics.ranking import aupro
 from adctl.metrics.regions import MapPixels, ThresholdedPixels
 
 if TYPE_CHECKING:
@@ -134,4 +134,4 @@ def aupro_exact(maps: Sequence[NDArray[Any]], masks: Sequence[NDArray[Any]], fpr
     tally = meter.tally()
     if tally.absent():
         raise DataError("AUPRO needs normal and defective pixels.", "Add images with and without defects.")
-    return float(overlap_area(tally.normal, tally.overlap, tally.regions, fpr_limit))
+    return float(aupro(tally.normal, tally.overlap, tally.regions, fpr_limit))

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adctl.metrics import ranking
-from adctl.metrics.bootstrap import Interval, Resampling, can_resample, interval, replicates
-from adctl.metrics.labels import Bools, Floats, absent_class, both_classes, checked
+from adctl.metrics.bootstrap import Interval, Resampling, can_resample, percentile_interval, replicates
+from adctl.metrics.labels import Bools, Floats, absent_class, check_labelled_scores, has_both_classes
 from adctl.records import GOOD
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def image_metrics(
         DataError: A score is not a finite number.
         ValueError: Scores and labels differ in length.
     """
-    values, truth = checked(scores, labels, names)
+    values, truth = check_labelled_scores(scores, labels, names)
     if not len(truth):
         missing = dict.fromkeys((*_RANKING, "f1_max_threshold"), absent_class(truth))
         missing |= dict.fromkeys(
@@ -109,7 +109,7 @@ def image_metrics(
         return ImageMetrics(0, 0, threshold=threshold, missing=missing)
     measure = image_measure(values, truth, threshold)
     found: dict[str, Any] = {name: float(value[0]) for name, value in measure(np.ones((1, len(truth)))).items()}
-    if both_classes(truth):
+    if has_both_classes(truth):
         found["f1_max_threshold"] = _f1_max_threshold(values, truth)
     found |= {name: int(found[name]) for name in _COUNTS if name in found}
     found = {name: value for name, value in found.items() if not np.isnan(value)}
@@ -144,7 +144,7 @@ def image_metrics_by_defect(
         DataError: A score is not a finite number.
     """
     kinds = np.asarray(labels, np.str_)
-    values, defective = checked(scores, kinds != GOOD, names)
+    values, defective = check_labelled_scores(scores, kinds != GOOD, names)
     chosen = {kind: ~defective | (kinds == kind) for kind in sorted(set(labels) - {GOOD})}
     return {
         kind: image_metrics(values[rows], defective[rows], threshold, resampling=resampling)
@@ -170,29 +170,29 @@ def image_measure(values: Floats, truth: Bools, threshold: float | None) -> Call
         ranked = {
             "auroc": ranking.auroc(normal, defective),
             "average_precision": ranking.average_precision(normal, defective),
-            "f1_max": ranking.f1(normal, defective).max(axis=-1),
+            "f1_max": ranking.f1_by_level(normal, defective).max(axis=-1),
             "fpr_at_95_tpr": ranking.fpr_at_tpr(normal, defective),
         }
         judged = {} if threshold is None else _judged(counts, values > threshold, truth)
-        return (ranked if both_classes(truth) else {}) | judged
+        return (ranked if has_both_classes(truth) else {}) | judged
 
     return measure
 
 
 def _judged(counts: Floats, alarms: Bools, truth: Bools) -> dict[str, Floats]:
     tp, fp, tn, fn = (counts @ kind for kind in (alarms & truth, alarms & ~truth, ~alarms & ~truth, ~alarms & truth))
-    recall, specificity = ranking.share(tp, tp + fn), ranking.share(tn, tn + fp)
+    recall, specificity = ranking.ratio(tp, tp + fn), ranking.ratio(tn, tn + fp)
     return {
         "tp": tp,
         "fp": fp,
         "tn": tn,
         "fn": fn,
-        "accuracy": ranking.share(tp + tn, tp + fp + tn + fn),
+        "accuracy": ranking.ratio(tp + tn, tp + fp + tn + fn),
         "balanced_accuracy": (recall + specificity) / 2,
-        "precision": ranking.share(tp, tp + fp),
+        "precision": ranking.ratio(tp, tp + fp),
         "recall": recall,
-        "f1": ranking.share(2 * tp, 2 * tp + fp + fn),
-        "false_alarm_rate": ranking.share(fp, fp + tn),
+        "f1": ranking.ratio(2 * tp, 2 * tp + fp + fn),
+        "false_alarm_rate": ranking.ratio(fp, fp + tn),
     }
 
 
@@ -202,7 +202,7 @@ def _intervals(
     if not can_resample(truth):
         return {}
     drawn = replicates(truth, resampling, measure)
-    found = {name: interval(values, resampling.level) for name, values in drawn.items() if name in names}
+    found = {name: percentile_interval(values, resampling.level) for name, values in drawn.items() if name in names}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -220,7 +220,7 @@ def _f1_max_threshold(values: Floats, truth: Bools) -> float:
     normal, defective = (
         np.bincount(level_of[kind], minlength=len(levels)).astype(np.float64) for kind in (~truth, truth)
     )
-    best = int(ranking.f1(normal, defective).argmax())
+    best = int(ranking.f1_by_level(normal, defective).argmax())
     value = float(levels[best])
     if best == 0:
         return float(np.nextafter(value, -np.inf))

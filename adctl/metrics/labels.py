@@ -18,7 +18,9 @@ Bools = NDArray[np.bool_]
 _NAMED = 3
 
 
-def checked(scores: ArrayLike, labels: ArrayLike, names: Sequence[str] | None = None) -> tuple[Floats, Bools]:
+def check_labelled_scores(
+    scores: ArrayLike, labels: ArrayLike, names: Sequence[str] | None = None
+) -> tuple[Floats, Bools]:
     """Scores [n] in float64 and truth [n].
 
     Args:
@@ -57,6 +59,6 @@ def absent_class(truth: Bools) -> str:
     return "there are no good images" if truth.any() else "there are no defective images"
 
 
-def both_classes(truth: Bools) -> bool:
+def has_both_classes(truth: Bools) -> bool:
     """Whether there are good and defective images."""
     return bool(truth.any() and not truth.all())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adctl.metrics.accumulator import Group, Label, PixelAccumulator
-from adctl.metrics.bootstrap import Interval, Resampling, can_resample, interval, replicates
+from adctl.metrics.bootstrap import Interval, Resampling, can_resample, percentile_interval, replicates
 from adctl.metrics.pixel_counts import PixelCounts
 from adctl.metrics.regions import SIZES, MapPixels, ThresholdedPixels
 
@@ -105,7 +105,7 @@ class PixelSamples(PixelAccumulator):
             return metrics
         found = {}
         for name, values in self.centred(metrics, group, resampling).items():
-            bounds = interval(values, resampling.level)
+            bounds = percentile_interval(values, resampling.level)
             if bounds is not None:
                 found[name] = _bounded(bounds)
         return replace(metrics, intervals=found)

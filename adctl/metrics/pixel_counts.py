@@ -64,21 +64,21 @@ class PixelCounts:
         return {
             "auroc": ranking.auroc(self.normal, self.defective),
             "average_precision": ranking.average_precision(self.normal, self.defective),
-            "aupro": ranking.overlap_area(self.normal, self.overlap, self.regions, PRO_LIMIT),
-            "aupro_05": ranking.overlap_area(self.normal, self.overlap, self.regions, STRICT_PRO_LIMIT),
-            "f1_max": ranking.f1(self.normal, self.defective).max(axis=-1),
+            "aupro": ranking.aupro(self.normal, self.overlap, self.regions, PRO_LIMIT),
+            "aupro_05": ranking.aupro(self.normal, self.overlap, self.regions, STRICT_PRO_LIMIT),
+            "f1_max": ranking.f1_by_level(self.normal, self.defective).max(axis=-1),
         }
 
     def judged(self) -> dict[str, Floats]:
         """Metrics at the threshold, each [...]."""
         total = self.defective.sum(axis=-1)
         return {
-            "iou": ranking.share(self.hits, total + self.false),
-            "dice": ranking.share(2 * self.hits, total + self.hits + self.false),
-            "precision": ranking.share(self.hits, self.hits + self.false),
-            "recall": ranking.share(self.hits, total),
-            "region_overlap": ranking.share(self.region_overlap, self.regions),
-            "region_iou": ranking.share(self.region_iou, self.regions),
+            "iou": ranking.ratio(self.hits, total + self.false),
+            "dice": ranking.ratio(2 * self.hits, total + self.hits + self.false),
+            "precision": ranking.ratio(self.hits, self.hits + self.false),
+            "recall": ranking.ratio(self.hits, total),
+            "region_overlap": ranking.ratio(self.region_overlap, self.regions),
+            "region_iou": ranking.ratio(self.region_iou, self.regions),
         }
 
     def errors(self) -> dict[str, float]:
@@ -86,14 +86,14 @@ class PixelCounts:
         return {
             "auroc": float(ranking.auroc_error(self.normal, self.defective)),
             "average_precision": float(ranking.average_precision_error(self.normal, self.defective)),
-            "aupro": float(ranking.overlap_area_error(self.normal, self.overlap, self.regions, PRO_LIMIT)),
-            "aupro_05": float(ranking.overlap_area_error(self.normal, self.overlap, self.regions, STRICT_PRO_LIMIT)),
+            "aupro": float(ranking.aupro_error(self.normal, self.overlap, self.regions, PRO_LIMIT)),
+            "aupro_05": float(ranking.aupro_error(self.normal, self.overlap, self.regions, STRICT_PRO_LIMIT)),
             "f1_max": float(ranking.f1_max_error(self.normal, self.defective)),
         }
 
     def f1_max_threshold(self) -> float:
         """Above it f1_max is reached: it stands just below the level's lowest value."""
-        best = int(ranking.f1(self.normal, self.defective).argmax())
+        best = int(ranking.f1_by_level(self.normal, self.defective).argmax())
         return float(np.nextafter(self.levels[best], -np.inf))
 
     def absent(self) -> str:
@@ -110,9 +110,9 @@ class PixelCounts:
         """
         if self.absent():
             return {}
-        true, false = ranking.called(self.defective), ranking.called(self.normal)
+        true, false = ranking.counts_above(self.defective), ranking.counts_above(self.normal)
         fpr, tpr = false / false[-1], true / true[-1]
-        pro = ranking.called(self.overlap) / self.regions
+        pro = ranking.counts_above(self.overlap) / self.regions
         precision = np.divide(true, true + false, out=np.ones_like(true), where=true + false > 0)
         highest = float(np.nextafter(self.levels[-1], np.inf))
         thresholds = np.append(highest, self.levels[::-1])
@@ -128,7 +128,7 @@ class PixelCounts:
 
         Spread evenly over what the metrics weigh: recall, the false-positive rate, and its part below either limit.
         """
-        fpr, tpr = ranking.rates(self.normal), ranking.rates(self.defective)
+        fpr, tpr = ranking.rates_above(self.normal), ranking.rates_above(self.defective)
         along = tpr + fpr + np.minimum(fpr / PRO_LIMIT, 1) + np.minimum(fpr / STRICT_PRO_LIMIT, 1)
         keep = _thinned(along, number)[1:]
         return self.levels[::-1][keep - 1][::-1]

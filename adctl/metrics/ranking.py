@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from adctl.metrics.labels import Floats
 
 
-def called(counts: Floats) -> Floats:
+def counts_above(counts: Floats) -> Floats:
     """How many are called anomalous as the threshold comes down level by level: [...,k] to [...,k+1], from 0 on."""
     down = np.cumsum(counts[..., ::-1], axis=-1, dtype=np.float64)
     return np.concatenate([np.zeros_like(down[..., :1]), down], axis=-1)
 
 
-def rates(counts: Floats) -> Floats:
+def rates_above(counts: Floats) -> Floats:
     """The same as a share of all: [...,k] to [...,k+1], from 0 to 1."""
-    numbers = called(counts)
-    return share(numbers, numbers[..., -1:])
+    numbers = counts_above(counts)
+    return ratio(numbers, numbers[..., -1:])
 
 
-def share(part: Floats, whole: Floats) -> Floats:
+def ratio(part: Floats, whole: Floats) -> Floats:
     """Part of whole, element by element; NaN where there is no whole."""
     part, whole = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
     result: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
@@ -40,32 +40,32 @@ def auroc(normal: Floats, defective: Floats) -> Floats:
 
     Hanley and McNeil, "The meaning and use of the area under a ROC curve", Radiology 143, 1982.
     """
-    true, false = called(defective), called(normal)
+    true, false = counts_above(defective), counts_above(normal)
     # Of numbers, not of rates: whole ones add up exactly, and perfect is 1.
-    return share(np.asarray(np.trapezoid(true, false, axis=-1)), true[..., -1] * false[..., -1])
+    return ratio(np.asarray(np.trapezoid(true, false, axis=-1)), true[..., -1] * false[..., -1])
 
 
 def average_precision(normal: Floats, defective: Floats) -> Floats:
     """Sum over levels of precision times the step in recall (no interpolation), as scikit-learn defines it."""
-    true = called(defective)
-    precision = share(true, true + called(normal))[..., 1:]
-    return np.asarray(share(np.nansum(np.diff(true) * precision, axis=-1), true[..., -1]))
+    true = counts_above(defective)
+    precision = ratio(true, true + counts_above(normal))[..., 1:]
+    return np.asarray(ratio(np.nansum(np.diff(true) * precision, axis=-1), true[..., -1]))
 
 
-def f1(normal: Floats, defective: Floats) -> Floats:
+def f1_by_level(normal: Floats, defective: Floats) -> Floats:
     """F1, which is Dice, when each level and all above it are called: [...,k], ascending like the counts."""
-    true, false = called(defective), called(normal)
-    values = share(2 * true, true[..., -1:] + true + false)
+    true, false = counts_above(defective), counts_above(normal)
+    values = ratio(2 * true, true[..., -1:] + true + false)
     return np.asarray(values[..., :0:-1])
 
 
 def fpr_at_tpr(normal: Floats, defective: Floats, tpr: float = 0.95) -> Floats:
     """False-positive rate at the highest threshold whose recall reaches `tpr`."""
-    reached = np.argmax(rates(defective) >= tpr, axis=-1)[..., None]
-    return np.asarray(np.take_along_axis(rates(normal), reached, axis=-1)[..., 0])
+    reached = np.argmax(rates_above(defective) >= tpr, axis=-1)[..., None]
+    return np.asarray(np.take_along_axis(rates_above(normal), reached, axis=-1)[..., 0])
 
 
-def overlap_area(normal: Floats, overlap: Floats, regions: Floats, limit: float) -> Floats:
+def aupro(normal: Floats, overlap: Floats, regions: Floats, limit: float) -> Floats:
     """Area under the per-region overlap curve for false-positive rates up to `limit`, divided by `limit`.
 
     Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 129, 2021, section 5.2, doi:10.1007/s11263-020-01400-4.
@@ -76,8 +76,8 @@ def overlap_area(normal: Floats, overlap: Floats, regions: Floats, limit: float)
         regions: Number of regions [...].
         limit: In (0, 1]; the piece of the curve that it cuts is interpolated.
     """
-    height = share(called(overlap), regions[..., None])
-    rate = rates(normal)
+    height = ratio(counts_above(overlap), regions[..., None])
+    rate = rates_above(normal)
     width, rise = np.diff(rate), np.diff(height)
     kept = np.clip(limit - rate[..., :-1], 0.0, width)
     cut = np.divide(kept, width, out=np.zeros_like(kept), where=width > 0)
@@ -87,7 +87,7 @@ def overlap_area(normal: Floats, overlap: Floats, regions: Floats, limit: float)
 
 def auroc_error(normal: Floats, defective: Floats) -> Floats:
     """The most `auroc` can be off for bins: half the share of pairs of which both fell into one bin."""
-    return np.asarray((np.diff(rates(normal)) * np.diff(rates(defective))).sum(axis=-1) / 2)
+    return np.asarray((np.diff(rates_above(normal)) * np.diff(rates_above(defective))).sum(axis=-1) / 2)
 
 
 def average_precision_error(normal: Floats, defective: Floats) -> Floats:
@@ -97,33 +97,33 @@ def average_precision_error(normal: Floats, defective: Floats) -> Floats:
     between (T+i) / (T+i+F+f), all normal ones first, and (T+t) / (T+t+F), all of them last. The sum over i of the
     former is at least t - (F+f) ln((T+F+f+t) / (T+F+f)).
     """
-    true, false = called(defective), called(normal)
+    true, false = counts_above(defective), counts_above(normal)
     step = np.diff(true)
     above_true, above_false, with_false = true[..., :-1], false[..., :-1], false[..., 1:]
     first = above_true + with_false
     lost = with_false * np.log1p(np.divide(step, first, out=np.zeros_like(step), where=first > 0))
-    value = np.nan_to_num(step * share(true, true + false)[..., 1:])
-    best = np.nan_to_num(step * share(true[..., 1:], true[..., 1:] + above_false))
+    value = np.nan_to_num(step * ratio(true, true + false)[..., 1:])
+    best = np.nan_to_num(step * ratio(true[..., 1:], true[..., 1:] + above_false))
     off = np.maximum((best - value).sum(axis=-1), (value - (step - lost)).sum(axis=-1))
-    return np.asarray(share(off, true[..., -1]))
+    return np.asarray(ratio(off, true[..., -1]))
 
 
 def f1_max_error(normal: Floats, defective: Floats) -> Floats:
-    """The most the highest `f1` can be too low for bins: a threshold inside a bin might call all its defects alone."""
-    true, false = called(defective), called(normal)
-    best = share(2 * true[..., 1:], true[..., -1:] + true[..., 1:] + false[..., :-1])
-    return np.asarray(best.max(axis=-1) - f1(normal, defective).max(axis=-1))
+    """Return how much too low the highest F1 can be for bins: a threshold inside a bin might split its classes."""
+    true, false = counts_above(defective), counts_above(normal)
+    best = ratio(2 * true[..., 1:], true[..., -1:] + true[..., 1:] + false[..., :-1])
+    return np.asarray(best.max(axis=-1) - f1_by_level(normal, defective).max(axis=-1))
 
 
-def overlap_area_error(normal: Floats, overlap: Floats, regions: Floats, limit: float) -> Floats:
-    """The most `overlap_area` can be off for bins.
+def aupro_error(normal: Floats, overlap: Floats, regions: Floats, limit: float) -> Floats:
+    """The most `aupro` can be off for bins.
 
     Between two known points a rising curve stays in their rectangle. The chord halves it; where the limit cuts it,
     the whole of what is left counts.
     """
-    rate = rates(normal)
+    rate = rates_above(normal)
     width = np.diff(rate)
     whole = rate[..., 1:] <= limit
     cut = np.clip(limit - rate[..., :-1], 0.0, width)
-    rise = np.diff(share(called(overlap), regions[..., None]))
+    rise = np.diff(ratio(counts_above(overlap), regions[..., None]))
     return np.asarray((np.where(whole, width / 2, cut) * rise).sum(axis=-1) / limit)

@@ -78,7 +78,7 @@ class MapPixels:
     judged: ThresholdedPixels
 
 
-def take_apart(values: NDArray[Any], truth: Bools | None, threshold: float | None) -> MapPixels:
+def split_by_mask(values: NDArray[Any], truth: Bools | None, threshold: float | None) -> MapPixels:
     """Part a map [H,W] by its mask [H,W]; None is an image without defect."""
     # In float64: a float32 map would round the threshold to its own precision.
     called = None if threshold is None else values > np.float64(threshold)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from adctl.metrics.labels import Floats, checked
+from adctl.metrics.labels import Floats, check_labelled_scores
 from adctl.records import GOOD
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def distribution(scores: ArrayLike) -> Distribution | None:
     Raises:
         DataError: A score is not a finite number.
     """
-    values, _ = checked(scores, np.zeros(np.shape(scores), np.bool_))
+    values, _ = check_labelled_scores(scores, np.zeros(np.shape(scores), np.bool_))
     if not len(values):
         return None
     low, q25, median, q75, high = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
@@ -119,7 +119,7 @@ def distributions(scores: ArrayLike, labels: Sequence[str]) -> dict[str, Distrib
         DataError: A score is not a finite number.
     """
     kinds = np.asarray(labels, np.str_)
-    values, _ = checked(scores, kinds != GOOD)
+    values, _ = check_labelled_scores(scores, kinds != GOOD)
     order = sorted(set(labels), key=lambda kind: (kind != GOOD, kind))
     found = {kind: distribution(values[kinds == kind]) for kind in order}
     return {kind: summary for kind, summary in found.items() if summary is not None}
@@ -135,8 +135,8 @@ def effect_size(good: ArrayLike, defective: ArrayLike) -> EffectSize | None:
     Raises:
         DataError: A score is not a finite number.
     """
-    low, _ = checked(good, np.zeros(np.shape(good), np.bool_))
-    high, _ = checked(defective, np.ones(np.shape(defective), np.bool_))
+    low, _ = check_labelled_scores(good, np.zeros(np.shape(good), np.bool_))
+    high, _ = check_labelled_scores(defective, np.ones(np.shape(defective), np.bool_))
     if not len(low) or not len(high):
         return None
     ordered = np.sort(low)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _SLACK = 1e-6
 
 
-class PixelMeter(Meter):
+class HistogramMeter(Meter):
     """Gathers maps one at a time and computes pixel metrics from histograms; memory does not grow with maps.
 
     Args:

@@ -192,7 +192,7 @@ class ScoreSummary:
 
     def drift(self) -> Drift | None:
         """How the scores compare with those of the calibration; None without one."""
-        return drift.compare(self._good, np.array(self._scores)) if len(self._good) else None
+        return drift.measure_drift(self._good, np.array(self._scores)) if len(self._good) else None
 
 
 def result_of(

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from adctl.thresholds.unsupervised import Scores, Threshold, checked
+from adctl.thresholds.unsupervised import Scores, Threshold, check_scores
 
 _LARGEST_DENOMINATOR = 10**9
 
@@ -27,7 +27,7 @@ def by_false_alarm(good: Scores, rate: float) -> Threshold:
     Raises:
         DataError: There are no scores, or some are not finite.
     """
-    ordered = np.sort(checked(good))
+    ordered = np.sort(check_scores(good))
     count = len(ordered)
     alarms = math.floor((count + 1) * _exactly(rate))  # of n + 1 ranks, those that are called out
     if alarms >= 1:
@@ -44,12 +44,12 @@ def images_needed(rate: float) -> int:
     return math.ceil(1 / _exactly(rate)) - 1
 
 
-def promise(count: int, rate: float) -> float:
+def guaranteed_rate(count: int, rate: float) -> float:
     """The false-alarm rate that the threshold for `rate` keeps with `count` good images: at most `rate` if it can."""
     return max(1, math.floor((count + 1) * _exactly(rate))) / (count + 1)
 
 
-def expected(good: Scores, threshold: float) -> float:
+def expected_rate(good: Scores, threshold: float) -> float:
     """The share of new good images above any threshold, from good scores [n]: k above it give (k + 1) / (n + 1)."""
     return (int(np.count_nonzero(good > threshold)) + 1) / (len(good) + 1)
 

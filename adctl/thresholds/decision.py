@@ -60,7 +60,7 @@ class DecisionRule:
         return Decision(
             verdict=self.calibration.verdict(score),
             p_value=float(p_values(self._good, one)[0]),
-            probability=float(probabilities(self.calibration.probability, one)[0]),
+            probability=float(anomaly_probabilities(self.calibration.probability, one)[0]),
         )
 
 
@@ -75,7 +75,7 @@ def fit_probability(evidence: CalibrationScores) -> ProbabilityCurve:
     return ProbabilityCurve(tuple(body.tolist()), tuple(below.tolist()), tail)
 
 
-def probabilities(curve: ProbabilityCurve, scores: Scores) -> Scores:
+def anomaly_probabilities(curve: ProbabilityCurve, scores: Scores) -> Scores:
     """Anomaly probabilities [m] of scores [m]."""
     found = np.asarray(np.interp(scores, curve.scores, curve.probabilities))
     if curve.tail is not None:

@@ -61,7 +61,7 @@ class Drift:
     psi_by_chance: float | None = None
 
 
-def compare(good: Scores, scores: Scores) -> Drift | None:
+def measure_drift(good: Scores, scores: Scores) -> Drift | None:
     """Compare scores [m], none of a known defect, with the calibration's good scores [n]; None where m is 0."""
     if len(scores) == 0:
         return None

@@ -10,10 +10,10 @@ from adctl.errors import UsageError, unknown_name
 from adctl.records import Calibration, CalibrationScores
 from adctl.thresholds import conformal, pareto_tail, supervised, unsupervised
 from adctl.thresholds.decision import fit_probability
-from adctl.thresholds.supervised import EVEN, Costs
-from adctl.thresholds.unsupervised import Scores, Threshold, checked
+from adctl.thresholds.supervised import EQUAL_COSTS, Costs
+from adctl.thresholds.unsupervised import Scores, Threshold, check_scores
 
-FROM_GOOD = {
+UNSUPERVISED = {
     "percentile": unsupervised.by_percentile,
     "sigma": unsupervised.by_sigma,
     "mad": unsupervised.by_mad,
@@ -22,13 +22,13 @@ FROM_GOOD = {
 }
 """Methods that need good scores only, by name: (scores, level) to a threshold."""
 
-FROM_LABELS = ("f1", "precision", "recall", "cost")
+SUPERVISED = ("f1", "precision", "recall", "cost")
 """Methods that need scores of defective images too."""
 
 FIXED = "fixed"
 """The threshold is given."""
 
-METHODS = (*FROM_GOOD, *FROM_LABELS, FIXED)
+METHODS = (*UNSUPERVISED, *SUPERVISED, FIXED)
 
 _PROMISING = ("percentile", "conformal")
 """Their thresholds lie at or above a score of a rank known beforehand, which is what a promise rests on."""
@@ -52,7 +52,7 @@ class ThresholdRule:
     method: str = "percentile"
     level: float = 99.0
     warn: float | None = None
-    costs: Costs = EVEN
+    costs: Costs = EQUAL_COSTS
 
 
 def calibrate(rule: ThresholdRule, evidence: CalibrationScores) -> tuple[Calibration, tuple[str, ...]]:
@@ -69,7 +69,7 @@ def calibrate(rule: ThresholdRule, evidence: CalibrationScores) -> tuple[Calibra
         UsageError: The method is unknown or lacks defective images, or the warning threshold is not below the other.
         DataError: There are too few scores, or some are not finite.
     """
-    good = checked(evidence.good)
+    good = check_scores(evidence.good)
     chosen = _choose(rule, rule.level, evidence)
     warn = _warning(rule, evidence, chosen)
     calibration = Calibration(
@@ -79,7 +79,7 @@ def calibrate(rule: ThresholdRule, evidence: CalibrationScores) -> tuple[Calibra
         level=chosen.level,
         good_images=len(good),
         defect_images=len(evidence.defective),
-        expected_false_alarm=conformal.expected(good, chosen.value),
+        expected_false_alarm=conformal.expected_rate(good, chosen.value),
         score_range=(float(good.min()), float(good.max())),
         promised_false_alarm=_promise(rule, evidence),
         warn_threshold=warn.value if warn else None,
@@ -93,11 +93,11 @@ def calibrate(rule: ThresholdRule, evidence: CalibrationScores) -> tuple[Calibra
 
 def _choose(rule: ThresholdRule, level: float, evidence: CalibrationScores) -> Threshold:
     good = np.array(evidence.good)
-    if rule.method in FROM_GOOD:
-        return FROM_GOOD[rule.method](good, level)
+    if rule.method in UNSUPERVISED:
+        return UNSUPERVISED[rule.method](good, level)
     if rule.method == FIXED:
         return Threshold(level, level)
-    if rule.method not in FROM_LABELS:
+    if rule.method not in SUPERVISED:
         raise unknown_name("method", rule.method, METHODS)
     if not evidence.defective:
         raise UsageError(
@@ -132,9 +132,9 @@ def _warning(rule: ThresholdRule, evidence: CalibrationScores, chosen: Threshold
 
 def _pixel_threshold(rule: ThresholdRule, evidence: CalibrationScores, chosen: Threshold) -> float:
     """By the same rule on the peaks of good maps; otherwise as many good images are called out."""
-    peaks = checked(evidence.peaks)
-    if rule.method in FROM_GOOD:
-        return FROM_GOOD[rule.method](peaks, rule.level).value
+    peaks = check_scores(evidence.peaks)
+    if rule.method in UNSUPERVISED:
+        return UNSUPERVISED[rule.method](peaks, rule.level).value
     return _same_share(peaks, np.array(evidence.good), chosen.value)
 
 
@@ -148,7 +148,7 @@ def _promise(rule: ThresholdRule, evidence: CalibrationScores) -> float | None:
         return None
     count = len(evidence.good)
     if rule.method == "conformal":
-        return conformal.promise(count, rule.level)
+        return conformal.guaranteed_rate(count, rule.level)
     # A percentile lies at or above the score of this rank, whatever the scores.
     rank = int(np.floor((count - 1) * rule.level / 100)) + 1
     return (count + 1 - rank) / (count + 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from adctl.records import Tail
-from adctl.thresholds.unsupervised import Scores, Threshold, checked
+from adctl.thresholds.unsupervised import Scores, Threshold, check_scores
 
 _SHARE = 0.15
 """Of the good scores, taken for the tail."""
@@ -28,7 +28,7 @@ def fit_tail(good: Scores) -> Tail:
     Raises:
         DataError: There are no scores, or some are not finite.
     """
-    ordered = np.sort(checked(good))
+    ordered = np.sort(check_scores(good))
     count = max(1, round(_SHARE * len(ordered)))
     start = float(ordered[-count - 1]) if count < len(ordered) else float(ordered[0])
     excesses = ordered[ordered > start] - start
@@ -71,7 +71,7 @@ def by_tail(good: Scores, rate: float) -> Threshold:
     Raises:
         DataError: There are fewer than 20 scores, or some are not finite.
     """
-    good = checked(good, fewest=_FEWEST_GOOD)
+    good = check_scores(good, fewest=_FEWEST_GOOD)
     tail = fit_tail(good)
     if rate >= tail.share:  # within the body the scores speak for themselves
         return Threshold(float(np.quantile(good, 1 - rate)), rate)

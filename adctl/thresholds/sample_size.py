@@ -60,7 +60,7 @@ class SampleSizeEstimate:
     text: str
 
 
-def sizes(available: int, smallest: int, steps: int = 6) -> tuple[int, ...]:
+def training_sizes(available: int, smallest: int, steps: int = 6) -> tuple[int, ...]:
     """Sizes from `smallest` to all, each larger by about the same factor."""
     if available <= smallest:
         return (available,)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adctl.errors import DataError
-from adctl.thresholds.unsupervised import Scores, Threshold, checked
+from adctl.thresholds.unsupervised import Scores, Threshold, check_scores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ class Costs:
     defect_rate: float | None = None
 
 
-EVEN = Costs(1.0, 1.0)
+EQUAL_COSTS = Costs(1.0, 1.0)
 """A miss costs what an alarm costs."""
 
 
@@ -114,7 +114,7 @@ def by_cost(good: Scores, defective: Scores, costs: Costs) -> Threshold:
 
 
 def _candidates(good: Scores, defective: Scores) -> _Candidates:
-    good, defective = np.sort(checked(good)), np.sort(checked(defective, kind="defective"))
+    good, defective = np.sort(check_scores(good)), np.sort(check_scores(defective, kind="defective"))
     values = np.unique(np.concatenate([good, defective]))[::-1]
     # The middle of two neighbouring floats may be the upper one; above must stay above.
     middles = np.minimum(values[1:] + (values[:-1] - values[1:]) / 2, np.nextafter(values[:-1], -np.inf))

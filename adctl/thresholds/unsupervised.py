@@ -45,7 +45,7 @@ def by_percentile(good: Scores, percentile: float) -> Threshold:
     Raises:
         DataError: There are no scores, or some are not finite.
     """
-    return Threshold(float(np.percentile(checked(good), percentile)), percentile)
+    return Threshold(float(np.percentile(check_scores(good), percentile)), percentile)
 
 
 def by_sigma(good: Scores, sigmas: float) -> Threshold:
@@ -54,7 +54,7 @@ def by_sigma(good: Scores, sigmas: float) -> Threshold:
     Raises:
         DataError: There are fewer than two scores, or some are not finite.
     """
-    good = checked(good, fewest=_FEWEST_FOR_SPREAD)
+    good = check_scores(good, fewest=_FEWEST_FOR_SPREAD)
     return Threshold(float(good.mean() + sigmas * good.std(ddof=1)), sigmas)
 
 
@@ -66,13 +66,13 @@ def by_mad(good: Scores, sigmas: float) -> Threshold:
     Raises:
         DataError: There are fewer than two scores, or some are not finite.
     """
-    good = checked(good, fewest=_FEWEST_FOR_SPREAD)
+    good = check_scores(good, fewest=_FEWEST_FOR_SPREAD)
     middle = np.median(good)
     spread = _MAD_TO_SIGMA * np.median(np.abs(good - middle))
     return Threshold(float(middle + sigmas * spread), sigmas)
 
 
-def checked(scores: Scores | Iterable[float], *, fewest: int = 1, kind: str = "good") -> Scores:
+def check_scores(scores: Scores | Iterable[float], *, fewest: int = 1, kind: str = "good") -> Scores:
     """Scores [n] as float64, of which there are enough and none is NaN or infinite.
 
     Raises:

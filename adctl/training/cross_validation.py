@@ -28,7 +28,7 @@ from adctl.detectors.components.shared_feature_cache import shared_features
 from adctl.engine import distributed
 from adctl.engine.checkpoints import FOLDER as CHECKPOINTS
 from adctl.errors import DataError, UsageError
-from adctl.metrics.ensemble import ensembles, standardise
+from adctl.metrics.ensemble import combine_scores, standardise
 from adctl.metrics.image import image_metrics
 from adctl.metrics.mean_std import MeanStd, mean_stds
 from adctl.progress import SILENT, Reporter
@@ -272,7 +272,7 @@ def _ensembles(scored: Sequence[_Scored]) -> dict[str, dict[str, float]]:
     truth = [tests[0][key].label != GOOD for key in keys]
     if all(truth) or not any(truth):
         return {}
-    found = ensembles([[test[key].score or 0.0 for key in keys] for test in tests], [one.good for one in scored])
+    found = combine_scores([[test[key].score or 0.0 for key in keys] for test in tests], [one.good for one in scored])
     metrics = {name: image_metrics(values, truth) for name, values in found.items()}
     return {name: {f"image_{one}": float(getattr(value, one)) for one in _RANKING} for name, value in metrics.items()}
 

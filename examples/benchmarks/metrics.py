@@ -64,9 +64,9 @@ def adctl_exact(images: list[Pair]) -> dict[str, float]:
 
 def adctl_streaming(images: list[Pair]) -> dict[str, float]:
     """Every pixel metric, by defect type and size, in histograms."""
-    from adctl.metrics.streaming import PixelMeter
+    from adctl.metrics.streaming import HistogramMeter
 
-    return _all_metrics(PixelMeter(LOW, HIGH, 3.0), images)
+    return _all_metrics(HistogramMeter(LOW, HIGH, 3.0), images)
 
 
 def _all_metrics(meter: Any, images: list[Pair]) -> dict[str, float]:
@@ -140,9 +140,9 @@ def run_case(name: str, number: int) -> dict[str, Any]:
 
 def stream(number: int) -> dict[str, Any]:
     """Every pixel metric of more maps than one would hold, one in memory at a time."""
-    from adctl.metrics.streaming import PixelMeter
+    from adctl.metrics.streaming import HistogramMeter
 
-    meter, clock = PixelMeter(LOW, HIGH, 3.0), Clock()
+    meter, clock = HistogramMeter(LOW, HIGH, 3.0), Clock()
     for anomaly_map, mask in pairs(number):
         with clock:
             meter.add(anomaly_map, mask, "circle" if mask.any() else "good")

@@ -3,7 +3,7 @@
     find(tree, known)             the categories in an unpacked tree, and the folder of each
     read(place, category, known)  the images and masks of one category's folder
 
-Both only read; `adctl.fetching.converters.items.lay_out` does what `read` says. A category's folder ends up as
+Both only read; `adctl.fetching.converters.items.write_category` does what `read` says. A category's folder ends up as
 
     train/good/            good images to learn from
     test/LABEL/            test images
@@ -46,7 +46,7 @@ class Converter(Protocol):
         """
 
 
-def converter(layout: str) -> Converter:
+def load_converter(layout: str) -> Converter:
     """The converter of that name.
 
     Raises:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adctl.fetching.converters.items import TRAIN, for_testing, good_images, images_in, mask_of, search
+from adctl.fetching.converters.items import TRAIN, find_categories, find_mask, good_images, images_in, labelled_image
 from adctl.records import GOOD
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
     """Categories: folders with `train/ok`."""
-    return search(tree, known, lambda folder: (folder / "train" / "ok").is_dir())
+    return find_categories(tree, known, lambda folder: (folder / "train" / "ok").is_dir())
 
 
 def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
@@ -31,6 +31,6 @@ def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
     del category
     yield from good_images(place / "train" / "ok", TRAIN)
     for image in images_in(place / "test" / "ok"):
-        yield from for_testing(image, GOOD)
+        yield from labelled_image(image, GOOD)
     for image in images_in(place / "test" / "ko"):
-        yield from for_testing(image, "ko", [mask_of(image, place / "ground_truth" / "ko")])
+        yield from labelled_image(image, "ko", [find_mask(image, place / "ground_truth" / "ko")])

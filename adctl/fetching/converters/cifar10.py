@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adctl.errors import DataError
-from adctl.fetching.converters.items import ancestor
-from adctl.fetching.converters.one_class import draw
+from adctl.fetching.converters.items import find_root
+from adctl.fetching.converters.one_class import one_class_items
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,16 +32,18 @@ _PIXELS = 3 * _SIDE * _SIDE
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
     """All classes lie in the same files."""
-    root = ancestor(tree, lambda folder: all((folder / name).is_file() for name in (*_TRAIN, _TEST)))
+    root = find_root(tree, lambda folder: all((folder / name).is_file() for name in (*_TRAIN, _TEST)))
     return {} if root is None else dict.fromkeys(known, root)
 
 
 def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
     """One class against the others."""
-    yield from draw(known, category, records([place / name for name in _TRAIN]), records([place / _TEST]))
+    yield from one_class_items(
+        known, category, read_records([place / name for name in _TRAIN]), read_records([place / _TEST])
+    )
 
 
-def records(paths: Sequence[Path], label_bytes: int = 1) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def read_records(paths: Sequence[Path], label_bytes: int = 1) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Images [N,32,32,3] and classes [N] of some files; of several labels in a record the first one counts.
 
     Raises:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adctl.fetching.converters.cifar10 import records
-from adctl.fetching.converters.items import ancestor
-from adctl.fetching.converters.one_class import draw
+from adctl.fetching.converters.cifar10 import read_records
+from adctl.fetching.converters.items import find_root
+from adctl.fetching.converters.one_class import one_class_items
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,11 +23,11 @@ _LABELS = 2
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
     """All classes lie in the same files."""
-    root = ancestor(tree, lambda folder: all((folder / name).is_file() for name in ("train.bin", "test.bin")))
+    root = find_root(tree, lambda folder: all((folder / name).is_file() for name in ("train.bin", "test.bin")))
     return {} if root is None else dict.fromkeys(known, root)
 
 
 def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
     """One superclass against the others."""
-    train, test = (records([place / name], _LABELS) for name in ("train.bin", "test.bin"))
-    yield from draw(known, category, train, test)
+    train, test = (read_records([place / name], _LABELS) for name in ("train.bin", "test.bin"))
+    yield from one_class_items(known, category, train, test)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adctl.fetching.converters.items import TRAIN, Copy, for_testing, images_in, search
+from adctl.fetching.converters.items import TRAIN, CopyFile, find_categories, images_in, labelled_image
 from adctl.records import GOOD
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ _LABEL = "_label"
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
     """Categories: folders with `Train` and `Test/Label`."""
-    return search(tree, known, lambda folder: (folder / "Train").is_dir() and (folder / "Test" / "Label").is_dir())
+    return find_categories(
+        tree, known, lambda folder: (folder / "Train").is_dir() and (folder / "Test" / "Label").is_dir()
+    )
 
 
 def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
@@ -34,11 +36,11 @@ def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
     defective = _labels(place / "Train")
     for image in images_in(place / "Train"):
         if image.stem not in defective:
-            yield Copy(image, f"{TRAIN}/{image.name}")
+            yield CopyFile(image, f"{TRAIN}/{image.name}")
     labels = _labels(place / "Test")
     for image in images_in(place / "Test"):
         mask = labels.get(image.stem)
-        yield from for_testing(image, GOOD) if mask is None else for_testing(image, "defect", [mask])
+        yield from labelled_image(image, GOOD) if mask is None else labelled_image(image, "defect", [mask])
 
 
 def _labels(part: Path) -> dict[str, Path]:

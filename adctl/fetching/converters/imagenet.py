@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adctl.fetching.converters.items import TRAIN, ancestor, folders_in, for_testing, good_images, images_in
+from adctl.fetching.converters.items import TRAIN, find_root, folders_in, good_images, images_in, labelled_image
 from adctl.records import GOOD
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
     """The classes that can be learned from and tested, whatever they are called."""
-    root = ancestor(tree, lambda folder: (folder / "train").is_dir() and (folder / "val").is_dir())
+    root = find_root(tree, lambda folder: (folder / "train").is_dir() and (folder / "val").is_dir())
     if root is None:
         return {}
     classes = [folder.name for folder in folders_in(root / "train") if (root / "val" / folder.name).is_dir()]
@@ -34,4 +34,4 @@ def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
     yield from good_images(place / "train" / category, TRAIN)
     for folder in folders_in(place / "val"):
         for image in images_in(folder):
-            yield from for_testing(image, GOOD if folder.name == category else folder.name)
+            yield from labelled_image(image, GOOD if folder.name == category else folder.name)

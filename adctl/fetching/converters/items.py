@@ -29,7 +29,7 @@ VALIDATION = f"validation/{GOOD}"
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class CopyFile:
     """A file that is taken over byte for byte, as `target` below the category's folder."""
 
     source: Path
@@ -37,7 +37,7 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class WriteImage:
     """Pixels, [H,W] or [H,W,3], uint8, that become a PNG file."""
 
     pixels: NDArray[np.uint8]
@@ -45,7 +45,7 @@ class Draw:
 
 
 @dataclass(frozen=True, slots=True)
-class Unite:
+class MergeMasks:
     """Masks of one image that become one, 0 and 255: defective where any of them is not zero."""
 
     sources: tuple[Path, ...]
@@ -53,11 +53,11 @@ class Unite:
     image: Path
 
 
-Item: TypeAlias = Copy | Draw | Unite
+Item: TypeAlias = CopyFile | WriteImage | MergeMasks
 
 
 @dataclass(frozen=True, slots=True)
-class LaidOut:
+class LayoutResult:
     """What was written.
 
     Attributes:
@@ -72,14 +72,14 @@ class LaidOut:
 def good_images(folder: Path, place: str) -> Iterator[Item]:
     """All images of a folder, as they are."""
     for path in images_in(folder):
-        yield Copy(path, f"{place}/{path.name}")
+        yield CopyFile(path, f"{place}/{path.name}")
 
 
-def for_testing(image: Path, label: str, masks: Sequence[Path] = ()) -> Iterator[Item]:
+def labelled_image(image: Path, label: str, masks: Sequence[Path] = ()) -> Iterator[Item]:
     """A test image, with the one mask that its masks add up to."""
-    yield Copy(image, f"test/{label}/{image.name}")
+    yield CopyFile(image, f"test/{label}/{image.name}")
     if masks:
-        yield Unite(tuple(masks), f"ground_truth/{label}/{image.stem}_mask.png", image)
+        yield MergeMasks(tuple(masks), f"ground_truth/{label}/{image.stem}_mask.png", image)
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -100,7 +100,7 @@ def is_empty_mask(path: Path) -> bool:
     return not read_mask(path).any()
 
 
-def mask_of(image: Path, folder: Path, *, suffix: str = "") -> Path:
+def find_mask(image: Path, folder: Path, *, suffix: str = "") -> Path:
     """The mask of an image in another folder: the same name, whatever the format.
 
     Raises:
@@ -113,7 +113,7 @@ def mask_of(image: Path, folder: Path, *, suffix: str = "") -> Path:
     raise DataError(f"There is no mask for {image} in {folder}.", "Take the data set from its official source.")
 
 
-def search(tree: Path, known: Sequence[str], is_one: Callable[[Path], bool]) -> dict[str, Path]:
+def find_categories(tree: Path, known: Sequence[str], is_one: Callable[[Path], bool]) -> dict[str, Path]:
     """Folders named like categories: the tree itself, folders in it, or in those."""
     if is_one(tree):
         name = tree.resolve().name
@@ -124,7 +124,7 @@ def search(tree: Path, known: Sequence[str], is_one: Callable[[Path], bool]) -> 
     return {name: candidates[name] for name in known or sorted(candidates) if name in candidates}
 
 
-def ancestor(tree: Path, is_one: Callable[[Path], bool]) -> Path | None:
+def find_root(tree: Path, is_one: Callable[[Path], bool]) -> Path | None:
     """The folder that a data set begins at: the tree itself, or a folder in it, or in those."""
     children = folders_in(tree)
     below = [path for child in children for path in folders_in(child)]
@@ -136,9 +136,9 @@ def folders_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
-def lay_out(
+def write_category(
     items: Iterable[Item], into: Path, *, move: bool = False, progress: Callable[[int, int | None], None] | None = None
-) -> LaidOut:
+) -> LayoutResult:
     """Write a category's folder.
 
     Args:
@@ -152,7 +152,7 @@ def lay_out(
         OutputError: It cannot be written.
     """
     # Masks first: they are compared with their images, which may be moved away.
-    plan = sorted(items, key=lambda item: not isinstance(item, Unite))
+    plan = sorted(items, key=lambda item: not isinstance(item, MergeMasks))
     written, seen, misfits = 0, set[str](), []
     for done, item in enumerate(plan, 1):
         target = into / item.target
@@ -164,17 +164,17 @@ def lay_out(
         written += target.stat().st_size
         if progress is not None:
             progress(done, len(plan))
-    return LaidOut(written, tuple(misfits))
+    return LayoutResult(written, tuple(misfits))
 
 
 def _put(item: Item, target: Path, *, move: bool) -> bool:
     """Write one thing; tells whether it fits what it belongs to."""
     files.make_folder(target.parent)
-    if isinstance(item, Copy):
+    if isinstance(item, CopyFile):
         with files.output_errors(target):
             (shutil.move if move else shutil.copyfile)(item.source, target)
         return True
-    if isinstance(item, Draw):
+    if isinstance(item, WriteImage):
         with files.output_errors(target):
             Image.fromarray(item.pixels).save(target, "PNG")
         return True
@@ -187,7 +187,7 @@ def _put(item: Item, target: Path, *, move: bool) -> bool:
         return True  # whoever reads the image will say what is wrong with it
 
 
-def _united(item: Unite) -> NDArray[np.uint8]:
+def _united(item: MergeMasks) -> NDArray[np.uint8]:
     """[H,W], 0 or 255."""
     union = read_mask(item.sources[0])
     for source in item.sources[1:]:

@@ -12,7 +12,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adctl.fetching.converters.items import TRAIN, Copy, Unite, ancestor, folders_in, images_in, is_empty_mask, mask_of
+from adctl.fetching.converters.items import (
+    TRAIN,
+    CopyFile,
+    MergeMasks,
+    find_mask,
+    find_root,
+    folders_in,
+    images_in,
+    is_empty_mask,
+)
 from adctl.records import GOOD
 
 if TYPE_CHECKING:
@@ -27,7 +36,7 @@ _DEFECT = "defect"
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
     """The one category: a folder of `kos01`, `kos02` and so on."""
-    root = ancestor(tree, lambda folder: bool(_items(folder)))
+    root = find_root(tree, lambda folder: bool(_items(folder)))
     return {} if root is None else dict.fromkeys(known[:1], root)
 
 
@@ -44,12 +53,12 @@ def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
 
 def _image(image: Path, *, learned: bool) -> Iterator[Item]:
     name = f"{image.parent.name}_{image.name}"
-    mask = mask_of(image, image.parent, suffix=_LABEL)
+    mask = find_mask(image, image.parent, suffix=_LABEL)
     if is_empty_mask(mask):
-        yield Copy(image, f"{TRAIN if learned else f'test/{GOOD}'}/{name}")
+        yield CopyFile(image, f"{TRAIN if learned else f'test/{GOOD}'}/{name}")
         return
-    yield Copy(image, f"test/{_DEFECT}/{name}")
-    yield Unite((mask,), f"ground_truth/{_DEFECT}/{image.parent.name}_{image.stem}_mask.png", image)
+    yield CopyFile(image, f"test/{_DEFECT}/{name}")
+    yield MergeMasks((mask,), f"ground_truth/{_DEFECT}/{image.parent.name}_{image.stem}_mask.png", image)
 
 
 def _items(folder: Path) -> list[Path]:

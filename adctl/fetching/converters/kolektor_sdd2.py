@@ -10,7 +10,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adctl.fetching.converters.items import TRAIN, Copy, ancestor, for_testing, images_in, is_empty_mask, mask_of
+from adctl.fetching.converters.items import (
+    TRAIN,
+    CopyFile,
+    find_mask,
+    find_root,
+    images_in,
+    is_empty_mask,
+    labelled_image,
+)
 from adctl.records import GOOD
 
 if TYPE_CHECKING:
@@ -24,7 +32,7 @@ _TRUTH = "_GT"
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
     """The one category: a folder whose `train` holds images with truths beside them."""
-    root = ancestor(tree, lambda folder: any(path.stem.endswith(_TRUTH) for path in images_in(folder / "train")))
+    root = find_root(tree, lambda folder: any(path.stem.endswith(_TRUTH) for path in images_in(folder / "train")))
     return {} if root is None else dict.fromkeys(known[:1], root)
 
 
@@ -32,11 +40,11 @@ def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
     """Good images of `train`, all of `test`."""
     del category
     for image in _images(place / "train"):
-        if is_empty_mask(mask_of(image, image.parent, suffix=_TRUTH)):
-            yield Copy(image, f"{TRAIN}/{image.name}")
+        if is_empty_mask(find_mask(image, image.parent, suffix=_TRUTH)):
+            yield CopyFile(image, f"{TRAIN}/{image.name}")
     for image in _images(place / "test"):
-        mask = mask_of(image, image.parent, suffix=_TRUTH)
-        yield from for_testing(image, GOOD) if is_empty_mask(mask) else for_testing(image, "defect", [mask])
+        mask = find_mask(image, image.parent, suffix=_TRUTH)
+        yield from labelled_image(image, GOOD) if is_empty_mask(mask) else labelled_image(image, "defect", [mask])
 
 
 def _images(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adctl.errors import DataError
-from adctl.fetching.converters.items import TRAIN, Copy, ancestor, folders_in, for_testing, images_in
+from adctl.fetching.converters.items import TRAIN, CopyFile, find_root, folders_in, images_in, labelled_image
 from adctl.records import GOOD
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _FREE = "MT_Free"
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
     """The one category: a folder with `MT_Free`."""
-    root = ancestor(tree, lambda folder: (folder / _FREE / "Imgs").is_dir())
+    root = find_root(tree, lambda folder: (folder / _FREE / "Imgs").is_dir())
     return {} if root is None else dict.fromkeys(known[:1], root)
 
 
@@ -37,11 +37,13 @@ def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
     good = _images(place / _FREE)
     held_out = set(sorted({_tile(image) for image in good})[::5])
     for image in good:
-        yield from for_testing(image, GOOD) if _tile(image) in held_out else [Copy(image, f"{TRAIN}/{image.name}")]
+        yield from (
+            labelled_image(image, GOOD) if _tile(image) in held_out else [CopyFile(image, f"{TRAIN}/{image.name}")]
+        )
     for folder in folders_in(place):
         if folder.name.startswith("MT_") and folder.name != _FREE:
             for image in _images(folder):
-                yield from for_testing(image, folder.name.removeprefix("MT_").lower(), [_mask(image)])
+                yield from labelled_image(image, folder.name.removeprefix("MT_").lower(), [_mask(image)])
 
 
 def _images(folder: Path) -> list[Path]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adctl.errors import DataError
-from adctl.fetching.converters.items import ancestor
-from adctl.fetching.converters.one_class import draw
+from adctl.fetching.converters.items import find_root
+from adctl.fetching.converters.one_class import one_class_items
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,13 +28,13 @@ _LARGEST = 50_000_000
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
     """All classes lie in the same four files."""
-    root = ancestor(tree, lambda folder: all((folder / f"{name}.gz").is_file() for name in _FILES))
+    root = find_root(tree, lambda folder: all((folder / f"{name}.gz").is_file() for name in _FILES))
     return {} if root is None else dict.fromkeys(known, root)
 
 
 def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
     """Yield one class as good, the others as test images."""
-    yield from draw(known, category, *_arrays(place))
+    yield from one_class_items(known, category, *_arrays(place))
 
 
 def _arrays(place: Path) -> tuple[Any, Any]:

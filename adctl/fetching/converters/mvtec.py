@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adctl.fetching.converters.items import Copy, search
+from adctl.fetching.converters.items import CopyFile, find_categories
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
     """Categories: folders with `train/good`."""
-    return search(tree, known, _is_category)
+    return find_categories(tree, known, _is_category)
 
 
 def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
@@ -30,7 +30,7 @@ def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
     del category
     for path in sorted(place.rglob("*")):
         if path.is_file():
-            yield Copy(path, path.relative_to(place).as_posix())
+            yield CopyFile(path, path.relative_to(place).as_posix())
 
 
 def _is_category(folder: Path) -> bool:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 from adctl.fetching.converters.items import (
     TRAIN,
     VALIDATION,
+    find_categories,
+    find_mask,
     folders_in,
-    for_testing,
     good_images,
     images_in,
-    mask_of,
-    search,
+    labelled_image,
 )
 from adctl.records import GOOD
 
@@ -37,7 +37,7 @@ _PRIVATE = ("test_private", "test_private_mixed")
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
     """Categories: folders with `test_public`."""
-    return search(tree, known, lambda folder: (folder / "test_public").is_dir())
+    return find_categories(tree, known, lambda folder: (folder / "test_public").is_dir())
 
 
 def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
@@ -51,5 +51,5 @@ def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
     for label in (folder for folder in folders_in(public) if folder.name != _MASKS):
         masks = public / _MASKS / label.name
         for image in images_in(label):
-            found = [] if label.name == GOOD else [mask_of(image, masks, suffix="_mask")]
-            yield from for_testing(image, label.name, found)
+            found = [] if label.name == GOOD else [find_mask(image, masks, suffix="_mask")]
+            yield from labelled_image(image, label.name, found)

@@ -14,7 +14,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adctl.errors import DataError
-from adctl.fetching.converters.items import TRAIN, VALIDATION, folders_in, for_testing, good_images, images_in, search
+from adctl.fetching.converters.items import (
+    TRAIN,
+    VALIDATION,
+    find_categories,
+    folders_in,
+    good_images,
+    images_in,
+    labelled_image,
+)
 from adctl.records import GOOD
 
 if TYPE_CHECKING:
@@ -26,7 +34,9 @@ if TYPE_CHECKING:
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
     """Categories: folders with `validation/good` and `test`."""
-    return search(tree, known, lambda folder: (folder / "validation/good").is_dir() and (folder / "test").is_dir())
+    return find_categories(
+        tree, known, lambda folder: (folder / "validation/good").is_dir() and (folder / "test").is_dir()
+    )
 
 
 def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
@@ -36,7 +46,7 @@ def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
     yield from good_images(place / "validation/good", VALIDATION)
     for label in folders_in(place / "test"):
         for image in images_in(label):
-            yield from for_testing(image, label.name, _masks(place, label.name, image))
+            yield from labelled_image(image, label.name, _masks(place, label.name, image))
 
 
 def _masks(place: Path, label: str, image: Path) -> list[Path]:

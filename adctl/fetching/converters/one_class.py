@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adctl.fetching.converters.items import TRAIN, Draw
+from adctl.fetching.converters.items import TRAIN, WriteImage
 from adctl.records import GOOD
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from adctl.fetching.converters.items import Item
 
 
-def draw(
+def one_class_items(
     classes: Sequence[str],
     category: str,
     train: tuple[NDArray[np.uint8], NDArray[np.uint8]],
@@ -36,7 +36,7 @@ def draw(
     """
     for index, (pixels, number) in enumerate(zip(*train, strict=True)):
         if classes[number] == category:
-            yield Draw(pixels, f"{TRAIN}/{index:05}.png")
+            yield WriteImage(pixels, f"{TRAIN}/{index:05}.png")
     for index, (pixels, number) in enumerate(zip(*test, strict=True)):
         label = GOOD if classes[number] == category else classes[number]
-        yield Draw(pixels, f"test/{label}/{index:05}.png")
+        yield WriteImage(pixels, f"test/{label}/{index:05}.png")

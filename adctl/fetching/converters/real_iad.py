@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from adctl.errors import DataError
-from adctl.fetching.converters.items import TRAIN, Copy, Unite, ancestor
+from adctl.fetching.converters.items import TRAIN, CopyFile, MergeMasks, find_root
 from adctl.records import GOOD
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _SPLITS = ("realiad_jsons", "realiad_jsons/realiad_jsons")
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
     """Categories with images and a split file."""
-    root = ancestor(tree, lambda folder: any((folder / splits).is_dir() for splits in _SPLITS))
+    root = find_root(tree, lambda folder: any((folder / splits).is_dir() for splits in _SPLITS))
     if root is None:
         return {}
     return {name: root for name in known if _images(root, name) and _split_file(root, name)}
@@ -54,16 +54,16 @@ def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
 
 def _trained(images: Path, sample: dict[str, Any]) -> Iterator[Item]:
     image = _inside(images, sample["image_path"])
-    yield Copy(image, f"{TRAIN}/{_name(image)}")
+    yield CopyFile(image, f"{TRAIN}/{_name(image)}")
 
 
 def _tested(images: Path, sample: dict[str, Any], normal: str) -> Iterator[Item]:
     image = _inside(images, sample["image_path"])
     label = GOOD if sample["anomaly_class"] == normal else str(sample["anomaly_class"])
-    yield Copy(image, f"test/{label}/{_name(image)}")
+    yield CopyFile(image, f"test/{label}/{_name(image)}")
     if sample.get("mask_path") and label != GOOD:
         mask = _inside(images, sample["mask_path"])
-        yield Unite((mask,), f"ground_truth/{label}/{PurePosixPath(_name(image)).stem}_mask.png", image)
+        yield MergeMasks((mask,), f"ground_truth/{label}/{PurePosixPath(_name(image)).stem}_mask.png", image)
 
 
 def _name(image: Path) -> str:

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from adctl.errors import DataError
-from adctl.fetching.converters.items import TRAIN, Copy, ancestor, for_testing
+from adctl.fetching.converters.items import TRAIN, CopyFile, find_root, labelled_image
 from adctl.records import GOOD
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _COLUMNS = {"object", "split", "label", "image", "mask"}
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
     """Categories that have images, below the folder that holds the splits."""
-    root = ancestor(tree, lambda folder: (folder / _SPLITS).is_file())
+    root = find_root(tree, lambda folder: (folder / _SPLITS).is_file())
     return {} if root is None else {name: root for name in known if (root / name / "Data" / "Images").is_dir()}
 
 
@@ -40,11 +40,11 @@ def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
             continue
         image = _inside(place, row["image"])
         if row["split"] == "train":
-            yield Copy(image, f"{TRAIN}/{image.name}")
+            yield CopyFile(image, f"{TRAIN}/{image.name}")
         elif row["label"] == "normal":
-            yield from for_testing(image, GOOD)
+            yield from labelled_image(image, GOOD)
         else:
-            yield from for_testing(image, "bad", [_inside(place, row["mask"])])
+            yield from labelled_image(image, "bad", [_inside(place, row["mask"])])
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
