@@ -260,7 +260,7 @@ def _image_tests(first: SharedScores, second: SharedScores, resampling: Resampli
 def _drawn(measured: MeasuredPixels, resampling: Resampling) -> dict[str, Floats]:
     if measured.samples is None or measured.metrics is None:
         return {}
-    return measured.samples.centred(measured.metrics, measured.samples.whole, resampling)
+    return measured.samples.centred_replicates(measured.metrics, measured.samples.whole, resampling)
 
 
 def _pixel_tests(

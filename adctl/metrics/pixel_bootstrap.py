@@ -87,7 +87,7 @@ class PixelSamples(PixelAccumulator):
             by_size={name: self._added(part, sizes[name], resampling) for name, part in metrics.by_size.items()},
         )
 
-    def centred(self, metrics: PixelMetrics, group: Group, resampling: Resampling) -> dict[str, Floats]:
+    def centred_replicates(self, metrics: PixelMetrics, group: Group, resampling: Resampling) -> dict[str, Floats]:
         """Replicates of a group, moved by what the coarser levels shift, so that they lie about the meter's numbers.
 
         Args:
@@ -104,7 +104,7 @@ class PixelSamples(PixelAccumulator):
         if metrics.auroc is None:
             return metrics
         found = {}
-        for name, values in self.centred(metrics, group, resampling).items():
+        for name, values in self.centred_replicates(metrics, group, resampling).items():
             bounds = percentile_interval(values, resampling.level)
             if bounds is not None:
                 found[name] = _bounded(bounds)
