@@ -209,7 +209,7 @@ def test_cutting_keeps_copies_together():
     contents = [{digests[sample.key] for sample in fold} for fold in folds]
     assert all(len(content) == 2 for content in contents)
     assert len(set.union(*contents)) == 6
-    with pytest.raises(DataError, match="cannot be cut into 7"):
+    with pytest.raises(DataError, match="too few for 7 folds"):
         cut(samples, digests, 7)
 
 

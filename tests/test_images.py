@@ -159,7 +159,7 @@ def test_float_outside_zero_to_one_is_refused(file, value):
 
 @pytest.mark.parametrize("kind", [np.int16, np.int32])
 def test_signed_integers_are_refused(file, kind):
-    with pytest.raises(ImageError, match="no white is defined"):
+    with pytest.raises(ImageError, match="no defined white level"):
         read_image(file(opencv(".tiff", np.ones((20, 20), kind)), "ct.tiff"))
 
 

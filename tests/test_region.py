@@ -34,7 +34,7 @@ def test_a_rectangle_is_cut_out():
 
 def test_a_mask_is_cut_out_and_the_rest_painted_over(disc):
     path, mask = disc
-    seen = decode_region(encode_region(str(path))).cut(IMAGE)
+    seen = decode_region(encode_region(str(path))).crop(IMAGE)
     rows, columns = np.where(mask)
     box = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     np.testing.assert_array_equal(seen[mask[box]], IMAGE[box][mask[box]])
@@ -96,7 +96,7 @@ def test_what_is_no_region(text):
 
 def test_an_empty_mask_is_refused(tmp_path):
     cv2.imwrite(str(tmp_path / "empty.png"), np.zeros((40, 40), np.uint8))
-    with pytest.raises(UsageError, match="marks nothing"):
+    with pytest.raises(UsageError, match="is empty"):
         encode_region(str(tmp_path / "empty.png"))
 
 

@@ -129,7 +129,7 @@ def test_json_round_trip(samples):
 
 def test_from_dict_names_what_is_gone(samples):
     value = split_good(samples, calibration=0.2, validation=0.1, seed=7).to_dict()
-    with pytest.raises(DataError, match=r"no longer there: 1, such as train/good/039\.png"):
+    with pytest.raises(DataError, match=r"missing from the dataset: 1, such as train/good/039\.png"):
         Split.from_dict(value, samples[:-1])
 
 

@@ -1,4 +1,1 @@
-"""Images from disk to arrays: decoding, folder layouts, splits, loading, download and the demo set.
-
-Knows files and folders, nothing of detectors or scores.
-"""
+"""Images from disk to batches: decoding, preprocessing, tiling, splits, caching, dataset layouts and checks."""

@@ -1,11 +1,8 @@
-"""Preprocessed images on disk: one HDF5 file a way of preprocessing, found again by the content of the image files.
+"""Cache of preprocessed images on disk: one HDF5 file for each preprocessing, indexed by the image files' digests.
 
-The file's name is a digest of the settings (and of the decoder's version), its rows are found by the digests of the
-image files: where either changes, the old rows are no longer found. Files are written anew beside the old one and
-renamed, and every row has a checksum: a damaged file is made again. Rows of images that are no longer used stay;
-the folder may be removed at any time.
-
-Knows digests and arrays, nothing of how images are read.
+The file name is a digest of the settings and of OpenCV's version. If an image or a setting changes, its old rows are no
+longer found. A cache file is replaced atomically, and every row has a checksum; a damaged file is created again. The
+rows of unused images are kept. The cache folder may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -40,15 +37,15 @@ _FORMAT = 1
 
 
 class DamagedCacheError(Exception):
-    """Rows cannot be read back as they were written."""
+    """The rows of a cache file cannot be read, or a checksum is wrong."""
 
 
 class PreprocessedCache:
-    """Rows of pixels [H,W,C] in a file of a folder.
+    """Cache file of network inputs [H,W,C], one input per row.
 
     Args:
-        folder: Where the file lies; made if absent.
-        spec: How the images are preprocessed.
+        folder: Folder of the cache file; created if it does not exist.
+        spec: Input format that the images are preprocessed for.
     """
 
     def __init__(self, folder: Path, spec: InputSpec) -> None:
@@ -59,25 +56,25 @@ class PreprocessedCache:
         self._file: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """An open file stays in the process that opened it."""
+        """Exclude the open file, which belongs to the process that opened it."""
         return {**self.__dict__, "_file": None}
 
     @property
     def is_open(self) -> bool:
-        """Whether rows can be read."""
+        """True if rows can be read."""
         return self._file is not None
 
     def fill(self, digests: Sequence[str], decode: Decode) -> NDArray[np.int64]:
-        """Bring what is missing into the file and open it.
+        """Add missing images to the file, and open it.
 
-        Processes that share the folder take turns.
+        A file lock allows several processes to share the folder.
 
         Args:
             digests: SHA-256 of each image file, hexadecimal.
-            decode: Numbers of images to (number, pixels) of each of their pieces, image by image.
+            decode: Function from image indices to (image index, pixels) of each of their inputs, image by image.
 
         Returns:
-            The rows of all pieces, image by image.
+            Row numbers of all inputs, image by image.
 
         Raises:
             OutputError: The file cannot be written.
@@ -91,35 +88,35 @@ class PreprocessedCache:
         return np.concatenate([np.arange(*index[digest]) for digest in digests])
 
     def read(self, rows: Sequence[int] | NDArray[np.int64]) -> Pixels:
-        """Pixels [B,H,W,C] of rows in any order.
+        """Return the pixels [B,H,W,C] of rows in any order.
 
         Raises:
-            DamagedCacheError: They are not what was written.
+            DamagedCacheError: A row cannot be read, or its checksum is wrong.
         """
         pixels = np.empty((len(rows), *self._spec.shape), np.uint8)
         try:
             stored = self._file["pixels"]
-            for place, row in enumerate(rows):
-                stored.read_direct(pixels, np.s_[int(row)], np.s_[place])
+            for position, row in enumerate(rows):
+                stored.read_direct(pixels, np.s_[int(row)], np.s_[position])
         except (OSError, KeyError, ValueError) as error:
             raise DamagedCacheError(str(error)) from error
         return pixels
 
     def discard(self) -> None:
-        """Remove a damaged file."""
+        """Delete a damaged file."""
         self.close()
-        log.warning("The cache %s is damaged: it is made again.", self.path)
+        log.warning("The cache %s is damaged and is created again.", self.path)
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def _complete(self, numbers: dict[str, int], decode: Decode) -> _Index:
-        """Make a file that holds all these images, by digest to number, if it does not yet."""
-        known = self._index()
+        """Add the images (index by digest) that the file does not hold yet."""
+        known = self._read_index()
         missing = {digest: number for digest, number in numbers.items() if digest not in known}
         if not missing:
             return known
@@ -129,38 +126,38 @@ class PreprocessedCache:
             self.discard()
             return self._write({}, numbers, decode)
 
-    def _index(self) -> _Index:
-        """First and last row (exclusive) of each image by its digest; empty where there is no usable file."""
+    def _read_index(self) -> _Index:
+        """Return the first and the end row (exclusive) of each image by digest; empty if there is no usable file."""
         if not self.path.exists():
             return {}
         try:
             with h5py.File(self.path, "r", locking=False) as stored:
                 digests = [digest.decode("ascii") for digest in stored["digests"][:]]
                 ends = np.cumsum(stored["counts"][:])
-                whole = stored["pixels"].shape == (ends[-1], *self._spec.shape) and len(ends) == len(digests)
-                whole = whole and stored.attrs["settings"] == self._settings
+                intact = stored["pixels"].shape == (ends[-1], *self._spec.shape) and len(ends) == len(digests)
+                intact = intact and stored.attrs["settings"] == self._settings
         except (OSError, KeyError, ValueError, IndexError, UnicodeDecodeError):
-            whole = False
-        if not whole:
+            intact = False
+        if not intact:
             self.discard()
             return {}
         return {digest: (int(start), int(end)) for digest, start, end in zip(digests, [0, *ends], ends, strict=False)}
 
     def _write(self, known: _Index, missing: dict[str, int], decode: Decode) -> _Index:
-        """Write the file anew: what it held, then what is missing."""
+        """Write a new file with the known images, followed by the missing ones."""
         log.info("Preprocessing %d images into the cache %s.", len(missing), self.path)
         digests = {number: digest for digest, number in missing.items()}
         with files.atomic_path(self.path) as temporary, h5py.File(temporary, "w") as stored:
             stored.attrs["settings"] = self._settings
             writer = _Writer(stored, self._spec.shape)
-            for digest, pixels in self._held(known):
+            for digest, pixels in self._stored_rows(known):
                 writer.add(digest, pixels)
             for number, pixels in decode(sorted(digests)):
                 writer.add(digests[number], pixels)
             return writer.finish()
 
-    def _held(self, known: _Index) -> Iterator[tuple[str, Pixels]]:
-        """What the file holds now, its checksums compared."""
+    def _stored_rows(self, known: _Index) -> Iterator[tuple[str, Pixels]]:
+        """Yield the digest and pixels of every row of the current file; checksums are verified."""
         if not known:
             return
         self._open()
@@ -172,11 +169,11 @@ class PreprocessedCache:
             self.close()
 
     def _open(self) -> None:
-        self._file = h5py.File(self.path, "r", locking=False)  # it never changes: it is replaced
+        self._file = h5py.File(self.path, "r", locking=False)  # the file is never modified, only replaced
 
 
 class _Writer:
-    """A file that grows piece by piece, pieces of one image together."""
+    """Writer of a cache file, which appends one row after another; the rows of an image are contiguous."""
 
     def __init__(self, stored: Any, shape: tuple[int, int, int]) -> None:
         self._stored = stored
@@ -193,7 +190,7 @@ class _Writer:
         self._index[digest] = (start, self._count)
 
     def finish(self) -> _Index:
-        """Write what finds the pieces again."""
+        """Write the index of the rows."""
         names = np.array([digest.encode("ascii") for digest in self._index])
         counts = np.array([end - start for start, end in self._index.values()], np.int64)
         self._stored.create_dataset("digests", data=names, chunks=names.shape, fletcher32=True)

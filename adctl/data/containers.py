@@ -1,11 +1,10 @@
-"""Files that hold images like a folder does: zip and tar archives and HDF5 files, read in place, nothing unpacked.
+"""Containers of image files: zip archives, tar archives and HDF5 files, read without unpacking.
 
-In an HDF5 file an array [N,H,W] or [N,H,W,C] is a folder of N images named by their number, and an array [H,W,C] is one
-image: with arrays `train/good`, `test/crack` and `ground_truth/crack` the file is a category in MVTec AD layout.
-(WebDataset shards are tar archives; `adctl.data.datasets.webdataset` knows what the names in them mean.)
+In an HDF5 file, an array [N,H,W] or [N,H,W,C] is a folder of N images named by their number, and an array [H,W,C] is
+one image. A file with arrays `train/good`, `test/crack` and `ground_truth/crack` is a category in MVTec AD layout.
 
-Knows names and bytes inside of one file, nothing of layouts. Reads only: names that would lead out of an archive are
-passed over, links in archives are not followed, and no member is larger in memory than `LARGEST_MEMBER`.
+For safety, member names that lead out of the archive are skipped, links in archives are not followed, and members
+larger than `LARGEST_MEMBER` are refused.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LARGEST_MEMBER = 4 << 30
-"""Bytes of one file inside an archive: more than the largest image takes that can be decoded."""
+"""Maximum size of an unpacked member in bytes; the largest image that can be decoded is smaller."""
 
 _COMPRESSED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _HDF5 = (".h5", ".hdf5")
@@ -39,56 +38,56 @@ _CHANNELS = {1, 3, 4}
 
 
 class Container(ABC):
-    """A file with files inside."""
+    """Base class of files that contain other files."""
 
     @property
     @abstractmethod
     def sizes(self) -> dict[str, int]:
-        """Bytes (of HDF5: about that many) of each file inside, by its name: a relative path with forward slashes."""
+        """Size of each member in bytes (approximate for HDF5), by name: a relative path with forward slashes."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """All bytes of one file inside.
+        """Return all bytes of one member.
 
         Raises:
-            OSError: It is damaged, encrypted or too large.
-            KeyError: There is no such file.
+            OSError: The member is damaged, encrypted or too large.
+            KeyError: There is no such member.
         """
 
-    def listed(self, folder: str) -> tuple[list[str], list[str]]:
-        """Names of the folders and of the files in a folder; that of the container itself is called ""."""
+    def list_folder(self, folder: str) -> tuple[list[str], list[str]]:
+        """Return the sorted names of a folder's subfolders and of its files; the top folder is `""`."""
         folders, files = self._tree
         return sorted(folders.get(folder, ())), sorted(files.get(folder, ()))
 
     @cached_property
     def _tree(self) -> tuple[dict[str, set[str]], dict[str, list[str]]]:
-        """The folders that the names make up: folders in them, files in them."""
+        """Names of the subfolders and names of the files, both by folder."""
         folders: defaultdict[str, set[str]] = defaultdict(set)
         files: defaultdict[str, list[str]] = defaultdict(list)
         for name in self.sizes:
-            parent, _, own = name.rpartition("/")
-            files[parent].append(own)
+            parent, _, basename = name.rpartition("/")
+            files[parent].append(basename)
             while parent:
-                above, _, folder = parent.rpartition("/")
-                folders[above].add(folder)
-                parent = above
+                grandparent, _, folder = parent.rpartition("/")
+                folders[grandparent].add(folder)
+                parent = grandparent
         return dict(folders), dict(files)
 
 
 def is_container_name(name: str) -> bool:
-    """Whether a file of that name is looked into."""
+    """Return True if a file name has the suffix of a container."""
     return name.lower().endswith((*_ENDINGS, *_COMPRESSED_TAR))
 
 
 def open_container(path: Path) -> Container:
-    """Open a container, or take the one that is open already where the file has not changed.
+    """Open a container; a container that is already open and has not changed is reused.
 
     Raises:
-        OSError: It cannot be read.
-        DataError: It is damaged, or a compressed tar.
+        OSError: The file cannot be reached.
+        DataError: The file is damaged, or is a compressed tar archive.
     """
     status = path.stat()
-    # A process that was forked must not share the position in a file with its parent.
+    # The process ID is part of the key: a forked process must not share the file position with its parent.
     return _opened(path.absolute(), status.st_mtime_ns, status.st_size, os.getpid())
 
 
@@ -98,15 +97,15 @@ def _opened(path: Path, changed: int, size: int, process: int) -> Container:
     name = path.name.lower()
     if name.endswith(_COMPRESSED_TAR):
         raise DataError(
-            f"{path} is a compressed tar: to read one image all before it would have to be unpacked.",
-            "Unpack it, or pack the images as .zip or as a plain .tar.",
+            f"{path} is a compressed tar archive, in which single images cannot be read directly.",
+            "Unpack it, or pack the images as .zip or as uncompressed .tar.",
         )
     kind: type[_Zip | _Tar | _Hdf5] = _Hdf5 if name.endswith(_HDF5) else _Zip if name.endswith(".zip") else _Tar
     try:
         container = kind(path)
         _ = container.sizes
     except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"Cannot look into {path}: {error}.", "Copy or pack it again; it may be incomplete.") from error
+        raise DataError(f"Cannot open {path}: {error}.", "Copy or pack it again; it may be incomplete.") from error
     return container
 
 
@@ -117,7 +116,7 @@ def _is_safe(name: str) -> bool:
 
 def _check_size(name: str, size: int) -> None:
     if size > LARGEST_MEMBER:
-        raise OSError(f"{name} would take {size >> 30} GiB unpacked")
+        raise OSError(f"{name} is too large: {size >> 30} GiB when unpacked")
 
 
 class _Zip(Container):
@@ -138,9 +137,9 @@ class _Zip(Container):
         try:
             return self._archive.read(self._infos[name])
         except RuntimeError as error:
-            raise OSError("it is encrypted in its archive") from error
+            raise OSError("the archive is encrypted") from error
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
-            raise OSError(f"it is damaged in its archive ({error})") from error
+            raise OSError(f"the archive is damaged ({error})") from error
 
 
 class _Tar(Container):
@@ -152,23 +151,23 @@ class _Tar(Container):
         self._stream.close()
 
     @cached_property
-    def _places(self) -> dict[str, tuple[int, int]]:
+    def _locations(self) -> dict[str, tuple[int, int]]:
         with tarfile.open(fileobj=self._stream, mode="r:") as archive:
             files = (item for item in archive if item.isreg() and not item.issparse() and _is_safe(item.name))
             return {str(PurePosixPath(item.name)): (item.offset_data, item.size) for item in files}
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        return {name: size for name, (_, size) in self._places.items()}
+        return {name: size for name, (_, size) in self._locations.items()}
 
     def read(self, name: str) -> bytes:
-        start, size = self._places[name]
+        start, size = self._locations[name]
         _check_size(name, size)
         with self._lock:
             self._stream.seek(start)
             data = self._stream.read(size)
         if len(data) < size:
-            raise OSError("it is truncated in its archive")
+            raise OSError("the archive is truncated")
         return data
 
 
@@ -180,10 +179,10 @@ class _Hdf5(Container):
 
     @cached_property
     def _images(self) -> dict[str, tuple[Any, int | None]]:
-        """Array and number in it of each image, by name."""
+        """HDF5 array of each image and its index in the array (None if the array is the image), by name."""
         found: list[tuple[str, Any]] = []
         self._file.visititems(lambda name, item: found.append((name, item)))
-        return {name: place for path, item in found if hasattr(item, "dtype") for name, place in _images_of(path, item)}
+        return {name: entry for path, item in found if hasattr(item, "dtype") for name, entry in _images_of(path, item)}
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -201,16 +200,16 @@ class _Hdf5(Container):
 def _images_of(path: str, array: Any) -> Iterator[tuple[str, tuple[Any, int | None]]]:
     if array.dtype.kind not in "uf" or not array.size:
         return
-    coloured = array.shape[-1] in _CHANNELS
-    if array.ndim == _ONE_IMAGE and coloured:
+    has_channels = array.shape[-1] in _CHANNELS
+    if array.ndim == _ONE_IMAGE and has_channels:
         yield f"{path}.tiff", (array, None)
-    elif array.ndim == _ONE_IMAGE or (array.ndim == _IMAGES and coloured):
+    elif array.ndim == _ONE_IMAGE or (array.ndim == _IMAGES and has_channels):
         for number in range(array.shape[0]):
             yield f"{path}/{number:06d}.tiff", (array, number)
 
 
 def _as_tiff(pixels: Any) -> bytes:
-    """An array [H,W] or [H,W,C], RGB, as a TIFF file in memory: whatever reads images reads it like any other."""
+    """Encode an array [H,W] or [H,W,C] in RGB order as a TIFF file, so that it is read like any other image file."""
     import cv2
     import numpy as np
 
@@ -220,5 +219,5 @@ def _as_tiff(pixels: Any) -> bytes:
     try:
         _, encoded = cv2.imencode(".tiff", np.ascontiguousarray(pixels), [cv2.IMWRITE_TIFF_COMPRESSION, 1])
     except cv2.error as error:
-        raise OSError(f"its pixels are {pixels.dtype}, which no image format holds") from error
+        raise OSError(f"pixels of type {pixels.dtype} cannot be stored in an image file") from error
     return encoded.tobytes()

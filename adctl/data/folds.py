@@ -1,7 +1,6 @@
-"""Good images cut into folds for cross-validation, and what each fold's model learns from and is held out from.
+"""Division of good images into folds for cross-validation, and the split of each fold's model.
 
-The test part never enters a fold, nor does a good image that is byte for byte one of the test images. Knows the
-bytes of image files, nothing of pixels or detectors.
+Folds contain no test images, and no good image that is byte for byte equal to a test image.
 """
 
 from __future__ import annotations
@@ -20,35 +19,39 @@ if TYPE_CHECKING:
 
 
 def assign_folds(samples: Sequence[Sample], digests: Mapping[str, str], folds: int) -> list[list[Sample]]:
-    """Cut images into folds of about the same size by what they hold; identical copies stay together.
+    """Divide images by content into folds of about equal size; identical copies stay together.
 
     Args:
-        samples: With distinct keys.
-        digests: SHA-256 of each by its key.
-        folds: How many.
+        samples: Images with distinct keys.
+        digests: SHA-256 of each image by its key.
+        folds: Number of folds.
+
+    Returns:
+        The images of each fold.
 
     Raises:
         DataError: There are fewer different images than folds.
     """
-    ranked = sorted({digests[one.key] for one in samples}, key=lambda one: hashlib.sha256(one.encode()).digest())
+    different = {digests[sample.key] for sample in samples}
+    ranked = sorted(different, key=lambda digest: hashlib.sha256(digest.encode()).digest())
     if len(ranked) < folds:
-        raise DataError(f"{len(ranked)} different good images cannot be cut into {folds} folds.", "Lower --folds.")
+        raise DataError(f"{len(ranked)} different good images are too few for {folds} folds.", "Lower --folds.")
     fold_of = {digest: rank % folds for rank, digest in enumerate(ranked)}
-    return [[one for one in samples if fold_of[digests[one.key]] == fold] for fold in range(folds)]
+    return [[sample for sample in samples if fold_of[digests[sample.key]] == fold] for fold in range(folds)]
 
 
 def split_fold(
     train: Sequence[Sample], test: Sequence[Sample], *, folds: int, fold: int | None, validation: float, seed: int
 ) -> Split:
-    """What the model of one fold learns from; its calibration part is the fold held out.
+    """Split the good images for the model of one fold; the calibration part is the held-out fold.
 
     Args:
         train: Good images with distinct keys.
-        test: The test images, of which none may be learned from.
-        folds: How many folds.
-        fold: Which one is held out, from 1; None holds out none: all images are learned from.
-        validation: Share of the images learned from that chooses the epoch, 0 to 1.
-        seed: Which validation part; the folds themselves rest on content alone.
+        test: Test images; good images with equal content are excluded.
+        folds: Number of folds.
+        fold: Number of the held-out fold, from 1; None holds out no fold and trains on all images.
+        validation: Share of the remaining images used to choose the epoch, 0 to 1.
+        seed: Seed of the validation part; the folds depend only on the images' content.
 
     Raises:
         UsageError: There is no such fold.
@@ -56,17 +59,17 @@ def split_fold(
         ImageError: A file cannot be read.
     """
     if fold is not None and fold > folds:
-        raise UsageError(f"There is no fold {fold} of {folds}.", f"Give --fold a number from 1 to {folds}.")
-    tested = {file_digest(sample) for sample in test}
+        raise UsageError(f"There is no fold {fold}: --folds is {folds}.", f"Give --fold a number from 1 to {folds}.")
+    test_digests = {file_digest(sample) for sample in test}
     digests = {sample.key: file_digest(sample) for sample in train}
-    pool = [sample for sample in train if digests[sample.key] not in tested]
-    held = [] if fold is None else assign_folds(pool, digests, folds)[fold - 1]
-    inside = {sample.key for sample in held}
-    rest = [sample for sample in pool if sample.key not in inside]
+    pool = [sample for sample in train if digests[sample.key] not in test_digests]
+    held_out = [] if fold is None else assign_folds(pool, digests, folds)[fold - 1]
+    held_out_keys = {sample.key for sample in held_out}
+    rest = [sample for sample in pool if sample.key not in held_out_keys]
     split = split_good(rest, calibration=0.0, validation=validation, seed=seed)
     return replace(
         split,
-        calibration=tuple(sorted(held, key=lambda sample: sample.key)),
+        calibration=tuple(sorted(held_out, key=lambda sample: sample.key)),
         digests={sample.key: digests[sample.key] for sample in sorted(pool, key=lambda sample: sample.key)},
         calibration_share=0.0 if fold is None else 1 / folds,
     )

@@ -1,11 +1,11 @@
-"""One image file to one array, or one clear reason why not; resizing; masks.
+"""Reading of image files and ground-truth masks as arrays, resizing, and writing of PNG files.
 
-OpenCV decodes; Pillow reads the header first, so that an oversized or many-paged file is refused before
-a pixel of it is unpacked. Exposure is information in inspection: deep images are brought to 8 bits by one
-fixed scale, never stretched image by image.
+Pillow reads the header first, so that a file that is too large or has several pages is refused before it is decoded.
+OpenCV decodes the pixels. Images of more than 8 bits are converted to 8 bits by one fixed scale, never normalised image
+by image, because exposure is information in visual inspection.
 
-Knows nothing of data sets. Damage in the middle of a JPEG that still ends properly goes unnoticed: the
-decoder draws something there and does not say so.
+Limitation: damage in the middle of a JPEG file with an intact end is not detected, because the decoder fills the
+damaged part without an error.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from adctl.records import Sample
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy"})
-"""Endings taken for images, in lower case."""
+"""Suffixes of image files, in lower case."""
 
 MIN_SIDE = 16
-"""Shortest side of a usable image, pixels: below it there is nothing for a network to look at."""
+"""Minimum side of a usable image, pixels."""
 
 MAX_PIXELS = 400_000_000
-"""Largest usable image, width x height: 20,000 x 20,000, or 1.2 GB of memory decoded."""
+"""Maximum size of a usable image, width x height: 20,000 x 20,000 pixels, which take 1.2 GB when decoded."""
 
 RgbImage: TypeAlias = NDArray[np.uint8]
 BoolMask: TypeAlias = NDArray[np.bool_]
@@ -60,47 +60,47 @@ _FORMATS = (
     ("WEBP", re.compile(rb"RIFF.{4}WEBP", re.DOTALL)),
     ("NPY", re.compile(rb"\x93NUMPY")),
 )
-# Called directly: Image.open would apply Pillow's own, lower pixel limit.
+# These classes are called directly, because Image.open would apply Pillow's own, lower pixel limit.
 _HEADERS: dict[str, type[ImageFile]] = {
     "JPEG": JpegImageFile,
     "PNG": PngImageFile,
     "BMP": BmpImageFile,
     "WEBP": WebPImageFile,
 }
-# Grey stays one channel and depth stays what it is; alpha is dropped and EXIF orientation applied.
+# Keeps grey images at one channel and keeps the bit depth; drops alpha and applies the EXIF orientation.
 _DECODE = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
-_GREY = 2  # dimensions
-_MOST_AT_ONCE = 4  # channels that OpenCV resizes
+_GREY = 2  # axes of a grey image
+_MAX_RESIZE_CHANNELS = 4  # limit of cv2.resize
 _JPEG_END = b"\xff\xd9"
 _PNG_END = b"IEND\xaeB`\x82"
 _WIDTH, _HEIGHT, _ORIENTATION, _PHOTOMETRIC, _SAMPLES = 256, 257, 274, 262, 277
-_WHITE_OR_BLACK = {0, 1}  # photometric interpretations: grey, and what follows are channels of their own or alpha
+_GREY_PHOTOMETRIC = {0, 1}  # TIFF PhotometricInterpretation: WhiteIsZero, BlackIsZero
 _COLOUR_AND_ALPHA, _GREY_AND_ALPHA = 4, 2
 _AXES_SWAPPED = range(5, 9)
 _GET_AGAIN = "Copy or save the file again, or remove it."
 _PAGES = (
-    "Save the page that counts as a file of its own; or pages that are channels of one image as one page, or as "
+    "Save the page to use as a separate file. If the pages are the channels of one image, save them as one page or as "
     "a NumPy array, and train with --set channels=N."
 )
 _CONVERT = "Convert it to an 8-bit or 16-bit PNG, or remove it."
 
-# Damaged files are reported by ImageError; OpenCV would say the same again, less clearly, on stderr.
+# Damaged files raise ImageError; this turns off OpenCV's own, less clear messages on stderr.
 (getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)  # OpenCV 4, or 5
-# `warnings.catch_warnings` changes the whole process, and loaders read images in threads.
+# Images are read in threads, and `warnings.catch_warnings` changes the state of the whole process.
 _header_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the start of a file says.
+    """Image properties read from the start of a file.
 
     Attributes:
         format: A name from `_FORMATS`.
-        width: As stored, pixels.
-        height: Likewise.
-        several_pages: Whether it holds more than one image.
-        orientation: As EXIF counts them.
-        bands: Number of channels where they are neither grey nor colour; 0 for an ordinary image.
+        width: Stored width in pixels, before rotation.
+        height: Stored height in pixels, before rotation.
+        several_pages: True if the file holds more than one image.
+        orientation: EXIF orientation, 1 to 8.
+        bands: Number of channels of a multichannel image; 0 for an ordinary grey or colour image.
     """
 
     format: str
@@ -112,42 +112,42 @@ class Header:
 
 
 def read_image(path: Path, *, bit_depth: int = 16) -> RgbImage:
-    """Decode one image to RGB as it should be seen: EXIF orientation applied, alpha dropped, grey expanded.
+    """Decode one image to RGB: EXIF orientation applied, alpha dropped, grey expanded to three channels.
 
     Args:
-        path: A PNG, JPEG, BMP, TIFF, WebP or NumPy file; what it holds counts, not what it is called.
-        bit_depth: Bits in use, 8 to 16, of 16-bit files: with 12, as many cameras deliver, 4095 is white and
-            what is above saturates. Floating-point files are taken as 0 to 1.
+        path: A PNG, JPEG, BMP, TIFF, WebP or NumPy file, recognised by its content, not by its name.
+        bit_depth: Used bits of 16-bit files, 8 to 16. With 12, which many cameras deliver, 4095 is white and higher
+            values saturate. Floating-point files must be within 0 to 1.
 
     Returns:
         Array of shape [H, W, 3], uint8.
 
     Raises:
-        ImageError: It cannot be read, is no image, is damaged or truncated, has several pages, is too small
-            or too large, or its pixels are of a kind with no defined white.
+        ImageError: The file cannot be read, is not an image, is damaged or truncated, has several pages, is too small
+            or too large, or its pixel type has no defined white level.
     """
     return as_rgb(path, read_stored(path), bit_depth=bit_depth)
 
 
 def as_rgb(path: Path, pixels: NDArray[Any], *, bit_depth: int = 16) -> RgbImage:
-    """What `read_image` gives, from pixels that `read_stored` gave; errors likewise."""
+    """Convert the pixels of `read_stored` to the result of `read_image`; raises the same errors."""
     image = as_grey_or_rgb(path, pixels, bit_depth=bit_depth)
     return _as_uint8(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)) if image.shape[2] == 1 else image
 
 
 def as_grey_or_rgb(path: Path, pixels: NDArray[Any], *, bit_depth: int = 16) -> NDArray[np.uint8]:
-    """The same, but for grey images, which stay [H, W, 1]."""
+    """Convert the pixels of `read_stored` like `as_rgb`, but keep grey images as [H, W, 1]."""
     image = to_uint8(path, np.ascontiguousarray(pixels), bit_depth)  # [H, W] or [H, W, 3]
     if image.ndim == _GREY:
         return image[..., None]
-    return _as_uint8(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image))  # in place: fresh memory costs more
+    return _as_uint8(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image))  # in place is faster
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels as `read_image` gives them, from the header alone.
+    """Return width and height in pixels of the image that `read_image` would return, from the header alone.
 
     Raises:
-        ImageError: As for `read_image`, as far as the header tells.
+        ImageError: The file cannot be read, or its header is invalid.
     """
     header = read_header(path)
     size = (header.width, header.height)
@@ -155,7 +155,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def read_header(path: Path) -> Header:
-    """What the start of a file says; no pixel is decoded. Errors as for `image_size`."""
+    """Read the header of an image file; no pixel is decoded. Raises the same errors as `image_size`."""
     try:
         with storage.open_binary(path) as stream:
             return _read_header(path, stream)
@@ -164,13 +164,13 @@ def read_header(path: Path) -> Header:
 
 
 def read_mask(path: Path) -> BoolMask:
-    """Decode a ground-truth mask: defect wherever any colour channel is not zero.
+    """Decode a ground-truth mask.
 
     Returns:
-        Array of shape [H, W], bool.
+        Array of shape [H, W], bool: True (defect) where any colour channel is not zero.
 
     Raises:
-        ImageError: As for `read_image`.
+        ImageError: The mask cannot be read; see `read_image`.
     """
     mask = read_stored(path)  # [H, W] or [H, W, 3]
     defect: BoolMask = (mask != 0) if mask.ndim == _GREY else (mask != 0).any(axis=2)
@@ -178,19 +178,19 @@ def read_mask(path: Path) -> BoolMask:
 
 
 def mask_for(sample: Sample, width: int, height: int) -> BoolMask | None:
-    """The ground-truth mask of an image of this size.
+    """Read the ground-truth mask of a sample and check its size.
 
     Args:
         sample: The image; its `mask` may be None.
-        width: Of the image as `read_image` gives it, pixels.
-        height: Likewise.
+        width: Width of the image from `read_image`, pixels.
+        height: Height of the image from `read_image`, pixels.
 
     Returns:
-        Array of shape [height, width], bool; None when the sample has no mask.
+        Array of shape [height, width], bool; None if the sample has no mask.
 
     Raises:
         ImageError: The mask cannot be read.
-        DataError: The mask has another size than its image.
+        DataError: The mask and its image differ in size.
     """
     if sample.mask is None:
         return None
@@ -198,29 +198,29 @@ def mask_for(sample: Sample, width: int, height: int) -> BoolMask | None:
     if mask.shape != (height, width):
         raise DataError(
             f"The mask {sample.mask} is {mask.shape[1]} x {mask.shape[0]} pixels, "
-            f"its image {sample.path} is {width} x {height}.",
-            "Save the mask in the size its image is displayed in (after EXIF rotation), or remove it.",
+            f"but its image {sample.path} is {width} x {height}.",
+            "Save the mask in the size of the displayed image (after EXIF rotation), or remove it.",
         )
     return mask
 
 
 def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Resize by averaging areas where it shrinks and linearly where it grows, each axis for itself.
+    """Resize an image: area averaging along an axis that shrinks, linear interpolation along an axis that grows.
 
     Args:
         image: Array of shape [H, W, C], uint8.
-        height: Wanted, pixels.
-        width: Wanted, pixels.
+        height: New height, pixels.
+        width: New width, pixels.
 
     Returns:
-        Array of shape [height, width, C], uint8; `image` itself when nothing changes.
+        Array of shape [height, width, C], uint8; `image` itself if the size does not change.
     """
     rows, columns, channels = image.shape
-    if channels > _MOST_AT_ONCE:
-        parts = (image[..., first : first + _MOST_AT_ONCE] for first in range(0, channels, _MOST_AT_ONCE))
+    if channels > _MAX_RESIZE_CHANNELS:
+        parts = (image[..., first : first + _MAX_RESIZE_CHANNELS] for first in range(0, channels, _MAX_RESIZE_CHANNELS))
         return np.concatenate([resize(np.ascontiguousarray(part), height, width) for part in parts], axis=2)
-    smaller = (min(height, rows), min(width, columns))
-    for size, method in ((smaller, cv2.INTER_AREA), ((height, width), cv2.INTER_LINEAR)):
+    reduced = (min(height, rows), min(width, columns))
+    for size, method in ((reduced, cv2.INTER_AREA), ((height, width), cv2.INTER_LINEAR)):
         if image.shape[:2] != size:
             resized = cv2.resize(image, (size[1], size[0]), interpolation=method)
             image = _as_uint8(resized.reshape(*size, channels))
@@ -228,7 +228,7 @@ def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
 
 
 def write_png(path: Path, rgb: RgbImage) -> None:
-    """Write an RGB image of shape [H, W, 3], uint8, as PNG; never half of it.
+    """Write an RGB image of shape [H, W, 3], uint8, as a PNG file, atomically.
 
     Raises:
         OutputError: The file cannot be written.
@@ -238,17 +238,20 @@ def write_png(path: Path, rgb: RgbImage) -> None:
 
 
 def read_stored(path: Path) -> NDArray[Any]:
-    """Pixels in the number type they are stored in: [H, W] when grey or [H, W, 3] in BGR order.
+    """Decode an image in its stored number type.
+
+    Returns:
+        Array of shape [H, W] for a grey image, or [H, W, 3] in BGR order.
 
     Raises:
-        ImageError: As for `read_image`, but for the kinds of number.
+        ImageError: The image cannot be decoded or is multichannel; see `read_image`. Any number type is accepted.
     """
     header, data = read_file(path)
     if header.bands:
         raise unusable_image(
             path,
-            f"it has {header.bands} channels, neither grey nor colour",
-            f"Train on all of them with --set channels={header.bands}, or save those that count as a colour image.",
+            f"it has {header.bands} channels and is neither grey nor colour",
+            f"Train on all channels with --set channels={header.bands}, or save it as a grey or colour image.",
         )
     if header.format == "NPY":
         pixels = read_array(path, data)
@@ -257,7 +260,11 @@ def read_stored(path: Path) -> NDArray[Any]:
 
 
 def read_file(path: Path) -> tuple[Header, bytes]:
-    """The header of an image and all bytes of its file, which runs to its end; errors as for `read_stored`."""
+    """Read the header and all bytes of an image file.
+
+    Raises:
+        ImageError: The file cannot be read, is truncated, or its header is invalid.
+    """
     try:
         data = storage.read_bytes(path)
     except OSError as error:
@@ -268,59 +275,59 @@ def read_file(path: Path) -> tuple[Header, bytes]:
     return header, data
 
 
-def decode(path: Path, data: bytes, how: int) -> NDArray[Any]:
-    """What OpenCV makes of the bytes of a file.
+def decode(path: Path, data: bytes, flags: int) -> NDArray[Any]:
+    """Decode an image with OpenCV.
 
     Args:
-        path: For messages.
-        data: All bytes.
-        how: OpenCV's `IMREAD_` flags.
+        path: The file, named in error messages.
+        data: All bytes of the file.
+        flags: OpenCV's `IMREAD_` flags.
 
     Raises:
-        ImageError: Nothing.
+        ImageError: OpenCV cannot decode the data.
     """
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), how)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise unusable_image(path, f"OpenCV cannot decode it ({error.err})", _CONVERT) from error
     if image is None:
-        raise unusable_image(path, "it is damaged, truncated or of a kind that cannot be decoded", _GET_AGAIN)
+        raise unusable_image(path, "it is damaged, truncated or in an unsupported format", _GET_AGAIN)
     return image
 
 
 def read_array(path: Path, data: bytes) -> NDArray[Any]:
-    """The pixels of a NumPy file, [H,W] or [H,W,C]; objects, which would have to be unpickled, are refused.
+    """Decode the pixels of a NumPy file, [H,W] or [H,W,C].
 
     Raises:
-        ImageError: It is damaged or holds objects.
+        ImageError: The file is damaged, or holds Python objects, which are never unpickled.
     """
     try:
         pixels: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise unusable_image(path, "it is damaged, or holds other things than numbers", _GET_AGAIN) from error
+        raise unusable_image(path, "it is damaged, or its array does not hold numbers", _GET_AGAIN) from error
     if pixels.ndim > _GREY and _channels_first(pixels.shape):
         pixels = np.moveaxis(pixels, 0, 2)
     return np.ascontiguousarray(pixels)
 
 
 def to_uint8(path: Path, image: NDArray[Any], bit_depth: int) -> NDArray[np.uint8]:
-    """Pixels of any number type to 8 bits, by a scale that is the same for all images; see `read_image`.
+    """Convert pixels to 8 bits by a fixed scale that is the same for all images; see `read_image`.
 
     Raises:
-        ImageError: No white is defined for their type, or they leave its range.
+        ImageError: The number type has no defined white level, or a floating-point pixel is outside 0 to 1.
     """
     if image.dtype == np.uint8:
         return _as_uint8(image)
     if image.dtype == np.uint16:
         return _as_uint8(np.minimum(np.right_shift(image, bit_depth - 8), 255))
     if not np.issubdtype(image.dtype, np.floating):
-        raise unusable_image(path, f"its pixels are {image.dtype}, for which no white is defined", _CONVERT)
+        raise unusable_image(path, f"its pixels are {image.dtype}, which has no defined white level", _CONVERT)
     values = image.astype(np.float32, copy=False)
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= 1):  # also refuses NaN
         raise unusable_image(
             path,
-            f"its floating-point pixels run from {low:g} to {high:g}, not within 0 to 1",
+            f"its floating-point pixels range from {low:g} to {high:g}, not within 0 to 1",
             "Divide all images by one fixed white level, or convert them to 16-bit PNG.",
         )
     return _as_uint8(np.rint(values * 255))
@@ -331,7 +338,7 @@ def _as_uint8(pixels: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _read_header(path: Path, stream: BinaryIO) -> Header:
-    """Read the header, checked against the limits; no pixel is decoded."""
+    """Read the header and check it against the limits."""
     start = stream.read(12)
     stream.seek(0)
     if not start:
@@ -350,14 +357,14 @@ def _read_header(path: Path, stream: BinaryIO) -> Header:
 
 
 def _tiff_header(stream: BinaryIO) -> Header:
-    """From the first directory of tags: Pillow's image class refuses kinds of pixel that OpenCV reads."""
+    """Read the first tag directory; Pillow's image class would refuse pixel types that OpenCV can read."""
     start = stream.read(8)
     is_big = start[2] == ord("+")  # BigTIFF has longer offsets
     tags = ImageFileDirectory_v2(start + stream.read(8 if is_big else 0))
     stream.seek(tags.next)
     tags.load(stream)
     samples = tags.get(_SAMPLES, 1)
-    ordinary = _GREY_AND_ALPHA if tags.get(_PHOTOMETRIC) in _WHITE_OR_BLACK else _COLOUR_AND_ALPHA
+    ordinary = _GREY_AND_ALPHA if tags.get(_PHOTOMETRIC) in _GREY_PHOTOMETRIC else _COLOUR_AND_ALPHA
     bands = samples if samples > ordinary else 0
     return Header("TIFF", tags[_WIDTH], tags[_HEIGHT], bool(tags.next), tags.get(_ORIENTATION, 1), bands)
 
@@ -367,7 +374,7 @@ def _array_header(stream: BinaryIO) -> Header:
     read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
     shape, _, _ = read(stream)
     if len(shape) not in {_GREY, _GREY + 1}:
-        raise ValueError(f"an array of {len(shape)} axes is no image")
+        raise ValueError(f"an array with {len(shape)} axes is not an image")
     first = len(shape) > _GREY and _channels_first(shape)
     height, width = shape[1:] if first else shape[:2]
     channels = 1 if len(shape) == _GREY else shape[0 if first else -1]
@@ -375,7 +382,7 @@ def _array_header(stream: BinaryIO) -> Header:
 
 
 def _channels_first(shape: Sequence[int]) -> bool:
-    """Whether an array is [C,H,W]: of an image, the channels are the shortest axis."""
+    """Return True if an array is [C,H,W], assuming that the channel axis is the shortest."""
     return shape[0] < shape[-1]
 
 
@@ -388,20 +395,20 @@ def _other_header(name: str, stream: BinaryIO) -> Header:
 
 
 def _orientation(image: ImageFile) -> int:
-    # `image.getexif()` would decode a whole PNG to look for late EXIF, and obey XMP, which OpenCV does not.
+    # `image.getexif()` would decode the whole PNG to find EXIF at its end, and would use XMP, which OpenCV ignores.
     if "exif" not in image.info:
         return 1
     exif = Image.Exif()
     try:
         exif.load(image.info["exif"])
         return int(exif.get(_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - damaged EXIF may raise anything, and OpenCV ignores it too
+    except Exception:  # noqa: BLE001 - damaged EXIF may raise any exception, and OpenCV ignores it too
         return 1
 
 
 def _check_limits(path: Path, header: Header) -> None:
     if header.several_pages:
-        raise unusable_image(path, "it holds several pages", _PAGES)
+        raise unusable_image(path, "it has several pages", _PAGES)
     check_size(path, header.width, header.height)
 
 
@@ -412,15 +419,15 @@ def check_size(path: Path, width: int, height: int) -> None:
         ImageError: The image is too small or too large.
     """
     if min(width, height) < MIN_SIDE:
-        what = f"it is {width} x {height} pixels, and each side must have at least {MIN_SIDE}"
-        raise unusable_image(path, what, "Use the image at its full size, or remove it.")
+        problem = f"it is {width} x {height} pixels, and each side must have at least {MIN_SIDE}"
+        raise unusable_image(path, problem, "Use the image at its full size, or remove it.")
     if width * height > MAX_PIXELS:
-        what = f"it is {width} x {height} pixels, and at most {MAX_PIXELS:,} in all can be read"
-        raise unusable_image(path, what, "Cut it into tiles or scale it down.")
+        problem = f"it is {width} x {height} pixels, and the limit is {MAX_PIXELS:,} pixels in total"
+        raise unusable_image(path, problem, "Cut it into several images, or scale it down.")
 
 
 def _is_complete(header: Header, data: bytes) -> bool:
-    """Whether the file runs to its end, for the formats whose decoders paint missing parts grey."""
+    """Return False if the end of the file is missing; checked for formats whose decoders fill missing parts grey."""
     if header.format == "JPEG":
         return data.rfind(_JPEG_END, _start_of_scan(data)) >= 0
     if header.format == "PNG":
@@ -431,7 +438,7 @@ def _is_complete(header: Header, data: bytes) -> bool:
 
 
 def _start_of_scan(data: bytes) -> int:
-    """Where a JPEG's pixels begin: an EXIF thumbnail before it has an end marker of its own."""
+    """Return the offset of a JPEG's pixels; the EXIF thumbnail before them has an end marker too."""
     position = 2
     while data.startswith(b"\xff", position) and not data.startswith(b"\xff\xda", position):
         padding = data.startswith(b"\xff\xff", position)
@@ -447,6 +454,6 @@ def _unreadable(path: Path, error: OSError) -> ImageError:
     return unusable_image(path, reason[0].lower() + reason[1:], "Check the file and its permissions.")
 
 
-def unusable_image(path: Path, what: str, remedy: str) -> ImageError:
-    """The error for an image that cannot be used."""
-    return ImageError(f"Cannot use the image {path}: {what}.", remedy)
+def unusable_image(path: Path, problem: str, remedy: str) -> ImageError:
+    """Return the error for an image that cannot be used."""
+    return ImageError(f"Cannot use the image {path}: {problem}.", remedy)

@@ -1,7 +1,4 @@
-"""Images from disk to batches: threads decode ahead, order is kept, memory stays bounded.
-
-Knows samples and what a network takes, nothing of devices or detectors.
-"""
+"""Ordered loading of images from disk in batches, with bounded prefetching in threads."""
 
 from __future__ import annotations
 
@@ -16,11 +13,11 @@ import cv2
 import numpy as np
 import psutil
 
-from adctl.data import storage
 from adctl.data.cache import DamagedCacheError, PreprocessedCache
 from adctl.data.images import image_size, resize
 from adctl.data.multichannel import array_pixels, read_pixels, to_display_image
 from adctl.data.preprocess import check_region, to_network_input
+from adctl.data.split import file_digest
 from adctl.data.tiling import Tiling
 from adctl.errors import ImageError
 from adctl.records import Sample
@@ -37,16 +34,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Several images are read at once already: threads within one would only take the cores from the network.
+# Images are already read in parallel; OpenCV's own threads would compete with the network for the cores.
 cv2.setNumThreads(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ArraySample(Sample):
-    """An image in memory; `path` is only its name in messages.
+    """Image in memory; `path` is only its name in messages.
 
     Attributes:
-        array: Array [H,W] (grey) or [H,W,C]; see `adctl.data.multichannel.array_pixels`.
+        array: Pixels [H,W] (grey) or [H,W,C]; see `adctl.data.multichannel.array_pixels`.
     """
 
     array: NDArray[Any]
@@ -54,16 +51,16 @@ class ArraySample(Sample):
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """One image, read and brought to what the network takes, or why it could not be.
+    """One preprocessed image, or the reason why it could not be read.
 
     Attributes:
-        sample: Where it came from.
-        pixels: Array [H,W,C] of uint8; None where it is unreadable or to be cut into tiles.
-        width: Of the original, pixels; 0 when unreadable.
-        height: Of the original, pixels; 0 when unreadable.
-        error: Why it could not be read, or None.
-        display: The original scaled down to look at, where that was asked for; None otherwise.
-        whole: Array [height,width,C] of uint8, the original where it is to be cut into tiles; None otherwise.
+        sample: The image file.
+        pixels: Network input, array [H,W,C] of uint8; None if the image is unreadable or tiled.
+        width: Width of the original, pixels; 0 if unreadable.
+        height: Height of the original, pixels; 0 if unreadable.
+        error: Reason why the image could not be read, or None.
+        display: The original scaled down for display, if requested; otherwise None.
+        whole: Original image, array [height,width,C] of uint8, if the input format uses tiles; otherwise None.
     """
 
     sample: Sample
@@ -76,12 +73,12 @@ class LoadedImage:
 
 
 def load_image(sample: Sample, spec: InputSpec, display: int | None = None) -> LoadedImage:
-    """Read one image and bring it to what the network takes; an image error is returned, not raised.
+    """Read and preprocess one image; an `ImageError` is stored in the result, not raised.
 
     Args:
-        sample: What to read.
-        spec: What the network takes.
-        display: Also keep the image at its own proportions, its longer side at most so many pixels.
+        sample: The image to read.
+        spec: Input format of the network.
+        display: Maximum side in pixels of a copy for display, which keeps the aspect ratio; None makes no copy.
     """
     try:
         if isinstance(sample, ArraySample):
@@ -91,26 +88,27 @@ def load_image(sample: Sample, spec: InputSpec, display: int | None = None) -> L
         check_region(sample.path, image, spec)
     except ImageError as error:
         return LoadedImage(sample, None, error=error)
-    shown = None if display is None else _scaled(to_display_image(image), display)
+    copy = None if display is None else _scale_down(to_display_image(image), display)
     height, width = image.shape[:2]
     if spec.tiled:
-        return LoadedImage(sample, None, width, height, display=shown, whole=image)
-    return LoadedImage(sample, to_network_input(image, spec), width, height, display=shown)
+        return LoadedImage(sample, None, width, height, display=copy, whole=image)
+    return LoadedImage(sample, to_network_input(image, spec), width, height, display=copy)
 
 
 def stream_images(
     samples: Iterable[Sample], spec: InputSpec, *, workers: int, display: int | None = None, batch_size: int = 1
 ) -> Iterator[LoadedImage]:
-    """Read images in order, a bounded number ahead of the reader.
+    """Read images in order, and prefetch a bounded number of them.
 
     Args:
-        samples: What to read; may be endless.
-        spec: What the network takes.
-        workers: Threads; 0 reads in the caller's own.
+        samples: The images to read; may be infinite.
+        spec: Input format of the network.
+        workers: Number of reading threads; 0 reads in the caller's thread.
         display: See `load_image`.
-        batch_size: Images the reader takes at once; as many are read while it works on the ones before.
+        batch_size: Number of images that the consumer processes at a time; at least as many are prefetched, unless
+            images are tiled.
     """
-    # Images that are cut into tiles wait in their full size, which may be a gigabyte.
+    # Tiled images are held in their full size, which may be a gigabyte.
     ahead = 1 if spec.tiled else max(4 * workers, batch_size)
     return map_ordered(
         lambda sample: load_image(sample, spec, display), samples, workers=workers, ahead=ahead, name="adctl-read"
@@ -118,7 +116,7 @@ def stream_images(
 
 
 def network_inputs(item: LoadedImage, spec: InputSpec) -> Iterator[Pixels]:
-    """What the network sees of a readable image [H,W,C]: the whole of it, or tile by tile."""
+    """Yield the network inputs [H,W,C] of a readable image: one input, or one for each tile."""
     if item.whole is None:
         assert item.pixels is not None
         yield item.pixels
@@ -128,32 +126,32 @@ def network_inputs(item: LoadedImage, spec: InputSpec) -> Iterator[Pixels]:
 
 
 def batch_images(items: Iterable[LoadedImage], size: int) -> Iterator[list[LoadedImage]]:
-    """Cut a stream into lists with `size` readable images each; unreadable ones stay in their places."""
-    held: list[LoadedImage] = []
+    """Group images into lists with `size` readable images each; unreadable ones keep their place in the order."""
+    group: list[LoadedImage] = []
     readable = 0
     for item in items:
-        held.append(item)
+        group.append(item)
         readable += item.error is None
         if readable == size:
-            yield held
-            held, readable = [], 0
-    if held:
-        yield held
+            yield group
+            group, readable = [], 0
+    if group:
+        yield group
 
 
 def stack_pixels(items: Iterable[LoadedImage]) -> NDArray[np.uint8]:
-    """Pixels [B,H,W,C] of the readable images."""
+    """Stack the pixels of the readable images into an array [B,H,W,C]."""
     return np.stack([item.pixels for item in items if item.pixels is not None])
 
 
-def _all_readable(items: Iterable[LoadedImage]) -> Iterator[LoadedImage]:
+def _require_readable(items: Iterable[LoadedImage]) -> Iterator[LoadedImage]:
     for item in items:
         if item.error is not None:
             raise item.error
         yield item
 
 
-def _scaled(image: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
+def _scale_down(image: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
     scale = longest / max(image.shape[:2])
     if scale >= 1:
         return image
@@ -161,17 +159,17 @@ def _scaled(image: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
 
 
 class ImageSource:
-    """A set of images that is gone through once or many times, kept decoded in memory when it fits.
+    """Set of images that is read once or several times, and is kept decoded in memory if it fits.
 
-    Tiles count as images of their own. Where they are wanted in another order than that of their images and are
-    neither in memory nor in a cache, each one costs decoding its image.
+    Each tile counts as an image. To read tiles in shuffled order, without memory or a cache, the whole image is decoded
+    for every tile.
 
     Args:
         samples: The images.
-        spec: What the network takes.
-        workers: Threads that read.
-        reuse: Whether it will be gone through more than once; only then is anything kept in memory.
-        cache: A folder to keep preprocessed images in, for this time and the next; None keeps none.
+        spec: Input format of the network.
+        workers: Number of reading threads.
+        reuse: True if the images are read several times; only then are they kept in memory.
+        cache: Folder for a cache of preprocessed images, reused by later runs; None disables the cache.
     """
 
     def __init__(
@@ -189,14 +187,14 @@ class ImageSource:
         return self._ends[-1] if self.samples else 0
 
     def name(self, index: int) -> str:
-        """What an image is called in messages."""
-        return str(self.samples[self._place(index)[0]].path)
+        """Return the path of an image, for messages."""
+        return str(self.samples[self._locate(index)[0]].path)
 
     def batches(self, size: int, order: Sequence[int] | None = None) -> Iterator[Pixels]:
-        """Pixels [B,H,W,C] of uint8, in the order given by indices (all in their own order when None).
+        """Yield batches of pixels [B,H,W,C], uint8, in the order of the indices (None: all images in sequence).
 
         Raises:
-            ImageError: An image could not be read.
+            ImageError: An image cannot be read.
             OutputError: The cache cannot be written.
         """
         indices = range(len(self)) if order is None else order
@@ -206,19 +204,19 @@ class ImageSource:
         elif self._cache is not None:
             yield from (self._cached(chunk) for chunk in _chunks(indices, size))
         else:
-            found = self._all() if order is None else self._chosen(order)
-            yield from (np.stack(chunk) for chunk in _chunks(found, size))
+            inputs = self._in_sequence() if order is None else self._in_order(order)
+            yield from (np.stack(chunk) for chunk in _chunks(inputs, size))
 
     @cached_property
     def _ends(self) -> list[int]:
-        """After each image, how many pieces there are until then."""
+        """Cumulative number of inputs after each image."""
         if not self.spec.tiled:
             return list(range(1, len(self.samples) + 1))
         sizes = (image_size(sample.path) for sample in self.samples)
         return list(itertools.accumulate(len(Tiling.for_image(self.spec, height, width)) for width, height in sizes))
 
-    def _place(self, index: int) -> tuple[int, int]:
-        """The image of a piece, and the number of the piece within it."""
+    def _locate(self, index: int) -> tuple[int, int]:
+        """Return the index of an input's image, and the input's index within the image."""
         image = bisect.bisect_right(self._ends, index)
         return image, index - (self._ends[image - 1] if image else 0)
 
@@ -229,38 +227,40 @@ class ImageSource:
     def _decoded(self) -> Pixels:
         if self._kept is None:
             kept = np.empty((len(self), *self.spec.shape), np.uint8)
-            found = self._all() if self._cache is None else (self._cached([row])[0] for row in range(len(self)))
-            for place, pixels in enumerate(found):
-                kept[place] = pixels
+            rows = range(len(self))
+            inputs = self._in_sequence() if self._cache is None else (self._cached([row])[0] for row in rows)
+            for row, pixels in enumerate(inputs):
+                kept[row] = pixels
             self._kept = kept
         return self._kept
 
-    def _all(self) -> Iterator[Pixels]:
-        """Every piece in order; each image is decoded once."""
-        return (pixels for _, pixels in self._pieces(range(len(self.samples))))
+    def _in_sequence(self) -> Iterator[Pixels]:
+        """Yield all inputs in sequence; each image is decoded once."""
+        return (pixels for _, pixels in self._inputs(range(len(self.samples))))
 
-    def _pieces(self, images: Sequence[int]) -> Iterator[tuple[int, Pixels]]:
-        """(image, pixels) of every piece of some images."""
+    def _inputs(self, images: Sequence[int]) -> Iterator[tuple[int, Pixels]]:
+        """Yield (image index, pixels) of every input of the given images."""
         items = stream_images((self.samples[image] for image in images), self.spec, workers=self.workers)
-        for image, item in zip(images, _all_readable(items), strict=True):
+        for image, item in zip(images, _require_readable(items), strict=True):
             for pixels in network_inputs(item, self.spec):
                 yield image, pixels
 
-    def _chosen(self, order: Sequence[int]) -> Iterator[Pixels]:
-        """Pieces in any order."""
+    def _in_order(self, order: Sequence[int]) -> Iterator[Pixels]:
+        """Yield inputs in the given order."""
         if not self.spec.tiled:
-            return (pixels for _, pixels in self._pieces(order))
-        log.warning("The tiles do not fit into memory: each is decoded by itself. A --cache folder saves that.")
-        return map_ordered(self._one, order, workers=self.workers, ahead=4 * self.workers, name="adctl-read")
+            return (pixels for _, pixels in self._inputs(order))
+        log.warning("The tiles do not fit into memory: every tile decodes its image again. Use --cache to avoid this.")
+        return map_ordered(self._tile, order, workers=self.workers, ahead=4 * self.workers, name="adctl-read")
 
-    def _one(self, index: int) -> Pixels:
-        image, number = self._place(index)
+    def _tile(self, index: int) -> Pixels:
+        image, number = self._locate(index)
         item = load_image(self.samples[image], self.spec)
         if item.error is not None:
             raise item.error
         assert item.whole is not None
         tile = Tiling.for_image(self.spec, item.height, item.width)[number]
-        return np.ascontiguousarray(to_network_input(tile.cut(item.whole), self.spec))  # no view: the image is let go
+        # A copy, not a view, so that the whole image is freed.
+        return np.ascontiguousarray(to_network_input(tile.cut(item.whole), self.spec))
 
     def _cached(self, indices: Sequence[int]) -> Pixels:
         assert self._cache is not None
@@ -275,19 +275,10 @@ class ImageSource:
 
     def _fill_cache(self) -> None:
         assert self._cache is not None
-        self._rows = self._cache.fill([_digest(sample) for sample in self.samples], self._pieces)
+        self._rows = self._cache.fill([file_digest(sample) for sample in self.samples], self._inputs)
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(items)
     while chunk := list(itertools.islice(iterator, size)):
         yield chunk
-
-
-def _digest(sample: Sample) -> str:
-    try:
-        return storage.digest(sample.path)
-    except OSError as error:
-        raise ImageError(
-            f"Cannot read the image {sample.path}: {error.strerror or error}.", "Check the file and its permissions."
-        ) from error

@@ -1,7 +1,7 @@
-"""Images of more or other channels than colour has: several lamps, polarisations, spectral bands, colour with alpha.
+"""Multichannel images: several lamps, polarisations, spectral bands, or colour with alpha.
 
-They come as TIFF with several samples a pixel, as NumPy arrays, or as PNG and WebP with alpha, which then counts. Their
-channels are taken in the order in which they are stored. Colour and grey go the ordinary way, by `adctl.data.images`.
+The files are TIFF with several samples per pixel, NumPy arrays, or PNG and WebP with alpha, which then is a channel.
+Channels keep their stored order. Grey and colour images are read by `adctl.data.images`.
 """
 
 from __future__ import annotations
@@ -23,56 +23,56 @@ if TYPE_CHECKING:
 
     from adctl.data.images import RgbImage
 
-_ORDINARY = (1, 3)
+_GREY_OR_RGB = (1, 3)
 _COLOUR, _ALPHA = 3, 4
 
 
 def read_pixels(path: Path, channels: int, *, bit_depth: int = 16) -> NDArray[np.uint8]:
-    """Decode one image for a network that takes so many channels.
+    """Decode one image for a network with `channels` input channels.
 
     Args:
         path: The image.
-        channels: 1 and 3 take any colour or grey image; others an image that has as many.
+        channels: With 1 or 3, any grey or colour image is accepted; otherwise the image must have this number.
         bit_depth: See `read_image`.
 
     Returns:
-        Array of uint8: for 1 and 3 channels [H, W, 1] of a grey image and [H, W, 3], RGB, of one in colour; else
-        [H, W, channels].
+        Array of uint8. For 1 or 3 channels: [H, W, 1] if the image is grey, [H, W, 3] in RGB order if it is colour.
+        Otherwise: [H, W, channels].
 
     Raises:
-        ImageError: As for `read_image`, or the image has another number of channels.
-        MissingExtraError: It is a TIFF, which needs the package tifffile.
+        ImageError: The image cannot be read (see `read_image`), or has another number of channels.
+        MissingExtraError: The image is a multichannel TIFF, and the package tifffile is not installed.
     """
-    if channels in _ORDINARY:
+    if channels in _GREY_OR_RGB:
         return images.as_grey_or_rgb(path, images.read_stored(path), bit_depth=bit_depth)
     pixels = read_channels(path)
     if pixels.shape[2] != channels:
         raise unusable_image(
             path,
-            f"it has {pixels.shape[2]} channels where {channels} are expected",
-            f"Use images of {channels} channels, or train on all these with --set channels={pixels.shape[2]}.",
+            f"it has {pixels.shape[2]} channels, but {channels} are expected",
+            f"Use images with {channels} channels, or train with --set channels={pixels.shape[2]}.",
         )
     return to_uint8(path, pixels, bit_depth)
 
 
 def array_pixels(name: Path, array: NDArray[Any], channels: int, *, bit_depth: int = 16) -> NDArray[np.uint8]:
-    """Check an image in memory and bring it to 8 bits, as `read_pixels` does for a file.
+    """Check an image in memory and convert it to 8 bits, as `read_pixels` does for a file.
 
     Args:
         name: Name of the image in messages.
-        array: Array [H,W] or [H,W,1] (grey), [H,W,3] (RGB), or [H,W,channels] for a network of other channels; uint8,
+        array: Array [H,W] or [H,W,1] (grey), [H,W,3] (RGB), or [H,W,channels] for other numbers of channels; uint8,
             uint16, or floating point from 0 to 1.
-        channels: Channels that the network takes.
+        channels: Number of input channels of the network.
         bit_depth: See `adctl.data.images.read_image`.
 
     Returns:
         Array [H,W,C] of uint8.
 
     Raises:
-        ImageError: The array has another shape or type, or too few or too many pixels.
+        ImageError: The shape or number type is not accepted, or the image is too small or too large.
     """
     pixels = array[..., None] if array.ndim == 2 else array  # noqa: PLR2004 - grey
-    allowed = _ORDINARY if channels in _ORDINARY else (channels,)
+    allowed = _GREY_OR_RGB if channels in _GREY_OR_RGB else (channels,)
     if pixels.ndim != 3 or pixels.shape[2] not in allowed:  # noqa: PLR2004 - height, width, channels
         raise unusable_image(
             name,
@@ -84,15 +84,15 @@ def array_pixels(name: Path, array: NDArray[Any], channels: int, *, bit_depth: i
 
 
 def read_channels(path: Path) -> NDArray[Any]:
-    """All channels of an image, in the number type and the order they are stored in: [H, W, C].
+    """Decode all channels of an image, [H, W, C], in their stored number type; colour comes in RGB order.
 
     Raises:
-        ImageError: As for `read_image`, but for the kinds of number; also where it is stored turned or mirrored.
-        MissingExtraError: It is a TIFF, which needs the package tifffile.
+        ImageError: The image cannot be decoded, or is stored rotated or mirrored. Any number type is accepted.
+        MissingExtraError: The image is a TIFF, and the package tifffile is not installed.
     """
     header, data = images.read_file(path)
     if header.orientation != 1:
-        raise unusable_image(path, "it is stored turned or mirrored", "Save it as it should be seen.")
+        raise unusable_image(path, "it is stored rotated or mirrored", "Save it in its displayed orientation.")
     if header.format == "TIFF":
         pixels = _tiff(path, data)
     elif header.format == "NPY":
@@ -105,20 +105,20 @@ def read_channels(path: Path) -> NDArray[Any]:
 
 
 def read_display_image(path: Path, *, bit_depth: int = 16) -> RgbImage:
-    """An image to look at, whatever its channels; errors as for `read_pixels`."""
+    """Read an image with any number of channels as RGB for display; raises the same errors as `read_pixels`."""
     if not images.read_header(path).bands:
         return read_image(path, bit_depth=bit_depth)
     return to_display_image(to_uint8(path, read_channels(path), bit_depth))
 
 
 def to_display_image(pixels: NDArray[np.uint8]) -> RgbImage:
-    """Something to look at: the first three channels for red, green and blue, or the first for grey.
+    """Convert an image to RGB for display: the first three channels as RGB, or the first as grey if there are fewer.
 
     Args:
         pixels: Array of shape [H, W, C], uint8.
 
     Returns:
-        Array of shape [H, W, 3], uint8; `pixels` itself where it has three channels.
+        Array of shape [H, W, 3], uint8; `pixels` itself if it has three channels.
     """
     if pixels.shape[2] == _COLOUR:
         return pixels
@@ -128,7 +128,7 @@ def to_display_image(pixels: NDArray[np.uint8]) -> RgbImage:
 
 
 def _tiff(path: Path, data: bytes) -> NDArray[Any]:
-    """The samples of the only page, [H,W] or [H,W,C]; OpenCV reads no more than four, and those not always rightly."""
+    """Decode the only page, [H,W] or [H,W,C]; OpenCV reads at most four channels, and these not always correctly."""
     try:
         import tifffile
     except ImportError as error:
@@ -137,7 +137,7 @@ def _tiff(path: Path, data: bytes) -> NDArray[Any]:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             page = file.pages.first
             pixels, axes = page.asarray(), page.axes
-    except Exception as error:  # it raises whatever a damaged tag leads to
+    except Exception as error:  # damaged tags raise exceptions of many types
         raise unusable_image(
             path, f"it cannot be decoded ({error})", "Save it again, without compression or with Deflate."
         ) from error

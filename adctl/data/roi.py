@@ -1,10 +1,8 @@
-"""Where to look: a region of interest, written as text so that it travels in a detector's settings.
+"""Region of interest (ROI), encoded as text so that it can be stored in a detector's settings.
 
-A rectangle `x,y,width,height` in pixels of the image is cut out before anything else is done with the image. A mask,
-which scales with the image, is cut out to the rectangle around it, and what lies outside it is painted mid-grey, in the
-images to learn from as in those to judge: the same everywhere, it is never strange.
-
-Knows arrays and text; the file of a mask is read once, when the text is made.
+A rectangle `x,y,width,height` in pixels is cropped before any other preprocessing. A mask scales with the image: its
+bounding box is cropped, and pixels outside the mask are set to mid-grey. This is done for training images and scored
+images alike, so that the grey area is normal to the detector. The mask file is read once, when the text is encoded.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     from adctl.data.images import BoolMask, RgbImage
 
 FILL = 128
-"""Grey of what is not to be seen: near zero once a network has normalised it."""
+"""Grey value of hidden pixels; it is near zero after the network's normalisation."""
 
 _PREFIX = "mask:"
 _LONGEST_MASK = 512
@@ -36,7 +34,7 @@ _NUMBERS = 4
 
 @dataclass(frozen=True)
 class RoiBox:
-    """A rectangle inside an image, pixels."""
+    """Rectangle inside an image, pixels."""
 
     top: int
     left: int
@@ -45,11 +43,11 @@ class RoiBox:
 
 
 class Region:
-    """A region of interest.
+    """Region of interest: either a rectangle or a mask.
 
     Args:
-        rectangle: Left, top, width and height in pixels; None where there is a mask.
-        mask: Array [h,w], true where to look, spanning the image; None where there is a rectangle.
+        rectangle: Left, top, width and height in pixels, or None.
+        mask: Array [h,w] of bool that covers the image, true inside the region; or None.
     """
 
     def __init__(self, rectangle: tuple[int, int, int, int] | None, mask: BoolMask | None) -> None:
@@ -57,44 +55,45 @@ class Region:
         self._mask = mask
 
     def box(self, height: int, width: int) -> RoiBox:
-        """The rectangle to look at in an image of this size, as far as it lies in it."""
+        """Return the region's bounding box, clipped to an image of this size."""
         if self._rectangle is not None:
-            left, top, wide, high = self._rectangle
+            left, top, box_width, box_height = self._rectangle
         else:
-            left, top, wide, high = cv2.boundingRect(self._scaled(height, width).astype(np.uint8))
-        bottom, right = min(height, top + high), min(width, left + wide)
+            left, top, box_width, box_height = cv2.boundingRect(self._scaled_mask(height, width).astype(np.uint8))
+        bottom, right = min(height, top + box_height), min(width, left + box_width)
         return RoiBox(top, left, bottom - top, right - left)
 
     def check(self, path: Path, height: int, width: int) -> None:
-        """Refuse an image in which there is nothing to look at.
+        """Check that enough of the region lies in an image.
 
         Raises:
-            ImageError: Less than 16 pixels a side of the region lie in it.
+            ImageError: A side of the clipped bounding box is shorter than `MIN_SIDE`.
         """
         box = self.box(height, width)
         if min(box.height, box.width) < MIN_SIDE:
             raise ImageError(
-                f"Cannot use the image {path}: it is {width} x {height} pixels, the region of interest lies outside.",
-                "Use images of one size, or give the region as a mask, which scales with them.",
+                f"Cannot use the image {path}: it is {width} x {height} pixels, "
+                "and the region of interest lies outside it.",
+                "Use images of equal size, or give the region as a mask, which scales with the image.",
             )
 
-    def cut(self, image: RgbImage) -> RgbImage:
-        """What is to be seen of an image [H,W,3]: the rectangle, mid-grey where a mask says not to look."""
+    def crop(self, image: RgbImage) -> RgbImage:
+        """Crop an image [H,W,C] to the bounding box, and set pixels outside the mask to mid-grey."""
         box = self.box(*image.shape[:2])
         part = image[box.top : box.top + box.height, box.left : box.left + box.width]
         if self._mask is None:
             return part
-        inside = self._scaled(*image.shape[:2])[box.top : box.top + box.height, box.left : box.left + box.width]
-        seen: RgbImage = np.where(inside[..., None], part, np.uint8(FILL))
-        return seen
+        inside = self._scaled_mask(*image.shape[:2])[box.top : box.top + box.height, box.left : box.left + box.width]
+        masked: RgbImage = np.where(inside[..., None], part, np.uint8(FILL))
+        return masked
 
     def cells(self, shape: tuple[int, int], height: int, width: int) -> BoolMask:
-        """Which cells of a map that spans an image of height x width lie inside, by their middles.
+        """Return which cells of an image's map have their centre inside the region, as bool of shape `shape`.
 
         Args:
-            shape: Of the map.
-            height: Of the image, pixels.
-            width: Likewise.
+            shape: Shape of the map, which covers the image.
+            height: Height of the image, pixels.
+            width: Width of the image, pixels.
         """
         box = self.box(height, width)
         rows = (np.arange(shape[0]) + 0.5) * height / shape[0]
@@ -103,10 +102,10 @@ class Region:
         in_columns = (columns >= box.left) & (columns < box.left + box.width)
         inside: BoolMask = in_rows[:, None] & in_columns[None]
         if self._mask is not None:
-            inside &= self._scaled(height, width)[rows.astype(int)[:, None], columns.astype(int)[None]]
+            inside &= self._scaled_mask(height, width)[rows.astype(int)[:, None], columns.astype(int)[None]]
         return inside
 
-    def _scaled(self, height: int, width: int) -> BoolMask:
+    def _scaled_mask(self, height: int, width: int) -> BoolMask:
         assert self._mask is not None
         if self._mask.shape == (height, width):
             return self._mask
@@ -116,10 +115,10 @@ class Region:
 
 @lru_cache(maxsize=8)
 def decode_region(text: str) -> Region:
-    """The region that a text from `encode_region` stands for.
+    """Decode a region from the text of `encode_region`.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is not a valid region.
     """
     if text.startswith(_PREFIX):
         data = np.frombuffer(base64.b64decode(text.removeprefix(_PREFIX), validate=True), np.uint8)
@@ -131,44 +130,44 @@ def decode_region(text: str) -> Region:
     return Region((left, top, width, height), None)
 
 
-def encode_region(given: str) -> str:
-    """What to keep of `--roi`: a rectangle as it was typed, a mask picture by its pixels.
+def encode_region(value: str) -> str:
+    """Encode the value of `--roi` as text: a rectangle, or the pixels of a mask image.
 
     Raises:
-        UsageError: It is neither a rectangle nor a mask picture that marks anything.
+        UsageError: The value is neither a rectangle nor the path of a mask image with a marked area.
     """
-    if given.startswith(_PREFIX):
-        return given
+    if value.startswith(_PREFIX):
+        return value
     try:
-        return ",".join(map(str, _rectangle(given)))
+        return ",".join(map(str, _rectangle(value)))
     except ValueError as error:
-        path = Path(given)
+        path = Path(value)
         if not path.is_file():
             raise UsageError(
-                f"--roi {given} is no region: {error}, and there is no picture of that name.",
-                "Give x,y,width,height in pixels, or a picture that is black where not to look.",
+                f"--roi {value} is not a region: {error}, and there is no image file of that name.",
+                "Give x,y,width,height in pixels, or a mask image that is white inside the region and black outside.",
             ) from error
     try:
         mask = read_mask(path)
     except ImageError as error:
         raise UsageError(error.message, error.remedy) from error
     if not mask.any():
-        raise UsageError(f"The mask {path} of the region marks nothing.", "Paint white where to look.")
-    _, encoded = cv2.imencode(".png", _reduced(mask.astype(np.uint8) * 255), [cv2.IMWRITE_PNG_BILEVEL, 1])
+        raise UsageError(f"The region mask {path} is empty.", "Paint the region white.")
+    _, encoded = cv2.imencode(".png", _shrink_mask(mask.astype(np.uint8) * 255), [cv2.IMWRITE_PNG_BILEVEL, 1])
     return _PREFIX + base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
 def _rectangle(text: str) -> tuple[int, int, int, int]:
     numbers = [int(part) for part in text.split(",")] if text.count(",") == _NUMBERS - 1 else []
     if len(numbers) != _NUMBERS:
-        raise ValueError("a rectangle is four numbers, x,y,width,height")
+        raise ValueError("a rectangle has four numbers, x,y,width,height")
     left, top, width, height = numbers
     if left < 0 or top < 0 or min(width, height) < MIN_SIDE:
-        raise ValueError(f"a rectangle starts at 0 or more and is at least {MIN_SIDE} pixels wide and high")
+        raise ValueError(f"x and y must be at least 0, width and height at least {MIN_SIDE} pixels")
     return left, top, width, height
 
 
-def _reduced(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _shrink_mask(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     scale = _LONGEST_MASK / max(mask.shape)
     if scale >= 1:
         return mask

@@ -1,9 +1,7 @@
-"""Which good images are fitted on, which choose the epoch, and which set the threshold.
+"""Split of the good images into training, validation (chooses the epoch) and calibration (sets the threshold).
 
-The three parts never share an image, nor a byte-identical copy of one: a threshold measured on images the
-detector has learned by heart would promise too few false alarms.
-
-Knows the bytes of image files, nothing of pixels or detectors.
+The three parts share no image and no byte-identical copies, because a threshold computed from training images would
+underestimate the false alarms on new images.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from adctl.records import Sample
 
 MIN_GOOD = 8
-"""Fewest different good images that can be split."""
+"""Minimum number of different good images for a split."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +29,13 @@ class Split:
     """Good images in three disjoint parts, each sorted by key.
 
     Attributes:
-        train: Fitted on.
-        validation: Held out to choose the epoch.
-        calibration: Held out to set the threshold.
+        train: Training images.
+        validation: Images held out to choose the epoch.
+        calibration: Images held out to set the threshold.
         digests: SHA-256 of each image file, hexadecimal, by the sample's key.
-        seed: Which of the possible splits.
-        validation_share: What was asked for, 0 to 1.
-        calibration_share: Likewise.
+        seed: Seed of the split.
+        validation_share: Requested share of validation images, 0 to 1.
+        calibration_share: Requested share of calibration images, 0 to 1.
     """
 
     train: tuple[Sample, ...]
@@ -49,7 +47,7 @@ class Split:
     calibration_share: float
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-safe dictionary: keys, not paths, so that it means the same on another machine."""
+        """Return a JSON-safe dictionary, with keys instead of paths so that it is valid on other machines."""
         return {
             "seed": self.seed,
             "validation_share": self.validation_share,
@@ -62,21 +60,21 @@ class Split:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], samples: Iterable[Sample]) -> Split:
-        """Rebuild from `to_dict`.
+        """Rebuild from the dictionary of `to_dict`.
 
         Args:
-            value: What `to_dict` gave.
-            samples: The good images of the data set as it is found now; others than those split are ignored.
+            value: Result of `to_dict`.
+            samples: The dataset's current good images; images that are not in the split are ignored.
 
         Raises:
-            DataError: An image of the split is no longer there.
+            DataError: An image of the split is missing.
         """
         found = {sample.key: sample for sample in samples}
         missing = sorted(set(value["digests"]) - set(found))
         if missing:
             raise DataError(
-                f"Images that were split and are no longer there: {len(missing)}, such as {missing[0]}.",
-                "Put them back, or train anew.",
+                f"Images of the split are missing from the dataset: {len(missing)}, such as {missing[0]}.",
+                "Restore them, or start a new training.",
             )
         names = ("train", "validation", "calibration")
         parts = {name: tuple(found[key] for key in value[name]) for name in names}
@@ -90,16 +88,16 @@ class Split:
 
 
 def split_good(samples: Sequence[Sample], *, calibration: float, validation: float, seed: int) -> Split:
-    """Divide good images by what they hold, whatever they are called, wherever and in whatever order.
+    """Split good images by their content, independent of their names, folders and order.
 
-    Different images are ranked by a hash of seed and content; calibration takes the first, validation the
-    next, training the rest. Identical copies go together and count as one.
+    Different images are sorted by a hash of seed and content; calibration takes the first, validation the next,
+    training the rest. Identical copies stay together and count as one image.
 
     Args:
         samples: Good images with distinct keys.
-        calibration: Share for calibration, 0 to 1; above 0 gives at least one image.
-        validation: Share for validation, likewise.
-        seed: Which split.
+        calibration: Share of calibration images, 0 to 1; at least one image if above 0.
+        validation: Share of validation images, 0 to 1; at least one image if above 0.
+        seed: Seed of the split.
 
     Raises:
         DataError: There are too few different images.
@@ -110,17 +108,17 @@ def split_good(samples: Sequence[Sample], *, calibration: float, validation: flo
     for sample in samples:
         copies[digests[sample.key]].append(sample)
     ranked = sorted(copies, key=lambda digest: hashlib.sha256(f"{seed}:{digest}".encode()).digest())
-    held = _count(calibration, len(ranked))
-    rest = held + _count(validation, len(ranked))
-    _check_enough(len(samples), len(ranked), rest)
+    calibration_end = _count(calibration, len(ranked))
+    train_start = calibration_end + _count(validation, len(ranked))
+    _check_enough(len(samples), len(ranked), train_start)
 
     def part(chosen: Sequence[str]) -> tuple[Sample, ...]:
         return tuple(sorted((s for digest in chosen for s in copies[digest]), key=lambda s: s.key))
 
     return Split(
-        train=part(ranked[rest:]),
-        validation=part(ranked[held:rest]),
-        calibration=part(ranked[:held]),
+        train=part(ranked[train_start:]),
+        validation=part(ranked[calibration_end:train_start]),
+        calibration=part(ranked[:calibration_end]),
         digests=dict(sorted(digests.items())),
         seed=seed,
         validation_share=validation,
@@ -129,10 +127,10 @@ def split_good(samples: Sequence[Sample], *, calibration: float, validation: flo
 
 
 def training_digest(samples: Iterable[Sample], digests: Mapping[str, str]) -> str:
-    """The hexadecimal SHA-256 of a set of images, whatever their names and order.
+    """Return the hexadecimal SHA-256 of a set of images, independent of their names and order.
 
     Args:
-        samples: The images; copies count.
+        samples: The images; each copy counts.
         digests: SHA-256 of each image file by the sample's key, as in `Split.digests`.
     """
     contents = sorted(digests[sample.key] for sample in samples)
@@ -140,10 +138,10 @@ def training_digest(samples: Iterable[Sample], digests: Mapping[str, str]) -> st
 
 
 def file_digest(sample: Sample) -> str:
-    """The hexadecimal SHA-256 of an image file's bytes.
+    """Return the hexadecimal SHA-256 of an image file's bytes.
 
     Raises:
-        ImageError: It cannot be read.
+        ImageError: The file cannot be read.
     """
     try:
         return storage.digest(sample.path)
@@ -154,7 +152,7 @@ def file_digest(sample: Sample) -> str:
 
 
 def _count(share: float, total: int) -> int:
-    """A share in whole images, halves rounded up; at least one when the share is not zero."""
+    """Return a share as a number of images, with halves rounded up; at least one if the share is above 0."""
     return max(1, math.floor(share * total + 0.5)) if share > 0 else 0
 
 
@@ -162,11 +160,11 @@ def _check_enough(total: int, different: int, held_out: int) -> None:
     copies = f" ({total} with identical copies)" if total > different else ""
     if different < MIN_GOOD:
         raise DataError(
-            f"Too few good images to learn from and to set a threshold: {different} different{copies}.",
-            f"Give at least {MIN_GOOD}, better 50 or more.",
+            f"Too few good images to train and to set a threshold: {different} different{copies}.",
+            f"Give at least {MIN_GOOD}; 50 or more are better.",
         )
     if held_out >= different:
         raise DataError(
-            f"No good image is left to fit on: {held_out} of {different}{copies} would be held out.",
+            f"No good image is left to train on: {held_out} of {different}{copies} would be held out.",
             "Lower --calibration-share or --validation-share, or give more good images.",
         )

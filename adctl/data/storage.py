@@ -1,9 +1,7 @@
-"""One way to list and read files, whether they lie in a folder or in an archive.
+"""Listing and reading of files, both in folders and in containers (zip, tar and HDF5 files). Writes nothing.
 
-A path may lead on into a container: `parts.zip/train/good/000.png` is a file in the archive `parts.zip`, and the
-archive itself is a folder. Ordinary files cost nothing more for it.
-
-Knows paths and bytes; what is in them is others' concern. Writes nothing.
+A path may continue into a container: `parts.zip/train/good/000.png` is a file in the archive `parts.zip`, and the
+archive itself counts as a folder. Ordinary files are tried first, so that they are read without extra cost.
 """
 
 from __future__ import annotations
@@ -24,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def read_bytes(path: Path) -> bytes:
-    """All bytes of a file.
+    """Return all bytes of a file.
 
     Raises:
-        OSError: It does not exist or cannot be read.
-        DataError: It lies in a damaged container.
+        OSError: The file does not exist or cannot be read.
+        DataError: The file lies in a damaged container.
     """
     try:
         return path.read_bytes()
@@ -38,7 +36,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def open_binary(path: Path) -> BinaryIO:
-    """A file opened for reading; errors as for `read_bytes`."""
+    """Open a file for reading; raises the same errors as `read_bytes`."""
     try:
         return path.open("rb")
     except (FileNotFoundError, NotADirectoryError):
@@ -46,7 +44,7 @@ def open_binary(path: Path) -> BinaryIO:
 
 
 def digest(path: Path) -> str:
-    """The hexadecimal SHA-256 of a file's bytes; errors as for `read_bytes`."""
+    """Return the hexadecimal SHA-256 of a file's bytes; raises the same errors as `read_bytes`."""
     try:
         return sha256_file(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -54,11 +52,11 @@ def digest(path: Path) -> str:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a path is a folder, or a container, or a folder in one.
+    """Return True if a path is a folder, a container, or a folder in a container.
 
     Raises:
-        OSError: There is nothing there.
-        DataError: It is a damaged container.
+        OSError: The path does not exist.
+        DataError: The container is damaged.
     """
     try:
         if stat.S_ISDIR(path.stat().st_mode):
@@ -80,10 +78,10 @@ def is_folder(path: Path) -> bool:
 
 
 def file_size(path: Path) -> int | None:
-    """Bytes of a regular file; None when it is something else.
+    """Return the size of a regular file in bytes; None if the path is not a regular file.
 
     Raises:
-        OSError: It cannot be reached.
+        OSError: The path does not exist or cannot be reached.
     """
     try:
         status = path.stat()
@@ -94,27 +92,31 @@ def file_size(path: Path) -> int | None:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, hidden ones included; none where it cannot be read."""
+    """Return the sorted names of a folder's subfolders, hidden ones included; empty if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir())
     except OSError:
         found = _inside(folder)
-    return [] if found is None else found[0].listed(found[1])[0]
+    return [] if found is None else found[0].list_folder(found[1])[0]
 
 
 def files_in(folder: Path) -> list[str]:
-    """Names of all but the folders in a folder, hidden ones included; none where it cannot be read."""
+    """Return the sorted names of a folder's files, hidden ones included; empty if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entry.name for entry in entries if not entry.is_dir())
     except OSError:
         found = _inside(folder)
-    return [] if found is None else found[0].listed(found[1])[1]
+    return [] if found is None else found[0].list_folder(found[1])[1]
 
 
 def walk(root: Path, on_error: Callable[[OSError], None]) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Like `os.walk` from the top, links followed: folder, names of its folders (may be shortened), of its files."""
+    """Walk a folder or container top-down like `os.walk`, following links.
+
+    Yields the folder, the names of its subfolders and the names of its files. The caller may remove names from the list
+    of subfolders to skip these.
+    """
     found = _inside(root)
     if found is None:
         for folder, folders, names in os.walk(root, followlinks=True, onerror=on_error):
@@ -126,17 +128,17 @@ def walk(root: Path, on_error: Callable[[OSError], None]) -> Iterator[tuple[Path
 def _walk_container(container: Container, name: str, root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     pending = [(root, name)]
     while pending:
-        folder, inside = pending.pop()
-        folders, names = container.listed(inside)
+        folder, current = pending.pop()
+        folders, names = container.list_folder(current)
         yield folder, folders, names
-        pending += [(folder / each, f"{inside}/{each}" if inside else each) for each in reversed(folders)]
+        pending += [(folder / child, f"{current}/{child}" if current else child) for child in reversed(folders)]
 
 
 def _inside(path: Path) -> tuple[Container, str] | None:
-    """The container a path leads into, and the name in it; None for an ordinary path."""
-    for place in (path, *path.parents):
-        if is_container_name(place.name) and place.is_file():
-            return open_container(place), "" if path == place else path.relative_to(place).as_posix()
+    """Return the container on a path and the name inside it; None for an ordinary path."""
+    for candidate in (path, *path.parents):
+        if is_container_name(candidate.name) and candidate.is_file():
+            return open_container(candidate), "" if path == candidate else path.relative_to(candidate).as_posix()
     return None
 
 

@@ -1,8 +1,8 @@
-"""Large images in overlapping tiles, and the tiles' maps stitched into one without seams.
+"""Division of large images into overlapping tiles, and seamless stitching of the tiles' anomaly maps.
 
-Each scale lays a grid of equal tiles over the image, spread evenly so that the last one ends where the image does.
-Their maps are blended with weights that fall to nothing towards a tile's edge, where a network sees least around it.
-Scales are averaged. Knows sizes and arrays, nothing of files or detectors.
+For each scale, a grid of equal tiles covers the image; the tiles are spaced evenly, and the last one ends at the image
+border. Maps are blended with weights that fall to almost zero at a tile's edge, where the network sees the least
+context. The maps of all scales are averaged.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from adctl.data.images import RgbImage
     from adctl.data.preprocess import InputSpec, Map
 
-_AT_THE_EDGE = 1e-4
-"""Weight of a tile at its very edge, which counts only where no other tile lies."""
+_EDGE_WEIGHT = 1e-4
+"""Weight of a tile at its edge; it matters only where no other tile overlaps."""
 
 
 class Tile(NamedTuple):
-    """A rectangle of the original image, pixels."""
+    """Rectangle of the original image, pixels."""
 
     top: int
     left: int
@@ -36,19 +36,19 @@ class Tile(NamedTuple):
     width: int
 
     def cut(self, image: RgbImage) -> RgbImage:
-        """Its part of an image [H,W,3], without a copy."""
+        """Return the tile's part of an image [H,W,C] as a view."""
         return image[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Equal tiles over an image at one scale.
+    """Grid of equal tiles over an image at one scale.
 
     Attributes:
-        tops: Of the rows of tiles.
-        lefts: Of the columns of tiles.
-        height: Of a tile, pixels of the original.
-        width: Of a tile, pixels of the original.
+        tops: Top edge of each row of tiles, pixels of the original.
+        lefts: Left edge of each column of tiles, pixels of the original.
+        height: Height of a tile, pixels of the original.
+        width: Width of a tile, pixels of the original.
     """
 
     tops: tuple[int, ...]
@@ -57,18 +57,18 @@ class Grid:
     width: int
 
     def tile(self, row: int, column: int) -> Tile:
-        """One of them."""
+        """Return the tile in a row and column of the grid."""
         return Tile(self.tops[row], self.lefts[column], self.height, self.width)
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """The tiles of one image.
+    """All tiles of one image.
 
     Attributes:
-        height: Of the image, pixels.
-        width: Of the image, pixels.
-        grids: One a scale.
+        height: Height of the image, pixels.
+        width: Width of the image, pixels.
+        grids: The grid of each scale.
     """
 
     height: int
@@ -77,26 +77,26 @@ class Tiling:
 
     @classmethod
     def for_image(cls, spec: InputSpec, height: int, width: int) -> Tiling:
-        """Lay the tiles over an image of this size."""
+        """Create the tiles for an image of the given size, in pixels."""
         return cls(height, width, tuple(_grid(spec, scale, height, width) for scale in spec.scales))
 
     def __len__(self) -> int:
         return sum(len(grid.tops) * len(grid.lefts) for grid in self.grids)
 
-    def places(self) -> Iterator[tuple[int, int, int]]:
-        """Numbers (scale, row, column) of every tile: scale by scale, row by row."""
+    def indices(self) -> Iterator[tuple[int, int, int]]:
+        """Yield (scale, row, column) of every tile: scale by scale, row by row."""
         for scale, grid in enumerate(self.grids):
             for row in range(len(grid.tops)):
                 for column in range(len(grid.lefts)):
                     yield scale, row, column
 
     def __iter__(self) -> Iterator[Tile]:
-        """In the order of `places`."""
-        for scale, row, column in self.places():
+        """Yield the tiles in the order of `indices`."""
+        for scale, row, column in self.indices():
             yield self.grids[scale].tile(row, column)
 
     def __getitem__(self, index: int) -> Tile:
-        """The tile that iterating gives as number `index`."""
+        """Return the tile at position `index` of the iteration."""
         for grid in self.grids:
             count = len(grid.tops) * len(grid.lefts)
             if index < count:
@@ -107,14 +107,14 @@ class Tiling:
 
 
 class Stitcher:
-    """Scores and maps of an image's tiles to one score and one map that spans the image.
+    """Combines the scores and maps of an image's tiles into one score and one map of the whole image.
 
-    The score is that of the strangest tile, averaged over the scales: a defect in one tile is not diluted by the
-    good ones beside it, and every detector and runtime keeps the way it scores an input.
+    The score is the maximum over the tiles of a scale, averaged over the scales. Good tiles therefore do not dilute a
+    defect in one tile.
 
     Args:
-        spec: How tiles became inputs.
-        tiling: Where they lie.
+        spec: Input format of the detector.
+        tiling: Tiles of the image.
     """
 
     def __init__(self, spec: InputSpec, tiling: Tiling) -> None:
@@ -122,16 +122,16 @@ class Stitcher:
         self._tiling = tiling
         self._scores: list[list[float]] = [[] for _ in tiling.grids]
         self._map: Map | None = None
-        self._places = tiling.places()
+        self._indices = tiling.indices()
 
     def add(self, score: float, anomaly_map: Map) -> None:
-        """Take what the detector says of the next tile, in the order of the tiling.
+        """Add the result of the next tile, in the order of the tiling.
 
         Args:
-            score: Raw.
-            anomaly_map: Array [h,w], spanning the network's input.
+            score: Raw score.
+            anomaly_map: Array [h,w], covering the network's input.
         """
-        scale, row, column = next(self._places)
+        scale, row, column = next(self._indices)
         grid = self._tiling.grids[scale]
         self._scores[scale].append(score)
         values = map_to_image(anomaly_map, self._spec, grid.height, grid.width)
@@ -144,32 +144,32 @@ class Stitcher:
         self._map[rows.cells, columns.cells] += rows.weights[:, None] * values * columns.weights
 
     def result(self) -> tuple[float, Map]:
-        """The image's score and map, once every tile was added."""
+        """Return the image's score and map, after all tiles have been added."""
         assert self._map is not None
         return float(np.mean([max(scores) for scores in self._scores])), self._map
 
     def _start(self, cells: tuple[int, ...]) -> None:
-        """Make the map, its cells as small as those of the smallest tiles as far as its size allows."""
+        """Create the map with the cell size of the smallest tiles, limited by `MAX_MAP_SIDE`."""
         tiling = self._tiling
         finest = min(tiling.grids, key=lambda grid: grid.height * grid.width)
-        wanted = (tiling.height * cells[0] / finest.height, tiling.width * cells[1] / finest.width)
-        factor = min(1.0, MAX_MAP_SIDE / max(wanted))
-        height, width = (max(1, round(side * factor)) for side in wanted)
+        size = (tiling.height * cells[0] / finest.height, tiling.width * cells[1] / finest.width)
+        factor = min(1.0, MAX_MAP_SIDE / max(size))
+        height, width = (max(1, round(side * factor)) for side in size)
         self._map = np.zeros((height, width), np.float32)
         self._cell = (tiling.height / height, tiling.width / width)
         share = 1 / len(tiling.grids)
-        self._rows = [_blending(grid.tops, grid.height, height, self._cell[0], share) for grid in tiling.grids]
-        self._columns = [_blending(grid.lefts, grid.width, width, self._cell[1], 1.0) for grid in tiling.grids]
+        self._rows = [_blend_weights(grid.tops, grid.height, height, self._cell[0], share) for grid in tiling.grids]
+        self._columns = [_blend_weights(grid.lefts, grid.width, width, self._cell[1], 1.0) for grid in tiling.grids]
 
 
 @dataclass(frozen=True)
 class _Blend:
-    """One tile along one axis of the stitched map.
+    """Blending weights of one tile along one axis of the stitched map.
 
     Attributes:
-        cells: Those whose centres the tile covers.
-        positions: Of the centres, as shares of the tile.
-        weights: Of the tile at the centres; those of all tiles add up to the same everywhere.
+        cells: Cells of the map whose centres the tile covers.
+        positions: Centres of these cells, as shares of the tile.
+        weights: Weight of the tile at these cells; the weights of all tiles have a constant sum.
     """
 
     cells: slice
@@ -177,25 +177,25 @@ class _Blend:
     weights: NDArray[np.float32]
 
 
-def _blending(starts: Sequence[int], side: int, cells: int, cell: float, total: float) -> list[_Blend]:
-    """Weights of each tile along one axis: sin^2, which two neighbours at half overlap add up to one by themselves."""
+def _blend_weights(starts: Sequence[int], side: int, cells: int, cell: float, total: float) -> list[_Blend]:
+    """Compute sin^2 weights of each tile along one axis, normalised to the sum `total` at each cell."""
     centres = (np.arange(cells) + 0.5) * cell
     covered = [
         slice(int(np.searchsorted(centres, start)), int(np.searchsorted(centres, start + side))) for start in starts
     ]
     positions = [(centres[part] - start) / side for part, start in zip(covered, starts, strict=True)]
-    weights = [np.sin(np.pi * places) ** 2 + _AT_THE_EDGE for places in positions]
+    weights = [np.sin(np.pi * shares) ** 2 + _EDGE_WEIGHT for shares in positions]
     sums = np.zeros(cells)
     for part, values in zip(covered, weights, strict=True):
         sums[part] += values
     return [
-        _Blend(part, places, (total * values / sums[part]).astype(np.float32))
-        for part, places, values in zip(covered, positions, weights, strict=True)
+        _Blend(part, shares, (total * values / sums[part]).astype(np.float32))
+        for part, shares, values in zip(covered, positions, weights, strict=True)
     ]
 
 
 def _grid(spec: InputSpec, scale: float, height: int, width: int) -> Grid:
-    """Tiles of one scale; an image smaller than a tile along a side has one tile there, as long as the image."""
+    """Create the grid of one scale; along a side shorter than a tile, the grid has one tile as long as the side."""
     down, across = (height, width) if spec.tile is None else (spec.tile, spec.tile)
     tile_height, tile_width = min(height, math.ceil(down / scale)), min(width, math.ceil(across / scale))
     return Grid(
