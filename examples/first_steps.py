@@ -20,7 +20,7 @@ def main() -> None:
         for arch in ("patchcore", "padim"):
             trained = adctl.train(dataset="demo", category="zipper", arch=arch, runs=runs)
             scored = adctl.score(model=trained.model, runs=runs)
-            reported = adctl.reporting(scores=scored.folder, runs=runs)
+            reported = adctl.report(scores=scored.folder, runs=runs)
             image, pixel = reported.evaluation.image, reported.evaluation.pixel
             print(
                 f"{arch:10} learned in {trained.seconds:5.1f} s, scored {scored.images_per_second:5.1f} images/s, "

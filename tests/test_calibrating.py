@@ -15,8 +15,8 @@ from conftest import CommandLine, settings
 from safetensors import safe_open
 
 from adctl.calibration.calibrate import calibrate, rule_of
-from adctl.calibration.refit import cut
 from adctl.config import CalibrateSettings, LoadedSettings, names_of
+from adctl.data.folds import assign_folds
 from adctl.engine import safetensors_file
 from adctl.errors import DataError, ModelFileError, UsageError
 from adctl.model_file import load_model, read_header, save_model, tensors_digest
@@ -176,7 +176,7 @@ def test_saved_scores_that_cannot_be_used_are_refused(world, model, tmp_path, da
 
 
 def test_a_score_that_is_no_number_is_an_error_row(tmp_path):
-    from adctl.data.loader import LoadedSettings as Item
+    from adctl.data.loader import LoadedImage as Item
     from adctl.records import Sample
     from adctl.scoring.predict import PredictedImage
     from adctl.scoring.score import to_row
@@ -204,13 +204,13 @@ def test_cutting_keeps_copies_together():
 
     samples = [Sample(Path(str(number)), str(number)) for number in range(12)]
     digests = {sample.key: str(int(sample.key) % 6) for sample in samples}
-    folds = cut(samples, digests, 3)
+    folds = assign_folds(samples, digests, 3)
     assert sorted(sample.key for fold in folds for sample in fold) == sorted(digests)
     contents = [{digests[sample.key] for sample in fold} for fold in folds]
     assert all(len(content) == 2 for content in contents)
     assert len(set.union(*contents)) == 6
     with pytest.raises(DataError, match="too few for 7 folds"):
-        cut(samples, digests, 7)
+        assign_folds(samples, digests, 7)
 
 
 def test_cross_conformal_calls_out_at_most_twice_the_rate():
@@ -234,7 +234,7 @@ def test_a_learning_curve_ends_in_words_and_a_picture(model, zippers, monkeypatc
     from adctl.cli.calibrate import _curve_text
     from adctl.cli.output import print_text
 
-    monkeypatch.setattr(learning_curve, "sizes", lambda available, smallest: (smallest, available))
+    monkeypatch.setattr(learning_curve, "training_sizes", lambda available, smallest: (smallest, available))
     monkeypatch.setattr(learning_curve, "_REPEATS", 2)
     curve = learning_curve.learning_curve(loaded(model, learning_curve=True, defects=zippers / "test" / "rough"))
     assert [(point.images, len(point.aurocs)) for point in curve.points] == [(5, 2), (16, 1)]

@@ -162,7 +162,7 @@ def counted(monkeypatch, fails_at=None):
             raise KeyboardInterrupt
         return train_once(loaded, reporter)
 
-    monkeypatch.setattr(module, "train", counting)
+    monkeypatch.setattr(module, "train_once", counting)
     return calls
 
 
@@ -191,7 +191,7 @@ def test_failures_are_tried_again_and_defects_of_one_do_not_stop_the_others(zipp
             raise RuntimeError("out of luck")
         return train_once(loaded, reporter)
 
-    monkeypatch.setattr(module, "train", broken)
+    monkeypatch.setattr(module, "train_once", broken)
     values = {"data": zippers, "arch": "padim", "seed": [0, 1], "runs": tmp_path, "name": "grid"}
     rows = train_grid(settings(**values)).rows
     assert [row.error for row in rows] == ["RuntimeError: out of luck", None]

@@ -166,5 +166,5 @@ def _cohens_d(low: Floats, high: Floats) -> float | None:
 
 
 def _varies(values: Floats) -> bool:
-    """Whether scores differ by more than rounding."""
-    return bool(np.ptp(values) > 1e-12 * np.abs(values).max())
+    """Return whether scores differ by more than rounding, and by enough that squared differences are not zero."""
+    return bool(np.ptp(values) > max(1e-12 * np.abs(values).max(), 1e-150))
