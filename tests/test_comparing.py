@@ -18,7 +18,7 @@ from adctl.config import ReportSettings, load
 from adctl.data.images import write_png
 from adctl.errors import DataError, UsageError
 from adctl.evaluation.compare import compare_sets
-from adctl.evaluation.match_images import shared_images
+from adctl.evaluation.match_images import match_images
 from adctl.metrics.bootstrap import Resampling
 from adctl.metrics.comparison import delong, holm
 from adctl.metrics.image import image_metrics
@@ -101,7 +101,7 @@ def test_images_are_matched_by_their_bytes_whatever_the_order_and_the_name(tmp_p
     one = write_set(tmp_path / "a", paths, 1)
     copies = [Path(shutil.copy(path, tmp_path / f"copy-{path.name}")) for path in reversed(paths)]
     two = write_set(tmp_path / "b", copies, 2, labels=[None] * len(copies))
-    shared = shared_images([one, two])
+    shared = match_images([one, two])
     names = [[Path(row.path).name.removeprefix("copy-") for row in each.rows] for each in shared.sets]
     assert names[0] == names[1] == [path.name for path in paths]
     assert [row.label for row in shared.sets[1].rows] == LABELS  # the other set knows
@@ -117,20 +117,20 @@ def test_same_names_of_other_images_do_not_match(tmp_path, paths):
     for path in others:
         write_png(path, np.full((24, 32, 3), 7, np.uint8))
     with pytest.raises(UsageError, match="no image in common") as caught:
-        shared_images([one, write_set(tmp_path / "b", others, 2)])
+        match_images([one, write_set(tmp_path / "b", others, 2)])
     assert "adctl score" in caught.value.remedy
 
 
 def test_identical_copies_are_told_apart(tmp_path, paths):
     shutil.copy(paths[0], paths[1])
-    shared = shared_images([write_set(tmp_path / name, paths, seed) for name, seed in (("a", 1), ("b", 2))])
+    shared = match_images([write_set(tmp_path / name, paths, seed) for name, seed in (("a", 1), ("b", 2))])
     assert len(shared.sets[0].rows) == len(paths)
 
 
 def test_only_the_common_images_count_and_the_notes_say_so(tmp_path, paths):
     one = write_set(tmp_path / "a", paths, 1)
     two = write_set(tmp_path / "b", paths[3:20], 2, labels=LABELS[3:20])
-    shared = shared_images([one, two])
+    shared = match_images([one, two])
     assert [len(each.rows) for each in shared.sets] == [17, 17]
     assert "17 images" in shared.notes[0]
     assert "24, 17" in shared.notes[0]
@@ -139,7 +139,7 @@ def test_only_the_common_images_count_and_the_notes_say_so(tmp_path, paths):
 def test_gone_files_are_matched_by_name_and_size(tmp_path, paths):
     one, two = (write_set(tmp_path / name, paths, seed) for name, seed in (("a", 1), ("b", 2)))
     paths[5].unlink()
-    shared = shared_images([one, two])
+    shared = match_images([one, two])
     assert len(shared.sets[0].rows) == len(paths)
     assert "matched by name and size" in shared.notes[0]
 
@@ -147,13 +147,13 @@ def test_gone_files_are_matched_by_name_and_size(tmp_path, paths):
 def test_contradicting_labels_are_left_out_of_the_metrics(tmp_path, paths):
     one = write_set(tmp_path / "a", paths, 1)
     two = write_set(tmp_path / "b", paths, 2, labels=["hole", *LABELS[1:]])
-    shared = shared_images([one, two])
+    shared = match_images([one, two])
     assert shared.sets[0].rows[0].label is None
     assert "1 images have different labels" in shared.notes[0]
 
 
 def test_numbers_are_those_of_the_sets_themselves(sets):
-    found = compare_sets(shared_images(sets), FEW)
+    found = compare_sets(match_images(sets), FEW)
     assert [one.name for one in found.sets] == ["padim", "patchcore", "cnn"]
     for one, scores in zip(found.sets, sets, strict=True):
         alone = image_metrics(
@@ -174,7 +174,7 @@ def test_numbers_are_those_of_the_sets_themselves(sets):
 
 
 def test_p_values_are_corrected_over_the_pairs(sets):
-    found = compare_sets(shared_images(sets), FEW)
+    found = compare_sets(match_images(sets), FEW)
     assert len(found.pairs) == 3
     for name in ("image_auroc", "pixel_aupro"):
         raw = [pair.metrics[name].p_value for pair in found.pairs]
@@ -184,14 +184,14 @@ def test_p_values_are_corrected_over_the_pairs(sets):
 def test_a_set_does_not_differ_from_itself_scored_again(tmp_path, paths):
     one = write_set(tmp_path / "a", paths, 1)
     two = write_set(tmp_path / "b", paths, 1, arch="again")
-    found = compare_sets(shared_images([one, two]), FEW)
+    found = compare_sets(match_images([one, two]), FEW)
     assert found.disagreements == ()
     assert all(test.difference == 0 for test in found.pairs[0].metrics.values())
     assert all(value == 1 for value in found.pairs[0].corrected.values())
 
 
 def test_disagreements_are_the_images_ranked_most_differently(sets):
-    found = compare_sets(shared_images(sets), FEW)
+    found = compare_sets(match_images(sets), FEW)
     split = [len({verdict is Verdict.REJECT for verdict in one.verdicts}) > 1 for one in found.disagreements]
     assert split == sorted(split, reverse=True)
     spreads = [one.spread for one, differs in zip(found.disagreements, split, strict=True) if differs]
@@ -210,7 +210,7 @@ def test_disagreements_are_the_images_ranked_most_differently(sets):
 def test_sets_without_labels_thresholds_or_maps_are_compared_as_far_as_possible(tmp_path, paths):
     bare = {"labels": [None] * len(paths), "calibration": None, "maps": False}
     found = compare_sets(
-        shared_images([write_set(tmp_path / "a", paths, 1, **bare), write_set(tmp_path / "b", paths, 2, **bare)]), FEW
+        match_images([write_set(tmp_path / "a", paths, 1, **bare), write_set(tmp_path / "b", paths, 2, **bare)]), FEW
     )
     assert found.pairs[0].metrics == {}
     assert found.pairs[0].judgements is None
@@ -223,14 +223,14 @@ def test_sets_without_labels_thresholds_or_maps_are_compared_as_far_as_possible(
 def test_one_class_is_said(tmp_path, paths):
     good = ["good"] * len(paths)
     sets = [write_set(tmp_path / name, paths, seed, labels=good, arch=name) for name, seed in (("a", 1), ("b", 2))]
-    found = compare_sets(shared_images(sets), FEW)
+    found = compare_sets(match_images(sets), FEW)
     assert found.pairs[0].metrics == {}
-    assert any("Only good or only defective" in note for note in found.notes)
+    assert any("good or all are defective" in note for note in found.notes)
 
 
 def test_names_stay_different(sets):
     again = [replace(one, manifest={**one.manifest, "model": {}}) for one in sets]
-    assert [one.name for one in compare_sets(shared_images(again), FEW).sets] == ["a", "b", "c"]
+    assert [one.name for one in compare_sets(match_images(again), FEW).sets] == ["a", "b", "c"]
 
 
 def test_command_line_writes_page_and_animation(adctl, sets):
@@ -252,7 +252,7 @@ def frames(path: Path) -> int:
 
 @pytest.mark.parametrize("ending", ["webp", "png", "apng"])
 def test_other_moving_pictures(sets, tmp_path, ending):
-    shared = shared_images(sets)
+    shared = match_images(sets)
     found = compare_sets(shared, Resampling(20))
     target = write_animation(shared.sets, found, tmp_path / f"maps.{ending}")
     assert frames(target) == len(sets) * min(8, len(found.disagreements))

@@ -7,7 +7,7 @@ from test_comparing import FEW, make_images, write_set
 from test_report_browser import Opened, browser, check_is_quiet  # noqa: F401 - a fixture
 
 from adctl.evaluation.compare import compare_sets
-from adctl.evaluation.match_images import shared_images
+from adctl.evaluation.match_images import match_images
 from adctl.reporting.comparison_page import write_comparison
 
 HOSTILE = '<script>window.hacked=1</script>"'
@@ -23,7 +23,7 @@ def comparison(tmp_path_factory):
         write_set(folder / "c", paths, 3, arch=HOSTILE, skill=0.0),
     ]
     paths[0].unlink()  # gone since: the page says so and goes on
-    shared = shared_images(sets)
+    shared = match_images(sets)
     found = compare_sets(shared, FEW)
     return found, write_comparison(shared.sets, found, folder / "comparison.html")
 

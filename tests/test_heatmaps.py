@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from skimage.measure import label, regionprops
 
 from adctl.records import Box, Calibration, ScoredImage, Verdict
-from adctl.scoring.heatmaps import ColourScale, boxes_from_map, colourise, overlay, sheet, upsample
+from adctl.scoring.heatmaps import ColourScale, boxes_from_map, colourise, heatmap_picture, overlay, upsample
 
 CALIBRATION = Calibration("percentile", 3.0, 2.0, 99.0, 50, 0, 0.02, (1.0, 2.9))
 SCALE = ColourScale.from_calibration(CALIBRATION)
@@ -129,7 +129,7 @@ def test_the_ground_truth_is_drawn_around_the_defect_not_over_it():
 @pytest.mark.parametrize("size", [(16, 16), (60, 900), (900, 60), (2000, 3000), (40, 40)])
 def test_sheets_have_a_legible_size(size):
     row = dataclasses.replace(ROW, width=size[1], height=size[0], boxes=(Box(1, 1, 10, 10, 3.0),))
-    picture = sheet(grey(*size), np.full((8, 8), 1, np.float32), SCALE, row)
+    picture = heatmap_picture(grey(*size), np.full((8, 8), 1, np.float32), SCALE, row)
     assert picture.dtype == np.uint8
     assert 320 <= picture.shape[1] <= 1600
     assert picture.shape[0] <= 900
@@ -139,14 +139,14 @@ def test_a_sheet_outlines_regions_only_where_the_verdict_says_so():
     values = np.zeros((8, 8), np.float32)
     values[2:5, 2:5] = 2.2
     normal = dataclasses.replace(ROW, verdict=Verdict.GOOD)
-    plain = sheet(grey(), values, SCALE, normal)
-    np.testing.assert_array_equal(sheet(grey(), values, SCALE, normal, contour_at=2.0), plain)
-    assert (sheet(grey(), values, SCALE, ROW, contour_at=2.0)[60:] != plain[60:]).any()
+    plain = heatmap_picture(grey(), values, SCALE, normal)
+    np.testing.assert_array_equal(heatmap_picture(grey(), values, SCALE, normal, contour_at=2.0), plain)
+    assert (heatmap_picture(grey(), values, SCALE, ROW, contour_at=2.0)[60:] != plain[60:]).any()
 
 
 def caption_of(**changes) -> np.ndarray:
     values = np.zeros((8, 8), np.float32)
-    return sheet(grey(), values, SCALE, dataclasses.replace(ROW, **changes))[:42]
+    return heatmap_picture(grey(), values, SCALE, dataclasses.replace(ROW, **changes))[:42]
 
 
 def test_captions_tell_a_threshold_of_zero_from_none():

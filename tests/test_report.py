@@ -175,7 +175,7 @@ def test_too_few_images_for_intervals_are_explained(maker):
     found = evaluate(maker.add("good", 1.0).add("hole", 4.0).scores(), Resampling(100))
     assert found.image.auroc == 1.0
     assert found.image.intervals == found.pixel.intervals == {}
-    assert any("two images" in note for note in found.notes)
+    assert any("two good and two defective" in note for note in found.notes)
 
 
 def test_intervals_without_width_are_explained(maker):
@@ -221,7 +221,7 @@ def test_one_class_alone_is_explained(maker):
 
 def test_partly_labelled_sets_say_how_many_count(labelled):
     notes = evaluate(labelled.add(None, 1.0).scores()).notes
-    assert "Metrics rest on the 8 of 9 images that have a label." in notes
+    assert "Metrics use only the 8 of 9 images that have a label." in notes
 
 
 def test_without_maps_the_remedy_is_named(labelled):
@@ -258,7 +258,7 @@ def test_huge_images_are_measured_smaller_and_the_note_says_so(maker):
     scores = maker.add("good", 1.0, size=(30, 2500)).add("hole", 4.0, size=(30, 2500)).scores()
     found = evaluate(scores)
     assert found.pixel.auroc > 0.9
-    assert any("2 larger images" in note and "1024" in note for note in found.notes)
+    assert any("2 images are larger" in note and "1024" in note for note in found.notes)
 
 
 def test_maps_that_are_not_finite_are_a_clear_error(labelled):

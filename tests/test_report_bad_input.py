@@ -59,11 +59,14 @@ def test_maps_of_another_size_are_measured_and_shown(maker):
     assert page_of(scores).count("data:image/jpeg") == 3
 
 
-@pytest.mark.parametrize(("threshold", "told"), [(100.0, "above every score"), (-100.0, "below every score")])
+@pytest.mark.parametrize(
+    ("threshold", "told"),
+    [(100.0, "not below any score, so no image is"), (-100.0, "below every score, so every image is")],
+)
 def test_a_threshold_outside_the_scores_is_explained(tmp_path, threshold, told):
     calibration = dataclasses.replace(CALIBRATION, threshold=threshold)
     page = before_scripts(page_of(Maker(tmp_path, calibration).add("good", 1.0).add("hole", 4.0).scores()))
-    assert f"The threshold lies {told}" in page
+    assert f"The threshold is {told} rejected." in page
 
 
 def test_scores_of_another_model_are_told(maker, tmp_path):

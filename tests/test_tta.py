@@ -43,8 +43,8 @@ def test_maps_align_exactly(views, count, cells):
 def test_each_view_is_undone_and_is_another_view(name):
     images = np.random.default_rng(0).random((2, 5, 5, 3))
     view = VIEWS[name]
-    assert np.array_equal(view.undo(view.turn(images)), images)
-    assert not np.array_equal(view.turn(images), images)
+    assert np.array_equal(view.undo(view.apply(images)), images)
+    assert not np.array_equal(view.apply(images), images)
 
 
 def test_one_spot_stays_one_spot():

@@ -23,7 +23,7 @@ from adctl.errors import DataError, UsageError
 from adctl.records import ScoredImage, Verdict
 from adctl.scoring.score_set import ScoreSet
 from adctl.scoring.watch import Inbox, watch
-from adctl.scoring.watch_log import JOURNAL, Owner, Stamp, WatchLog
+from adctl.scoring.watch_log import LOG, Owner, Stamp, WatchLog
 
 OWNER = Owner("model", "folder")
 
@@ -59,7 +59,7 @@ def inbox_of(folder: Path, settle: float = 60.0) -> Inbox:
 
 
 def taken(inbox: Inbox) -> list[str]:
-    return [arrival.key for arrival in inbox.arrivals()]
+    return [file.key for file in inbox.new_files()]
 
 
 # ---- which files are taken
@@ -125,7 +125,7 @@ def test_the_folder_of_results_is_left_out_and_a_lost_folder_is_waited_for(folde
     assert taken(inbox) == []
     folder.rename(folder.parent / "gone")
     assert taken(inbox) == taken(inbox) == []
-    assert caplog.text.count("out of reach") == 1
+    assert caplog.text.count("cannot be read (") == 1
     (folder.parent / "gone").rename(folder)
     shutil.copy(good[0], folder / "b.png")
     assert taken(inbox) == ["b.png"]
@@ -138,7 +138,7 @@ def test_a_torn_line_is_cut_off_and_the_results_follow_the_journal(tmp_path):
     with WatchLog(tmp_path, OWNER) as journal:
         journal.add(row("a.png"), Stamp(1, 2))
         journal.add(row("b, \u2028.png"), Stamp(3, 4))
-    with (tmp_path / JOURNAL).open("a") as stream:
+    with (tmp_path / LOG).open("a") as stream:
         stream.write('{"key": "c.png", "si')
     (tmp_path / "results.jsonl").write_text('{"torn')
     (tmp_path / "results.csv").unlink()
@@ -159,7 +159,7 @@ def test_a_journal_is_for_one_writer_and_one_model(tmp_path):
         pass
     with pytest.raises(UsageError, match="another model"), WatchLog(tmp_path, Owner("other", "folder")):
         pass
-    (tmp_path / JOURNAL).write_text("{\n")
+    (tmp_path / LOG).write_text("{\n")
     with pytest.raises(DataError, match="damaged"), WatchLog(tmp_path, OWNER):
         pass
 
@@ -217,9 +217,9 @@ def test_heatmaps_are_drawn_and_not_scored_themselves(folder, good, patchcore):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"images": ("x",)}, "no other images"),
+        ({"images": ("x",)}, "together with named images"),
         ({"watch": Path("nowhere")}, "no folder"),
-        ({"out": Path()}, "among the images"),
+        ({"out": Path()}, "must not contain the watched folder"),
     ],
 )
 def test_contradictions_are_refused(folder, patchcore, changes, says):

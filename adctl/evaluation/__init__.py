@@ -1,1 +1,1 @@
-"""Evaluation of scored sets: image and pixel metrics, comparison of models on the images they share."""
+"""Evaluation of scored sets: image and pixel metrics, and comparison of models on the same images."""

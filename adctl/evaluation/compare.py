@@ -1,6 +1,6 @@
-"""Several detectors on the same images: metrics with intervals, paired tests, and where they disagree.
+"""Comparison of several detectors on the same images: metrics with intervals, paired tests and disagreements.
 
-Knows scored sets and metrics, nothing of pages or pictures.
+It reads scored sets and computes metrics; it does not write pages or draw images.
 """
 
 from __future__ import annotations
@@ -21,32 +21,31 @@ from adctl.records import GOOD, Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from adctl.evaluation.match_images import Shared, SharedScores
+    from adctl.evaluation.match_images import MatchedSets, SharedScores
     from adctl.evaluation.pixels import MeasuredPixels
     from adctl.metrics.bootstrap import Resampling
     from adctl.metrics.labels import Floats
     from adctl.metrics.pixel import PixelMetrics
 
 _IMAGE, _PIXEL = "image_", "pixel_"
-_LISTED = 30
-"""Disagreements that are kept."""
+_MAX_DISAGREEMENTS = 30
 
 
 @dataclass(frozen=True)
 class ModelResult:
-    """One scored set among those compared.
+    """Metrics and details of one of the compared scored sets.
 
     Attributes:
-        name: What it is called here, different from all others.
-        folder: Of the scores.
-        arch: The detector, or None where the set does not say.
-        model: The model file, or None likewise.
-        model_bytes: Of that file; None where it has gone.
-        images_per_second: From disk to disk when it was scored; None where that was not recorded, or shared features.
-        device: Where it was computed, or None.
-        threshold: Of its verdicts, or None.
-        image: Metrics over the shared images.
-        pixel: Likewise of its maps; None where there are no maps or no masks.
+        name: Short name of the set, unique in this comparison.
+        folder: Folder of the scored set.
+        arch: Detector name, or None if the set does not record it.
+        model: Path of the model file, or None if the set does not record it.
+        model_bytes: Size of the model file in bytes, or None if the file no longer exists.
+        images_per_second: Scoring speed from disk to disk; None if the set does not record it.
+        device: Device that computed the scores, or None if the set does not record it.
+        threshold: Threshold of the verdicts, or None if the model was not calibrated.
+        image: Image metrics over the shared images.
+        pixel: Pixel metrics over the shared images, or None without anomaly maps or masks.
     """
 
     name: str
@@ -63,13 +62,13 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class CorrectCounts:
-    """Labelled images by who judged them rightly.
+    """Numbers of labelled images with a correct verdict from each model of a pair.
 
     Attributes:
-        both: Both did.
-        first: Only the first.
-        second: Only the second.
-        neither: Neither.
+        both: Images with a correct verdict from both models.
+        first: Images with a correct verdict from the first model only.
+        second: Images with a correct verdict from the second model only.
+        neither: Images with a wrong verdict from both models.
     """
 
     both: int
@@ -80,14 +79,15 @@ class CorrectCounts:
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Two of the sets.
+    """Statistical comparison of two of the scored sets.
 
     Attributes:
-        first: Name.
-        second: Name.
-        metrics: By `image_` or `pixel_` and the metric's name: both values, the difference and its p-value.
-        corrected: P-values after Holm's correction over all pairs, each metric for itself.
-        judgements: Who judged rightly; None where a threshold is missing or no image has a label.
+        first: Name of the first set.
+        second: Name of the second set.
+        metrics: Both values of each metric, their difference and its p-value; keys are the metric's name with the
+            prefix `image_` or `pixel_`.
+        corrected: P-value of each metric after Holm's correction over all pairs.
+        judgements: Numbers of correct verdicts; None if a threshold is missing or no image has a label.
     """
 
     first: str
@@ -99,17 +99,17 @@ class PairedComparison:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """An image that the sets see differently.
+    """Image that the sets rank or judge differently.
 
     Attributes:
-        index: Among the shared images.
-        key: The image.
-        label: Or None.
-        scores: Raw, one a set.
-        ranks: The share of the shared images that score lower, half of the equal ones counted; one a set.
-        verdicts: One a set.
-        right: Names of the sets that judged it rightly; None where that is not known.
-        spread: The highest rank less the lowest.
+        index: Position among the shared images.
+        key: Key of the image.
+        label: Label of the image, or None.
+        scores: Raw score in each set.
+        ranks: Share of the shared images that score lower, with half of the equal scores counted, in each set.
+        verdicts: Verdict in each set.
+        right: Names of the sets with the correct verdict; None without a label or if a set has no threshold.
+        spread: Highest rank minus lowest rank.
     """
 
     index: int
@@ -124,17 +124,17 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class SetComparison:
-    """What comparing scored sets found.
+    """Result of a comparison of scored sets.
 
     Attributes:
-        images: Shared by all.
-        good: Of them labelled good.
-        defective: Of them labelled otherwise.
-        sets: In the order given.
-        pairs: Each two of them.
-        disagreements: The strongest first, different verdicts before all others.
-        notes: What to know, in sentences.
-        resampling: What intervals and bootstrap tests rest on.
+        images: Number of images that all sets have.
+        good: Number of these images with the label good.
+        defective: Number of these images with a defect label.
+        sets: Result of each set, in the order given.
+        pairs: Comparison of each pair of sets.
+        disagreements: At most 30 disagreements: first those where only some sets reject the image, then by spread.
+        notes: Remarks for the reader, in full sentences.
+        resampling: Bootstrap settings of the intervals and tests.
     """
 
     images: int
@@ -147,58 +147,59 @@ class SetComparison:
     resampling: Resampling
 
 
-def compare_sets(shared: Shared, resampling: Resampling) -> SetComparison:
-    """Measure each set and test each two of them on the images they share.
+def compare_sets(shared: MatchedSets, resampling: Resampling) -> SetComparison:
+    """Compute the metrics of each set and test each pair of sets.
 
     Args:
-        shared: Two sets or more, brought to the same images.
-        resampling: For intervals and tests.
+        shared: Two or more sets reduced to the images that all of them have.
+        resampling: Bootstrap settings for intervals and tests.
 
     Raises:
-        DataError: Maps are damaged or scores are no finite numbers.
+        DataError: Anomaly maps are damaged, or scores are not finite numbers.
     """
     sets = shared.sets
     names = set_names(sets)
-    pixels = [measure_pixels(one, resampling) for one in sets]
-    contestants = tuple(
-        _contestant(name, one, measured, resampling) for name, one, measured in zip(names, sets, pixels, strict=True)
+    pixels = [measure_pixels(scores, resampling) for scores in sets]
+    results = tuple(
+        _model_result(name, scores, measured, resampling)
+        for name, scores, measured in zip(names, sets, pixels, strict=True)
     )
     labels = [row.label for row in sets[0].rows]
     defective = sum(label not in (None, GOOD) for label in labels)
-    pairs = _corrected(_pairs(contestants, sets, pixels, resampling))
+    pairs = _with_corrected_p_values(_compare_pairs(results, sets, pixels, resampling))
     return SetComparison(
         images=len(labels),
         good=labels.count(GOOD),
         defective=defective,
-        sets=contestants,
+        sets=results,
         pairs=pairs,
         disagreements=_disagreements(names, sets),
-        notes=(*shared.notes, *_notes(contestants, labels, pixels)),
+        notes=(*shared.notes, *_notes(results, labels, pixels)),
         resampling=resampling,
     )
 
 
 def set_names(sets: Sequence[SharedScores]) -> list[str]:
-    """Short names, all different: the detectors, else the runs, else the folders."""
+    """Return a short unique name for each set: its detector, or else its run, its folder or its path."""
 
-    def model(one: SharedScores) -> dict[str, Any]:
-        value = one.manifest.get("model")
+    def model(scores: SharedScores) -> dict[str, Any]:
+        value = scores.manifest.get("model")
         return value if isinstance(value, dict) else {}
 
-    ways: list[Callable[[SharedScores], str]] = [
-        lambda one: str(model(one).get("arch") or ""),
-        lambda one: Path(str(model(one).get("path") or "")).parent.name,
-        lambda one: one.folder.name,
-        lambda one: str(one.folder),
+    candidates: list[Callable[[SharedScores], str]] = [
+        lambda scores: str(model(scores).get("arch") or ""),
+        lambda scores: Path(str(model(scores).get("path") or "")).parent.name,
+        lambda scores: scores.folder.name,
+        lambda scores: str(scores.folder),
     ]
-    for way in ways:
-        names = [way(one) for one in sets]
+    for name_of in candidates:
+        names = [name_of(scores) for scores in sets]
         if all(names) and len(set(names)) == len(names):
             return names
-    return [f"{number}: {one.folder}" for number, one in enumerate(sets, 1)]
+    return [f"{number}: {scores.folder}" for number, scores in enumerate(sets, 1)]
 
 
-def _contestant(name: str, scores: SharedScores, pixels: MeasuredPixels, resampling: Resampling) -> ModelResult:
+def _model_result(name: str, scores: SharedScores, pixels: MeasuredPixels, resampling: Resampling) -> ModelResult:
     values, truth, keys = _labelled(scores)
     threshold = scores.calibration.threshold if scores.calibration else None
     manifest = scores.manifest
@@ -209,7 +210,7 @@ def _contestant(name: str, scores: SharedScores, pixels: MeasuredPixels, resampl
         folder=scores.folder,
         arch=model.get("arch"),
         model=model.get("path"),
-        model_bytes=_size(model.get("path")),
+        model_bytes=_file_size(model.get("path")),
         images_per_second=rows / seconds if rows and seconds else None,
         device=(manifest.get("runtime") or {}).get("device"),
         threshold=threshold,
@@ -224,40 +225,42 @@ def _labelled(scores: SharedScores) -> tuple[list[float], list[bool], list[str]]
     return values, [row.label != GOOD for row in rows], [row.key for row in rows]
 
 
-def _size(model: str | None) -> int | None:
+def _file_size(model: str | None) -> int | None:
     try:
         return None if model is None else Path(model).stat().st_size
     except OSError:
         return None
 
 
-def _pairs(
-    contestants: Sequence[ModelResult],
+def _compare_pairs(
+    results: Sequence[ModelResult],
     sets: Sequence[SharedScores],
     pixels: Sequence[MeasuredPixels],
     resampling: Resampling,
 ) -> list[PairedComparison]:
-    drawn = [_drawn(measured, resampling) for measured in pixels]
-    found = []
-    for one, two in itertools.combinations(range(len(sets)), 2):
-        metrics = _image_tests(sets[one], sets[two], resampling)
-        metrics |= _pixel_tests(pixels[one], pixels[two], drawn[one], drawn[two], resampling)
-        judged = _judgements(sets[one], sets[two])
-        found.append(PairedComparison(contestants[one].name, contestants[two].name, metrics, judgements=judged))
-    return found
+    replicates = [_pixel_replicates(measured, resampling) for measured in pixels]
+    pairs = []
+    for i, j in itertools.combinations(range(len(sets)), 2):
+        metrics = _image_tests(sets[i], sets[j], resampling)
+        metrics |= _pixel_tests(pixels[i], pixels[j], replicates[i], replicates[j], resampling)
+        correct = _correct_counts(sets[i], sets[j])
+        pairs.append(PairedComparison(results[i].name, results[j].name, metrics, judgements=correct))
+    return pairs
 
 
 def _image_tests(first: SharedScores, second: SharedScores, resampling: Resampling) -> dict[str, Comparison]:
-    (one, truth, keys), (two, _, _) = _labelled(first), _labelled(second)
+    (first_scores, truth, keys), (second_scores, _, _) = _labelled(first), _labelled(second)
     if all(truth) or not any(truth):
         return {}
     both = first.calibration and second.calibration
     thresholds = (first.calibration.threshold, second.calibration.threshold) if both else None  # type: ignore[union-attr]
-    found = compare_image_metrics(one, two, truth, thresholds=thresholds, resampling=resampling, names=keys)
-    return {_IMAGE + name: value for name, value in found.items()}
+    comparisons = compare_image_metrics(
+        first_scores, second_scores, truth, thresholds=thresholds, resampling=resampling, names=keys
+    )
+    return {_IMAGE + name: value for name, value in comparisons.items()}
 
 
-def _drawn(measured: MeasuredPixels, resampling: Resampling) -> dict[str, Floats]:
+def _pixel_replicates(measured: MeasuredPixels, resampling: Resampling) -> dict[str, Floats]:
     if measured.samples is None or measured.metrics is None:
         return {}
     return measured.samples.centred_replicates(measured.metrics, measured.samples.whole, resampling)
@@ -266,23 +269,22 @@ def _drawn(measured: MeasuredPixels, resampling: Resampling) -> dict[str, Floats
 def _pixel_tests(
     first: MeasuredPixels,
     second: MeasuredPixels,
-    first_drawn: dict[str, Floats],
-    second_drawn: dict[str, Floats],
+    first_replicates: dict[str, Floats],
+    second_replicates: dict[str, Floats],
     resampling: Resampling,
 ) -> dict[str, Comparison]:
-    one, two = first.metrics, second.metrics
-    if one is None or two is None or one.images != two.images:
+    if first.metrics is None or second.metrics is None or first.metrics.images != second.metrics.images:
         return {}
     points = [
-        {name: float(getattr(metrics, name)) for name in drawn}
-        for metrics, drawn in ((one, first_drawn), (two, second_drawn))
+        {name: float(getattr(metrics, name)) for name in replicates}
+        for metrics, replicates in ((first.metrics, first_replicates), (second.metrics, second_replicates))
     ]
-    found = compare_replicates(points[0], points[1], first_drawn, second_drawn, resampling.level)
-    return {_PIXEL + name: value for name, value in found.items()}
+    comparisons = compare_replicates(points[0], points[1], first_replicates, second_replicates, resampling.level)
+    return {_PIXEL + name: value for name, value in comparisons.items()}
 
 
-def _corrected(pairs: Sequence[PairedComparison]) -> tuple[PairedComparison, ...]:
-    """The same pairs with p-values corrected for the number of pairs."""
+def _with_corrected_p_values(pairs: Sequence[PairedComparison]) -> tuple[PairedComparison, ...]:
+    """Fill in each pair's p-values corrected for the number of pairs."""
     names = dict.fromkeys(name for pair in pairs for name in pair.metrics)
     for name in names:
         tested = [
@@ -295,13 +297,13 @@ def _corrected(pairs: Sequence[PairedComparison]) -> tuple[PairedComparison, ...
     return tuple(pairs)
 
 
-def _judgements(first: SharedScores, second: SharedScores) -> CorrectCounts | None:
+def _correct_counts(first: SharedScores, second: SharedScores) -> CorrectCounts | None:
     if first.calibration is None or second.calibration is None:
         return None
     outcomes = [
-        (_is_right(one.verdict, one.label), _is_right(two.verdict, two.label))
-        for one, two in zip(first.rows, second.rows, strict=True)
-        if one.label is not None
+        (_is_correct(row.verdict, row.label), _is_correct(other.verdict, other.label))
+        for row, other in zip(first.rows, second.rows, strict=True)
+        if row.label is not None
     ]
     if not outcomes:
         return None
@@ -310,23 +312,23 @@ def _judgements(first: SharedScores, second: SharedScores) -> CorrectCounts | No
     )
 
 
-def _is_right(verdict: Verdict, label: str | None) -> bool:
+def _is_correct(verdict: Verdict, label: str | None) -> bool:
     return (verdict is Verdict.REJECT) == (label != GOOD)
 
 
 def _disagreements(names: Sequence[str], sets: Sequence[SharedScores]) -> tuple[Disagreement, ...]:
-    scores = np.array([[row.score for row in one.rows] for one in sets], np.float64)
+    scores = np.array([[row.score for row in scored_set.rows] for scored_set in sets], np.float64)
     ranks = (stats.rankdata(scores, axis=1) - 0.5) / scores.shape[1]
     spreads = ranks.max(axis=0) - ranks.min(axis=0)
-    calibrated = all(one.calibration for one in sets)
-    found = []
-    for index, rows in enumerate(zip(*(one.rows for one in sets), strict=True)):
+    calibrated = all(scored_set.calibration for scored_set in sets)
+    images = []
+    for index, rows in enumerate(zip(*(scored_set.rows for scored_set in sets), strict=True)):
         label = rows[0].label
         right = None
         if calibrated and label is not None:
-            right = tuple(name for name, row in zip(names, rows, strict=True) if _is_right(row.verdict, label))
+            right = tuple(name for name, row in zip(names, rows, strict=True) if _is_correct(row.verdict, label))
         verdicts = tuple(row.verdict for row in rows)
-        found.append(
+        images.append(
             Disagreement(
                 index=index,
                 key=rows[0].key,
@@ -338,28 +340,28 @@ def _disagreements(names: Sequence[str], sets: Sequence[SharedScores]) -> tuple[
                 spread=float(spreads[index]),
             )
         )
-    differing = [one for one in found if one.spread > 0 or len(set(one.verdicts)) > 1]
-    # What is rejected by some and not by others matters on the line, however the scores lie.
-    differing.sort(key=lambda one: (len({verdict is Verdict.REJECT for verdict in one.verdicts}) == 1, -one.spread))
-    return tuple(differing[:_LISTED])
+    differing = [image for image in images if image.spread > 0 or len(set(image.verdicts)) > 1]
+    # An image that only some models reject matters most in production, so these images come first.
+    differing.sort(
+        key=lambda image: (len({verdict is Verdict.REJECT for verdict in image.verdicts}) == 1, -image.spread)
+    )
+    return tuple(differing[:_MAX_DISAGREEMENTS])
 
 
-def _notes(
-    contestants: Sequence[ModelResult], labels: Sequence[str | None], pixels: Sequence[MeasuredPixels]
-) -> list[str]:
+def _notes(results: Sequence[ModelResult], labels: Sequence[str | None], pixels: Sequence[MeasuredPixels]) -> list[str]:
     known = [label for label in labels if label is not None]
     notes = []
     if not known:
-        notes.append("No image has a label: where the sets differ is shown, not which of them is right.")
+        notes.append("No image has a label, so it is known where the models differ but not which one is correct.")
     elif GOOD not in known or set(known) == {GOOD}:
-        notes.append("Only good or only defective images have labels, so rankings cannot be compared.")
+        notes.append("All labelled images are good or all are defective, so AUROC and similar metrics do not exist.")
     elif len(known) < len(labels):
-        notes.append(f"Metrics rest on the {len(known)} of {len(labels)} images that have a label.")
-    bare = [one.name for one in contestants if one.threshold is None]
-    if bare:
-        notes.append(f"Without a threshold, so without verdicts: {', '.join(bare)}.")
-    if len({one.device for one in contestants}) > 1:
-        notes.append("The sets were scored on different devices, so their speeds do not compare.")
-    for one, measured in zip(contestants, pixels, strict=True):
-        notes += [f"{one.name}: {note}" for note in measured.notes]
+        notes.append(f"Metrics use only the {len(known)} of {len(labels)} images that have a label.")
+    uncalibrated = [result.name for result in results if result.threshold is None]
+    if uncalibrated:
+        notes.append(f"These models have no threshold, so they give no verdicts: {', '.join(uncalibrated)}.")
+    if len({result.device for result in results}) > 1:
+        notes.append("The sets were scored on different devices, so their speeds cannot be compared.")
+    for result, measured in zip(results, pixels, strict=True):
+        notes += [f"{result.name}: {note}" for note in measured.notes]
     return notes

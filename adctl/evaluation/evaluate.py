@@ -1,6 +1,6 @@
-"""All metrics of a scored set: of its images, by defect type, and of its pixels; with intervals where asked for.
+"""Evaluation of a scored set: image metrics, metrics by defect type and pixel metrics, optionally with intervals.
 
-Knows scores and metrics, nothing of pages. `pixels.py` measures the maps.
+It computes metrics and does not write pages. `pixels.py` evaluates the anomaly maps.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 
 _BINS = 32
-_NAMED = 5
+_MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
 class ScoreBins:
-    """Scores counted in bins of equal width, the same for each class.
+    """Histogram of the scores of each class, with the same bins of equal width for all classes.
 
     Attributes:
-        low: Where the first bin begins: the lowest score.
-        high: Where the last one ends: the highest.
-        counts: By class (`good`, `defective`, `no label`), those that there are.
+        low: Lower edge of the first bin: the lowest score.
+        high: Upper edge of the last bin: the highest score.
+        counts: Number of images in each bin, by class (`good`, `defective`, `no label`); empty classes are left out.
     """
 
     low: float
@@ -45,20 +45,20 @@ class ScoreBins:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a scored set is worth.
+    """Metrics, curves and score statistics of a scored set.
 
     Attributes:
-        images: Rows in the set.
-        verdicts: Images by verdict.
+        images: Number of rows in the set.
+        verdicts: Number of images with each verdict.
         image: Image metrics over the labelled images.
-        by_defect: The same for each defect type against all good images.
-        pixel: Pixel metrics, also by defect type and size; None where there are no maps or no masks.
-        curves: `roc`, `pr`, and for pixels `pixel_roc`, `pixel_pr`, `pixel_pro`, as far as they exist.
-        notes: What is missing and why, in sentences.
-        distributions: How the scores of the good images and of each defect type are distributed.
-        effect_size: How far the scores of defective images lie from those of good ones; None without either.
-        resampling: What the confidence intervals rest on; None where none were asked for.
-        bins: Scores of each class counted; None where there are none.
+        by_defect: Image metrics of each defect type against all good images.
+        pixel: Pixel metrics, also by defect type and size; None without anomaly maps or masks.
+        curves: Curves `roc`, `pr`, `pixel_roc`, `pixel_pr` and `pixel_pro`, as far as they exist.
+        notes: Full sentences that say which results are missing and why.
+        distributions: Statistics of the scores of the good images and of each defect type.
+        effect_size: Distance between the scores of defective and good images; None if a class has no image.
+        resampling: Bootstrap settings of the confidence intervals; None without intervals.
+        bins: Histogram of the scores; None if there are no scores.
     """
 
     images: int
@@ -78,12 +78,12 @@ def evaluate(scores: ScoreSet, resampling: Resampling | None = None, *, pixel_in
     """Compute every metric that the scored set allows.
 
     Args:
-        scores: Read back from disk.
-        resampling: For confidence intervals; None leaves them out.
-        pixel_intervals: Whether pixel metrics get theirs too, for which every map is read again.
+        scores: Scored set, read from disk.
+        resampling: Bootstrap settings for confidence intervals; None computes no intervals.
+        pixel_intervals: Whether to compute intervals of pixel metrics too; this reads every map a second time.
 
     Raises:
-        DataError: Scores or maps are damaged, or not finite numbers; names the images.
+        DataError: Scores or maps are damaged or not finite numbers; the message names the images.
     """
     _check_scores(scores)
     labelled = [
@@ -94,7 +94,7 @@ def evaluate(scores: ScoreSet, resampling: Resampling | None = None, *, pixel_in
     threshold = scores.calibration.threshold if scores.calibration else None
     image = image_metrics(values, [label != GOOD for label in labels], threshold, resampling=resampling, names=names)
     pixels = measure_pixels(scores, resampling if pixel_intervals else None)
-    notes = [*_set_notes(scores, len(labelled)), *(_reasons(image) if labelled else []), *pixels.notes]
+    notes = [*_set_notes(scores, len(labelled)), *(_missing_metric_notes(image) if labelled else []), *pixels.notes]
     if resampling and labelled:
         notes += _interval_notes(image)
     return Evaluation(
@@ -106,7 +106,7 @@ def evaluate(scores: ScoreSet, resampling: Resampling | None = None, *, pixel_in
         curves=_curves(values, labels) | {f"pixel_{name}": curve for name, curve in pixels.curves.items()},
         notes=tuple(notes),
         distributions=distributions(values, labels),
-        effect_size=effect_size(*_parted(values, labels)),
+        effect_size=effect_size(*_split_by_label(values, labels)),
         resampling=resampling,
         bins=_bins(scores),
     )
@@ -124,57 +124,58 @@ def _bins(scores: ScoreSet) -> ScoreBins | None:
     counts = {}
     for kind in ("good", "defective", "no label"):
         if kind in classes:
-            places = [min(_BINS - 1, int(_BINS * (value - low) / ((high - low) or 1))) for value in classes[kind]]
-            counts[kind] = tuple(places.count(place) for place in range(_BINS))
+            bins = [min(_BINS - 1, int(_BINS * (value - low) / ((high - low) or 1))) for value in classes[kind]]
+            counts[kind] = tuple(bins.count(number) for number in range(_BINS))
     return ScoreBins(low, high, counts)
 
 
 def _check_scores(scores: ScoreSet) -> None:
-    """Refuse scores that are not numbers, of unlabelled images too: nothing can be ordered by them.
+    """Raise if the score of any image, labelled or not, is not a finite number.
 
     Raises:
-        DataError: Names the images.
+        DataError: There are such scores; the message names the images.
     """
-    odd = [row.key for row in scores.rows if row.score is not None and not math.isfinite(row.score)]
-    if odd:
+    invalid = [row.key for row in scores.rows if row.score is not None and not math.isfinite(row.score)]
+    if invalid:
+        named = ", ".join(invalid[:_MAX_NAMED]) + ", ..." * (len(invalid) > _MAX_NAMED)
         raise DataError(
-            f"{len(odd)} scores are not finite numbers: {', '.join(odd[:_NAMED])}{', ...' * (len(odd) > _NAMED)}.",
-            "Score again, or train again.",
+            f"{len(invalid)} scores are not finite numbers: {named}.",
+            "Score the images again. If that does not help, train the model again.",
         )
 
 
 def _set_notes(scores: ScoreSet, labelled: int) -> list[str]:
-    """What to know of the set as a whole."""
+    """Return remarks about the set as a whole."""
     notes = []
     scored = sum(row.score is not None for row in scores.rows)
     if not labelled:
-        notes.append("No image has a label, so nothing can be said of how good the verdicts are.")
+        notes.append("No image has a label, so metrics cannot be computed.")
     elif labelled < scored:
-        notes.append(f"Metrics rest on the {labelled} of {scored} images that have a label.")
+        notes.append(f"Metrics use only the {labelled} of {scored} images that have a label.")
     if scored < len(scores.rows):
         notes.append(f"{len(scores.rows) - scored} of {len(scores.rows)} images could not be scored.")
     if scores.calibration and scored:
         values = [row.score for row in scores.rows if row.score is not None]
         if scores.calibration.threshold >= max(values):
-            notes.append("The threshold lies above every score: no image is called anomalous.")
+            notes.append("The threshold is not below any score, so no image is rejected.")
         elif scores.calibration.threshold < min(values):
-            notes.append("The threshold lies below every score: every image is called anomalous.")
+            notes.append("The threshold is below every score, so every image is rejected.")
     if not scores.manifest.get("complete", True):
-        notes.append("Scoring was interrupted: these are the images scored until then.")
+        notes.append("Scoring was interrupted: this report covers the images scored before that.")
     return notes
 
 
 def _interval_notes(image: ImageMetrics) -> list[str]:
-    """What to know of the confidence intervals."""
+    """Return remarks about the confidence intervals."""
     if not image.intervals:
-        return ["No confidence intervals: they need two images of each kind at least."]
+        return ["No confidence intervals: they need at least two good and two defective images."]
     if any(interval.low == interval.high for interval in image.intervals.values()):
-        return ["An interval without width does not mean certainty: drawing these images again changes nothing there."]
+        return ["A confidence interval with equal ends does not mean certainty: test more images to get a real one."]
     return []
 
 
-def _parted(values: list[float], labels: list[str]) -> tuple[list[float], list[float]]:
-    """Scores of good and of defective images."""
+def _split_by_label(values: list[float], labels: list[str]) -> tuple[list[float], list[float]]:
+    """Return the scores of the good images and the scores of the defective images."""
     rows = list(zip(values, labels, strict=True))
     return [value for value, label in rows if label == GOOD], [value for value, label in rows if label != GOOD]
 
@@ -186,7 +187,7 @@ def _curves(values: list[float], labels: list[str]) -> dict[str, Curve]:
     return {"roc": roc_curve(values, defective), "pr": precision_recall_curve(values, defective)}
 
 
-def _reasons(metrics: ImageMetrics) -> list[str]:
+def _missing_metric_notes(metrics: ImageMetrics) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for name, reason in metrics.missing.items():
         by_reason.setdefault(reason, []).append(name.replace("_", " "))
@@ -194,7 +195,7 @@ def _reasons(metrics: ImageMetrics) -> list[str]:
 
 
 def outcome(row: ScoredImage) -> str:
-    """What became of an image: missed, false alarm, caught, passed, flagged, unflagged, unjudged or error."""
+    """Return the outcome of an image: missed, false alarm, caught, passed, flagged, unflagged, unjudged or error."""
     if row.verdict is Verdict.ERROR:
         return "error"
     if row.verdict is Verdict.UNCALIBRATED:

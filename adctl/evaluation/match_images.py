@@ -1,7 +1,6 @@
-"""Which images several scored sets have in common, so that they can be compared pair by pair.
+"""Matching of the images that several scored sets have in common, for a paired comparison.
 
-An image is known by its bytes, whatever it is called; where files have gone, by name and size. Knows scored sets,
-no metric.
+Images match if their files have the same bytes, whatever their names; if files are missing, by name and size.
 """
 
 from __future__ import annotations
@@ -28,90 +27,90 @@ Identity = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class SharedScores(ScoreSet):
-    """The part of a scored set that others have too, in the order that all of them share.
+    """Rows of a scored set for the images that all compared sets have, in the same order in each set.
 
     Attributes:
-        places: The row of each image in the files of the folder.
+        file_rows: Row number of each image in the files of the scored set.
     """
 
-    places: tuple[int, ...] = ()
+    file_rows: tuple[int, ...] = ()
 
     def maps(self, rows: Sequence[int] | None = None) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """As for the whole set; rows are counted among the shared ones."""
-        wanted = range(len(self.places)) if rows is None else rows
-        index_of = {self.places[index]: index for index in wanted}
-        for place, anomaly_map in super().maps(list(index_of)):
-            yield index_of[place], anomaly_map
+        """Yield row numbers and anomaly maps as `ScoreSet.maps` does; the row numbers count the shared images."""
+        wanted = range(len(self.file_rows)) if rows is None else rows
+        index_of = {self.file_rows[index]: index for index in wanted}
+        for file_row, anomaly_map in super().maps(list(index_of)):
+            yield index_of[file_row], anomaly_map
 
 
 @dataclass(frozen=True)
-class Shared:
-    """Scored sets brought to the same images in the same order, with the same labels and masks.
+class MatchedSets:
+    """Scored sets reduced to the same images in the same order, with the same labels and masks.
 
     Attributes:
-        sets: As many as were given, in the same order.
-        notes: What was left out and why, in sentences.
+        sets: One reduced set for each set given, in the same order.
+        notes: Full sentences that say which images or labels were left out and why.
     """
 
     sets: tuple[SharedScores, ...]
     notes: tuple[str, ...]
 
 
-def shared_images(sets: Sequence[ScoreSet]) -> Shared:
-    """Find the images that all sets have a score for.
+def match_images(sets: Sequence[ScoreSet]) -> MatchedSets:
+    """Reduce the sets to the images that all of them have a score for.
 
     Args:
-        sets: Two or more.
+        sets: Two or more scored sets.
 
     Raises:
-        UsageError: They have none in common.
+        UsageError: The sets have no image in common.
     """
     identities, notes = _identities(sets)
     rows = [
-        {name: index for index, name in enumerate(names) if one.rows[index].score is not None}
-        for one, names in zip(sets, identities, strict=True)
+        {name: index for index, name in enumerate(names) if scores.rows[index].score is not None}
+        for scores, names in zip(sets, identities, strict=True)
     ]
     common = [name for name in rows[0] if all(name in other for other in rows[1:])]
     if not common:
         raise UsageError(
-            "These scored sets have no image in common, so nothing can be compared.",
-            "Score the same images with each model: adctl score FOLDER --model A, and so for B.",
+            "These scored sets have no image in common, so they cannot be compared.",
+            "Score the same images with each model: adctl score FOLDER --model A, then adctl score FOLDER --model B.",
         )
-    if any(len(common) < len(one.rows) for one in sets):
-        sizes = ", ".join(str(len(one.rows)) for one in sets)
-        notes.append(f"Compared on the {len(common)} images that all have a score for; the sets hold {sizes}.")
-    agreed, conflicts = _agreed(
-        [[one.rows[found[name]] for name in common] for one, found in zip(sets, rows, strict=True)]
+    if any(len(common) < len(scores.rows) for scores in sets):
+        sizes = ", ".join(str(len(scores.rows)) for scores in sets)
+        notes.append(f"Compared on the {len(common)} images with a score in every set; the sets have {sizes} images.")
+    truth, conflicts = _merge_truth(
+        [[scores.rows[row_of[name]] for name in common] for scores, row_of in zip(sets, rows, strict=True)]
     )
     if conflicts:
-        notes.append(f"{conflicts} images have different labels in different sets and count as unlabelled.")
+        notes.append(f"{conflicts} images have different labels in different sets and are treated as unlabelled.")
     shared = [
         SharedScores(
-            one.folder,
-            one.manifest,
+            scores.folder,
+            scores.manifest,
             tuple(
-                replace(one.rows[found[name]], label=label, mask=mask)
-                for name, (label, mask) in zip(common, agreed, strict=True)
+                replace(scores.rows[row_of[name]], label=label, mask=mask)
+                for name, (label, mask) in zip(common, truth, strict=True)
             ),
-            one.calibration,
-            tuple(found[name] for name in common),
+            scores.calibration,
+            tuple(row_of[name] for name in common),
         )
-        for one, found in zip(sets, rows, strict=True)
+        for scores, row_of in zip(sets, rows, strict=True)
     ]
-    return Shared(tuple(shared), tuple(notes))
+    return MatchedSets(tuple(shared), tuple(notes))
 
 
 def _identities(sets: Sequence[ScoreSet]) -> tuple[list[list[Identity]], list[str]]:
-    """What each row of each set is known by, and what to know of that."""
+    """Return the identity of each row of each set, and notes about the matching."""
     digests: dict[str, str | None] = {}
-    for one in sets:
-        for row in one.rows:
+    for scores in sets:
+        for row in scores.rows:
             if row.score is not None and row.path not in digests:
                 digests[row.path] = _digest(Path(row.path))
     if None not in digests.values():
-        return [_numbered([(digests.get(row.path),) for row in one.rows]) for one in sets], []
-    note = "Some image files are no longer where they were scored: images were matched by name and size."
-    return [_numbered([(row.key, row.width, row.height) for row in one.rows]) for one in sets], [note]
+        return [_number_copies([(digests.get(row.path),) for row in scores.rows]) for scores in sets], []
+    note = "Some image files no longer exist, so images were matched by name and size."
+    return [_number_copies([(row.key, row.width, row.height) for row in scores.rows]) for scores in sets], [note]
 
 
 def _digest(path: Path) -> str | None:
@@ -121,22 +120,22 @@ def _digest(path: Path) -> str | None:
         return None
 
 
-def _numbered(names: Sequence[Identity]) -> list[Identity]:
-    """Identical copies told apart by which of them comes first."""
-    seen: Counter[Identity] = Counter()
+def _number_copies(names: Sequence[Identity]) -> list[Identity]:
+    """Append a running number to each identity, so that identical copies of an image differ."""
+    copies: Counter[Identity] = Counter()
     numbered = []
     for name in names:
-        numbered.append((*name, seen[name]))
-        seen[name] += 1
+        numbered.append((*name, copies[name]))
+        copies[name] += 1
     return numbered
 
 
-def _agreed(columns: Sequence[Sequence[ScoredImage]]) -> tuple[list[tuple[str | None, str | None]], int]:
-    """Label and mask of each image, from whichever set knows them; and how many labels contradict each other."""
-    found, conflicts = [], 0
+def _merge_truth(columns: Sequence[Sequence[ScoredImage]]) -> tuple[list[tuple[str | None, str | None]], int]:
+    """Return label and mask of each image, from any set that has them, and the number of contradicting labels."""
+    truth, conflicts = [], 0
     for rows in zip(*columns, strict=True):
         labels = {row.label for row in rows if row.label is not None}
         conflicts += len(labels) > 1
         mask = next((row.mask for row in rows if row.mask is not None), None)
-        found.append((labels.pop(), mask) if len(labels) == 1 else (None, None))
-    return found, conflicts
+        truth.append((labels.pop(), mask) if len(labels) == 1 else (None, None))
+    return truth, conflicts

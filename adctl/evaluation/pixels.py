@@ -1,8 +1,8 @@
-"""Pixel metrics of a scored set: maps and masks are met one at a time, at the size of the original image.
+"""Pixel metrics of a scored set. Anomaly maps and masks are read one at a time.
 
-An image larger than 1024 pixels on the longer side is measured at that. The map is enlarged once, the mask stays as
-it was drawn. Sets of up to 16 million pixels are kept and measured exactly, larger ones in histograms. Knows scores
-and meters, nothing of pages.
+Maps are enlarged once, to the size of the original image; masks keep their size. Images with a longer side above
+1024 pixels are evaluated at 1024 pixels, and their masks are reduced too. Sets of up to 2^24 (about 16.8 million)
+pixels are held in memory and evaluated exactly; larger sets are evaluated with histograms.
 """
 
 from __future__ import annotations
@@ -37,34 +37,34 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
 
 _LONGEST = 1024
-_EXACT = 2**24
-_NAMED = 5
+_MAX_EXACT_PIXELS = 2**24
+_MAX_NAMED = 5
 _HALF = 128
 
 
 @dataclass(frozen=True)
 class MeasuredPixels:
-    """What the maps of a scored set are worth.
+    """Pixel metrics and curves of a scored set.
 
     Attributes:
-        metrics: None where there are no maps or no masks.
-        curves: `roc`, `pr` and `pro`, as far as they exist.
-        notes: What is missing and why, in sentences.
+        metrics: Pixel metrics, or None without anomaly maps or masks.
+        curves: Curves `roc`, `pr` and `pro`, as far as they exist.
+        notes: Full sentences that say which results are missing and why.
+        samples: Per-image data to compare these maps with other maps of the same images; None without resampling.
     """
 
     metrics: PixelMetrics | None = None
     curves: dict[str, Curve] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     samples: PixelSamples | None = None
-    """What comparing with other maps of the same images takes; None without resampling."""
 
 
 def measure_pixels(scores: ScoreSet, resampling: Resampling | None = None) -> MeasuredPixels:
     """Compute pixel metrics.
 
     Args:
-        scores: Read back from disk.
-        resampling: For confidence intervals; None leaves them out.
+        scores: Scored set, read from disk.
+        resampling: Bootstrap settings for confidence intervals; None computes no intervals.
 
     Raises:
         DataError: A map is damaged or holds values that are not finite numbers.
@@ -72,34 +72,34 @@ def measure_pixels(scores: ScoreSet, resampling: Resampling | None = None) -> Me
     if not any(row.label not in (None, GOOD) for row in scores.rows):
         return MeasuredPixels()
     if not any(row.mask for row in scores.rows):
-        return MeasuredPixels(notes=("No pixel metrics: there are no ground-truth masks.",))
+        return MeasuredPixels(notes=("No pixel metrics: the images have no ground-truth masks.",))
     if not scores.has_maps:
-        return MeasuredPixels(notes=("No pixel metrics: the maps were not kept; run score with --maps.",))
+        return MeasuredPixels(notes=("No pixel metrics: anomaly maps were not saved; run adctl score with --maps.",))
     problems: list[str] = []
     meter = _meter(scores)
-    _gather(meter, scores, problems)
+    _add_maps(meter, scores, problems)
     metrics = meter.result()
     samples = None
     if resampling and metrics.auroc is not None:
         samples = PixelSamples(meter)
-        _gather(samples, scores, [])
+        _add_maps(samples, scores, [])
         metrics = samples.with_intervals(metrics, resampling)
-    return MeasuredPixels(metrics, meter.curves(), (*_shrinking_note(scores), *_shortened(problems)), samples)
+    return MeasuredPixels(metrics, meter.curves(), (*_shrinking_note(scores), *_shorten(problems)), samples)
 
 
 def measured_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width at which pixels are measured."""
+    """Return the height and width at which the pixels of an image are evaluated."""
     scale = min(1.0, _LONGEST / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _meter(scores: ScoreSet) -> Meter:
-    """An exact one while all pixels fit."""
+    """Return an exact meter if all pixels fit into memory, or else a meter that uses histograms."""
     threshold = scores.calibration.pixel_threshold if scores.calibration else None
-    if sum(_pixels(row) for row in scores.rows) <= _EXACT:
+    if sum(_pixels(row) for row in scores.rows) <= _MAX_EXACT_PIXELS:
         return ExactMeter(threshold)
     low, high = np.inf, -np.inf
-    for _, anomaly_map in _maps(scores):  # enlarging a map never leaves its range
+    for _, anomaly_map in _maps(scores):  # enlarging a map keeps its values between its minimum and its maximum
         low, high = min(low, float(anomaly_map.min())), max(high, float(anomaly_map.max()))
     return HistogramMeter(low, high, threshold)
 
@@ -111,8 +111,8 @@ def _pixels(row: ScoredImage) -> int:
     return height * width
 
 
-def _gather(gatherer: PixelAccumulator, scores: ScoreSet, problems: list[str]) -> None:
-    """Let it take every map that can be measured; the others are named among the problems."""
+def _add_maps(accumulator: PixelAccumulator, scores: ScoreSet, problems: list[str]) -> None:
+    """Add every map that can be evaluated to the accumulator, and append a sentence on each other one to `problems`."""
     for row, anomaly_map in _maps(scores):
         if not _pixels(row) or row.height is None or row.width is None:
             continue
@@ -122,7 +122,7 @@ def _gather(gatherer: PixelAccumulator, scores: ScoreSet, problems: list[str]) -
             continue
         height, width = measured_size(row.height, row.width)
         truth = None if mask is None else _resized(mask, height, width)
-        gatherer.add(upsample(anomaly_map, height, width), truth, row.label)
+        accumulator.add(upsample(anomaly_map, height, width), truth, row.label)
 
 
 def _maps(scores: ScoreSet) -> Iterator[tuple[ScoredImage, Map]]:
@@ -130,13 +130,13 @@ def _maps(scores: ScoreSet) -> Iterator[tuple[ScoredImage, Map]]:
         if not np.isfinite(anomaly_map).all():
             raise DataError(
                 f"The map of {scores.rows[index].key} holds values that are not finite numbers.",
-                "Score again, or train again.",
+                "Score the images again. If that does not help, train the model again.",
             )
         yield scores.rows[index], anomaly_map
 
 
 def _mask_of(row: ScoredImage) -> Mask | str:
-    """The mask, or why the image cannot be measured."""
+    """Return the mask, or a sentence that says why the image cannot be evaluated."""
     if row.mask is None:
         return f"{row.key} has no mask and is left out of the pixel metrics."
     try:
@@ -152,7 +152,7 @@ def _mask_of(row: ScoredImage) -> Mask | str:
 
 
 def _resized(mask: Mask, height: int, width: int) -> Mask:
-    """The mask at another size: defect where at least half of a pixel's area is."""
+    """Return the mask at another size; a pixel is defective if at least half of its area is defective."""
     covered = resize(mask[..., None].astype(np.uint8) * 255, height, width)[..., 0]
     return np.asarray(covered >= _HALF)
 
@@ -161,10 +161,10 @@ def _shrinking_note(scores: ScoreSet) -> list[str]:
     larger = sum(max(row.width or 0, row.height or 0) > _LONGEST for row in scores.rows)
     if not larger:
         return []
-    return [f"Pixels of {larger} larger images were measured at {_LONGEST} pixels on the longer side."]
+    return [f"{larger} images are larger than {_LONGEST} pixels; their pixel metrics use images reduced to that size."]
 
 
-def _shortened(problems: list[str]) -> list[str]:
-    more = len(problems) - _NAMED
-    rest = [f"{more} more images are left out of the pixel metrics for such reasons."] if more > 0 else []
-    return problems[:_NAMED] + rest
+def _shorten(problems: list[str]) -> list[str]:
+    more = len(problems) - _MAX_NAMED
+    rest = [f"{more} more images are left out of the pixel metrics for similar reasons."] if more > 0 else []
+    return problems[:_MAX_NAMED] + rest

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from adctl.errors import UsageError
 from adctl.evaluation.compare import SetComparison, compare_sets
-from adctl.evaluation.match_images import shared_images
+from adctl.evaluation.match_images import match_images
 from adctl.metrics.bootstrap import Resampling
 from adctl.options import flag_name
 from adctl.progress import SILENT, Reporter
@@ -63,7 +63,7 @@ def compare(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT)
     if settings.animation is not None:
         check_animation(settings.animation)
     with reporter.stage("matching images"):
-        shared = shared_images([ScoreSet.load(folder) for folder in folders])
+        shared = match_images([ScoreSet.load(folder) for folder in folders])
     with reporter.stage("comparing"):
         found = compare_sets(shared, Resampling(settings.ci_samples, settings.ci_level, settings.seed))
     target = settings.out or folders[0] / PAGE

@@ -1,1 +1,1 @@
-"""Scoring: predict images, write score sets and heatmaps, watch a folder."""
+"""Scoring: predict images, write scored sets and heatmaps, watch a folder."""

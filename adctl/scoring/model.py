@@ -1,6 +1,6 @@
-"""A model ready to predict images from Python: files or arrays to scores, maps, boxes and verdicts.
+"""Model for prediction from Python: image files or arrays give scores, anomaly maps, boxes and verdicts.
 
-Scores and verdicts are those of `adctl score` with the same runtime: both share `predict` and `to_row`.
+Scores and verdicts are the same as those of `adctl score` with the same runtime.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class ImagePrediction:
     """Prediction for one image.
 
     Attributes:
-        path: The image file; None for an array.
+        path: Image file; None for an array.
         score: Raw anomaly score; higher is more anomalous.
-        verdict: Decision by the model's calibration; `uncalibrated` without one.
-        p_value: Conformal p-value; None without a calibration.
-        probability: Probability that the image is anomalous, 0 to 1; None without a calibration.
-        boxes: Anomalous regions in pixels of the image, strongest first; empty for an image judged good.
+        verdict: Verdict of the model's calibration; `uncalibrated` without calibration.
+        p_value: Conformal p-value; None without calibration.
+        probability: Probability that the image is anomalous, 0 to 1; None without calibration.
+        boxes: Anomalous regions in pixels of the image, highest peak first; empty if the verdict is good.
         width: Width of the image, pixels.
         height: Height of the image, pixels.
-        cells: Array [h,w] of float32: the anomaly map in the detector's own resolution. It spans the whole image.
+        cells: Anomaly map [h,w] of float32 in the detector's own resolution; it covers the whole image.
     """
 
     path: Path | None
@@ -62,22 +62,22 @@ class ImagePrediction:
 
     @cached_property
     def map(self) -> NDArray[np.float32]:
-        """The raw anomaly map at the size of the image: array [height,width] of float32."""
+        """Raw anomaly map at the size of the image: array [height,width] of float32."""
         return upsample(self.cells, self.height, self.width)
 
 
 class Model:
-    """A model file opened for prediction; `adctl.load` makes one.
+    """Model file opened for prediction; use `adctl.load` to create it.
 
-    Test-time augmentation, tiling and the region of interest are those the model was calibrated with.
+    It uses the tiling and region of interest of the model, and the test-time augmentation of its calibration.
 
     Args:
-        path: `model.safetensors`, or an exported file, which needs no PyTorch.
+        path: Model file: `model.safetensors`, or an exported model, which needs no PyTorch.
         device: Device to compute on: `auto`, `cpu`, `cuda` or `mps`.
         gpu: Number of a CUDA GPU; implies `cuda`.
-        runtime: Runtime that computes; `auto` takes the fastest that was verified against PyTorch.
-        batch_size: Images in one batch; `auto` fits the device.
-        workers: Threads that read images.
+        runtime: Name of the runtime; `auto` chooses the fastest runtime that was verified against PyTorch.
+        batch_size: Number of images in a batch; `auto` chooses it for the device.
+        workers: Number of threads that read images.
 
     Raises:
         UsageError: The device or the runtime does not exist here.
@@ -111,17 +111,17 @@ class Model:
 
     @property
     def calibration(self) -> Calibration | None:
-        """Thresholds and the scores they were chosen from; None for a model without calibration."""
+        """Thresholds with their calibration scores; None for a model without calibration."""
         return self._runtime.header.calibration
 
     @property
     def runtime(self) -> str:
-        """Name of the runtime that computes."""
+        """Name of the runtime."""
         return self._runtime.name
 
     @property
     def device(self) -> str:
-        """Device that computes."""
+        """Name of the device."""
         return self._runtime.device
 
     @overload
@@ -132,16 +132,16 @@ class Model:
         """Predict one image, or several in batches.
 
         Args:
-            images: An image file, an array, or a list of either. Arrays are height x width x 3 in RGB order (OpenCV
-                reads BGR) or height x width for grey, of uint8; uint16 and floating point from 0 to 1 are brought to
-                8 bits as image files are. Models of other channels take height x width x channels.
+            images: An image file, an array, or a list of files and arrays. Arrays are height x width x 3 in RGB order
+                (OpenCV reads BGR) or height x width for grey, of uint8; uint16 and floating point from 0 to 1 are
+                converted to 8 bits as in image files. Models with other channels take height x width x channels.
 
         Returns:
-            One prediction for one image; for a list a list in the same order.
+            One prediction for a single image; for a list, a list of predictions in the same order.
 
         Raises:
-            ImageError: An image cannot be read or used. `adctl.score` notes such images and goes on.
-            UsageError: `images` is neither a path nor an array nor a list of them.
+            ImageError: An image cannot be read or used. (`adctl.score` gives such an image an error row instead.)
+            UsageError: `images` is not a path, an array or a list of them.
         """
         if isinstance(images, str | os.PathLike | np.ndarray):
             return self._predict([images])[0]
@@ -149,13 +149,13 @@ class Model:
 
     def _predict(self, images: list[ImageLike]) -> list[ImagePrediction]:
         samples = [_sample(image, number) for number, image in enumerate(images)]
-        # One image is read by this thread: starting others would take longer.
+        # A single image is read in this thread, because starting other threads would take longer.
         workers = 0 if len(samples) == 1 else self._workers
         predictions = predict(self._runtime, samples, batch_size=self._batch_size, workers=workers)
         with closing(predictions):
-            return [self._judged(predicted) for predicted in predictions]
+            return [self._to_prediction(predicted) for predicted in predictions]
 
-    def _judged(self, predicted: PredictedImage) -> ImagePrediction:
+    def _to_prediction(self, predicted: PredictedImage) -> ImagePrediction:
         if predicted.item.error is not None:
             raise predicted.item.error
         sample = predicted.item.sample
@@ -182,6 +182,6 @@ def _sample(image: ImageLike, number: int) -> Sample:
     if isinstance(image, str | os.PathLike):
         return Sample(Path(image), Path(image).name)
     raise UsageError(
-        f"Image {number} is a {type(image).__name__}, neither a path nor an array.",
+        f"Image {number} is of type {type(image).__name__}, not a path or an array.",
         "Give the path of an image file, a NumPy array, or a list of them.",
     )

@@ -1,7 +1,6 @@
-"""PNG files in a fifth of the time that OpenCV takes, and half the size: what heatmaps are written with.
+"""PNG encoder for heatmaps: a fifth of the time and half the file size of OpenCV's.
 
-Each row is stored as its difference to the row above (the filter `up`), which a fast compressor then does well on.
-Knows pixels and bytes, nothing of files.
+Each row is stored as its difference from the row above (PNG filter `up`), which a fast compressor compresses well.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy as np
 
 try:
     from isal.isal_zlib import compress, crc32
-except ImportError:  # made for x86 and ARM only
+except ImportError:  # isal exists for x86 and ARM only
     from zlib import compress, crc32
 
 if TYPE_CHECKING:
@@ -26,13 +25,13 @@ _BITS, _RGB = 8, 2
 
 
 def encode_png(rgb: RgbImage) -> bytes:
-    """An image of shape [H, W, 3], uint8, as a PNG file (W3C, Portable Network Graphics, third edition)."""
+    """Encode an image [H,W,3] of uint8 as a PNG file (W3C, Portable Network Graphics, third edition)."""
     height, width, channels = rgb.shape
     pixels = rgb.reshape(height, width * channels)
     rows = np.empty((height, 1 + width * channels), np.uint8)
     rows[:, 0] = _UP
     rows[0, 1:] = pixels[0]
-    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])  # wraps around, as the filter wants
+    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])  # wraps around modulo 256, as the filter requires
     header = struct.pack(">IIBBBBB", width, height, _BITS, _RGB, 0, 0, 0)
     data = compress(rows.data, _LEVEL)
     return _SIGNATURE + b"".join(map(_chunk, (b"IHDR", b"IDAT", b"IEND"), (header, data, b"")))

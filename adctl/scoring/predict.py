@@ -1,4 +1,4 @@
-"""Samples to predictions through any runtime, in order, with flat memory: what calibrating and scoring share."""
+"""Prediction of images with any runtime, in order and with constant memory, for calibration and scoring."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from adctl.data.preprocess import InputSpec
     from adctl.records import Sample
     from adctl.runtimes.base import Runtime, RuntimeOutput
 
 
 @dataclass(frozen=True)
 class PredictedImage:
-    """One image and what the detector says of it.
+    """Detector output for one image.
 
     Attributes:
-        item: The image as it was read, or why it could not be.
-        score: Raw, float64; None for an unreadable image.
-        anomaly_map: Array [h,w] of float32, raw, spanning the original image; None for an unreadable image.
+        item: The loaded image, or the error that says why it cannot be read.
+        score: Raw score; None for an unreadable image.
+        anomaly_map: Raw anomaly map [h,w] of float32 that covers the original image; None for an unreadable image.
     """
 
     item: LoadedImage
@@ -41,7 +40,7 @@ class PredictedImage:
 
     @property
     def peak(self) -> float | None:
-        """The highest value of the map; None for an unreadable image."""
+        """Highest value of the anomaly map; None for an unreadable image."""
         return None if self.anomaly_map is None else float(self.anomaly_map.max())
 
 
@@ -53,14 +52,14 @@ def predict(
     workers: int = 2,
     display: int | None = None,
 ) -> Generator[PredictedImage, None, None]:
-    """Predict images in order; reading runs ahead in threads, and computing runs ahead of the caller.
+    """Yield the prediction of each image, in order; threads read and compute in advance.
 
     Args:
-        runtime: The model.
-        samples: The images.
-        batch_size: Images at once; `auto` fits the device.
-        workers: Threads that read.
-        display: Also keep each image to look at, its longer side at most so many pixels.
+        runtime: Runtime that holds the model.
+        samples: Images to predict.
+        batch_size: Number of images in a batch; `auto` chooses it for the device.
+        workers: Number of threads that read images.
+        display: Longest side in pixels of an additional copy of each image for display; None keeps no copy.
     """
     size = starting_batch_size(batch_size, runtime.device)
     items = stream_images(samples, runtime.input, workers=workers, display=display, batch_size=size)
@@ -72,33 +71,30 @@ def predict(
         readable = [item for item in group if item.error is None]
         return group, runtime.predict(stack_pixels(readable)) if readable else None
 
-    # In threads, so that the next group is at hand when one is done: the network never waits.
+    # Threads prepare the next batch while the network computes, so that the network does not wait.
     callers = runtime.callers
-    for group, scored in map_ordered(
+    for group, output in map_ordered(
         score, batch_images(items, size), workers=callers, ahead=callers, name="adctl-predict"
     ):
-        rank = 0
+        index = 0
         for item in group:
-            if item.error is not None or scored is None:
+            if item.error is not None or output is None:
                 yield PredictedImage(item, None, None)
             else:
-                yield _predicted(runtime.input, item, float(scored.scores[rank]), scored.maps[rank])
-                rank += 1
-
-
-def _predicted(spec: InputSpec, item: LoadedImage, score: float, values: NDArray[np.float32]) -> PredictedImage:
-    return PredictedImage(item, score, map_to_image(values, spec, item.height, item.width))
+                anomaly_map = map_to_image(output.maps[index], runtime.input, item.height, item.width)
+                yield PredictedImage(item, float(output.scores[index]), anomaly_map)
+                index += 1
 
 
 def _predict_tiles(runtime: Runtime, item: LoadedImage, batch_size: int) -> PredictedImage:
-    """Tile by tile, never more than a batch of them cut; see `Stitcher` for score and map."""
+    """Predict an image tile by tile, with one batch of tiles in memory; `Stitcher` joins the scores and maps."""
     if item.error is not None:
         return PredictedImage(item, None, None)
     stitcher = Stitcher(runtime.input, Tiling.for_image(runtime.input, item.height, item.width))
     tiles = network_inputs(item, runtime.input)
     while batch := list(itertools.islice(tiles, batch_size)):
-        scored = runtime.predict(np.stack(batch))
-        for score, values in zip(scored.scores, scored.maps, strict=True):
+        output = runtime.predict(np.stack(batch))
+        for score, values in zip(output.scores, output.maps, strict=True):
             stitcher.add(float(score), values)
     score, anomaly_map = stitcher.result()
     return PredictedImage(replace(item, whole=None), score, anomaly_map)
@@ -106,12 +102,12 @@ def _predict_tiles(runtime: Runtime, item: LoadedImage, batch_size: int) -> Pred
 
 @dataclass(frozen=True)
 class CollectedScores:
-    """Raw scores of the images that could be read, and the highest value of each one's map.
+    """Raw scores and highest map values of all readable images.
 
     Attributes:
-        scores: Array [n] of float64.
-        peaks: Array [n] of float64.
-        skipped: Messages of the images that could not be read.
+        scores: Raw scores [n] of float64.
+        peaks: Highest value of each anomaly map [n], float64.
+        skipped: Error message of each unreadable image.
     """
 
     scores: NDArray[np.float64]
@@ -120,7 +116,7 @@ class CollectedScores:
 
 
 def collect(runtime: Runtime, samples: Sequence[Sample], *, batch_size: int | str, workers: int) -> CollectedScores:
-    """Predict images and keep only their scores and the peaks of their maps."""
+    """Predict images and keep only their scores and the highest values of their anomaly maps."""
     scores, peaks, skipped = [], [], []
     for predicted in predict(runtime, samples, batch_size=batch_size, workers=workers):
         if predicted.score is None or predicted.peak is None:
@@ -134,13 +130,13 @@ def collect(runtime: Runtime, samples: Sequence[Sample], *, batch_size: int | st
 def calibration_scores_of(
     good: CollectedScores, defective: CollectedScores | None = None, *, folds: int = 0, views: tuple[str, ...] = ()
 ) -> CalibrationScores:
-    """What thresholds are chosen from, as it is kept.
+    """Sort scores into the record that a calibration stores.
 
     Args:
-        good: Of good images the model has not learned from.
-        defective: Of labelled defective ones.
-        folds: How many models the good scores come from; 0 for the one that is kept.
-        views: Of test-time augmentation.
+        good: Scores of good images that the model was not trained on.
+        defective: Scores of labelled defective images.
+        folds: Number of cross-validation models that gave the good scores; 0 if the saved model gave them.
+        views: Views of test-time augmentation used for these scores.
     """
     return CalibrationScores(
         good=tuple(sorted(good.scores.tolist())),

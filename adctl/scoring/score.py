@@ -1,6 +1,7 @@
-"""Scoring images: read, predict, judge, write. An image that cannot be read is an error row; the rest go on.
+"""Scoring of images: read, predict, apply the threshold and write. An unreadable image gives an error row.
 
-Threads read ahead of the network and draw behind it; order is kept and what waits is bounded.
+Threads read images before the network needs them and draw heatmaps after it. The order is kept, and a limited number
+of images waits in memory.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from adctl.model_file import tensors_digest
 from adctl.progress import SILENT, Reporter
 from adctl.records import GOOD, Box, Calibration, ScoredImage, Verdict
 from adctl.runtimes.loading import open_runtime
-from adctl.scoring.heatmaps import LARGEST, ColourScale, boxes_from_map, sheet
+from adctl.scoring.heatmaps import LARGEST, ColourScale, boxes_from_map, heatmap_picture
 from adctl.scoring.png import encode_png
 from adctl.scoring.predict import PredictedImage, predict
 from adctl.scoring.score_set import ScoreRow, ScoreSet, ScoreWriter
@@ -48,19 +49,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_STRANGEST = 10
+_MAX_TOP = 10
 
 
 @dataclass(frozen=True)
 class TopAnomaly:
-    """One of the images that scored highest.
+    """Image among those with the highest scores.
 
     Attributes:
-        path: The image file.
-        score: Raw.
-        p_value: Conformal; None when not calibrated.
-        probability: That it is anomalous; None likewise.
-        verdict: The decision.
+        path: Image file.
+        score: Raw score.
+        p_value: Conformal p-value; None if the model is not calibrated.
+        probability: Probability that the image is anomalous; None if the model is not calibrated.
+        verdict: Verdict on the image.
     """
 
     path: str
@@ -70,28 +71,28 @@ class TopAnomaly:
     verdict: Verdict
 
 
-_WAITING = 16
-"""Scored images that wait to be drawn at most; those cut into tiles, which have large maps, wait singly."""
+_MAX_WAITING = 16
+"""Largest number of scored images that wait to be drawn; images cut into tiles have large maps and wait one by one."""
 
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """The outcome of scoring: iterating gives the row of each image, and `len` their number.
+    """Result of scoring: iterate over it for the row of each image; `len` gives their number.
 
         for row in result:
             print(row.path, row.score, row.verdict, row.map().max())
 
     Attributes:
-        model: The model file it took.
-        folder: Where the results lie.
-        counts: Images by verdict.
-        ignored: Files that were passed over, with the reason.
-        seconds: From the first image read to the last row written.
-        device: Where it was computed.
-        threshold: What the verdicts rest on, or None.
-        warn_threshold: The lower one, above which images are to be looked at, or None.
-        drift: How the scores compare with those of the calibration; None without one.
-        strangest: The ten images that scored highest.
+        model: Model file.
+        folder: Folder of the results.
+        counts: Number of images with each verdict.
+        ignored: Path of each skipped file, with the reason.
+        seconds: Time from the first image read to the last row written.
+        device: Device that computed the scores.
+        threshold: Threshold of the verdicts, or None if the model is not calibrated.
+        warn_threshold: Lower threshold, above which a person should check the image, or None.
+        drift: Comparison of the scores with those of the calibration, or None without calibration.
+        strangest: The ten images with the highest scores, the highest first.
     """
 
     model: Path
@@ -107,12 +108,12 @@ class ScoreResult:
 
     @property
     def images_per_second(self) -> float:
-        """From disk to disk."""
+        """Scoring speed, including reading the images and writing the results."""
         return len(self) / self.seconds
 
     @cached_property
     def rows(self) -> tuple[ScoreRow, ...]:
-        """The row of each image that was scored, in order, read from `folder`.
+        """Row of each scored image, in order, read from `folder`.
 
         Raises:
             DataError: The results are damaged.
@@ -120,7 +121,7 @@ class ScoreResult:
         if not len(self):
             return ()
         stored = ScoreSet.load(self.folder)
-        # A watched folder goes on after the rows of earlier calls.
+        # With a watched folder, rows of earlier calls come first.
         first = len(stored.rows) - len(self)
         return tuple(ScoreRow.of(stored, number) for number in range(first, len(stored.rows)))
 
@@ -135,39 +136,39 @@ def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     """Score folders, files or globs with a model file.
 
     Args:
-        loaded: The settings and their origins; both are kept in `scores.json`.
-        reporter: Told how far it is.
+        loaded: Settings and their origins; both are saved in `scores.json`.
+        reporter: Receiver of progress reports.
 
     Raises:
-        UsageError: There is no such model, image or device.
-        DataError: Not one image could be scored.
-        OutputError: The results cannot be written; rows written before are kept.
+        UsageError: The model, an image or the device does not exist.
+        DataError: No image could be scored.
+        OutputError: The results cannot be written; rows written before the error are kept.
     """
     settings = loaded.settings
     model = run_folder.find_model(settings.runs, settings.model)
     log.info("Model %s.", model)
-    samples, ignored = _samples(settings.images, model)
+    samples, ignored = _find_images(settings.images, model)
     runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta)
     calibration = runtime.header.calibration
     folder = settings.out or run_folder.new_folder(model.parent / "scores")
-    manifest = manifest_of(loaded, model, runtime, ignored)
+    manifest = build_manifest(loaded, model, runtime, ignored)
     start = time.perf_counter()
-    tally = ScoreSummary(calibration)
-    _score_all(loaded, runtime, samples, folder, manifest, tally, reporter)
-    counts = tally.counts
+    summary = ScoreSummary(calibration)
+    _score_all(loaded, runtime, samples, folder, manifest, summary, reporter)
+    counts = summary.counts
     if counts[Verdict.ERROR] == len(samples):
         raise DataError(
             f"None of the {len(samples)} images could be scored.",
-            f"The reasons are in {folder / 'results.csv'}.",
+            f"The reasons are in the column 'error' of {folder / 'results.csv'}.",
         )
     if counts[Verdict.ERROR]:
         log.warning("%d images could not be scored; the reasons are in results.csv.", counts[Verdict.ERROR])
     run_folder.set_last(settings.runs, "scores", folder)
-    return result_of(model, folder, runtime, tally, start, ignored)
+    return build_result(model, folder, runtime, summary, start, ignored)
 
 
 class ScoreSummary:
-    """What is kept of each row while thousands go by: a count, a number for drift, and the strangest few."""
+    """Running summary of scored rows: verdict counts, scores for the drift test, and the highest scores."""
 
     def __init__(self, calibration: Calibration | None) -> None:
         self.counts = {str(verdict): 0 for verdict in Verdict}
@@ -176,86 +177,86 @@ class ScoreSummary:
         self._highest: list[tuple[float, int, TopAnomaly]] = []
 
     def add(self, row: ScoredImage) -> None:
-        """Take one row into account."""
+        """Add one row."""
         self.counts[row.verdict] += 1
         if row.score is None:
             return
-        if row.label in (None, GOOD):  # known defects say nothing of drift
+        if row.label in (None, GOOD):  # known defects must not count as drift
             self._scores.append(row.score)
-        strange = TopAnomaly(row.path, row.score, row.p_value, row.probability, row.verdict)
-        entry = (row.score, -sum(self.counts.values()), strange)  # the earlier of two alike
-        (heapq.heappush if len(self._highest) < _STRANGEST else heapq.heappushpop)(self._highest, entry)
+        anomaly = TopAnomaly(row.path, row.score, row.p_value, row.probability, row.verdict)
+        entry = (row.score, -sum(self.counts.values()), anomaly)  # of two equal scores, the earlier image wins
+        (heapq.heappush if len(self._highest) < _MAX_TOP else heapq.heappushpop)(self._highest, entry)
 
-    def strangest(self) -> tuple[TopAnomaly, ...]:
-        """Those that scored highest, the highest first."""
-        return tuple(strange for *_, strange in sorted(self._highest, reverse=True))
+    def top_anomalies(self) -> tuple[TopAnomaly, ...]:
+        """Return the images with the highest scores, the highest first."""
+        return tuple(anomaly for *_, anomaly in sorted(self._highest, reverse=True))
 
     def drift(self) -> Drift | None:
-        """How the scores compare with those of the calibration; None without one."""
+        """Compare the scores with those of the calibration; return None without calibration or scores."""
         return drift.measure_drift(self._good, np.array(self._scores)) if len(self._good) else None
 
 
-def result_of(
+def build_result(
     model: Path,
     folder: Path,
     runtime: Runtime,
-    tally: ScoreSummary,
+    summary: ScoreSummary,
     started: float,
     ignored: Sequence[IgnoredPath] = (),
 ) -> ScoreResult:
-    """What was done, at its end; warns where the images have drifted.
+    """Build the result of a finished scoring, and log a warning if the scores have drifted.
 
     Args:
-        model: The file scored with.
-        folder: Where the results lie.
-        runtime: The model.
-        tally: Of the rows.
-        started: When it began, by `time.perf_counter`.
-        ignored: Files passed over.
+        model: Model file.
+        folder: Folder of the results.
+        runtime: Runtime that holds the model.
+        summary: Summary of the scored rows.
+        started: Start time, as given by `time.perf_counter`.
+        ignored: Skipped files.
     """
-    found = tally.drift()
-    if found is not None and found.drifted:
-        log.warning("These images do not look like those of the calibration: %s", found.reason)
+    drift_found = summary.drift()
+    if drift_found is not None and drift_found.drifted:
+        log.warning("These images differ from the images used for the calibration: %s", drift_found.reason)
     calibration = runtime.header.calibration
     return ScoreResult(
         model=model,
         folder=folder,
-        counts=tally.counts,
+        counts=summary.counts,
         ignored=tuple((str(item.path), item.reason) for item in ignored),
         seconds=time.perf_counter() - started,
         device=runtime.device,
         threshold=calibration.threshold if calibration else None,
         warn_threshold=calibration.warn_threshold if calibration else None,
-        drift=found,
-        strangest=tally.strangest(),
+        drift=drift_found,
+        strangest=summary.top_anomalies(),
     )
 
 
 def open_model(model: Path, device: str, gpu: int | None, runtime: str, tta: str | None = None) -> Runtime:
-    """Open a model with the test-time augmentation that its thresholds were chosen with.
+    """Open a model with the views of test-time augmentation that its thresholds were calibrated with.
 
     Args:
-        model: The model file.
-        device: As for `open_runtime`.
-        gpu: As for `open_runtime`.
-        runtime: As for `open_runtime`.
-        tta: The views that were asked for; None for those of the calibration.
+        model: Model file.
+        device: Device, as for `open_runtime`.
+        gpu: Number of a CUDA GPU, as for `open_runtime`.
+        runtime: Name of the runtime, as for `open_runtime`.
+        tta: Wanted views, separated by commas; None uses those of the calibration.
 
     Raises:
-        UsageError: There is no such device or view, or the thresholds were chosen with other views.
-        ModelFileError: The file cannot be used.
+        UsageError: The device or a view does not exist, or the calibration used other views.
+        ModelFileError: The model file cannot be used.
     """
     opened = open_runtime(model, device, gpu, runtime)
     calibration = opened.header.calibration
     if calibration is None:
-        log.warning("%s is not calibrated: its scores come without verdicts. Run 'adctl calibrate'.", model)
+        log.warning("%s is not calibrated, so images get scores but no verdicts. Run 'adctl calibrate'.", model)
     calibrated = calibration.views if calibration else ()
     views = calibrated if tta is None else parse_views(tta)
     if calibration and set(views) != set(calibrated):
         known = f"with the views {', '.join(calibrated)}" if calibrated else "without test-time augmentation"
         raise UsageError(
-            f"The threshold of {model} was chosen {known}, so it says nothing about --tta {tta}.",
-            f"Run 'adctl calibrate --tta {tta}' first; score then does the same by itself.",
+            f"The threshold of {model} was calibrated {known}, so it is not valid with --tta {tta}.",
+            f"Run 'adctl calibrate --tta {tta}' first; 'adctl score' then uses these views by default.",
         )
     return with_views(opened, views)
 
@@ -266,30 +267,30 @@ def _score_all(
     samples: list[Sample],
     folder: Path,
     manifest: dict[str, Any],
-    tally: ScoreSummary,
+    summary: ScoreSummary,
     reporter: Reporter,
 ) -> None:
     settings, calibration = loaded.settings, runtime.header.calibration
-    pictures = HeatmapWriter(folder, calibration, settings.draw) if wants_heatmaps(settings) else None
-    if pictures is not None:
-        pictures.spare(samples)
+    heatmaps = HeatmapWriter(folder, calibration, settings.draw) if wants_heatmaps(settings) else None
+    if heatmaps is not None:
+        heatmaps.check_targets(samples)
     start = time.perf_counter()
     with (
         reporter.stage("scoring", len(samples)) as update,
         ScoreWriter(folder, manifest, calibration, keep_maps=settings.maps) as writer,
-        # Closed before the writer is: nothing is written into a closed file.
-        closing(scored_rows(runtime, samples, settings, pictures, writer.add)) as rows,
+        # Closed before the writer, so that no thread writes into a closed file.
+        closing(scored_rows(runtime, samples, settings, heatmaps, writer.add)) as rows,
     ):
         for done, row in enumerate(rows, 1):
-            tally.add(row)
+            summary.add(row)
             update(done, len(samples))
         writer.note("seconds", None if sharing() else round(time.perf_counter() - start, 3))
-        found = tally.drift()
-        writer.note("drift", asdict(found) if found else None)
+        drift_found = summary.drift()
+        writer.note("drift", asdict(drift_found) if drift_found else None)
 
 
 def wants_heatmaps(settings: ScoreSettings) -> bool:
-    """Whether heatmaps are to be written."""
+    """Return whether heatmaps are wanted; by default they are with an output folder."""
     return settings.out is not None if settings.heatmaps is None else settings.heatmaps
 
 
@@ -297,29 +298,29 @@ def scored_rows(
     runtime: Runtime,
     samples: Sequence[Sample],
     settings: ScoreSettings,
-    pictures: HeatmapWriter | None,
+    heatmaps: HeatmapWriter | None,
     write: Callable[[ScoredImage, NDArray[np.float32] | None], None],
 ) -> Generator[ScoredImage, None, None]:
-    """Rows in the order of the samples, each once it is written.
+    """Score the samples in order, and yield each row after it is written.
 
-    Reading, computing and drawing overlap: threads read ahead of the network, and threads behind it judge images and
-    draw their pictures; `write` is called in the thread of whoever takes the rows.
+    Threads read images before the network needs them, and other threads apply the threshold and draw heatmaps after
+    it. `write` runs in the thread of the caller.
 
     Args:
-        runtime: The model.
-        samples: The images.
-        settings: Batch size and threads.
-        pictures: Where heatmaps go, or None.
-        write: Takes a row and its map, which is None for an error row; an error it raises is raised here.
+        runtime: Runtime that holds the model.
+        samples: Images to score.
+        settings: Batch size and number of threads.
+        heatmaps: Writer of heatmaps, or None.
+        write: Function that writes a row and its anomaly map, which is None for an error row; its errors are raised.
     """
     calibration = runtime.header.calibration
-    judge = DecisionRule(calibration) if calibration else None
+    rule = DecisionRule(calibration) if calibration else None
 
-    def judged(job: tuple[PredictedImage, Path | None]) -> tuple[ScoredImage, NDArray[np.float32] | None]:
-        predicted, place = job
-        row = to_row(predicted, judge)
-        if pictures is not None and place is not None:
-            pictures.write(predicted, row, place)
+    def finish(job: tuple[PredictedImage, Path | None]) -> tuple[ScoredImage, NDArray[np.float32] | None]:
+        predicted, target = job
+        row = to_row(predicted, rule)
+        if heatmaps is not None and target is not None:
+            heatmaps.write(predicted, row, target)
         return row, None if row.verdict is Verdict.ERROR else predicted.anomaly_map
 
     predictions = predict(
@@ -327,21 +328,21 @@ def scored_rows(
         samples,
         batch_size=settings.batch_size,
         workers=settings.workers,
-        display=None if pictures is None else LARGEST,
+        display=None if heatmaps is None else LARGEST,
     )
-    # Places are given in the order of the images, so that the same ones get the same names.
-    jobs = ((predicted, pictures.place(predicted) if pictures else None) for predicted in predictions)
-    waiting = 1 if runtime.input.tiled else _WAITING
-    drawers = 0 if pictures is None else settings.workers
-    for row, anomaly_map in map_ordered(judged, jobs, workers=drawers, ahead=waiting, name="adctl-draw"):
+    # File names are assigned in the order of the images, so that a second run gives the same names.
+    jobs = ((predicted, heatmaps.target(predicted) if heatmaps else None) for predicted in predictions)
+    waiting = 1 if runtime.input.tiled else _MAX_WAITING
+    workers = 0 if heatmaps is None else settings.workers
+    for row, anomaly_map in map_ordered(finish, jobs, workers=workers, ahead=waiting, name="adctl-draw"):
         write(row, anomaly_map)
         yield row
 
 
-def to_row(predicted: PredictedImage, judge: DecisionRule | None) -> ScoredImage:
-    """Judge one prediction; regions are outlined in images that are not judged good."""
+def to_row(predicted: PredictedImage, rule: DecisionRule | None) -> ScoredImage:
+    """Build the row of one prediction, with verdict and, unless the verdict is good, boxes around anomalous regions."""
     item, anomaly_map = predicted.item, predicted.anomaly_map
-    calibration = judge.calibration if judge else None
+    calibration = rule.calibration if rule else None
     common: dict[str, Any] = {
         "path": str(item.sample.path),
         "key": item.sample.key,
@@ -352,7 +353,7 @@ def to_row(predicted: PredictedImage, judge: DecisionRule | None) -> ScoredImage
     if predicted.score is None or anomaly_map is None:
         return ScoredImage(**common, score=None, verdict=Verdict.ERROR, error=str(item.error))
     if not (math.isfinite(predicted.score) and np.isfinite(anomaly_map).all()):
-        reason = f"The score {predicted.score} of {item.sample.path}, or its map, is no finite number."
+        reason = f"The score ({predicted.score}) or the anomaly map of {item.sample.path} is not a finite number."
         return ScoredImage(**common, score=None, verdict=Verdict.ERROR, error=reason)
     row = ScoredImage(
         **common,
@@ -362,17 +363,19 @@ def to_row(predicted: PredictedImage, judge: DecisionRule | None) -> ScoredImage
         height=item.height,
         peak=predicted.peak,
     )
-    if judge is None or calibration is None:
+    if rule is None or calibration is None:
         return row
-    found = judge(predicted.score)
+    decision = rule(predicted.score)
     boxes: tuple[Box, ...] = ()
-    if found.verdict is not Verdict.GOOD and calibration.pixel_threshold is not None:
+    if decision.verdict is not Verdict.GOOD and calibration.pixel_threshold is not None:
         boxes = boxes_from_map(anomaly_map, calibration.pixel_threshold, item.width, item.height)
-    return replace(row, verdict=found.verdict, p_value=found.p_value, probability=found.probability, boxes=boxes)
+    return replace(
+        row, verdict=decision.verdict, p_value=decision.p_value, probability=decision.probability, boxes=boxes
+    )
 
 
 class HeatmapWriter:
-    """Heatmap sheets, one an image, named like the image, all on one colour scale."""
+    """Writer of one heatmap file per image, named like the image, all with the same colour scale."""
 
     def __init__(self, folder: Path, calibration: Calibration | None, draw: str) -> None:
         self._folder = folder
@@ -381,63 +384,63 @@ class HeatmapWriter:
         self._scale = ColourScale.from_calibration(calibration) if calibration else None
         self._keys: dict[PurePosixPath, str] = {}
 
-    def spare(self, samples: Sequence[Sample]) -> None:
-        """See to it that no picture would take the place of an image.
+    def check_targets(self, samples: Sequence[Sample]) -> None:
+        """Raise if a heatmap would overwrite an input image.
 
         Raises:
-            UsageError: One would.
+            UsageError: A heatmap would overwrite an input image.
         """
-        real = cache(Path.resolve)  # of folders, which are few
-        images = {real(sample.path.parent) / sample.path.name for sample in samples}
+        resolve = cache(Path.resolve)  # only folders are resolved, and there are few of them
+        images = {resolve(sample.path.parent) / sample.path.name for sample in samples}
         for sample in samples:
-            picture = self._folder / PurePosixPath(sample.key).with_suffix(".png")
-            if real(picture.parent) / picture.name in images:
+            target = self._folder / PurePosixPath(sample.key).with_suffix(".png")
+            if resolve(target.parent) / target.name in images:
                 raise UsageError(
                     f"The heatmap of {sample.path} would be written over an image in {self._folder}.",
-                    "Choose another folder with --out, or --no-heatmaps.",
+                    "Choose another folder with --out, or write no heatmaps with --no-heatmaps.",
                 )
 
-    def place(self, predicted: PredictedImage) -> Path | None:
-        """Where the picture of the next image goes; unreadable ones have none."""
+    def target(self, predicted: PredictedImage) -> Path | None:
+        """Return the path of the image's heatmap, or None for an unreadable image."""
         if predicted.item.display is None:
             return None
         key = predicted.item.sample.key
         name = PurePosixPath(key).with_suffix(".png")
-        if self._keys.setdefault(name, key) != key:  # a.jpg and a.png lie side by side
+        if self._keys.setdefault(name, key) != key:  # a.jpg and a.png are in the same folder
             name = PurePosixPath(key + ".png")
         return self._folder / name
 
-    def write(self, predicted: PredictedImage, row: ScoredImage, place: Path) -> None:
-        """Write the picture of one scored image; may be called by several threads."""
+    def write(self, predicted: PredictedImage, row: ScoredImage, target: Path) -> None:
+        """Write the heatmap of one scored image; several threads may call this at once."""
         display, anomaly_map = predicted.item.display, predicted.anomaly_map
         if display is None or anomaly_map is None or row.score is None:
             return
-        picture = sheet(
+        picture = heatmap_picture(
             display,
             anomaly_map,
             self._scale or ColourScale.from_values(anomaly_map),
             row if self._boxes else replace(row, boxes=()),
             contour_at=self._contour_at,
         )
-        # Not flushed to disk: a picture can be drawn again.
-        files.write_bytes(place, encode_png(picture), flush=False)
+        # Not flushed to disk, because a lost heatmap can be drawn again.
+        files.write_bytes(target, encode_png(picture), flush=False)
 
 
-def _samples(images: tuple[str, ...], model: Path) -> tuple[list[Sample], list[IgnoredPath]]:
-    """What was named, or the test part of the data set the model was trained on."""
+def _find_images(images: tuple[str, ...], model: Path) -> tuple[list[Sample], list[IgnoredPath]]:
+    """Return the named images, or else the test images of the dataset that the model was trained on."""
     if images:
         return list_images(images)
     dataset = dataset_of_run(model.parent)
     if dataset is None or not dataset.test:
-        raise UsageError("Which images to score?", "Name folders, files or globs: adctl score FOLDER")
+        raise UsageError("No images to score were given.", "Name folders, files or globs: adctl score FOLDER")
     log.info("Scoring the test images of %s.", dataset.root)
     return list(dataset.test), list(dataset.ignored)
 
 
-def manifest_of(
+def build_manifest(
     loaded: LoadedSettings[ScoreSettings], model: Path, runtime: Runtime, ignored: Sequence[IgnoredPath] = ()
 ) -> dict[str, Any]:
-    """What is known of a scoring before its first row: model, digests, settings and where each came from."""
+    """Return the manifest entries known before scoring: model, digests, settings and their origins."""
     header = runtime.header
     return {
         "started": run_folder.timestamp(),

@@ -1,8 +1,8 @@
-"""A scored set on disk: `scores.json`, `results.csv`, `results.jsonl` and optionally `maps.h5` in one folder.
+"""Scored set on disk: a folder with `scores.json`, `results.csv`, `results.jsonl` and optionally `maps.h5`.
 
-`ScoreWriter` writes it row by row with flat memory; `ScoreSet` reads it. Each file is complete or absent:
-rows go to `.partial` files that are renamed at the end, also after an error or Ctrl-C, then holding every
-image scored so far and `"complete": false`. Knows nothing of detectors or of how the scores came about.
+`ScoreWriter` writes it row by row with constant memory; `ScoreSet` reads it. A file is never half-written: rows go
+to `.partial` files, which are renamed at the end. After an error or Ctrl-C they are renamed too; they then hold the
+images scored so far, and `scores.json` says `"complete": false`.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ COLUMNS = (
 )
 
 _CHUNK = 2**18
-"""Bytes of maps that are stored together."""
+"""Bytes of an HDF5 chunk of maps."""
 
 _WAITING_MAPS = 2**20
-"""Bytes of maps that wait to be written together."""
+"""Bytes of maps that are collected in memory before they are written."""
 
 
 class ScoreWriter:
-    """Write a scored set row by row.
+    """Writer of a scored set, row by row.
 
     Args:
-        folder: Where the files go; made if absent.
-        manifest: What is known of the run: model, digests, settings; JSON-safe.
-        calibration: What the verdicts rest on, or None.
-        keep_maps: Whether to store raw anomaly maps in `maps.h5`, float32, each spanning its image.
+        folder: Folder of the files; created if it does not exist.
+        manifest: JSON-safe facts about the run: model, digests, settings.
+        calibration: Calibration of the verdicts, or None.
+        keep_maps: Whether to store raw anomaly maps of float32 in `maps.h5`; each map covers its whole image.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -82,7 +82,7 @@ class ScoreWriter:
         return self
 
     def add(self, row: ScoredImage, anomaly_map: NDArray[np.float32] | None = None) -> None:
-        """Write one row, and its map [h,w] where maps are kept and the image could be scored."""
+        """Write one row, and its anomaly map [h,w] if maps are kept; an image without a score has no map."""
         with files.output_errors(self.folder):
             if self._keep_maps and anomaly_map is not None:
                 self._map_file(anomaly_map.shape).add(self.rows, anomaly_map)
@@ -92,7 +92,7 @@ class ScoreWriter:
         self.rows += 1
 
     def note(self, name: str, value: Any) -> None:
-        """Add to the manifest what became known on the way; JSON-safe."""
+        """Add an entry to the manifest; the value must be JSON-safe."""
         self._manifest[name] = value
 
     def __exit__(
@@ -118,7 +118,7 @@ class ScoreWriter:
 
     def _publish(self, *, complete: bool) -> None:
         with files.output_errors(self.folder):
-            # Without its manifest a folder is no scored set: nobody reads new rows with an old manifest.
+            # The old manifest is removed first, so that nobody reads new rows with an old manifest.
             (self.folder / MANIFEST).unlink(missing_ok=True)
             for name in (CSV, JSONL, MAPS):
                 if self._partial(name).exists():
@@ -128,17 +128,17 @@ class ScoreWriter:
         write_manifest(self.folder, self._manifest, self._calibration, rows=self.rows, complete=complete)
 
     def _partial(self, name: str) -> Path:
-        # The process id keeps two runs into one folder from writing through each other.
+        # The process id keeps two runs with the same folder from writing into each other's files.
         return self.folder / f".{name}.{os.getpid()}.partial"
 
 
 def write_manifest(
     folder: Path, manifest: dict[str, Any], calibration: Calibration | None, *, rows: int, complete: bool
 ) -> None:
-    """Write `scores.json`, which makes a folder a scored set.
+    """Write `scores.json`; a folder without this file is not a scored set.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The file cannot be written.
     """
     plain = asdict(calibration) if calibration else None
     summary = {"schema": SCHEMA, "complete": complete, "rows": rows, "calibration": plain}
@@ -146,14 +146,14 @@ def write_manifest(
 
 
 class _MapFile:
-    """Raw maps, one after another, with the row each belongs to and its size; beyond it stands NaN.
+    """HDF5 file of raw anomaly maps with their row numbers and sizes; smaller maps are padded with NaN.
 
-    Maps wait until there are enough for one write: a call of HDF5 costs more than the bytes of a small map.
+    Maps are collected and written together, because one HDF5 call costs more time than writing a small map.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         self._file = h5py.File(path, "w")
-        # HDF5 keeps account of every chunk in memory: small maps share one.
+        # HDF5 uses memory for every chunk, so small maps share a chunk.
         chunk = (max(1, _CHUNK // (4 * math.prod(shape))), *shape)
         size: dict[str, Any] = {"shape": (0, *shape), "maxshape": (None, None, None), "chunks": chunk}
         self._maps = self._file.create_dataset("maps", dtype="f4", fillvalue=np.nan, **size)
@@ -185,8 +185,8 @@ class _MapFile:
         sizes = np.array([anomaly_map.shape for _, anomaly_map in waiting])
         rows, columns = max(rows, sizes[:, 0].max()), max(columns, sizes[:, 1].max())
         block = np.full((len(waiting), rows, columns), np.nan, np.float32)
-        for place, (_, anomaly_map) in enumerate(waiting):
-            block[place, : anomaly_map.shape[0], : anomaly_map.shape[1]] = anomaly_map
+        for index, (_, anomaly_map) in enumerate(waiting):
+            block[index, : anomaly_map.shape[0], : anomaly_map.shape[1]] = anomaly_map
         self._maps.resize((count + len(waiting), rows, columns))
         self._rows.resize(count + len(waiting), axis=0)
         self._sizes.resize(count + len(waiting), axis=0)
@@ -197,13 +197,13 @@ class _MapFile:
 
 @dataclass(frozen=True)
 class ScoreSet:
-    """A scored set read back.
+    """Scored set read from disk.
 
     Attributes:
-        folder: Where it lies.
-        manifest: The whole of `scores.json`.
-        rows: One for each image, in the order they were scored.
-        calibration: What the verdicts rest on, or None.
+        folder: Folder of the scored set.
+        manifest: Content of `scores.json`.
+        rows: One row for each image, in the order of scoring.
+        calibration: Calibration of the verdicts, or None.
     """
 
     folder: Path
@@ -216,37 +216,37 @@ class ScoreSet:
         """Read a folder that `adctl score` wrote.
 
         Raises:
-            UsageError: The folder holds no scored set.
-            DataError: Its files are damaged or of a newer format.
+            UsageError: The folder is not a scored set.
+            DataError: Its files are damaged or have a newer format.
         """
         if not (folder / MANIFEST).is_file():
             raise UsageError(
                 f"{folder} holds no scores ({MANIFEST} is missing).",
-                "Name a folder that 'adctl score' wrote, or run it first.",
+                "Name a folder that 'adctl score' wrote, or run 'adctl score' first.",
             )
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             if manifest["schema"] != SCHEMA:
                 raise DataError(
                     f"{folder / MANIFEST} has the format '{manifest['schema']}'; this adctl reads '{SCHEMA}'.",
-                    "Use the adctl version that wrote it, or score again.",
+                    "Use the adctl version that wrote the file, or score the images again.",
                 )
-            # Not splitlines: file names may hold other characters that it takes for line ends.
+            # splitlines would also split at other characters, which file names may contain.
             lines = (folder / JSONL).read_text(encoding="utf-8").rstrip("\n").split("\n")
             rows = tuple(ScoredImage.from_dict(json.loads(line)) for line in lines)
             calibration = manifest["calibration"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"The scores in {folder} are damaged: {error}.", "Score again.") from error
+            raise DataError(f"The scores in {folder} are damaged: {error}.", "Score the images again.") from error
         return cls(folder, manifest, rows, Calibration.from_dict(calibration) if calibration else None)
 
     @property
     def bit_depth(self) -> int:
-        """Bits in use of 16-bit files, as the detector took them."""
+        """Number of used bits in 16-bit image files, as the detector read them."""
         return int(self._config.get("bit_depth", 16))
 
     @property
     def channels(self) -> int:
-        """Channels of the images, as the detector took them."""
+        """Number of image channels, as the detector read them."""
         return int(self._config.get("channels", 3))
 
     @property
@@ -256,23 +256,27 @@ class ScoreSet:
 
     @property
     def has_maps(self) -> bool:
-        """Whether raw anomaly maps were kept."""
+        """Whether the set has raw anomaly maps."""
         return (self.folder / MAPS).is_file()
 
     @cached_property
     def anomaly_maps(self) -> AnomalyMaps:
-        """The raw anomaly maps.
+        """Raw anomaly maps of the set.
 
         Raises:
-            UsageError: None were kept.
+            UsageError: The set has no maps.
         """
         return AnomalyMaps(self.folder, self.rows)
 
     def maps(self, rows: Sequence[int] | None = None) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Each kept map [h,w] with the index of its row, one in memory at a time.
+        """Yield each row number and its anomaly map [h,w], with one map in memory at a time.
 
         Args:
-            rows: Only those of these rows, in this order; None gives all in the order they were scored.
+            rows: Row numbers to read, in this order; rows without a map are left out. None reads all, in the order
+                of scoring.
+
+        Raises:
+            DataError: The file of the maps is damaged.
         """
         if not self.has_maps:
             return
@@ -282,11 +286,10 @@ class ScoreSet:
 
 
 class AnomalyMaps(Mapping[str, NDArray[np.float32]]):
-    """Raw anomaly maps of a scored folder, read from `maps.h5` one by one.
+    """Mapping from image paths to raw anomaly maps, read from `maps.h5` one by one.
 
-    A mapping from the path of each image, as `results.csv` gives it, to its map: an array [h,w] of float32 in the
-    detector's own resolution, which spans the whole image. An image is also found by its key or by the number of its
-    row, from 0. Images that could not be scored have no map.
+    Paths are those in `results.csv`; the key of an image or its row number, from 0, works too. A map is an array [h,w]
+    of float32 in the detector's own resolution and covers the whole image. Images without a score have no map.
 
     The file is opened at the first access and stays open until `close` or the end of a `with` block.
 
@@ -295,7 +298,7 @@ class AnomalyMaps(Mapping[str, NDArray[np.float32]]):
         rows: All rows of its results.
 
     Raises:
-        UsageError: The folder holds no maps.
+        UsageError: The folder has no maps.
     """
 
     def __init__(self, folder: Path, rows: Sequence[ScoredImage]) -> None:
@@ -303,16 +306,16 @@ class AnomalyMaps(Mapping[str, NDArray[np.float32]]):
         self._rows = rows
         self._opened: h5py.File | None = None
         if not self.path.is_file():
-            raise UsageError(f"{folder} holds no anomaly maps.", "Score again and keep them: they are kept by default.")
+            raise UsageError(f"{folder} holds no anomaly maps.", "Score the images again, without --no-maps.")
 
     def __getitem__(self, image: str | os.PathLike[str] | int) -> NDArray[np.float32]:
         try:
-            place = self.kept[self._row_of(image)]
+            index = self.kept[self._row_of(image)]
         except KeyError:
             raise KeyError(image) from None
         with self._damage():
-            height, width = self._sizes[place]
-            return np.asarray(self._file["maps"][place, :height, :width])
+            height, width = self._sizes[index]
+            return np.asarray(self._file["maps"][index, :height, :width])
 
     def __iter__(self) -> Iterator[str]:
         return (self._rows[row].path for row in self.kept)
@@ -334,13 +337,13 @@ class AnomalyMaps(Mapping[str, NDArray[np.float32]]):
 
     @cached_property
     def kept(self) -> dict[int, int]:
-        """Number of each row that has a map, with the place of the map in the file."""
+        """Index of each map in the file, by row number."""
         with self._damage():
-            return {int(row): place for place, row in enumerate(self._file["rows"][:])}
+            return {int(row): index for index, row in enumerate(self._file["rows"][:])}
 
     @cached_property
     def _sizes(self) -> Sequence[tuple[int, int]]:
-        # Sets written before images could be tiled have maps of one size.
+        # Older scored sets have no sizes, because all their maps have the same size.
         stored = self._file
         sizes = stored["sizes"][:].tolist() if "sizes" in stored else [stored["maps"].shape[1:]] * len(self.kept)
         return [(height, width) for height, width in sizes]
@@ -366,16 +369,16 @@ class AnomalyMaps(Mapping[str, NDArray[np.float32]]):
         try:
             yield
         except (OSError, KeyError, ValueError) as error:
-            raise DataError(f"{self.path} is damaged: {error}.", "Score again.") from error
+            raise DataError(f"{self.path} is damaged: {error}.", "Score the images again.") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRow(ScoredImage):
-    """One row of a scored folder, which also reads the image's anomaly map.
+    """Row of a scored set that can read the anomaly map of its image.
 
     Attributes:
-        number: Number of the row in the folder, from 0.
-        folder: The scored folder.
+        number: Row number, from 0.
+        folder: Scored set that the row belongs to.
     """
 
     number: int
@@ -383,7 +386,7 @@ class ScoreRow(ScoredImage):
 
     @classmethod
     def of(cls, folder: ScoreSet, number: int) -> ScoreRow:
-        """Return a row of a scored folder."""
+        """Return a row of a scored set by its number."""
         row = folder.rows[number]
         return cls(**{name: getattr(row, name) for name in ScoredImage.__slots__}, number=number, folder=folder)
 
@@ -394,11 +397,11 @@ class ScoreRow(ScoredImage):
             Array [height,width] of float32.
 
         Raises:
-            UsageError: No maps were kept.
-            DataError: The image could not be scored, or the file of maps is damaged.
+            UsageError: The set has no maps.
+            DataError: The image has no score, or the file of the maps is damaged.
         """
         if self.error is not None or self.height is None or self.width is None:
-            raise DataError(f"{self.path} has no anomaly map: {self.error}.", "Mend the image and score again.")
+            raise DataError(f"{self.path} has no anomaly map: {self.error}.", "Repair the image and score it again.")
         maps = self.folder.anomaly_maps
         try:
             return upsample(maps[self.number], self.height, self.width)
@@ -407,7 +410,7 @@ class ScoreRow(ScoredImage):
 
 
 def open_maps(path: str | os.PathLike[str]) -> AnomalyMaps:
-    """Open the raw anomaly maps of a scored folder; none is read yet.
+    """Open the raw anomaly maps of a scored folder; each map is read when it is used.
 
     Args:
         path: Folder that `adctl score` wrote, or its `maps.h5`.
@@ -421,14 +424,14 @@ def open_maps(path: str | os.PathLike[str]) -> AnomalyMaps:
 
 
 def csv_fields(values: dict[str, Any]) -> list[object]:
-    """One line of `results.csv` from `ScoredImage.to_dict`, in the order of `COLUMNS`."""
+    """Return one line of `results.csv` from `ScoredImage.to_dict`, in the order of `COLUMNS`."""
     values = values | {"boxes": ";".join(_box_text(box) for box in values["boxes"])}
-    # repr keeps every digit of a float64, so that the CSV ranks exactly as the detector did.
+    # repr keeps every digit of a float64, so that the CSV orders images exactly as the detector did.
     return [repr(v) if isinstance(v := values[name], float) else v for name in COLUMNS]
 
 
 def json_line(values: dict[str, Any]) -> str:
-    """One line of `results.jsonl` from `ScoredImage.to_dict`."""
+    """Return one line of `results.jsonl` from `ScoredImage.to_dict`."""
     return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
 
 

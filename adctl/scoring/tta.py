@@ -1,16 +1,15 @@
-"""Test-time augmentation: a detector sees an image in several views, and what it says is averaged.
+"""Test-time augmentation: the detector predicts several views of an image, and the results are averaged.
 
-| view        | what the detector sees              | images   |
+| view        | change to the image                 | images   |
 |-------------|-------------------------------------|----------|
-| `hflip`     | left and right exchanged            | any      |
-| `vflip`     | top and bottom exchanged            | any      |
-| `rot90`     | a quarter turn counter-clockwise    | square   |
-| `transpose` | rows and columns exchanged          | square   |
+| `hflip`     | left and right swapped              | any      |
+| `vflip`     | top and bottom swapped              | any      |
+| `rot90`     | rotated 90 degrees counter-clockwise| square   |
+| `transpose` | rows and columns swapped            | square   |
 
-The image as it is always counts as one view. Maps are turned back before they are averaged. An averaged score
-is lower than the highest of its views: a threshold holds only for the views it was calibrated with. Helps where
-parts lie in any orientation; a part that is always shown the same way looks strange to the detector when it is
-mirrored. Knows nothing of thresholds.
+The unchanged image is always one of the views. Anomaly maps are transformed back before they are averaged. Averaging
+changes the scores, so a threshold is valid only for the views of its calibration. Augmentation helps if parts appear
+in any orientation; if a part always has the same orientation, its mirror image looks anomalous to the detector.
 """
 
 from __future__ import annotations
@@ -33,20 +32,20 @@ if TYPE_CHECKING:
     from adctl.runtimes.base import Runtime
 
 Predict = Callable[[NDArray[Any]], RuntimeOutput]
-"""Pixels [B,H,W,C] to scores [B] and maps [B,h,w]."""
+"""Function from pixels [B,H,W,C] to scores [B] and anomaly maps [B,h,w]."""
 
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at an image.
+    """Transformation of an image and its inverse for anomaly maps.
 
     Attributes:
-        turn: Pixels [B,H,W,...] as the detector sees them.
-        undo: Maps [B,h,w] turned back.
-        square: Whether it exchanges height and width.
+        apply: Function that transforms pixels [B,H,W,...].
+        undo: Function that transforms anomaly maps [B,h,w] back.
+        square: Whether height and width are swapped, which needs square images.
     """
 
-    turn: Callable[[NDArray[Any]], NDArray[Any]]
+    apply: Callable[[NDArray[Any]], NDArray[Any]]
     undo: Callable[[NDArray[Any]], NDArray[Any]]
     square: bool = False
 
@@ -59,7 +58,7 @@ def _up_down(values: NDArray[Any]) -> NDArray[Any]:
     return values[:, ::-1]
 
 
-def _exchange(values: NDArray[Any]) -> NDArray[Any]:
+def _swap_axes(values: NDArray[Any]) -> NDArray[Any]:
     return values.swapaxes(1, 2)
 
 
@@ -67,63 +66,63 @@ VIEWS = {
     "hflip": View(_left_right, _left_right),
     "vflip": View(_up_down, _up_down),
     "rot90": View(lambda pixels: np.rot90(pixels, 1, (1, 2)), lambda maps: np.rot90(maps, -1, (1, 2)), square=True),
-    "transpose": View(_exchange, _exchange, square=True),
+    "transpose": View(_swap_axes, _swap_axes, square=True),
 }
-"""By name."""
+"""All views by name."""
 
 
 def parse_views(text: str) -> tuple[str, ...]:
-    """Read `hflip,vflip`; a name counts once.
+    """Parse a list of views such as `hflip,vflip`, and remove duplicates.
 
     Raises:
         UsageError: A view is unknown.
     """
-    return _known(tuple(dict.fromkeys(part.strip() for part in text.split(","))))
+    return _check_names(tuple(dict.fromkeys(part.strip() for part in text.split(","))))
 
 
 class TestTimeAugmentation:
-    """Predicts with the image as it is and with each view, one after the other, and averages.
+    """Prediction of the unchanged image and of each view, with averaged scores and maps.
 
     Args:
-        predict: Pixels [B,H,W,C] to scores and maps; is given whole, contiguous arrays.
+        predict: Function from contiguous pixels [B,H,W,C] to scores and anomaly maps.
         views: Names from `VIEWS`.
 
     Raises:
         UsageError: A view is unknown.
     """
 
-    __test__ = False  # pytest takes classes whose names begin with Test for tests
+    __test__ = False  # keeps pytest from collecting this class as a test
 
     def __init__(self, predict: Predict, views: Sequence[str]) -> None:
         self.predict = predict
-        self.views = _known(tuple(views))
+        self.views = _check_names(tuple(views))
 
     def __call__(self, pixels: NDArray[Any]) -> RuntimeOutput:
-        """Pixels [B,H,W,C] to mean scores [B] and mean maps [B,h,w].
+        """Predict pixels [B,H,W,C]; return mean scores [B] and mean anomaly maps [B,h,w].
 
         Raises:
-            UsageError: A view needs square images and these are not.
+            UsageError: A view needs square images, and these images are not square.
         """
         _require_square(self.views, *pixels.shape[1:3])
-        plain = self.predict(pixels)
-        scores, maps = plain.scores, plain.maps
+        output = self.predict(pixels)
+        scores, maps = output.scores, output.maps
         for name in self.views:
             view = VIEWS[name]
-            seen = self.predict(np.ascontiguousarray(view.turn(pixels)))
-            scores, maps = scores + seen.scores, maps + view.undo(seen.maps)
+            output = self.predict(np.ascontiguousarray(view.apply(pixels)))
+            scores, maps = scores + output.scores, maps + view.undo(output.maps)
         count = len(self.views) + 1
         return RuntimeOutput(scores / count, np.ascontiguousarray(maps / count))
 
 
 class AugmentedRuntime:
-    """A runtime that looks at each image in several views; stands wherever a runtime does.
+    """Runtime that applies test-time augmentation to another runtime.
 
     Args:
-        runtime: Any.
+        runtime: Runtime to augment.
         views: Names from `VIEWS`.
 
     Raises:
-        UsageError: A view is unknown, or needs square images where the model takes others.
+        UsageError: A view is unknown, or needs square images while the model's input is not square.
     """
 
     def __init__(self, runtime: Runtime, views: Sequence[str]) -> None:
@@ -137,16 +136,16 @@ class AugmentedRuntime:
         _require_square(self._predict.views, self.input.height, self.input.width)
 
     def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
-        """Score pixels [B,H,W,C] of uint8, brought to `input` already."""
+        """Score pixels [B,H,W,C] of uint8 that already have the format of `input`."""
         return self._predict(pixels)
 
 
 def with_views(runtime: Runtime, views: Sequence[str]) -> Runtime:
-    """The runtime itself where there are no views, one that averages over them otherwise."""
+    """Return the runtime with test-time augmentation, or the runtime itself if there are no views."""
     return AugmentedRuntime(runtime, views) if views else runtime
 
 
-def _known(views: tuple[str, ...]) -> tuple[str, ...]:
+def _check_names(views: tuple[str, ...]) -> tuple[str, ...]:
     for name in views:
         if name not in VIEWS:
             raise unknown_name("view", name, VIEWS)
@@ -158,5 +157,5 @@ def _require_square(views: Sequence[str], height: int, width: int) -> None:
         if VIEWS[name].square and height != width:
             raise UsageError(
                 f"The view '{name}' needs square images, and these are {height} x {width} pixels.",
-                "Use hflip and vflip only.",
+                "Use only hflip and vflip.",
             )

@@ -1,13 +1,12 @@
-"""Scoring files as they arrive in a folder: each exactly once, also across kills and restarts, and never half of one.
+"""Scoring of files as they arrive in a folder: each file exactly once, also after a restart, and only complete files.
 
-The folder is looked at again and again rather than subscribed to: the file system's events do not cross a network
-share, where factory cameras write, and are dropped when many files come at once; looking finds every file whatever
-was missed, and is needed after a restart anyway.
+The folder is polled. File system events do not work on network shares, where factory cameras write, and are lost
+when many files arrive at once. Polling finds every file, and is needed after a restart anyway.
 
-A file is taken once its size and time of change have stood still for `settle` seconds, whatever it was called
-meanwhile; a PNG or JPEG that is new and ends with its format's end mark is taken at once, as one that was renamed
-into place does. Names that programs give to unfinished files are waited out. A file that cannot be read may still be
-growing: it becomes an error row only after ten times `settle` without change. A changed file is a new one.
+A file is scored when its size and modification time have not changed for `settle` seconds, even if it was renamed in
+that time. A new PNG or JPEG file that ends with the end marker of its format is scored at once. Files with names that
+programs use for unfinished files are not scored. An unreadable file may still be growing, so it becomes an error row
+only after ten times `settle` without a change. A changed file is scored again.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from adctl.scoring.score import (
     HeatmapWriter,
     ScoreResult,
     ScoreSummary,
-    manifest_of,
+    build_manifest,
+    build_result,
     open_model,
-    result_of,
     scored_rows,
     wants_heatmaps,
 )
@@ -50,30 +49,30 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LOOK = 0.25
-"""Seconds between two looks at the folder, at least; a look that takes long is followed by a longer pause."""
+_MIN_PAUSE = 0.25
+"""Minimum seconds between two scans of the folder; after a slow scan the pause is longer."""
 
 _PATIENCE = 10
-"""How many times the settling time a file that cannot be read may take to become readable."""
+"""Waiting time for an unreadable file, as a multiple of the settling time."""
 
 _UNFINISHED = (
     ".*", "~*", "*~", "tmp*", "*.tmp.*", "*.temp.*", "*.part.*", "*.partial.*", "*.crdownload.*", "*.filepart.*"
 )  # fmt: skip
-"""Names of unfinished files, besides those whose endings are no image's."""
+"""Name patterns of unfinished image files."""
 
 _END_MARKS = {b"\x89PNG": b"IEND\xaeB`\x82", b"\xff\xd8\xff": b"\xff\xd9"}
-"""How files of a format begin, and end once they are whole."""
+"""First bytes of a format, and the last bytes of a complete file of that format."""
 
 
 @dataclass(frozen=True)
 class NewFile:
-    """A file to score.
+    """File to score.
 
     Attributes:
-        path: Where it lies.
-        key: Its path below the folder watched, with forward slashes.
-        stamp: Its state when it was taken.
-        last_try: Whether it stood still so long that it is what it is, even if it cannot be read.
+        path: Path of the file.
+        key: Path relative to the watched folder, with forward slashes.
+        stamp: Size and modification time when the file was selected.
+        last_try: Whether the file becomes an error row if it cannot be read, because it has not changed for long.
     """
 
     path: Path
@@ -83,13 +82,13 @@ class NewFile:
 
 
 @dataclass
-class _Seen:
-    """What is known of a file that is not scored yet.
+class _PendingFile:
+    """State of a file that is not scored yet.
 
     Attributes:
-        stamp: Its state.
-        since: When it was first seen in it, seconds of the monotonic clock.
-        tried: Whether it was taken in this state already.
+        stamp: Size and modification time.
+        since: Time when this state was first found, in seconds of the monotonic clock.
+        tried: Whether scoring was tried in this state.
     """
 
     stamp: Stamp
@@ -98,13 +97,13 @@ class _Seen:
 
 
 class Inbox:
-    """The files of a folder that are new and whole.
+    """Scanner of a folder for new and complete files.
 
     Args:
-        folder: Watched, with its subfolders.
-        done: Files scored already, by key, and their states; grows as they are scored.
-        settle: Seconds a file must stand still.
-        without: A folder in it that is left out.
+        folder: Folder to watch, with its subfolders.
+        done: Stamp of each scored file by key; the caller adds entries as files are scored.
+        settle: Seconds that a file must stay unchanged.
+        without: Subfolder that is left out.
     """
 
     def __init__(self, folder: Path, done: dict[str, Stamp], *, settle: float, without: Path) -> None:
@@ -112,73 +111,73 @@ class Inbox:
         self._done = done
         self._settle = settle
         self._without = without.resolve()
-        self._seen: dict[object, _Seen] = {}  # by inode and by key
-        self._out_of_reach = False
+        self._pending: dict[object, _PendingFile] = {}  # by inode and by key
+        self._unreachable = False
 
-    def arrivals(self) -> list[NewFile]:
-        """Look once: files to score now, sorted by key."""
+    def new_files(self) -> list[NewFile]:
+        """Scan the folder once and return the files to score now, sorted by key."""
         now = time.monotonic()
-        before, self._seen = self._seen, {}
-        found = [arrival for path in self._files() if (arrival := self._arrival(path, before, now)) is not None]
-        return sorted(found, key=lambda arrival: arrival.key)
+        before, self._pending = self._pending, {}
+        found = [file for path in self._files() if (file := self._new_file(path, before, now)) is not None]
+        return sorted(found, key=lambda file: file.key)
 
-    def _arrival(self, path: Path, before: dict[object, _Seen], now: float) -> NewFile | None:
+    def _new_file(self, path: Path, before: dict[object, _PendingFile], now: float) -> NewFile | None:
         try:
             stat = path.stat()
-        except OSError:  # it has gone, or been renamed, since the folder was read
+        except OSError:  # the file was deleted or renamed after the folder was listed
             return None
         key, stamp, inode = path.relative_to(self._folder).as_posix(), Stamp.of(stat), (stat.st_dev, stat.st_ino)
         if self._done.get(key) == stamp:
             return None
         known = before.get(inode) or before.get(key)
         if known is None or known.stamp != stamp:
-            seen, stood = _Seen(stamp, now), None
-            ready = known is None and key not in self._done and _ends_whole(path)
+            pending, unchanged = _PendingFile(stamp, now), None
+            ready = known is None and key not in self._done and _has_end_mark(path)
         else:
-            seen, stood = known, now - known.since
-            ready = not seen.tried and stood >= self._settle
-        self._seen[inode] = seen
+            pending, unchanged = known, now - known.since
+            ready = not pending.tried and unchanged >= self._settle
+        self._pending[inode] = pending
         if _is_unfinished(path):
             return None
-        self._seen[key] = seen
-        last_try = stood is not None and stood >= _PATIENCE * self._settle
+        self._pending[key] = pending
+        last_try = unchanged is not None and unchanged >= _PATIENCE * self._settle
         if not (ready or last_try):
             return None
-        seen.tried = True
+        pending.tried = True
         return NewFile(path, key, stamp, last_try)
 
     def _files(self) -> Iterator[Path]:
-        """Images and unfinished files, whose standing still counts once they get their final names."""
+        """Yield all files; unfinished files too, so that their settling time is known when they are renamed."""
         try:
             os.scandir(self._folder).close()
         except OSError as error:
-            if not self._out_of_reach:
-                log.warning("%s is out of reach (%s): waiting for it.", self._folder, error.strerror)
-            self._out_of_reach = True
+            if not self._unreachable:
+                log.warning("%s cannot be read (%s). Waiting until it can.", self._folder, error.strerror)
+            self._unreachable = True
             return
-        if self._out_of_reach:
-            log.info("%s is there again.", self._folder)
-            self._out_of_reach = False
+        if self._unreachable:
+            log.info("%s can be read again.", self._folder)
+            self._unreachable = False
         for parent, folders, names in os.walk(self._folder):
             here = Path(parent)
-            folders[:] = [name for name in folders if not self._left_out(here / name)]
+            folders[:] = [name for name in folders if not self._is_excluded(here / name)]
             yield from (here / name for name in names)
 
-    def _left_out(self, folder: Path) -> bool:
+    def _is_excluded(self, folder: Path) -> bool:
         return folder.name.startswith(".") or (folder.name == self._without.name and folder.resolve() == self._without)
 
     def waiting(self) -> int:
-        """How many images were seen that have no row yet."""
-        return sum(isinstance(key, str) and self._done.get(key) != seen.stamp for key, seen in self._seen.items())
+        """Return the number of images that are in the folder but not scored yet."""
+        return sum(isinstance(key, str) and self._done.get(key) != file.stamp for key, file in self._pending.items())
 
 
 def _is_unfinished(path: Path) -> bool:
     name = path.name.lower()
-    return path.suffix.lower() not in IMAGE_SUFFIXES or any(fnmatch.fnmatch(name, like) for like in _UNFINISHED)
+    return path.suffix.lower() not in IMAGE_SUFFIXES or any(fnmatch.fnmatch(name, pattern) for pattern in _UNFINISHED)
 
 
-def _ends_whole(path: Path) -> bool:
-    """Whether a file ends with the end mark of its format, for the formats that have one."""
+def _has_end_mark(path: Path) -> bool:
+    """Return whether a PNG or JPEG file ends with the end marker of its format; False for other formats."""
     try:
         with path.open("rb") as stream:
             start = stream.read(4)
@@ -192,131 +191,138 @@ def _ends_whole(path: Path) -> bool:
 def watch(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) -> ScoreResult:
     """Score files as they arrive in `settings.watch`, until stopped.
 
-    Ctrl-C and SIGTERM end it like its limits do: what was scored is complete, and the next start goes on from there.
+    Ctrl-C, SIGTERM and the time limits end it in the same way: the results are complete, and the next start continues.
 
     Args:
-        loaded: The settings and their origins; both are kept in `scores.json`.
-        reporter: Asked now and then whether to stop.
+        loaded: Settings and their origins; both are saved in `scores.json`.
+        reporter: Receiver of progress reports; it can stop the watch.
 
     Raises:
-        UsageError: There is no such folder, model or device; or the results there belong to something else.
-        DataError: The journal is damaged.
-        OutputError: The results cannot be written; rows written before are kept.
+        UsageError: The folder, model or device does not exist, or the results are of another model or folder.
+        DataError: The file `watch.jsonl` is damaged.
+        OutputError: The results cannot be written; rows written before the error are kept.
     """
     settings = loaded.settings
     assert settings.watch is not None
     model = run_folder.find_model(settings.runs, settings.model)
-    watched = _folder(loaded)
+    watched = _watched_folder(loaded)
     folder = settings.out or model.parent / "scores" / f"watch-{watched.name}"
     if watched.is_relative_to(folder.resolve()):
         raise UsageError(
-            f"Results in {folder} would lie among the images of {watched}.", "Choose another folder with --out."
+            f"The folder of the results, {folder}, must not contain the watched folder {watched}.",
+            "Choose another folder with --out.",
         )
     log.info("Model %s.", model)
     runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta)
     start = time.perf_counter()
-    with WatchLog(folder, Owner(files.sha256_file(model), str(watched))) as journal:
-        log.info("Watching %s; %d files are scored already. Ctrl-C stops.", watched, journal.rows)
-        tally = _Watch(loaded, runtime, journal, model, watched).run(reporter)
-    if journal.rows:
+    with WatchLog(folder, Owner(files.sha256_file(model), str(watched))) as watch_log:
+        log.info("Watching %s; %d files are scored already. Press Ctrl-C to stop.", watched, watch_log.rows)
+        summary = _Watch(loaded, runtime, watch_log, model, watched).run(reporter)
+    if watch_log.rows:
         run_folder.set_last(settings.runs, "scores", folder)
-    return result_of(model, folder, runtime, tally, start)
+    return build_result(model, folder, runtime, summary, start)
 
 
-def _folder(loaded: LoadedSettings[ScoreSettings]) -> Path:
+def _watched_folder(loaded: LoadedSettings[ScoreSettings]) -> Path:
     settings = loaded.settings
     assert settings.watch is not None
     if settings.images:
-        raise UsageError("--watch names the folder, so no other images can be given.", "Give one of them.")
+        raise UsageError("--watch cannot be used together with named images.", "Give either --watch or images.")
     if settings.maps and loaded.origins.get("maps", "default") != "default":
-        raise UsageError("--watch keeps no raw maps: their file does not survive a kill.", "Leave --maps out.")
+        raise UsageError(
+            "--watch cannot save raw maps, because their file would be damaged if the process is killed.",
+            "Leave out --maps.",
+        )
     if not settings.watch.is_dir():
-        raise UsageError(f"There is no folder {settings.watch} to watch.", "Make it first, or check the path.")
+        raise UsageError(f"There is no folder {settings.watch} to watch.", "Create it first, or check the path.")
     return settings.watch.resolve()
 
 
 class _Watch:
-    """The loop: look, score what has come, pause."""
+    """Loop that scans the folder, scores the new files and pauses."""
 
     def __init__(
-        self, loaded: LoadedSettings[ScoreSettings], runtime: Runtime, journal: WatchLog, model: Path, watched: Path
+        self, loaded: LoadedSettings[ScoreSettings], runtime: Runtime, watch_log: WatchLog, model: Path, watched: Path
     ) -> None:
         self._settings = loaded.settings
         self._runtime = runtime
-        self._journal = journal
-        self._manifest = manifest_of(loaded, model, runtime)
-        self._inbox = Inbox(watched, journal.done, settle=self._settings.settle, without=journal.folder)
+        self._log = watch_log
+        self._manifest = build_manifest(loaded, model, runtime)
+        self._inbox = Inbox(watched, watch_log.done, settle=self._settings.settle, without=watch_log.folder)
         calibration = runtime.header.calibration
         wanted = wants_heatmaps(self._settings)
-        self._pictures = HeatmapWriter(journal.folder, calibration, self._settings.draw) if wanted else None
-        self._tally = ScoreSummary(calibration)
+        self._heatmaps = HeatmapWriter(watch_log.folder, calibration, self._settings.draw) if wanted else None
+        self._summary = ScoreSummary(calibration)
 
     def run(self, reporter: Reporter) -> ScoreSummary:
-        """Go on until stopped; what came since the start."""
+        """Run until stopped, and return the summary of the files scored since the start."""
         with reporter.stage("watching") as update:
             try:
                 self._loop(update)
             except KeyboardInterrupt:
                 log.info("Stopped.")
         if self._inbox.waiting():
-            log.warning("%d files were not whole yet; the next start takes them up.", self._inbox.waiting())
+            log.warning(
+                "%d incomplete files were not scored; the next start scores them.",
+                self._inbox.waiting(),
+            )
         self._publish(complete=True)
-        return self._tally
+        return self._summary
 
     def _loop(self, update: Callable[[int, int | None], None]) -> None:
-        begun = last = time.monotonic()
-        until = begun + (self._settings.watch_for or float("inf"))
-        if self._journal.rows:
+        started = last = time.monotonic()
+        until = started + (self._settings.watch_for or float("inf"))
+        if self._log.rows:
             self._publish(complete=False)
         while True:
-            looked = time.monotonic()
-            arrivals = self._inbox.arrivals()
-            pause = max(_LOOK, 2 * (time.monotonic() - looked))
-            if arrivals:
-                self._score(arrivals, until, update)
-            if arrivals or self._inbox.waiting():
+            scan_started = time.monotonic()
+            new_files = self._inbox.new_files()
+            pause = max(_MIN_PAUSE, 2 * (time.monotonic() - scan_started))
+            if new_files:
+                self._score(new_files, until, update)
+            if new_files or self._inbox.waiting():
                 last = time.monotonic()
             idle = time.monotonic() - last
             if time.monotonic() >= until or idle >= (self._settings.watch_idle or float("inf")):
                 return
             time.sleep(max(0.0, min(pause, until - time.monotonic())))
-            update(self._journal.rows, None)
+            update(self._log.rows, None)
 
-    def _score(self, arrivals: list[NewFile], until: float, update: Callable[[int, int | None], None]) -> None:
-        """Score what has come, or as much of it as there is time for."""
-        by_key = {arrival.key: arrival for arrival in arrivals}
+    def _score(self, new_files: list[NewFile], until: float, update: Callable[[int, int | None], None]) -> None:
+        """Score the new files, or as many as possible before the time limit."""
+        by_key = {file.key: file for file in new_files}
 
         def write(row: ScoredImage, _: NDArray[np.float32] | None) -> None:
             self._write(row, by_key[row.key])
 
-        samples = [Sample(arrival.path, arrival.key) for arrival in arrivals]
-        with closing(scored_rows(self._runtime, samples, self._settings, self._pictures, write)) as rows:
+        samples = [Sample(file.path, file.key) for file in new_files]
+        with closing(scored_rows(self._runtime, samples, self._settings, self._heatmaps, write)) as rows:
             for _ in rows:
-                update(self._journal.rows, None)
+                update(self._log.rows, None)
                 if time.monotonic() >= until:
                     break
-        self._journal.sync()
+        self._log.sync()
 
-    def _write(self, row: ScoredImage, arrival: NewFile) -> None:
-        """Keep a row if it tells of the file as it was taken; otherwise the file will be taken again."""
+    def _write(self, row: ScoredImage, file: NewFile) -> None:
+        """Write the row unless the file changed while it was scored; a changed file is scored again."""
         try:
-            if Stamp.of(arrival.path.stat()) != arrival.stamp:
+            if Stamp.of(file.path.stat()) != file.stamp:
                 return
-        except OSError:  # moved on by whoever comes next, which is no matter once it was read
+        except OSError:  # another program moved the file away, which does not matter if it was read before
             if row.error is not None:
                 return
-        if row.error is not None and not arrival.last_try:
+        if row.error is not None and not file.last_try:
             return
-        self._journal.add(row, arrival.stamp)
-        self._tally.add(row)
-        if self._journal.rows == 1:
+        self._log.add(row, file.stamp)
+        self._summary.add(row)
+        if self._log.rows == 1:
             self._publish(complete=False)
         level = logging.DEBUG if row.verdict is Verdict.GOOD else logging.INFO
         log.log(level, "%s: %s", row.key, row.error or f"{row.verdict}, score {row.score:.4g}")
 
     def _publish(self, *, complete: bool) -> None:
-        if self._journal.rows:  # a set without rows is none
+        if self._log.rows:  # a scored set has at least one row
             calibration = self._runtime.header.calibration
-            drift = self._tally.drift()
+            drift = self._summary.drift()
             manifest = self._manifest | {"drift": asdict(drift) if drift else None}
-            write_manifest(self._journal.folder, manifest, calibration, rows=self._journal.rows, complete=complete)
+            write_manifest(self._log.folder, manifest, calibration, rows=self._log.rows, complete=complete)

@@ -1,11 +1,9 @@
-"""A scored set that grows for days: each row is on disk before the next, and a kill loses and repeats nothing.
+"""Scored set that grows for days: each row is written before the next, and a killed process loses or repeats none.
 
-`watch.jsonl` is the truth: a first line that says whose rows these are, then one line an image file, with the size
-and time of change it was scored at and its whole row. A line is written at once, and that alone makes the file
-done. `results.csv` and `results.jsonl` follow it and are written anew from it when the journal is opened, so a kill
-between two of them shows for no longer than that. Raw maps are not kept: an HDF5 file does not survive a kill.
-
-Knows nothing of networks or of how files are found.
+`watch.jsonl` is the master file. Its first line names the model and the watched folder; each further line holds the
+row of one image file, with the file's size and modification time. A file counts as scored once its line is written.
+`results.csv` and `results.jsonl` are written in parallel, and are rebuilt from the master file at each start, which
+repairs them after a kill. Raw maps are not saved, because a kill would damage their HDF5 file.
 """
 
 from __future__ import annotations
@@ -31,16 +29,16 @@ if TYPE_CHECKING:
     from adctl.records import ScoredImage
 
 SCHEMA = "adctl.watch/1"
-JOURNAL = "watch.jsonl"
+LOG = "watch.jsonl"
 _LOCK = ".watch.lock"
 
 
 class Stamp(NamedTuple):
-    """What tells one state of a file from the next.
+    """State of a file: it changes when the file changes.
 
     Attributes:
-        size: Bytes.
-        mtime_ns: When it was last changed, nanoseconds.
+        size: Size in bytes.
+        mtime_ns: Modification time in nanoseconds.
     """
 
     size: int
@@ -48,17 +46,17 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, stat: os.stat_result) -> Stamp:
-        """From the operating system's answer."""
+        """Return the stamp from the result of `os.stat`."""
         return cls(stat.st_size, stat.st_mtime_ns)
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose rows a journal holds.
+    """Model and folder that the rows of a watch log belong to.
 
     Attributes:
         model: SHA-256 of the model file.
-        folder: The folder watched, absolute.
+        folder: Absolute path of the watched folder.
     """
 
     model: str
@@ -66,15 +64,15 @@ class Owner:
 
 
 class WatchLog:
-    """Rows appended one by one, each exactly once.
+    """Append-only log of scored files, with the result files that belong to it.
 
     Args:
-        folder: Where the files go; made if absent.
-        owner: Whose rows these are.
+        folder: Folder of the files; created if it does not exist.
+        owner: Model and watched folder.
 
     Raises:
-        UsageError: Another process writes there, or the journal there is of another model or folder.
-        DataError: The journal is damaged.
+        UsageError: Another process writes into the folder, or its log belongs to another model or folder.
+        DataError: The log is damaged.
         OutputError: The folder cannot be written.
     """
 
@@ -102,16 +100,16 @@ class WatchLog:
             self.sync()
 
     def add(self, row: ScoredImage, stamp: Stamp) -> None:
-        """Write one row; once this returns a kill does not lose it.
+        """Write one row; after this a killed process does not lose it.
 
         Args:
-            row: Of one image file.
-            stamp: The state of the file it was scored in.
+            row: Row of one image file.
+            stamp: State of the file when it was scored.
         """
         values = row.to_dict()
         with files.output_errors(self.folder):
-            self._journal.write(json_line({"key": row.key, **stamp._asdict(), "row": values}))
-            self._journal.flush()
+            self._log.write(json_line({"key": row.key, **stamp._asdict(), "row": values}))
+            self._log.flush()
             self._jsonl.write(json_line(values))
             self._jsonl.flush()
             self._csv_stream.write(_csv_line(values))
@@ -120,9 +118,9 @@ class WatchLog:
         self.rows += 1
 
     def sync(self) -> None:
-        """Have what was written outlast a loss of power too."""
+        """Flush the rows to disk, so that they survive a power failure."""
         with files.output_errors(self.folder):
-            os.fsync(self._journal.fileno())
+            os.fsync(self._log.fileno())
 
     def _lock(self) -> None:
         lock = FileLock(self.folder / _LOCK)
@@ -130,12 +128,13 @@ class WatchLog:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise UsageError(
-                f"Another 'adctl score --watch' writes into {self.folder}.", "Stop it, or choose another --out."
+                f"Another 'adctl score --watch' writes into {self.folder}.",
+                "Stop it, or choose another folder with --out.",
             ) from error
         self._stack.callback(lock.release)
 
     def _open(self) -> None:
-        self._journal = self._append(JOURNAL)
+        self._log = self._append(LOG)
         self._jsonl = self._append(JSONL)
         self._csv_stream = self._append(CSV)
 
@@ -143,11 +142,11 @@ class WatchLog:
         return self._stack.enter_context((self.folder / name).open("a", encoding="utf-8", newline=""))
 
     def _recover(self) -> None:
-        """Cut off a line that a kill left half-written, and make the results follow the journal."""
-        path = self.folder / JOURNAL
+        """Remove a half-written last line from the log, and rebuild the result files from the log."""
+        path = self.folder / LOG
         if not path.exists():
             files.write_text(path, json_line({"schema": SCHEMA, **asdict(self._owner)}))
-        _cut_torn_line(path)
+        _remove_partial_line(path)
         with (
             files.atomic_path(self.folder / JSONL) as jsonl_path,
             files.atomic_path(self.folder / CSV) as csv_path,
@@ -162,27 +161,28 @@ class WatchLog:
                 table.write(_csv_line(entry["row"]))
 
     def _entries(self, path: Path) -> Iterator[dict[str, Any]]:
-        """Lines of the journal but the first, which is checked."""
+        """Check the first line of the log and yield the entries of the other lines."""
         with path.open(encoding="utf-8", newline="\n") as stream:
             try:
                 self._check_owner(json.loads(next(stream)))
                 yield from map(json.loads, stream)
             except (ValueError, KeyError, TypeError, StopIteration) as error:
                 raise DataError(
-                    f"The journal {path} is damaged: {error}.", "Choose another --out; all files are then scored again."
+                    f"The file {path} is damaged: {error}.",
+                    "Choose another folder with --out; all files are then scored again.",
                 ) from error
 
-    def _check_owner(self, said: dict[str, Any]) -> None:
-        if said["schema"] != SCHEMA:
+    def _check_owner(self, first_line: dict[str, Any]) -> None:
+        if first_line["schema"] != SCHEMA:
             raise DataError(
-                f"{self.folder / JOURNAL} has the format '{said['schema']}'; this adctl reads '{SCHEMA}'.",
-                "Choose another --out.",
+                f"{self.folder / LOG} has the format '{first_line['schema']}'; this adctl reads '{SCHEMA}'.",
+                "Choose another folder with --out.",
             )
-        for what, now in (("model", self._owner.model), ("folder", self._owner.folder)):
-            if said[what] != now:
+        for name, current in asdict(self._owner).items():
+            if first_line[name] != current:
                 raise UsageError(
-                    f"{self.folder} holds the results of watching with another {what}: {said[what]}.",
-                    "Choose another --out for this one.",
+                    f"{self.folder} holds the results of another {name}: {first_line[name]}.",
+                    "Choose another folder with --out.",
                 )
 
 
@@ -192,16 +192,16 @@ def _csv_line(values: dict[str, Any]) -> str:
     return line.getvalue()
 
 
-def _cut_torn_line(path: Path) -> None:
-    """Drop what follows the last line end."""
+def _remove_partial_line(path: Path) -> None:
+    """Truncate the file after its last line end."""
     with path.open("rb+") as stream:
         end = stream.seek(0, os.SEEK_END)
         while end > 0:
             start = max(0, end - 2**16)
             stream.seek(start)
-            place = stream.read(end - start).rfind(b"\n")
-            if place >= 0:
-                stream.truncate(start + place + 1)
+            last = stream.read(end - start).rfind(b"\n")
+            if last >= 0:
+                stream.truncate(start + last + 1)
                 return
             end = start
         stream.truncate(0)
