@@ -150,7 +150,7 @@ def test_pixel_metrics_are_those_of_all_pixels_at_the_original_size(labelled):
 def test_a_set_that_does_not_fit_is_measured_in_bins_and_says_how_far_off(labelled, monkeypatch):
     scores = labelled.scores()
     exact = evaluate(scores).pixel
-    monkeypatch.setattr("adctl.evaluation.pixels._EXACT", 1000)
+    monkeypatch.setattr("adctl.evaluation.pixels._MAX_EXACT_PIXELS", 1000)
     binned = evaluate(scores).pixel
     assert exact.errors == {}
     for name, error in binned.errors.items():

@@ -72,10 +72,8 @@ def predict(
         return group, runtime.predict(stack_pixels(readable)) if readable else None
 
     # Threads prepare the next batch while the network computes, so that the network does not wait.
-    callers = runtime.callers
-    for group, output in map_ordered(
-        score, batch_images(items, size), workers=callers, ahead=callers, name="adctl-predict"
-    ):
+    callers, batches = runtime.callers, batch_images(items, size)
+    for group, output in map_ordered(score, batches, workers=callers, ahead=callers, name="adctl-predict"):
         index = 0
         for item in group:
             if item.error is not None or output is None:
