@@ -147,7 +147,7 @@ def test_a_link_in_a_circle_is_told(category):
     (category / "train/good/again").symlink_to(category / "train", target_is_directory=True)
     (checked,) = check(category)
     assert checked.train_images == 24
-    assert [case.detail for each in checked.findings for case in each.cases] == ["a link that leads in a circle"]
+    assert [case.detail for each in checked.findings for case in each.cases] == ["a link to one of its parent folders"]
 
 
 def test_several_pages_come_with_advice(category):
@@ -156,7 +156,7 @@ def test_several_pages_come_with_advice(category):
     (checked,) = check(category)
     (case,) = next(each.cases for each in checked.findings if each.kind == "corrupt")
     assert "several pages" in case.detail
-    assert "Save the page that counts" in case.detail
+    assert "Save the page to use" in case.detail
 
 
 def test_a_mask_that_is_no_picture(category):
@@ -245,7 +245,7 @@ def test_command_line(adctl, category):
     assert "nothing wrong" in done.stdout
     shutil.copy(category / "train/good/1.png", category / "test/good/leak.png")
     done = adctl("fetch", "check", category, "--sheet", "sheet.png", code=1)
-    assert "error: The same picture to learn from and to test on: 1" in done.stdout
+    assert "error: The same image in training and test: 1" in done.stdout
     assert "train/good/1.png, test/good/leak.png" in done.stdout
     assert "remedy: " in done.stdout
     assert (adctl.folder / "sheet.png").exists()

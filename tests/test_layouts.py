@@ -156,7 +156,7 @@ def test_missing_and_foreign_masks_are_noted(category):
     dataset = open_mvtec(category)
     assert dataset.mask_count == 2
     assert any("without a mask: 1 of 3" in note for note in dataset.notes)
-    assert any("belong to no test image: 1" in note and "999_mask" in note for note in dataset.notes)
+    assert any("without a test image: 1" in note and "999_mask" in note for note in dataset.notes)
 
 
 def test_masks_of_good_images_are_not_wanted(category, tree):
@@ -276,7 +276,7 @@ def test_flat_masks_whose_name_two_images_share_match_nothing(tree, good, tmp_pa
     tree("m/3.png")
     dataset = open_folders(good, tmp_path / "t", tmp_path / "m")
     assert [s.key for s in dataset.test if s.mask] == ["test/dent/2.png"]
-    assert any("share it: 3" in note for note in dataset.notes)
+    assert any("or images: 3" in note for note in dataset.notes)
 
 
 def test_masks_inside_the_test_folder_are_not_test_images(tree, good, tmp_path):
@@ -287,8 +287,8 @@ def test_masks_inside_the_test_folder_are_not_test_images(tree, good, tmp_path):
 
 def test_test_images_among_the_good_ones(tree, tmp_path):
     tree("p/0.png", "p/test/1.png")
-    assert "folder of their own" in refusal(DataError, open_folders, tmp_path / "p", tmp_path / "p/test")
-    assert "folder of their own" in refusal(DataError, open_folders, tmp_path / "p/test", tmp_path / "p")
+    assert "separate folder" in refusal(DataError, open_folders, tmp_path / "p", tmp_path / "p/test")
+    assert "separate folder" in refusal(DataError, open_folders, tmp_path / "p/test", tmp_path / "p")
 
 
 def test_plain_folder_mistakes(tree, good, category, tmp_path):
@@ -297,7 +297,7 @@ def test_plain_folder_mistakes(tree, good, category, tmp_path):
     assert "good images" in refusal(UsageError, open_folders, tmp_path / "none")
     assert "masks" in refusal(UsageError, open_folders, good, category / "test", tmp_path / "none")
     assert "--test DIR" in refusal(UsageError, open_folders, good, None, good)
-    assert "apart" in refusal(UsageError, open_folders, good, category / "test", category / "test")
+    assert "two folders" in refusal(UsageError, open_folders, good, category / "test", category / "test")
     assert f"--data {category}" in refusal(UsageError, open_folders, category)
     assert f"--test {category}/test" in refusal(UsageError, open_folders, good, category)
     assert ".png" in refusal(DataError, open_folders, tmp_path / "void")

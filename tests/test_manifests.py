@@ -95,7 +95,7 @@ def test_only_paths(here):
 def test_defects_to_learn_from_are_left_out_and_told(here):
     dataset = open_data(manifest(here, "path,split,label\na/0.png,train,good\na/1.png,train,crack\n"))
     assert [s.key for s in dataset.train] == ["a/0.png"]
-    assert [item.reason for item in dataset.ignored] == ["to learn from, but labelled crack"]
+    assert [item.reason for item in dataset.ignored] == ["a training image, but labelled crack"]
 
 
 def test_categories(here):
@@ -127,15 +127,15 @@ def test_images_to_score(here):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("path,split\na/9.png,train\n", "Line 2 .* a/9.png is not there"),
+        ("path,split\na/9.png,train\n", "Line 2 .* a/9.png does not exist"),
         ("path,split\na/0.png,learn\n", "Line 2 .* split 'learn' is unknown"),
-        ("name,split\na/0.png,train\n", "Line 2 .* no path among name, split"),
+        ("name,split\na/0.png,train\n", "Line 2 .* no path in name, split"),
         ("path\na/0.png\na/0.png\n", "Line 3 .* named before"),
-        ("path\n", "names no image"),
-        ("", "names no image"),
+        ("path\n", "lists no image"),
+        ("", "lists no image"),
         ("path,label\na/0.png,crack\n", "no good image"),
         (b"path\n\xff\xfe\n", "not UTF-8"),
-        ("path,mask\nb/crack.png,masks/9.png\n", "Line 2 .* masks/9.png is not there"),
+        ("path,mask\nb/crack.png,masks/9.png\n", "Line 2 .* masks/9.png does not exist"),
     ],
 )
 def test_faults_name_the_line(here, text, said):
@@ -151,7 +151,7 @@ def test_faults_in_json_lines(here, text, said):
 
 
 def test_the_same_file_to_learn_from_and_to_test_on(here):
-    with pytest.raises(DataError, match="both the good ones and the test images"):
+    with pytest.raises(DataError, match="both good images and test images"):
         open_data(manifest(here, "path,split\na/0.png,train\na/../a/0.png,test\n"))
 
 

@@ -104,7 +104,7 @@ def test_what_was_cut_short_is_made_good(bucket, monkeypatch):
 
 def test_fewer_bytes_than_promised(bucket, monkeypatch):
     monkeypatch.setattr(bucket, "get_file", lambda _, target: Path(target).write_bytes(b"x"))
-    with pytest.raises(FetchError, match="and 1 came"):
+    with pytest.raises(FetchError, match="but 1 were received"):
         local_copy(ADDRESS)
 
 

@@ -209,7 +209,7 @@ def test_an_archive_in_a_folder_is_named(tmp_path):
     zipped(tmp_path / "mixed/more.zip")
     samples, ignored = list_images([tmp_path / "mixed"])
     assert [s.key for s in samples] == ["a.png"]
-    assert [item.reason for item in ignored] == ["not an image file; to look into it, name it"]
+    assert [item.reason for item in ignored] == ["not an image file; to read its images, give its path"]
 
 
 def test_a_pattern_of_archives(tmp_path):

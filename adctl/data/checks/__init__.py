@@ -1,1 +1,1 @@
-"""What is wrong with a data set before anything is learned from it: findings, each with what to do about it."""
+"""Checks of a dataset before training; each finding comes with a remedy."""

@@ -1,7 +1,4 @@
-"""A folder, archive or manifest to a report: what was understood of it, and everything that looks wrong.
-
-Knows which checks there are and in which order they are told, nothing of how each works or how it is shown.
-"""
+"""Check of a dataset: its layout, image counts and sizes, and the findings of all checks."""
 
 from __future__ import annotations
 
@@ -30,27 +27,27 @@ if TYPE_CHECKING:
     from adctl.records import Sample
 
 FEW_GOOD = 20
-"""Good images below which a model and its threshold rest on little."""
+"""Number of good images below which a model and its threshold are unreliable."""
 
-_NONE_MISSED = frozenset({".txt", ".md", ".json", ".csv", ".xml", ".html", ".pdf", ".yaml", ".yml"})
-"""Endings of files that lie beside images and are not taken for one by anybody."""
+_KNOWN_NON_IMAGES = frozenset({".txt", ".md", ".json", ".csv", ".xml", ".html", ".pdf", ".yaml", ".yml"})
+"""Suffixes of files that often lie beside images; they are not reported as ignored."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One category and what was found in it.
+    """Result of checking one category.
 
     Attributes:
-        path: What was given, or the category's folder in it.
-        category: Its name.
-        layout: How it is laid out.
-        train_images: Good images to learn from.
-        test_images: Test images by label.
-        masks: Test images with a mask.
-        sizes: Number of images by size as in "640 x 480", the most frequent first.
-        modes: Likewise by channels and number type.
-        notes: What was understood or assumed, in sentences.
-        findings: What looks wrong, worst consequences first.
+        path: Root of the category; see `adctl.data.datasets.layouts.Dataset`.
+        category: Name of the category.
+        layout: Layout of the dataset.
+        train_images: Number of good training images.
+        test_images: Number of test images by label.
+        masks: Number of test images with a mask.
+        sizes: Number of images by size, such as "640 x 480", most frequent first.
+        modes: Number of images by channels and number type, such as "grey uint8", most frequent first.
+        notes: Sentences about the interpretation of the layout.
+        findings: Findings, most serious first.
     """
 
     path: Path
@@ -65,35 +62,35 @@ class CheckResult:
     findings: tuple[Finding, ...]
 
     def count(self, severity: Severity) -> int:
-        """Cases of that severity."""
+        """Return the number of cases with the given severity."""
         return sum(len(found.cases) for found in self.findings if found.severity is severity)
 
 
 def check(path: Path, *, workers: int = 2, reporter: Reporter = SILENT) -> list[CheckResult]:
-    """Look at every image and mask of a data set, and say what is wrong with it.
+    """Check every image and mask of a dataset.
 
     Args:
-        path: A category in MVTec AD layout or a folder of them, a plain folder of good images, an archive of either,
-            or a manifest.
-        workers: Threads that read images.
-        reporter: Told how far it is.
+        path: A category in MVTec AD layout, a folder of categories, a plain folder of good images, an archive of any of
+            these, WebDataset shards, or a manifest.
+        workers: Number of threads that read images.
+        reporter: Progress reporter.
 
     Returns:
-        One report a category.
+        One result for each category.
 
     Raises:
         UsageError: There is no such folder.
-        DataError: No images are found, or the layout cannot be understood.
+        DataError: No images are found, or the layout is unknown or invalid.
     """
-    checked = []
+    results = []
     for dataset in _datasets(local_copy(path)):
-        with reporter.stage(f"looking at {dataset.category}", len(dataset.train) + len(dataset.test)) as update:
-            checked.append(check_dataset(dataset, workers=workers, update=update))
-    return checked
+        with reporter.stage(f"checking {dataset.category}", len(dataset.train) + len(dataset.test)) as update:
+            results.append(check_dataset(dataset, workers=workers, update=update))
+    return results
 
 
 def _datasets(path: Path) -> Iterator[Dataset]:
-    """Every category of a data set; a folder that is none is one of good images, perhaps with tests beside."""
+    """Open every category of a dataset; a folder in another layout is opened as a plain folder of good images."""
     names = categories_in(path)
     if names:
         yield from (open_data(path, name) for name in names)
@@ -107,15 +104,15 @@ def _datasets(path: Path) -> Iterator[Dataset]:
 
 
 def check_dataset(dataset: Dataset, *, workers: int, update: Callable[[int, int | None], None]) -> CheckResult:
-    """Look at every image and mask of one category."""
+    """Check every image and mask of one category."""
     samples: list[tuple[Sample, Part]] = [(sample, "train") for sample in dataset.train]
     samples += [(sample, "test") for sample in dataset.test]
-    looks = collect_image_stats(samples, workers, update)
-    readable = [look for look in looks if look.error is None]
+    stats = collect_image_stats(samples, workers, update)
+    readable = [image for image in stats if image.error is None]
     found = [
-        *_unusable(dataset, looks),
+        *_unusable(dataset, stats),
         *find_duplicates(readable),
-        *find_faulty_masks(looks, dataset.unused_masks),
+        *find_faulty_masks(stats, dataset.unused_masks),
         *find_exposure_outliers(readable),
         *find_mode_outliers(readable),
         *find_size_outliers(readable),
@@ -129,17 +126,18 @@ def check_dataset(dataset: Dataset, *, workers: int, update: Callable[[int, int 
         train_images=len(dataset.train),
         test_images=dataset.test_counts,
         masks=dataset.mask_count,
-        sizes=_counted(f"{look.width} x {look.height}" for look in readable),
-        modes=_counted(look.mode for look in readable),
+        sizes=_count_values(f"{image.width} x {image.height}" for image in readable),
+        modes=_count_values(image.mode for image in readable),
         notes=dataset.notes,
         findings=tuple(sorted(found, key=lambda each: order.index(each.kind))),
     )
 
 
-def _unusable(dataset: Dataset, looks: Sequence[ImageStats]) -> list[Finding]:
+def _unusable(dataset: Dataset, stats: Sequence[ImageStats]) -> list[Finding]:
     empty = [item for item in dataset.ignored if item.reason == "empty file"]
-    left_out = [item for item in dataset.ignored if item not in empty and item.path.suffix.lower() not in _NONE_MISSED]
-    corrupt = [FindingCase((look.sample.path,), _short(look)) for look in looks if look.error is not None]
+    others = [item for item in dataset.ignored if item not in empty]
+    left_out = [item for item in others if item.path.suffix.lower() not in _KNOWN_NON_IMAGES]
+    corrupt = [FindingCase((image.sample.path,), _error_text(image)) for image in stats if image.error is not None]
     return [
         *make_finding("empty-file", [FindingCase((item.path,), "0 bytes") for item in empty]),
         *make_finding("corrupt", corrupt),
@@ -147,19 +145,18 @@ def _unusable(dataset: Dataset, looks: Sequence[ImageStats]) -> list[Finding]:
     ]
 
 
-def _short(look: ImageStats) -> str:
-    """What is wrong with an image and what to do, without its path, which stands beside."""
-    assert look.error is not None
-    told = look.error.message.removeprefix(f"Cannot use the image {look.sample.path}: ")
-    return f"{told} {look.error.remedy}".strip()
+def _error_text(image: ImageStats) -> str:
+    """Return an image's error and remedy without its path, which the finding shows already."""
+    assert image.error is not None
+    reason = image.error.message.removeprefix(f"Cannot use the image {image.sample.path}: ")
+    return f"{reason} {image.error.remedy}".strip()
 
 
 def _too_few(dataset: Dataset) -> list[Finding]:
     count = len(dataset.train)
-    return make_finding(
-        "few-images", [FindingCase((dataset.root,), f"{count} good images")] if count < FEW_GOOD else []
-    )
+    cases = [FindingCase((dataset.root,), f"{count} good images")] if count < FEW_GOOD else []
+    return make_finding("few-images", cases)
 
 
-def _counted(values: Iterable[str]) -> dict[str, int]:
+def _count_values(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())

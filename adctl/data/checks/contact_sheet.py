@@ -1,4 +1,4 @@
-"""What was found, as one picture: each finding with its first cases side by side. Knows not how it was found."""
+"""Contact sheet of findings: one image that shows the first cases of each finding side by side."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from adctl.data.checks.check import CheckResult
     from adctl.data.checks.findings import Finding, FindingCase
 
-MOST_CASES = 8
-"""Shown of each finding; the report lists them all."""
+MAX_CASES = 8
+"""Maximum number of cases shown for each finding."""
 
-_MOST_IMAGES = 4
+_MAX_IMAGES = 4
 _WIDTH, _MARGIN, _GAP = 1240, 16, 6
 _THUMB = 132
 _LINE = 17
-_PAPER, _INK, _FAINT = (250, 250, 248), (30, 30, 30), (110, 110, 110)
+_BACKGROUND, _TEXT_COLOUR, _GREY = (250, 250, 248), (30, 30, 30), (110, 110, 110)
 _COLOURS = {Severity.ERROR: (176, 32, 32), Severity.WARNING: (160, 100, 0)}
 _TEXT = "DejaVuSans.ttf"
 _BOLD = "DejaVuSans-Bold.ttf"
 
 
 def write_contact_sheet(path: Path, checked: Sequence[CheckResult]) -> None:
-    """Write the contact sheet as PNG.
+    """Write the contact sheet as a PNG file.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The file cannot be written.
     """
-    blocks = [block for each in checked for block in _category(each)]
-    sheet = Image.new("RGB", (_WIDTH, sum(block.height for block in blocks) + 2 * _MARGIN), _PAPER)
+    blocks = [block for result in checked for block in _category_blocks(result)]
+    sheet = Image.new("RGB", (_WIDTH, sum(block.height for block in blocks) + 2 * _MARGIN), _BACKGROUND)
     top = _MARGIN
     for block in blocks:
         sheet.paste(block, (0, top))
@@ -48,35 +48,35 @@ def write_contact_sheet(path: Path, checked: Sequence[CheckResult]) -> None:
     write_png(path, np.asarray(sheet))
 
 
-def _category(checked: CheckResult) -> Iterator[Image.Image]:
+def _category_blocks(checked: CheckResult) -> Iterator[Image.Image]:
     errors, warnings = (checked.count(severity) for severity in (Severity.ERROR, Severity.WARNING))
-    counted = f"{checked.train_images} to learn from, {sum(checked.test_images.values())} to test on"
+    counted = f"{checked.train_images} training images, {sum(checked.test_images.values())} test images"
     yield _lines(
         [
-            (f"{checked.category}   {errors} errors, {warnings} warnings", _BOLD, 18, _INK),
-            (f"{checked.path} ({counted})", _TEXT, 12, _FAINT),
+            (f"{checked.category}   {errors} errors, {warnings} warnings", _BOLD, 18, _TEXT_COLOUR),
+            (f"{checked.path} ({counted})", _TEXT, 12, _GREY),
         ]
     )
     for found in checked.findings:
         yield _heading(found)
-        yield from _rows([_tile(case, checked.path) for case in found.cases[:MOST_CASES]])
+        yield from _rows([_tile(case, checked.path) for case in found.cases[:MAX_CASES]])
 
 
 def _heading(found: Finding) -> Image.Image:
-    more = f", the first {MOST_CASES} shown" if len(found.cases) > MOST_CASES else ""
+    more = f" (first {MAX_CASES} shown)" if len(found.cases) > MAX_CASES else ""
     return _lines(
         [
             (f"{found.title}: {len(found.cases)}{more}", _BOLD, 14, _COLOURS[found.severity]),
-            (found.remedy, _TEXT, 12, _FAINT),
+            (found.remedy, _TEXT, 12, _GREY),
         ]
     )
 
 
 def _rows(tiles: Sequence[Image.Image]) -> Iterator[Image.Image]:
-    """Tiles side by side, as many to a row as there is room for."""
+    """Arrange tiles in rows that fit the width of the sheet."""
     row: list[Image.Image] = []
     for tile in tiles:
-        if row and _MARGIN + sum(each.width + _GAP for each in [*row, tile]) > _WIDTH:
+        if row and _MARGIN + sum(shown.width + _GAP for shown in [*row, tile]) > _WIDTH:
             yield _row(row)
             row = []
         row.append(tile)
@@ -85,31 +85,31 @@ def _rows(tiles: Sequence[Image.Image]) -> Iterator[Image.Image]:
 
 
 def _row(tiles: Sequence[Image.Image]) -> Image.Image:
-    picture = Image.new("RGB", (_WIDTH, max(tile.height for tile in tiles) + _GAP), _PAPER)
+    canvas = Image.new("RGB", (_WIDTH, max(tile.height for tile in tiles) + _GAP), _BACKGROUND)
     left = _MARGIN
     for tile in tiles:
-        picture.paste(tile, (left, 0))
+        canvas.paste(tile, (left, 0))
         left += tile.width + _GAP
-    return picture
+    return canvas
 
 
 def _tile(case: FindingCase, root: Path) -> Image.Image:
-    """The images of one case, side by side, with their names and what was seen."""
-    half = _MOST_IMAGES // 2
-    shown = case.paths if len(case.paths) <= _MOST_IMAGES else (*case.paths[:half], *case.paths[-half:])
-    picture = Image.new("RGB", (len(shown) * (_THUMB + 2), _THUMB + 3 * _LINE), _PAPER)
+    """Draw the images of one case side by side, with their names and the detail of the case."""
+    half = _MAX_IMAGES // 2
+    shown = case.paths if len(case.paths) <= _MAX_IMAGES else (*case.paths[:half], *case.paths[-half:])
+    canvas = Image.new("RGB", (len(shown) * (_THUMB + 2), _THUMB + 3 * _LINE), _BACKGROUND)
     for number, path in enumerate(shown):
         left = number * (_THUMB + 2)
-        picture.paste(_thumbnail(path), (left, 0))
-        _write(picture, (left, _THUMB + 2), _place(path, root), _THUMB, _FAINT, 11)
-        _write(picture, (left, _THUMB + _LINE), path.name, _THUMB, _INK, 11)
+        canvas.paste(_thumbnail(path), (left, 0))
+        _draw_text(canvas, (left, _THUMB + 2), _shown_folder(path, root), _THUMB, _GREY, 11)
+        _draw_text(canvas, (left, _THUMB + _LINE), path.name, _THUMB, _TEXT_COLOUR, 11)
     more = f" (and {len(case.paths) - len(shown)} more)" if len(case.paths) > len(shown) else ""
-    _write(picture, (0, _THUMB + 2 * _LINE), case.detail + more, picture.width, _FAINT, 11)
-    return picture
+    _draw_text(canvas, (0, _THUMB + 2 * _LINE), case.detail + more, canvas.width, _GREY, 11)
+    return canvas
 
 
-def _place(path: Path, root: Path) -> str:
-    """The folder of a file, below the data set's where it lies there."""
+def _shown_folder(path: Path, root: Path) -> str:
+    """Return a file's folder, relative to the dataset's root if it lies below the root."""
     folder = path.parent
     return f"{folder.relative_to(root).as_posix() if folder.is_relative_to(root) else folder.name}/"
 
@@ -119,7 +119,7 @@ def _thumbnail(path: Path) -> Image.Image:
     try:
         image = Image.fromarray(read_display_image(path))
     except (AdctlError, OSError):
-        ImageDraw.Draw(frame).text((8, 8), "no picture", fill=_FAINT, font=_font(_TEXT, 11))
+        ImageDraw.Draw(frame).text((8, 8), "unreadable", fill=_GREY, font=_font(_TEXT, 11))
         return frame
     image.thumbnail((_THUMB, _THUMB))
     frame.paste(image, ((_THUMB - image.width) // 2, (_THUMB - image.height) // 2))
@@ -128,32 +128,32 @@ def _thumbnail(path: Path) -> Image.Image:
 
 def _lines(lines: Sequence[tuple[str, str, int, tuple[int, int, int]]]) -> Image.Image:
     height = sum(size + 7 for _, _, size, _ in lines) + 10
-    picture = Image.new("RGB", (_WIDTH, height), _PAPER)
+    canvas = Image.new("RGB", (_WIDTH, height), _BACKGROUND)
     top = 6
     for text, font, size, colour in lines:
-        _write(picture, (_MARGIN, top), text, _WIDTH - 2 * _MARGIN, colour, size, font)
+        _draw_text(canvas, (_MARGIN, top), text, _WIDTH - 2 * _MARGIN, colour, size, font)
         top += size + 7
-    return picture
+    return canvas
 
 
-def _write(
-    picture: Image.Image,
-    place: tuple[int, int],
+def _draw_text(
+    canvas: Image.Image,
+    position: tuple[int, int],
     text: str,
     width: int,
     colour: tuple[int, int, int],
     size: int,
     font: str = _TEXT,
 ) -> None:
-    """Write a line, its middle left out where it is too long."""
-    draw, face = ImageDraw.Draw(picture), _font(font, size)
+    """Draw a line of text; the middle of a text that is too long is replaced by an ellipsis."""
+    draw, face = ImageDraw.Draw(canvas), _font(font, size)
     shown, kept = text, len(text)
-    while draw.textlength(shown, font=face) > width and kept > 2:  # noqa: PLR2004 - one at each end
+    while draw.textlength(shown, font=face) > width and kept > 2:  # noqa: PLR2004 - one character at each end
         kept -= 1
         shown = f"{text[: kept // 2]}…{text[len(text) - (kept - kept // 2) :]}"
-    draw.text(place, shown, fill=colour, font=face)
+    draw.text(position, shown, fill=colour, font=face)
 
 
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    """Matplotlib brings a font with more letters than Pillow's own."""
+    """Load one of Matplotlib's fonts, which have more characters than Pillow's default font."""
     return ImageFont.truetype(Path(mpl.get_data_path(), "fonts", "ttf", name), size)

@@ -1,7 +1,4 @@
-"""Pictures that occur more than once: the same file, the same picture saved again, the same part photographed again.
-
-Knows looks, nothing of folders.
-"""
+"""Detection of duplicate images: byte-identical files, re-saved images, and repeated photographs of one part."""
 
 from __future__ import annotations
 
@@ -23,87 +20,90 @@ if TYPE_CHECKING:
     from adctl.data.checks.image_stats import ImageStats
 
 HASH_DISTANCE = 10
-"""Bits of 64 by which perceptual hashes of one picture may differ."""
+"""Maximum number of different bits, of 64, between the perceptual hashes of near duplicates."""
 
 DETAIL_CORRELATION = 0.7
-"""Least correlation of the fine structure of two pictures of one thing."""
+"""Minimum correlation between the fine structures of near duplicates."""
 
-_HIGHEST = 0.98
-"""Whatever the other pictures share: a copy saved again shares this much."""
+_MAX_THRESHOLD = 0.98
+"""Upper limit of the correlation threshold; a re-saved copy exceeds it."""
 
 _SPREADS = 2.5
-"""How far above the spread of any two pictures of the folder two pictures of one thing must be."""
+"""Distance of the threshold above the median correlation of image pairs, in units of the 95th percentile's distance."""
 
 _BLOCK = 512
 _SAMPLE = 200
 
 
-def find_duplicates(looks: Sequence[ImageStats]) -> list[Finding]:
-    """Find pictures that occur more than once.
+def find_duplicates(stats: Sequence[ImageStats]) -> list[Finding]:
+    """Find duplicates and near duplicates.
 
     Args:
-        looks: At readable images.
+        stats: Statistics of the readable images.
     """
     copies: defaultdict[str, list[ImageStats]] = defaultdict(list)
-    for look in looks:
-        copies[look.digest].append(look)
-    same: defaultdict[str, list[FindingCase]] = defaultdict(list)
+    for image in stats:
+        copies[image.digest].append(image)
+    identical: defaultdict[str, list[FindingCase]] = defaultdict(list)
     for group in copies.values():
         if len(group) > 1:
-            same[_kind_of_copies(group)].append(_case(group, "byte for byte the same"))
-    close: defaultdict[str, list[FindingCase]] = defaultdict(list)
-    for group, correlation in _near([group[0] for group in copies.values()]):
-        kind = "near-leak" if _on_both_sides(group) else "near-duplicate"
-        close[kind].append(_case(group, f"{correlation:.0%} of the fine structure shared, or more"))
-    cases = {**same, **close}
+            identical[_kind_of_copies(group)].append(_case(group, "byte-identical"))
+    similar: defaultdict[str, list[FindingCase]] = defaultdict(list)
+    for group, correlation in _near_duplicates([group[0] for group in copies.values()]):
+        kind = "near-leak" if _is_leak(group) else "near-duplicate"
+        similar[kind].append(_case(group, f"correlation of the fine structure at least {correlation:.0%}"))
+    cases = {**identical, **similar}
     kinds = ("leak", "near-leak", "contradiction", "duplicate", "near-duplicate")
     return [found for kind in kinds for found in make_finding(kind, cases.get(kind, ()))]
 
 
 def _kind_of_copies(group: Sequence[ImageStats]) -> str:
-    if len({look.sample.label for look in group}) > 1:
+    if len({image.sample.label for image in group}) > 1:
         return "contradiction"
-    return "leak" if _on_both_sides(group) else "duplicate"
+    return "leak" if _is_leak(group) else "duplicate"
 
 
-def _on_both_sides(group: Sequence[ImageStats]) -> bool:
-    return len({look.part for look in group}) > 1
+def _is_leak(group: Sequence[ImageStats]) -> bool:
+    return len({image.part for image in group}) > 1
 
 
 def _case(group: Sequence[ImageStats], detail: str) -> FindingCase:
-    # What is easiest to do without comes first: test images stay, so that results stay comparable.
-    ordered = sorted(group, key=lambda look: (look.part == "test", look.sample.key))
-    return FindingCase(tuple(look.sample.path for look in ordered), detail)
+    # Training images come first: remove these rather than test images, so that results stay comparable.
+    ordered = sorted(group, key=lambda image: (image.part == "test", image.sample.key))
+    return FindingCase(tuple(image.sample.path for image in ordered), detail)
 
 
-def _near(looks: Sequence[ImageStats]) -> Iterator[tuple[list[ImageStats], float]]:
-    """Groups of pictures that are nearly the same, each with the least correlation that holds it together."""
-    if len(looks) < 2:  # noqa: PLR2004 - a pair
+def _near_duplicates(stats: Sequence[ImageStats]) -> Iterator[tuple[list[ImageStats], float]]:
+    """Yield groups of near duplicates, each with the lowest correlation among its matching pairs."""
+    if len(stats) < 2:  # noqa: PLR2004 - a pair
         return
-    hashes = np.array([look.hash for look in looks], np.uint64)
-    details = np.stack([look.detail for look in looks if look.detail is not None])
+    hashes = np.array([image.hash for image in stats], np.uint64)
+    details = np.stack([image.detail for image in stats if image.detail is not None])
     pairs = list(_pairs(hashes, details, _threshold(details)))
     if not pairs:
         return
     first, second, correlation = (np.array(column) for column in zip(*pairs, strict=True))
-    graph = coo_array((np.ones(len(pairs)), (first, second)), shape=(len(looks), len(looks)))
+    graph = coo_array((np.ones(len(pairs)), (first, second)), shape=(len(stats), len(stats)))
     _, group_of = connected_components(graph, directed=False)
     for group in np.unique(group_of[first]):
         members = np.flatnonzero(group_of == group)
-        yield [looks[int(number)] for number in members], float(correlation[group_of[first] == group].min())
+        yield [stats[int(number)] for number in members], float(correlation[group_of[first] == group].min())
 
 
 def _threshold(details: NDArray[np.int8]) -> float:
-    """What two pictures must share, in view of what any two of them share: rigid parts share their outlines."""
-    chosen = np.random.default_rng(0).permutation(len(details))[:_SAMPLE]
-    unit = _unit(details[chosen])
-    shared = (unit @ unit.T)[np.triu_indices(len(chosen), 1)]
-    middle, high = np.arctanh(np.clip(np.quantile(shared, [0.5, 0.95]), -0.999, 0.999))
-    return min(_HIGHEST, max(DETAIL_CORRELATION, math.tanh(middle + _SPREADS * (high - middle))))
+    """Compute the correlation threshold for near duplicates from the correlations of random pairs.
+
+    Images of rigid parts share their outlines, so that any two of them correlate.
+    """
+    drawn = np.random.default_rng(0).permutation(len(details))[:_SAMPLE]
+    rows = _unit_rows(details[drawn])
+    correlations = (rows @ rows.T)[np.triu_indices(len(drawn), 1)]
+    median, high = np.arctanh(np.clip(np.quantile(correlations, [0.5, 0.95]), -0.999, 0.999))
+    return min(_MAX_THRESHOLD, max(DETAIL_CORRELATION, math.tanh(median + _SPREADS * (high - median))))
 
 
 def _pairs(hashes: NDArray[np.uint64], details: NDArray[np.int8], threshold: float) -> Iterator[tuple[int, int, float]]:
-    """Pairs with close hashes and correlated detail, block by block: all of them at once would not fit into memory."""
+    """Yield pairs with similar hashes and correlated details; works in blocks to limit memory."""
     for top in range(0, len(hashes), _BLOCK):
         rows = slice(top, top + _BLOCK)
         for left in range(top, len(hashes), _BLOCK):
@@ -114,13 +114,13 @@ def _pairs(hashes: NDArray[np.uint64], details: NDArray[np.int8], threshold: flo
                 near &= np.tri(len(near), k=-1, dtype=bool).T
             if not near.any():
                 continue
-            correlation = _unit(details[rows]) @ _unit(details[columns]).T
+            correlation = _unit_rows(details[rows]) @ _unit_rows(details[columns]).T
             for row, column in np.argwhere(near & (correlation >= threshold)):
                 yield int(top + row), int(left + column), float(correlation[row, column])
 
 
-def _unit(details: NDArray[np.int8]) -> NDArray[np.float32]:
-    """Rows of length one; empty pictures, which are like nothing, stay zero."""
+def _unit_rows(details: NDArray[np.int8]) -> NDArray[np.float32]:
+    """Scale rows to unit length; the rows of images without structure stay zero, so that they match nothing."""
     values = details.astype(np.float32)
     length = np.linalg.norm(values, axis=1, keepdims=True)
     return np.asarray(values / np.maximum(length, 1), np.float32)

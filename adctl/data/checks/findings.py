@@ -1,4 +1,4 @@
-"""What can be wrong with a data set, how bad it is, and what to do about it. Knows nothing of how it is found."""
+"""Kinds of problems in a dataset, with their severity, title and remedy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Severity(StrEnum):
-    """How bad it is: an error makes figures wrong or images unusable, a warning wants a look."""
+    """Severity of a finding: an error makes metrics wrong or images unusable; a warning should be checked."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -20,11 +20,11 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FindingCase:
-    """One instance of a finding.
+    """One case of a finding.
 
     Attributes:
-        paths: The files concerned, the one to act on first.
-        detail: What was seen, in a few words.
+        paths: Files of the case; the first one is the file to act on.
+        detail: Short description of the case.
     """
 
     paths: tuple[Path, ...]
@@ -33,14 +33,14 @@ class FindingCase:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """All instances of one kind of fault.
+    """All cases of one kind of problem.
 
     Attributes:
-        kind: Its name, a key of `KINDS`.
-        severity: How bad it is.
-        title: What it is.
-        remedy: What to do about it.
-        cases: Where it is; never empty.
+        kind: Name of the kind, a key of `KINDS`.
+        severity: Severity of the kind.
+        title: Title of the kind.
+        remedy: Recommended action.
+        cases: The cases, at least one.
     """
 
     kind: str
@@ -55,42 +55,42 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
     "corrupt": (
         Severity.ERROR,
         "Images that cannot be read",
-        "Copy or convert them again, or remove them: training stops at such an image.",
+        "Copy or convert them again, or remove them. Training stops at such an image.",
     ),
     "left-out": (
         Severity.WARNING,
         "Files and folders that are not used",
-        "Nothing to do, unless images were meant: convert those, or mend the links.",
+        "If they should be used, convert them to an image format or repair the links; otherwise ignore this.",
     ),
     "leak": (
         Severity.ERROR,
-        "The same picture to learn from and to test on",
-        "Remove it from one side: what is learned by heart is not found by skill.",
+        "The same image in training and test",
+        "Remove it from one of the two; otherwise the test results are too good.",
     ),
     "near-leak": (
         Severity.WARNING,
-        "Nearly the same picture to learn from and to test on",
-        "Look at them. Pictures of one part belong on one side, or results come out too good.",
+        "Nearly the same image in training and test",
+        "Check them. Images of one part belong either in training or in test; otherwise the test results are too good.",
     ),
     "contradiction": (
         Severity.ERROR,
-        "The same picture under different labels",
-        "Find out which label is right, and remove the others.",
+        "The same image with different labels",
+        "Find out which label is right, and remove the other copies.",
     ),
     "duplicate": (
         Severity.WARNING,
-        "The same picture several times",
-        "Keep one of each: copies weigh more than other pictures.",
+        "The same image several times",
+        "Keep one of each. Copies count more than other images.",
     ),
     "near-duplicate": (
         Severity.WARNING,
-        "Nearly the same picture several times",
-        "Look at them. Saved or photographed twice, they make the data set look larger than it is.",
+        "Nearly the same image several times",
+        "Check them. Images that were saved or taken twice make the dataset look larger than it is.",
     ),
     "missing-mask": (
         Severity.WARNING,
         "Defective test images without a mask",
-        "Draw the masks, or leave it: these images do not count in pixel metrics.",
+        "Draw the masks, or accept that these images do not count in pixel metrics.",
     ),
     "orphan-mask": (
         Severity.ERROR,
@@ -100,43 +100,43 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
     "corrupt-mask": (Severity.ERROR, "Masks that cannot be read", "Save them again as 8-bit PNG."),
     "mask-size": (
         Severity.ERROR,
-        "Masks of another size than their image",
-        "Save them in the size of the image as it is displayed.",
+        "Masks that differ in size from their image",
+        "Save them in the size of the displayed image (after EXIF rotation).",
     ),
     "empty-mask": (
         Severity.ERROR,
-        "Masks that mark nothing",
-        "Draw the defect, or remove the mask; if there is no defect, the image belongs under good.",
+        "Empty masks",
+        "Draw the defect, or remove the mask. If there is no defect, move the image to the good images.",
     ),
     "inverted-mask": (
         Severity.ERROR,
-        "Masks that mark nearly everything but a spot",
-        "Invert them: the defect is white, everything else black.",
+        "Masks that seem to be inverted",
+        "Invert them: the defect must be white, and everything else black.",
     ),
     "odd-exposure": (
         Severity.WARNING,
-        "Good images exposed unlike the others",
-        "Look at them: mislabelled defects, or a lamp that failed. Remove what is not good.",
+        "Good images with unusual exposure",
+        "Check them for wrong labels and for lamp failures. Remove images that are not good.",
     ),
     "odd-mode": (
         Severity.WARNING,
-        "Images stored in another mode than the others",
-        "Save all from the same camera in the same way: colour is information, and so is its absence.",
+        "Images with unusual channels or number type",
+        "Save all images from the camera in the same format. A mix of grey and colour disturbs the detector.",
     ),
     "odd-size": (
         Severity.WARNING,
-        "Images of another size than the others",
-        "Take them from the same source as the others, or remove them.",
+        "Images of unusual size",
+        "Take them from the same source as the other images, or remove them.",
     ),
     "few-images": (
         Severity.WARNING,
         "Few good images",
-        "Take more, 50 or better 200: a threshold from few images is a guess.",
+        "Take more good images, at least 50, better 200. A threshold from few images is unreliable.",
     ),
 }
-"""Severity, title and remedy of each kind, worst consequences first."""
+"""Severity, title and remedy of each kind, most serious first."""
 
 
 def make_finding(kind: str, cases: Sequence[FindingCase]) -> list[Finding]:
-    """A finding of a kind, if there are cases of it; none otherwise."""
+    """Return a list with the finding of a kind; empty if there are no cases."""
     return [Finding(kind, *KINDS[kind], cases=tuple(cases))] if cases else []

@@ -1,7 +1,7 @@
-"""One look at each image: what its file is, how it is exposed, and two signatures to find its like by.
+"""Statistics of each image: digest, size, mode, exposure, and two signatures to find duplicates.
 
-The perceptual hash says which pictures have the same broad light and dark; the detail says whether they also share
-their fine structure, as copies do and two parts of one kind do not. Knows nothing of what is right or wrong.
+Images with the same coarse brightness pattern have similar perceptual hashes. The detail signature tells whether they
+also share their fine structure; copies do, and images of two different parts do not.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ DETAIL_SIDE = 128
 _HASH_SIDE, _HASH_CELLS = 32, 8
 _BLUR = 2.4
 _DETAIL_RANGE = 4
-"""Standard deviations of a picture's fine structure that its signature keeps apart."""
+"""Range of the detail signature, in standard deviations of the fine structure; larger values saturate."""
 _AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageStats:
-    """What one image looks like.
+    """Statistics of one image.
 
     Attributes:
         sample: The image.
-        part: What it is for.
-        digest: SHA-256 of its file, hexadecimal; empty where it cannot be read.
-        error: Why it cannot be used, or None; then nothing below is meant.
-        width: Pixels.
-        height: Pixels.
-        mode: Channels and number type, as in "grey uint8".
+        part: Part of the dataset that the image belongs to.
+        digest: SHA-256 of the file, hexadecimal; empty if the file cannot be read.
+        error: Reason why the image cannot be used, or None. With an error, the attributes below are not set.
+        width: Width of the image, pixels.
+        height: Height of the image, pixels.
+        mode: Channels and number type, such as "grey uint8".
         brightness: Mean luminance, 0 to 255.
         contrast: Standard deviation of the luminance.
         hash: Perceptual hash, 64 bits.
-        detail: Fine structure, array [DETAIL_SIDE x DETAIL_SIDE] of int8.
+        detail: Detail signature, array [DETAIL_SIDE * DETAIL_SIDE] of int8.
     """
 
     sample: Sample
@@ -98,11 +98,11 @@ def _in_threads(samples: list[tuple[Sample, Part]], workers: int) -> Iterator[Im
 
 
 def measure_image(sample: Sample, part: Part) -> ImageStats:
-    """Look at one image; where it cannot be read, say why."""
+    """Compute the statistics of one image; if it cannot be read, store the error."""
     digest = ""
     try:
         digest = storage.digest(sample.path)
-        rgb, mode = _seen(sample.path)
+        rgb, mode = _read_rgb_and_mode(sample.path)
     except ImageError as error:
         return ImageStats(sample, part, digest, error)
     except (OSError, AdctlError) as error:
@@ -125,8 +125,8 @@ def measure_image(sample: Sample, part: Part) -> ImageStats:
     )
 
 
-def _seen(path: Path) -> tuple[RgbImage, str]:
-    """An image to look at, and its channels and number type in words."""
+def _read_rgb_and_mode(path: Path) -> tuple[RgbImage, str]:
+    """Read an image as RGB, and describe its channels and number type."""
     bands = read_header(path).bands
     if bands:
         stored = read_channels(path)
@@ -136,37 +136,39 @@ def _seen(path: Path) -> tuple[RgbImage, str]:
 
 
 def perceptual_hash(grey: NDArray[np.generic]) -> int:
-    """64 bits: which of the lowest spatial frequencies are above their median (pHash; Zauner, 2010, section 3.2.1).
+    """Compute the perceptual hash: 64 bits that tell which low spatial frequencies are above their median.
+
+    (pHash; Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1.)
 
     Args:
         grey: Array of shape [H, W], uint8.
     """
-    small = _shrunk(grey, _HASH_SIDE)
+    small = _shrink(grey, _HASH_SIDE)
     low = cv2.dct(small)[:_HASH_CELLS, :_HASH_CELLS].ravel()
-    bits = low > np.median(low[1:])  # the mean, which comes first, says only how bright it is
+    bits = low > np.median(low[1:])  # without the first coefficient, the mean brightness
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 def fine_structure(grey: NDArray[np.generic]) -> NDArray[np.int8]:
-    """What remains of a picture without its broad light and dark, in units that exposure does not change.
+    """Compute the detail signature: the high-pass filtered image, normalised so that exposure does not matter.
 
     Args:
         grey: Array of shape [H, W], uint8.
 
     Returns:
-        Array of shape [DETAIL_SIDE * DETAIL_SIDE], int8; zero where there is no structure.
+        Array of shape [DETAIL_SIDE * DETAIL_SIDE], int8; all zero if the image has no structure.
     """
-    small = _shrunk(grey, DETAIL_SIDE)
+    small = _shrink(grey, DETAIL_SIDE)
     fine = small - cv2.GaussianBlur(small, (0, 0), _BLUR)
     fine -= fine.mean()
     deviation = float(fine.std())
-    if deviation < 1e-3:  # noqa: PLR2004 - of 255: an empty picture
+    if deviation < 1e-3:  # noqa: PLR2004 - grey levels: an image without structure
         return np.zeros(fine.size, np.int8)
     units = fine.ravel() / deviation * (127 / _DETAIL_RANGE)
     signature: NDArray[np.int8] = np.clip(np.rint(units), -127, 127).astype(np.int8)
     return signature
 
 
-def _shrunk(grey: NDArray[np.generic], side: int) -> NDArray[np.float32]:
+def _shrink(grey: NDArray[np.generic], side: int) -> NDArray[np.float32]:
     small = resize(np.asarray(grey, np.uint8)[..., None], side, side)
     return small[..., 0].astype(np.float32)

@@ -1,4 +1,4 @@
-"""Ground-truth masks that cannot be right. Knows one mask and its image at a time, nothing of how they were paired."""
+"""Detection of faulty ground-truth masks."""
 
 from __future__ import annotations
 
@@ -19,51 +19,51 @@ if TYPE_CHECKING:
     from adctl.data.checks.image_stats import ImageStats
     from adctl.data.images import BoolMask
 
-_MOST = 0.5
-"""Share of a mask, and of its border, above which it marks the surroundings and not the defect."""
+_INVERTED_SHARE = 0.5
+"""Marked share of a mask, and of its border, above which the mask is taken to be inverted."""
 
 
-def find_faulty_masks(looks: Sequence[ImageStats], unused: Iterable[Path]) -> list[Finding]:
-    """Find faulty masks.
+def find_faulty_masks(stats: Sequence[ImageStats], unused: Iterable[Path]) -> list[Finding]:
+    """Find faulty and missing masks.
 
     Args:
-        looks: At all images, unreadable ones included.
+        stats: Statistics of all images, including unreadable ones.
         unused: Masks that belong to no image.
     """
     cases: defaultdict[str, list[FindingCase]] = defaultdict(list)
     for path in unused:
-        cases["orphan-mask"].append(FindingCase((path,), "no test image of that name under that label"))
-    defective = [look for look in looks if look.part == "test" and look.sample.label not in {GOOD, None}]
-    masked = [look for look in defective if look.sample.mask is not None]
-    # Where nobody drew masks, none is missing.
-    for look in defective if masked or cases else []:
-        if look.sample.mask is None:
-            cases["missing-mask"].append(FindingCase((look.sample.path,), f"labelled {look.sample.label}"))
-    for look in masked:
-        judged = _judge(look)
-        if judged is not None:
-            kind, detail = judged
-            assert look.sample.mask is not None
-            cases[kind].append(FindingCase((look.sample.mask, look.sample.path), detail))
+        cases["orphan-mask"].append(FindingCase((path,), "no test image with that label and name"))
+    defective = [image for image in stats if image.part == "test" and image.sample.label not in {GOOD, None}]
+    masked = [image for image in defective if image.sample.mask is not None]
+    # A dataset without any masks is not reported as incomplete.
+    for image in defective if masked or cases else []:
+        if image.sample.mask is None:
+            cases["missing-mask"].append(FindingCase((image.sample.path,), f"labelled {image.sample.label}"))
+    for image in masked:
+        fault = _find_fault(image)
+        if fault is not None:
+            kind, detail = fault
+            assert image.sample.mask is not None
+            cases[kind].append(FindingCase((image.sample.mask, image.sample.path), detail))
     kinds = ("missing-mask", "orphan-mask", "corrupt-mask", "mask-size", "empty-mask", "inverted-mask")
     return [found for kind in kinds for found in make_finding(kind, cases[kind])]
 
 
-def _judge(look: ImageStats) -> tuple[str, str] | None:
-    """The kind of fault of one image's mask, and what was seen; None when it may be right."""
-    assert look.sample.mask is not None
+def _find_fault(image: ImageStats) -> tuple[str, str] | None:
+    """Return the kind of fault of an image's mask and its detail; None if no fault is found."""
+    assert image.sample.mask is not None
     try:
-        mask = read_mask(look.sample.mask)
+        mask = read_mask(image.sample.mask)
     except ImageError as error:
         return "corrupt-mask", error.message
     height, width = mask.shape
-    if look.error is None and (width, height) != (look.width, look.height):
-        return "mask-size", f"{width} x {height}, its image {look.width} x {look.height}"
+    if image.error is None and (width, height) != (image.width, image.height):
+        return "mask-size", f"{width} x {height}, but the image is {image.width} x {image.height}"
     if not mask.any():
-        return "empty-mask", "not one pixel is marked"
+        return "empty-mask", "no pixel is marked"
     area, border = float(mask.mean()), float(_border(mask).mean())
-    if area > _MOST and border > _MOST:
-        return "inverted-mask", f"{area:.0%} of it is marked, and {border:.0%} of its border"
+    if area > _INVERTED_SHARE and border > _INVERTED_SHARE:
+        return "inverted-mask", f"{area:.0%} of the mask and {border:.0%} of its border are marked"
     return None
 
 

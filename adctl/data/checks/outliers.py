@@ -1,4 +1,4 @@
-"""Images unlike the others: in exposure, mode or size. Knows looks, nothing of folders."""
+"""Detection of images with unusual exposure, mode or size."""
 
 from __future__ import annotations
 
@@ -19,67 +19,66 @@ if TYPE_CHECKING:
     from adctl.data.checks.image_stats import ImageStats
 
 FENCE = 3.0
-"""Interquartile ranges beyond the quartiles at which a value is far out (Tukey, Exploratory Data Analysis, 1977)."""
+"""Distance beyond the quartiles, in interquartile ranges, of an outlier (Tukey, Exploratory Data Analysis, 1977)."""
 
-_FEWEST = 8
-"""Images from which quartiles mean something."""
+_MIN_IMAGES = 8
+"""Minimum number of images for quartiles."""
 
-_USUAL = 0.9
-"""Share of the images that must agree for the others to be odd."""
+_MAJORITY = 0.9
+"""Share of the images that must have the same mode or size; only then are the others outliers."""
 
 _MEASURES: tuple[tuple[str, Callable[[ImageStats], float], float], ...] = (
-    ("brightness", lambda look: look.brightness, 2.0),
-    ("log contrast", lambda look: math.log1p(look.contrast), 0.1),
+    ("brightness", lambda image: image.brightness, 2.0),
+    ("log contrast", lambda image: math.log1p(image.contrast), 0.1),
 )
-"""What is measured, and the interquartile range that smaller ones count as, lest a steady lamp make outliers of all."""
+"""Name, function and minimum interquartile range of each measure; stable lighting would make the range too small."""
 
 
-def find_exposure_outliers(looks: Sequence[ImageStats]) -> list[Finding]:
-    """Good images far brighter, darker, flatter or harsher than the others.
+def find_exposure_outliers(stats: Sequence[ImageStats]) -> list[Finding]:
+    """Find good images with unusual brightness or contrast.
 
     Args:
-        looks: At readable images.
+        stats: Statistics of the readable images.
     """
-    good = [look for look in looks if look.sample.label == GOOD]
-    if len(good) < _FEWEST:
+    good = [image for image in stats if image.sample.label == GOOD]
+    if len(good) < _MIN_IMAGES:
         return []
     cases: dict[ImageStats, list[str]] = {}
-    for name, measure, least in _MEASURES:
-        values = np.array([measure(look) for look in good])
-        low, high = _fences(values, least)
-        for look, measured in zip(good, values, strict=True):
+    for name, measure, minimum in _MEASURES:
+        values = np.array([measure(image) for image in good])
+        low, high = _fences(values, minimum)
+        for image, measured in zip(good, values, strict=True):
             if not low <= measured <= high:
-                cases.setdefault(look, []).append(f"{name} {measured:.3g}, expected {max(0, low):.3g} to {high:.3g}")
-    return make_finding(
-        "odd-exposure", [FindingCase((look.sample.path,), "; ".join(seen)) for look, seen in cases.items()]
-    )
+                cases.setdefault(image, []).append(f"{name} {measured:.3g}, expected {max(0, low):.3g} to {high:.3g}")
+    found = [FindingCase((image.sample.path,), "; ".join(details)) for image, details in cases.items()]
+    return make_finding("odd-exposure", found)
 
 
-def find_mode_outliers(looks: Sequence[ImageStats]) -> list[Finding]:
-    """Images in another mode than nearly all."""
-    return make_finding("odd-mode", _unusual(looks, lambda look: look.mode))
+def find_mode_outliers(stats: Sequence[ImageStats]) -> list[Finding]:
+    """Find images that differ from the common mode, if nearly all images have one mode."""
+    return make_finding("odd-mode", _minority(stats, lambda image: image.mode))
 
 
-def find_size_outliers(looks: Sequence[ImageStats]) -> list[Finding]:
-    """Images of another size than nearly all; where sizes vary anyway, none."""
-    return make_finding("odd-size", _unusual(looks, lambda look: f"{look.width} x {look.height}"))
+def find_size_outliers(stats: Sequence[ImageStats]) -> list[Finding]:
+    """Find images that differ from the common size, if nearly all images have one size."""
+    return make_finding("odd-size", _minority(stats, lambda image: f"{image.width} x {image.height}"))
 
 
-def _fences(values: NDArray[np.float64], least: float) -> tuple[float, float]:
-    """Between what all but the far-out values lie."""
+def _fences(values: NDArray[np.float64], minimum: float) -> tuple[float, float]:
+    """Return the lower and upper limit beyond which a value is an outlier."""
     first, third = np.quantile(values, [0.25, 0.75])
-    reach = FENCE * max(third - first, least)
-    return float(first - reach), float(third + reach)
+    distance = FENCE * max(third - first, minimum)
+    return float(first - distance), float(third + distance)
 
 
-def _unusual(looks: Sequence[ImageStats], what: Callable[[ImageStats], str]) -> list[FindingCase]:
-    if not looks:
+def _minority(stats: Sequence[ImageStats], measure: Callable[[ImageStats], str]) -> list[FindingCase]:
+    if not stats:
         return []
-    usual, count = Counter(map(what, looks)).most_common(1)[0]
-    if count < _USUAL * len(looks):
+    common, count = Counter(map(measure, stats)).most_common(1)[0]
+    if count < _MAJORITY * len(stats):
         return []
     return [
-        FindingCase((look.sample.path,), f"{what(look)}, not {usual} like {count} others")
-        for look in looks
-        if what(look) != usual
+        FindingCase((image.sample.path,), f"{measure(image)}; {count} other images: {common}")
+        for image in stats
+        if measure(image) != common
     ]

@@ -1,1 +1,1 @@
-"""Dataset layouts and containers: from folders, archives, manifests, shards and remote storage to sample lists."""
+"""Dataset layouts: from folders, archives, manifests, WebDataset shards and remote storage to lists of samples."""

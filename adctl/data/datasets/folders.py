@@ -1,7 +1,4 @@
-"""What lies in a folder or an archive: image files, reasons why others are none, subfolders.
-
-Knows names and sizes of files; opens none, and knows nothing of labels.
-"""
+"""Search for image files and subfolders in a folder or archive, with reasons for ignored files. Opens no file."""
 
 from __future__ import annotations
 
@@ -18,13 +15,13 @@ from adctl.errors import DataError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-_JUNK = {"thumbs.db", "desktop.ini", "__macosx"}
+_SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
 _ENDINGS = ", ".join(sorted(IMAGE_SUFFIXES))
 
 
 @dataclass(frozen=True, slots=True)
 class IgnoredPath:
-    """A file or folder that was left out, and why."""
+    """Ignored file or folder, and the reason."""
 
     path: Path
     reason: str
@@ -33,15 +30,15 @@ class IgnoredPath:
 def scan(
     root: Path, *, leave_out: Collection[Path] = (), narrow: Callable[[Path, list[str]], list[str]] | None = None
 ) -> tuple[list[Path], list[IgnoredPath]]:
-    """Find the image files below a folder, in order of name.
+    """Find the image files below a folder, sorted by name within each folder.
 
     Args:
-        root: Where to start. Links are followed, and each folder is entered once.
+        root: Folder to search. Links are followed, and each folder is entered once.
         leave_out: Folders not to enter.
-        narrow: Given a folder and the names of its subfolders, those to enter; all of them when None.
+        narrow: Function from a folder and the names of its subfolders to the names to enter; None enters all.
 
     Returns:
-        The usable files, and the others with the reason; hidden ones are passed over.
+        The usable image files, and the ignored files and folders. Hidden ones are in neither list.
     """
     images, ignored = [], []
 
@@ -52,32 +49,32 @@ def scan(
     for folder, subfolders, names in storage.walk(root, unreadable):
         real = os.path.realpath(folder)
         if real in visited:
-            if _leads_in_a_circle(folder, real):
-                ignored.append(IgnoredPath(folder, "a link that leads in a circle"))
+            if _is_link_loop(folder, real):
+                ignored.append(IgnoredPath(folder, "a link to one of its parent folders"))
             subfolders.clear()
             continue
         visited.add(real)
         visible = sorted(name for name in subfolders if not is_hidden(name))
         subfolders[:] = narrow(folder, visible) if narrow else visible
         for path in (folder / name for name in sorted(names) if not is_hidden(name)):
-            fault = reason_unusable(path)
-            if fault is None:
+            reason = reason_unusable(path)
+            if reason is None:
                 images.append(path)
             else:
-                ignored.append(IgnoredPath(path, fault))
+                ignored.append(IgnoredPath(path, reason))
     return images, ignored
 
 
-def _leads_in_a_circle(folder: Path, real: str) -> bool:
-    """Whether a folder was reached through links from within itself, and not merely by two ways."""
+def _is_link_loop(folder: Path, real: str) -> bool:
+    """Return True if a folder was reached by a link from inside itself; False if two separate links lead to it."""
     return any(os.path.realpath(parent) == real for parent in folder.parents)
 
 
 def reason_unusable(path: Path) -> str | None:
-    """Why a file is not taken for an image; None when it is."""
+    """Return the reason why a file is not used as an image; None if it is used."""
     if path.suffix.lower() not in IMAGE_SUFFIXES:
-        named = "; to look into it, name it" if is_container_name(path.name) else ""
-        return f"not an image file{named}"
+        hint = "; to read its images, give its path" if is_container_name(path.name) else ""
+        return f"not an image file{hint}"
     try:
         size = storage.file_size(path)
     except OSError as error:
@@ -88,35 +85,35 @@ def reason_unusable(path: Path) -> str | None:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is passed over in silence."""
-    return name.startswith(".") or name.casefold() in _JUNK
+    """Return True if a file or folder is skipped without a message."""
+    return name.startswith(".") or name.casefold() in _SYSTEM_FILES
 
 
 def subfolders_of(folder: Path) -> list[Path]:
-    """Visible subfolders in order of name; none where the folder cannot be read."""
+    """Return the visible subfolders, sorted by name; empty if the folder cannot be read."""
     return [folder / name for name in storage.subfolders(folder) if not is_hidden(name)]
 
 
 def find_subfolder(folder: Path, name: str) -> Path | None:
-    """The subfolder of that name, or else of that name in another case."""
-    alike = [each for each in subfolders_of(folder) if each.name.casefold() == name]
-    return folder / name if folder / name in alike else next(iter(alike), None)
+    """Return the subfolder called `name` (lower case), or one whose name differs only in case, or None."""
+    matches = [subfolder for subfolder in subfolders_of(folder) if subfolder.name.casefold() == name]
+    return folder / name if folder / name in matches else next(iter(matches), None)
 
 
 def subfolder_names(folder: Path) -> set[str]:
-    """Names of the visible subfolders, in lower case."""
-    return {each.name.casefold() for each in subfolders_of(folder)}
+    """Return the names of the visible subfolders in lower case."""
+    return {subfolder.name.casefold() for subfolder in subfolders_of(folder)}
 
 
-def require_folder(folder: Path, what: str) -> None:
-    """Check that a folder is there and can be read.
+def require_folder(folder: Path, content: str) -> None:
+    """Check that a folder exists and can be read.
 
     Args:
-        folder: On disk or in an archive; or an archive itself.
-        what: It is said to hold.
+        folder: A folder on disk, an archive, or a folder in an archive.
+        content: Expected content, for the error message.
 
     Raises:
-        UsageError: It is not.
+        UsageError: The folder does not exist, is not a folder or cannot be read.
     """
     try:
         if not storage.is_folder(folder):
@@ -124,17 +121,18 @@ def require_folder(folder: Path, what: str) -> None:
         if folder.is_dir():
             os.scandir(folder).close()
     except OSError as error:
-        raise UsageError(f"Cannot open the folder {folder} ({what}): {os_reason(error)}.", "Check the path.") from error
+        message = f"Cannot open the folder {folder} ({content}): {os_reason(error)}."
+        raise UsageError(message, "Check the path.") from error
 
 
 def os_reason(error: OSError) -> str:
-    """The operating system's reason, to go on a sentence with."""
+    """Return the operating system's reason, starting in lower case."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     return reason[0].lower() + reason[1:]
 
 
 def no_images(where: Path | str, ignored: Collection[IgnoredPath]) -> DataError:
-    """The error where images were looked for in vain."""
+    """Return the error for a search that found no images."""
     first = next(iter(ignored), None)
-    left_out = f" Left out: {len(ignored)}, such as {first.path} ({first.reason})." if first else ""
-    return DataError(f"No images found in {where}.{left_out}", f"Images end in {_ENDINGS}.")
+    details = f" Files left out: {len(ignored)}, such as {first.path} ({first.reason})." if first else ""
+    return DataError(f"No images found in {where}.{details}", f"Image file names end in {_ENDINGS}.")

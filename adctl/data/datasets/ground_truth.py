@@ -1,7 +1,4 @@
-"""Test images with what is known of them: labels by subfolder, masks by name.
-
-Knows where files lie; opens none.
-"""
+"""Test images with their ground truth: labels from subfolder names, masks matched by file name. Opens no file."""
 
 from __future__ import annotations
 
@@ -17,21 +14,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 DEFECT = "defect"
-"""The label of an image whose mask is known but not the kind of its defect."""
+"""Label of a defective image whose defect type is unknown."""
 
 GOOD_NAMES = {"good", "ok", "normal"}
-"""Names of folders, in lower case, that say their images are good."""
+"""Names of folders of good images, in lower case."""
 
 
 @dataclass(frozen=True)
 class TestImages:
-    """What a test folder holds.
+    """Content of a test folder.
 
     Attributes:
-        samples: Its images with labels and masks as far as known, sorted by key.
-        ignored: Files that were left out, those among the masks included.
-        unused_masks: Masks that belong to none of the images.
-        notes: What the user should know, in sentences.
+        samples: Test images with labels and masks as far as known, sorted by key.
+        ignored: Ignored files, including those in the mask folder.
+        unused_masks: Masks that belong to no image.
+        notes: Sentences to show to the user.
     """
 
     samples: tuple[Sample, ...] = ()
@@ -41,12 +38,12 @@ class TestImages:
 
 
 def test_images(test: Path, masks: Path | None, prefix: str) -> TestImages:
-    """All images of a test folder with labels by subfolder and masks by name.
+    """Find all images of a test folder, with labels from subfolder names and masks matched by file name.
 
     Args:
-        test: The folder; images may lie in subfolders or loose.
+        test: The test folder; its images lie in one subfolder per label, or directly in it without a label.
         masks: The folder of masks, or None.
-        prefix: What keys start with.
+        prefix: Prefix of the keys.
     """
     images, ignored = scan(test, leave_out=[masks] if masks else [])
     samples = sort_by_key(Sample(path, relative_key(path, test, prefix), _label(path, test)) for path in images)
@@ -59,7 +56,7 @@ def test_images(test: Path, masks: Path | None, prefix: str) -> TestImages:
     used = set(matched.values())
     unused = tuple(path for path in mask_files if path not in used and _label(path, masks) != GOOD)
     if unused and not ambiguous:
-        notes.append(f"Masks that belong to no test image: {len(unused)}, such as {unused[0]}.")
+        notes.append(f"Masks without a test image: {len(unused)}, such as {unused[0]}.")
     return TestImages(samples, (*ignored, *unusable), unused, tuple(notes))
 
 
@@ -70,38 +67,38 @@ def _with_mask(sample: Sample, mask: Path | None) -> Sample:
 def _match_masks(
     samples: Sequence[Sample], test: Path, masks: Sequence[Path], root: Path
 ) -> tuple[dict[Path, Path], list[Path]]:
-    """Pair images with masks of the same name in the same subfolder, or else directly in the masks' root.
+    """Match images with masks of the same name in the same subfolder, or else directly in the masks' root.
 
-    A name that several images or several masks share pairs nothing. Good images have no mask.
+    A name that several images or several masks share is not matched. Good images have no mask.
 
     Returns:
-        Image to mask, and the images left without one because their name is ambiguous.
+        The mask of each matched image, and the images whose name is ambiguous.
     """
-    by_place: defaultdict[str, list[Path]] = defaultdict(list)
+    masks_by_stem: defaultdict[str, list[Path]] = defaultdict(list)
     for mask in masks:
-        by_place[_place(mask, root).removesuffix("_mask")].append(mask)
-    places = Counter(_place(sample.path, test) for sample in samples)
-    stems = Counter(sample.path.stem.casefold() for sample in samples)
+        masks_by_stem[_relative_stem(mask, root).removesuffix("_mask")].append(mask)
+    counts = Counter(_relative_stem(sample.path, test) for sample in samples)
+    stem_counts = Counter(sample.path.stem.casefold() for sample in samples)
     matched, ambiguous = {}, []
     for sample in samples:
-        place, stem = _place(sample.path, test), sample.path.stem.casefold()
-        name, rivals = (place, places[place]) if place in by_place else (stem, stems[stem])
-        if sample.label == GOOD or name not in by_place:
+        place, stem = _relative_stem(sample.path, test), sample.path.stem.casefold()
+        name, images = (place, counts[place]) if place in masks_by_stem else (stem, stem_counts[stem])
+        if sample.label == GOOD or name not in masks_by_stem:
             continue
-        if rivals == 1 and len(by_place[name]) == 1:
-            matched[sample.path] = by_place[name][0]
+        if images == 1 and len(masks_by_stem[name]) == 1:
+            matched[sample.path] = masks_by_stem[name][0]
         else:
             ambiguous.append(sample.path)
     return matched, ambiguous
 
 
-def _place(path: Path, root: Path) -> str:
-    """Where a file lies below a root, without case and ending."""
+def _relative_stem(path: Path, root: Path) -> str:
+    """Return a file's path below a root in lower case, without suffix."""
     return path.relative_to(root).with_suffix("").as_posix().casefold()
 
 
 def _label(path: Path, root: Path) -> str | None:
-    """The name of the subfolder a file lies in; None for a loose one."""
+    """Return the label of a file, the name of its top subfolder; None for a file directly in the root."""
     parts = path.relative_to(root).parts
     if len(parts) == 1:
         return None
@@ -109,45 +106,45 @@ def _label(path: Path, root: Path) -> str | None:
 
 
 def _label_notes(samples: Iterable[Sample]) -> list[str]:
-    loose = sum(sample.label is None for sample in samples)
-    return [f"Test images without a label, scored but not measured: {loose}."] if loose else []
+    unlabelled = sum(sample.label is None for sample in samples)
+    return [f"Test images without a label, scored but not used for metrics: {unlabelled}."] if unlabelled else []
 
 
 def _mask_notes(samples: Sequence[Sample], ambiguous: Sequence[Path]) -> list[str]:
     notes = []
     defective = [sample for sample in samples if sample.label not in {GOOD, None}]
-    bare = sum(sample.mask is None for sample in defective)
-    if bare:
-        notes.append(f"Defective test images without a mask: {bare} of {len(defective)}.")
+    missing = sum(sample.mask is None for sample in defective)
+    if missing:
+        notes.append(f"Defective test images without a mask: {missing} of {len(defective)}.")
     if ambiguous:
         notes.append(
-            f"Test images with several masks of their name, or that share it: {len(ambiguous)}, such as "
-            f"{ambiguous[0]}. None was taken; put masks in subfolders like those of the images."
+            f"Test images whose name matches several masks or images: {len(ambiguous)}, such as {ambiguous[0]}. "
+            "They get no mask; put the masks in subfolders with the names of the images' subfolders."
         )
     return notes
 
 
 def relative_key(path: Path, base: Path, prefix: str = "") -> str:
-    """An image's name within a data set whose images lie below `base`."""
+    """Return the key of an image: its path relative to `base`, below `prefix`."""
     return Path(prefix, path.relative_to(base)).as_posix()
 
 
 def sort_by_key(samples: Iterable[Sample]) -> tuple[Sample, ...]:
-    """Samples sorted by key."""
+    """Sort samples by key."""
     return tuple(sorted(samples, key=lambda sample: sample.key))
 
 
 def is_category(folder: Path) -> bool:
-    """Whether a folder is a category in MVTec AD layout."""
+    """Return True if a folder is a category in MVTec AD layout."""
     return good_folder(folder) is not None
 
 
 def has_test_part(folder: Path) -> bool:
-    """Whether a folder has parts beside its test images that are not to be scored."""
+    """Return True if only the test part of a folder is to be scored: it also has a training or ground-truth part."""
     return is_category(folder) or find_subfolder(folder, "ground_truth") is not None
 
 
 def good_folder(category: Path) -> Path | None:
-    """The folder of a category's good training images; None where it is no category."""
+    """Return a category's folder of good training images; None if the folder is not a category."""
     train = find_subfolder(category, "train")
     return train and find_subfolder(train, GOOD)

@@ -1,12 +1,12 @@
-"""Folders to data sets: the MVTec AD layout and plain folders, on disk or in an archive.
+"""Opening of datasets: the MVTec AD layout, plain folders, manifests and WebDataset shards.
 
-    CATEGORY/train/good/*.png                   good images to learn from
+    CATEGORY/train/good/*.png                   good training images
     CATEGORY/test/LABEL/*.png                   test images; LABEL is "good" or the name of a defect
-    CATEGORY/ground_truth/LABEL/*_mask.png      masks of the defective ones, matched by name
+    CATEGORY/ground_truth/LABEL/*_mask.png      masks of the defective test images, matched by name
 
-(Bergmann et al., "MVTec AD", CVPR 2019, and what people make of it: masks without `_mask`, other cases.)
+(Bergmann et al., "MVTec AD", CVPR 2019; masks without `_mask` and names in another case are accepted too.)
 
-Knows names and sizes of files; opens none. What cannot be used is returned with the reason, never dropped.
+No image is opened. Files that cannot be used are returned with the reason.
 """
 
 from __future__ import annotations
@@ -60,25 +60,25 @@ __all__ = [
 ]
 
 UNLABELLED = "unlabelled"
-"""What test images without a label are counted under."""
+"""Name under which test images without a label are counted."""
 
-_SHAPE = "Expected CATEGORY/train/good/ with good images, and CATEGORY/test/LABEL/ with test images."
+_EXPECTED_LAYOUT = "Expected CATEGORY/train/good/ with good images, and CATEGORY/test/LABEL/ with test images."
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images to learn from and images to test on.
+    """Training images and test images of one category.
 
     Attributes:
-        name: Of the data set.
-        category: Of the kind of part; equal to `name` where there is only one.
-        root: The folder that the samples' keys are relative to; for plain folders, the folder of good images; for a
-            manifest its file, for shards their folder.
-        layout: How it was laid out.
-        train: Good images, sorted by key.
-        test: Test images with their labels and masks as far as known, sorted by key.
-        ignored: Files that were left out.
-        notes: What the user should know, in sentences.
+        name: Name of the dataset.
+        category: Name of the category; equal to `name` if there is only one.
+        root: For the MVTec AD layout the category's folder, to which keys are relative; for plain folders the folder of
+            good images; otherwise the path of the manifest or of the shards.
+        layout: The dataset's layout.
+        train: Good training images, sorted by key.
+        test: Test images with labels and masks as far as known, sorted by key.
+        ignored: Ignored files and folders.
+        notes: Sentences to show to the user.
         unused_masks: Masks that belong to no test image.
     """
 
@@ -94,7 +94,7 @@ class Dataset:
 
     @property
     def test_counts(self) -> dict[str, int]:
-        """Number of test images for each label, good first, then by name."""
+        """Number of test images by label: first `"good"`, then the other labels sorted by name."""
         counts = Counter(sample.label or UNLABELLED for sample in self.test)
         return {label: counts[label] for label in sorted(counts, key=lambda label: (label != GOOD, label))}
 
@@ -105,33 +105,33 @@ class Dataset:
 
 
 def open_data(path: Path, category: str | None = None) -> Dataset:
-    """Open a manifest, WebDataset shards, or one category of a data set in MVTec AD layout, whichever it is.
+    """Open a manifest, WebDataset shards, or one category of a dataset in MVTec AD layout.
 
     Raises:
-        UsageError: It cannot be read, or the category is unknown or has to be chosen.
-        DataError: It is damaged, holds no good image to learn from, or the same file to learn from and to test on.
+        UsageError: The path cannot be read, or the category is unknown or must be given.
+        DataError: The dataset is damaged, has no good training image, or uses a file for both training and test.
     """
-    listed = _listed(path)
+    listed = _read_listed(path)
     return open_mvtec(path, category) if listed is None else _open_listed(path, *listed, category)
 
 
 def categories_in(path: Path) -> list[str]:
-    """Names of the categories that `open_data` has to choose from, sorted; none where there is nothing to choose.
+    """Return the sorted names of the categories that `open_data` accepts; empty if the dataset is a single category.
 
     Raises:
         UsageError: There is no such folder or manifest.
-        DataError: It is damaged.
+        DataError: The dataset is damaged.
     """
-    listed = _listed(path)
+    listed = _read_listed(path)
     if listed is not None:
         return sorted({row.category for row in listed[1] if row.category is not None})
     require_folder(path, "data set")
-    root = _unwrapped(path)
+    root = _inner_root(path)
     return [] if is_category(root) else [folder.name for folder in subfolders_of(root) if is_category(folder)]
 
 
-def _listed(path: Path) -> tuple[Literal["manifest", "webdataset"], list[ManifestRow]] | None:
-    """What says of each image what it is, and what it says; None where folders say it."""
+def _read_listed(path: Path) -> tuple[Literal["manifest", "webdataset"], list[ManifestRow]] | None:
+    """Read the rows of a manifest or of WebDataset shards, with the name of the layout; None for other paths."""
     if is_manifest(path):
         return "manifest", read_manifest(path)
     shards = find_shards(path)
@@ -141,9 +141,9 @@ def _listed(path: Path) -> tuple[Literal["manifest", "webdataset"], list[Manifes
 def _open_listed(
     path: Path, layout: Literal["manifest", "webdataset"], rows: list[ManifestRow], category: str | None
 ) -> Dataset:
-    """One category of listed images; the root is what lists them, and keys are what they are called there."""
+    """Open one category of a manifest or of WebDataset shards."""
     names = {row.category: path for row in rows if row.category is not None}
-    chosen = _choose(names or {path.stem: path}, category, path)
+    chosen = _choose_category(names or {path.stem: path}, category, path)
     rows = [row for row in rows if row.category == chosen] if names else rows
     train = [row.sample for row in rows if row.split == "train" or (row.split is None and row.sample.label == GOOD)]
     test = sort_by_key(
@@ -151,52 +151,52 @@ def _open_listed(
     )
     good = sort_by_key(sample for sample in train if sample.label == GOOD)
     if not good:
-        raise DataError(f"{path} names no good image to learn from.", "Label good images as good.")
+        raise DataError(f"{path} lists no good training image.", "Give good images the label good.")
     _check_disjoint(good, test)
-    ignored = [IgnoredPath(s.path, f"to learn from, but labelled {s.label}") for s in train if s.label != GOOD]
-    return Dataset(path.stem, chosen, path, layout, good, test, tuple(ignored), tuple(_guessed_notes(rows)))
+    ignored = [IgnoredPath(s.path, f"a training image, but labelled {s.label}") for s in train if s.label != GOOD]
+    return Dataset(path.stem, chosen, path, layout, good, test, tuple(ignored), tuple(_split_notes(rows)))
 
 
-def _guessed_notes(rows: list[ManifestRow]) -> list[str]:
-    """Say what a manifest without splits was taken to mean."""
+def _split_notes(rows: list[ManifestRow]) -> list[str]:
+    """Return a note on how images without a split are used."""
     if all(row.split is not None for row in rows):
         return []
-    return ["Images without a split: the good ones are learned from, the others are tested on."]
+    return ["Images without a split: good images are used for training, the others for testing."]
 
 
 def open_mvtec(root: Path, category: str | None = None) -> Dataset:
-    """Open one category of a data set in MVTec AD layout.
+    """Open one category of a dataset in MVTec AD layout.
 
     Args:
-        root: The category's folder, which holds `train/good`, or the folder of categories.
-        category: Which one; may be left out where there is only one.
+        root: The category's folder, which contains `train/good`, or the folder of categories.
+        category: Name of the category; may be None if there is only one.
 
     Raises:
-        UsageError: The folder does not exist, or the category is unknown or has to be chosen.
-        DataError: The folder is not in this layout, holds no good images, or trains on test images.
+        UsageError: The folder does not exist, or the category is unknown or must be given.
+        DataError: The folder has another layout, contains no good images, or test images are among the good ones.
     """
     require_folder(root, "data set")
     name = _name_of(root)
-    root = _unwrapped(root)
-    here = {name: root} if is_category(root) else None
-    categories = here or {folder.name: folder for folder in subfolders_of(root) if is_category(folder)}
+    root = _inner_root(root)
+    single = {name: root} if is_category(root) else None
+    categories = single or {folder.name: folder for folder in subfolders_of(root) if is_category(folder)}
     if not categories:
         raise _not_mvtec(root)
-    chosen = _choose(categories, category, root)
-    taken = [f"Took '{chosen}', the only category of {root}."] if not (here or category) else []
+    chosen = _choose_category(categories, category, root)
+    taken = [f"Using '{chosen}', the only category of {root}."] if not (single or category) else []
     return _open_category(categories[chosen], name, chosen, taken)
 
 
 def open_folders(good: Path, test: Path | None = None, masks: Path | None = None) -> Dataset:
-    """Open a plain folder of good images, with test images and masks where there are any.
+    """Open a plain folder of good images, optionally with folders of test images and masks.
 
     Args:
-        good: Good images, in subfolders or not.
-        test: Test images: in one subfolder a label, where `good`, `ok` and `normal` mean good, or loose.
-        masks: Masks of the test images, in the same subfolders or all in one, with or without `_mask`.
+        good: Folder of good images, with or without subfolders.
+        test: Folder of test images: one subfolder per label (`good`, `ok` and `normal` mean good), or no subfolders.
+        masks: Folder of masks, in the same subfolders or directly in it; names with or without `_mask`.
 
     Returns:
-        The data set; keys start with `good/` and `test/`, whatever the folders are called.
+        The dataset; keys start with `good/` and `test/`, independent of the folders' names.
 
     Raises:
         UsageError: A folder does not exist, or masks are given without test images.
@@ -205,16 +205,16 @@ def open_folders(good: Path, test: Path | None = None, masks: Path | None = None
     _check_folders(good, test, masks)
     train, ignored = _good_images(good, good, GOOD)
     notes = _subfolder_notes(good, train)
-    tested = TestImages()
+    tests = TestImages()
     if test is not None:
-        tested = test_images(test, masks, "test")
-        if not tested.samples:
-            raise no_images(test, tested.ignored)
-    _check_disjoint(train, tested.samples)
+        tests = test_images(test, masks, "test")
+        if not tests.samples:
+            raise no_images(test, tests.ignored)
+    _check_disjoint(train, tests.samples)
     name = _folder_name(good)
-    everything = (*ignored, *tested.ignored)
-    notes += tested.notes
-    return Dataset(name, name, good, "folders", train, tested.samples, everything, tuple(notes), tested.unused_masks)
+    all_ignored = (*ignored, *tests.ignored)
+    notes += tests.notes
+    return Dataset(name, name, good, "folders", train, tests.samples, all_ignored, tuple(notes), tests.unused_masks)
 
 
 # ---- MVTec AD layout
@@ -225,8 +225,8 @@ def _name_of(root: Path) -> str:
     return root.stem if is_container_name(name) else name
 
 
-def _unwrapped(root: Path) -> Path:
-    """What archives often hold: one folder with everything in it."""
+def _inner_root(root: Path) -> Path:
+    """Descend into the only folder of an archive that has everything in one folder; otherwise return the root."""
     while is_container_name(root.name) or not root.exists():
         folders = subfolders_of(root)
         if len(folders) != 1 or is_category(root) or is_category(folders[0]) or not subfolders_of(folders[0]):
@@ -235,12 +235,12 @@ def _unwrapped(root: Path) -> Path:
     return root
 
 
-def _choose(categories: dict[str, Path], category: str | None, root: Path) -> str:
+def _choose_category(categories: dict[str, Path], category: str | None, root: Path) -> str:
     if category is not None and category not in categories:
         raise unknown_name("category", category, categories)
     if category is None and len(categories) > 1:
         raise UsageError(
-            f"{root} holds {len(categories)} categories.",
+            f"{root} has {len(categories)} categories.",
             f"Choose one with --category: {', '.join(sorted(categories))}.",
         )
     return category or next(iter(categories))
@@ -250,23 +250,23 @@ def _open_category(root: Path, name: str, category: str, notes: list[str]) -> Da
     good = good_folder(root)
     assert good is not None
     train, ignored = _good_images(good, root)
-    tested, more = _test_part(root)
-    _check_disjoint(train, tested.samples)
+    tests, test_notes = _test_part(root)
+    _check_disjoint(train, tests.samples)
     unused = [folder.name for folder in subfolders_of(good.parent) if folder != good]
-    notes += [f"Only {good} is learned from, not its neighbours {', '.join(unused)}."] if unused else []
-    everything = (*ignored, *tested.ignored)
-    notes += more
-    return Dataset(name, category, root, "mvtec", train, tested.samples, everything, tuple(notes), tested.unused_masks)
+    notes += [f"Only {good} is used for training, not the folders {', '.join(unused)} beside it."] if unused else []
+    all_ignored = (*ignored, *tests.ignored)
+    notes += test_notes
+    return Dataset(name, category, root, "mvtec", train, tests.samples, all_ignored, tuple(notes), tests.unused_masks)
 
 
 def _test_part(root: Path) -> tuple[TestImages, tuple[str, ...]]:
-    """The test images of a category, and what to say about them."""
+    """Return the test images of a category, and notes for the user."""
     test, masks = find_subfolder(root, "test"), find_subfolder(root, "ground_truth")
     if test is None:
-        return TestImages(), (f"{root} has no test folder: nothing can be measured on it.",)
-    tested = test_images(test, masks, test.name)
-    bare = "" if masks else f"{root} has no ground_truth folder: only whole images can be judged."
-    return tested, (*tested.notes, bare) if bare else tested.notes
+        return TestImages(), (f"{root} has no test folder: no metrics can be computed.",)
+    tests = test_images(test, masks, test.name)
+    note = "" if masks else f"{root} has no ground_truth folder: no pixel metrics can be computed."
+    return tests, (*tests.notes, note) if note else tests.notes
 
 
 def _good_images(good: Path, base: Path, prefix: str = "") -> tuple[tuple[Sample, ...], list[IgnoredPath]]:
@@ -277,17 +277,17 @@ def _good_images(good: Path, base: Path, prefix: str = "") -> tuple[tuple[Sample
 
 
 def _not_mvtec(root: Path) -> DataError:
-    """What is wrong with a folder that is no MVTec data set, with the likeliest way out."""
+    """Return the error for a folder that is not in MVTec AD layout, with the most likely remedy."""
     message = f"{root} is not in MVTec AD layout: it has no train/good folder."
     train = find_subfolder(root, "train")
     good = next((folder for folder in subfolders_of(root) if folder.name.casefold() in GOOD_NAMES), None)
     if any(reason_unusable(root / name) is None for name in storage.files_in(root)):
-        return DataError(message, f"For a plain folder of good images pass it as --good {root}.")
+        return DataError(message, f"If it is a plain folder of good images, give it as --good {root}.")
     if good is not None:
-        return DataError(message, f"For a plain folder of good images pass it as --good {good}.")
+        return DataError(message, f"If {good} holds the good images, give it as --good {good}.")
     if train is not None:
-        return DataError(message, f"Move the good images into {train / GOOD}, or pass their folder as --good.")
-    return DataError(message, _SHAPE)
+        return DataError(message, f"Move the good images into {train / GOOD}, or give their folder as --good.")
+    return DataError(message, _EXPECTED_LAYOUT)
 
 
 # ---- plain folders
@@ -298,22 +298,22 @@ def _check_folders(good: Path, test: Path | None, masks: Path | None) -> None:
         if folder is not None:
             require_folder(folder, kind)
     if masks is not None and test is None:
-        raise UsageError("Masks belong to test images, and none were given.", "Give them as --test DIR.")
+        raise UsageError("Masks were given without test images.", "Give the test images with --test DIR.")
     if masks is not None and test is not None and masks.resolve() == test.resolve():
-        raise UsageError(f"{masks} is given both for test images and for masks.", "Keep masks apart from images.")
+        raise UsageError(f"{masks} is given both as --test and as --masks.", "Put masks and images in two folders.")
     for folder, advice in ((good, f"--data {good}"), (test, f"--test {test}/test")):
         if folder is not None and is_category(folder):
-            raise UsageError(f"{folder} is a data set in MVTec AD layout.", f"Pass it as {advice}.")
+            raise UsageError(f"{folder} is a dataset in MVTec AD layout.", f"Give it as {advice}.")
 
 
 def _subfolder_notes(good: Path, train: Iterable[Sample]) -> list[str]:
-    """Say which subfolders count as good, lest defects lie in one of them."""
+    """Return a note on the subfolders that count as good, in case one of them holds defective images."""
     names = sorted({s.path.relative_to(good).parts[0] for s in train if s.path.parent != good})
-    return [f"All images below {good} are taken as good, also those in {', '.join(names)}."] if names else []
+    return [f"All images below {good} count as good, including those in {', '.join(names)}."] if names else []
 
 
 def _folder_name(good: Path) -> str:
-    """A name that says what is pictured, where the folder's own says only that it is good."""
+    """Return the folder's name; a name such as "good" or "train" is replaced by the name of the parent folder."""
     folder = good.resolve()
     generic = GOOD_NAMES | {"train"}
     while folder.name.casefold() in generic and folder.parent.name:
@@ -325,11 +325,11 @@ def _folder_name(good: Path) -> str:
 
 
 def _check_disjoint(train: Iterable[Sample], test: Iterable[Sample]) -> None:
-    """Refuse to measure on what was learned from."""
-    learned = {os.path.realpath(sample.path) for sample in train}
-    shared = [sample.path for sample in test if os.path.realpath(sample.path) in learned]
+    """Raise an error if a file is both a training image and a test image."""
+    train_paths = {os.path.realpath(sample.path) for sample in train}
+    shared = [sample.path for sample in test if os.path.realpath(sample.path) in train_paths]
     if shared:
         raise DataError(
-            f"Images among both the good ones and the test images: {len(shared)}, such as {shared[0]}.",
-            "Keep the test images in a folder of their own, outside the good ones.",
+            f"Files that are both good images and test images: {len(shared)}, such as {shared[0]}.",
+            "Put the test images in a separate folder, outside the folder of good images.",
         )

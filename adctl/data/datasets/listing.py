@@ -1,7 +1,4 @@
-"""Whatever is given to be scored, as a list of samples: folders, files, patterns, archives, manifests.
-
-Knows names and sizes of files; opens none.
-"""
+"""Listing of the images to score, from folders, files, patterns, archives and manifests. Decodes no image."""
 
 from __future__ import annotations
 
@@ -37,21 +34,21 @@ if TYPE_CHECKING:
 def list_images(inputs: Sequence[str | Path]) -> tuple[list[Sample], list[IgnoredPath]]:
     """Find the images to score.
 
-    Folders are searched to the bottom. Of an MVTec category only its test images are taken. Labels and masks
-    are filled in for images that lie in a test folder, whichever way they were given: one named `test` beside
-    a `ground_truth` or a `train/good`, or another beside a `ground_truth` with subfolders of the same names.
+    Folders are searched recursively; in an MVTec category, only the test images are taken. Images in a test folder get
+    their labels and masks from the ground truth. A test folder is a folder called `test` beside `ground_truth` or
+    `train/good`, or a folder beside a `ground_truth` that has a subfolder of the same name.
 
     Args:
-        inputs: Folders, archives, image files, manifests (of which the test images, if it names any), or patterns with
+        inputs: Folders, archives, image files, manifests (only their test images, if there are any), or patterns with
             `*`, `?`, `[...]` and `**`.
 
     Returns:
-        The samples, each file once, sorted by key: the path below the folder given, the name of a file given,
-        with leading folders where that leaves two the same. And what was left out.
+        The samples, each file once, sorted by key, and the ignored paths. The key is the path below the given folder,
+        or the name of the given file; parent folders are added to keys that would be equal.
 
     Raises:
         UsageError: An input does not exist, or a pattern matches nothing.
-        DataError: There is no image in all of them.
+        DataError: No input contains an image.
     """
     if not inputs:
         raise UsageError("No images were given.", "Give folders, image files or patterns.")
@@ -64,11 +61,11 @@ def list_images(inputs: Sequence[str | Path]) -> tuple[list[Sample], list[Ignore
         ignored.update((entry.path, entry) for entry in left_out)
     if not found:
         raise no_images(", ".join(map(str, inputs)), ignored.values())
-    return list(sort_by_key(_with_truth(_with_unique_keys(list(found.values()))))), list(ignored.values())
+    return list(sort_by_key(_with_ground_truth(_with_unique_keys(list(found.values()))))), list(ignored.values())
 
 
 def _expand(item: str | Path) -> tuple[list[Sample], list[IgnoredPath]]:
-    """The images one input stands for."""
+    """Return the images of one input, and the ignored paths."""
     path = local_copy(Path(item))
     try:
         is_folder = storage.is_folder(path)
@@ -80,55 +77,55 @@ def _expand(item: str | Path) -> tuple[list[Sample], list[IgnoredPath]]:
             "Give a folder, an image file, or a pattern such as 'parts/**/*.png'.",
         ) from error
     if is_manifest(path):
-        return _tests_of(read_manifest(path)), []
+        return _test_samples(read_manifest(path)), []
     if shards := find_shards(path):
-        return _tests_of(read_shards(shards)), []
+        return _test_samples(read_shards(shards)), []
     return _expand_folder(path, path) if is_folder else _expand_file(path, path.parent)
 
 
-def _tests_of(rows: list[ManifestRow]) -> list[Sample]:
-    """Listed images to test on, or all where none are said to be."""
+def _test_samples(rows: list[ManifestRow]) -> list[Sample]:
+    """Return the test images of a manifest, or all images if none is marked as a test image."""
     return [row.sample for row in rows if row.split == "test"] or [row.sample for row in rows]
 
 
 def _expand_file(path: Path, base: Path) -> tuple[list[Sample], list[IgnoredPath]]:
-    fault = reason_unusable(path)
-    return ([], [IgnoredPath(path, fault)]) if fault else ([Sample(path, relative_key(path, base))], [])
+    reason = reason_unusable(path)
+    return ([], [IgnoredPath(path, reason)]) if reason else ([Sample(path, relative_key(path, base))], [])
 
 
 def _expand_folder(folder: Path, base: Path) -> tuple[list[Sample], list[IgnoredPath]]:
-    """All images below a folder, but of MVTec categories only the test part."""
+    """Find all images below a folder, but only the test part of MVTec categories."""
     images, ignored = scan(folder, narrow=_tests_only)
     return [Sample(path, relative_key(path, base)) for path in images], ignored
 
 
 def _tests_only(folder: Path, subfolders: list[str]) -> list[str]:
-    """Of an MVTec category on the way only the test part."""
+    """Return the subfolders to search: only the test part of an MVTec category, all subfolders of another folder."""
     tests = [name for name in subfolders if name.casefold() == "test"]
     return tests if tests and has_test_part(folder) else subfolders
 
 
 def _expand_pattern(pattern: Path) -> tuple[list[Sample], list[IgnoredPath]]:
-    """The files a pattern matches and what is in the folders it matches, as a Unix shell would have it."""
+    """Return the files that match a pattern and the files in matching folders, without hidden ones."""
     first = next(index for index, part in enumerate(pattern.parts) if glob.has_magic(part))
     base = Path(*pattern.parts[:first])
     try:
         matches = sorted(base.glob(str(Path(*pattern.parts[first:]))))
     except ValueError as error:
-        raise UsageError(f"Bad pattern {pattern}: {error}.", "Write ** between slashes.") from error
+        raise UsageError(f"Invalid pattern {pattern}: {error}.", "Write ** between slashes.") from error
     visible = [path for path in matches if not any(map(is_hidden, path.relative_to(base).parts))]
     if not visible:
-        raise UsageError(f"Nothing matches {pattern}.", "Check the pattern, and the folder it starts from.")
+        raise UsageError(f"Nothing matches {pattern}.", "Check the pattern and its folder.")
     samples, ignored = [], []
     for path in visible:
-        more, left_out = _expand_folder(path, base) if storage.is_folder(path) else _expand_file(path, base)
-        samples += more
+        found, left_out = _expand_folder(path, base) if storage.is_folder(path) else _expand_file(path, base)
+        samples += found
         ignored += left_out
     return samples, ignored
 
 
 def _with_unique_keys(samples: list[Sample]) -> list[Sample]:
-    """Put parent folders before keys that several files share, until they differ."""
+    """Add parent folders to equal keys until all keys differ."""
     paths = [sample.path.absolute() for sample in samples]
     depths = [len(Path(sample.key).parts) for sample in samples]
     while True:
@@ -139,10 +136,10 @@ def _with_unique_keys(samples: list[Sample]) -> list[Sample]:
         depths = [depth + (counts[key] > 1) for key, depth in zip(keys, depths, strict=True)]
 
 
-def _with_truth(samples: list[Sample]) -> Iterator[Sample]:
-    """Fill in labels and masks of the images that lie in a test folder."""
+def _with_ground_truth(samples: list[Sample]) -> Iterator[Sample]:
+    """Add labels and masks to the images that lie in a test folder."""
     test_folders: dict[Path, Path | None] = {}
-    truths: dict[Path, dict[Path, Sample]] = {}
+    ground_truths: dict[Path, dict[Path, Sample]] = {}
     for sample in samples:
         path = sample.path.absolute()
         if path.parent not in test_folders:
@@ -151,9 +148,9 @@ def _with_truth(samples: list[Sample]) -> Iterator[Sample]:
         if test is None or sample.label is not None:
             yield sample
             continue
-        if test not in truths:
-            truths[test] = _truth(test)
-        known = truths[test].get(path, sample)
+        if test not in ground_truths:
+            ground_truths[test] = _ground_truth(test)
+        known = ground_truths[test].get(path, sample)
         yield replace(sample, label=known.label, mask=known.mask)
 
 
@@ -166,12 +163,12 @@ def _is_test_folder(folder: Path) -> bool:
     return bool(subfolder_names(folder) & subfolder_names(masks))
 
 
-def _truth(test: Path) -> dict[Path, Sample]:
-    """What is known of each image in a test folder, by path."""
+def _ground_truth(test: Path) -> dict[Path, Sample]:
+    """Return the labelled samples of a test folder by path."""
     masks = find_subfolder(test.parent, "ground_truth")
     samples = test_images(test, masks, test.name).samples
     if test.name.casefold() != "test" and masks is not None:
-        # Beside defects that have masks there may be folders that name no defect, such as a date.
-        sure = subfolder_names(masks) | {GOOD, DEFECT}
-        samples = tuple(sample for sample in samples if (sample.label or "").casefold() in sure)
+        # Only subfolders with masks name a defect; other subfolders may have another meaning, such as a date.
+        labels = subfolder_names(masks) | {GOOD, DEFECT}
+        samples = tuple(sample for sample in samples if (sample.label or "").casefold() in labels)
     return {sample.path: sample for sample in samples}

@@ -1,13 +1,12 @@
-"""Lists of images in a CSV or JSONL file, each with what is known of it: split, label, mask, category.
+"""Manifests: CSV or JSONL files that list images with their split, label, mask and category.
 
     path,split,label,mask
     shots/0001.png,train,good,
     shots/0200.png,test,scratch,masks/0200.png
 
-Paths are relative to the manifest's folder. Only `path` is needed: without a split, good images are learned from and
-the others are tested on; without a label, images to learn from are good and the others unlabelled.
-
-Knows the file and whether the images it names are there; opens none of them.
+Paths are relative to the manifest's folder. Only `path` is required. Without a split, good images are used for training
+and the others for testing. Without a label, an image with a mask is a defect, a test image is unlabelled, and any other
+image is good.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 SUFFIXES = frozenset({".csv", ".tsv", ".jsonl"})
-"""Endings of manifests, in lower case."""
+"""Suffixes of manifests, in lower case."""
 
 _NAMES = {
     "path": ("path", "image", "image_path", "file", "filename", "file_name"),
@@ -38,7 +37,7 @@ _NAMES = {
     "mask": ("mask", "mask_path"),
     "category": ("category", "object"),
 }
-"""What each column may be called, in lower case, as in the manifests of public data sets."""
+"""Accepted names of each column, in lower case, as in the manifests of public datasets."""
 
 _SPLITS: dict[str, Literal["train", "test"]] = {
     "train": "train",
@@ -54,12 +53,12 @@ _DEFECT_LABELS = {"1", "true", "anomaly", "anomalous", "bad", "ko", "ng", "nok"}
 
 @dataclass(frozen=True, slots=True)
 class ManifestRow:
-    """One line of a manifest.
+    """One image of a manifest.
 
     Attributes:
-        sample: The image, its label and mask.
-        split: What it is for; None where it is not said.
-        category: Of the part pictured; None where it is not said.
+        sample: The image with its label and mask.
+        split: Use of the image; None if not specified.
+        category: Category of the image; None if not specified.
     """
 
     sample: Sample
@@ -68,7 +67,7 @@ class ManifestRow:
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether a path is that of a manifest, by its ending."""
+    """Return True if a path is a file with the suffix of a manifest."""
     return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
@@ -76,9 +75,9 @@ def read_manifest(path: Path) -> list[ManifestRow]:
     """Read a manifest.
 
     Raises:
-        UsageError: It cannot be read.
-        DataError: It is no table, lacks the column of paths, names an image that is not there or one twice, or a split
-            that is none; the message names the line.
+        UsageError: The file cannot be read.
+        DataError: The file is not a valid table, has no column of paths, lists an image that does not exist or is
+            listed already, or contains an unknown split; the message gives the line.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -90,15 +89,15 @@ def read_manifest(path: Path) -> list[ManifestRow]:
     for number, values in _lines(path, text):
         row = _row(path, number, values)
         if row.sample.key in rows:
-            raise _fault(path, number, f"{row.sample.key} is named before", "Keep one line an image.")
+            raise _line_error(path, number, f"{row.sample.key} is listed already", "Write one line per image.")
         rows[row.sample.key] = row
     if not rows:
-        raise DataError(f"The manifest {path} names no image.", "Write one line an image, below the column names.")
+        raise DataError(f"The manifest {path} lists no image.", "Below the column names, write one line per image.")
     return list(rows.values())
 
 
 def _lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Number and values of each line, by the names in `_NAMES`."""
+    """Yield the number of each line and its values by the names in `_NAMES`."""
     table = _json_lines(path, text) if path.suffix.lower() == ".jsonl" else _csv_lines(path, text)
     for number, values in table:
         lower = {str(name).strip().casefold(): value for name, value in values.items() if name is not None}
@@ -107,7 +106,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
             for name, aliases in _NAMES.items()
         }
         if not known["path"]:
-            raise _fault(path, number, f"there is no path among {', '.join(lower)}", "Name that column 'path'.")
+            raise _line_error(path, number, f"there is no path in {', '.join(lower)}", "Name the path column 'path'.")
         yield number, known
 
 
@@ -118,62 +117,63 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             value = json.loads(line)
         except ValueError as error:
-            raise _fault(path, number, f"it is not JSON ({error})", "Write one JSON object a line.") from error
+            raise _line_error(path, number, f"it is not JSON ({error})", "Write one JSON object per line.") from error
         if not isinstance(value, dict):
-            raise _fault(path, number, "it is no JSON object", 'Write lines such as {"path": "a.png"}.')
+            raise _line_error(path, number, "it is not a JSON object", 'Write lines such as {"path": "a.png"}.')
         yield number, value
 
 
 def _csv_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     first = text.partition("\n")[0]
-    # European spreadsheets separate by semicolons.
+    # Spreadsheet programs with European settings write semicolons.
     separator = max(",;\t", key=first.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         for values in reader:
             yield reader.line_num, values
     except csv.Error as error:
-        raise _fault(path, reader.line_num, str(error), "Save it again as CSV.") from error
+        raise _line_error(path, reader.line_num, str(error), "Save it again as CSV.") from error
 
 
 def _row(path: Path, number: int, values: dict[str, str]) -> ManifestRow:
-    image = _file(path, number, values["path"])
-    mask = _file(path, number, values["mask"]) if values["mask"] else None
+    image = _existing_file(path, number, values["path"])
+    mask = _existing_file(path, number, values["mask"]) if values["mask"] else None
     key = PurePosixPath(values["path"].replace("\\", "/")).as_posix().lstrip("/")
     return make_row(f"Line {number} of the manifest {path}", key, image, mask, values)
 
 
-def make_row(place: str, key: str, image: Path, mask: Path | None, said: Mapping[str, str]) -> ManifestRow:
-    """One image and what is said of it.
+def make_row(place: str, key: str, image: Path, mask: Path | None, fields: Mapping[str, str]) -> ManifestRow:
+    """Create a manifest row from the fields of one image.
 
     Args:
-        place: Where it is said, for messages.
-        key: The image's name within the data set.
-        image: Its file.
-        mask: Its mask's file, or None.
-        said: `split`, `label` and `category` as they are written; empty or left out where they are not.
+        place: File and line of the fields, for messages.
+        key: Name of the image within the dataset.
+        image: The image file.
+        mask: The mask file, or None.
+        fields: `split`, `label` and `category` as written; empty or missing if not specified.
 
     Raises:
         DataError: The split is unknown.
     """
-    written = said.get("split", "").casefold()
+    written = fields.get("split", "").casefold()
     split = _SPLITS.get(written)
     if written and split is None:
         raise DataError(f"{place}: the split '{written}' is unknown.", "Write train or test.")
-    label = _label(said.get("label", ""), split, has_mask=mask is not None)
-    return ManifestRow(Sample(image, key, label, mask if label != GOOD else None), split, said.get("category") or None)
+    label = _label(fields.get("label", ""), split, has_mask=mask is not None)
+    sample = Sample(image, key, label, mask if label != GOOD else None)
+    return ManifestRow(sample, split, fields.get("category") or None)
 
 
-def _label(given: str, split: str | None, *, has_mask: bool) -> str | None:
-    if given.casefold() in _GOOD_LABELS:
+def _label(text: str, split: str | None, *, has_mask: bool) -> str | None:
+    if text.casefold() in _GOOD_LABELS:
         return GOOD
-    if given.casefold() in _DEFECT_LABELS or (not given and has_mask):
+    if text.casefold() in _DEFECT_LABELS or (not text and has_mask):
         return DEFECT
-    return given or (None if split == "test" else GOOD)
+    return text or (None if split == "test" else GOOD)
 
 
-def _file(manifest: Path, number: int, name: str) -> Path:
-    """A file that a manifest names, relative to its folder."""
+def _existing_file(manifest: Path, number: int, name: str) -> Path:
+    """Return the path of an existing file that a manifest lists relative to its folder."""
     for candidate in (name, name.replace("\\", "/")):
         path = manifest.parent / Path(candidate)
         try:
@@ -181,8 +181,8 @@ def _file(manifest: Path, number: int, name: str) -> Path:
                 return path
         except OSError:
             continue
-    raise _fault(manifest, number, f"{name} is not there", f"Write paths relative to {manifest.parent}.")
+    raise _line_error(manifest, number, f"{name} does not exist", f"Write paths relative to {manifest.parent}.")
 
 
-def _fault(path: Path, number: int, what: str, remedy: str) -> DataError:
-    return DataError(f"Line {number} of the manifest {path}: {what}.", remedy)
+def _line_error(path: Path, number: int, problem: str, remedy: str) -> DataError:
+    return DataError(f"Line {number} of the manifest {path}: {problem}.", remedy)

@@ -1,10 +1,9 @@
-"""Folders that are not on this machine (`s3://bucket/parts`, `gs://`, `https://`, whatever fsspec knows), mirrored.
+"""Local mirrors of remote folders (`s3://bucket/parts`, `gs://`, `https://` and others that fsspec supports).
 
-A remote folder is copied into adctl's data folder before anything reads it: training goes through images many times,
-and a line must not stop when the network does. The next time only what has changed is copied. What adctl does not read
-is left where it is; what has gone there goes here too. Nothing is ever written to the other side.
-
-Knows addresses and files, nothing of what is in them. Credentials are fsspec's own concern (environment, profiles).
+A remote folder is copied into adctl's data folder before it is read, because training reads images many times, and
+scoring must not depend on the network. Later only changed files are copied again. Only files that adctl can read are
+copied; files deleted on the remote side are deleted in the mirror. Nothing is written to the remote side. fsspec finds
+the credentials (environment, profiles).
 """
 
 from __future__ import annotations
@@ -33,29 +32,29 @@ log = logging.getLogger(__name__)
 
 _INDEX = "index.json"
 _FOLDER = "files"
-_AT_ONCE = 8
-# A path keeps one slash of the two; one letter before the colon is a Windows drive.
+_MAX_DOWNLOADS = 8
+# `Path` turns the two slashes into one; a single letter before the colon is a Windows drive.
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):[/\\]{1,2}(?=[^/\\])")
 _STAMPS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "updated", "created")
-_TEXTS = frozenset({".csv", ".tsv", ".jsonl", ".json", ".cls"})
+_TEXT_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".json", ".cls"})
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether a path is an address with a scheme, such as `s3://bucket/parts`."""
+    """Return True if a path is an address with a scheme, such as `s3://bucket/parts`."""
     return _ADDRESS.match(str(path)) is not None
 
 
 def absolute_path(path: Path) -> str:
-    """A path as it can be written down: absolute, or the address."""
+    """Return the absolute path, or the address of a remote folder, as text."""
     return _address(path) if is_remote(path) else str(path.absolute())
 
 
 def local_copy(path: Path) -> Path:
-    """The path itself; of a remote one the mirror, brought up to date.
+    """Return a local path unchanged; update the mirror of a remote path and return the mirror's path.
 
     Raises:
         UsageError: There is nothing at the address, or its scheme is unknown.
-        FetchError: It cannot be reached or read.
+        FetchError: The address cannot be reached or read.
         MissingExtraError: The package for the scheme is not installed.
         OutputError: The mirror cannot be written.
     """
@@ -67,27 +66,27 @@ def _address(path: Path) -> str:
 
 
 def _mirror(address: str) -> Path:
-    """The folder or file that holds what the address does."""
-    files_there, root, filesystem = _listing(address)
+    """Update the mirror of an address, and return its folder or file."""
+    remote_files, root, filesystem = _listing(address)
     base = files.make_folder(data_dir() / "remote" / hashlib.sha256(address.encode()).hexdigest()[:16])
     target = base / _FOLDER / PurePosixPath(root).name
     with FileLock(base / ".lock"):
         known = _read_index(base)
-        wanted = {name: _stamp(entry) for name, entry in files_there.items()}
+        wanted = {name: _stamp(entry) for name, entry in remote_files.items()}
         stale = [name for name, stamp in wanted.items() if known.get(name) != stamp or not (target / name).is_file()]
         for name in set(known) - set(wanted):
             (target / name).unlink(missing_ok=True)
-        # What is being copied is not known: after a copy that was cut short it is copied again.
+        # Files being copied are not in the index, so that an interrupted copy is repeated.
         files.write_json(base / _INDEX, {name: stamp for name, stamp in wanted.items() if name not in stale})
         if stale:
             log.info("Copying %d of %d files from %s.", len(stale), len(wanted), address)
-            _copy(filesystem, address, [(files_there[name], target / name) for name in stale])
+            _copy(filesystem, address, [(remote_files[name], target / name) for name in stale])
         files.write_json(base / _INDEX, wanted)
     return target
 
 
 def _listing(address: str) -> tuple[dict[str, Any], str, Any]:
-    """What there is to be read below an address, by relative name; its path there, and the file system."""
+    """Return the readable files below an address by relative name, the remote root, and the file system."""
     try:
         import fsspec
     except ImportError as error:
@@ -103,10 +102,10 @@ def _listing(address: str) -> tuple[dict[str, Any], str, Any]:
     except Exception as error:  # every file system has exceptions of its own
         raise _unreachable(address, error) from error
     root = root.rstrip("/")
-    readable = {_relative(path, root): entry for path, entry in entries.items() if _is_read(path)}
+    readable = {_relative(path, root): entry for path, entry in entries.items() if _is_readable(path)}
     safe = {name: entry for name, entry in readable.items() if ".." not in PurePosixPath(name).parts}
     if not safe:
-        raise UsageError(f"There is nothing to read at {address}.", "Check the address, and whether you may list it.")
+        raise UsageError(f"No readable files were found at {address}.", "Check the address and its list permission.")
     return safe, root, filesystem
 
 
@@ -114,18 +113,18 @@ def _relative(path: str, root: str) -> str:
     return path[len(root) :].strip("/") if path != root else ""
 
 
-def _is_read(path: str) -> bool:
+def _is_readable(path: str) -> bool:
     name = PurePosixPath(path)
-    return name.suffix.lower() in IMAGE_SUFFIXES | _TEXTS or is_container_name(name.name)
+    return name.suffix.lower() in IMAGE_SUFFIXES | _TEXT_SUFFIXES or is_container_name(name.name)
 
 
 def _stamp(entry: Mapping[str, Any]) -> str:
-    """What changes when a file does."""
+    """Return a text that changes when the file changes: its size, and its version tags or times."""
     return " ".join(str(entry[key]) for key in ("size", *_STAMPS) if entry.get(key) is not None)
 
 
 def _copy(filesystem: Any, address: str, wanted: Sequence[tuple[Mapping[str, Any], Path]]) -> None:
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_MAX_DOWNLOADS) as pool:
         jobs = [pool.submit(_copy_one, filesystem, entry, target) for entry, target in wanted]
         try:
             for job in jobs:
@@ -145,14 +144,14 @@ def _copy_one(filesystem: Any, entry: Mapping[str, Any], target: Path) -> None:
         filesystem.get_file(entry["name"], str(temporary))
         size = temporary.stat().st_size
         if entry.get("size") not in (None, size):
-            raise EOFError(f"{entry['name']} has {entry['size']} bytes, and {size} came")
+            raise EOFError(f"{entry['name']} has {entry['size']} bytes, but {size} were received")
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _read_index(base: Path) -> dict[str, str]:
-    """Names and stamps of the last time; none where the index is damaged, and then neither are the files."""
+    """Read the file names and stamps of the last update; if the index is missing or damaged, delete the mirror."""
     try:
         table: dict[str, str] = json.loads((base / _INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError):

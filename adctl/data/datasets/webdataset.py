@@ -1,11 +1,9 @@
-"""WebDataset shards: tar archives in which an image and what is known of it share a name up to the first dot.
+"""WebDataset shards: tar archives in which the files of one sample share a name up to the first dot.
 
     000017.jpg   000017.json   000017.mask.png        {"label": "scratch", "split": "test"}
-    000018.jpg   000018.cls                           good, or a number, of which 0 is good
+    000018.jpg   000018.cls                           good, or a number; 0 means good
 
-(The convention of the library `webdataset`; https://github.com/webdataset/webdataset.) Images are read in place.
-
-Knows the names in shards and the small files that say what an image is; decodes no image.
+(The convention of the library `webdataset`; https://github.com/webdataset/webdataset.) Shards are not unpacked.
 """
 
 from __future__ import annotations
@@ -27,11 +25,13 @@ if TYPE_CHECKING:
 
 _ENDING = ".tar"
 _MASKS = ("mask", "seg")
-_TRUTH = (".json", ".cls")
+_METADATA = (".json", ".cls")
 
 
 def find_shards(path: Path) -> list[Path]:
-    """The shards that a path means: itself, or all in a folder of nothing but shards; none where it is no such thing.
+    """Return the shards of a path: the file itself, or all files of a folder that contains only shards.
+
+    Returns an empty list if the path is something else.
 
     Raises:
         DataError: A shard is damaged.
@@ -43,54 +43,54 @@ def find_shards(path: Path) -> list[Path]:
         return [] if others or storage.subfolders(path) or not found else found
     if not path.name.lower().endswith(_ENDING) or not path.is_file():
         return []
-    return [path] if any(name.lower().endswith(_TRUTH) for name in open_container(path).sizes) else []
+    return [path] if any(name.lower().endswith(_METADATA) for name in open_container(path).sizes) else []
 
 
 def read_shards(shards: list[Path]) -> list[ManifestRow]:
-    """What shards hold, shard by shard.
+    """Read the images and their metadata from shards.
 
     Raises:
-        DataError: There is no image in them, or what is said of one cannot be read; the message names it.
+        DataError: The shards contain no image, or the metadata of an image cannot be read.
     """
     rows = [row for shard in shards for row in _rows(shard, open_container(shard))]
     if not rows:
-        raise DataError(f"There is no image in {shards[0]}.", "Name the folder of the shards, or one shard.")
+        raise DataError(f"There is no image in {shards[0]}.", "Give the folder of the shards, or one shard.")
     return rows
 
 
 def _rows(shard: Path, container: Container) -> Iterator[ManifestRow]:
-    for key, parts in _samples(container).items():
-        image = next((name for ending, name in parts.items() if f".{ending}" in IMAGE_SUFFIXES), None)
+    for key, members in _samples(container).items():
+        image = next((name for ending, name in members.items() if f".{ending}" in IMAGE_SUFFIXES), None)
         if image is None:
             continue
-        mask = next((name for ending, name in parts.items() if ending.split(".")[0] in _MASKS), None)
-        said = _said(shard, container, parts)
-        said.setdefault("split", next((split for split in ("train", "test", "val") if split in shard.stem), ""))
+        mask = next((name for ending, name in members.items() if ending.split(".")[0] in _MASKS), None)
+        fields = _read_fields(shard, container, members)
+        fields.setdefault("split", next((split for split in ("train", "test", "val") if split in shard.stem), ""))
         name = f"{shard.name}/{key}{PurePosixPath(image).suffix}"
-        yield make_row(f"{shard}/{image}", name, shard / image, shard / mask if mask else None, said)
+        yield make_row(f"{shard}/{image}", name, shard / image, shard / mask if mask else None, fields)
 
 
 def _samples(container: Container) -> dict[str, dict[str, str]]:
-    """Of each sample, its files by ending, in lower case."""
+    """Return the member names of each sample, by their suffix in lower case."""
     samples: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for name in container.sizes:
-        folder, _, own = name.rpartition("/")
-        stem, _, ending = own.partition(".")
+        folder, _, filename = name.rpartition("/")
+        stem, _, ending = filename.partition(".")
         if stem:
             samples[f"{folder}/{stem}" if folder else stem][ending.lower()] = name
     return samples
 
 
-def _said(shard: Path, container: Container, parts: dict[str, str]) -> dict[str, str]:
-    """What the small files beside an image say, by the names of `ManifestRow`."""
-    said: dict[str, str] = {}
+def _read_fields(shard: Path, container: Container, members: dict[str, str]) -> dict[str, str]:
+    """Read the label, split and category of a sample from its `.json` and `.cls` files."""
+    fields: dict[str, str] = {}
     try:
-        if "json" in parts:
-            table = json.loads(container.read(parts["json"]))
-            said |= {name: str(value) for name, value in table.items() if name in {"label", "split", "category"}}
-        if "cls" in parts:
-            said.setdefault("label", container.read(parts["cls"]).decode("utf-8").strip())
+        if "json" in members:
+            table = json.loads(container.read(members["json"]))
+            fields |= {name: str(value) for name, value in table.items() if name in {"label", "split", "category"}}
+        if "cls" in members:
+            fields.setdefault("label", container.read(members["cls"]).decode("utf-8").strip())
     except (ValueError, AttributeError, OSError) as error:
-        name = parts.get("json", parts.get("cls"))
-        raise DataError(f"Cannot read {shard}/{name}: {error}.", "Write that shard again.") from error
-    return said
+        name = members.get("json", members.get("cls"))
+        raise DataError(f"Cannot read {shard}/{name}: {error}.", "Create the shard again.") from error
+    return fields
