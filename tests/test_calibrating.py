@@ -57,7 +57,7 @@ def test_the_command_promises_or_says_how_many_images_it_takes(world):
     assert done["warnings"] == []
     assert Path(done["result"]["model"]).name == "model-conformal-0.2.safetensors"
     text = world("calibrate", "--model", "line", "--max-false-alarm", "0.01")
-    assert "that takes 99" in text.stderr
+    assert "that needs 99" in text.stderr
     assert "at most 20 % of new good images: promised" in text.stdout
 
 
@@ -238,7 +238,7 @@ def test_a_learning_curve_ends_in_words_and_a_picture(model, zippers, monkeypatc
     monkeypatch.setattr(learning_curve, "_REPEATS", 2)
     curve = learning_curve.learning_curve(loaded(model, learning_curve=True, defects=zippers / "test" / "rough"))
     assert [(point.images, len(point.aurocs)) for point in curve.points] == [(5, 2), (16, 1)]
-    assert "takes 99 held-out good images; there are only 4" in curve.answer.text
+    assert "needs 99 held-out good images; there are only 4" in curve.answer.text
     folder = model.parent / "learning-curve"
     written = json.loads((folder / "learning_curve.json").read_text(encoding="utf-8"))
     assert written["answer"]["text"] == curve.answer.text

@@ -248,7 +248,7 @@ def test_two_thresholds_give_three_verdicts():
     assert [chosen.verdict(value) for value in (79, 80, 97, 98)] == ["good", "warn", "warn", "reject"]
     with pytest.raises(UsageError, match="not below"):
         calibrate(ThresholdRule("conformal", 0.2, warn=0.02), evidence(np.arange(99.0)))
-    with pytest.raises(UsageError, match="one optimum"):
+    with pytest.raises(UsageError, match="only one best threshold"):
         calibrate(ThresholdRule("f1", warn=0.5), evidence([1.0, 2.0], [3.0]))
 
 
@@ -260,7 +260,7 @@ def test_scores_of_folds_promise_nothing():
 def test_a_threshold_that_decides_nothing_is_told():
     seen = evidence([1.0, 2.0, 3.0], [4.0, 5.0])
     assert "all good images would be rejected" in calibrate(ThresholdRule("fixed", 0.5), seen)[1][0]
-    assert "none would be found" in calibrate(ThresholdRule("fixed", 9.0), seen)[1][0]
+    assert "no defect would be found" in calibrate(ThresholdRule("fixed", 9.0), seen)[1][0]
 
 
 @given(good=scores, defective=scores, tried=scores)

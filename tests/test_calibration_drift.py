@@ -85,15 +85,15 @@ def test_the_answer_says_how_many_are_enough():
     found = estimate_sample_size(curve(9.0, 5.0, 3.1, 3.0, 3.05), 120, 0.01)
     assert found.enough == 40
     assert "40 good images are enough" in found.text
-    assert "takes 99 held-out good images, and there are 120" in found.text
+    assert "needs 99 held-out good images; there are 120" in found.text
 
 
 def test_the_answer_owns_up_when_more_would_help():
     found = estimate_sample_size(curve(9.0, 5.0, 3.0), 12, 0.05)
     assert found.enough is None
     assert "from 20 to 40" in found.text
-    assert "takes 19 held-out good images; there are only 12" in found.text
-    assert "too few to draw a curve" in estimate_sample_size(curve(9.0), 12, 0.05).text
+    assert "needs 19 held-out good images; there are only 12" in found.text
+    assert "too few for a learning curve" in estimate_sample_size(curve(9.0), 12, 0.05).text
 
 
 def test_with_defects_the_auroc_answers():

@@ -1,13 +1,13 @@
-"""From scores to decisions: thresholds, p-values, probabilities and drift. Numbers only: no images, no detectors.
+"""The arithmetic from scores to decisions: thresholds, p-values, probabilities and drift. Arrays only, no images.
 
-    thresholds.py   from good scores alone: percentile, mean + k sigma, median + k MAD
-    tails.py        from the tail of good scores: generalised Pareto over a high threshold
-    conformal.py    with a promise at finite n; p-values
-    labelled.py     with scores of defects too: best F1, a precision, a recall, least cost
-    choosing.py     a rule and the evidence to the calibration that travels in the model file
-    judging.py      a calibration and one image's score to verdict, p-value and probability
-    drift.py        whether a scored folder still looks like the calibration images
-    enough.py       how many good images are enough
+    unsupervised.py  thresholds from good scores alone: percentile, mean + k sigma, median + k MAD
+    pareto_tail.py   generalised Pareto model of the highest good scores, and thresholds from it
+    conformal.py     thresholds with a guaranteed false-alarm rate; conformal p-values
+    supervised.py    thresholds from good and defective scores: best F1, given precision or recall, least cost
+    methods.py       the table of methods; compute a calibration from a threshold rule and held-out scores
+    decision.py      verdict, p-value and anomaly probability of one score
+    drift.py         test whether new scores differ from the calibration scores
+    sample_size.py   number of good images needed, from a learning curve
 
 An image is rejected when its raw score is above the threshold.
 """

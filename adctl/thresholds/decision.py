@@ -1,13 +1,12 @@
-"""One image's score to verdict, p-value and anomaly probability.
+"""Verdict, p-value and anomaly probability of one score.
 
-The p-value is conformal: uniform for good images, never below 1 / (n + 1). The probability never falls as the score
-rises, and reads on a scale from 0 to 1:
+The p-value is conformal: uniform for good images, never below 1 / (n + 1).
+The anomaly probability lies between 0 and 1 and never falls as the score rises:
 
-- from good scores alone it is the share of good images that score lower: counted up to the start of the tail, and
-  by the fitted generalised Pareto tail beyond, where p-values can no longer tell strange from very strange. Nobody
-  who has only seen good images can say more.
-- with labelled defects it is the probability that the image is defective, were good and defective ones equally
-  frequent: isotonic regression (Zadrozny & Elkan 2002), classes weighted alike, never quite 0 or 1.
+- Without labelled defects it is the share of good images that do not score higher. It is counted up to the start of the
+  tail and computed from the fitted generalised Pareto tail above it, where p-values cannot get smaller.
+- With labelled defects it is the probability that the image is defective, if good and defective images were equally
+  frequent: isotonic regression (Zadrozny & Elkan 2002) with equal weight for both classes, never exactly 0 or 1.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ if TYPE_CHECKING:
     from adctl.thresholds.unsupervised import Scores
 
 _FEWEST_LABELLED = 5
-"""Of each class, for a probability of being defective."""
+"""Smallest number of images in each class for computing the probability of a defect."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a calibration says of one score.
+    """The decision about one score.
 
     Attributes:
-        verdict: The decision.
-        p_value: Conformal.
-        probability: That the image is anomalous, 0 to 1.
+        verdict: Good, warn or reject.
+        p_value: Conformal p-value.
+        probability: Probability that the image is anomalous, 0 to 1.
     """
 
     verdict: Verdict
@@ -44,10 +43,10 @@ class Decision:
 
 
 class DecisionRule:
-    """Judges scores by a calibration.
+    """Turns scores into decisions.
 
     Args:
-        calibration: Of the model that gave the scores.
+        calibration: Calibration of the model that computed the scores.
     """
 
     def __init__(self, calibration: Calibration) -> None:
@@ -55,42 +54,42 @@ class DecisionRule:
         self._good = np.array(calibration.evidence.good)
 
     def __call__(self, score: float) -> Decision:
-        """Judge one raw score."""
-        one = np.array([score])
+        """Decide about one raw score."""
+        scores = np.array([score])
         return Decision(
             verdict=self.calibration.verdict(score),
-            p_value=float(p_values(self._good, one)[0]),
-            probability=float(anomaly_probabilities(self.calibration.probability, one)[0]),
+            p_value=float(p_values(self._good, scores)[0]),
+            probability=float(anomaly_probabilities(self.calibration.probability, scores)[0]),
         )
 
 
-def fit_probability(evidence: CalibrationScores) -> ProbabilityCurve:
-    """The curve from scores to anomaly probabilities that the evidence allows; see the head of this module."""
-    good, defective = np.array(evidence.good), np.array(evidence.defective)
+def fit_probability(scores: CalibrationScores) -> ProbabilityCurve:
+    """Fit the curve from scores to anomaly probabilities; the module docstring describes the two kinds."""
+    good, defective = np.array(scores.good), np.array(scores.defective)
     if min(len(good), len(defective)) >= _FEWEST_LABELLED:
         return _isotonic(good, defective)
     tail = fit_tail(good)
     body = np.unique(good[good <= tail.start])
-    below = np.searchsorted(good, body, side="right") / len(good)
-    return ProbabilityCurve(tuple(body.tolist()), tuple(below.tolist()), tail)
+    share = np.searchsorted(good, body, side="right") / len(good)
+    return ProbabilityCurve(tuple(body.tolist()), tuple(share.tolist()), tail)
 
 
 def anomaly_probabilities(curve: ProbabilityCurve, scores: Scores) -> Scores:
-    """Anomaly probabilities [m] of scores [m]."""
-    found = np.asarray(np.interp(scores, curve.scores, curve.probabilities))
+    """Return the anomaly probabilities [m] of scores [m]."""
+    probabilities = np.asarray(np.interp(scores, curve.scores, curve.probabilities))
     if curve.tail is not None:
-        beyond = scores > curve.tail.start
-        found[beyond] = 1 - survival(curve.tail, scores[beyond])
-    return found
+        in_tail = scores > curve.tail.start
+        probabilities[in_tail] = 1 - survival(curve.tail, scores[in_tail])
+    return probabilities
 
 
 def _isotonic(good: Scores, defective: Scores) -> ProbabilityCurve:
     from scipy.optimize import isotonic_regression
 
-    scores, where = np.unique(np.concatenate([good, defective]), return_inverse=True)
-    of_good = np.bincount(where[: len(good)], minlength=len(scores)) / len(good)
-    of_defective = np.bincount(where[len(good) :], minlength=len(scores)) / len(defective)
-    weights = of_good + of_defective
-    fitted = isotonic_regression(of_defective / weights, weights=weights).x
-    uncertain = np.clip(fitted, 0.5 / (len(good) + 1), 1 - 0.5 / (len(defective) + 1))
-    return ProbabilityCurve(tuple(scores.tolist()), tuple(uncertain.tolist()))
+    scores, index = np.unique(np.concatenate([good, defective]), return_inverse=True)
+    good_share = np.bincount(index[: len(good)], minlength=len(scores)) / len(good)
+    defective_share = np.bincount(index[len(good) :], minlength=len(scores)) / len(defective)
+    weights = good_share + defective_share
+    fitted = isotonic_regression(defective_share / weights, weights=weights).x
+    probabilities = np.clip(fitted, 0.5 / (len(good) + 1), 1 - 0.5 / (len(defective) + 1))
+    return ProbabilityCurve(tuple(scores.tolist()), tuple(probabilities.tolist()))

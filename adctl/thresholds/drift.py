@@ -1,11 +1,13 @@
-"""Whether a scored folder still looks like the images a model was calibrated on, by its scores.
+"""Drift test: compare the scores of a folder with the calibration scores.
 
-Two measures: the Kolmogorov-Smirnov test (could chance do this?) and the population stability index (is it much?).
-Images of today may hold defects, and these score high. So only scores below the 90th percentile of the calibration's
-good scores are compared: given that they lie below, good scores of both follow the same law, however many defects lie
-above. Images known to be defective are left out by the caller. What remains unseen: defects cannot be told from a
-drift that carries nearly all images above that percentile, so that is reported as what it is, and drift that leaves
-scores alone is not seen at all.
+It uses the Kolmogorov-Smirnov test (is the difference more than chance?) and the population stability index (is the
+difference large?).
+
+New images may contain defects, which score high. Therefore only scores below the 90th percentile of the calibration's
+good scores are compared: below it, good scores of both sets follow the same distribution without drift, however many
+defects score above it. The caller leaves out images known to be defective. Two limits remain. If most images score
+above the percentile, many defects and a strong drift look the same, and the reason says so. Drift that does not change
+scores is not seen.
 """
 
 from __future__ import annotations
@@ -19,35 +21,35 @@ if TYPE_CHECKING:
     from adctl.thresholds.unsupervised import Scores
 
 _COMPARED = 0.9
-"""Quantile of the good scores below which scores are compared."""
+"""Quantile of the calibration's good scores; only scores below it are compared."""
 
 _FEWEST = 10
-"""Scores of either side, below which nothing can be said."""
+"""Smallest number of scores on each side for a comparison."""
 
 _SIGNIFICANT = 0.01
-_MODERATE = 0.1
-"""Of the stability index, beyond chance: the customary rule of thumb (Siddiqi 2006) for a shift worth a look."""
+_LARGE_SHIFT = 0.1
+"""Stability index above its chance level that counts as drift: a rule of thumb (Siddiqi 2006)."""
 
 _BINS = 10
-_IN_A_BIN = 5
-_MOSTLY = 0.5
+_SCORES_PER_BIN = 5
+_MOST = 0.5
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How the scores of a folder compare with those of the calibration.
+    """Result of comparing the scores of a folder with the calibration scores.
 
     Attributes:
         drifted: Whether to warn.
-        reason: In words, for the user.
-        images: Scores looked at.
-        compared: Of them, those low enough to be compared.
-        high_share: Share of the scores above the 90th percentile of the calibration's good scores: 0.1 expected
-            without drift and without defects.
-        ks: The Kolmogorov-Smirnov statistic, 0 to 1; None where there were too few to compare.
-        ks_p_value: The probability of such a one by chance.
-        psi: The population stability index.
-        psi_by_chance: What it would be on average without drift, at these numbers of images.
+        reason: Explanation for the user.
+        images: Number of scores.
+        compared: Number of scores low enough to be compared.
+        high_share: Share of the scores at or above the 90th percentile of the calibration's good scores; about 0.1
+            without drift and defects.
+        ks: Kolmogorov-Smirnov statistic, 0 to 1; None if there are too few scores, as for the next three.
+        ks_p_value: P-value of that statistic.
+        psi: Population stability index.
+        psi_by_chance: Expected index without drift for these numbers of images.
     """
 
     drifted: bool
@@ -62,38 +64,38 @@ class Drift:
 
 
 def measure_drift(good: Scores, scores: Scores) -> Drift | None:
-    """Compare scores [m], none of a known defect, with the calibration's good scores [n]; None where m is 0."""
+    """Compare scores [m] without known defects with the calibration's good scores [n]; return None if m is 0."""
     if len(scores) == 0:
         return None
-    cut = float(np.quantile(good, _COMPARED, method="higher")) if len(good) else np.inf
-    reference, today = good[good < cut], scores[scores < cut]
-    high = 1 - len(today) / len(scores)
+    limit = float(np.quantile(good, _COMPARED, method="higher")) if len(good) else np.inf
+    reference, new = good[good < limit], scores[scores < limit]
+    high = 1 - len(new) / len(scores)
     if len(reference) < _FEWEST:
-        reason = f"{len(good)} calibration images are too few to see drift."
-        return Drift(drifted=False, reason=reason, images=len(scores), compared=len(today), high_share=high)
-    if len(scores) >= _FEWEST and high > _MOSTLY:
+        reason = f"{len(good)} calibration images are too few to detect drift."
+        return Drift(drifted=False, reason=reason, images=len(scores), compared=len(new), high_share=high)
+    if len(scores) >= _FEWEST and high > _MOST:
         reason = (
-            f"{high:.0%} of the images score as only the highest {1 - _COMPARED:.0%} of calibration images did: "
-            "either many are defective, or images are taken differently now."
+            f"{high:.0%} of the images score as high as the highest {1 - _COMPARED:.0%} of the calibration images: "
+            "either many are defective, or the camera, light or product has changed."
         )
-        return _measured(reference, today, high, len(scores), reason)
-    if len(today) < _FEWEST:
-        reason = f"{len(today)} comparable images are too few to see drift."
-        return Drift(drifted=False, reason=reason, images=len(scores), compared=len(today), high_share=high)
-    return _measured(reference, today, high, len(scores), None)
+        return _measured(reference, new, high, len(scores), reason)
+    if len(new) < _FEWEST:
+        reason = f"{len(new)} comparable images are too few to detect drift."
+        return Drift(drifted=False, reason=reason, images=len(scores), compared=len(new), high_share=high)
+    return _measured(reference, new, high, len(scores), None)
 
 
-def population_stability(reference: Scores, today: Scores) -> tuple[float, float]:
-    """The population stability index of scores [m] against [n], and what it would be by chance.
+def population_stability(reference: Scores, new: Scores) -> tuple[float, float]:
+    """Return the population stability index of new scores [m] against reference scores [n], and its chance level.
 
-    Bins hold equal shares of the reference, at least five scores each; half a count is added to each bin so that an
-    empty one does not make it infinite. Without drift it is near (bins - 1)(1/n + 1/m) (Yurdakul 2018).
+    Bins hold equal shares of the reference, at least five scores each. Half a count is added to each bin, so that an
+    empty bin does not make the index infinite. Without drift the index is about (bins - 1)(1/n + 1/m) (Yurdakul 2018).
     """
-    bins = int(np.clip(len(reference) // _IN_A_BIN, 2, _BINS))
+    bins = int(np.clip(len(reference) // _SCORES_PER_BIN, 2, _BINS))
     edges = np.unique(np.quantile(reference, np.linspace(0, 1, bins + 1)[1:-1]))
-    shares = [_shares(values, edges) for values in (reference, today)]
+    shares = [_shares(values, edges) for values in (reference, new)]
     index = float(np.sum((shares[1] - shares[0]) * np.log(shares[1] / shares[0])))
-    return index, len(edges) * (1 / len(reference) + 1 / len(today))
+    return index, len(edges) * (1 / len(reference) + 1 / len(new))
 
 
 def _shares(values: Scores, edges: Scores) -> Scores:
@@ -101,26 +103,26 @@ def _shares(values: Scores, edges: Scores) -> Scores:
     return np.asarray(counts / counts.sum())
 
 
-def _measured(reference: Scores, today: Scores, high: float, images: int, alarm: str | None) -> Drift:
-    """With figures, as far as there are scores to compare; `alarm` is a reason to warn whatever they say."""
-    if len(today) < _FEWEST:
-        return Drift(drifted=True, reason=str(alarm), images=images, compared=len(today), high_share=high)
+def _measured(reference: Scores, new: Scores, high: float, images: int, alarm: str | None) -> Drift:
+    """Return the drift with its statistics if there are enough scores; a given `alarm` warns regardless of them."""
+    if len(new) < _FEWEST:
+        return Drift(drifted=True, reason=str(alarm), images=images, compared=len(new), high_share=high)
     from scipy.stats import ks_2samp
 
-    test = ks_2samp(reference, today)
-    index, chance = population_stability(reference, today)
-    shifted = test.pvalue < _SIGNIFICANT and index - chance > _MODERATE
-    figures = f"KS {test.statistic:.2f}, p = {test.pvalue:.2g}; PSI {index:.2f}, {chance:.2f} by chance"
-    direction = "higher" if np.median(today) > np.median(reference) else "lower"
+    test = ks_2samp(reference, new)
+    index, chance = population_stability(reference, new)
+    shifted = test.pvalue < _SIGNIFICANT and index - chance > _LARGE_SHIFT
+    statistics = f"KS {test.statistic:.2f}, p = {test.pvalue:.2g}; PSI {index:.2f}, {chance:.2f} by chance"
+    direction = "higher" if np.median(new) > np.median(reference) else "lower"
     if shifted:
-        reason = f"scores of images that pass lie {direction} than at calibration ({figures})."
+        reason = f"comparable scores are {direction} than at calibration ({statistics})."
     else:
-        reason = f"no drift seen in {len(today)} comparable images ({figures})."
+        reason = f"no drift in {len(new)} comparable images ({statistics})."
     return Drift(
         drifted=shifted or alarm is not None,
         reason=alarm or reason,
         images=images,
-        compared=len(today),
+        compared=len(new),
         high_share=high,
         ks=float(test.statistic),
         ks_p_value=float(test.pvalue),

@@ -1,4 +1,4 @@
-"""A rule and the evidence to the calibration that travels in the model file."""
+"""The table of threshold methods; compute the stored calibration from a threshold rule and held-out scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from adctl.records import Calibration, CalibrationScores
 from adctl.thresholds import conformal, pareto_tail, supervised, unsupervised
 from adctl.thresholds.decision import fit_probability
 from adctl.thresholds.supervised import EQUAL_COSTS, Costs
-from adctl.thresholds.unsupervised import Scores, Threshold, check_scores
+from adctl.thresholds.unsupervised import Threshold, check_scores
 
 UNSUPERVISED = {
     "percentile": unsupervised.by_percentile,
@@ -20,33 +20,33 @@ UNSUPERVISED = {
     "tail": pareto_tail.by_tail,
     "conformal": conformal.by_false_alarm,
 }
-"""Methods that need good scores only, by name: (scores, level) to a threshold."""
+"""Methods that need good scores only: functions of (scores, level) by name."""
 
 SUPERVISED = ("f1", "precision", "recall", "cost")
-"""Methods that need scores of defective images too."""
+"""Methods that also need scores of defective images."""
 
 FIXED = "fixed"
-"""The threshold is given."""
+"""Method whose level is the threshold itself."""
 
 METHODS = (*UNSUPERVISED, *SUPERVISED, FIXED)
 
-_PROMISING = ("percentile", "conformal")
-"""Their thresholds lie at or above a score of a rank known beforehand, which is what a promise rests on."""
+_GUARANTEED = ("percentile", "conformal")
+"""Methods that guarantee a false-alarm rate: their threshold is at or above a score whose rank is known beforehand."""
 
 _WITHOUT_LEVEL = ("f1", "cost")
-"""They seek an optimum, of which there is but one."""
+"""Methods without a level: they search the one best threshold."""
 
 
 @dataclass(frozen=True)
 class ThresholdRule:
-    """How thresholds are to be chosen.
+    """Rule for choosing thresholds.
 
     Attributes:
-        method: One of `METHODS`.
-        level: Percentile (0-100), number of sigmas, false-alarm rate, precision, recall, or the threshold itself; of no
-            use to f1 and cost.
-        warn: The level of a second, lower threshold; None for none.
-        costs: Of mistakes, for `cost`.
+        method: Name from `METHODS`.
+        level: Percentile (0-100), number of sigmas, false-alarm rate, precision, recall, or the threshold itself;
+            ignored by `f1` and `cost`.
+        warn: Level of a second, lower threshold for warnings; None for no warnings.
+        costs: Costs of wrong decisions, for the method `cost`.
     """
 
     method: str = "percentile"
@@ -55,12 +55,12 @@ class ThresholdRule:
     costs: Costs = EQUAL_COSTS
 
 
-def calibrate(rule: ThresholdRule, evidence: CalibrationScores) -> tuple[Calibration, tuple[str, ...]]:
-    """Choose the thresholds for scores and for map values.
+def calibrate(rule: ThresholdRule, scores: CalibrationScores) -> tuple[Calibration, tuple[str, ...]]:
+    """Compute the thresholds for image scores and for map values.
 
     Args:
-        rule: How.
-        evidence: What the model says of images it has not learned from.
+        rule: Method and level.
+        scores: Scores of images the model was not trained on.
 
     Returns:
         The calibration, and notes for the user.
@@ -69,95 +69,96 @@ def calibrate(rule: ThresholdRule, evidence: CalibrationScores) -> tuple[Calibra
         UsageError: The method is unknown or lacks defective images, or the warning threshold is not below the other.
         DataError: There are too few scores, or some are not finite.
     """
-    good = check_scores(evidence.good)
-    chosen = _choose(rule, rule.level, evidence)
-    warn = _warning(rule, evidence, chosen)
+    good = check_scores(scores.good)
+    threshold = _choose(rule, rule.level, scores)
+    warning = _warning_threshold(rule, scores, threshold)
     calibration = Calibration(
         method=rule.method,
-        threshold=chosen.value,
-        pixel_threshold=_pixel_threshold(rule, evidence, chosen) if evidence.peaks else None,
-        level=chosen.level,
+        threshold=threshold.value,
+        pixel_threshold=_pixel_threshold(rule, scores, threshold) if scores.peaks else None,
+        level=threshold.level,
         good_images=len(good),
-        defect_images=len(evidence.defective),
-        expected_false_alarm=conformal.expected_rate(good, chosen.value),
+        defect_images=len(scores.defective),
+        expected_false_alarm=conformal.expected_rate(good, threshold.value),
         score_range=(float(good.min()), float(good.max())),
-        promised_false_alarm=_promise(rule, evidence),
-        warn_threshold=warn.value if warn else None,
-        warn_level=warn.level if warn else None,
-        evidence=evidence,
-        probability=fit_probability(evidence),
+        promised_false_alarm=_guaranteed_rate(rule, scores),
+        warn_threshold=warning.value if warning else None,
+        warn_level=warning.level if warning else None,
+        evidence=scores,
+        probability=fit_probability(scores),
     )
-    notes = [one.note for one in (chosen, warn) if one is not None and one.note is not None]
-    return calibration, (*notes, *_out_of_range(evidence, chosen.value))
+    notes = [chosen.note for chosen in (threshold, warning) if chosen is not None and chosen.note is not None]
+    return calibration, (*notes, *_extreme_threshold_notes(scores, threshold.value))
 
 
-def _choose(rule: ThresholdRule, level: float, evidence: CalibrationScores) -> Threshold:
-    good = np.array(evidence.good)
+def _choose(rule: ThresholdRule, level: float, scores: CalibrationScores) -> Threshold:
+    good = np.array(scores.good)
     if rule.method in UNSUPERVISED:
         return UNSUPERVISED[rule.method](good, level)
     if rule.method == FIXED:
         return Threshold(level, level)
     if rule.method not in SUPERVISED:
         raise unknown_name("method", rule.method, METHODS)
-    if not evidence.defective:
+    if not scores.defective:
         raise UsageError(
             f"The method {rule.method} needs scores of labelled defective images, and there are none.",
             "Give a folder of them with --defects DIR, or scores of labelled images with --scores DIR.",
         )
-    defective = np.array(evidence.defective)
+    defective = np.array(scores.defective)
     if rule.method == "f1":
         return supervised.by_best_f1(good, defective)
     if rule.method == "cost":
         return supervised.by_cost(good, defective, rule.costs)
-    by = supervised.by_precision if rule.method == "precision" else supervised.by_recall
-    return by(good, defective, level)
+    method = supervised.by_precision if rule.method == "precision" else supervised.by_recall
+    return method(good, defective, level)
 
 
-def _warning(rule: ThresholdRule, evidence: CalibrationScores, chosen: Threshold) -> Threshold | None:
+def _warning_threshold(rule: ThresholdRule, scores: CalibrationScores, threshold: Threshold) -> Threshold | None:
     if rule.warn is None:
         return None
     if rule.method in _WITHOUT_LEVEL:
         raise UsageError(
-            f"The method {rule.method} has one optimum, so there is no second threshold to warn at.",
+            f"The method {rule.method} has only one best threshold, so --warn-at cannot choose a second one.",
             "Choose another method for --warn-at, such as conformal.",
         )
-    warn = _choose(rule, rule.warn, evidence)
-    if warn.value >= chosen.value:
+    warning = _choose(rule, rule.warn, scores)
+    if warning.value >= threshold.value:
         raise UsageError(
-            f"The threshold to warn at, {warn.value:.6g}, is not below the one to reject at, {chosen.value:.6g}.",
-            "Give --warn-at a level that calls out more images.",
+            f"The warning threshold {warning.value:.6g} is not below the rejection threshold {threshold.value:.6g}.",
+            "Give --warn-at a level that flags more images.",
         )
-    return warn
+    return warning
 
 
-def _pixel_threshold(rule: ThresholdRule, evidence: CalibrationScores, chosen: Threshold) -> float:
-    """By the same rule on the peaks of good maps; otherwise as many good images are called out."""
-    peaks = check_scores(evidence.peaks)
+def _pixel_threshold(rule: ThresholdRule, scores: CalibrationScores, threshold: Threshold) -> float:
+    """Apply the rule to the peaks of good maps; for other methods, flag the same share of good images as the scores."""
+    peaks = check_scores(scores.peaks)
     if rule.method in UNSUPERVISED:
         return UNSUPERVISED[rule.method](peaks, rule.level).value
-    return _same_share(peaks, np.array(evidence.good), chosen.value)
+    passing = np.mean(np.array(scores.good) <= threshold.value)
+    return float(np.quantile(peaks, passing, method="higher"))
 
 
-def _same_share(peaks: Scores, good: Scores, threshold: float) -> float:
-    return float(np.quantile(peaks, np.mean(good <= threshold), method="higher"))
+def _guaranteed_rate(rule: ThresholdRule, scores: CalibrationScores) -> float | None:
+    """Return the guaranteed false-alarm rate, or None.
 
-
-def _promise(rule: ThresholdRule, evidence: CalibrationScores) -> float | None:
-    """Scores from several models are not exchangeable with those of the one that is used: nothing is promised."""
-    if rule.method not in _PROMISING or evidence.folds:
+    Scores from several cross-validation models give no guarantee: they are not exchangeable with scores of the final
+    model.
+    """
+    if rule.method not in _GUARANTEED or scores.folds:
         return None
-    count = len(evidence.good)
+    count = len(scores.good)
     if rule.method == "conformal":
         return conformal.guaranteed_rate(count, rule.level)
-    # A percentile lies at or above the score of this rank, whatever the scores.
+    # A percentile is at or above the score of this rank, for every distribution.
     rank = int(np.floor((count - 1) * rule.level / 100)) + 1
     return (count + 1 - rank) / (count + 1)
 
 
-def _out_of_range(evidence: CalibrationScores, threshold: float) -> list[str]:
-    """Notes on a threshold that decides nothing on the images it was chosen from."""
-    if threshold < min(evidence.good):
-        return [f"The threshold {threshold:.6g} lies below every good score: all good images would be rejected."]
-    if evidence.defective and threshold >= max(evidence.defective):
-        return [f"The threshold {threshold:.6g} lies above the scores of all defective images: none would be found."]
+def _extreme_threshold_notes(scores: CalibrationScores, threshold: float) -> list[str]:
+    """Return notes if the threshold rejects all good images or passes all defective ones."""
+    if threshold < min(scores.good):
+        return [f"The threshold {threshold:.6g} is below all good scores: all good images would be rejected."]
+    if scores.defective and threshold >= max(scores.defective):
+        return [f"The threshold {threshold:.6g} is at or above all defective scores: no defect would be found."]
     return []

@@ -1,7 +1,8 @@
-"""The tail of good scores: excesses over a high threshold follow a generalised Pareto distribution.
+"""Generalised Pareto model of the highest good scores, and thresholds from it.
 
-Peaks over threshold (Pickands 1975; Coles 2001, chapter 4): it reaches beyond the highest score seen, which no
-percentile does, at the price of trusting a model. Knows numbers only.
+Peaks over threshold (Pickands 1975; Coles 2001, chapter 4): the excesses of scores over a high start value follow a
+generalised Pareto distribution. Unlike a percentile, the model reaches beyond the highest score seen, but it is only
+as good as its fit.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ import numpy as np
 from adctl.records import Tail
 from adctl.thresholds.unsupervised import Scores, Threshold, check_scores
 
-_SHARE = 0.15
-"""Of the good scores, taken for the tail."""
+_TAIL_SHARE = 0.15
+"""Share of the good scores that the tail is fitted to."""
 
-_FEWEST = 10
-"""Excesses to fit two parameters to; with fewer the tail is taken to be exponential."""
+_FEWEST_EXCESSES = 10
+"""Smallest number of excesses for fitting two parameters; with fewer, the tail is exponential (shape 0)."""
 
 _FEWEST_GOOD = 20
 _SHAPES = (-0.5, 0.5)
-"""Outside of these the estimate is not to be trusted (Coles 2001, section 4.3.2), nor plausible for scores."""
+"""Limits of the shape. Outside them the estimate is unreliable (Coles 2001, section 4.3.2) and implausible here."""
 
 
 def fit_tail(good: Scores) -> Tail:
@@ -29,32 +30,32 @@ def fit_tail(good: Scores) -> Tail:
         DataError: There are no scores, or some are not finite.
     """
     ordered = np.sort(check_scores(good))
-    count = max(1, round(_SHARE * len(ordered)))
+    count = max(1, round(_TAIL_SHARE * len(ordered)))
     start = float(ordered[-count - 1]) if count < len(ordered) else float(ordered[0])
     excesses = ordered[ordered > start] - start
     share = len(excesses) / len(ordered)
-    if len(excesses) == 0:  # all scores are the same
+    if len(excesses) == 0:  # no score is above the start, for example because all are equal
         return Tail(start, 0.0, 0.0, 0.0)
     shape, scale = 0.0, float(excesses.mean())
-    if len(excesses) >= _FEWEST:
+    if len(excesses) >= _FEWEST_EXCESSES:
         shape, scale = _fit(excesses)
     return Tail(start, scale, shape, share)
 
 
 def _fit(excesses: Scores) -> tuple[float, float]:
-    """Shape and scale; the scale again where the shape had to be brought to what is plausible."""
+    """Return shape and scale; if the shape had to be limited, the scale is fitted again with that shape."""
     from scipy.stats import genpareto
 
-    unit = float(excesses.mean())  # scores may be 1e-9 or 1e9: the optimizer likes neither
+    unit = float(excesses.mean())  # the optimizer fails on scores of about 1e-9 or 1e9
     shape, _, scale = genpareto.fit(excesses / unit, floc=0)
-    bounded = float(np.clip(shape, *_SHAPES))
-    if bounded != shape:
-        _, _, scale = genpareto.fit(excesses / unit, floc=0, f0=bounded)
-    return bounded, float(scale) * unit
+    limited = float(np.clip(shape, *_SHAPES))
+    if limited != shape:
+        _, _, scale = genpareto.fit(excesses / unit, floc=0, f0=limited)
+    return limited, float(scale) * unit
 
 
 def survival(tail: Tail, scores: Scores) -> Scores:
-    """The probability [m] that a good image scores above each score [m], none of them below the tail's start."""
+    """Return the probability [m] that a good image scores above each score [m]; scores must not be below the start."""
     if tail.scale <= 0:
         return np.where(scores > tail.start, 0.0, tail.share)
     reduced = np.maximum(scores - tail.start, 0) / tail.scale
@@ -66,18 +67,18 @@ def survival(tail: Tail, scores: Scores) -> Scores:
 
 
 def by_tail(good: Scores, rate: float) -> Threshold:
-    """The score that a good image exceeds with probability `rate`, by the fitted tail of good scores [n].
+    """Return the score that a good image exceeds with probability `rate`, by the tail fitted to good scores [n].
 
     Raises:
         DataError: There are fewer than 20 scores, or some are not finite.
     """
     good = check_scores(good, fewest=_FEWEST_GOOD)
     tail = fit_tail(good)
-    if rate >= tail.share:  # within the body the scores speak for themselves
+    if rate >= tail.share:  # below the start of the tail there are enough scores to count
         return Threshold(float(np.quantile(good, 1 - rate)), rate)
     ratio = tail.share / rate
     excess = np.log(ratio) if tail.shape == 0 else (ratio**tail.shape - 1) / tail.shape
     note = None
     if rate * len(good) < 1:
-        note = f"A rate of {rate:g} lies beyond {len(good)} good images: it rests on the fitted tail, not on counting."
+        note = f"A rate of {rate:g} is below 1 in {len(good)} good images: the threshold extrapolates the fitted tail."
     return Threshold(tail.start + tail.scale * float(excess), rate, note)

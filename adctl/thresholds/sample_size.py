@@ -1,8 +1,8 @@
-"""How many good images are enough: a learning curve in numbers and in words.
+"""Number of good images needed, from a learning curve.
 
-At each size models are fitted on different parts of the good images and score the same held-out ones. Without defects
-the measure is the median score of unseen good images: what a detector has seen enough of surprises it no more. With
-labelled defects it is the image AUROC.
+At each size, models are fitted on different subsets of the good images and score the same held-out good images. The
+measure is the image AUROC if there are labelled defects. Without them it is the median score of the held-out good
+images: it stops falling when more training images no longer help.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import numpy as np
 
 from adctl.thresholds.conformal import images_needed
 
-_NEAR_SCORE = 0.05
-"""Of the last score: what counts as no more improvement."""
+_SCORE_MARGIN = 0.05
+"""Largest change that counts as no improvement, as a share of the last score."""
 
-_NEAR_AUROC = 0.01
+_AUROC_MARGIN = 0.01
 
 
 @dataclass(frozen=True)
 class LearningPoint:
-    """What models fitted on so many images do.
+    """Results of the models fitted on one number of images.
 
     Attributes:
-        images: Good images fitted on.
-        scores: Median score of the held-out good images, for each model.
-        aurocs: Image AUROC against the labelled defects, for each model; empty without them.
-        seconds: To fit and to score, all models together.
+        images: Number of good training images.
+        scores: Median score of the held-out good images, one per model.
+        aurocs: Image AUROC against the labelled defects, one per model; empty without them.
+        seconds: Time to fit and to score, all models together.
     """
 
     images: int
@@ -37,22 +37,21 @@ class LearningPoint:
 
     @property
     def score(self) -> float:
-        """Mean over the models."""
+        """Mean median score over the models."""
         return float(np.mean(self.scores))
 
     @property
     def auroc(self) -> float | None:
-        """Mean over the models, or None."""
+        """Mean AUROC over the models, or None without labelled defects."""
         return float(np.mean(self.aurocs)) if self.aurocs else None
 
 
 @dataclass(frozen=True)
 class SampleSizeEstimate:
-    """How many are enough.
+    """Number of good images needed.
 
     Attributes:
-        enough: The smallest size from which on nothing improves by more than the margin; None when the last step
-            still did.
+        enough: Smallest size from which nothing changes by more than the margin; None if the last step still changed.
         text: The answer in words.
     """
 
@@ -61,7 +60,7 @@ class SampleSizeEstimate:
 
 
 def training_sizes(available: int, smallest: int, steps: int = 6) -> tuple[int, ...]:
-    """Sizes from `smallest` to all, each larger by about the same factor."""
+    """Return sizes from `smallest` to `available`, each larger than the one before by about the same factor."""
     if available <= smallest:
         return (available,)
     grown = np.geomspace(smallest, available, steps).round().astype(int)
@@ -69,41 +68,43 @@ def training_sizes(available: int, smallest: int, steps: int = 6) -> tuple[int, 
 
 
 def estimate_sample_size(points: tuple[LearningPoint, ...], held_out: int, rate: float) -> SampleSizeEstimate:
-    """Say how many images are enough to learn from, and to promise a false-alarm rate.
+    """Estimate how many images training needs and how many a guaranteed false-alarm rate needs.
 
     Args:
-        points: By size, ascending; at least one.
-        held_out: Good images there are for the threshold.
-        rate: False-alarm rate wanted.
+        points: Learning curve in ascending order of size; at least one point.
+        held_out: Number of good images available for the threshold.
+        rate: False-alarm rate to guarantee.
     """
-    near = [_is_near(point, points[-1]) for point in points]
-    first = next(index for index in range(len(points)) if all(near[index:]))
+    close = [_is_close(point, points[-1]) for point in points]
+    first = next(index for index in range(len(points)) if all(close[index:]))
     enough = points[first].images if first < len(points) - 1 else None
-    return SampleSizeEstimate(enough, f"{_to_learn(points, enough)} {_to_promise(held_out, rate)}")
+    return SampleSizeEstimate(enough, f"{_training_text(points, enough)} {_guarantee_text(held_out, rate)}")
 
 
-def _is_near(point: LearningPoint, last: LearningPoint) -> bool:
+def _is_close(point: LearningPoint, last: LearningPoint) -> bool:
     if point.auroc is not None and last.auroc is not None:
-        return abs(last.auroc - point.auroc) <= _NEAR_AUROC
-    return abs(last.score - point.score) <= _NEAR_SCORE * abs(last.score)
+        return abs(last.auroc - point.auroc) <= _AUROC_MARGIN
+    return abs(last.score - point.score) <= _SCORE_MARGIN * abs(last.score)
 
 
-def _to_learn(points: tuple[LearningPoint, ...], enough: int | None) -> str:
+def _training_text(points: tuple[LearningPoint, ...], enough: int | None) -> str:
     last = points[-1]
     if len(points) == 1:
-        return f"{last.images} good images to learn from are too few to draw a curve."
-    measure = "the image AUROC" if last.auroc is not None else "the score of unseen good images"
-    margin = f"{_NEAR_AUROC:g}" if last.auroc is not None else f"{_NEAR_SCORE:.0%}"
+        return f"{last.images} good training images are too few for a learning curve."
+    measure = "the image AUROC" if last.auroc is not None else "the score of held-out good images"
+    margin = f"{_AUROC_MARGIN:g}" if last.auroc is not None else f"{_SCORE_MARGIN:.0%}"
     if enough is None:
         return (
-            f"{last.images} good images are not seen to be enough: from {points[-2].images} to {last.images} "
-            f"{measure} still changed by more than {margin}. More will help."
+            f"{last.images} good images may not be enough: from {points[-2].images} to {last.images} images "
+            f"{measure} still changed by more than {margin}. More images will help."
         )
-    settled = f"from there to {last.images}, {measure} changes by {margin} at most"
-    return f"{enough} good images are enough to learn from: {settled}."
+    return (
+        f"{enough} good images are enough for training: from {enough} to {last.images} images {measure} changes by at "
+        f"most {margin}."
+    )
 
 
-def _to_promise(held_out: int, rate: float) -> str:
+def _guarantee_text(held_out: int, rate: float) -> str:
     needed = images_needed(rate)
-    wanted = f"A false-alarm rate of {rate:g} takes {needed} held-out good images"
-    return f"{wanted}, and there are {held_out}." if held_out >= needed else f"{wanted}; there are only {held_out}."
+    only = "" if held_out >= needed else "only "
+    return f"A guaranteed false-alarm rate of {rate:g} needs {needed} held-out good images; there are {only}{held_out}."

@@ -1,4 +1,4 @@
-"""Thresholds from good scores alone, without a promise for the images to come."""
+"""Thresholds from good scores alone: percentile, mean + k sigma, median + k MAD. They guarantee no false-alarm rate."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ if TYPE_CHECKING:
 Scores = NDArray[np.float64]
 
 _MAD_TO_SIGMA = 1.4826022185056018
-"""1 / Phi^-1(3/4): times the median absolute deviation, it is sigma where scores are normal."""
+"""1 / Phi^-1(3/4). The median absolute deviation times this estimates sigma when scores are normally distributed."""
 
 _FEWEST_FOR_SPREAD = 2
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold and what it rests on.
+    """A threshold and how it was chosen.
 
     Attributes:
-        value: In score units; what is above is called out.
-        level: What was asked for or reached: percentile, number of sigmas, target rate, precision, F1, or cost.
-        note: What the user should know of it, or None.
+        value: Threshold in score units; scores above it are anomalous.
+        level: The requested percentile, number of sigmas, false-alarm rate, precision or recall; for `f1` and `cost`,
+            the best value reached.
+        note: Warning for the user, or None.
     """
 
     value: float
@@ -37,10 +38,10 @@ class Threshold:
 
 
 def by_percentile(good: Scores, percentile: float) -> Threshold:
-    """The percentile of good scores [n], by linear interpolation (what numpy calls `linear`).
+    """Return the percentile of good scores [n], with linear interpolation (numpy's default method).
 
-    Of n + 1 exchangeable scores the last is above it more often than 1 - percentile / 100 says, the more so the
-    smaller n: see `conformal` for the threshold that keeps the promise.
+    A new good score is above it more often than 1 - percentile / 100, most clearly when n is small. The thresholds of
+    `conformal` do not have this bias.
 
     Raises:
         DataError: There are no scores, or some are not finite.
@@ -49,7 +50,7 @@ def by_percentile(good: Scores, percentile: float) -> Threshold:
 
 
 def by_sigma(good: Scores, sigmas: float) -> Threshold:
-    """Mean + k standard deviations (n - 1 in the denominator) of good scores [n].
+    """Return mean + k standard deviations of good scores [n], where k is `sigmas` (n - 1 in the denominator).
 
     Raises:
         DataError: There are fewer than two scores, or some are not finite.
@@ -59,9 +60,9 @@ def by_sigma(good: Scores, sigmas: float) -> Threshold:
 
 
 def by_mad(good: Scores, sigmas: float) -> Threshold:
-    """Median + k robust standard deviations of good scores [n]: a few strange images do not move it.
+    """Return median + k robust standard deviations of good scores [n], where k is `sigmas`; outliers hardly move it.
 
-    The median absolute deviation times 1.4826 stands for sigma (Rousseeuw & Croux 1993, section 1).
+    The robust standard deviation is 1.4826 times the median absolute deviation (Rousseeuw & Croux 1993, section 1).
 
     Raises:
         DataError: There are fewer than two scores, or some are not finite.
@@ -73,22 +74,27 @@ def by_mad(good: Scores, sigmas: float) -> Threshold:
 
 
 def check_scores(scores: Scores | Iterable[float], *, fewest: int = 1, kind: str = "good") -> Scores:
-    """Scores [n] as float64, of which there are enough and none is NaN or infinite.
+    """Return scores [n] as float64 after checking their number and that all are finite.
+
+    Args:
+        scores: Raw scores [n].
+        fewest: Smallest number of scores that is accepted.
+        kind: Word for these images in error messages: `good` or `defective`.
 
     Raises:
         DataError: There are fewer than `fewest` scores, or some are not finite.
     """
     values = np.asarray(scores if isinstance(scores, np.ndarray) else list(scores), dtype=np.float64)
     if len(values) < fewest:
-        having = f"{len(values)} {kind} images" if len(values) else f"no scores of {kind} images"
         flag = "--good" if kind == "good" else "--defects"
         raise DataError(
-            f"There are {having} to calibrate on; this takes at least {fewest}.", f"Give {kind} images with {flag} DIR."
+            f"Calibration has too few scores of {kind} images: {len(values)}, but it needs at least {fewest}.",
+            f"Give {kind} images with {flag} DIR.",
         )
     broken = int(np.count_nonzero(~np.isfinite(values)))
     if broken:
         raise DataError(
             f"{broken} of {len(values)} scores of {kind} images are not finite numbers.",
-            "Look for broken images among them, or train the model again.",
+            "Remove damaged images, or train the model again.",
         )
     return values
