@@ -90,7 +90,7 @@ def test_too_few_images_are_told_how_many_it_takes(rate, needed):
     assert conformal.images_needed(rate) == needed
     assert conformal.by_false_alarm(np.arange(float(needed)), rate).note is None
     short = conformal.by_false_alarm(np.arange(needed - 1.0), rate)
-    assert f"takes {needed}" in short.note
+    assert f"needs {needed}" in short.note
     assert short.value == needed - 2
 
 
@@ -307,7 +307,7 @@ def test_calibration_survives_json():
 
 
 def test_no_scores_and_broken_scores_are_refused():
-    with pytest.raises(DataError, match="no scores"):
+    with pytest.raises(DataError, match="too few scores of good images: 0,"):
         unsupervised.by_percentile(np.array([]), 99)
     with pytest.raises(DataError, match="at least 2"):
         unsupervised.by_sigma(np.array([1.0]), 3)
