@@ -11,7 +11,7 @@ import operator
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree as ET  # written, never read
+from xml.etree import ElementTree as ET  # used only for writing
 
 from adctl import files
 from adctl.errors import UsageError, unknown_name

@@ -317,6 +317,6 @@ def test_levels_out_of_range_name_the_flag(world):
 def test_a_model_of_the_older_format_is_told_to_be_trained_again(model):
     header = safetensors_file.read_header(model)
     safetensors_file.replace_header(model, model, {**header, "format": 1})
-    with pytest.raises(ModelFileError, match="keeps no calibration scores") as caught:
+    with pytest.raises(ModelFileError, match="stores no calibration scores") as caught:
         read_header(model)
     assert "Train the model again" in caught.value.remedy

@@ -130,10 +130,10 @@ def test_images_to_score(here):
         ("path,split\na/9.png,train\n", "Line 2 .* a/9.png does not exist"),
         ("path,split\na/0.png,learn\n", "Line 2 .* split 'learn' is unknown"),
         ("name,split\na/0.png,train\n", "Line 2 .* no path in name, split"),
-        ("path\na/0.png\na/0.png\n", "Line 3 .* named before"),
+        ("path\na/0.png\na/0.png\n", "Line 3 .* listed already"),
         ("path\n", "lists no image"),
         ("", "lists no image"),
-        ("path,label\na/0.png,crack\n", "no good image"),
+        ("path,label\na/0.png,crack\n", "no good training image"),
         (b"path\n\xff\xfe\n", "not UTF-8"),
         ("path,mask\nb/crack.png,masks/9.png\n", "Line 2 .* masks/9.png does not exist"),
     ],
@@ -144,7 +144,7 @@ def test_faults_name_the_line(here, text, said):
     assert error.value.remedy
 
 
-@pytest.mark.parametrize(("text", "said"), [("{", "not JSON"), ("[]", "no JSON object")])
+@pytest.mark.parametrize(("text", "said"), [("{", "not JSON"), ("[]", "not a JSON object")])
 def test_faults_in_json_lines(here, text, said):
     with pytest.raises(DataError, match=f"Line 1 .*{said}"):
         read_manifest(manifest(here, text, "list.jsonl"))

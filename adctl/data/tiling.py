@@ -107,7 +107,7 @@ class Tiling:
 
 
 class Stitcher:
-    """Combines the scores and maps of an image's tiles into one score and one map of the whole image.
+    """Combination of the scores and maps of an image's tiles into one score and one map of the whole image.
 
     The score is the maximum over the tiles of a scale, averaged over the scales. Good tiles therefore do not dilute a
     defect in one tile.

@@ -145,7 +145,7 @@ def perceptual_hash(grey: NDArray[np.generic]) -> int:
     """
     small = _shrink(grey, _HASH_SIDE)
     low = cv2.dct(small)[:_HASH_CELLS, :_HASH_CELLS].ravel()
-    bits = low > np.median(low[1:])  # without the first coefficient, the mean brightness
+    bits = low > np.median(low[1:])  # the median excludes the first coefficient, the mean brightness
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 

@@ -125,7 +125,7 @@ def categories_in(path: Path) -> list[str]:
     listed = _read_listed(path)
     if listed is not None:
         return sorted({row.category for row in listed[1] if row.category is not None})
-    require_folder(path, "data set")
+    require_folder(path, "dataset")
     root = _inner_root(path)
     return [] if is_category(root) else [folder.name for folder in subfolders_of(root) if is_category(folder)]
 
@@ -175,7 +175,7 @@ def open_mvtec(root: Path, category: str | None = None) -> Dataset:
         UsageError: The folder does not exist, or the category is unknown or must be given.
         DataError: The folder has another layout, contains no good images, or test images are among the good ones.
     """
-    require_folder(root, "data set")
+    require_folder(root, "dataset")
     name = _name_of(root)
     root = _inner_root(root)
     single = {name: root} if is_category(root) else None
