@@ -72,12 +72,12 @@ class ImageStats:
 def collect_image_stats(
     samples: Iterable[tuple[Sample, Part]], workers: int, update: Callable[[int, int | None], None]
 ) -> list[ImageStats]:
-    """Look at images in order.
+    """Compute the statistics of images in threads; the results keep the order of the images.
 
     Args:
-        samples: The images and what they are for.
-        workers: Threads; at least one is used.
-        update: Told how many are done.
+        samples: The images, each with its part of the dataset.
+        workers: Number of threads, at least one.
+        update: Function called with the number of images done.
     """
     looks = []
     for number, look in enumerate(_in_threads(list(samples), max(1, workers)), 1):
