@@ -14,7 +14,8 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 
 from adctl.config import LoadedSettings, TrainSettings, names_of, validated
-from adctl.detectors.registry import DETECTORS
+
+pytest.register_assert_rewrite("adctl.testing")
 
 ROOT = Path(__file__).parent.parent
 
@@ -76,16 +77,6 @@ def settings(**values: Any) -> LoadedSettings[TrainSettings]:
     """Training settings as the command line would load them, small enough for tests."""
     small = {"image_size": 64, "epochs": 2, "device": "cpu", **values}
     return LoadedSettings(validated(TrainSettings, small), dict.fromkeys(names_of(TrainSettings), "test"))
-
-
-@pytest.fixture(scope="session", params=sorted(DETECTORS))
-def trained(request: pytest.FixtureRequest, zippers: Path, tmp_path_factory: pytest.TempPathFactory):
-    """A trained model of each detector, once a session."""
-    from adctl.training.single_run import train_once
-
-    runs = tmp_path_factory.mktemp("runs")
-    epochs = 4 if request.param == "vit" else 2  # a transformer takes longer to rebuild anything
-    return train_once(settings(arch=request.param, data=zippers, runs=runs, epochs=epochs))
 
 
 @pytest.fixture(scope="session")
@@ -167,25 +158,3 @@ def rebuilding_error(detector: Any, images: Any) -> float:
 
     with torch.inference_mode():
         return float((detector.reconstruct(images) - images).square().mean())
-
-
-def same_by_onnx(arch: str, detector: Any, images: Any, folder: Path) -> None:
-    """Exported, a detector scores images [N,C,H,W] as it does itself, one alone and all together."""
-    pytest.importorskip("onnxruntime")
-    import torch
-
-    from adctl.exporting.onnx import write_onnx
-    from adctl.model_file import ModelHeader, Training, save_model
-    from adctl.runtimes.onnx import OnnxRuntime
-
-    header = ModelHeader(arch, detector.config.model_dump(mode="json"), Training("none", "none", 0, "", (), None))
-    save_model(folder / "model.safetensors", detector, header)
-    write_onnx(folder / "model.safetensors", folder / "model.onnx")
-    runtime = OnnxRuntime(folder / "model.onnx", "cpu")
-    for count in (1, len(images)):
-        pixels = (images[:count] * 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        exported = runtime.predict(pixels)
-        with torch.inference_mode():
-            scores, maps = detector(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
-        np.testing.assert_allclose(exported.scores, scores.numpy(), rtol=1e-3)
-        np.testing.assert_allclose(exported.maps, maps.numpy(), rtol=1e-2, atol=1e-5)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import descend, pictures_of, rebuilding_error, same_by_onnx
+from conftest import descend, pictures_of, rebuilding_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -19,6 +19,7 @@ from adctl.detectors.registry import detector_class
 from adctl.detectors.vit import VisionTransformerAutoencoder, VisionTransformerConfig
 from adctl.engine.phases import Batch, Optimize
 from adctl.errors import UsageError
+from adctl.testing import check_onnx
 from adctl.training.single_run import detector_config, fit_plan
 
 SMALL = {
@@ -199,7 +200,7 @@ def test_it_rebuilds_unseen_real_images_better_than_their_mean_does(arch, option
     [("cnn", {"skips": True}), ("vit", {"masks": 3}), ("vit", {"masked": False, "decoder": "transformer"})],
 )
 def test_onnx_scores_as_torch_does_at_any_batch_size(arch, options, tmp_path):
-    same_by_onnx(arch, build(arch, **options), pictures(3), tmp_path)
+    check_onnx(arch, build(arch, **options), pictures(3), tmp_path)
 
 
 @torch.no_grad()

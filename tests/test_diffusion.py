@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import descend, pictures_of, rebuilding_error, same_by_onnx
+from conftest import descend, pictures_of, rebuilding_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -22,6 +22,7 @@ from adctl.detectors.diffusion import Diffusion, DiffusionConfig, sampling_path
 from adctl.engine.gradient_checkpointing import recomputing
 from adctl.engine.phases import Batch, Optimize
 from adctl.errors import MissingExtraError, UsageError
+from adctl.testing import check_onnx
 from adctl.training.single_run import detector_config
 
 ROOT = Path(__file__).parent.parent
@@ -350,4 +351,4 @@ def test_it_restores_unseen_real_images_better_than_their_mean_does(noise, share
     [{"noise_level": (0.05, 0.2)}, {"sampler": "ddpm", "sampling_steps": 2, "noise": "simplex"}],
 )
 def test_onnx_scores_as_torch_does_at_any_batch_size(options, tmp_path):
-    same_by_onnx("diffusion", build(**options), pictures(3), tmp_path)
+    check_onnx("diffusion", build(**options), pictures(3), tmp_path)

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "adctl"
 ROOMS = [
     "__main__",
     "cli",
+    "testing",
     "demo",
     "exporting",
     "calibration",

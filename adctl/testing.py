@@ -1,0 +1,289 @@
+"""Contract tests for detectors: adctl runs them over its own, and packages that provide a detector run them too.
+
+    from adctl.testing import DetectorContract
+
+    class TestMine(DetectorContract):
+        arch = "mahalanobis"
+
+The detector is registered by an entry point of the group `adctl.detectors`: its name = `module:Class`. It must:
+
+- subclass `adctl.detectors.base.Detector`, with a `Config` that subclasses `DetectorConfig`: a frozen pydantic model
+  of JSON-safe settings, each with a default and a description;
+- give `phases()` for the trainer: `Observe` (one pass without gradients; its `embed` changes nothing), `Optimize`
+  (epochs of gradient steps), both in any order, or none;
+- score images [B,C,H,W] of float32 in [0, 1] with `forward`: a `Prediction` of scores [B] and maps [B,h,w] of float32,
+  finite, higher for more anomalous images. An image gets the same score alone and in any batch, at any time;
+- keep what training finds in its parameters and in the buffers named in `fitted`: empty at first, loaded from the
+  model file. Nothing else may influence a score;
+- be exportable: `torch.export` traces `forward` with any number of images. A detector that cannot be exported raises a
+  UsageError in `check_exportable` and sets `exportable = False` in its test;
+- accept any `image_size`, or refuse it with an error of `adctl.errors`.
+
+The model is trained once for each class of tests, on a small generated dataset. pytest is required; onnx, onnxscript
+and onnxruntime are required for the export test, which is skipped without them.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from adctl.config import LoadedSettings, TrainSettings
+from adctl.detectors.base import CostEstimate, Detector, Prediction
+from adctl.detectors.registry import detector_class, package_of
+from adctl.engine.batching import to_input
+from adctl.engine.phases import Observe, Optimize
+from adctl.errors import AdctlError, ModelFileError, UsageError
+from adctl.exporting.export import write_format
+from adctl.exporting.graph import ExportSource
+from adctl.fetching.demo_dataset import generate, render
+from adctl.model_file import ModelHeader, Training, load_model, save_model
+from adctl.runtimes.loading import open_runtime
+from adctl.training.single_run import train_once
+
+try:
+    import pytest
+except ImportError as error:
+    raise ImportError("adctl.testing needs pytest. Install it with: pip install pytest") from error
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+_IMAGES = 5
+_BANDS = 6
+_SIZES = (33, 50, 96)
+
+
+@dataclass(frozen=True)
+class TrainedDetector:
+    """A detector trained on generated images.
+
+    Attributes:
+        detector: Detector loaded from its model file, in evaluation mode on the CPU.
+        header: Header of the model file.
+        images: Images [5,C,H,W] of noise in [0, 1], of the size that the detector takes.
+    """
+
+    detector: Detector
+    header: ModelHeader
+    images: Tensor
+
+
+class DetectorContract:
+    """Contract of a detector, one test for each clause. Subclass it and set `arch`.
+
+    Attributes:
+        arch: Name of the detector, as after `adctl train --arch`.
+        options: Settings of the detector for the test, as after `--set`.
+        image_size: Side of the images, pixels.
+        epochs: Epochs of gradient training, where there is any.
+        exportable: Whether `adctl export` can write the detector.
+    """
+
+    arch: ClassVar[str] = ""
+    options: ClassVar[dict[str, Any]] = {}
+    image_size: ClassVar[int] = 64
+    epochs: ClassVar[int] = 2
+    exportable: ClassVar[bool] = True
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def trained(cls, tmp_path_factory: pytest.TempPathFactory) -> TrainedDetector:
+        """Train the detector on the zippers of the demo dataset."""
+        given = {
+            "arch": cls.arch,
+            "options": cls.options,
+            "data": _zippers(tmp_path_factory.getbasetemp()),
+            "runs": tmp_path_factory.mktemp("runs"),
+            "image_size": cls.image_size,
+            "epochs": cls.epochs,
+            "device": "cpu",
+        }
+        settings = TrainSettings.model_validate(given)
+        result = train_once(LoadedSettings(settings, dict.fromkeys(TrainSettings.model_fields, "test")))
+        assert result is not None
+        detector, header = load_model(result.model)
+        size = detector.input
+        shape = (_IMAGES, size.channels, size.height, size.width)
+        return TrainedDetector(detector, header, torch.rand(shape, generator=torch.Generator().manual_seed(0)))
+
+    def untrained(self, **options: Any) -> Detector:
+        """Create a detector that has learned nothing, with the settings of the test and further ones."""
+        cls = detector_class(self.arch)
+        return cls(cls.Config(**{"image_size": self.image_size, **self.options, **options}))
+
+    def test_scores_and_maps_have_the_right_shape_and_are_finite(self, trained: TrainedDetector) -> None:
+        """Scores are [B] and maps [B,h,w], float32 and finite."""
+        prediction = _predict(trained.detector, trained.images)
+        assert isinstance(prediction, Prediction)
+        assert prediction.scores.shape == (_IMAGES,)
+        assert prediction.maps.ndim == 3  # noqa: PLR2004 - [B,h,w]
+        assert prediction.maps.shape[0] == _IMAGES
+        assert prediction.scores.dtype == prediction.maps.dtype == torch.float32
+        assert torch.isfinite(prediction.scores).all()
+        assert torch.isfinite(prediction.maps).all()
+
+    def test_the_same_images_get_the_same_scores(self, trained: TrainedDetector) -> None:
+        """Scoring is deterministic."""
+        first, second = (_predict(trained.detector, trained.images) for _ in range(2))
+        assert torch.equal(first.scores, second.scores)
+        assert torch.equal(first.maps, second.maps)
+
+    def test_an_image_gets_the_same_score_alone_and_in_a_batch(self, trained: TrainedDetector) -> None:
+        """The other images of a batch do not matter."""
+        together = _predict(trained.detector, trained.images)
+        for index in range(_IMAGES):
+            alone = _predict(trained.detector, trained.images[index : index + 1])
+            torch.testing.assert_close(alone.scores[0], together.scores[index], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(alone.maps[0], together.maps[index], rtol=1e-3, atol=1e-4)
+
+    def test_a_defect_raises_the_score_where_it_is(self, trained: TrainedDetector) -> None:
+        """A large, bright defect raises the score, and the map is highest there; this is not a measure of quality."""
+        size = trained.detector.input.height
+        good, _ = render(7, None, size)
+        bad = good.copy()
+        bad[size // 2 : size // 2 + 10, 8:18] = (255, 0, 255)
+        prediction = _predict(trained.detector, to_input(np.stack([good, bad]), torch.device("cpu")))
+        assert prediction.scores[1] > prediction.scores[0]
+        difference = prediction.maps[1] - prediction.maps[0]
+        row, column = divmod(int(difference.argmax()), difference.shape[1])
+        cell = size / difference.shape[0]
+        near = size // 4
+        assert abs((row + 0.5) * cell - (size // 2 + 5)) < near
+        assert abs((column + 0.5) * cell - 13) < near
+
+    def test_a_saved_detector_scores_the_same_when_loaded(self, trained: TrainedDetector, tmp_path: Path) -> None:
+        """The model file holds everything that a score depends on."""
+        save_model(tmp_path / "copy.safetensors", trained.detector, trained.header)
+        loaded, header = load_model(tmp_path / "copy.safetensors")
+        assert header == trained.header
+        assert torch.equal(_predict(loaded, trained.images).scores, _predict(trained.detector, trained.images).scores)
+
+    def test_the_model_file_names_the_package(self, trained: TrainedDetector) -> None:
+        """The header names the detector and the package that provides it."""
+        assert (trained.header.arch, trained.header.package) == (self.arch, package_of(self.arch))
+
+    def test_the_config_is_json_safe(self, trained: TrainedDetector) -> None:
+        """Settings survive a JSON round trip."""
+        config = trained.detector.config
+        assert type(config)(**json.loads(config.model_dump_json())) == config
+
+    def test_every_option_has_a_default_and_a_description(self) -> None:
+        """All settings can be left out, and `--print-config` can explain each."""
+        for name, field in detector_class(self.arch).Config.model_fields.items():
+            assert field.description, name
+            assert not field.is_required(), name
+
+    def test_an_unknown_option_is_refused(self) -> None:
+        """A misspelt setting is never ignored."""
+        with pytest.raises(ValidationError):
+            self.untrained(no_such_option=1)
+
+    def test_an_unfitted_detector_says_so(self) -> None:
+        """Buffers that training fills are empty before."""
+        detector = self.untrained()
+        if detector.fitted:
+            with pytest.raises(ModelFileError, match="not fitted"):
+                detector.check_fitted()
+
+    def test_phases_can_be_run(self) -> None:
+        """Each phase is an `Observe` or an `Optimize` with a title; an `Optimize` has parameters to train."""
+        for phase in self.untrained().phases():
+            assert isinstance(phase, Observe | Optimize)
+            assert phase.title
+            if isinstance(phase, Optimize):
+                parameters = list(phase.parameters)
+                assert parameters
+                assert all(one.requires_grad for one in parameters)
+
+    def test_embedding_changes_nothing(self, trained: TrainedDetector) -> None:
+        """The first pass can be repeated with a smaller batch when memory runs out."""
+        detector = copy.deepcopy(trained.detector)
+        phases = detector.phases()
+        if not phases or not isinstance(phases[0], Observe):
+            pytest.skip("the detector does not start with a pass over the images")
+        before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
+        with torch.inference_mode():
+            first, second = phases[0].embed(trained.images), phases[0].embed(trained.images)
+        torch.testing.assert_close(first, second, rtol=0, atol=0)
+        after = detector.state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+    def test_the_cost_of_training_is_known_before(self) -> None:
+        """`adctl train --dry-run` can tell memory, operations and disk."""
+        cost = self.untrained().forecast(100)
+        assert isinstance(cost, CostEstimate)
+        assert min(cost.memory, cost.flops, cost.disk) >= 0
+
+    def test_images_of_many_channels_are_accepted_or_refused(self) -> None:
+        """`channels` is respected, or refused with an error that says why."""
+        try:
+            detector = self.untrained(channels=_BANDS)
+        except (AdctlError, ValidationError):
+            return
+        assert detector.input.channels == _BANDS
+
+    @pytest.mark.parametrize("size", _SIZES)
+    def test_any_size_is_accepted_or_refused(self, size: int) -> None:
+        """An image size is respected, or refused with an error that says why."""
+        try:
+            detector = self.untrained(image_size=size)
+        except (AdctlError, ValidationError):
+            return
+        assert (detector.input.height, detector.input.width) == (size, size)
+
+    def test_an_exported_detector_scores_as_torch_does(self, trained: TrainedDetector, tmp_path: Path) -> None:
+        """ONNX Runtime gives the same scores and maps, for one image and for several."""
+        if not self.exportable:
+            with pytest.raises(UsageError):
+                trained.detector.check_exportable()
+            return
+        check_onnx(self.arch, trained.detector, trained.images, tmp_path)
+
+
+def check_onnx(arch: str, detector: Detector, images: Tensor, folder: Path) -> None:
+    """Export a detector to ONNX and check that it scores as with torch, one image alone and all together.
+
+    Args:
+        arch: Name of the detector.
+        detector: Fitted detector on the CPU, in evaluation mode.
+        images: Images [B,C,H,W] in [0, 1].
+        folder: Folder for the files.
+
+    Raises:
+        AssertionError: Scores differ by more than 0.1 %, or maps by more than 1 %.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    header = ModelHeader(arch, detector.config.model_dump(mode="json"), Training("none", "none", 0, "", (), None))
+    save_model(folder / "model.safetensors", detector, header)
+    write_format("onnx", ExportSource.read(folder / "model.safetensors"), folder / "model.onnx")
+    runtime = open_runtime(folder / "model.onnx", "cpu")
+    for count in (1, len(images)):
+        pixels = (images[:count] * 255).to(torch.uint8)
+        exported = runtime.predict(pixels.permute(0, 2, 3, 1).contiguous().numpy())
+        scores, maps = _predict(detector, pixels / 255)
+        np.testing.assert_allclose(exported.scores, scores.numpy(), rtol=1e-3)
+        np.testing.assert_allclose(exported.maps, maps.numpy(), rtol=1e-2, atol=1e-5)
+
+
+@torch.inference_mode()
+def _predict(detector: Detector, images: Tensor) -> Prediction:
+    return detector(images)
+
+
+@cache
+def _zippers(folder: Path) -> Path:
+    """Generate a small zipper category, once for each test session."""
+    root = folder / "contract"
+    generate(root, train=20, good=6, per_defect=1, size=96)
+    return root / "zipper"
