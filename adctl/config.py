@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Ty
 
 from annotated_types import Ge, Gt, Interval, Len
 
+from adctl.choices import DETECTORS, EXPORT_FORMATS, REPORT_FORMATS, RUNTIMES, formats_with
 from adctl.errors import UsageError, unknown_name
-from adctl.formats import EXPORT_FORMATS, REPORT_FORMATS, RUNTIMES
 from adctl.options import PREFIX, Option, declared_in, describe, flag_name, is_several, is_table, setting, switch
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ OTHER_VARIABLES = {
 }
 """Environment variables that are no settings, with their meaning."""
 
-_ARCH = "Detector: cnn, diffusion, dinomaly, efficientad, padim, patchcore, resnet, simplenet or vit."
+_ARCH = f"Detector: {', '.join(DETECTORS)}, or one of an installed package."
 _LAST_MODEL = "the last model"
 _LAST_GROUPS = ("Gates", "Output", "Compute", "Download", "General")
 
@@ -445,8 +445,8 @@ class ExportSettings(ModelSettings):
         unset="images held out at training, and test images",
     )
     format: Annotated[tuple[ExportFormatName, ...], Len(1)] = setting(("onnx",), "Formats.", "Export", commas=True)
-    half: bool = setting(False, "Store weights in half precision (onnx, openvino).", "Export")
-    int8: bool = setting(False, "Quantise the network to 8 bits (onnx, openvino).", "Export")
+    half: bool = setting(False, f"Store weights in half precision ({', '.join(formats_with('fp16'))}).", "Export")
+    int8: bool = setting(False, f"Quantise the network to 8 bits ({', '.join(formats_with('int8'))}).", "Export")
     calibration: tuple[str, ...] = setting(
         (),
         "Good images that give the value ranges for --int8; repeatable.",

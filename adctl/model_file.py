@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from adctl import __version__, files
-from adctl.detectors.registry import DETECTORS, DetectorPackage, detector_class, package_of
+from adctl.choices import DETECTORS
+from adctl.detectors.registry import DetectorPackage, detector_class, package_of
 from adctl.engine import safetensors_file
 from adctl.errors import ModelFileError, UsageError
 from adctl.records import Calibration

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from adctl.config import LoadedSettings, TrainSettings
+from adctl.config import LoadedSettings, TrainSettings, names_of, validated
 from adctl.detectors.base import CostEstimate, Detector, Prediction
 from adctl.detectors.registry import detector_class, package_of
 from adctl.engine.batching import to_input
@@ -108,8 +108,8 @@ class DetectorContract:
             "epochs": cls.epochs,
             "device": "cpu",
         }
-        settings = TrainSettings.model_validate(given)
-        result = train_once(LoadedSettings(settings, dict.fromkeys(TrainSettings.model_fields, "test")))
+        settings = LoadedSettings(validated(TrainSettings, given), dict.fromkeys(names_of(TrainSettings), "test"))
+        result = train_once(settings)
         assert result is not None
         detector, header = load_model(result.model)
         size = detector.input

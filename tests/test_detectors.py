@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adctl.detectors.registry import DETECTORS, detector_class
+from adctl.choices import DETECTORS
+from adctl.detectors.registry import detector_class
 from adctl.errors import UsageError
 from adctl.model_file import load_model
 from adctl.testing import DetectorContract

@@ -8,11 +8,12 @@ import pytest
 import tifffile
 import torch
 
+from adctl.choices import DETECTORS
 from adctl.data.checks.check import check
 from adctl.data.images import image_size, read_image, read_mask, resize
 from adctl.data.multichannel import read_channels, read_display_image, read_pixels, to_display_image
 from adctl.detectors.components.backbones import Backbone, find_weights
-from adctl.detectors.registry import DETECTORS, detector_class
+from adctl.detectors.registry import detector_class
 from adctl.errors import ImageError, MissingExtraError
 
 BANDS = 6

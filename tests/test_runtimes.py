@@ -17,10 +17,10 @@ import pytest
 from conftest import ROOT, settings
 from safetensors.numpy import load_file
 
+from adctl.choices import EXPORT_FORMATS, RUNTIMES
 from adctl.config import ExportSettings, load
 from adctl.errors import AdctlError, MissingExtraError, ModelFileError, UsageError
 from adctl.exporting.export import export, write_format
-from adctl.formats import EXPORT_FORMATS, RUNTIMES
 from adctl.runtimes import auto_select
 from adctl.runtimes.auto_select import choose, read_parity_records, record
 from adctl.runtimes.loading import open_runtime

@@ -46,7 +46,7 @@ ROOMS = [
     "progress",
     "paths",
     "records",
-    "formats",
+    "choices",
     "errors",
 ]
 """Rooms (packages, and the modules at the top) from the top floor down. A room imports only rooms below it."""

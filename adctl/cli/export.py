@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from adctl.choices import EXPORT_FORMATS, formats_with
 from adctl.cli import options as opt
 from adctl.cli.output import Call, rows
-from adctl.formats import EXPORT_FORMATS, formats_with
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

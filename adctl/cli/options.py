@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adctl.detectors.registry import DETECTORS
+from adctl.choices import DETECTORS
 
 
 def value(text: str, *, default: str | None = None, metavar: str = "NAME") -> Any:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from adctl.choices import REPORT_FORMATS
 from adctl.cli import options as opt
 from adctl.cli.comparison import show_comparison
 from adctl.cli.metrics import metrics_table
 from adctl.cli.output import Call, rows
-from adctl.formats import REPORT_FORMATS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, cast
 
+from adctl.choices import DETECTORS
 from adctl.errors import PluginError, unknown_name
 
 if TYPE_CHECKING:
@@ -20,19 +21,6 @@ if TYPE_CHECKING:
 
 GROUP = "adctl.detectors"
 """Group of the entry points: the name of a detector = `module:Class`."""
-
-DETECTORS = {
-    "cnn": "adctl.detectors.cnn:ConvolutionalAutoencoder",
-    "diffusion": "adctl.detectors.diffusion:Diffusion",
-    "dinomaly": "adctl.detectors.dinomaly:Dinomaly",
-    "efficientad": "adctl.detectors.efficientad:EfficientAD",
-    "padim": "adctl.detectors.padim:PaDiM",
-    "patchcore": "adctl.detectors.patchcore:PatchCore",
-    "resnet": "adctl.detectors.resnet:ResNetAutoencoder",
-    "simplenet": "adctl.detectors.simplenet:SimpleNet",
-    "vit": "adctl.detectors.vit:VisionTransformerAutoencoder",
-}
-"""Built-in detectors."""
 
 
 @dataclass(frozen=True)

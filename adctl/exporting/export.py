@@ -14,13 +14,13 @@ import numpy as np
 
 from adctl import run_folder
 from adctl.calibration.calibration_scores import held_out, learned_from
+from adctl.choices import EXPORT_FORMATS, PRECISIONS, RUNTIMES, formats_with
 from adctl.data.datasets.layouts import list_images
 from adctl.data.loader import load_image
 from adctl.datasets import dataset_of_run
 from adctl.errors import AdctlError, DataError, UsageError
 from adctl.exporting.graph import ExportSource
 from adctl.exporting.parity import ParityCheck, check_parity
-from adctl.formats import EXPORT_FORMATS, PRECISIONS, RUNTIMES, formats_with
 from adctl.progress import SILENT, Reporter
 from adctl.runtimes.auto_select import ParityRecord, digest_of, files_of, record, this_machine, version_of
 from adctl.runtimes.loading import open_runtime
@@ -132,10 +132,10 @@ def write_format(
     """Write a model in one format.
 
     Args:
-        name: A name from `adctl.formats.EXPORT_FORMATS`.
+        name: A name from `adctl.choices.EXPORT_FORMATS`.
         source: The model.
         target: The file.
-        precision: A name from `adctl.formats.PRECISIONS`.
+        precision: A name from `adctl.choices.PRECISIONS`.
         images: Pixels [1,H,W,C] each, from which ranges of activations are found for `int8`.
 
     Raises:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adctl import run_folder
+from adctl.choices import REPORT_FORMATS
 from adctl.errors import UsageError, unknown_name
 from adctl.evaluation.evaluate import Evaluation, evaluate
-from adctl.formats import REPORT_FORMATS
 from adctl.gates import Gate, GateResult, check, write_junit
 from adctl.metrics.bootstrap import Resampling
 from adctl.progress import SILENT, Reporter

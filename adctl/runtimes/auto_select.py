@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from adctl import files, run_folder
+from adctl.choices import EXPORT_FORMATS, RUNTIMES, format_of_runtime
 from adctl.errors import DataError, UsageError
-from adctl.formats import EXPORT_FORMATS, RUNTIMES, format_of_runtime
 from adctl.model_file import tensors_digest
 
 if TYPE_CHECKING:

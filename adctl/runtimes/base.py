@@ -30,7 +30,7 @@ class Runtime(Protocol):
     """A model ready to score.
 
     Attributes:
-        name: A name from `adctl.formats.RUNTIMES`.
+        name: A name from `adctl.choices.RUNTIMES`.
         header: Of the model file.
         input: What it takes.
         device: Where it computes.

@@ -6,8 +6,8 @@ import logging
 import pkgutil
 from typing import TYPE_CHECKING
 
+from adctl.choices import RUNTIMES
 from adctl.errors import UsageError, unknown_name
-from adctl.formats import RUNTIMES
 from adctl.model_file import read_header
 from adctl.runtimes.auto_select import choose, exported_for
 

@@ -1,12 +1,25 @@
-"""Export formats with the runtimes that open them, and report formats: one table each.
+"""Choices by name: built-in detectors, export formats with the runtimes that open them, report formats. One table each.
 
-A new format is one row here and the module that the row names. Standard library only: a row names its code as
+A new choice is one row here and the module that the row names. Standard library only: a row names its code as
 `module:function`, and nothing is imported until it is used.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+DETECTORS = {
+    "cnn": "adctl.detectors.cnn:ConvolutionalAutoencoder",
+    "diffusion": "adctl.detectors.diffusion:Diffusion",
+    "dinomaly": "adctl.detectors.dinomaly:Dinomaly",
+    "efficientad": "adctl.detectors.efficientad:EfficientAD",
+    "padim": "adctl.detectors.padim:PaDiM",
+    "patchcore": "adctl.detectors.patchcore:PatchCore",
+    "resnet": "adctl.detectors.resnet:ResNetAutoencoder",
+    "simplenet": "adctl.detectors.simplenet:SimpleNet",
+    "vit": "adctl.detectors.vit:VisionTransformerAutoencoder",
+}
+"""Built-in detectors by name; `adctl.detectors.registry` adds those of other packages."""
 
 PRECISIONS = {"fp32": "", "fp16": "--half", "int8": "--int8"}
 """Precisions of an exported file, each with the flag that asks for it."""
