@@ -1,0 +1,30 @@
+"""A hook of the documentation build: fills `commands.md` with a table of options for each command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from adctl.config import Option, options_of
+
+PLACE = "<!-- tables of options -->"
+COMMANDS = ("fetch", "fetch check", "fetch weights", "fetch bundle", "fetch verify", "train", "calibrate", "score",
+            "report", "export", "bench", "demo")  # fmt: skip
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put the tables where the page asks for them."""
+    return markdown.replace(PLACE, "\n".join(_section(command) for command in COMMANDS))
+
+
+def _section(command: str) -> str:
+    rows = "\n".join(_row(option) for option in options_of(command))
+    return f"## adctl {command}\n\n| option | meaning | default |\n|---|---|---|\n{rows}\n"
+
+
+def _row(option: Option) -> str:
+    name = ", ".join(f"`{flag}`" for flag in option.flags) if option.flags else f"`{option.metavar or option.name}`"
+    return f"| {name} | {_escaped(option.help)} | {_escaped(str(option.shown_default or ''))} |"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
