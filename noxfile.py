@@ -1,13 +1,23 @@
-"""Checks of adctl: `nox` runs lint, types and tests; the others are asked for by name."""
+"""Checks of adctl: `nox` runs lint, types and tests; the other sessions run by name, such as `nox -s slow`."""
 
 from __future__ import annotations
 
 import tomllib
+import zipfile
 from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
 
 PROJECT = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+OLDEST_PYTHON = PROJECT["requires-python"].removeprefix(">=")
+
+EXAMPLES = {
+    "*.py": ["python"],
+    "notebooks/*.ipynb": ["jupyter", "execute"],
+}
+"""Command that runs each kind of example, by its pattern in `examples/`. The tests run `examples/configs/`."""
 
 nox.options.sessions = ["lint", "types", "tests"]
 nox.options.reuse_existing_virtualenvs = True
@@ -41,17 +51,39 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """Run the tests that take minutes."""
+    """Run the tests that take minutes, then the session `minimums`."""
     session.install(".[dev]")
     session.run("pytest", "-m", "slow", *session.posargs)
+    session.notify("minimums")
+
+
+@nox.session(python=OLDEST_PYTHON)
+def minimums(session: nox.Session) -> None:
+    """Run the tests with exactly the lowest versions that pyproject.toml admits, on the oldest Python."""
+    folder = Path(session.create_tmp())
+    lowest, resolved = folder / "lowest.txt", folder / "resolved.txt"
+    lowest.write_text("\n".join(_lowest_versions()) + "\n", encoding="utf-8")
+    # uv finds versions of everything else that go with these in a second, or says which bounds contradict each other;
+    # pip would try hundreds. Only wheels: a bound is no use if it has to be compiled.
+    session.install("uv")
+    session.run(
+        "uv", "pip", "compile", "--quiet", "--upgrade", "--only-binary", ":all:", "--python-version", OLDEST_PYTHON,
+        "--extra", "dev", "--constraint", str(lowest), "--output-file", str(resolved), "pyproject.toml",
+    )  # fmt: skip
+    session.install("--requirement", str(resolved))
+    session.install("--no-deps", "--editable", ".")
+    session.run("pytest", "-m", "not slow", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
 def examples(session: nox.Session) -> None:
-    """Run every script in examples/ as a user would."""
-    session.install(".[all]")
-    for script in sorted(Path("examples").glob("*.py")):
-        session.run("python", str(script), env={"ADCTL_RUNS": session.create_tmp()})
+    """Run every example as a user would."""
+    session.install(".[all]", *_development("ipykernel", "nbclient"))
+    folder = Path(session.create_tmp()).resolve()
+    environment = {"ADCTL_RUNS": str(folder / "runs"), "ADCTL_DATA_DIR": str(folder / "data")}
+    for pattern, command in EXAMPLES.items():
+        for example in sorted(Path("examples").glob(pattern)):
+            session.run(*command, str(example), env=environment)
 
 
 @nox.session
@@ -63,20 +95,66 @@ def benchmarks(session: nox.Session) -> None:
 
 
 @nox.session
-def minimums(session: nox.Session) -> None:
-    """Run the tests with the lowest versions of the dependencies that pyproject.toml admits."""
-    lowest = [_lowest(requirement) for requirement in PROJECT["dependencies"]]
-    session.install(*lowest, ".[dev]")
-    session.run("pytest", "-m", "not slow", *session.posargs)
+def release(session: nox.Session) -> None:
+    """Build the sdist and the wheel into dist/ and check them, then try the wheel in the session `smoke`."""
+    session.install("build", "twine")
+    for old in Path("dist").glob("adctl-*"):
+        old.unlink()
+    session.run("python", "-m", "build", "--outdir", "dist")
+    session.run("twine", "check", "--strict", *map(str, Path("dist").glob("adctl-*")))
+    wheel = _built_wheel()
+    version = wheel.name.split("-")[1]
+    if f"## [{version}] - " not in Path("CHANGELOG.md").read_text(encoding="utf-8"):
+        session.error(f"CHANGELOG.md has no dated section for version {version}.")
+    differing = _files_in(wheel) ^ _package_files()
+    if differing:
+        session.error(f"The wheel and adctl/ differ in {', '.join(sorted(differing))}.")
+    session.notify("smoke")
+
+
+@nox.session(reuse_venv=False)
+def smoke(session: nox.Session) -> None:
+    """Install the built wheel, without extras, into a clean environment and run `adctl demo` there."""
+    session.install(str(_built_wheel()))
+    session.run("pip", "check")
+    folder = Path(session.create_tmp()).resolve()
+    with session.chdir(folder):  # where Python finds the installed package, not the source tree
+        session.run("adctl", "--version")
+        session.run("adctl", "demo", env={"ADCTL_DATA_DIR": str(folder / "data")})
 
 
 def _development(*names: str) -> list[str]:
-    """The requirements of the `dev` extra for the named packages."""
-    return [line for line in PROJECT["optional-dependencies"]["dev"] if line.startswith(names)]
+    """Return the requirements of the `dev` extra for the named packages."""
+    return [line for line in EXTRAS["dev"] if Requirement(line).name in names]
 
 
-def _lowest(requirement: str) -> str:
-    """`name>=1.2,<3` to `name~=1.2.0`: the lowest minor release that is admitted, with its own fixes."""
-    name, _, bounds = requirement.partition(">=")
-    lowest = bounds.partition(",")[0]
-    return f"{name}~={lowest}.0" if lowest.count(".") == 1 else f"{name}~={lowest}"
+def _lowest_versions() -> list[str]:
+    """Return a constraint for each dependency that users install, extras included: the lower bound of its versions."""
+    groups = [PROJECT["dependencies"], *(lines for extra, lines in EXTRAS.items() if extra != "dev")]
+    requirements = [Requirement(line) for lines in groups for line in lines]
+    return sorted({_lowest_version(requirement) for requirement in requirements if requirement.name != PROJECT["name"]})
+
+
+def _lowest_version(requirement: Requirement) -> str:
+    """Turn `name>=1.2,<3; marker` into `name==1.2; marker`."""
+    (lowest,) = (bound.version for bound in requirement.specifier if bound.operator == ">=")
+    marker = f"; {requirement.marker}" if requirement.marker else ""
+    return f"{requirement.name}=={lowest}{marker}"
+
+
+def _built_wheel() -> Path:
+    """Return the wheel in dist/, where the session `release` leaves exactly one."""
+    (wheel,) = Path("dist").glob("adctl-*.whl")
+    return wheel.resolve()
+
+
+def _files_in(wheel: Path) -> set[str]:
+    """Return the paths of the files in a wheel, without its metadata."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+def _package_files() -> set[str]:
+    """Return the paths of the files of the package: modules, `py.typed`, templates, the catalogue of data sets."""
+    paths = (path for path in Path("adctl").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.as_posix() for path in paths}
