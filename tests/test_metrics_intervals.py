@@ -142,7 +142,7 @@ def gathered(gatherer, images):
 def test_pixel_replicates_are_metrics_of_repeated_images(group):
     images = pixel_set()
     samples = gathered(PixelSamples(gathered(ExactMeter(5.0), images)), images)
-    groups = {"whole": samples.whole, **samples.defects(), **samples.sizes()}
+    groups = {"whole": samples.whole, **samples.defect_groups(), **samples.size_groups()}
     resampling = Resampling(6, seed=2)
     found = samples.replicates(groups[group], resampling)
     chosen = [image for image in images if image[2] in groups[group][0]]

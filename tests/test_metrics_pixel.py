@@ -143,7 +143,7 @@ def test_numbers_at_a_threshold_are_scikit_learns_in_either_meter(drawn, thresho
         assert found.precision == pytest.approx(sk.precision_score(truth, called))
     else:
         assert found.precision is None
-        assert found.missing == {"precision": "no pixel is called anomalous"}
+        assert found.missing == {"precision": "no pixel is above the threshold"}
 
 
 @few

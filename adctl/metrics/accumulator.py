@@ -1,4 +1,4 @@
-"""What everything that takes maps and masks shares: checks, labels, and the groups that metrics are given for."""
+"""Base class of everything that takes maps and masks: checks, labels, and the groups that metrics are computed for."""
 
 from __future__ import annotations
 
@@ -19,74 +19,74 @@ if TYPE_CHECKING:
     from adctl.metrics.pixel_counts import PixelCounts
 
 Label = str | None
-"""`"good"`, a defect type, or None for an image whose defect has no name: it counts in the whole and in no type."""
+"""`"good"`, a defect type, or None for a defect of unknown type, which counts in the total but in no defect type."""
 
 Group = tuple[tuple[Label, ...], tuple[int, ...]]
-"""Labels of the images, and indices of the sizes of the regions, that a metric is worked out over."""
+"""Labels of images, and indices of region sizes, that a metric is computed over."""
 
 ALL_SIZES = tuple(range(len(SIZES)))
 
 
 class PixelAccumulator(ABC):
-    """Takes maps one at a time.
+    """Takes maps and masks one at a time and counts their pixels.
 
     Args:
-        threshold: Above it a pixel is called anomalous; None where there is none.
+        threshold: Pixels above it are anomalous; None if there is no threshold.
     """
 
     def __init__(self, threshold: float | None = None) -> None:
         self.threshold = threshold
 
     def add(self, anomaly_map: NDArray[Any], mask: NDArray[Any] | None = None, defect: str | None = None) -> None:
-        """Take one map.
+        """Add one map.
 
         Args:
             anomaly_map: Array [H,W].
             mask: Array [H,W], true where defective; None for an image without defect.
-            defect: Its kind; None for an image without defect, or where the kind is not known.
+            defect: Defect type; None for an image without defect, or if the type is unknown.
 
         Raises:
             DataError: A value is not a finite number.
-            ValueError: Shapes differ, or mask and kind contradict each other.
+            ValueError: Shapes differ, or mask and defect type contradict each other.
         """
-        values = _floats(anomaly_map)
+        values = _check_map(anomaly_map)
         truth = None if mask is None else np.asarray(mask, np.bool_)
         if truth is not None and truth.shape != values.shape:
             raise ValueError(f"map and mask must have one shape. Got {values.shape} and {truth.shape} instead.")
         defective = truth is not None and bool(truth.any())
         label = _label(defect, masked=mask is not None, defective=defective)
-        self._take(label, split_by_mask(values, truth if defective else None, self.threshold))
+        self._store(label, split_by_mask(values, truth if defective else None, self.threshold))
 
     @property
     @abstractmethod
     def labels(self) -> Iterable[Label]:
-        """Of the maps so far."""
+        """Labels of the maps added so far, each once."""
 
     @abstractmethod
-    def _take(self, label: Label, parts: MapPixels) -> None:
-        """Keep what is needed of one map."""
+    def _store(self, label: Label, pixels: MapPixels) -> None:
+        """Keep what the metrics need from one map."""
 
     @abstractmethod
-    def tally(self, group: Group | None = None) -> PixelCounts:
-        """What was counted, over all or over one group."""
+    def counts(self, group: Group | None = None) -> PixelCounts:
+        """Return the pixel counts of one group, or of everything."""
 
     @property
     def whole(self) -> Group:
-        """All maps and regions."""
+        """Group of all maps and regions."""
         return tuple(self.labels), ALL_SIZES
 
-    def defects(self) -> dict[str, Group]:
-        """Each defect type: its images and the good ones."""
+    def defect_groups(self) -> dict[str, Group]:
+        """Return one group per defect type: its images and the good ones."""
         kinds = sorted(kind for kind in self.labels if kind not in (GOOD, None))
         return {kind: ((GOOD, kind), ALL_SIZES) for kind in kinds if kind is not None}
 
-    def sizes(self) -> dict[str, Group]:
-        """Each size of region: its pixels and all normal ones."""
+    def size_groups(self) -> dict[str, Group]:
+        """Return one group per region size: its defective pixels and all normal pixels."""
         return {name: (tuple(self.labels), (index,)) for index, name in enumerate(SIZES)}
 
 
-def _floats(anomaly_map: NDArray[Any]) -> NDArray[Any]:
-    """The map as floats of its own precision, which must be finite."""
+def _check_map(anomaly_map: NDArray[Any]) -> NDArray[Any]:
+    """Return the map as float32 or float64, after checking that all values are finite."""
     values = np.asarray(anomaly_map)
     if values.dtype not in (np.float32, np.float64):
         values = values.astype(np.float64)
@@ -97,7 +97,7 @@ def _floats(anomaly_map: NDArray[Any]) -> NDArray[Any]:
 
 
 def _label(defect: str | None, *, masked: bool, defective: bool) -> Label:
-    """Under which label an image counts; what is called good must be so, and a defect needs its mask."""
+    """Return the label of an image, after checking that its defect type and mask agree."""
     if defect in (None, GOOD):
         if defective and defect == GOOD:
             raise ValueError("a good image must have no defective pixels.")

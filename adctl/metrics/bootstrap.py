@@ -1,11 +1,12 @@
-"""Bootstrap confidence intervals: how images are drawn again, and how what comes of it becomes an interval.
+"""Bootstrap confidence intervals.
 
-Images are drawn with replacement within each stratum (the good ones, each defect type), so that every resample has
-as many of each kind as the set. Intervals are percentile intervals (Efron and Tibshirani, "An Introduction to the
-Bootstrap", 1993, chapter 13). Knows no metric.
+Images are resampled with replacement within each stratum (good images, each defect type), so that every resample has as
+many images of each stratum as the original set. Intervals are percentile intervals (Efron and Tibshirani, "An
+Introduction to the Bootstrap", 1993, chapter 13).
 
-An interval speaks of other images like these, scored by this model: not of another training. One of no width says
-that resampling never met another value (as with an AUROC of 1), not that there is no doubt.
+An interval describes the variation over images like these, scored by this model. It does not include the variation
+between training runs. An interval of zero width means that every resample gave the same value (as for an AUROC of 1),
+not that the value is certain.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ if TYPE_CHECKING:
 
     from adctl.metrics.labels import Floats
 
-_CELLS = 4_000_000
-"""Numbers held at once: resamples are worked through in chunks of about this size."""
+_CHUNK_NUMBERS = 4_000_000
+"""Numbers held in memory at once; resamples are processed in chunks of about this size."""
 
 _FEWEST = 2
-"""Images of a stratum below which drawing them again shows no spread."""
+"""Smallest number of images in a stratum: resampling a single image shows no variation."""
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """How to draw.
+    """Bootstrap settings.
 
     Attributes:
-        samples: Resamples.
-        level: Share of them inside the interval.
-        seed: Same seed and strata, same draws.
+        samples: Number of resamples.
+        level: Confidence level, in (0, 1).
+        seed: Random seed; the same seed and strata give the same resamples.
     """
 
     samples: int = 1000
@@ -44,14 +45,14 @@ class Resampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what gives no interval."""
+        """Raise ValueError for impossible values."""
         if self.samples < 1 or not 0 < self.level < 1:
             raise ValueError(f"samples must be at least 1 and level between 0 and 1. Got {self} instead.")
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Where the true value lies with the confidence asked for.
+    """A confidence interval.
 
     Attributes:
         low: Lower end.
@@ -63,26 +64,26 @@ class Interval:
 
 
 def resample_counts(strata: ArrayLike, resampling: Resampling, *, width: int = 0) -> Iterator[Floats]:
-    """How often each image was drawn, in chunks of resamples [b,n].
+    """Yield how often each resample contains each image, in chunks of resamples [b,n].
 
     Args:
-        strata: The stratum of each image [n].
-        resampling: How to draw.
-        width: Numbers a resample takes beside its counts, for the size of a chunk.
+        strata: Stratum of each image [n].
+        resampling: Bootstrap settings.
+        width: Further numbers that each resample needs in memory; the chunks are sized accordingly.
     """
-    kinds = np.asarray(strata)
-    members = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
+    names = np.asarray(strata)
+    members = [np.flatnonzero(names == name) for name in np.unique(names)]
     generator = np.random.default_rng(resampling.seed)
-    chunk = max(1, _CELLS // (len(kinds) + width))
+    chunk = max(1, _CHUNK_NUMBERS // (len(names) + width))
     for start in range(0, resampling.samples, chunk):
         rows = min(chunk, resampling.samples - start)
-        counts = np.zeros((rows, len(kinds)))
+        counts = np.zeros((rows, len(names)))
         for member in members:
-            counts[:, member] = _drawn(generator, rows, len(member))
+            counts[:, member] = _draw_counts(generator, rows, len(member))
         yield counts
 
 
-def _drawn(generator: np.random.Generator, rows: int, size: int) -> NDArray[np.intp]:
+def _draw_counts(generator: np.random.Generator, rows: int, size: int) -> NDArray[np.intp]:
     drawn = generator.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
     return np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size)
 
@@ -90,12 +91,12 @@ def _drawn(generator: np.random.Generator, rows: int, size: int) -> NDArray[np.i
 def replicates(
     strata: ArrayLike, resampling: Resampling, measure: Callable[[Floats], Mapping[str, Floats]], *, width: int = 0
 ) -> dict[str, Floats]:
-    """What each metric comes to in every resample [samples].
+    """Compute each metric in every resample [samples].
 
     Args:
-        strata: The stratum of each image [n].
-        resampling: How to draw.
-        measure: From counts [b,n] to the metrics [b].
+        strata: Stratum of each image [n].
+        resampling: Bootstrap settings.
+        measure: Function from counts [b,n] to metrics [b] by name.
         width: As for `resample_counts`.
     """
     chunks = [measure(counts) for counts in resample_counts(strata, resampling, width=width)]
@@ -103,13 +104,13 @@ def replicates(
 
 
 def can_resample(strata: ArrayLike) -> bool:
-    """Whether there are images, and at least two of each stratum."""
+    """Return whether there are images, and at least two in each stratum."""
     _, counts = np.unique(np.asarray(strata), return_counts=True)
     return bool(len(counts) and counts.min() >= _FEWEST)
 
 
 def percentile_interval(values: Floats, level: float) -> Interval | None:
-    """The middle share `level` of replicates [samples]; None where the metric exists in less than half of them."""
+    """Return the percentile interval of replicates [samples]; None if the metric exists in less than half of them."""
     finite = values[np.isfinite(values)]
     if 2 * len(finite) < max(1, len(values)):
         return None

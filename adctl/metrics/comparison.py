@@ -1,7 +1,7 @@
-"""Two detectors on the same images: is the difference of their metrics more than chance? Knows no files or runs.
+"""Comparison of two detectors on the same images: is the difference of a metric more than chance?
 
-DeLong's test for the AUROC; for all other metrics a paired bootstrap, in which both detectors are measured on the
-same resamples.
+The AUROC is compared by DeLong's test, all other metrics by a paired bootstrap: both detectors are measured on the same
+resamples.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _COUNTS = ("tp", "fp", "tn", "fn")
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of two detectors on the same images.
+    """Comparison of one metric of two detectors on the same images.
 
     Attributes:
-        first: Of the first.
-        second: Of the second.
-        difference: The second's less the first's.
-        interval: Of the difference, or None where it cannot be had.
-        p_value: The chance of a difference at least this large, either way, if there were none; None with a reason.
+        first: Metric of the first detector.
+        second: Metric of the second detector.
+        difference: Second minus first.
+        interval: Confidence interval of the difference, or None if it does not exist.
+        p_value: Two-sided p-value of the hypothesis that there is no difference, or None if it does not exist.
         method: `delong` or `bootstrap`.
-        reason: Why there is no p-value.
+        reason: Why there is no p-value; empty if there is one.
     """
 
     first: float
@@ -56,40 +56,41 @@ def delong(
     level: float = 0.95,
     names: Sequence[str] | None = None,
 ) -> Comparison:
-    """DeLong's test for two AUROCs on the same images.
+    """Compare two AUROCs on the same images by DeLong's test.
 
     DeLong, DeLong and Clarke-Pearson, "Comparing the areas under two or more correlated receiver operating
-    characteristic curves", Biometrics 44, 1988; by ranks as in Sun and Xu, IEEE Signal Processing Letters 21, 2014.
+    characteristic curves", Biometrics 44, 1988; computed from ranks as in Sun and Xu, IEEE Signal Processing Letters
+    21, 2014.
 
     Args:
-        first: Raw scores [n].
-        second: Raw scores of the same images [n].
-        labels: True where defective [n].
-        level: Of the confidence interval.
-        names: Of the images [n], to name those without a score.
+        first: Raw scores of the first detector [n].
+        second: Raw scores of the second detector for the same images [n].
+        labels: True for defective images [n].
+        level: Confidence level of the interval.
+        names: Image names [n] for the error message.
 
     Raises:
         DataError: A score is not a finite number, or only one class is present.
     """
-    one, two, truth = _paired(first, second, labels, names)
-    (auroc_1, of_defects_1, of_good_1), (auroc_2, of_defects_2, of_good_2) = (
-        _placements(one, truth),
-        _placements(two, truth),
-    )
-    difference = auroc_2 - auroc_1
-    if min(len(of_defects_1), len(of_good_1)) < 2:  # noqa: PLR2004 - a variance needs two values
-        reason = "a class has fewer than two images"
-        return Comparison(auroc_1, auroc_2, difference, None, None, "delong", reason)
-    variance = _variance_of_mean(of_defects_2 - of_defects_1) + _variance_of_mean(of_good_2 - of_good_1)
+    first_scores, second_scores, truth = _check_pair(first, second, labels, names)
+    first_auroc, first_defective, first_good = _placements(first_scores, truth)
+    second_auroc, second_defective, second_good = _placements(second_scores, truth)
+    difference = second_auroc - first_auroc
+
+    def comparison(interval: Interval | None, p_value: float | None, reason: str = "") -> Comparison:
+        return Comparison(first_auroc, second_auroc, difference, interval, p_value, "delong", reason)
+
+    if min(len(first_defective), len(first_good)) < 2:  # noqa: PLR2004 - a variance needs two values
+        return comparison(None, None, "a class has fewer than two images")
+    variance = _variance_of_mean(second_defective - first_defective) + _variance_of_mean(second_good - first_good)
     if variance <= np.finfo(np.float64).eps ** 2:
-        same = difference == 0
-        reason = "" if same else "the scores leave no variance to test the difference against"
-        bounds = Interval(difference, difference) if same else None
-        return Comparison(auroc_1, auroc_2, difference, bounds, 1.0 if same else None, "delong", reason)
+        if difference == 0:
+            return comparison(Interval(difference, difference), 1.0)
+        return comparison(None, None, "the scores have no variance to test the difference against")
     deviation = float(np.sqrt(variance))
-    half = float(stats.norm.ppf((1 + level) / 2)) * deviation
+    half_width = float(stats.norm.ppf((1 + level) / 2)) * deviation
     p_value = float(2 * stats.norm.sf(abs(difference) / deviation))
-    return Comparison(auroc_1, auroc_2, difference, Interval(difference - half, difference + half), p_value, "delong")
+    return comparison(Interval(difference - half_width, difference + half_width), p_value)
 
 
 def compare_image_metrics(
@@ -101,74 +102,72 @@ def compare_image_metrics(
     resampling: Resampling | None = None,
     names: Sequence[str] | None = None,
 ) -> dict[str, Comparison]:
-    """Every image metric of two detectors: the AUROC by DeLong's test, the others by paired bootstrap.
+    """Compare every image metric of two detectors: the AUROC by DeLong's test, the others by paired bootstrap.
 
     Args:
-        first: Raw scores [n].
-        second: Raw scores of the same images [n].
-        labels: True where defective [n].
-        thresholds: Of the first and of the second; None leaves out what rests on them.
-        resampling: How to draw; 1000 resamples, 95 % and seed 0 unless given.
-        names: Of the images [n], to name those without a score.
+        first: Raw scores of the first detector [n].
+        second: Raw scores of the second detector for the same images [n].
+        labels: True for defective images [n].
+        thresholds: Thresholds of the first and the second detector; None leaves out the metrics that need them.
+        resampling: Bootstrap settings; the defaults when None.
+        names: Image names [n] for the error message.
 
     Raises:
         DataError: A score is not a finite number, or only one class is present.
     """
-    one, two, truth = _paired(first, second, labels, names)
-    draws = resampling or Resampling()
+    first_scores, second_scores, truth = _check_pair(first, second, labels, names)
+    resampling = resampling or Resampling()
     measures = [
-        image_measure(one, truth, thresholds and thresholds[0]),
-        image_measure(two, truth, thresholds and thresholds[1]),
+        image_measure(first_scores, truth, thresholds and thresholds[0]),
+        image_measure(second_scores, truth, thresholds and thresholds[1]),
     ]
-    once = np.ones((1, len(truth)))
-    points = [{name: float(value[0]) for name, value in measure(once).items()} for measure in measures]
-    drawn = [replicates(truth, draws, measure) if can_resample(truth) else {} for measure in measures]
-    found = compare_replicates(points[0], points[1], drawn[0], drawn[1], draws.level)
-    found = {name: comparison for name, comparison in found.items() if name not in _COUNTS}
-    return found | {"auroc": delong(one, two, truth, level=draws.level)}
+    each_once = np.ones((1, len(truth)))
+    metrics = [{name: float(value[0]) for name, value in measure(each_once).items()} for measure in measures]
+    drawn = [replicates(truth, resampling, measure) if can_resample(truth) else {} for measure in measures]
+    compared = compare_replicates(metrics[0], metrics[1], drawn[0], drawn[1], resampling.level)
+    compared = {name: comparison for name, comparison in compared.items() if name not in _COUNTS}
+    return compared | {"auroc": delong(first_scores, second_scores, truth, level=resampling.level)}
 
 
 def compare_replicates(
     first: Mapping[str, float],
     second: Mapping[str, float],
-    first_drawn: Mapping[str, Floats],
-    second_drawn: Mapping[str, Floats],
+    first_replicates: Mapping[str, Floats],
+    second_replicates: Mapping[str, Floats],
     level: float,
 ) -> dict[str, Comparison]:
-    """Metrics of two detectors by what they came to on the same resamples, such as `PixelSamples.replicates` gives.
+    """Compare the metrics of two detectors by their values in the same resamples (see `PixelSamples.replicates`).
 
-    The p-value is twice the share of resamples in which the difference is zero or has the other sign, with one added
-    to both counts (Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 4.2).
+    The p-value is twice the share of resamples in which the difference is zero or has the other sign, with one added to
+    numerator and denominator (Davison and Hinkley, "Bootstrap Methods and their Application", 1997, section 4.2).
 
     Args:
-        first: Metrics of the first; those that are NaN are left out.
-        second: Metrics of the second.
-        first_drawn: The first's in each resample [samples].
-        second_drawn: The second's in the same resamples.
-        level: Of the confidence intervals.
+        first: Metrics of the first detector; metrics that are NaN for either detector are left out.
+        second: Metrics of the second detector.
+        first_replicates: Metrics of the first detector in each resample [samples].
+        second_replicates: Metrics of the second detector in the same resamples [samples].
+        level: Confidence level of the intervals.
     """
-    names = [name for name in first if np.isfinite(first[name]) and np.isfinite(second.get(name, np.nan))]
+    none = np.empty(0)
     return {
-        name: _bootstrapped(
-            first[name],
-            second[name],
-            second_drawn.get(name, np.empty(0)) - first_drawn.get(name, np.empty(0)),
-            level,
+        name: _bootstrap_comparison(
+            value, second[name], second_replicates.get(name, none) - first_replicates.get(name, none), level
         )
-        for name in names
+        for name, value in first.items()
+        if np.isfinite(value) and np.isfinite(second.get(name, np.nan))
     }
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for how many there are: rejecting those below a level errs once with that chance at most.
+    """Correct p-values for multiple tests: bound the probability of any false rejection at every level.
 
     Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
 
     Args:
-        p_values: Of one family of tests, in any order and however they depend on each other.
+        p_values: P-values of one family of tests, in any order; the tests may depend on each other.
 
     Returns:
-        The corrected ones in the same order, none below its own nor above 1.
+        Corrected p-values in the same order, between the given p-value and 1.
     """
     values = np.asarray(p_values, np.float64)
     order = np.argsort(values, kind="stable")
@@ -178,7 +177,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected]
 
 
-def _bootstrapped(first: float, second: float, differences: Floats, level: float) -> Comparison:
+def _bootstrap_comparison(first: float, second: float, differences: Floats, level: float) -> Comparison:
     finite = differences[np.isfinite(differences)]
     if not len(finite):
         reason = "a class has fewer than two images"
@@ -188,26 +187,29 @@ def _bootstrapped(first: float, second: float, differences: Floats, level: float
     return Comparison(first, second, second - first, percentile_interval(differences, level), p_value, "bootstrap")
 
 
-def _paired(
+def _check_pair(
     first: ArrayLike, second: ArrayLike, labels: ArrayLike, names: Sequence[str] | None
 ) -> tuple[Floats, Floats, Bools]:
-    one, truth = check_labelled_scores(first, labels, names)
-    two, _ = check_labelled_scores(second, labels, names)
+    first_scores, truth = check_labelled_scores(first, labels, names)
+    second_scores, _ = check_labelled_scores(second, labels, names)
     if not has_both_classes(truth):
         raise DataError(
             f"A comparison needs good and defective images, but {absent_class(truth)}.",
             "Add labelled images of both kinds.",
         )
-    return one, two, truth
+    return first_scores, second_scores, truth
 
 
 def _placements(values: Floats, truth: Bools) -> tuple[float, Floats, Floats]:
-    """The AUROC, and for each defective and each good image the share of the other class it ranks rightly against."""
+    """Return the AUROC, and for each defective and each good image the share of the other class on its right side.
+
+    DeLong et al. call these shares placement values; ties count half.
+    """
     defective, good = values[truth], values[~truth]
     ranks = stats.rankdata(values)
-    of_defects = (ranks[truth] - stats.rankdata(defective)) / len(good)
+    of_defective = (ranks[truth] - stats.rankdata(defective)) / len(good)
     of_good = 1 - (ranks[~truth] - stats.rankdata(good)) / len(defective)
-    return float(of_defects.mean()), of_defects, of_good
+    return float(of_defective.mean()), of_defective, of_good
 
 
 def _variance_of_mean(values: Floats) -> float:

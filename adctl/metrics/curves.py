@@ -1,4 +1,4 @@
-"""ROC and precision-recall curves of image scores, and the record that any curve is. Knows no areas."""
+"""ROC and precision-recall curves of image scores."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Curve:
     """Points of a curve, each at one threshold.
 
     Attributes:
-        x: Array [n].
-        y: Array [n].
-        thresholds: Array [n].
+        x: Horizontal coordinates [n].
+        y: Vertical coordinates [n].
+        thresholds: Thresholds [n].
     """
 
     x: Floats
@@ -30,44 +30,44 @@ class Curve:
     thresholds: Floats
 
     def to_dict(self) -> dict[str, list[float | None]]:
-        """JSON-safe; infinite thresholds become None."""
+        """Return a JSON-safe dictionary; infinite thresholds become None."""
         columns = {"x": self.x, "y": self.y, "thresholds": self.thresholds}
         return {name: [float(v) if np.isfinite(v) else None for v in values] for name, values in columns.items()}
 
 
 def roc_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
-    """False-alarm rate (x) and recall (y) over all thresholds, from none called anomalous to all.
+    """Compute the false-alarm rate (x) and recall (y) over all thresholds, in falling order.
 
     Args:
         scores: Raw scores [n].
-        labels: True where defective [n].
+        labels: True for defective images [n].
 
     Raises:
         DataError: A score is not a finite number, or only one class is present.
     """
     values, truth = check_labelled_scores(scores, labels)
-    _refuse_one_class(truth)
+    _require_both_classes(truth)
     fpr, tpr, thresholds = sk.roc_curve(truth, values)
     return Curve(fpr, tpr, thresholds)
 
 
 def precision_recall_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
-    """Recall (x) and precision (y) over all thresholds, from all called anomalous to none.
+    """Compute recall (x) and precision (y) over all thresholds, in rising order.
 
     Args:
         scores: Raw scores [n].
-        labels: True where defective [n].
+        labels: True for defective images [n].
 
     Raises:
         DataError: A score is not a finite number, or only one class is present.
     """
     values, truth = check_labelled_scores(scores, labels)
-    _refuse_one_class(truth)
+    _require_both_classes(truth)
     precision, recall, thresholds = sk.precision_recall_curve(truth, values, drop_intermediate=True)
     return Curve(recall, precision, np.append(thresholds, np.inf))
 
 
-def _refuse_one_class(truth: Bools) -> None:
+def _require_both_classes(truth: Bools) -> None:
     if not has_both_classes(truth):
         raise DataError(
             f"A curve needs good and defective images, but {absent_class(truth)}.", "Add labelled images of both kinds."

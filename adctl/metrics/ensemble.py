@@ -1,7 +1,8 @@
-"""Scores of several models for the same images made one score: by mean, by maximum, by mean rank.
+"""Combine the scores of several models for the same images: by mean, maximum or mean rank.
 
-Models differ in scale, so their scores are first measured in standard deviations above the mean of the model's own
-good scores, of images it has not learned from. Ranks need no scale, but depend on which images are ranked together.
+Models score on different scales. For the mean and the maximum, scores are therefore first expressed in standard
+deviations above the mean of the model's scores of good images it was not trained on. Ranks need no common scale, but
+they depend on which images are ranked together.
 """
 
 from __future__ import annotations
@@ -20,24 +21,26 @@ if TYPE_CHECKING:
 
 
 def standardise(scores: ArrayLike, good: ArrayLike) -> Floats:
-    """Scores [n] in standard deviations above the mean of good scores [m]; without a spread, above their mean.
+    """Express scores [n] in standard deviations above the mean of good scores [m].
+
+    If the standard deviation is 0 or unknown (one good score), only the mean is subtracted.
 
     Args:
-        scores: Raw, of one model.
-        good: Raw scores of good images that the same model has not learned from.
+        scores: Raw scores of one model [n].
+        good: Raw scores of the same model for good images it was not trained on [m].
     """
-    known = np.asarray(good, np.float64)
-    deviation = float(known.std(ddof=1)) if len(known) > 1 else 0.0
-    return np.asarray((np.asarray(scores, np.float64) - known.mean()) / (deviation or 1.0), np.float64)
+    reference = np.asarray(good, np.float64)
+    deviation = float(reference.std(ddof=1)) if len(reference) > 1 else 0.0
+    return np.asarray((np.asarray(scores, np.float64) - reference.mean()) / (deviation or 1.0), np.float64)
 
 
 def combine_scores(scores: Sequence[ArrayLike], good: Sequence[ArrayLike]) -> dict[str, Floats]:
-    """One score an image [n] from those of K models: `mean`, `max` and `rank`.
+    """Return the combined scores `mean`, `max` and `rank` [n] of K models.
 
     Args:
-        scores: Raw scores of the same n images, K arrays.
-        good: For each model, raw scores of good images it has not learned from.
+        scores: K arrays of raw scores of the same images [n].
+        good: For each model, raw scores of good images it was not trained on.
     """
-    standard = np.stack([standardise(one, known) for one, known in zip(scores, good, strict=True)])
-    ranks = np.stack([(stats.rankdata(np.asarray(one)) - 0.5) / len(np.asarray(one)) for one in scores])
+    standard = np.stack([standardise(*pair) for pair in zip(scores, good, strict=True)])
+    ranks = np.stack([(stats.rankdata(values) - 0.5) / len(values) for values in map(np.asarray, scores)])
     return {"mean": standard.mean(axis=0), "max": standard.max(axis=0), "rank": ranks.mean(axis=0)}

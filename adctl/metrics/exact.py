@@ -1,7 +1,7 @@
-"""Pixel metrics without binning, for sets of maps that fit in memory.
+"""Exact pixel metrics, for sets of maps that fit in memory.
 
-Only the values of defective pixels need ranking one by one: between two of them nothing but the number of normal
-pixels matters. So normal values are sorted bare, and counted between the defective ones.
+Levels are the distinct values of defective pixels. Between two of them only the number of normal pixels matters, so
+normal values are sorted once and counted between the defective ones.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 class ExactMeter(Meter):
-    """Keeps every pixel's value in its own precision, and computes exact pixel metrics.
+    """Keeps the value of every pixel in its own precision and computes exact pixel metrics.
 
-    Memory: a float32 map of 256 x 256 takes 256 KiB, and as much again for a moment while it is sorted.
+    Memory: 256 KiB for a float32 map of 256 x 256 pixels, and twice that while the values are sorted.
 
     Args:
-        threshold: Above it a pixel is called anomalous; None leaves out what rests on it.
+        threshold: Pixels above it are anomalous; None leaves out the metrics that need it.
     """
 
     exact = True
@@ -43,68 +43,67 @@ class ExactMeter(Meter):
 
     @property
     def labels(self) -> Iterable[Label]:
-        """Of the maps so far."""
+        """Labels of the maps added so far."""
         return self._by_label
 
-    def tally(self, group: Group | None = None) -> PixelCounts:
-        """Counts at each distinct value of a defective pixel, and between each two of them."""
+    def counts(self, group: Group | None = None) -> PixelCounts:
+        """Return the counts at each distinct value of a defective pixel and between each two of them."""
         labels, sizes = group or self.whole
-        held = [self._by_label[label] for label in labels if label in self._by_label]
-        judged = sum((values.judged for values in held), ThresholdedPixels.nothing())
-        inside, share = _joined([values.inside(sizes) for values in held])
-        sorted_normals = [normal for values in held if len(normal := values.normal())]
-        return PixelCounts.of(*_counted(inside, share, sorted_normals), judged, sizes)
+        kept = [self._by_label[label] for label in labels if label in self._by_label]
+        thresholded = sum((values.thresholded for values in kept), ThresholdedPixels.zero())
+        defective, inverse_area = _concatenate([values.defective(sizes) for values in kept])
+        sorted_normals = [normal for values in kept if len(normal := values.sorted_normal())]
+        return PixelCounts.from_counts(*_count_levels(defective, inverse_area, sorted_normals), thresholded, sizes)
 
-    def _take(self, label: Label, parts: MapPixels) -> None:
-        self._by_label[label].add(parts)
+    def _store(self, label: Label, pixels: MapPixels) -> None:
+        self._by_label[label].add(pixels)
 
 
 class _Values:
-    """Of the images of one label."""
+    """The pixel values of the images with one label."""
 
     def __init__(self) -> None:
-        self.judged = ThresholdedPixels.nothing()
-        self._defective: list[MapPixels] = []
+        self.thresholded = ThresholdedPixels.zero()
+        self._with_defect: list[MapPixels] = []
         self._normal: list[NDArray[Any]] = []
         self._sorted: NDArray[Any] = np.empty(0, np.float32)
 
-    def add(self, parts: MapPixels) -> None:
-        self.judged = self.judged + parts.judged
-        # A copy: a view would keep the caller's map, or be changed with it.
-        self._normal.append(parts.normal.copy())
-        if len(parts.inside):
-            self._defective.append(parts)
+    def add(self, pixels: MapPixels) -> None:
+        self.thresholded = self.thresholded + pixels.thresholded
+        # A copy: a view would keep the caller's map in memory, or change with it.
+        self._normal.append(pixels.normal.copy())
+        if len(pixels.defective):
+            self._with_defect.append(pixels)
 
-    def normal(self) -> NDArray[Any]:
-        """Of normal pixels, ascending."""
+    def sorted_normal(self) -> NDArray[Any]:
+        """Return the values of all normal pixels, ascending."""
         if self._normal:
             self._sorted = np.concatenate([self._sorted, *self._normal])
             self._normal.clear()
             self._sorted.sort()
         return self._sorted
 
-    def inside(self, sizes: tuple[int, ...]) -> tuple[NDArray[Any], Floats]:
-        """Values of defective pixels in regions of these sizes, and 1 / area of the region of each."""
-        return _joined(
-            [(p.inside[chosen], p.share[chosen]) for p in self._defective for chosen in [np.isin(p.size, sizes)]]
-        )
+    def defective(self, sizes: tuple[int, ...]) -> tuple[NDArray[Any], Floats]:
+        """Return the values of defective pixels in regions of these sizes, and 1 / area of the region of each."""
+        chosen = [(pixels, np.isin(pixels.size_index, sizes)) for pixels in self._with_defect]
+        return _concatenate([(pixels.defective[rows], pixels.inverse_area[rows]) for pixels, rows in chosen])
 
 
-def _joined(pairs: Sequence[tuple[NDArray[Any], Floats]]) -> tuple[NDArray[Any], Floats]:
+def _concatenate(pairs: Sequence[tuple[NDArray[Any], Floats]]) -> tuple[NDArray[Any], Floats]:
     if not pairs:
         return np.empty(0, np.float32), np.empty(0)
-    return np.concatenate([values for values, _ in pairs]), np.concatenate([shares for _, shares in pairs])
+    return np.concatenate([values for values, _ in pairs]), np.concatenate([areas for _, areas in pairs])
 
 
-def _counted(
-    inside: NDArray[Any], share: Floats, sorted_normals: Sequence[NDArray[Any]]
+def _count_levels(
+    defective_values: NDArray[Any], inverse_area: Floats, sorted_normals: Sequence[NDArray[Any]]
 ) -> tuple[Floats, tuple[Floats, Floats, Floats]]:
-    """Levels [2m+1] and their counts: odd ones are the m distinct defective values, even ones what lies between."""
-    values, level_of = np.unique(inside, return_inverse=True)
+    """Return levels [2m+1] and their counts; odd levels are the m distinct defective values, even ones lie between."""
+    values, level_of = np.unique(defective_values, return_inverse=True)
     size = 2 * len(values) + 1
     levels, normal, defective, overlap = (np.zeros(size) for _ in range(4))
     defective[1::2] = np.bincount(level_of, minlength=len(values))
-    overlap[1::2] = np.bincount(level_of, weights=share, minlength=len(values))
+    overlap[1::2] = np.bincount(level_of, weights=inverse_area, minlength=len(values))
     for normals in sorted_normals:
         bounds = np.empty(size + 1, np.intp)
         bounds[0], bounds[-1] = 0, len(normals)
@@ -118,20 +117,20 @@ def _counted(
 
 
 def aupro_exact(maps: Sequence[NDArray[Any]], masks: Sequence[NDArray[Any]], fpr_limit: float = 0.3) -> float:
-    """AUPRO of maps in memory.
+    """Compute the AUPRO of maps in memory.
 
     Args:
         maps: Anomaly maps, each [H,W].
-        masks: True where defective, each [H,W].
-        fpr_limit: Where the integration over the false-positive rate ends, in (0, 1].
+        masks: Masks, each [H,W], true where defective.
+        fpr_limit: Upper end of the false-positive rate, in (0, 1].
 
     Raises:
-        DataError: A value is not a finite number, or no pixel is normal, or none defective.
+        DataError: A value is not a finite number, or there are no normal or no defective pixels.
     """
     meter = ExactMeter()
     for anomaly_map, mask in zip(maps, masks, strict=True):
         meter.add(anomaly_map, mask)
-    tally = meter.tally()
-    if tally.absent():
+    counts = meter.counts()
+    if counts.absent_pixels():
         raise DataError("AUPRO needs normal and defective pixels.", "Add images with and without defects.")
-    return float(aupro(tally.normal, tally.overlap, tally.regions, fpr_limit))
+    return float(aupro(counts.normal, counts.overlap, counts.regions, fpr_limit))

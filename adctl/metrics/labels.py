@@ -1,4 +1,4 @@
-"""Scores and their labels, checked once; and the words for a class that is absent. Knows no metric."""
+"""Checks of scores and labels, and the wording for an absent class."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _NAMED = 3
 def check_labelled_scores(
     scores: ArrayLike, labels: ArrayLike, names: Sequence[str] | None = None
 ) -> tuple[Floats, Bools]:
-    """Scores [n] in float64 and truth [n].
+    """Return scores [n] as float64 and labels [n] as bool after checking them.
 
     Args:
         scores: Raw scores [n].
-        labels: True where defective [n].
-        names: Of the images [n], for the message.
+        labels: True for defective images [n].
+        names: Image names [n] for the error message.
 
     Raises:
-        DataError: A score is not a finite number; names the images.
+        DataError: A score is not a finite number; the message names the images.
         ValueError: Scores and labels differ in length.
     """
     values, truth = np.asarray(scores, np.float64), np.asarray(labels, np.bool_)
@@ -45,7 +45,7 @@ def check_labelled_scores(
 
 
 def _listed(rows: list[int], names: Sequence[str] | None) -> str:
-    """The first few names of these rows."""
+    """Return the names of the first few rows."""
     if names is None:
         return ""
     more = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
@@ -53,12 +53,12 @@ def _listed(rows: list[int], names: Sequence[str] | None) -> str:
 
 
 def absent_class(truth: Bools) -> str:
-    """Which images are not there, for a metric that needs them."""
+    """Return which class of images is absent, as the reason why a metric does not exist."""
     if not len(truth):
         return "there are no images"
     return "there are no good images" if truth.any() else "there are no defective images"
 
 
 def has_both_classes(truth: Bools) -> bool:
-    """Whether there are good and defective images."""
+    """Return whether there are good and defective images."""
     return bool(truth.any() and not truth.all())

@@ -1,4 +1,4 @@
-"""Mean and spread of a number over repetitions: folds, seeds."""
+"""Mean and standard deviation of a number over folds or seeds."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MeanStd:
-    """What a number comes to over repetitions.
+    """Mean and standard deviation of several values.
 
     Attributes:
         mean: Arithmetic mean.
-        deviation: Sample standard deviation, which divides by one less than the count; None of a single value.
-        count: How many values.
+        deviation: Sample standard deviation (n - 1 in the denominator); None for a single value.
+        count: Number of values.
     """
 
     mean: float
@@ -26,18 +26,18 @@ class MeanStd:
     count: int
 
     def __str__(self) -> str:
-        """As it is shown: 0.951 ± 0.004, or 0.951 alone."""
+        """Return text such as `0.951 ± 0.004`, or `0.951` for a single value."""
         return f"{self.mean:.3f}" + ("" if self.deviation is None else f" ± {self.deviation:.3f}")
 
 
 def mean_std(values: Sequence[float]) -> MeanStd:
-    """Mean and sample standard deviation of one value or more."""
-    found = np.asarray(values, np.float64)
-    return MeanStd(float(found.mean()), float(found.std(ddof=1)) if len(found) > 1 else None, len(found))
+    """Compute mean and sample standard deviation of one or more values."""
+    array = np.asarray(values, np.float64)
+    return MeanStd(float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None, len(array))
 
 
 def mean_stds(rows: Iterable[Mapping[str, float]]) -> dict[str, MeanStd]:
-    """Mean and spread of every number over rows; one that some rows lack counts where it is there."""
+    """Compute mean and standard deviation of each named number, over the rows that have it."""
     columns: dict[str, list[float]] = {}
     for row in rows:
         for name, value in row.items():

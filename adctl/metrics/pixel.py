@@ -1,6 +1,6 @@
-"""Metrics of map values over pixels: as a whole, by defect type and by size of defect.
+"""Pixel metrics: over all pixels, by defect type and by region size.
 
-`exact.py` and `streaming.py` hold the two meters that gather maps; what follows from their counts is here.
+`exact.py` and `streaming.py` hold the two kinds of meter.
 """
 
 from __future__ import annotations
@@ -16,39 +16,40 @@ if TYPE_CHECKING:
     from adctl.metrics.bootstrap import Interval
     from adctl.metrics.curves import Curve
 
-_RANKING = ("auroc", "average_precision", "aupro", "aupro_05", "f1_max", "f1_max_threshold")
-_JUDGED = ("iou", "dice", "precision", "recall", "region_overlap", "region_iou")
+_RANKING_METRICS = ("auroc", "average_precision", "aupro", "aupro_05", "f1_max", "f1_max_threshold")
+_THRESHOLD_METRICS = ("iou", "dice", "precision", "recall", "region_overlap", "region_iou")
 
 
 @dataclass(frozen=True)
 class PixelMetrics:
-    """Metrics of map values over all pixels; a pixel is called anomalous when its value is above the threshold.
+    """Metrics of map values over all pixels; a pixel is predicted anomalous if its value is above the threshold.
 
-    Regions are the 8-connected parts of the masks.
+    Regions are the 8-connected components of the masks.
 
     Attributes:
         images: Number of maps.
         regions: Number of regions.
         auroc: Area under the pixel ROC curve.
-        average_precision: Of pixels.
+        average_precision: Average precision over pixels.
         aupro: Per-region overlap integrated over false-positive rates up to 0.30, divided by 0.30
             (Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 129, 2021, doi:10.1007/s11263-020-01400-4).
-        aupro_05: The same up to 0.05.
-        f1_max: The highest pixel F1, which is the highest Dice, over all thresholds.
-        f1_max_threshold: Above it f1_max is reached; to the nearest bin where values are binned.
-        threshold: The threshold the following rest on; they are exact, binned or not.
-        iou: Intersection over union of the pixels called anomalous and those that are.
-        dice: 2 intersection / (both sums).
-        precision: Share of the called pixels that are defect.
-        recall: Share of the defect's pixels that are called.
-        region_overlap: Mean over regions of the share of their pixels that is called.
-        region_iou: Mean over regions of their IoU with all called regions that touch them, pixels of other defects
-            left out of the union (sIoU of Chan et al., "SegmentMeIfYouCan", NeurIPS 2021, arXiv:2104.14812).
-        by_defect: The same for each defect type, against the pixels of good images and of its own.
-        by_size: The same for the regions of each size (`adctl.metrics.regions.SIZES`), against all normal pixels.
-        errors: For each metric that binning made inexact, the most it can be off; empty where all are exact.
-        intervals: Confidence intervals by metric; empty unless asked for.
-        missing: For each metric that does not exist, why.
+        aupro_05: The same up to a false-positive rate of 0.05.
+        f1_max: Highest pixel F1 (equal to Dice) over all thresholds.
+        f1_max_threshold: Threshold that reaches `f1_max`, to the nearest bin if values are binned.
+        threshold: Threshold of the metrics below, which are exact even if values are binned.
+        iou: Intersection over union of predicted and true anomalous pixels.
+        dice: 2 x intersection / (predicted + true anomalous pixels).
+        precision: Share of the predicted anomalous pixels that are defective.
+        recall: Share of the defective pixels that are predicted anomalous.
+        region_overlap: Mean over regions of the share of their pixels that is predicted anomalous.
+        region_iou: Mean over regions of their IoU with all predicted components that touch them, without the pixels of
+            other regions in the union (sIoU of Chan et al., "SegmentMeIfYouCan", NeurIPS 2021, arXiv:2104.14812).
+        by_defect: The same metrics for each defect type: its images and all good images.
+        by_size: The same metrics for each region size (`adctl.metrics.regions.SIZES`): its regions and all normal
+            pixels.
+        errors: Largest possible error of each metric that binning makes inexact; empty if all are exact.
+        intervals: Confidence intervals by metric; empty unless requested.
+        missing: For each metric that does not exist, the reason.
     """
 
     images: int
@@ -73,7 +74,7 @@ class PixelMetrics:
     missing: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe: a threshold that is no finite number becomes None."""
+        """Return a JSON-safe dictionary; a threshold that is not finite becomes None."""
         value = asdict(self)
         for part in (value, *value["by_defect"].values(), *value["by_size"].values()):
             threshold = part["threshold"]
@@ -82,40 +83,36 @@ class PixelMetrics:
 
 
 class Meter(PixelAccumulator):
-    """A gatherer whose counts are all that pixel metrics need."""
+    """An accumulator that computes pixel metrics from its counts."""
 
     exact: bool
-    """Whether its levels are distinct values, not bins."""
+    """Whether levels are distinct values rather than bins."""
 
     def result(self) -> PixelMetrics:
-        """All metrics of the maps so far."""
-        by_size = {name: self._metrics(group) for name, group in self.sizes().items()}
+        """Compute all metrics of the maps added so far."""
+        by_size = {name: self._metrics(group) for name, group in self.size_groups().items()}
         return self._metrics(
             self.whole,
-            by_defect={kind: self._metrics(group) for kind, group in self.defects().items()},
+            by_defect={kind: self._metrics(group) for kind, group in self.defect_groups().items()},
             by_size={name: metrics for name, metrics in by_size.items() if metrics.regions},
         )
 
     def curves(self) -> dict[str, Curve]:
-        """Curves `roc`, `pr` and `pro` (per-region overlap over false-positive rate), of about 500 points.
-
-        Empty where there are no normal or no defective pixels.
-        """
-        return self.tally().curves()
+        """Return the curves `roc`, `pr` and `pro`; see `PixelCounts.curves`."""
+        return self.counts().curves()
 
     def _metrics(self, group: Group, **parts: Any) -> PixelMetrics:
-        tally = self.tally(group)
-        counted: dict[str, Any] = {"images": int(tally.images), "regions": int(tally.regions), **parts}
-        counted["threshold"] = self.threshold
-        absent = tally.absent()
+        counts = self.counts(group)
+        known: dict[str, Any] = {"images": int(counts.images), "regions": int(counts.regions), **parts}
+        known["threshold"] = self.threshold
+        absent = counts.absent_pixels()
         if absent:
-            return PixelMetrics(**counted, missing=dict.fromkeys((*_RANKING, *_JUDGED), absent))
-        found: dict[str, Any] = {name: float(value) for name, value in tally.ranked().items()}
-        found["f1_max_threshold"] = tally.f1_max_threshold()
-        missing = {}
+            return PixelMetrics(**known, missing=dict.fromkeys((*_RANKING_METRICS, *_THRESHOLD_METRICS), absent))
+        known |= {name: float(value) for name, value in counts.ranking_metrics().items()}
+        known["f1_max_threshold"] = counts.f1_max_threshold()
         if self.threshold is None:
-            missing = dict.fromkeys(_JUDGED, "there is no pixel threshold")
+            missing = dict.fromkeys(_THRESHOLD_METRICS, "there is no pixel threshold")
         else:
-            found |= {name: float(value) for name, value in tally.judged().items() if np.isfinite(value)}
-            missing = {} if "precision" in found else {"precision": "no pixel is called anomalous"}
-        return PixelMetrics(**counted, **found, errors={} if self.exact else tally.errors(), missing=missing)
+            known |= {name: float(value) for name, value in counts.threshold_metrics().items() if np.isfinite(value)}
+            missing = {} if "precision" in known else {"precision": "no pixel is above the threshold"}
+        return PixelMetrics(**known, errors={} if self.exact else counts.error_bounds(), missing=missing)

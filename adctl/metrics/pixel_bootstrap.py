@@ -1,7 +1,7 @@
-"""Confidence intervals of pixel metrics: images are drawn again whole, since the pixels of one belong together.
+"""Confidence intervals of pixel metrics. Whole images are resampled, since the pixels of one image belong together.
 
-For that the counts of each image are kept apart, on a few hundred levels. Which levels, a meter that saw the same
-maps tells; what the coarser levels shift is taken back by centring the intervals on the meter's own numbers.
+The counts of each image are kept separately, on a few hundred levels chosen from a meter that saw the same maps. The
+small error of these coarse levels is corrected: the replicates are centred on the metrics of the meter.
 """
 
 from __future__ import annotations
@@ -26,130 +26,134 @@ if TYPE_CHECKING:
 
 _LEVELS = 400
 _WIDTH = 20 * _LEVELS
-"""Numbers held while the metrics of one resample are worked out, about."""
+"""Approximate count of numbers in memory while the metrics of one resample are computed."""
 
 
 class PixelSamples(PixelAccumulator):
-    """Keeps the counts of each image: about 2 KiB for a good one, 11 KiB for a defective one.
+    """Keeps the counts of each image: about 2 KiB for a good image, 11 KiB for a defective one.
 
     Args:
-        meter: Has seen all the maps.
+        meter: Meter to which all the maps were added before.
     """
 
     def __init__(self, meter: Meter) -> None:
         super().__init__(meter.threshold)
-        self._levels = meter.tally().telling_levels(_LEVELS)
+        self._levels = meter.counts().representative_levels(_LEVELS)
         self._labels: list[Label] = []
         self._normal: list[NDArray[np.float32]] = []
-        self._inside: list[NDArray[np.float32]] = []
-        self._judged: list[ThresholdedPixels] = []
+        self._defective: list[NDArray[np.float32]] = []
+        self._thresholded: list[ThresholdedPixels] = []
 
     @property
     def labels(self) -> Iterable[Label]:
-        """Of the maps so far, each once."""
+        """Labels of the maps added so far, each once."""
         return dict.fromkeys(self._labels)
 
-    def tally(self, group: Group | None = None) -> PixelCounts:
-        """Counts of each image: the leading axis is that of the images of the group."""
+    def counts(self, group: Group | None = None) -> PixelCounts:
+        """Return the counts of each image; the leading axis holds the images of the group."""
         labels, sizes = group or self.whole
         rows = self.rows(labels)
-        inside = self._of_sizes(rows, sizes)
-        judged = ThresholdedPixels(
-            *(np.stack(column) for column in zip(*(self._judged[row].columns() for row in rows), strict=True))
+        defective = self._defective_counts(rows, sizes)
+        thresholded = ThresholdedPixels(
+            *(np.stack(column) for column in zip(*(self._thresholded[row].arrays() for row in rows), strict=True))
         )
         normal = np.stack([self._normal[row] for row in rows]).astype(np.float64)
-        return PixelCounts.of(self._levels, (normal, inside[:, 0], inside[:, 1]), judged, sizes)
+        return PixelCounts.from_counts(self._levels, (normal, defective[:, 0], defective[:, 1]), thresholded, sizes)
 
     def rows(self, labels: tuple[Label, ...]) -> NDArray[np.intp]:
-        """Which maps have one of these labels."""
+        """Return the indices of the maps that have one of these labels."""
         return np.flatnonzero([label in labels for label in self._labels])
 
     def replicates(self, group: Group, resampling: Resampling) -> dict[str, Floats]:
-        """Each metric of a group in every resample [samples]; empty where a label has only one image.
+        """Compute each metric of a group in every resample [samples]; empty if a label has only one image.
 
-        The draws depend on the labels, their order and the seed alone, so that two detectors that saw the same images
-        in the same order are drawn alike: `adctl.metrics.comparison.compare_replicates` takes both.
+        The resamples depend only on the labels, their order and the seed. Two detectors to which the same images were
+        added in the same order therefore get the same resamples, as `adctl.metrics.comparison.compare_replicates`
+        needs.
         """
         strata = [str(self._labels[row]) for row in self.rows(group[0])]
         if not can_resample(strata):
             return {}
-        return replicates(strata, resampling, self._measure(self.tally(group)), width=_WIDTH)
+        return replicates(strata, resampling, self._measure(self.counts(group)), width=_WIDTH)
 
     def with_intervals(self, metrics: PixelMetrics, resampling: Resampling) -> PixelMetrics:
-        """The metrics of the same maps, each group with its intervals.
+        """Return metrics of the same maps with confidence intervals added to each group.
 
-        Intervals are left out where a label has only one image.
+        Groups in which a label has only one image get no intervals.
         """
-        defects, sizes = self.defects(), self.sizes()
+        defects, sizes = self.defect_groups(), self.size_groups()
         return replace(
-            self._added(metrics, self.whole, resampling),
-            by_defect={kind: self._added(part, defects[kind], resampling) for kind, part in metrics.by_defect.items()},
-            by_size={name: self._added(part, sizes[name], resampling) for name, part in metrics.by_size.items()},
+            self._add_intervals(metrics, self.whole, resampling),
+            by_defect={
+                kind: self._add_intervals(part, defects[kind], resampling) for kind, part in metrics.by_defect.items()
+            },
+            by_size={
+                name: self._add_intervals(part, sizes[name], resampling) for name, part in metrics.by_size.items()
+            },
         )
 
     def centred_replicates(self, metrics: PixelMetrics, group: Group, resampling: Resampling) -> dict[str, Floats]:
-        """Replicates of a group, moved by what the coarser levels shift, so that they lie about the meter's numbers.
+        """Return the replicates of a group, shifted to correct the error of the coarse levels.
 
         Args:
-            metrics: The meter's, of the same maps and group.
-            group: Which maps and regions.
-            resampling: How to draw.
+            metrics: Metrics of the meter for the same maps and group.
+            group: Labels and region sizes.
+            resampling: Bootstrap settings.
         """
         drawn = self.replicates(group, resampling)
-        coarse = self._measure(self.tally(group))(np.ones((1, len(self.rows(group[0]))))) if drawn else {}
+        coarse = self._measure(self.counts(group))(np.ones((1, len(self.rows(group[0]))))) if drawn else {}
         exact = {name: value for name in drawn if (value := getattr(metrics, name)) is not None}
         return {name: drawn[name] + (value - float(coarse[name][0])) for name, value in exact.items()}
 
-    def _added(self, metrics: PixelMetrics, group: Group, resampling: Resampling) -> PixelMetrics:
+    def _add_intervals(self, metrics: PixelMetrics, group: Group, resampling: Resampling) -> PixelMetrics:
         if metrics.auroc is None:
             return metrics
-        found = {}
+        intervals = {}
         for name, values in self.centred_replicates(metrics, group, resampling).items():
-            bounds = percentile_interval(values, resampling.level)
-            if bounds is not None:
-                found[name] = _bounded(bounds)
-        return replace(metrics, intervals=found)
+            interval = percentile_interval(values, resampling.level)
+            if interval is not None:
+                intervals[name] = _clipped(interval)
+        return replace(metrics, intervals=intervals)
 
-    def _measure(self, tally: PixelCounts) -> Callable[[Floats], dict[str, Floats]]:
-        """From how often each image counts [b,n] to the metrics [b]."""
-        arrays: dict[str, Any] = {column.name: getattr(tally, column.name) for column in fields(tally)}
+    def _measure(self, counts_of_images: PixelCounts) -> Callable[[Floats], dict[str, Floats]]:
+        """Return the function from how often each image was drawn [b,n] to the metrics [b]."""
+        arrays: dict[str, Any] = {column.name: getattr(counts_of_images, column.name) for column in fields(PixelCounts)}
         levels = arrays.pop("levels")
 
-        def measure(counts: Floats) -> dict[str, Floats]:
-            total = PixelCounts(levels, **{name: counts @ array for name, array in arrays.items()})
-            return total.ranked() | ({} if self.threshold is None else total.judged())
+        def measure(draws: Floats) -> dict[str, Floats]:
+            total = PixelCounts(levels, **{name: draws @ array for name, array in arrays.items()})
+            return total.ranking_metrics() | ({} if self.threshold is None else total.threshold_metrics())
 
         return measure
 
-    def _of_sizes(self, rows: NDArray[np.intp], sizes: tuple[int, ...]) -> Floats:
-        """Defective pixels and their overlap in regions of these sizes, [n,2,k]; good images have none."""
-        found = np.zeros((len(rows), 2, len(self._levels)))
-        for place, row in enumerate(rows):
-            if self._inside[row].size:
-                found[place] = self._inside[row][:, list(sizes)].sum(axis=1)
-        return found
+    def _defective_counts(self, rows: NDArray[np.intp], sizes: tuple[int, ...]) -> Floats:
+        """Return defective pixels and overlap in regions of these sizes [n,2,k]; zero for good images."""
+        counts = np.zeros((len(rows), 2, len(self._levels)))
+        for index, row in enumerate(rows):
+            if self._defective[row].size:
+                counts[index] = self._defective[row][:, list(sizes)].sum(axis=1)
+        return counts
 
-    def _take(self, label: Label, parts: MapPixels) -> None:
-        number = len(self._levels)
+    def _store(self, label: Label, pixels: MapPixels) -> None:
         self._labels.append(label)
-        self._judged.append(parts.judged)
-        # Sorting bare floats and looking up a few levels is several times faster than looking up every pixel.
-        bounds = np.searchsorted(np.sort(parts.normal), self._levels[1:], side="left")
-        self._normal.append(np.diff(bounds, prepend=0, append=len(parts.normal)).astype(np.float32))
-        self._inside.append(self._counted_inside(parts, number))
+        self._thresholded.append(pixels.thresholded)
+        # Sorting the values and searching a few levels is several times faster than searching every pixel.
+        bounds = np.searchsorted(np.sort(pixels.normal), self._levels[1:], side="left")
+        self._normal.append(np.diff(bounds, prepend=0, append=len(pixels.normal)).astype(np.float32))
+        self._defective.append(self._count_defective(pixels))
 
-    def _counted_inside(self, parts: MapPixels, number: int) -> NDArray[np.float32]:
-        if not len(parts.inside):
+    def _count_defective(self, pixels: MapPixels) -> NDArray[np.float32]:
+        """Return defective pixels and overlap by size and level [2,S,k]; an empty array for a good image."""
+        if not len(pixels.defective):
             return np.empty(0, np.float32)
-        cells = parts.size * number + self._level_of(parts.inside)
-        columns = (np.bincount(cells, weights=w, minlength=len(SIZES) * number) for w in (None, parts.share))
+        number = len(self._levels)
+        level = np.maximum(np.searchsorted(self._levels, pixels.defective, side="right") - 1, 0)
+        cells = pixels.size_index * number + level
+        columns = (np.bincount(cells, weights, len(SIZES) * number) for weights in (None, pixels.inverse_area))
         return np.stack([column.reshape(len(SIZES), number).astype(np.float32) for column in columns])
 
-    def _level_of(self, values: NDArray[Any]) -> NDArray[np.intp]:
-        return np.maximum(np.searchsorted(self._levels, values, side="right") - 1, 0)
 
-
-def _bounded(bounds: Interval) -> Interval:
-    """Kept between 0 and 1, where all these metrics lie."""
-    low, high = np.clip([bounds.low, bounds.high], 0.0, 1.0)
+def _clipped(interval: Interval) -> Interval:
+    """Return the interval limited to 0 to 1, the range of all these metrics."""
+    low, high = np.clip([interval.low, interval.high], 0.0, 1.0)
     return Interval(float(low), float(high))

@@ -1,4 +1,4 @@
-"""The counts pixel metrics are made of, whoever gathered them, and the metrics that follow. Knows no maps."""
+"""Pixel counts per level, and the pixel metrics computed from them."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _CURVE_POINTS = 500
 
 @dataclass(frozen=True)
 class PixelCounts:
-    """Pixels by the level their value falls into; levels ascend, leading axes are resamplings.
+    """Number of pixels per level of map values; levels ascend, leading axes are resamples.
 
     Attributes:
-        levels: The lowest value of each [k].
-        normal: Normal pixels [...,k].
-        defective: Defective pixels [...,k].
-        overlap: The sum over the defective pixels of 1 / area of their region [...,k].
-        images: Images [...].
-        regions: Regions [...].
-        false: Normal pixels above the threshold [...].
-        hits: Defective pixels above it [...].
-        region_overlap: The sum over regions of the share above it [...].
-        region_iou: The sum over regions of their IoU with what is above it [...].
+        levels: Lowest value of each level [k].
+        normal: Number of normal pixels per level [...,k].
+        defective: Number of defective pixels per level [...,k].
+        overlap: Sum of 1 / region area over the defective pixels of each level [...,k].
+        images: Number of images [...].
+        regions: Number of regions [...].
+        false_positives: Number of normal pixels above the threshold [...].
+        true_positives: Number of defective pixels above the threshold [...].
+        region_overlap: Sum over regions of the share of their pixels above the threshold [...].
+        region_iou: Sum over regions of their IoU with the predicted components that touch them [...].
     """
 
     levels: Floats
@@ -43,24 +43,24 @@ class PixelCounts:
     overlap: Floats
     images: Floats
     regions: Floats
-    false: Floats
-    hits: Floats
+    false_positives: Floats
+    true_positives: Floats
     region_overlap: Floats
     region_iou: Floats
 
     @classmethod
-    def of(
-        cls, levels: Floats, counts: tuple[Floats, Floats, Floats], judged: ThresholdedPixels, sizes: tuple[int, ...]
+    def from_counts(
+        cls, levels: Floats, counts: tuple[Floats, Floats, Floats], above: ThresholdedPixels, sizes: tuple[int, ...]
     ) -> PixelCounts:
-        """From counts (normal, defective, overlap) and judgements, of regions of some sizes only."""
-        regions, hits, overlap, iou = (
+        """Combine counts per level (normal, defective, overlap) with the counts above the threshold for some sizes."""
+        regions, true_positives, overlap, iou = (
             column[..., list(sizes)].sum(axis=-1)
-            for column in (judged.regions, judged.hits, judged.overlap, judged.iou)
+            for column in (above.regions, above.true_positives, above.overlap, above.iou)
         )
-        return cls(levels, *counts, judged.images, regions, judged.false, hits, overlap, iou)
+        return cls(levels, *counts, above.images, regions, above.false_positives, true_positives, overlap, iou)
 
-    def ranked(self) -> dict[str, Floats]:
-        """Metrics that need no threshold, each [...]."""
+    def ranking_metrics(self) -> dict[str, Floats]:
+        """Compute the metrics that need no threshold, each [...]."""
         return {
             "auroc": ranking.auroc(self.normal, self.defective),
             "average_precision": ranking.average_precision(self.normal, self.defective),
@@ -69,20 +69,20 @@ class PixelCounts:
             "f1_max": ranking.f1_by_level(self.normal, self.defective).max(axis=-1),
         }
 
-    def judged(self) -> dict[str, Floats]:
-        """Metrics at the threshold, each [...]."""
-        total = self.defective.sum(axis=-1)
+    def threshold_metrics(self) -> dict[str, Floats]:
+        """Compute the metrics at the threshold, each [...]."""
+        defective, true, false = self.defective.sum(axis=-1), self.true_positives, self.false_positives
         return {
-            "iou": ranking.ratio(self.hits, total + self.false),
-            "dice": ranking.ratio(2 * self.hits, total + self.hits + self.false),
-            "precision": ranking.ratio(self.hits, self.hits + self.false),
-            "recall": ranking.ratio(self.hits, total),
+            "iou": ranking.ratio(true, defective + false),
+            "dice": ranking.ratio(2 * true, defective + true + false),
+            "precision": ranking.ratio(true, true + false),
+            "recall": ranking.ratio(true, defective),
             "region_overlap": ranking.ratio(self.region_overlap, self.regions),
             "region_iou": ranking.ratio(self.region_iou, self.regions),
         }
 
-    def errors(self) -> dict[str, float]:
-        """The most each ranking metric can be off where levels are bins."""
+    def error_bounds(self) -> dict[str, float]:
+        """Return the largest possible error of each ranking metric if levels are bins."""
         return {
             "auroc": float(ranking.auroc_error(self.normal, self.defective)),
             "average_precision": float(ranking.average_precision_error(self.normal, self.defective)),
@@ -92,28 +92,28 @@ class PixelCounts:
         }
 
     def f1_max_threshold(self) -> float:
-        """Above it f1_max is reached: it stands just below the level's lowest value."""
+        """Return the threshold just below the lowest value of the level with the highest F1."""
         best = int(ranking.f1_by_level(self.normal, self.defective).argmax())
         return float(np.nextafter(self.levels[best], -np.inf))
 
-    def absent(self) -> str:
-        """Which pixels are not there; empty where both kinds are."""
+    def absent_pixels(self) -> str:
+        """Return which kind of pixels is absent, in words; empty if both kinds are there."""
         normal, defective = self.normal.any(), self.defective.any()
         if not normal and not defective:
             return "there are no maps"
         return "" if normal and defective else f"there are no {'defective' if normal else 'normal'} pixels"
 
     def curves(self) -> dict[str, Curve]:
-        """Curves `roc`, `pr` and `pro` (per-region overlap over false-positive rate), thinned to about 500 points.
+        """Return the curves `roc`, `pr` and `pro` (per-region overlap over false-positive rate), about 500 points each.
 
-        Empty where there are no normal or no defective pixels.
+        The dictionary is empty if there are no normal or no defective pixels.
         """
-        if self.absent():
+        if self.absent_pixels():
             return {}
-        true, false = ranking.counts_above(self.defective), ranking.counts_above(self.normal)
-        fpr, tpr = false / false[-1], true / true[-1]
+        tp, fp = ranking.counts_above(self.defective), ranking.counts_above(self.normal)
+        fpr, tpr = fp / fp[-1], tp / tp[-1]
         pro = ranking.counts_above(self.overlap) / self.regions
-        precision = np.divide(true, true + false, out=np.ones_like(true), where=true + false > 0)
+        precision = np.divide(tp, tp + fp, out=np.ones_like(tp), where=tp + fp > 0)
         highest = float(np.nextafter(self.levels[-1], np.inf))
         thresholds = np.append(highest, self.levels[::-1])
         keep = _thinned(fpr + tpr, _CURVE_POINTS)
@@ -123,18 +123,18 @@ class PixelCounts:
             "pro": Curve(fpr[keep], pro[keep], thresholds[keep]),
         }
 
-    def telling_levels(self, number: int) -> Floats:
-        """At most `number` of the levels on which metrics can be worked out with the least loss, ascending.
+    def representative_levels(self, number: int) -> Floats:
+        """Return at most `number` levels, ascending, that keep the metrics as accurate as possible.
 
-        Spread evenly over what the metrics weigh: recall, the false-positive rate, and its part below either limit.
+        They are spread evenly over recall, false-positive rate, and the false-positive rates below both AUPRO limits.
         """
         fpr, tpr = ranking.rates_above(self.normal), ranking.rates_above(self.defective)
-        along = tpr + fpr + np.minimum(fpr / PRO_LIMIT, 1) + np.minimum(fpr / STRICT_PRO_LIMIT, 1)
-        keep = _thinned(along, number)[1:]
+        weight = tpr + fpr + np.minimum(fpr / PRO_LIMIT, 1) + np.minimum(fpr / STRICT_PRO_LIMIT, 1)
+        keep = _thinned(weight, number)[1:]
         return self.levels[::-1][keep - 1][::-1]
 
 
-def _thinned(along: Floats, number: int) -> NDArray[np.intp]:
-    """Indices of about `number` points, evenly spread along an ascending array; the first and the last among them."""
-    wanted = np.searchsorted(along, np.linspace(along[0], along[-1], number - 2))
-    return np.unique(np.clip(np.append(wanted, [0, len(along) - 1]), 0, len(along) - 1))
+def _thinned(values: Floats, number: int) -> NDArray[np.intp]:
+    """Return about `number` indices, evenly spread over ascending values, including the first and the last."""
+    indices = np.searchsorted(values, np.linspace(values[0], values[-1], number - 2))
+    return np.unique(np.clip(np.append(indices, [0, len(values) - 1]), 0, len(values) - 1))

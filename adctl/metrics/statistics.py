@@ -1,4 +1,4 @@
-"""How scores are distributed by class: summary, distance of the classes, normality. Knows nothing of thresholds."""
+"""Distribution of scores by class: summary statistics, effect size, normality test."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 _SHAPIRO = (3, 5000)
-"""Numbers of scores between which Shapiro and Wilk's p-values hold."""
+"""Smallest and largest number of scores for which the p-value of the Shapiro-Wilk test is valid."""
 
 
 @dataclass(frozen=True)
 class Normality:
-    """Whether scores might come from a normal distribution; a small p-value says that they do not.
+    """Result of a test for a normal distribution; a small p-value means that the scores are not normal.
 
     Attributes:
-        test: `shapiro-wilk` up to 5000 scores (Shapiro and Wilk, Biometrika 52, 1965), above it
-            `dagostino-pearson` (D'Agostino and Pearson, Biometrika 60, 1973).
-        statistic: Of the test.
-        p_value: Of the test.
+        test: `shapiro-wilk` for up to 5000 scores (Shapiro and Wilk, Biometrika 52, 1965), `dagostino-pearson` for
+            more (D'Agostino and Pearson, Biometrika 60, 1973).
+        statistic: Test statistic.
+        p_value: P-value.
     """
 
     test: str
@@ -38,19 +38,19 @@ class Normality:
 
 @dataclass(frozen=True)
 class Distribution:
-    """Scores of one class.
+    """Summary of the scores of one class.
 
     Attributes:
-        count: How many.
-        mean: Their mean.
-        sd: Standard deviation, dividing by one less than their number; None for a single score.
-        minimum: The lowest.
+        count: Number of scores.
+        mean: Arithmetic mean.
+        sd: Sample standard deviation (n - 1 in the denominator); None for a single score.
+        minimum: Lowest score.
         q25: Lower quartile.
-        median: The middle one.
+        median: Median.
         q75: Upper quartile.
-        maximum: The highest.
-        skewness: Third standardised moment; None where all scores are the same.
-        normality: None for fewer than three scores, or where all are the same.
+        maximum: Highest score.
+        skewness: Third standardised moment; None if all scores are equal.
+        normality: Normality test; None for fewer than three scores, or if all are equal.
     """
 
     count: int
@@ -67,13 +67,13 @@ class Distribution:
 
 @dataclass(frozen=True)
 class EffectSize:
-    """How far the scores of defective images lie from those of good ones.
+    """Distance between the scores of good and defective images.
 
     Attributes:
         cohens_d: Difference of the means in pooled standard deviations (Cohen, "Statistical Power Analysis for the
-            Behavioral Sciences", 1988, section 2.5); None where no class varies or both have a single score.
-        cliffs_delta: Share of pairs in which the defective one scores higher less the share in which it scores lower
-            (Cliff, Psychological Bulletin 114, 1993). It is 2 AUROC - 1.
+            Behavioral Sciences", 1988, section 2.5); None if no class varies or both have a single score.
+        cliffs_delta: Share of pairs in which the defective image scores higher, minus the share in which it scores
+            lower (Cliff, Psychological Bulletin 114, 1993); equal to 2 AUROC - 1.
     """
 
     cohens_d: float | None
@@ -81,7 +81,7 @@ class EffectSize:
 
 
 def distribution(scores: ArrayLike) -> Distribution | None:
-    """Summary of one class; None where there are no scores.
+    """Summarise the scores of one class; return None if there are none.
 
     Args:
         scores: Raw scores [n].
@@ -109,7 +109,7 @@ def distribution(scores: ArrayLike) -> Distribution | None:
 
 
 def distributions(scores: ArrayLike, labels: Sequence[str]) -> dict[str, Distribution]:
-    """Summaries of the good scores and of each defect type's, good ones first.
+    """Summarise the good scores and the scores of each defect type, good ones first.
 
     Args:
         scores: Raw scores [n].
@@ -121,16 +121,16 @@ def distributions(scores: ArrayLike, labels: Sequence[str]) -> dict[str, Distrib
     kinds = np.asarray(labels, np.str_)
     values, _ = check_labelled_scores(scores, kinds != GOOD)
     order = sorted(set(labels), key=lambda kind: (kind != GOOD, kind))
-    found = {kind: distribution(values[kinds == kind]) for kind in order}
-    return {kind: summary for kind, summary in found.items() if summary is not None}
+    summaries = {kind: distribution(values[kinds == kind]) for kind in order}
+    return {kind: summary for kind, summary in summaries.items() if summary is not None}
 
 
 def effect_size(good: ArrayLike, defective: ArrayLike) -> EffectSize | None:
-    """Distance of two classes; None where one of them is empty.
+    """Compute the effect size between two classes; return None if one of them is empty.
 
     Args:
-        good: Raw scores [n].
-        defective: Raw scores [m].
+        good: Raw scores of good images [n].
+        defective: Raw scores of defective images [m].
 
     Raises:
         DataError: A score is not a finite number.
@@ -140,21 +140,21 @@ def effect_size(good: ArrayLike, defective: ArrayLike) -> EffectSize | None:
     if not len(low) or not len(high):
         return None
     ordered = np.sort(low)
-    below, upto = (np.searchsorted(ordered, high, side=side) for side in ("left", "right"))
-    delta = float((below - (len(low) - upto)).mean() / len(low))
+    lower, not_higher = (np.searchsorted(ordered, high, side=side) for side in ("left", "right"))
+    delta = float((lower - (len(low) - not_higher)).mean() / len(low))
     return EffectSize(_cohens_d(low, high), delta)
 
 
 def normality(scores: Floats) -> Normality | None:
-    """Test finite scores [n] for normality; None for fewer than three, or where all are the same."""
+    """Test finite scores [n] for normality; return None for fewer than three scores, or if all are equal."""
     if len(scores) < _SHAPIRO[0] or not _varies(scores):
         return None
     if len(scores) <= _SHAPIRO[1]:
-        # Shifted and scaled, which changes nothing, lest scipy doubt numbers of narrow range far from zero.
-        found, name = stats.shapiro((scores - scores.mean()) / scores.std()), "shapiro-wilk"
+        # Standardising does not change the result, but scipy warns about a narrow range far from zero.
+        result, name = stats.shapiro((scores - scores.mean()) / scores.std()), "shapiro-wilk"
     else:
-        found, name = stats.normaltest(scores), "dagostino-pearson"
-    return Normality(name, float(found.statistic), float(found.pvalue))
+        result, name = stats.normaltest(scores), "dagostino-pearson"
+    return Normality(name, float(result.statistic), float(result.pvalue))
 
 
 def _cohens_d(low: Floats, high: Floats) -> float | None:
@@ -166,5 +166,5 @@ def _cohens_d(low: Floats, high: Floats) -> float | None:
 
 
 def _varies(values: Floats) -> bool:
-    """Return whether scores differ by more than rounding, and by enough that squared differences are not zero."""
+    """Return whether scores differ by more than rounding errors, and enough that squared differences are not zero."""
     return bool(np.ptp(values) > max(1e-12 * np.abs(values).max(), 1e-150))

@@ -1,6 +1,6 @@
-"""Pixel metrics of any number of maps in bounded memory: histograms, and how far off they can be.
+"""Pixel metrics of any number of maps in constant memory: histograms, with bounds of the error.
 
-What rests on the threshold is counted pixel by pixel and stays exact; ranking metrics know values to the nearest bin.
+Metrics at the threshold are counted pixel by pixel and exact. Ranking metrics know values only to the nearest bin.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
     from adctl.metrics.accumulator import Group, Label
 
-# Enlarging a float32 map may leave its range by a few units in the last place (6e-8 of the value each).
-_SLACK = 1e-6
+# Upsampling a float32 map can leave its range by a few units in the last place (6e-8 of the value each).
+_TOLERANCE = 1e-6
 
 
 class HistogramMeter(Meter):
-    """Gathers maps one at a time and computes pixel metrics from histograms; memory does not grow with maps.
+    """Computes pixel metrics from histograms; memory does not grow with the number of maps.
 
     Args:
-        low: A value no map goes below.
-        high: A value no map goes above.
-        threshold: Above it a pixel is called anomalous; None leaves out what rests on it.
-        bins: Steps between the two.
+        low: Lower bound of all map values.
+        high: Upper bound of all map values.
+        threshold: Pixels above it are anomalous; None leaves out the metrics that need it.
+        bins: Number of histogram bins between the bounds.
 
     Raises:
         ValueError: The bounds are not finite or not in order.
@@ -49,61 +49,61 @@ class HistogramMeter(Meter):
 
     @property
     def labels(self) -> Iterable[Label]:
-        """Of the maps so far."""
+        """Labels of the maps added so far."""
         return self._by_label
 
-    def tally(self, group: Group | None = None) -> PixelCounts:
-        """Counts of each bin."""
+    def counts(self, group: Group | None = None) -> PixelCounts:
+        """Return the counts of each bin."""
         labels, sizes = group or self.whole
         total = _Histograms(self.bins)
         for label in labels:
             if label in self._by_label:
-                total.include(self._by_label[label])
+                total.merge(self._by_label[label])
         defective, overlap = (column[list(sizes)].sum(axis=0) for column in (total.defective, total.overlap))
         levels = np.linspace(self.low, self.high, self.bins + 1)[:-1]
-        return PixelCounts.of(levels, (total.normal, defective, overlap), total.judged, sizes)
+        return PixelCounts.from_counts(levels, (total.normal, defective, overlap), total.thresholded, sizes)
 
-    def _take(self, label: Label, parts: MapPixels) -> None:
-        normal, inside = self._binned(parts.normal), self._binned(parts.inside)
-        self._by_label[label].add(normal, inside, parts)
+    def _store(self, label: Label, pixels: MapPixels) -> None:
+        normal, defective = self._bin(pixels.normal), self._bin(pixels.defective)
+        self._by_label[label].add(normal, defective, pixels)
 
-    def _binned(self, values: NDArray[Any]) -> NDArray[np.intp]:
+    def _bin(self, values: NDArray[Any]) -> NDArray[np.intp]:
         if values.size:
-            self._check(float(values.min()), float(values.max()))
+            self._check_range(float(values.min()), float(values.max()))
         if self.low == self.high:
             return np.zeros(values.shape, np.intp)
-        # In float64 whatever the map's type: a narrow range far from zero would collapse in float32.
+        # In float64 for every map type: in float32 a narrow range far from zero would collapse.
         scaled = np.subtract(values, self.low, dtype=np.float64)
         scaled /= self.high - self.low
         scaled *= self.bins
         bins: NDArray[np.intp] = scaled.astype(np.intp)
         return np.clip(bins, 0, self.bins - 1, out=bins)
 
-    def _check(self, least: float, most: float) -> None:
-        slack = _SLACK * max(abs(self.low), abs(self.high))
-        if least < self.low - slack or most > self.high + slack:
+    def _check_range(self, least: float, most: float) -> None:
+        tolerance = _TOLERANCE * max(abs(self.low), abs(self.high))
+        if least < self.low - tolerance or most > self.high + tolerance:
             raise ValueError(f"map values must lie between {self.low} and {self.high}. Got {least} to {most} instead.")
 
 
 class _Histograms:
-    """Of the images of one label: normal pixels [bins], and by size of region [S,bins] defective ones and overlap."""
+    """Histograms of the images with one label: normal pixels [bins], defective pixels and overlap by size [S,bins]."""
 
     def __init__(self, bins: int) -> None:
         self.normal = np.zeros(bins)
         self.defective, self.overlap = np.zeros((len(SIZES), bins)), np.zeros((len(SIZES), bins))
-        self.judged = ThresholdedPixels.nothing()
+        self.thresholded = ThresholdedPixels.zero()
 
-    def add(self, normal: NDArray[np.intp], inside: NDArray[np.intp], parts: MapPixels) -> None:
-        self.judged = self.judged + parts.judged
+    def add(self, normal: NDArray[np.intp], defective: NDArray[np.intp], pixels: MapPixels) -> None:
+        self.thresholded = self.thresholded + pixels.thresholded
         self.normal += np.bincount(normal, minlength=len(self.normal))
-        if len(inside):
+        if len(defective):
             shape = self.defective.shape
-            cells = parts.size * shape[1] + inside
+            cells = pixels.size_index * shape[1] + defective
             self.defective += np.bincount(cells, minlength=self.defective.size).reshape(shape)
-            self.overlap += np.bincount(cells, weights=parts.share, minlength=self.overlap.size).reshape(shape)
+            self.overlap += np.bincount(cells, pixels.inverse_area, self.overlap.size).reshape(shape)
 
-    def include(self, other: _Histograms) -> None:
-        self.judged = self.judged + other.judged
+    def merge(self, other: _Histograms) -> None:
+        self.thresholded = self.thresholded + other.thresholded
         self.normal += other.normal
         self.defective += other.defective
         self.overlap += other.overlap
