@@ -1,101 +1,68 @@
 """adctl: visual anomaly detection from the command line and from Python.
 
-Each function takes the settings of the command of the same name as keywords (see `adctl.config`), does what the
-command does, and returns a typed result:
+Each function takes the settings of the command of the same name as keywords, does what the command does, and returns a
+typed result:
 
     trained = adctl.train(good="parts/good", arch="padim")
-    scored = adctl.score(images=["parts/new"], model=trained.model)
+    for row in adctl.score("parts/new", model=trained.model):
+        print(row.path, row.score, row.verdict)
 
-Importing the package costs next to nothing; each function loads what it needs when it is called.
+    model = adctl.load(trained.model)
+    prediction = model.predict("parts/new/0.png")
+
+Importing the package costs next to nothing: each name is loaded when it is first used. Parameters, types and texts for
+editors and type checkers are in `__init__.pyi`, which `python tests/stub.py` makes from the settings.
 """
 
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["bench", "calibrate", "compare", "demo", "export", "report", "score", "train"]
 
-_FUNCTIONS = {
-    "train": "adctl.training.train:train",
-    "calibrate": "adctl.calibration.calibrate:calibrate",
-    "score": "adctl.scoring.score:score",
-    "report": "adctl.reporting.report:report",
-    "compare": "adctl.reporting.compare:compare",
-    "export": "adctl.exporting.export:export",
-    "bench": "adctl.benchmarking.bench:bench",
-    "demo": "adctl.demo:demo",
+PUBLIC = {
+    "adctl.api": (
+        *("bench", "calibrate", "compare", "demo", "export", "fetch", "fetch_bundle", "fetch_check"),
+        *("fetch_verify", "fetch_weights", "load", "report", "score", "train"),
+    ),
+    "adctl.benchmarking.bench": ("Benchmark",),
+    "adctl.calibration.calibrate": ("CalibrateResult",),
+    "adctl.data.checks.check": ("CheckResult",),
+    "adctl.demonstration": ("DemoResult",),
+    "adctl.errors": (
+        *("AdctlError", "DataError", "FetchError", "ImageError", "MissingExtraError", "ModelFileError"),
+        *("OutputError", "PluginError", "TrainingError", "UsageError"),
+    ),
+    "adctl.exporting.export": ("ExportResult",),
+    "adctl.fetching.bundles": ("BundleResult", "DeliveryResult"),
+    "adctl.fetching.datasets": ("FetchResult",),
+    "adctl.fetching.verifying": ("VerifyResult",),
+    "adctl.fetching.weights": ("FetchedWeights",),
+    "adctl.paths": ("StrPath",),
+    "adctl.records": ("Box", "Calibration", "Verdict"),
+    "adctl.reporting.compare": ("CompareResult",),
+    "adctl.reporting.report": ("ReportResult",),
+    "adctl.scoring.model": ("ImagePrediction", "Model"),
+    "adctl.scoring.score": ("ScoreResult",),
+    "adctl.scoring.score_set": ("AnomalyMaps", "ScoreRow", "open_maps"),
+    "adctl.training.cross_validation": ("CrossValidationResult",),
+    "adctl.training.grid": ("GridResult",),
+    "adctl.training.single_run": ("TrainResult",),
 }
+"""Modules with their public names."""
+
+_MODULES = {name: module for module, names in PUBLIC.items() for name in names}
+
+__all__ = ["__version__", *_MODULES]  # noqa: PLE0604 - all are texts
 
 
-class _Callable(ModuleType):
-    """A package of a function's name, such as `adctl.reporting`: once imported it stands in the function's place."""
-
-    def __call__(self, **settings: Any) -> Any:
-        return _call(self.__name__.rpartition(".")[2], settings)
-
-
-class _Package(ModuleType):
-    """Makes packages that take the place of functions callable like them."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name in _FUNCTIONS and isinstance(value, ModuleType):
-            value.__class__ = _Callable
-        super().__setattr__(name, value)
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'adctl' has no attribute '{name}'", name=name)
+    value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
+    return value
 
 
-sys.modules[__name__].__class__ = _Package
-
-
-def _call(command: str, settings: dict[str, Any], function: str | None = None) -> Any:
-    from adctl.config import COMMANDS, load
-
-    module, _, name = _FUNCTIONS[function or command].partition(":")
-    return getattr(importlib.import_module(module), name)(load(COMMANDS[command], settings))
-
-
-def train(**settings: Any) -> Any:
-    """Learn what good parts look like; see `adctl.training.single_run.TrainResult`.
-
-    With `folds` see `adctl.training.cross_validation.CrossValidationResult`; with several detectors, categories or
-    seeds see `adctl.training.grid.GridResult`.
-    """
-    return _call("train", settings)
-
-
-def calibrate(**settings: Any) -> Any:
-    """Choose the threshold again; see `adctl.calibration.calibrate.CalibrateResult`."""
-    return _call("calibrate", settings)
-
-
-def score(**settings: Any) -> Any:
-    """Score images; see `adctl.scoring.score.ScoreResult`."""
-    return _call("score", settings)
-
-
-def report(**settings: Any) -> Any:
-    """Evaluate scores and write the report; see `adctl.reporting.report.ReportResult`."""
-    return _call("report", settings)
-
-
-def compare(**settings: Any) -> Any:
-    """Compare several scored sets, with the settings of `report`; see `adctl.reporting.compare.CompareResult`."""
-    return _call("report", settings, "compare")
-
-
-def export(**settings: Any) -> Any:
-    """Export a model, verified; see `adctl.exporting.export.ExportResult`."""
-    return _call("export", settings)
-
-
-def bench(**settings: Any) -> Any:
-    """Measure model files; see `adctl.benchmarking.bench.BenchResult`."""
-    return _call("bench", settings)
-
-
-def demo(**settings: Any) -> Any:
-    """Run everything on generated zippers; see `adctl.demo.DemoResult`."""
-    return _call("demo", settings)
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -14,8 +14,9 @@ PACKAGE = Path(__file__).parent.parent / "adctl"
 ROOMS = [
     "__main__",
     "cli",
+    "api",
     "testing",
-    "demo",
+    "demonstration",
     "exporting",
     "calibration",
     "training",
@@ -40,6 +41,7 @@ ROOMS = [
     "thresholds",
     "files",
     "__init__",
+    "signatures",
     "config",
     "options",
     "threads",

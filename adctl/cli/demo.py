@@ -13,7 +13,7 @@ from adctl.cli.output import Call
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from adctl.demo import DemoResult
+    from adctl.demonstration import DemoResult
 
 
 def demo(
@@ -34,7 +34,7 @@ def demo(
     """Show everything on generated zippers: fetch, train, calibrate, score, report."""
     call = Call(ctx)
     from adctl.config import DemoSettings
-    from adctl.demo import demo as run_demo
+    from adctl.demonstration import demo as run_demo
 
     result = run_demo(call.settings(DemoSettings), call.reporter)
     call.finish(result, lambda: _text(result))

@@ -16,7 +16,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import IO, TYPE_CHECKING
 
 from adctl import files
@@ -41,6 +41,8 @@ from adctl.fetching.http import (
 if TYPE_CHECKING:
     from http.client import HTTPMessage, HTTPResponse
     from pathlib import Path
+
+    from adctl.config import TransferSettings
 
 Progress = Callable[[int, int | None], None]
 """Told (done, total) in bytes; the total is None while it is not known."""
@@ -70,6 +72,11 @@ class Transfer:
     backoff: float = 1.0
     connections: int = 4
     smallest_piece: int = 16 << 20
+
+    @classmethod
+    def of(cls, settings: TransferSettings) -> Transfer:
+        """Take the values from the settings of a command."""
+        return cls(**{one.name: getattr(settings, one.name) for one in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from adctl.data.loader import ArraySample
 from adctl.errors import ImageError, UsageError
+from adctl.paths import StrPath
 from adctl.records import Sample, Verdict
 from adctl.scoring.heatmaps import upsample
 from adctl.scoring.predict import predict
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from adctl.runtimes.base import Runtime
     from adctl.scoring.predict import PredictedImage
 
-ImageLike: TypeAlias = str | os.PathLike[str] | NDArray[Any]
+ImageLike: TypeAlias = StrPath | NDArray[Any]
 """An image file, or an array: height x width x 3 (RGB) or height x width (grey), of uint8."""
 
 

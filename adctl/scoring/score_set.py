@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from adctl.paths import StrPath
+
 SCHEMA = "adctl.scores/1"
 MANIFEST = "scores.json"
 CSV = "results.csv"
@@ -308,7 +310,7 @@ class AnomalyMaps(Mapping[str, NDArray[np.float32]]):
         if not self.path.is_file():
             raise UsageError(f"{folder} holds no anomaly maps.", "Score the images again, without --no-maps.")
 
-    def __getitem__(self, image: str | os.PathLike[str] | int) -> NDArray[np.float32]:
+    def __getitem__(self, image: StrPath | int) -> NDArray[np.float32]:
         try:
             index = self.kept[self._row_of(image)]
         except KeyError:
@@ -359,7 +361,7 @@ class AnomalyMaps(Mapping[str, NDArray[np.float32]]):
             self._opened = h5py.File(self.path, "r")
         return self._opened
 
-    def _row_of(self, image: str | os.PathLike[str] | int) -> int:
+    def _row_of(self, image: StrPath | int) -> int:
         if isinstance(image, int | np.integer):
             return int(image)
         return self._numbers[os.fspath(image)]
@@ -409,7 +411,7 @@ class ScoreRow(ScoredImage):
             maps.close()
 
 
-def open_maps(path: str | os.PathLike[str]) -> AnomalyMaps:
+def open_maps(path: StrPath) -> AnomalyMaps:
     """Open the raw anomaly maps of a scored folder; each map is read when it is used.
 
     Args:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from adctl.metrics.mean_std import MeanStd
     from adctl.records import Sample
 
-METRICS = {
+METRICS: dict[str, str] = {
     "image_auroc": "image AUROC",
     "image_average_precision": "image AP",
     "image_f1_max": "best F1",

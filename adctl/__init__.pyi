@@ -1,0 +1,796 @@
+"""Public functions, result types and errors of adctl. Made by `python tests/stub.py`; do not edit."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict, Unpack, overload
+
+from adctl.benchmarking.bench import Benchmark as Benchmark
+from adctl.calibration.calibrate import CalibrateResult as CalibrateResult
+from adctl.data.checks.check import CheckResult as CheckResult
+from adctl.demonstration import DemoResult as DemoResult
+from adctl.errors import AdctlError as AdctlError
+from adctl.errors import DataError as DataError
+from adctl.errors import FetchError as FetchError
+from adctl.errors import ImageError as ImageError
+from adctl.errors import MissingExtraError as MissingExtraError
+from adctl.errors import ModelFileError as ModelFileError
+from adctl.errors import OutputError as OutputError
+from adctl.errors import PluginError as PluginError
+from adctl.errors import TrainingError as TrainingError
+from adctl.errors import UsageError as UsageError
+from adctl.exporting.export import ExportResult as ExportResult
+from adctl.fetching.bundles import BundleResult as BundleResult
+from adctl.fetching.bundles import DeliveryResult as DeliveryResult
+from adctl.fetching.datasets import FetchResult as FetchResult
+from adctl.fetching.verifying import VerifyResult as VerifyResult
+from adctl.fetching.weights import FetchedWeights as FetchedWeights
+from adctl.paths import StrPath as StrPath
+from adctl.records import Box as Box
+from adctl.records import Calibration as Calibration
+from adctl.records import Verdict as Verdict
+from adctl.reporting.compare import CompareResult as CompareResult
+from adctl.reporting.report import ReportResult as ReportResult
+from adctl.scoring.model import ImagePrediction as ImagePrediction
+from adctl.scoring.model import Model as Model
+from adctl.scoring.score import ScoreResult as ScoreResult
+from adctl.scoring.score_set import AnomalyMaps as AnomalyMaps
+from adctl.scoring.score_set import ScoreRow as ScoreRow
+from adctl.scoring.score_set import open_maps as open_maps
+from adctl.training.cross_validation import CrossValidationResult as CrossValidationResult
+from adctl.training.grid import GridResult as GridResult
+from adctl.training.single_run import TrainResult as TrainResult
+
+__version__: str
+__all__ = [
+    "AdctlError",
+    "AnomalyMaps",
+    "Benchmark",
+    "Box",
+    "BundleResult",
+    "CalibrateResult",
+    "Calibration",
+    "CheckResult",
+    "CompareResult",
+    "CrossValidationResult",
+    "DataError",
+    "DeliveryResult",
+    "DemoResult",
+    "ExportResult",
+    "FetchError",
+    "FetchResult",
+    "FetchedWeights",
+    "GridResult",
+    "ImageError",
+    "ImagePrediction",
+    "MissingExtraError",
+    "Model",
+    "ModelFileError",
+    "OutputError",
+    "PluginError",
+    "ReportResult",
+    "ScoreResult",
+    "ScoreRow",
+    "StrPath",
+    "TrainResult",
+    "TrainingError",
+    "UsageError",
+    "Verdict",
+    "VerifyResult",
+    "__version__",
+    "bench",
+    "calibrate",
+    "compare",
+    "demo",
+    "export",
+    "fetch",
+    "fetch_bundle",
+    "fetch_check",
+    "fetch_verify",
+    "fetch_weights",
+    "load",
+    "open_maps",
+    "report",
+    "score",
+    "train",
+]
+
+class _TrainSettings(TypedDict, total=False):
+    data: StrPath | None
+    dataset: str | None
+    good: StrPath | None
+    test: StrPath | None
+    masks: StrPath | None
+    fetch: bool
+    accept_license: bool
+    roi: StrPath | None
+    calibration_share: float
+    validation_share: float
+    cache: StrPath | None
+    augment: Literal["none", "light", "medium", "heavy", "custom"]
+    augmentations: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+    augmentation_library: Literal["torchvision", "albumentations"]
+    synthetic: str | Sequence[str] | None
+    backbone: str | None
+    weights: StrPath | None
+    image_size: int | None
+    options: Mapping[str, Any] | None
+    error: str | Mapping[str, float] | None
+    noise_level: float | Sequence[float] | None
+    epochs: int | None
+    loss: str | Mapping[str, float] | None
+    learning_rate: float | None
+    weight_decay: float | None
+    schedule: Literal["cosine", "step", "plateau", "constant"] | None
+    warmup: float | None
+    accumulate: int
+    clip: float
+    patience: int
+    ema: float
+    precision: Literal["auto", "32", "16", "bf16"]
+    gradient_checkpointing: bool
+    compile: bool
+    runs: StrPath
+    name: str | None
+    resume: StrPath | None
+    checkpoint_epochs: int
+    checkpoint_minutes: float
+    keep_checkpoints: int
+    tensorboard: bool
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    gpu: int | None
+    workers: int
+    batch_size: Literal["auto"] | int
+    devices: str | None
+
+@overload
+def train(  # type: ignore[overload-overlap]
+    *,
+    arch: str | list[str] | tuple[str, ...] = "patchcore",
+    category: Literal["all"],
+    seed: int | list[int] | tuple[int, ...] = 0,
+    **settings: Unpack[_TrainSettings],
+) -> GridResult: ...
+
+@overload
+def train(
+    *,
+    data: StrPath | None = None,
+    dataset: str | None = None,
+    category: str | None = None,
+    good: StrPath | None = None,
+    test: StrPath | None = None,
+    masks: StrPath | None = None,
+    fetch: bool = False,
+    accept_license: bool = False,
+    roi: StrPath | None = None,
+    calibration_share: float = 0.2,
+    validation_share: float = 0.1,
+    cache: StrPath | None = None,
+    augment: Literal["none", "light", "medium", "heavy", "custom"] = "none",
+    augmentations: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
+    augmentation_library: Literal["torchvision", "albumentations"] = "torchvision",
+    synthetic: str | Sequence[str] | None = None,
+    arch: str = "patchcore",
+    backbone: str | None = None,
+    weights: StrPath | None = None,
+    image_size: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    error: str | Mapping[str, float] | None = None,
+    noise_level: float | Sequence[float] | None = None,
+    seed: int = 0,
+    folds: None = None,
+    fold: None = None,
+    epochs: int | None = None,
+    loss: str | Mapping[str, float] | None = None,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    schedule: Literal["cosine", "step", "plateau", "constant"] | None = None,
+    warmup: float | None = None,
+    accumulate: int = 1,
+    clip: float = 1.0,
+    patience: int = 20,
+    ema: float = 0.0,
+    precision: Literal["auto", "32", "16", "bf16"] = "auto",
+    gradient_checkpointing: bool = False,
+    compile: bool = False,
+    runs: StrPath = "runs",
+    name: str | None = None,
+    resume: StrPath | None = None,
+    checkpoint_epochs: int = 10,
+    checkpoint_minutes: float = 5.0,
+    keep_checkpoints: int = 0,
+    tensorboard: bool = True,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    gpu: int | None = None,
+    workers: int = 2,
+    batch_size: Literal["auto"] | int = "auto",
+    devices: str | None = None,
+) -> TrainResult:
+    """Train a detector on good images and write one calibrated model file.
+
+    Args:
+        data: Dataset in MVTec AD layout: the folder of a category, or the folder of all categories. Also an
+            archive, a manifest or a remote folder.
+        dataset: Dataset that 'adctl fetch' brought, such as demo or mvtec.
+        category: Category of the dataset, a list of them, or 'all' to train on each.
+        good: Plain folder of good images.
+        test: Folder of test images, loose or in one folder for each label.
+        masks: Folder of ground-truth masks for `test`.
+        fetch: Fetch the dataset and the backbone's weights if they are missing.
+        accept_license: Accept the licence of the dataset for `fetch`.
+        roi: Region of interest: a rectangle in pixels, or the file of a mask picture.
+        calibration_share: Share of good images held out for the threshold. Above 0, below 1.
+        validation_share: Share of good images held out to choose the epoch. Above 0, below 1.
+        cache: Folder that keeps decoded and resized images.
+        augment: Augmentation of training images. Choices: none, light, medium, heavy, custom.
+        augmentations: Transforms of `augment` custom.
+        augmentation_library: Library that augments.
+        synthetic: Synthetic defects to repair in training: cutpaste, perlin, or cutpaste,perlin.
+        arch: Detector: cnn, diffusion, dinomaly, efficientad, padim, patchcore, resnet, simplenet or vit.
+        backbone: timm model that computes the features.
+        weights: Pretrained weights: a .safetensors or .pth file, or 'random'.
+        image_size: Height and width that images are resized to, in pixels. At least 32, at most 4096.
+        options: Another option of the detector, such as coreset_ratio=0.1. With several detectors also
+            patchcore.NAME=VALUE.
+        error: Error spaces of an autoencoder's anomaly map, with weights.
+        noise_level: Noise level of the diffusion autoencoder, as a share of its steps.
+        seed: Seed of all random numbers. With lists of seeds, detectors or categories, one model for each
+            combination. At least 0.
+        folds: Cross-validation: train this many models, each with another part held out. At least 2, at most 100.
+        fold: Train only the model of this fold of `folds`. At least 1, at most 100.
+        epochs: Epochs of gradient training. At least 1. Default: 20, or as many as make 1000 steps.
+        loss: Loss terms of an autoencoder, with weights.
+        learning_rate: Highest learning rate of AdamW. Above 0. Default: 0.001, or the detector's.
+        weight_decay: Weight decay of AdamW. At least 0. Default: 0.0001, or the detector's.
+        schedule: Schedule of the learning rate. Choices: cosine, step, plateau, constant. Default: cosine, or the
+            detector's.
+        warmup: Share of the steps over which the learning rate rises. At least 0, below 1. Default: 0.05, or the
+            detector's.
+        accumulate: Batches in one optimizer step. At least 1.
+        clip: Largest norm of the gradient. Above 0.
+        patience: Epochs without a better validation loss before training stops. At least 1.
+        ema: Decay of the exponential moving average of the weights; 0 for none. At least 0, below 1.
+        precision: Precision of training.
+        gradient_checkpointing: Use less memory and about a third more time, by recomputing activations.
+        compile: Compile the training step with torch.compile; faster in long trainings.
+        runs: Folder of all runs.
+        name: Name of the run's folder.
+        resume: Continue an interrupted run: its folder or name.
+        checkpoint_epochs: Epochs between checkpoints. At least 1.
+        checkpoint_minutes: Minutes between checkpoints. Above 0.
+        keep_checkpoints: Checkpoints to keep after training. At least 0.
+        tensorboard: Write TensorBoard files.
+        device: Device that computes.
+        gpu: Number of the GPU; implies `device` cuda. At least 0.
+        workers: Threads that read images. At least 0, at most 64.
+        batch_size: Images in one batch: a number, or auto. At least 1.
+        devices: Devices that train together: how many, or which.
+
+    Returns:
+        A `TrainResult`; with `folds` a `CrossValidationResult`; with a list of detectors, categories or seeds a
+        `GridResult`. In a distributed training only the first process returns; the others end here.
+
+    Raises:
+        AdctlError: The data, the settings or the output folder cannot be used.
+    """
+
+@overload
+def train(
+    *,
+    arch: str = "patchcore",
+    category: str | None = None,
+    seed: int = 0,
+    folds: int,
+    fold: None = None,
+    **settings: Unpack[_TrainSettings],
+) -> CrossValidationResult: ...
+
+@overload
+def train(
+    *,
+    arch: str = "patchcore",
+    category: str | None = None,
+    seed: int = 0,
+    folds: int,
+    fold: int,
+    **settings: Unpack[_TrainSettings],
+) -> TrainResult: ...
+
+@overload
+def train(
+    *,
+    arch: list[str] | tuple[str, ...],
+    category: str | list[str] | tuple[str, ...] | None = None,
+    seed: int | list[int] | tuple[int, ...] = 0,
+    **settings: Unpack[_TrainSettings],
+) -> GridResult: ...
+
+@overload
+def train(
+    *,
+    arch: str | list[str] | tuple[str, ...] = "patchcore",
+    category: list[str] | tuple[str, ...],
+    seed: int | list[int] | tuple[int, ...] = 0,
+    **settings: Unpack[_TrainSettings],
+) -> GridResult: ...
+
+@overload
+def train(
+    *,
+    arch: str | list[str] | tuple[str, ...] = "patchcore",
+    category: str | list[str] | tuple[str, ...] | None = None,
+    seed: list[int] | tuple[int, ...],
+    **settings: Unpack[_TrainSettings],
+) -> GridResult: ...
+
+@overload
+def fetch(
+    what: str,
+    *,
+    category: str | Sequence[str] = (),
+    source: StrPath | None = None,
+    accept_license: bool = False,
+    force: bool = False,
+    connections: int = 4,
+    attempts: int = 4,
+    timeout: float = 30.0,
+    backoff: float = 1.0,
+    smallest_piece: int = 16777216,
+) -> FetchResult:
+    """Fetch a dataset to this computer, verified; or everything in a bundle.
+
+    Args:
+        what: Dataset, such as demo or mvtec.
+        category: Fetch only this category.
+        source: Archive, folder or bundle to fetch from, instead of the network.
+        accept_license: Accept the licence of the dataset.
+        force: Fetch again even if it is here.
+        connections: Connections at once for one large file. At least 1, at most 32.
+        attempts: Attempts at one address that bring nothing new before it fails. At least 1.
+        timeout: Time to wait for a server's answer. Above 0.
+        backoff: Seconds before the second attempt; doubled for each further one. At least 0.
+        smallest_piece: Bytes of a file that are worth a connection of their own. At least 1.
+
+    Returns:
+        The dataset; with `source` alone, which names a bundle, everything that the bundle held.
+
+    Raises:
+        AdctlError: There is no such dataset, its licence was not accepted, or the download failed.
+    """
+
+@overload
+def fetch(
+    *,
+    source: StrPath,
+    accept_license: bool = False,
+    force: bool = False,
+) -> DeliveryResult: ...
+
+def bench(
+    models: StrPath | Sequence[StrPath] = (),
+    *,
+    runtime: Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"] | Sequence[Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"]] = (),
+    batch_sizes: int | Sequence[int] = (1, 4, 8),
+    repeats: int = 30,
+    images: StrPath | Sequence[StrPath] = (),
+    cold_starts: int = 3,
+    fail_if: str | Sequence[str] = (),
+    junit: StrPath | None = None,
+    against: StrPath | None = None,
+    runs: StrPath = "runs",
+    out: StrPath | None = None,
+    markdown: StrPath | None = None,
+    plot: StrPath | None = None,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    gpu: int | None = None,
+    workers: int = 2,
+) -> Benchmark:
+    """Measure speed and memory of model files.
+
+    Args:
+        models: Model files, measured in alternation. Default: the last model.
+        runtime: Runtimes, each measured with each model. Choices: auto, torch, torch-compile, onnxruntime,
+            openvino, torchscript, torch-export. Default: the file's own.
+        batch_sizes: Batch sizes for throughput. At least 1.
+        repeats: Rounds, each with one batch of each size and five single images. At least 3.
+        images: Folder, file or glob pattern of images to score from disk. Default: test images of the model's
+            dataset.
+        cold_starts: Processes started to measure cold start and memory. At least 0.
+        fail_if: Exit with code 3 if this holds, such as 'image_auroc<0.95'.
+        junit: JUnit XML file of the gates.
+        against: JSON file of an earlier measurement; exit with code 3 if the model is slower beyond the noise.
+        runs: Folder of all runs.
+        out: JSON file of the measurements.
+        markdown: Markdown file of measurements and gates.
+        plot: PNG file of the measurements as a plot.
+        device: Device that computes.
+        gpu: Number of the GPU; implies `device` cuda. At least 0.
+        workers: Threads that read images. At least 0, at most 64.
+
+    Returns:
+        The measurements and the outcome of the gates.
+
+    Raises:
+        AdctlError: A model or the images cannot be used.
+    """
+
+def calibrate(
+    *,
+    model: StrPath | None = None,
+    good: StrPath | None = None,
+    defects: StrPath | None = None,
+    scores: StrPath | None = None,
+    folds: int | None = None,
+    learning_curve: bool = False,
+    tta: str | Sequence[str] | None = None,
+    method: Literal["percentile", "sigma", "mad", "tail", "conformal", "f1", "precision", "recall", "cost", "fixed"] | None = None,
+    max_false_alarm: float | None = None,
+    percentile: float | None = None,
+    sigmas: float | None = None,
+    min_precision: float | None = None,
+    min_recall: float | None = None,
+    cost_miss: float | None = None,
+    cost_alarm: float | None = None,
+    defect_rate: float | None = None,
+    threshold: float | None = None,
+    warn_at: float | None = None,
+    runs: StrPath = "runs",
+    out: StrPath | None = None,
+    in_place: bool = False,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    gpu: int | None = None,
+    workers: int = 2,
+    batch_size: Literal["auto"] | int = "auto",
+) -> CalibrateResult:
+    """Choose a new threshold, from good images that the model was not trained on.
+
+    Args:
+        model: Model file, or folder or name of a run. Default: the last model.
+        good: Folder of other good images. Default: the images held out at training.
+        defects: Folder of labelled defective images.
+        scores: Folder of labelled scores that 'adctl score' wrote, instead of images.
+        folds: Train this many models, so that every good image is scored by a model not trained on it. At least 2,
+            at most 100.
+        learning_curve: Estimate how many good images are enough.
+        tta: Test-time augmentation: views to average over, of hflip, vflip, rot90, transpose; or none.
+        method: Method of the threshold. Choices: percentile, sigma, mad, tail, conformal, f1, precision, recall,
+            cost, fixed. Default: the method whose level is given, else percentile.
+        max_false_alarm: Highest rate of false alarms, guaranteed: method conformal, or tail. Above 0, below 1.
+        percentile: Percentile of good scores. Above 0, at most 100. Default: 99.
+        sigmas: Standard deviations above the mean, or above the median with method mad. Above 0. Default: 3.
+        min_precision: Lowest share of defects among alarms. Above 0, at most 1.
+        min_recall: Lowest share of defects that are found. Above 0, at most 1.
+        cost_miss: Cost of a missed defect; the threshold of least cost wins. At least 0.
+        cost_alarm: Cost of a false alarm. At least 0.
+        defect_rate: Share of defective parts on the line, for costs. Above 0, below 1. Default: the share among the
+            images.
+        threshold: The threshold itself, in units of the score.
+        warn_at: Level of a second, lower threshold for warnings, by the same method. Above 0.
+        runs: Folder of all runs.
+        out: File of the calibrated model.
+        in_place: Replace the model file itself.
+        device: Device that computes.
+        gpu: Number of the GPU; implies `device` cuda. At least 0.
+        workers: Threads that read images. At least 0, at most 64.
+        batch_size: Images in one batch: a number, or auto. At least 1.
+
+    Returns:
+        The model file and its calibration.
+
+    Raises:
+        AdctlError: The model or the images cannot be used.
+    """
+
+def compare(
+    scores: Sequence[StrPath],
+    *,
+    title: str | None = None,
+    ci_level: float = 0.95,
+    ci_samples: int = 1000,
+    seed: int = 0,
+    runs: StrPath = "runs",
+    out: StrPath | None = None,
+    animation: StrPath | None = None,
+) -> CompareResult:
+    """Compare scored sets on the images they share and write one HTML page.
+
+    Args:
+        scores: Folders that 'adctl score' wrote; several are compared. Default: the last scores.
+        title: Title of the report.
+        ci_level: Level of the confidence intervals. Above 0, below 1.
+        ci_samples: Bootstrap samples. At least 100, at most 100000.
+        seed: Seed of all random numbers. At least 0.
+        runs: Folder of all runs.
+        out: File of the report.
+        animation: Animation of the compared maps: a .gif, .webp or .png file.
+
+    Returns:
+        The comparison and its files.
+
+    Raises:
+        AdctlError: The scores are damaged or share no image, or the page cannot be written.
+    """
+
+def demo(
+    *,
+    arch: str = "patchcore",
+    epochs: int = 5,
+    seed: int = 0,
+    runs: StrPath = "runs",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    gpu: int | None = None,
+    workers: int = 2,
+    batch_size: Literal["auto"] | int = "auto",
+) -> DemoResult:
+    """Run the whole workflow on generated zippers: fetch, train, calibrate, score, report.
+
+    Args:
+        arch: Detector: cnn, diffusion, dinomaly, efficientad, padim, patchcore, resnet, simplenet or vit.
+        epochs: Epochs of gradient training. At least 1.
+        seed: Seed of all random numbers. At least 0.
+        runs: Folder of all runs.
+        device: Device that computes.
+        gpu: Number of the GPU; implies `device` cuda. At least 0.
+        workers: Threads that read images. At least 0, at most 64.
+        batch_size: Images in one batch: a number, or auto. At least 1.
+
+    Returns:
+        The model, the heatmaps, the report and its metrics.
+
+    Raises:
+        AdctlError: The results cannot be written.
+    """
+
+def export(
+    images: StrPath | Sequence[StrPath] = (),
+    *,
+    model: StrPath | None = None,
+    format: Literal["onnx", "openvino", "torchscript", "pt2"] | Sequence[Literal["onnx", "openvino", "torchscript", "pt2"]] = ("onnx",),
+    half: bool = False,
+    int8: bool = False,
+    calibration: StrPath | Sequence[StrPath] = (),
+    tolerance: float | None = None,
+    runs: StrPath = "runs",
+    out: StrPath | None = None,
+) -> ExportResult:
+    """Export a model for another runtime, and verify on images that its scores agree.
+
+    Args:
+        images: Images to verify the export on. Default: images held out at training, and test images.
+        model: Model file, or folder or name of a run. Default: the last model.
+        format: Formats. Choices: onnx, openvino, torchscript, pt2.
+        half: Store weights in half precision (onnx, openvino).
+        int8: Quantise the network to 8 bits (onnx, openvino).
+        calibration: Good images that give the value ranges for `int8`. Default: training images.
+        tolerance: Largest relative difference of scores. Above 0. Default: 0.001; 0.01 with `half`; 0.25 with
+            `int8`.
+        runs: Folder of all runs.
+        out: File or folder for the export. Default: beside the model.
+
+    Returns:
+        The files, each with its comparison to PyTorch.
+
+    Raises:
+        AdctlError: The model or the images cannot be used, or an export does not score the same.
+    """
+
+def fetch_bundle(
+    folder: StrPath,
+    *,
+    include: str | Sequence[str] = (),
+    wheels: bool = True,
+    requirement: str | None = None,
+    platform: str | None = None,
+    python: str | None = None,
+    accept_license: bool = False,
+    connections: int = 4,
+    attempts: int = 4,
+    timeout: float = 30.0,
+    backoff: float = 1.0,
+    smallest_piece: int = 16777216,
+) -> BundleResult:
+    """Pack adctl, datasets and weights into a folder for a computer without a network.
+
+    Args:
+        folder: New folder for the bundle.
+        include: Item to pack: NAME, NAME/CATEGORY or weights/MODEL. Default: all that was fetched.
+        wheels: Pack adctl and the packages it needs.
+        requirement: Requirement that pip installs on the other computer. Default: adctl.
+        platform: Platform of the other computer in pip's words, such as win_amd64.
+        python: Python of the other computer, such as 3.12.
+        accept_license: Accept the licences of the datasets.
+        connections: Connections at once for one large file. At least 1, at most 32.
+        attempts: Attempts at one address that bring nothing new before it fails. At least 1.
+        timeout: Time to wait for a server's answer. Above 0.
+        backoff: Seconds before the second attempt; doubled for each further one. At least 0.
+        smallest_piece: Bytes of a file that are worth a connection of their own. At least 1.
+
+    Returns:
+        The folder and its contents.
+
+    Raises:
+        AdctlError: An item does not exist or cannot be fetched, or the folder cannot be written.
+    """
+
+def fetch_check(
+    folder: StrPath,
+    *,
+    sheet: StrPath | None = None,
+) -> list[CheckResult]:
+    """Check a folder of images: list its problems and how to mend them.
+
+    Args:
+        folder: Folder, archive or manifest of images.
+        sheet: PNG file that shows the problems as pictures.
+
+    Returns:
+        The findings, one result for each category.
+
+    Raises:
+        AdctlError: There is no such folder, or it holds no images.
+    """
+
+def fetch_verify(
+    what: str | None = None,
+    *,
+    category: str | Sequence[str] = (),
+) -> list[VerifyResult]:
+    """Verify fetched files against their digests.
+
+    Args:
+        what: Dataset. Default: all that was fetched.
+        category: Verify only this category.
+
+    Returns:
+        One result for each category and each file of weights.
+
+    Raises:
+        AdctlError: Nothing of that was fetched.
+    """
+
+def fetch_weights(
+    model_name: str,
+    *,
+    source: StrPath | None = None,
+    connections: int = 4,
+    attempts: int = 4,
+    timeout: float = 30.0,
+    backoff: float = 1.0,
+    smallest_piece: int = 16777216,
+) -> FetchedWeights:
+    """Fetch the pretrained weights of a timm model.
+
+    Args:
+        model_name: timm model, such as wide_resnet50_2.
+        source: File or folder to fetch from, instead of the network.
+        connections: Connections at once for one large file. At least 1, at most 32.
+        attempts: Attempts at one address that bring nothing new before it fails. At least 1.
+        timeout: Time to wait for a server's answer. Above 0.
+        backoff: Seconds before the second attempt; doubled for each further one. At least 0.
+        smallest_piece: Bytes of a file that are worth a connection of their own. At least 1.
+
+    Returns:
+        The file and its digest.
+
+    Raises:
+        AdctlError: timm has no such model, or the download failed.
+    """
+
+def load(
+    model: StrPath | None = None,
+    *,
+    runs: StrPath = "runs",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    gpu: int | None = None,
+    workers: int = 2,
+    batch_size: Literal["auto"] | int = "auto",
+    runtime: Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"] = "auto",
+) -> Model:
+    """Open a model for prediction.
+
+    Args:
+        model: Model file, or folder or name of a run. Default: the last model.
+        runs: Folder of all runs.
+        device: Device that computes.
+        gpu: Number of the GPU; implies `device` cuda. At least 0.
+        workers: Threads that read images. At least 0, at most 64.
+        batch_size: Images in one batch: a number, or auto. At least 1.
+        runtime: Runtime; auto is the fastest that was verified against PyTorch. Choices: auto, torch, torch-
+            compile, onnxruntime, openvino, torchscript, torch-export.
+
+    Returns:
+        The model; its method `predict` takes images.
+
+    Raises:
+        AdctlError: There is no such model or device, or the file cannot be used.
+    """
+
+def report(
+    scores: StrPath | None = None,
+    *,
+    format: Literal["html", "md", "json", "csv", "pdf", "pptx"] | Sequence[Literal["html", "md", "json", "csv", "pdf", "pptx"]] = (),
+    title: str | None = None,
+    findings: int = 12,
+    reconstructions: bool = False,
+    ci: bool = False,
+    ci_level: float = 0.95,
+    ci_samples: int = 1000,
+    seed: int = 0,
+    fail_if: str | Sequence[str] = (),
+    junit: StrPath | None = None,
+    runs: StrPath = "runs",
+    out: StrPath | None = None,
+    contact_sheet: StrPath | None = None,
+) -> ReportResult:
+    """Evaluate scores and write the report.
+
+    Args:
+        scores: Folders that 'adctl score' wrote; several are compared. Default: the last scores.
+        format: Formats. Choices: html, md, json, csv, pdf, pptx. Default: the ending of `out`, else html.
+        title: Title of the report.
+        findings: Images shown in md, pdf and pptx, mistakes first. At least 1, at most 500.
+        reconstructions: Show the autoencoder's reconstruction of each image.
+        ci: Compute confidence intervals of pixel metrics too, by bootstrap.
+        ci_level: Level of the confidence intervals. Above 0, below 1.
+        ci_samples: Bootstrap samples. At least 100, at most 100000.
+        seed: Seed of all random numbers. At least 0.
+        fail_if: Exit with code 3 if this holds, such as 'image_auroc<0.95'.
+        junit: JUnit XML file of the gates.
+        runs: Folder of all runs.
+        out: File of the report.
+        contact_sheet: PNG file of all images beside their heatmaps, worst mistakes first.
+
+    Returns:
+        The metrics, the files and the outcome of the gates.
+
+    Raises:
+        AdctlError: The scores are damaged, or the report cannot be written.
+    """
+
+def score(
+    images: StrPath | Sequence[StrPath] = (),
+    *,
+    model: StrPath | None = None,
+    watch: StrPath | None = None,
+    watch_for: float | None = None,
+    watch_idle: float | None = None,
+    settle: float = 2.0,
+    tta: str | Sequence[str] | None = None,
+    runs: StrPath = "runs",
+    out: StrPath | None = None,
+    heatmaps: bool | None = None,
+    draw: Literal["none", "contours", "boxes", "both"] = "none",
+    maps: bool = True,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    gpu: int | None = None,
+    workers: int = 2,
+    batch_size: Literal["auto"] | int = "auto",
+    runtime: Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"] = "auto",
+) -> ScoreResult:
+    """Score images: an anomaly score, an anomaly map and a verdict for each.
+
+    Args:
+        images: Folders, files or glob patterns. Default: test images of the model's dataset.
+        model: Model file, or folder or name of a run. Default: the last model.
+        watch: Score images as they arrive in this folder, each once, also after a restart.
+        watch_for: Stop watching after this time. Above 0. Default: until Ctrl-C.
+        watch_idle: Stop watching when no image has arrived for this time. Above 0.
+        settle: Time a watched file must stay unchanged before it is read. At least 0.
+        tta: Test-time augmentation: views to average over. Default: the views of the calibration.
+        runs: Folder of all runs.
+        out: Folder for heatmaps and results.
+        heatmaps: Write a heatmap picture of each image. Default: on with `out`.
+        draw: Mark anomalous regions on heatmaps.
+        maps: Keep raw anomaly maps in maps.h5, for the report.
+        device: Device that computes.
+        gpu: Number of the GPU; implies `device` cuda. At least 0.
+        workers: Threads that read images. At least 0, at most 64.
+        batch_size: Images in one batch: a number, or auto. At least 1.
+        runtime: Runtime; auto is the fastest that was verified against PyTorch. Choices: auto, torch, torch-
+            compile, onnxruntime, openvino, torchscript, torch-export.
+
+    Returns:
+        The result; iterating gives the row of each image.
+
+    Raises:
+        AdctlError: The model or the output folder cannot be used, or none of the images.
+    """

@@ -1,0 +1,333 @@
+"""The functions of `import adctl`: keywords in, a typed result out.
+
+Each parameter is a setting of the command of the same name and is declared only there, in `adctl.config`. For settings
+that a call does not give, the variables `ADCTL_*` and the file named by `ADCTL_CONFIG` apply, as on the command line.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from adctl.config import (
+    BenchSettings,
+    CalibrateSettings,
+    DemoSettings,
+    ExportSettings,
+    FetchBundleSettings,
+    FetchCheckSettings,
+    FetchSettings,
+    FetchVerifySettings,
+    FetchWeightsSettings,
+    LoadedSettings,
+    ReportSettings,
+    ScoreSettings,
+    TrainSettings,
+)
+from adctl.errors import UsageError
+from adctl.signatures import from_settings
+
+if TYPE_CHECKING:
+    from adctl.benchmarking.bench import Benchmark
+    from adctl.calibration.calibrate import CalibrateResult
+    from adctl.data.checks.check import CheckResult
+    from adctl.demonstration import DemoResult
+    from adctl.exporting.export import ExportResult
+    from adctl.fetching.bundles import BundleResult, DeliveryResult
+    from adctl.fetching.datasets import FetchResult
+    from adctl.fetching.verifying import VerifyResult
+    from adctl.fetching.weights import FetchedWeights
+    from adctl.reporting.compare import CompareResult
+    from adctl.reporting.report import ReportResult
+    from adctl.scoring.model import Model
+    from adctl.scoring.score import ScoreResult
+    from adctl.training.cross_validation import CrossValidationResult
+    from adctl.training.grid import GridResult
+    from adctl.training.single_run import TrainResult
+
+_NAMES = "str | Sequence[str]"
+_WEIGHTS = "str | Mapping[str, float]"
+
+
+@from_settings(
+    TrainSettings,
+    without=("seeds",),
+    accepts={
+        "arch": _NAMES,
+        "category": f"{_NAMES} | None",
+        "seed": "int | Sequence[int]",
+        "synthetic": f"{_NAMES} | None",
+        "loss": f"{_WEIGHTS} | None",
+        "error": f"{_WEIGHTS} | None",
+    },
+)
+def train(loaded: LoadedSettings[TrainSettings]) -> TrainResult | CrossValidationResult | GridResult:
+    """Train a detector on good images and write one calibrated model file.
+
+    Returns:
+        A `TrainResult`; with `folds` a `CrossValidationResult`; with a list of detectors, categories or seeds a
+        `GridResult`. In a distributed training only the first process returns; the others end here.
+
+    Raises:
+        AdctlError: The data, the settings or the output folder cannot be used.
+    """
+    from adctl.training.train import train as run
+
+    result = run(loaded)
+    if result is None:
+        sys.exit()
+    return result
+
+
+@from_settings(CalibrateSettings, accepts={"tta": f"{_NAMES} | None"})
+def calibrate(loaded: LoadedSettings[CalibrateSettings]) -> CalibrateResult:
+    """Choose a new threshold, from good images that the model was not trained on.
+
+    Returns:
+        The model file and its calibration.
+
+    Raises:
+        AdctlError: The model or the images cannot be used.
+    """
+    from adctl.calibration.calibrate import calibrate as run
+
+    return run(loaded)
+
+
+@from_settings(ScoreSettings, without=("fail_on_anomaly",), accepts={"tta": f"{_NAMES} | None"})
+def score(loaded: LoadedSettings[ScoreSettings]) -> ScoreResult:
+    """Score images: an anomaly score, an anomaly map and a verdict for each.
+
+    Returns:
+        The result; iterating gives the row of each image.
+
+    Raises:
+        AdctlError: The model or the output folder cannot be used, or none of the images.
+    """
+    from adctl.scoring.score import score as run
+    from adctl.scoring.watch import watch
+
+    return run(loaded) if loaded.settings.watch is None else watch(loaded)
+
+
+@from_settings(ReportSettings, without=("animation",), accepts={"scores": "StrPath | None"})
+def report(loaded: LoadedSettings[ReportSettings]) -> ReportResult:
+    """Evaluate scores and write the report.
+
+    Returns:
+        The metrics, the files and the outcome of the gates.
+
+    Raises:
+        AdctlError: The scores are damaged, or the report cannot be written.
+    """
+    from adctl.reporting.report import report as run
+
+    return run(loaded)
+
+
+@from_settings(
+    ReportSettings,
+    only=("scores", "title", "ci_level", "ci_samples", "seed", "out", "animation", "runs"),
+    required=("scores",),
+    accepts={"scores": "Sequence[StrPath]"},
+)
+def compare(loaded: LoadedSettings[ReportSettings]) -> CompareResult:
+    """Compare scored sets on the images they share and write one HTML page.
+
+    Returns:
+        The comparison and its files.
+
+    Raises:
+        AdctlError: The scores are damaged or share no image, or the page cannot be written.
+    """
+    from adctl.reporting.compare import compare as run
+
+    return run(loaded)
+
+
+@from_settings(ExportSettings)
+def export(loaded: LoadedSettings[ExportSettings]) -> ExportResult:
+    """Export a model for another runtime, and verify on images that its scores agree.
+
+    Returns:
+        The files, each with its comparison to PyTorch.
+
+    Raises:
+        AdctlError: The model or the images cannot be used, or an export does not score the same.
+    """
+    from adctl.exporting.export import export as run
+
+    return run(loaded)
+
+
+@from_settings(BenchSettings)
+def bench(loaded: LoadedSettings[BenchSettings]) -> Benchmark:
+    """Measure speed and memory of model files.
+
+    Returns:
+        The measurements and the outcome of the gates.
+
+    Raises:
+        AdctlError: A model or the images cannot be used.
+    """
+    from adctl.benchmarking.bench import bench as run
+
+    return run(loaded)
+
+
+@from_settings(DemoSettings)
+def demo(loaded: LoadedSettings[DemoSettings]) -> DemoResult:
+    """Run the whole workflow on generated zippers: fetch, train, calibrate, score, report.
+
+    Returns:
+        The model, the heatmaps, the report and its metrics.
+
+    Raises:
+        AdctlError: The results cannot be written.
+    """
+    from adctl.demonstration import demo as run
+
+    return run(loaded)
+
+
+# ---- fetching
+
+
+@from_settings(FetchSettings, without=("verify",))
+def fetch(loaded: LoadedSettings[FetchSettings]) -> FetchResult | DeliveryResult:
+    """Fetch a dataset to this computer, verified; or everything in a bundle.
+
+    Returns:
+        The dataset; with `source` alone, which names a bundle, everything that the bundle held.
+
+    Raises:
+        AdctlError: There is no such dataset, its licence was not accepted, or the download failed.
+    """
+    from adctl.fetching.bundles import deliver_bundle
+    from adctl.fetching.datasets import fetch_dataset
+    from adctl.fetching.download import Transfer
+
+    settings = loaded.settings
+    if settings.what is not None:
+        return fetch_dataset(
+            settings.what,
+            categories=settings.category,
+            source=settings.source,
+            accept_license=settings.accept_license,
+            force=settings.force,
+            transfer=Transfer.of(settings),
+        )
+    if settings.source is None:
+        raise UsageError("adctl.fetch needs the name of a dataset.", "Call adctl.fetch('demo'), for example.")
+    return deliver_bundle(settings.source, accept_license=settings.accept_license, force=settings.force)
+
+
+@from_settings(FetchWeightsSettings, required=("model_name",))
+def fetch_weights(loaded: LoadedSettings[FetchWeightsSettings]) -> FetchedWeights:
+    """Fetch the pretrained weights of a timm model.
+
+    Returns:
+        The file and its digest.
+
+    Raises:
+        AdctlError: timm has no such model, or the download failed.
+    """
+    from adctl.fetching.download import Transfer
+    from adctl.fetching.weights import fetch_weights as run
+
+    settings = loaded.settings
+    return run(settings.model_name or "", source=settings.source, transfer=Transfer.of(settings))
+
+
+@from_settings(FetchBundleSettings, required=("folder",))
+def fetch_bundle(loaded: LoadedSettings[FetchBundleSettings]) -> BundleResult:
+    """Pack adctl, datasets and weights into a folder for a computer without a network.
+
+    Returns:
+        The folder and its contents.
+
+    Raises:
+        AdctlError: An item does not exist or cannot be fetched, or the folder cannot be written.
+    """
+    from adctl.fetching.bundles import make_bundle
+    from adctl.fetching.download import Transfer
+
+    settings = loaded.settings
+    assert settings.folder is not None
+    return make_bundle(
+        settings.folder,
+        include=settings.include,
+        wheels=settings.wheels,
+        requirement=settings.requirement,
+        platform=settings.platform,
+        python=settings.python,
+        accept_license=settings.accept_license,
+        transfer=Transfer.of(settings),
+    )
+
+
+@from_settings(FetchCheckSettings, required=("folder",), without=("strict",))
+def fetch_check(loaded: LoadedSettings[FetchCheckSettings]) -> list[CheckResult]:
+    """Check a folder of images: list its problems and how to mend them.
+
+    Returns:
+        The findings, one result for each category.
+
+    Raises:
+        AdctlError: There is no such folder, or it holds no images.
+    """
+    from adctl.data.checks.check import check
+    from adctl.data.checks.contact_sheet import write_contact_sheet
+
+    settings = loaded.settings
+    assert settings.folder is not None
+    found = check(settings.folder)
+    if settings.sheet is not None:
+        write_contact_sheet(settings.sheet, found)
+    return found
+
+
+@from_settings(FetchVerifySettings)
+def fetch_verify(loaded: LoadedSettings[FetchVerifySettings]) -> list[VerifyResult]:
+    """Verify fetched files against their digests.
+
+    Returns:
+        One result for each category and each file of weights.
+
+    Raises:
+        AdctlError: Nothing of that was fetched.
+    """
+    from adctl.fetching.verifying import verify
+
+    return verify(loaded.settings.what, categories=loaded.settings.category)
+
+
+# ---- models
+
+
+@from_settings(
+    ScoreSettings,
+    only=("model", "runtime", "device", "gpu", "batch_size", "workers", "runs"),
+    positional=("model",),
+)
+def load(loaded: LoadedSettings[ScoreSettings]) -> Model:
+    """Open a model for prediction.
+
+    Returns:
+        The model; its method `predict` takes images.
+
+    Raises:
+        AdctlError: There is no such model or device, or the file cannot be used.
+    """
+    from adctl import run_folder
+    from adctl.scoring.model import Model
+
+    settings = loaded.settings
+    return Model(
+        run_folder.find_model(settings.runs, settings.model),
+        device=settings.device,
+        gpu=settings.gpu,
+        runtime=settings.runtime,
+        batch_size=settings.batch_size,
+        workers=settings.workers,
+    )
