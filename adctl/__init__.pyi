@@ -225,7 +225,8 @@ def train(
         augmentations: Transforms of `augment` custom.
         augmentation_library: Library that augments.
         synthetic: Synthetic defects to repair in training: cutpaste, perlin, or cutpaste,perlin.
-        arch: Detector: cnn, diffusion, dinomaly, efficientad, padim, patchcore, resnet, simplenet or vit.
+        arch: Detector: cnn, diffusion, dinomaly, efficientad, padim, patchcore, resnet, simplenet, vit, or one of
+            an installed package.
         backbone: timm model that computes the features.
         weights: Pretrained weights: a .safetensors or .pth file, or 'random'.
         image_size: Height and width that images are resized to, in pixels. At least 32, at most 4096.
@@ -524,7 +525,8 @@ def demo(
     """Run the whole workflow on generated zippers: fetch, train, calibrate, score, report.
 
     Args:
-        arch: Detector: cnn, diffusion, dinomaly, efficientad, padim, patchcore, resnet, simplenet or vit.
+        arch: Detector: cnn, diffusion, dinomaly, efficientad, padim, patchcore, resnet, simplenet, vit, or one of
+            an installed package.
         epochs: Epochs of gradient training. At least 1.
         seed: Seed of all random numbers. At least 0.
         runs: Folder of all runs.

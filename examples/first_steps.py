@@ -9,18 +9,17 @@ import tempfile
 from pathlib import Path
 
 import adctl
-from adctl.fetching.datasets import fetch_dataset
 
 
 def main() -> None:
     """Train, score and report with PatchCore and PaDiM."""
-    fetch_dataset("demo")
+    adctl.fetch("demo")
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder) / "runs"
         for arch in ("patchcore", "padim"):
             trained = adctl.train(dataset="demo", category="zipper", arch=arch, runs=runs)
             scored = adctl.score(model=trained.model, runs=runs)
-            reported = adctl.report(scores=scored.folder, runs=runs)
+            reported = adctl.report(scored.folder, runs=runs)
             image, pixel = reported.evaluation.image, reported.evaluation.pixel
             print(
                 f"{arch:10} learned in {trained.seconds:5.1f} s, scored {scored.images_per_second:5.1f} images/s, "

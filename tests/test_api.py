@@ -112,7 +112,7 @@ def test_signatures_hold_the_true_defaults():
         (adctl.compare, "adctl.compare needs 'scores'"),
         (adctl.fetch_weights, "adctl.fetch_weights needs 'model_name'"),
         (adctl.fetch, "needs the name of a dataset"),
-        (lambda: adctl.load("nowhere"), "There is no model nowhere"),
+        (lambda: adctl.load("nowhere"), "Cannot find a model nowhere"),
         (lambda: adctl.open_maps("nowhere"), "holds no scores"),
     ],
 )

@@ -6,6 +6,7 @@ Scores and verdicts are the same as those of `adctl score` with the same runtime
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -144,9 +145,9 @@ class Model:
             ImageError: An image cannot be read or used. (`adctl.score` gives such an image an error row instead.)
             UsageError: `images` is not a path, an array or a list of them.
         """
-        if isinstance(images, str | os.PathLike | np.ndarray):
-            return self._predict([images])[0]
-        return self._predict(list(images))
+        if isinstance(images, Iterable) and not isinstance(images, str | os.PathLike | np.ndarray):
+            return self._predict(list(images))
+        return self._predict([images])[0]
 
     def _predict(self, images: list[ImageLike]) -> list[ImagePrediction]:
         samples = [_sample(image, number) for number, image in enumerate(images)]
