@@ -35,7 +35,7 @@ PUBLIC = {
         *("OutputError", "PluginError", "TrainingError", "UsageError"),
     ),
     "adctl.exporting.export": ("ExportResult",),
-    "adctl.fetching.bundles": ("BundleResult", "DeliveryResult"),
+    "adctl.fetching.bundles": ("BundleResult", "BundleInstallResult"),
     "adctl.fetching.datasets": ("FetchResult",),
     "adctl.fetching.verifying": ("VerifyResult",),
     "adctl.fetching.weights": ("FetchedWeights",),

@@ -18,8 +18,8 @@ from adctl.errors import PluginError as PluginError
 from adctl.errors import TrainingError as TrainingError
 from adctl.errors import UsageError as UsageError
 from adctl.exporting.export import ExportResult as ExportResult
+from adctl.fetching.bundles import BundleInstallResult as BundleInstallResult
 from adctl.fetching.bundles import BundleResult as BundleResult
-from adctl.fetching.bundles import DeliveryResult as DeliveryResult
 from adctl.fetching.datasets import FetchResult as FetchResult
 from adctl.fetching.verifying import VerifyResult as VerifyResult
 from adctl.fetching.weights import FetchedWeights as FetchedWeights
@@ -45,6 +45,7 @@ __all__ = [
     "AnomalyMaps",
     "Benchmark",
     "Box",
+    "BundleInstallResult",
     "BundleResult",
     "CalibrateResult",
     "Calibration",
@@ -52,7 +53,6 @@ __all__ = [
     "CompareResult",
     "CrossValidationResult",
     "DataError",
-    "DeliveryResult",
     "DemoResult",
     "ExportResult",
     "FetchError",
@@ -364,7 +364,7 @@ def fetch(
     source: StrPath,
     accept_license: bool = False,
     force: bool = False,
-) -> DeliveryResult: ...
+) -> BundleInstallResult: ...
 
 def bench(
     models: StrPath | Sequence[StrPath] = (),

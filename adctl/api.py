@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from adctl.data.checks.check import CheckResult
     from adctl.demonstration import DemoResult
     from adctl.exporting.export import ExportResult
-    from adctl.fetching.bundles import BundleResult, DeliveryResult
+    from adctl.fetching.bundles import BundleInstallResult, BundleResult
     from adctl.fetching.datasets import FetchResult
     from adctl.fetching.verifying import VerifyResult
     from adctl.fetching.weights import FetchedWeights
@@ -194,7 +194,7 @@ def demo(loaded: LoadedSettings[DemoSettings]) -> DemoResult:
 
 
 @from_settings(FetchSettings, without=("verify",))
-def fetch(loaded: LoadedSettings[FetchSettings]) -> FetchResult | DeliveryResult:
+def fetch(loaded: LoadedSettings[FetchSettings]) -> FetchResult | BundleInstallResult:
     """Fetch a dataset to this computer, verified; or everything in a bundle.
 
     Returns:
@@ -203,7 +203,7 @@ def fetch(loaded: LoadedSettings[FetchSettings]) -> FetchResult | DeliveryResult
     Raises:
         AdctlError: There is no such dataset, its licence was not accepted, or the download failed.
     """
-    from adctl.fetching.bundles import deliver_bundle
+    from adctl.fetching.bundles import install_bundle
     from adctl.fetching.datasets import fetch_dataset
     from adctl.fetching.download import Transfer
 
@@ -219,7 +219,7 @@ def fetch(loaded: LoadedSettings[FetchSettings]) -> FetchResult | DeliveryResult
         )
     if settings.source is None:
         raise UsageError("adctl.fetch needs the name of a dataset.", "Call adctl.fetch('demo'), for example.")
-    return deliver_bundle(settings.source, accept_license=settings.accept_license, force=settings.force)
+    return install_bundle(settings.source, accept_license=settings.accept_license, force=settings.force)
 
 
 @from_settings(FetchWeightsSettings, required=("model_name",))

@@ -76,7 +76,7 @@ def _fetch() -> list[str]:
     bundle = {"source": "StrPath", **{name: parameters[name] for name in ("accept_license", "force")}}
     return [
         _overload("fetch", parameters | {"what": "str"}, "FetchResult", inspect.getdoc(adctl.fetch), positional=1),
-        _overload("fetch", bundle, "DeliveryResult"),
+        _overload("fetch", bundle, "BundleInstallResult"),
     ]
 
 
