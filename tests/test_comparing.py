@@ -25,7 +25,7 @@ from adctl.metrics.image import image_metrics
 from adctl.records import Calibration, ScoredImage, Verdict
 from adctl.reporting.animation import write_animation
 from adctl.reporting.compare import compare
-from adctl.reporting.comparison_page import in_words, metric_rows
+from adctl.reporting.comparison_page import metric_rows, summarise
 from adctl.scoring.score_set import ScoreSet, ScoreWriter
 
 CALIBRATION = Calibration("percentile", 1.0, 1.0, 99.0, 50, 0, 0.02, (0.0, 0.9))
@@ -217,7 +217,7 @@ def test_sets_without_labels_thresholds_or_maps_are_compared_as_far_as_possible(
     assert [one.name for one in found.sets] == ["a", "b"]  # both are padim
     assert any("No image has a label" in note for note in found.notes)
     assert metric_rows(found) == []
-    assert "24 images" in in_words(found)
+    assert "24 images" in summarise(found)
 
 
 def test_one_class_is_said(tmp_path, paths):
@@ -260,7 +260,7 @@ def test_other_moving_pictures(sets, tmp_path, ending):
 
 def test_command_line_says_it_in_words(adctl, sets):
     done = adctl("report", *(one.folder for one in sets), "--out", "page.html", "--ci-samples", "200")
-    assert "padim ranks best" in done.stdout
+    assert "padim has the highest image AUROC" in done.stdout
     assert "p, Holm" in done.stdout
     assert (adctl.folder / "page.html").is_file()
 
@@ -278,13 +278,13 @@ def test_refusals(adctl, sets, tmp_path):
 
     with pytest.raises(UsageError, match="named twice"):
         refused(first, first)
-    with pytest.raises(UsageError, match="two scored sets or more"):
+    with pytest.raises(UsageError, match="at least two scored sets"):
         refused(first)
     with pytest.raises(UsageError, match="holds no scores"):
         refused(first, tmp_path)
-    with pytest.raises(UsageError, match="which kind of moving picture"):
+    with pytest.raises(UsageError, match="not an animation format"):
         refused(first, second, animation="x.mp4")
-    with pytest.raises(UsageError, match="there is one"):
+    with pytest.raises(UsageError, match="only one scored set"):
         package.report(scores=first, animation="x.gif")
     assert "named twice" in adctl("report", first, first, code=2).stderr
 

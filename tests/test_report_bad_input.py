@@ -114,7 +114,7 @@ def test_bars_in_the_terminal_count_every_score(adctl, tmp_path):
 def test_reconstructions_are_those_of_the_model(tmp_path, zippers):
     from adctl.config import LoadedSettings, ScoreSettings, TrainSettings, names_of, validated
     from adctl.data.images import read_image
-    from adctl.reporting.reconstructions import rebuilder
+    from adctl.reporting.reconstructions import reconstructor
     from adctl.scoring.score import score
     from adctl.scoring.score_set import ScoreSet
     from adctl.training.single_run import train_once
@@ -128,7 +128,7 @@ def test_reconstructions_are_those_of_the_model(tmp_path, zippers):
     settings = ScoreSettings(images=images, model=trained.model, out=tmp_path / "scored", device="cpu")
     score(LoadedSettings(settings, dict.fromkeys(names_of(ScoreSettings), "test")))
     scores = ScoreSet.load(tmp_path / "scored")
-    rebuild, notes = rebuilder(scores)
+    rebuild, notes = reconstructor(scores)
     assert notes == ()
     assert rebuild(read_image(next((zippers / "test" / "good").iterdir()))).shape == (64, 64, 3)
     page = page_of(scores, reconstructions=True)

@@ -311,7 +311,7 @@ def test_a_warning_threshold_marks_what_is_to_look_at(browser, scores, tmp_path)
     opened = Opened(browser, write_report(warned, evaluate(warned), tmp_path / "report.html"))
 
     def marked() -> int:
-        return sum(heading.endswith("to look at") for heading in opened.headings())
+        return sum(heading.endswith("to check") for heading in opened.headings())
 
     values = [row.score for row in scores.rows if row.score is not None]
     assert marked() == sum(2.5 < value <= 3 for value in values) > 0

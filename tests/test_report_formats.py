@@ -92,8 +92,8 @@ def test_pdf_and_slides_say_what_was_found(scores):
     slides = pptx.Presentation(found.files[1]).slides
     texts = ["\n".join(shape.text_frame.text for shape in slide.shapes if shape.has_text_frame) for slide in slides]
     pictured = [slide for slide in slides if any(shape.shape_type == 13 for shape in slide.shapes)]
-    assert sum("Finding " in text for text in texts) == 4
-    assert len(pictured) == 5  # the charts, and one a finding
+    assert sum("Image " in text and " of 4" in text for text in texts) == 4
+    assert len(pictured) == 5  # the charts, and one for each image
     assert "Missed defect" in texts[-5]
     assert "1 false alarm" in texts[0]
     assert all(slide.shapes.title.text_frame.text for slide in slides)

@@ -25,7 +25,7 @@ def _text(result: CompareResult) -> RenderableType:
     from rich.console import Group
     from rich.padding import Padding
 
-    from adctl.reporting.comparison_page import in_words, metric_rows
+    from adctl.reporting.comparison_page import metric_rows, summarise
 
     found = result.comparison
     parts: list[RenderableType] = []
@@ -40,7 +40,7 @@ def _text(result: CompareResult) -> RenderableType:
         Padding(
             rows(
                 [
-                    ("result", in_words(found)),
+                    ("result", summarise(found)),
                     *(
                         ("speed", f"{one.name} {one.images_per_second:.1f} images/s")
                         for one in found.sets

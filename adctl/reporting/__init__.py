@@ -1,1 +1,1 @@
-"""Reports: metrics of a scored set, and one HTML page that shows them."""
+"""Reports: a scored set as HTML, Markdown, JSON, CSV, PDF or slides, and comparisons of several scored sets."""

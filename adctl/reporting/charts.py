@@ -1,6 +1,6 @@
-"""The charts of a report as pictures, for the formats that cannot draw: scores with the threshold, ROC and PR.
+"""Charts of a report as PNG images, for PDF and slides: score histogram with threshold, ROC and PR curve.
 
-Drawn without a display; colours are told apart by colour-blind eyes and in print.
+No display is needed. Colour-blind people can distinguish the colours, and so can readers of a grey print.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from adctl.scoring.score_set import ScoreSet
 
 _GOOD, _BAD, _OTHER, _INK = "#2f7fc1", "#d9702f", "#7d8590", "#16202b"
-_MOST_BINS = 40
+_MAX_BINS = 40
 
 
 def charts(scores: ScoreSet, evaluation: Evaluation) -> list[bytes]:
-    """PNG files of the same size: the histogram where there are scores, ROC and PR where both classes are there."""
-    drawn = [_drawn(lambda axes: _histogram(axes, scores))] if any(r.score is not None for r in scores.rows) else []
+    """Return PNG files of the same size: a histogram if there are scores, ROC and PR curve if both classes exist."""
+    images = [_to_png(lambda axes: _histogram(axes, scores))] if any(r.score is not None for r in scores.rows) else []
     if "roc" in evaluation.curves:
-        drawn.append(_drawn(lambda axes: _roc(axes, evaluation)))
-        drawn.append(_drawn(lambda axes: _pr(axes, evaluation)))
-    return drawn
+        images.append(_to_png(lambda axes: _roc(axes, evaluation)))
+        images.append(_to_png(lambda axes: _pr(axes, evaluation)))
+    return images
 
 
-def _drawn(draw: Callable[[Any], None]) -> bytes:
+def _to_png(draw: Callable[[Any], None]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -51,17 +51,15 @@ def _histogram(axes: Any, scores: ScoreSet) -> None:
     for row in scores.rows:
         if row.score is not None:
             kinds["no label" if row.label is None else "good" if row.label == GOOD else "defective"].append(row.score)
-    values = [value for found in kinds.values() for value in found]
-    bins = max(10, min(_MOST_BINS, round(2 * len(values) ** 0.5)))
-    for (name, found), colour in zip(kinds.items(), (_GOOD, _BAD, _OTHER), strict=True):
-        if found:
-            axes.hist(
-                found, bins, range=(min(values), max(values)), color=colour, alpha=0.75, label=name, edgecolor="white"
-            )
+    values = [value for of_kind in kinds.values() for value in of_kind]
+    bins, limits = max(10, min(_MAX_BINS, round(2 * len(values) ** 0.5))), (min(values), max(values))
+    for (name, of_kind), colour in zip(kinds.items(), (_GOOD, _BAD, _OTHER), strict=True):
+        if of_kind:
+            axes.hist(of_kind, bins, range=limits, color=colour, alpha=0.75, label=name, edgecolor="white")
     if scores.calibration is not None:
         axes.axvline(scores.calibration.threshold, color=_INK, linestyle="--", label="threshold")
         if scores.calibration.warn_threshold is not None:
-            axes.axvline(scores.calibration.warn_threshold, color=_INK, linestyle=":", label="warning")
+            axes.axvline(scores.calibration.warn_threshold, color=_INK, linestyle=":", label="warning threshold")
     axes.set(title="Scores", xlabel="score", ylabel="images")
 
 

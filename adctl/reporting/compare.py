@@ -1,4 +1,4 @@
-"""From several scored sets to their comparison: one page, and a moving picture where asked for."""
+"""Comparison report of several scored sets: an HTML page and, if wanted, an animation."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from adctl.config import LoadedSettings, ReportSettings
 
 PAGE = "comparison.html"
-_TAKEN = {"scores", "animation", "out", "title", "ci", "ci_level", "ci_samples", "seed", "runs"}
-"""Settings of a report that a comparison takes too; intervals it always gives."""
+_USED = {"scores", "animation", "out", "title", "ci", "ci_level", "ci_samples", "seed", "runs"}
+"""Report settings that may be given for a comparison; a comparison always has confidence intervals."""
 
 
 @dataclass(frozen=True)
 class CompareResult:
-    """What comparing made.
+    """Result of a comparison report.
 
     Attributes:
-        page: The HTML file.
-        animation: The moving picture, or None.
-        comparison: What is in them.
+        page: HTML file.
+        animation: Animation file, or None.
+        comparison: Metrics, tests and disagreements shown in the files.
     """
 
     page: Path
@@ -41,35 +41,37 @@ class CompareResult:
 
 
 def compare(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT) -> CompareResult:
-    """Compare scored sets on the images they share and write it as one HTML page.
+    """Compare scored sets on the images that all of them have, and write an HTML page.
 
     Args:
-        loaded: The settings, with two folders of scores or more.
-        reporter: Told how far it is.
+        loaded: Settings, with two or more folders of scores.
+        reporter: Receiver of progress reports.
 
     Raises:
-        UsageError: There are no scores, a set is named twice, or the sets share no image.
+        UsageError: A folder holds no scores or is named twice, or the sets have no image in common.
         DataError: The scores are damaged.
-        OutputError: The page cannot be written.
+        OutputError: A file cannot be written.
     """
     settings = loaded.settings
     folders = settings.scores
     if len(folders) < 2:  # noqa: PLR2004 - a pair
-        raise UsageError("A comparison takes two scored sets or more.", "Name them: adctl report A B.")
+        raise UsageError("A comparison needs at least two scored sets.", "Name two or more folders: adctl report A B.")
     if len({folder.absolute() for folder in folders}) < len(folders):
-        raise UsageError("A folder of scores is named twice.", "Name each once.")
-    for name in sorted(loaded.given - _TAKEN):
-        raise UsageError(f"{flag_name(name)} is for one scored set, not for comparing several.", "Leave it out.")
+        raise UsageError("A folder of scores is named twice.", "Name each folder once.")
+    for name in sorted(loaded.given - _USED):
+        raise UsageError(
+            f"{flag_name(name)} is for one scored set, not for a comparison.", f"Leave out {flag_name(name)}."
+        )
     if settings.animation is not None:
         check_animation(settings.animation)
     with reporter.stage("matching images"):
         shared = match_images([ScoreSet.load(folder) for folder in folders])
     with reporter.stage("comparing"):
-        found = compare_sets(shared, Resampling(settings.ci_samples, settings.ci_level, settings.seed))
+        comparison = compare_sets(shared, Resampling(settings.ci_samples, settings.ci_level, settings.seed))
     target = settings.out or folders[0] / PAGE
     with reporter.stage("writing the comparison"):
-        page = write_comparison(shared.sets, found, target, title=settings.title)
+        page = write_comparison(shared.sets, comparison, target, title=settings.title)
         animation = None
         if settings.animation is not None:
-            animation = write_animation(shared.sets, found, settings.animation)
-    return CompareResult(page, animation, found)
+            animation = write_animation(shared.sets, comparison, settings.animation)
+    return CompareResult(page, animation, comparison)

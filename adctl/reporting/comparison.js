@@ -3,7 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  // Okabe and Ito's colours, told apart by colour-blind eyes; dashes tell apart what is printed grey.
+  // Okabe and Ito's colours, which colour-blind people can distinguish; dashes distinguish curves printed in grey.
   const LIGHT = ["#0072b2", "#d55e00", "#007f5f", "#b3588f", "#8a6d00", "#2b8cbe", "#333333"];
   const DARK = ["#56b4e9", "#ff9c4a", "#2fc79c", "#e79ac6", "#f0e442", "#9fd3f5", "#dddddd"];
   const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];

@@ -1,6 +1,6 @@
-"""One self-contained HTML page of a comparison: metrics side by side, tests, curves, and where the sets disagree.
+"""Self-contained HTML page of a comparison: metrics side by side, tests, curves and disagreements.
 
-Knows comparisons and pictures, computes no metric of its own but the curves it draws.
+The curves are computed here; all other numbers come from the comparison.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import cv2
 from adctl import __version__, files
 from adctl.metrics.curves import precision_recall_curve, roc_curve
 from adctl.records import GOOD
-from adctl.reporting.html_assets import embedded, plotly, template, text_of
+from adctl.reporting.html_assets import plotly, read_assets, template, to_script_json
 from adctl.reporting.side_by_side import views
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ SHOWN = {
 """Metrics on the page, by the names they have in a comparison."""
 
 _MAIN = ("image_auroc", "image_average_precision", "image_f1_max", "pixel_auroc", "pixel_aupro")
-"""Those whose tests stand on the page at once; the others unfold."""
+"""Metrics with tests that are always visible; the others are in a section that the reader opens."""
 
 LOWER_IS_BETTER = ("image_fpr_at_95_tpr", "image_false_alarm_rate")
 
@@ -63,75 +63,77 @@ def write_comparison(
     """Write the page.
 
     Args:
-        sets: The shared scored sets.
-        comparison: What was found of them.
-        target: The HTML file.
-        title: Its heading; the names of the sets unless given.
+        sets: Scored sets, reduced to the same images.
+        comparison: Result of the comparison.
+        target: HTML file to write.
+        title: Heading of the page; by default the names of the sets.
 
     Returns:
-        The HTML file.
+        Path of the HTML file.
 
     Raises:
-        OutputError: It cannot be written.
-        DataError: The maps are damaged.
+        OutputError: The page cannot be written.
+        DataError: The anomaly maps are damaged.
     """
-    data = {"curves": _curves(sets, comparison), "names": [one.name for one in comparison.sets]}
+    names = [result.name for result in comparison.sets]
+    data = {"curves": _curves(sets, comparison), "names": names}
     page = template("comparison.html").render(
-        title=title or " · ".join(one.name for one in comparison.sets),
+        title=title or " · ".join(names),
         comparison=comparison,
-        summary=in_words(comparison),
+        summary=summarise(comparison),
         metrics=metric_rows(comparison),
         tests=_test_rows(comparison),
         level=100 * comparison.resampling.level,
-        sets=[_set_row(one) for one in comparison.sets],
+        sets=[_details(result) for result in comparison.sets],
         curves=bool(data["curves"]),
         tiles=_tiles(sets, comparison),
-        reproduce=shlex.join(["adctl", "report", *(str(one.folder) for one in comparison.sets)]),
-        data=embedded(data),
+        reproduce=shlex.join(["adctl", "report", *(str(result.folder) for result in comparison.sets)]),
+        data=to_script_json(data),
         plotly=plotly(),
-        style=text_of("page.css", "comparison.css"),
-        script=text_of("comparison.js"),
+        style=read_assets("page.css", "comparison.css"),
+        script=read_assets("comparison.js"),
         version=__version__,
     )
     files.write_text(target, page)
     return target
 
 
-def in_words(comparison: SetComparison) -> str:
-    """The outcome in a sentence or two: the best image AUROC, and whether the others differ from it beyond chance."""
-    ranked = [one for one in comparison.sets if one.image.auroc is not None]
+def summarise(comparison: SetComparison) -> str:
+    """Return the result in a few sentences: the best image AUROC, and how certain its lead over the others is."""
+    ranked = [result for result in comparison.sets if result.image.auroc is not None]
     if not ranked:
-        count = sum(len(set(one.verdicts)) > 1 for one in comparison.disagreements)
-        seen = f"{comparison.images} images seen by {len(comparison.sets)} models"
-        return f"{seen}; verdicts differ on {count} of the {len(comparison.disagreements)} listed."
-    best = max(ranked, key=lambda one: one.image.auroc or 0.0)
-    text = f"On {comparison.images} images {best.name} ranks best, with an image AUROC of {best.image.auroc:.3f}."
-    clear, unclear = _against(best.name, comparison)
-    if clear:
-        text += f" It is better than {_listed(clear)} beyond chance."
-    if unclear:
-        text += f" The difference from {_listed(unclear)} may be chance."
+        listed = comparison.disagreements
+        count = sum(len(set(image.verdicts)) > 1 for image in listed)
+        text = f"{len(comparison.sets)} models scored the same {comparison.images} images."
+        return f"{text} The verdicts differ on {count} of the {len(listed)} listed images."
+    best = max(ranked, key=lambda result: result.image.auroc or 0.0)
+    text = f"On {comparison.images} images, {best.name} has the highest image AUROC: {best.image.auroc:.3f}."
+    significant, others = _compare_with_best(best.name, comparison)
+    if significant:
+        text += f" It is significantly better than {_join_names(significant)}."
+    if others:
+        text += f" The difference from {_join_names(others)} may be due to chance."
     return text
 
 
-def _against(best: str, comparison: SetComparison) -> tuple[list[str], list[str]]:
-    """The other sets with their p-values: those the best one beats beyond chance, and the rest."""
-    clear: list[str] = []
-    unclear: list[str] = []
+def _compare_with_best(best: str, comparison: SetComparison) -> tuple[list[str], list[str]]:
+    """Return the sets that are significantly worse than the best one, and the other sets, all with p-values."""
+    significant: list[str] = []
+    others: list[str] = []
     for pair in comparison.pairs:
         if best in (pair.first, pair.second) and "image_auroc" in pair.metrics:
-            other = pair.second if pair.first == best else pair.first
+            name = pair.second if pair.first == best else pair.first
             corrected = pair.corrected.get("image_auroc")
-            beaten = corrected is not None and corrected < _SIGNIFICANT
-            (clear if beaten else unclear).append(f"{other} (p {_p(corrected, equals=True)})")
-    return clear, unclear
+            is_worse = corrected is not None and corrected < _SIGNIFICANT
+            (significant if is_worse else others).append(f"{name} (p {_p(corrected, equals=True)})")
+    return significant, others
 
 
 def metric_rows(comparison: SetComparison) -> list[dict[str, Any]]:
-    """A row a metric: its name, and for each set the value, its interval, and whether it is the best."""
+    """Return a row for each metric: its name and, for each set, the value, its interval and whether it is the best."""
     rows = []
     for name, shown in SHOWN.items():
-        cells = [_metric(one, name) for one in comparison.sets]
+        cells = [_metric(result, name) for result in comparison.sets]
         values = [value for value, _ in cells if value is not None]
         if not values:
             continue
@@ -152,16 +154,16 @@ def metric_rows(comparison: SetComparison) -> list[dict[str, Any]]:
     return rows
 
 
-def _metric(one: ModelResult, name: str) -> tuple[float | None, Any]:
-    group, _, bare = name.partition("_")
-    metrics = one.image if group == "image" else one.pixel
-    return (None, None) if metrics is None else (getattr(metrics, bare), metrics.intervals.get(bare))
+def _metric(result: ModelResult, name: str) -> tuple[float | None, Any]:
+    level, _, metric = name.partition("_")
+    metrics = result.image if level == "image" else result.pixel
+    return (None, None) if metrics is None else (getattr(metrics, metric), metrics.intervals.get(metric))
 
 
 def _test_rows(comparison: SetComparison) -> list[dict[str, Any]]:
     return [
         {
-            "pair": f"{pair.second} less {pair.first}",
+            "pair": f"{pair.second} minus {pair.first}",
             "metric": shown,
             "main": name in _MAIN,
             "difference": f"{pair.metrics[name].difference:+.3f}",
@@ -177,68 +179,69 @@ def _test_rows(comparison: SetComparison) -> list[dict[str, Any]]:
     ]
 
 
-def _range(one: Comparison) -> str:
-    return one.reason if one.interval is None else f"{one.interval.low:+.3f} to {one.interval.high:+.3f}"
+def _range(test: Comparison) -> str:
+    return test.reason if test.interval is None else f"{test.interval.low:+.3f} to {test.interval.high:+.3f}"
 
 
 def _p(value: float | None, *, equals: bool = False) -> str:
     if value is None:
-        return "not known" if equals else "–"  # noqa: RUF001 - a dash in a cell
+        return "unknown" if equals else "–"  # noqa: RUF001 - a dash in a cell
     if value < 0.001:  # noqa: PLR2004 - three digits are shown
         return "< 0.001"
     return f"= {value:.3f}" if equals else f"{value:.3f}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _set_row(one: ModelResult) -> list[tuple[str, str]]:
+def _details(result: ModelResult) -> list[tuple[str, str]]:
+    speed, size = result.images_per_second, result.model_bytes
     lines = [
-        ("Name", one.name),
-        ("Detector", one.arch),
-        ("Images a second", None if one.images_per_second is None else f"{one.images_per_second:.1f} on {one.device}"),
-        ("Model file", None if one.model_bytes is None else f"{one.model_bytes / 2**20:.1f} MiB"),
-        ("Threshold", None if one.threshold is None else f"{one.threshold:.6g}"),
-        ("Model", one.model),
-        ("Scores", str(one.folder)),
+        ("Name", result.name),
+        ("Detector", result.arch),
+        ("Speed", None if speed is None else f"{speed:.1f} images/s on {result.device}"),
+        ("Model size", None if size is None else f"{size / 2**20:.1f} MiB"),
+        ("Threshold", None if result.threshold is None else f"{result.threshold:.6g}"),
+        ("Model file", result.model),
+        ("Scores", str(result.folder)),
     ]
     return [(name, value or "not recorded") for name, value in lines]
 
 
 def _curves(sets: Sequence[SharedScores], comparison: SetComparison) -> list[dict[str, Any]]:
-    """ROC and precision-recall curve of each set; none without both classes."""
+    """Return the ROC and precision-recall curve of each set; no curves without good and defective images."""
     if not comparison.good or not comparison.defective:
         return []
-    found = []
-    for one in sets:
-        rows = [(row.score, row.label) for row in one.rows if row.score is not None and row.label is not None]
+    all_curves = []
+    for scores in sets:
+        rows = [(row.score, row.label) for row in scores.rows if row.score is not None and row.label is not None]
         values, truth = [score for score, _ in rows], [label != GOOD for _, label in rows]
         curves = {"roc": roc_curve(values, truth), "pr": precision_recall_curve(values, truth)}
-        found.append({name: curve.to_dict() for name, curve in curves.items()})
-    return found
+        all_curves.append({name: curve.to_dict() for name, curve in curves.items()})
+    return all_curves
 
 
 def _tiles(sets: Sequence[SharedScores], comparison: SetComparison) -> list[dict[str, Any]]:
-    seen = {one.index: one for one in views(sets, [each.index for each in comparison.disagreements], _SIDE)}
-    names = [one.name for one in comparison.sets]
+    images = {image.index: image for image in views(sets, [each.index for each in comparison.disagreements], _SIDE)}
+    names = [result.name for result in comparison.sets]
     tiles = []
     for each in comparison.disagreements:
-        shown = seen.get(each.index)
-        overlays = shown.overlays if shown else (None,) * len(sets)
+        image = images.get(each.index)
+        overlays = image.overlays if image else (None,) * len(sets)
         tiles.append(
             {
                 "key": each.key,
                 "label": each.label or "no label",
                 "kind": _kind(each, names),
-                "original": _data_uri(shown.original) if shown else None,
+                "original": _data_uri(image.original) if image else None,
                 "views": [
                     {
                         "name": name,
                         "picture": None if picture is None else _data_uri(picture),
                         "verdict": str(each.verdicts[number]),
                         "wrong": each.right is not None and name not in each.right,
-                        "text": _placed(each, number),
+                        "text": _score_text(each, number),
                     }
                     for number, (name, picture) in enumerate(zip(names, overlays, strict=True))
                 ],
@@ -247,16 +250,16 @@ def _tiles(sets: Sequence[SharedScores], comparison: SetComparison) -> list[dict
     return tiles
 
 
-def _placed(each: Disagreement, number: int) -> str:
-    return f"score {each.scores[number]:.4g}, above {100 * each.ranks[number]:.0f} % of the images"
+def _score_text(image: Disagreement, number: int) -> str:
+    return f"score {image.scores[number]:.4g}, higher than {100 * image.ranks[number]:.0f} % of the images"
 
 
-def _kind(each: Disagreement, names: Sequence[str]) -> str:
-    if each.right is None:
-        return "verdicts differ" if len(set(each.verdicts)) > 1 else "ranks differ"
-    if len(each.right) in (0, len(names)):
+def _kind(image: Disagreement, names: Sequence[str]) -> str:
+    if image.right is None:
+        return "verdicts differ" if len(set(image.verdicts)) > 1 else "ranks differ"
+    if len(image.right) in (0, len(names)):
         return "ranks differ"
-    return f"only {_listed(each.right)} right"
+    return f"only {_join_names(image.right)} correct"
 
 
 def _data_uri(picture: NDArray[np.uint8]) -> str:

@@ -1,4 +1,4 @@
-"""A scored set as one picture: each image beside its overlay, under its verdict; the worst mistakes first."""
+"""Contact sheet of a scored set: one picture with each image, its heatmap and its verdict, the worst mistakes first."""
 
 from __future__ import annotations
 
@@ -19,31 +19,34 @@ if TYPE_CHECKING:
     from adctl.reporting.pictures import Rgb
     from adctl.scoring.score_set import ScoreSet
 
-MOST = 96
-"""Images on a sheet."""
+MAX_IMAGES = 96
+"""Largest number of images on a sheet."""
 
-_COLUMNS, _SIDE, _GAP, _PAPER = 4, 160, 10, 250
+_COLUMNS, _SIDE, _GAP, _BACKGROUND = 4, 160, 10, 250
 
 
 def write_contact_sheet(path: Path, scores: ScoreSet) -> int:
-    """Write the sheet as PNG.
+    """Write a contact sheet as a PNG file.
 
     Args:
-        path: The file.
-        scores: The scored set.
+        path: File to write.
+        scores: Scored set.
 
     Returns:
-        How many images are on it: no more than `MOST`, and none that can no longer be read.
+        Number of images on the sheet: at most `MAX_IMAGES`, without images that can no longer be read.
 
     Raises:
-        DataError: None can be read, or the maps are damaged.
-        OutputError: It cannot be written.
+        DataError: No image can be read, or the anomaly maps are damaged.
+        OutputError: The file cannot be written.
     """
-    order = worst_first(scores)[:MOST]
-    made = {index: _cell(scores, index, tiles) for index, tiles in strips(scores, order, _SIDE)}
-    cells = [made[index] for index in order if index in made]
+    order = worst_first(scores)[:MAX_IMAGES]
+    cell_of = {index: _cell(scores, index, tiles) for index, tiles in strips(scores, order, _SIDE)}
+    cells = [cell_of[index] for index in order if index in cell_of]
     if not cells:
-        raise DataError("No contact sheet: none of the images can be read where they were scored.", "Score again.")
+        raise DataError(
+            "There is no contact sheet, because none of the scored images can be read. Were they moved or deleted?",
+            "Score the images again.",
+        )
     height, width = (max(cell.shape[axis] for cell in cells) + _GAP for axis in (0, 1))
     lines = [cells[start : start + _COLUMNS] for start in range(0, len(cells), _COLUMNS)]
     body = np.vstack(
@@ -52,7 +55,7 @@ def write_contact_sheet(path: Path, scores: ScoreSet) -> int:
             for line in lines
         ]
     )
-    write_png(path, _framed(body))
+    write_png(path, _add_colour_bar(body))
     return len(cells)
 
 
@@ -63,19 +66,21 @@ def _cell(scores: ScoreSet, index: int, tiles: list[Rgb]) -> Rgb:
 
 
 def _blank(line: list[Rgb], cells: list[Rgb], height: int, width: int) -> list[Rgb]:
-    """What fills up the last line of several."""
+    """Return the blank part of an incomplete last line."""
     missing = min(_COLUMNS, len(cells)) - len(line)
-    return [np.full((height, missing * width, 3), _PAPER, np.uint8)] if missing else []
+    return [np.full((height, missing * width, 3), _BACKGROUND, np.uint8)] if missing else []
 
 
 def _padded(picture: Rgb, height: int, width: int) -> Rgb:
-    padded = np.full((height, width, 3), _PAPER, np.uint8)
+    padded = np.full((height, width, 3), _BACKGROUND, np.uint8)
     padded[: picture.shape[0], : picture.shape[1]] = picture
     return padded
 
 
-def _framed(body: Rgb) -> Rgb:
-    """With a margin, and at the right the one colour scale of all pictures."""
+def _add_colour_bar(body: Rgb) -> Rgb:
+    """Add a margin, and at the right the colour bar that applies to all images."""
     bar = _padded(colour_bar(_SIDE), body.shape[0], colour_bar(1).shape[1])
-    framed = cv2.copyMakeBorder(np.hstack([body, bar]), _GAP, 0, _GAP, _GAP, cv2.BORDER_CONSTANT, value=(_PAPER,) * 3)
+    framed = cv2.copyMakeBorder(
+        np.hstack([body, bar]), _GAP, 0, _GAP, _GAP, cv2.BORDER_CONSTANT, value=(_BACKGROUND,) * 3
+    )
     return np.asarray(framed, np.uint8)

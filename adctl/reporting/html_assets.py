@@ -1,4 +1,4 @@
-"""Pages that are one file each and open from disk: template, styles, scripts and data in it. Knows no metrics."""
+"""Templates, styles, scripts and data for HTML pages that consist of one file."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ _HERE = Path(__file__).parent
 
 
 def template(name: str) -> jinja2.Template:
-    """One of the templates beside this file; what it is given is escaped, and must be all that it asks for."""
+    """Load a template from this folder; values are escaped, and a missing value is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     return environment.get_template(name)
 
 
-def text_of(*names: str) -> str:
-    """Styles or scripts beside this file, one after the other."""
+def read_assets(*names: str) -> str:
+    """Read style or script files from this folder and join them."""
     return "\n".join((_HERE / name).read_text(encoding="utf-8") for name in names)
 
 
-def embedded(value: Any) -> str:
-    """JSON that may stand inside a script element, whatever file names hold."""
+def to_script_json(value: Any) -> str:
+    """Convert a value to JSON that is safe inside a script element, whatever characters its strings contain."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def plotly() -> str:
-    """The drawing library."""
+    """Return the JavaScript of the chart library."""
     from plotly.offline import get_plotlyjs
 
     return str(get_plotlyjs())

@@ -1,4 +1,4 @@
-"""Which images of a scored set are worth a look, and in what order. Knows rows, nothing of pictures or pages."""
+"""Selection and order of the most important images of a scored set."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _TITLES = {
     "missed": "Missed defect",
     "false alarm": "False alarm",
     "caught": "Defect found",
-    "flagged": "Flagged, no label",
-    "unflagged": "Passed, no label",
-    "passed": "Good, passed",
+    "flagged": "Rejected, no label",
+    "unflagged": "Not rejected, no label",
+    "passed": "Good, not rejected",
     "unjudged": "No threshold",
 }
 
 
 @dataclass(frozen=True)
 class NotableImage:
-    """One image worth a page.
+    """Image to show in a report.
 
     Attributes:
-        index: Of its row.
-        title: What became of it.
-        row: The row.
+        index: Row number of the image.
+        title: Outcome of the image, such as `Missed defect`.
+        row: Row of the image.
     """
 
     index: int
@@ -39,7 +39,7 @@ class NotableImage:
 
     @property
     def facts(self) -> str:
-        """Label, score, threshold, p-value and probability on one line."""
+        """Label, score, threshold, p-value and probability in one line."""
         row = self.row
         parts = [row.label or "no label", f"score {row.score:.4g}"]
         parts += [] if row.threshold is None else [f"threshold {row.threshold:.4g}"]
@@ -49,7 +49,11 @@ class NotableImage:
 
 
 def worst_first(scores: ScoreSet) -> list[int]:
-    """Scored rows: defects missed by the most, then the loudest false alarms, then the rest, strangest first."""
+    """Return the row numbers of scored images, the worst mistakes first.
+
+    Missed defects come first, the lowest score first; then false alarms, then all other images, the highest score
+    first.
+    """
 
     def order(index: int) -> tuple[int, float]:
         row = scores.rows[index]
@@ -59,15 +63,15 @@ def worst_first(scores: ScoreSet) -> list[int]:
     return sorted((index for index, row in enumerate(scores.rows) if row.score is not None), key=order)
 
 
-def notable_images(scores: ScoreSet, most: int) -> list[NotableImage]:
-    """The images to show first: missed defects and false alarms, then the strongest; at most so many.
+def notable_images(scores: ScoreSet, limit: int) -> list[NotableImage]:
+    """Return the most important images, at most `limit`: missed defects, false alarms, then the highest scores.
 
-    A third of the places is kept for the strongest, so that many mistakes do not crowd out what was found.
+    A third of the images is reserved for correct results with the highest scores, also if there are many mistakes.
     """
     order = worst_first(scores)
     mistakes = [index for index in order if outcome(scores.rows[index]) in _RANKS]
     others = [index for index in order if outcome(scores.rows[index]) not in _RANKS]
-    kept = min(len(others), most // 3)
-    shown = mistakes[: most - kept]
-    shown += others[: most - len(shown)]
+    reserved = min(len(others), limit // 3)
+    shown = mistakes[: limit - reserved]
+    shown += others[: limit - len(shown)]
     return [NotableImage(index, _TITLES[outcome(scores.rows[index])], scores.rows[index]) for index in shown]

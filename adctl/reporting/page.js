@@ -15,9 +15,9 @@
 
   const isGood = (row) => row.label === data.good;
   const alarm = (row) => row.score > threshold;
-  // Moved to or below the warning threshold, the threshold leaves nothing to look at between the two.
-  const warned = () => data.warn !== null && threshold !== null && data.warn < threshold;
-  const watched = (row) => row.score !== null && warned() && row.score > data.warn && !alarm(row);
+  // There are no warnings if the threshold is moved to or below the warning threshold.
+  const warnings = () => data.warn !== null && threshold !== null && data.warn < threshold;
+  const warned = (row) => row.score !== null && warnings() && row.score > data.warn && !alarm(row);
   const share = (part, whole) => (whole ? part / whole : NaN);
   const text = (value) => (Number.isNaN(value) ? "–" : value.toFixed(3));
   const labelOf = (row) => (row.label === null ? "no label" : row.label);
@@ -33,7 +33,7 @@
   const rank = (row) => RANKS[outcome(row)] ?? 2;
   const mistaken = (row) => rank(row) < 2;
 
-  // An image without a score comes last, whatever the order.
+  // Images without a score come last in every order.
   const byScore = (a, b) => (a.score === null) - (b.score === null) || b.score - a.score;
   const orders = {
     worst: (a, b) => rank(a) - rank(b) || (outcome(a) === "missed" ? a.score - b.score : byScore(a, b)),
@@ -65,7 +65,7 @@
       type: "line", [across + "0"]: at, [across + "1"]: at, [along + "ref"]: "paper", [along + "0"]: 0, [along + "1"]: 1, line: { color: colours().ink, width: 2, dash },
     });
     const lines = threshold === null ? [] : [line(threshold, "dash")];
-    return warned() ? [...lines, line(data.warn, "dot")] : lines;
+    return warnings() ? [...lines, line(data.warn, "dot")] : lines;
   }
 
   function kinds() {
@@ -77,10 +77,10 @@
     if (!$("order")) return;
     const symbols = { good: "circle", defective: "diamond", "no label": "square" };
     const traces = kinds().map(([name, test, color]) => {
-      const places = rows.map((row, place) => [row, place]).filter(([row]) => row.score !== null && test(row));
+      const points = rows.map((row, index) => [row, index]).filter(([row]) => row.score !== null && test(row));
       return {
-        type: "scatter", mode: "markers", name, x: places.map(([, place]) => place + 1), y: places.map(([row]) => row.score),
-        text: places.map(([row]) => row.key.replaceAll("<", "&lt;")), marker: { color, size: 7, symbol: symbols[name], opacity: 0.8 },
+        type: "scatter", mode: "markers", name, x: points.map(([, index]) => index + 1), y: points.map(([row]) => row.score),
+        text: points.map(([row]) => row.key.replaceAll("<", "&lt;")), marker: { color, size: 7, symbol: symbols[name], opacity: 0.8 },
       };
     }).filter((trace) => trace.x.length);
     const titles = { legend: { orientation: "h", y: 1.15 }, xaxis: { title: { text: "image, in the order of scoring" } }, yaxis: { title: { text: "score" } } };
@@ -108,7 +108,7 @@
       if (pixel) traces.push(line(pixel, "pixels", { color: bad, width: 2, dash: "dot" }));
       if (threshold !== null) traces.push({ x: [atX], y: [atY], mode: "markers", name: "images at the threshold", marker: { size: 12, symbol: "diamond", color: ink }, cliponaxis: false });
       const range = [-0.02, 1.02];
-      // The lower corner that a good curve leaves free.
+      // The legend is in the lower corner that a good curve does not reach.
       const legend = { x: side === "right" ? 0.98 : 0.02, xanchor: side, y: 0.03, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" };
       const titles = { title: { text: name, x: 0.02 }, legend, xaxis: { title: { text: x }, range }, yaxis: { title: { text: y }, range } };
       Plotly.react(id, traces, layout(titles), options);
@@ -133,7 +133,7 @@
     drawCurves(at);
   }
 
-  function judge() {
+  function update() {
     const count = counts();
     const at = {
       precision: share(count.tp, count.tp + count.fp), recall: share(count.tp, count.tp + count.fn),
@@ -153,7 +153,7 @@
     const before = select.value;
     const number = new Map();
     for (const value of values) number.set(value, (number.get(value) || 0) + 1);
-    // The choice stays, even when the threshold has emptied it.
+    // Keep the chosen filter, even if no image matches it after a change of the threshold.
     if (before && !number.has(before)) number.set(before, 0);
     const names = [...number.keys()].sort();
     select.replaceChildren(new Option(all, ""), ...names.map((name) => new Option(`${name} (${number.get(name)})`, name)));
@@ -161,10 +161,10 @@
   }
 
   function element(tag, className, content) {
-    const made = document.createElement(tag);
-    made.className = className;
-    made.textContent = content;
-    return made;
+    const created = document.createElement(tag);
+    created.className = className;
+    created.textContent = content;
+    return created;
   }
 
   function tile(row, index) {
@@ -177,9 +177,9 @@
       image.alt = `${row.key}: original, map and overlay`;
       button.append(image);
     } else {
-      button.append(element("span", "absent", row.error || "no picture"));
+      button.append(element("span", "absent", row.error || "No picture"));
     }
-    button.append(element("b", "", outcome(row) + (row.score === null ? "" : ` · ${row.score.toPrecision(4)}`) + (watched(row) ? " · to look at" : "")));
+    button.append(element("b", "", outcome(row) + (row.score === null ? "" : ` · ${row.score.toPrecision(4)}`) + (warned(row) ? " · to check" : "")));
     button.append(element("span", "name", row.label === null ? row.key : `${row.label} · ${row.key}`));
     button.addEventListener("click", () => enlarge(index));
     const item = document.createElement("li");
@@ -193,7 +193,7 @@
     const parts = [outcome(row), labelOf(row)];
     if (row.score !== null) parts.push(`score ${row.score.toPrecision(6)}`);
     if (threshold !== null) parts.push(`threshold ${threshold.toPrecision(6)}`);
-    if (watched(row)) parts.push("to look at");
+    if (warned(row)) parts.push("to check");
     if (row.p !== null) parts.push(`p-value ${row.p.toPrecision(2)}`);
     if (row.probability !== null) parts.push(`anomaly probability ${(100 * row.probability).toFixed(0)} %`);
     if (row.boxes) parts.push(`${row.boxes} region${row.boxes > 1 ? "s" : ""}`);
@@ -222,7 +222,7 @@
   function moveTo(value) {
     threshold = value;
     cancelAnimationFrame(waiting);
-    waiting = requestAnimationFrame(() => { judge(); show(); });
+    waiting = requestAnimationFrame(() => { update(); show(); });
   }
 
   function setUpSlider() {
@@ -247,18 +247,18 @@
     if (event.key === "ArrowLeft") enlarge(opened - 1);
     if (event.key === "ArrowRight") enlarge(opened + 1);
   });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", judge);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", update);
   if (threshold !== null && scored.length) setUpSlider();
-  judge();
+  update();
   show();
   document.documentElement.dataset.ready = "yes";
-  // The drawing library is half the work of opening: numbers and pictures do not wait for it.
+  // The chart library takes half of the loading time, so it is started after numbers and pictures are shown.
   addEventListener("load", () => requestAnimationFrame(() => setTimeout(() => {
     const script = document.createElement("script");
     script.textContent = $("plotly").textContent;
     document.head.append(script);
     charts = true;
-    judge();
+    update();
     document.documentElement.dataset.charts = "yes";
   })));
 })();

@@ -1,7 +1,6 @@
-"""One self-contained HTML page of a scored set: nothing is loaded from anywhere, so it opens from any disk.
+"""Self-contained HTML page of a scored set: it needs no network and opens from any disk.
 
-The rows travel as data; the page judges them again when its threshold is moved. Knows evaluations and pictures,
-computes no metric of its own.
+The page contains the rows as data, and computes the verdicts again when the reader moves the threshold.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from adctl import __version__, files
 from adctl.records import GOOD
 from adctl.reporting.content import DEFAULT_OPTIONS, ReportOptions, build_content
-from adctl.reporting.html_assets import embedded, plotly, template, text_of
+from adctl.reporting.html_assets import plotly, read_assets, template, to_script_json
 from adctl.reporting.notable_images import worst_first
 from adctl.reporting.pictures import pictures
-from adctl.reporting.reconstructions import rebuilder
+from adctl.reporting.reconstructions import reconstructor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,30 +29,30 @@ def write_report(
     """Write the page.
 
     Args:
-        scores: The scored set.
-        evaluation: Its metrics.
-        target: The HTML file.
-        options: Title, number of pictures, and whether to compute reconstructions from the model file.
+        scores: Scored set.
+        evaluation: Metrics of the scored set.
+        target: HTML file to write.
+        options: Title, number of pictures, and whether to compute reconstructions with the model file.
 
     Returns:
-        The HTML file.
+        Path of the HTML file.
 
     Raises:
-        OutputError: It cannot be written.
-        DataError: The maps are damaged.
+        OutputError: The page cannot be written.
+        DataError: The anomaly maps are damaged.
     """
-    rebuild, rebuilding_notes = rebuilder(scores) if options.reconstructions else (None, ())
-    data = _page_data(scores, evaluation, options.gallery_limit, rebuild)
+    reconstruct, reconstruction_notes = reconstructor(scores) if options.reconstructions else (None, ())
+    data = _page_data(scores, evaluation, options.gallery_limit, reconstruct)
     content = build_content(scores, evaluation, options.title)
     page = template("template.html").render(
         content=content,
-        notes=[*content.notes, *_picture_notes(data["rows"], options.gallery_limit), *rebuilding_notes],
+        notes=[*content.notes, *_picture_notes(data["rows"], options.gallery_limit), *reconstruction_notes],
         evaluation=evaluation,
-        rebuilt=rebuild is not None,
-        data=embedded(data),
+        reconstructed=reconstruct is not None,
+        data=to_script_json(data),
         plotly=plotly(),
-        style=text_of("page.css"),
-        script=text_of("page.js"),
+        style=read_assets("page.css"),
+        script=read_assets("page.js"),
         version=__version__,
     )
     files.write_text(target, page)
@@ -61,9 +60,9 @@ def write_report(
 
 
 def _page_data(
-    scores: ScoreSet, evaluation: Evaluation, gallery_limit: int, rebuild: Rebuilder | None
+    scores: ScoreSet, evaluation: Evaluation, gallery_limit: int, reconstruct: Rebuilder | None
 ) -> dict[str, Any]:
-    shown = dict(pictures(scores, worst_first(scores)[:gallery_limit], rebuild))
+    shown = dict(pictures(scores, worst_first(scores)[:gallery_limit], reconstruct))
     rows = [
         {
             "key": row.key,
@@ -90,8 +89,10 @@ def _picture_notes(rows: list[dict[str, Any]], gallery_limit: int) -> list[str]:
     scored = [row for row in rows if row["score"] is not None]
     notes = []
     if len(scored) > gallery_limit:
-        notes.append(f"The gallery has pictures of {gallery_limit} of {len(scored)} images, the worst mistakes first.")
+        notes.append(
+            f"The gallery shows pictures of {gallery_limit} of {len(scored)} images, the worst mistakes first."
+        )
     absent = min(len(scored), gallery_limit) - sum(row["picture"] is not None for row in scored)
     if absent:
-        notes.append(f"{absent} images can no longer be read where they were scored, and have no picture.")
+        notes.append(f"{absent} images can no longer be read and have no picture; perhaps they were moved or deleted.")
     return notes

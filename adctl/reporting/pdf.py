@@ -1,4 +1,4 @@
-"""A report as PDF, laid out without a browser: summary, metrics, charts, tables, and the images that matter most."""
+"""Report as PDF, written without a browser: summary, metrics, charts, tables and the most important images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.sax.saxutils import escape  # of text, nothing is parsed
+from xml.sax.saxutils import escape  # only escapes text, parses nothing
 
 from adctl import __version__, files
 from adctl.errors import MissingExtraError
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 _SIDE = 360
 _WIDTH = 178.0
-"""Of the text, mm: A4 with margins of 16 mm."""
+"""Width of the text in mm: A4 with margins of 16 mm."""
 
-_TALLEST = 62.0
-"""Of a finding's picture, mm: three findings fit a page."""
+_MAX_HEIGHT = 62.0
+"""Largest height of a picture in mm, so that three images with their text fit on a page."""
 
 _INK, _SOFT, _LINE, _ACCENT, _BAD = "#16202b", "#55616d", "#d8dfe6", "#0b5cad", "#a3340b"
 
@@ -36,15 +36,15 @@ def write_pdf(scores: ScoreSet, evaluation: Evaluation, target: Path, options: R
     """Write the report as PDF.
 
     Args:
-        scores: The scored set.
-        evaluation: Its metrics.
-        target: The file.
-        options: Title and number of images shown.
+        scores: Scored set.
+        evaluation: Metrics of the scored set.
+        target: File to write.
+        options: Title and number of images.
 
     Raises:
         MissingExtraError: The extra `report` is not installed.
-        OutputError: It cannot be written.
-        DataError: The maps are damaged.
+        OutputError: The file cannot be written.
+        DataError: The anomaly maps are damaged.
     """
     try:
         from reportlab.lib.pagesizes import A4
@@ -66,13 +66,13 @@ def write_pdf(scores: ScoreSet, evaluation: Evaluation, target: Path, options: R
     )
     story = [*_opening(content), *_charts(scores, evaluation), *_tables(content)]
     story += [*_findings(scores, options.findings), *_closing(content)]
-    document.build(story, onFirstPage=_number, onLaterPages=_number)
+    document.build(story, onFirstPage=_page_number, onLaterPages=_page_number)
     files.write_bytes(target, stream.getvalue())
 
 
 @lru_cache
 def _fonts() -> tuple[str, str]:
-    """Regular and bold, with Latin, Greek and Cyrillic letters: those that come with matplotlib."""
+    """Register the regular and bold fonts of matplotlib, which have Latin, Greek and Cyrillic letters."""
     import matplotlib as mpl
     from reportlab.pdfbase import pdfmetrics
     from reportlab.pdfbase.ttfonts import TTFont
@@ -122,8 +122,8 @@ def _charts(scores: ScoreSet, evaluation: Evaluation) -> list[Any]:
     from reportlab.platypus import Image, KeepTogether, Table
 
     width = _WIDTH / 2 - 2
-    drawn = [Image(io.BytesIO(png), width * mm, width * 3.4 / 4.6 * mm) for png in charts(scores, evaluation)]
-    pairs = [[*drawn[start : start + 2], ""][:2] for start in range(0, len(drawn), 2)]
+    images = [Image(io.BytesIO(png), width * mm, width * 3.4 / 4.6 * mm) for png in charts(scores, evaluation)]
+    pairs = [[*images[start : start + 2], ""][:2] for start in range(0, len(images), 2)]
     return [KeepTogether([_heading("Scores and curves"), Table(pairs, hAlign="LEFT")])] if pairs else []
 
 
@@ -143,18 +143,19 @@ def _tables(content: ReportContent) -> list[Any]:
     return parts
 
 
-def _findings(scores: ScoreSet, most: int) -> list[Any]:
+def _findings(scores: ScoreSet, limit: int) -> list[Any]:
     from reportlab.lib.units import mm
     from reportlab.platypus import Image, KeepTogether
 
-    chosen = notable_images(scores, most)
-    shown = dict(strips(scores, [one.index for one in chosen], _SIDE))
-    parts: list[Any] = [_heading("Findings")] if chosen else []
-    for one in chosen:
-        block = [_paragraph(f"{one.title}: {one.row.key}", 10, bold=True, before=6), _paragraph(one.facts, 9, _SOFT)]
-        if one.index in shown:
-            strip = joined(shown[one.index])
-            scale = min(_WIDTH / strip.shape[1], _TALLEST / strip.shape[0])
+    images = notable_images(scores, limit)
+    tiles_of = dict(strips(scores, [image.index for image in images], _SIDE))
+    parts: list[Any] = [_heading("Most important images")] if images else []
+    for image in images:
+        title = _paragraph(f"{image.title}: {image.row.key}", 10, bold=True, before=6)
+        block = [title, _paragraph(image.facts, 9, _SOFT)]
+        if image.index in tiles_of:
+            strip = joined(tiles_of[image.index])
+            scale = min(_WIDTH / strip.shape[1], _MAX_HEIGHT / strip.shape[0])
             size = (strip.shape[1] * scale * mm, strip.shape[0] * scale * mm)
             block.append(Image(io.BytesIO(as_jpeg(strip)), *size, hAlign="LEFT"))
         parts.append(KeepTogether(block))
@@ -164,12 +165,12 @@ def _findings(scores: ScoreSet, most: int) -> list[Any]:
 def _closing(content: ReportContent) -> list[Any]:
     parts: list[Any] = []
     if content.errors:
-        parts += [_heading("Images that could not be scored"), _table(("Image", "Why"), content.errors, (70, 108))]
+        parts += [_heading("Images that could not be scored"), _table(("Image", "Reason"), content.errors, (70, 108))]
     named = [(name, f"{value} ({origin})" if origin else value) for name, value, origin in content.settings]
-    known = {"How this was made": content.made, "Settings": named, "Versions": tuple(content.versions.items())}
-    for title, lines in known.items():
+    sections = {"How this was made": content.made, "Settings": named, "Versions": tuple(content.versions.items())}
+    for title, lines in sections.items():
         parts += [_heading(title), _table(("", ""), lines, (38, 140))] if lines else []
-    return [*parts, _heading("The same numbers again"), *(_paragraph(line, 8.5) for line in content.commands)]
+    return [*parts, _heading("Reproduce these results"), *(_paragraph(line, 8.5) for line in content.commands)]
 
 
 def _table(headers: Sequence[str], lines: Sequence[Sequence[str]], widths: Sequence[float]) -> Any:
@@ -183,7 +184,7 @@ def _table(headers: Sequence[str], lines: Sequence[Sequence[str]], widths: Seque
     return Table([*head, *rows], [width * mm for width in widths], repeatRows=len(head), style=style, hAlign="LEFT")
 
 
-def _number(canvas: Any, document: Any) -> None:
+def _page_number(canvas: Any, document: Any) -> None:
     canvas.setFont(_fonts()[0], 8)
     canvas.setFillColor(_SOFT)
     canvas.drawRightString(document.pagesize[0] - document.rightMargin, 24, str(document.page))

@@ -1,7 +1,7 @@
-"""What an autoencoder makes of an image, computed again from the model file that scored it.
+"""Reconstructions of images by an autoencoder, computed again with the model file that scored them.
 
-Scores are not touched: the picture shows where reconstruction and image differ, and nothing else. Only where a
-network takes the image as a whole (no tiles, no region, no padding) does its output lie over the image.
+They are only pictures and do not change scores. The network must process the whole image (no tiles, no region of
+interest, no padding), because otherwise its output does not have the same area as the image.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from adctl.scoring.score_set import ScoreSet
 
 
-def rebuilder(scores: ScoreSet) -> tuple[Rebuilder | None, tuple[str, ...]]:
-    """From an image [H,W,3] to its reconstruction [h,w,3]; or None, with the reason as a note."""
+def reconstructor(scores: ScoreSet) -> tuple[Rebuilder | None, tuple[str, ...]]:
+    """Return a function from an image [H,W,3] to its reconstruction [h,w,3], or None with the reason as a note."""
     path = Path(str((scores.manifest.get("model") or {}).get("path", "")))
-    reason = _why_not(path, str((scores.manifest.get("model") or {}).get("sha256", "")))
+    reason = _model_file_problem(path, str((scores.manifest.get("model") or {}).get("sha256", "")))
     if reason:
         return None, (f"No reconstructions: {reason}.",)
     from adctl.model_file import load_model
@@ -32,34 +32,34 @@ def rebuilder(scores: ScoreSet) -> tuple[Rebuilder | None, tuple[str, ...]]:
     except ModelFileError as error:
         return None, (f"No reconstructions: {error.message.rstrip('.')}.",)
     if not hasattr(detector, "reconstruct"):
-        return None, ("No reconstructions: the detector does not rebuild images.",)
-    if not _lies_over(detector.input):
-        return None, ("No reconstructions: the network does not look at whole images as they are.",)
+        return None, ("No reconstructions: the detector is not an autoencoder.",)
+    if not _covers_whole_image(detector.input):
+        return None, ("No reconstructions: the network does not process whole images (tiles, region or padding).",)
 
-    return lambda image: _rebuild(detector, image), ()
+    return lambda image: _reconstruct(detector, image), ()
 
 
-def _why_not(path: Path, digest: str) -> str:
+def _model_file_problem(path: Path, digest: str) -> str:
     from adctl.files import sha256_file
 
     if path.suffix != ".safetensors" or not path.is_file():
-        return "the model file is not where it was"
+        return "the model file no longer exists"
     if digest and sha256_file(path) != digest:
         return "the model file is not the one that scored these images"
     return ""
 
 
-def _lies_over(spec: InputSpec) -> bool:
+def _covers_whole_image(spec: InputSpec) -> bool:
     return spec.resize == "squash" and spec.tile is None and spec.roi is None and tuple(spec.scales) in ((), (1.0,))
 
 
-def _rebuild(detector: Any, image: Rgb) -> Rgb:
+def _reconstruct(detector: Any, image: Rgb) -> Rgb:
     import torch
 
     from adctl.data.preprocess import to_network_input
 
     pixels = torch.from_numpy(to_network_input(image, detector.input)).permute(2, 0, 1)[None] / 255
     with torch.inference_mode():
-        rebuilt = detector.reconstruct(pixels)[0].clamp(0, 1).mul(255).round().to(torch.uint8)
-    array = rebuilt.permute(1, 2, 0).numpy()
+        reconstruction = detector.reconstruct(pixels)[0].clamp(0, 1).mul(255).round().to(torch.uint8)
+    array = reconstruction.permute(1, 2, 0).numpy()
     return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))

@@ -1,4 +1,4 @@
-"""From a scored set to its report."""
+"""Report of a scored set in one or several formats."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReportResult:
-    """What reporting made.
+    """Result of a report.
 
     Attributes:
-        scores: The folder of scores it rests on.
-        page: The report; of several formats the first.
-        evaluation: The metrics in it.
-        gates: What became of the conditions set.
-        files: Every file of the report.
-        contact_sheet: The picture of all images; None where none was asked for.
+        scores: Folder of the scored set.
+        page: File of the report, in the first of several formats.
+        evaluation: Metrics in the report.
+        gates: Result of each condition.
+        files: All files of the report.
+        contact_sheet: Picture of the images, or None if it was not wanted.
     """
 
     scores: Path
@@ -46,35 +46,35 @@ class ReportResult:
 
 
 def report(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT) -> ReportResult:
-    """Evaluate a scored set and write what it is worth, in one or several formats.
+    """Evaluate a scored set and write the report in one or several formats.
 
     Args:
-        loaded: The settings.
-        reporter: Told how far it is.
+        loaded: Settings.
+        reporter: Receiver of progress reports.
 
     Raises:
-        UsageError: There are no scores, or a condition cannot be understood.
-        DataError: They are damaged.
-        MissingExtraError: The format needs an extra that is not installed.
-        OutputError: The report cannot be written.
+        UsageError: There are no scores, or a condition is invalid.
+        DataError: The scores are damaged.
+        MissingExtraError: A format needs an extra that is not installed.
+        OutputError: A file cannot be written.
     """
     settings = loaded.settings
     if len(settings.scores) > 1:
-        raise UsageError("A report is of one scored set.", "Compare several with adctl.compare(scores=[...]).")
+        raise UsageError("A report is about one scored set.", "Compare several sets with adctl.compare(scores=[...]).")
     if settings.animation is not None:
         raise UsageError(
-            "--animation shows the maps of several models in turn, and there is one.",
-            "Name several folders of scores: adctl report A B.",
+            "--animation shows the heatmaps of several models in turn, but only one scored set was named.",
+            "Name two or more folders of scores: adctl report A B.",
         )
     gates = _gates(settings)
     formats = _formats(settings)
     folder = settings.scores[0] if settings.scores else run_folder.get_last(settings.runs, "scores")
     scores = ScoreSet.load(folder)
-    # Drawing images again costs little where only their scores are measured; maps are read once more for it.
+    # Intervals of image metrics take little time; intervals of pixel metrics read all maps a second time.
     resampling = Resampling(settings.ci_samples, settings.ci_level, settings.seed)
     with reporter.stage("evaluating"):
         evaluation = evaluate(scores, resampling, pixel_intervals=settings.ci)
-    results = _checked(gates, evaluation, folder, settings.junit)
+    results = _check_gates(gates, evaluation, folder, settings.junit)
     with reporter.stage("writing the report"):
         targets = _targets(formats, settings, folder)
         options = ReportOptions(
@@ -89,20 +89,20 @@ def report(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT) 
 
 
 def _formats(settings: ReportSettings) -> tuple[str, ...]:
-    """Those asked for, else what the file's name ends in."""
+    """Return the wanted formats, or else the format that matches the suffix of the output file."""
     if settings.format:
         return tuple(dict.fromkeys(settings.format))
     if settings.out is None or not settings.out.suffix:
         return ("html",)
     ending = settings.out.suffix[1:].lower()
-    for name, one in REPORT_FORMATS.items():
-        if ending in (name, *one.aliases):
+    for name, report_format in REPORT_FORMATS.items():
+        if ending in (name, *report_format.aliases):
             return (name,)
     raise unknown_name("format in --out", ending, REPORT_FORMATS)
 
 
 def _targets(formats: tuple[str, ...], settings: ReportSettings, folder: Path) -> list[tuple[str, Path]]:
-    """Format and file; several formats share a name and differ in how it ends."""
+    """Return format and file of each report; files of several formats differ only in their suffixes."""
     out = settings.out or folder / "report"
     if settings.out is not None and len(formats) == 1:
         return [(formats[0], out)]
@@ -112,15 +112,15 @@ def _targets(formats: tuple[str, ...], settings: ReportSettings, folder: Path) -
 
 def _gates(settings: ReportSettings) -> list[Gate]:
     if settings.junit is not None and not settings.fail_if:
-        raise UsageError("--junit has nothing to write without a condition.", "Add --fail-if 'image_auroc<0.95'.")
+        raise UsageError("--junit needs a condition to check.", "Add --fail-if 'image_auroc<0.95'.")
     return [Gate.parse(text) for text in settings.fail_if]
 
 
-def _checked(gates: list[Gate], evaluation: Evaluation, folder: Path, junit: Path | None) -> tuple[GateResult, ...]:
-    """Hold the conditions against the metrics, and write what became of them where that was asked for."""
-    found = named_metrics(evaluation)
-    values = {name: figure.value for name, figure in found.items()}
-    results = check(gates, values, folder.name, {name: figure.reason for name, figure in found.items()})
+def _check_gates(gates: list[Gate], evaluation: Evaluation, folder: Path, junit: Path | None) -> tuple[GateResult, ...]:
+    """Check the conditions against the metrics, and write the results as JUnit XML if a file is given."""
+    metrics = named_metrics(evaluation)
+    values = {name: metric.value for name, metric in metrics.items()}
+    results = check(gates, values, folder.name, {name: metric.reason for name, metric in metrics.items()})
     if junit is not None:
         write_junit(junit, "adctl.report", results)
     return tuple(results)

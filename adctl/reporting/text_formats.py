@@ -1,4 +1,4 @@
-"""A report as Markdown for people, as CSV and JSON for programs. Standard library only."""
+"""Report as Markdown for people, and as CSV and JSON for programs."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _MARKUP = re.compile(r"([\\`*_\[\]<>|#])")
 def write_markdown(
     scores: ScoreSet, evaluation: Evaluation, target: Path, options: ReportOptions = DEFAULT_OPTIONS
 ) -> None:
-    """Write the report as Markdown, with the names of the images that matter most.
+    """Write the report as Markdown, with the names of the most important images.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The file cannot be written.
     """
     content = build_content(scores, evaluation, options.title)
     parts = [f"# {_escaped(content.title)}", *map(_escaped, content.summary)]
@@ -45,43 +45,43 @@ def write_markdown(
         parts += [f"## {table.title}", _table(table.headers, table.rows), _escaped(table.note)]
     if content.drift:
         parts += ["## Drift", *map(_escaped, content.drift)]
-    found = [(one.title, one.row.key, one.facts) for one in notable_images(scores, options.findings)]
-    if found:
-        parts += ["## Findings", _table(("What", "Image", ""), found)]
+    images = [(image.title, image.row.key, image.facts) for image in notable_images(scores, options.findings)]
+    if images:
+        parts += ["## Most important images", _table(("Result", "Image", ""), images)]
     if content.errors:
-        parts += ["## Images that could not be scored", _table(("Image", "Why"), content.errors)]
+        parts += ["## Images that could not be scored", _table(("Image", "Reason"), content.errors)]
     made = (*content.made, *content.versions.items())
     parts += ["## How this was made", _table(("", ""), made)] if made else []
-    parts += ["## The same numbers again", "\n".join(("```bash", *content.commands, "```"))]
+    parts += ["## Reproduce these results", "\n".join(("```bash", *content.commands, "```"))]
     parts.append(f"Made by adctl {__version__}.")
     files.write_text(target, "\n\n".join(part for part in parts if part) + "\n")
 
 
 def write_csv(scores: ScoreSet, evaluation: Evaluation, target: Path, options: ReportOptions = DEFAULT_OPTIONS) -> None:
-    """Write every figure, one a line: of the whole set, and with its part of a defect type or size.
+    """Write one line for each metric: of the whole set, or of the defect type or size in the column `part`.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The file cannot be written.
     """
     del scores, options
     stream = io.StringIO()
     writer = csv.writer(stream)
     writer.writerow(COLUMNS)
-    for figure in named_metrics(evaluation).values():
-        name, _, part = figure.name.partition(".")
-        bounds = (figure.interval.low, figure.interval.high) if figure.interval else (None, None)
-        numbers = [value if value is None else repr(value) for value in (figure.value, *bounds)]
-        writer.writerow([name, part, *numbers, figure.reason])
+    for metric in named_metrics(evaluation).values():
+        name, _, part = metric.name.partition(".")
+        bounds = (metric.interval.low, metric.interval.high) if metric.interval else (None, None)
+        numbers = [value if value is None else repr(value) for value in (metric.value, *bounds)]
+        writer.writerow([name, part, *numbers, metric.reason])
     files.write_bytes(target, stream.getvalue().encode("utf-8"))
 
 
 def write_document(
     scores: ScoreSet, evaluation: Evaluation, target: Path, options: ReportOptions = DEFAULT_OPTIONS
 ) -> None:
-    """Write everything the page knows as one JSON document.
+    """Write all content of the report as one JSON document.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The file cannot be written.
     """
     content = build_content(scores, evaluation, options.title)
     files.write_json(target, {"schema": SCHEMA, **_document(content, scores, evaluation)})
@@ -101,7 +101,7 @@ def _document(content: ReportContent, scores: ScoreSet, evaluation: Evaluation) 
         "by_defect": {kind: metrics.to_dict() for kind, metrics in evaluation.by_defect.items()},
         "pixel": evaluation.pixel.to_dict() if evaluation.pixel else None,
         "curves": {name: curve.to_dict() for name, curve in evaluation.curves.items()},
-        "distributions": {kind: asdict(found) for kind, found in evaluation.distributions.items()},
+        "distributions": {kind: asdict(distribution) for kind, distribution in evaluation.distributions.items()},
         "effect_size": asdict(evaluation.effect_size) if evaluation.effect_size else None,
         "intervals": asdict(evaluation.resampling) if evaluation.resampling else None,
         "drift": scores.manifest.get("drift"),
@@ -120,5 +120,5 @@ def _table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is: names of files may hold anything."""
+    """Escape text so that Markdown shows it unchanged; file names may contain any character."""
     return _MARKUP.sub(r"\\\1", " ".join(text.split()))

@@ -254,7 +254,7 @@ def caption(row: ScoredImage, width: int) -> Rgb:
     """Draw a line with verdict, score and threshold, and a line with the file name."""
     picture = np.full((2 * _LINE_HEIGHT + 4, width, 3), _BACKGROUND, np.uint8)
     available = width - 8
-    name = _draw_text(_to_ascii(row.key))
+    name = _draw_text(to_ascii(row.key))
     if name.shape[1] > available:
         dots = _draw_text("...")
         name = np.hstack([dots, name[:, name.shape[1] - available + dots.shape[1] :]])
@@ -289,7 +289,7 @@ def _verdict_text(row: ScoredImage) -> str:
     return f"{str(row.verdict).upper()}  {score} {sign} {row.threshold:.4g}"
 
 
-def _to_ascii(text: str) -> str:
+def to_ascii(text: str) -> str:
     """Convert text to ASCII, because Pillow's default font has no accents or other scripts."""
     without_accents = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
     return without_accents.encode("ascii", "replace").decode("ascii")
