@@ -164,13 +164,13 @@ def test_the_command_measures_writes_and_holds_against_gates(adctl, patchcore, z
     (adctl.folder / "better.json").write_text(json.dumps(better))
     skip = (*quick, "--cold-starts", "0")
     done = adctl("bench", patchcore.model, *skip, "--against", "better.json", "--junit", "b.xml", code=3)
-    assert "FAILED  p50_ms against before" in done.stdout
+    assert "FAILED  p50_ms against baseline" in done.stdout
     assert ET.parse(adctl.folder / "b.xml").getroot().get("failures") == "1"
     lenient = copy.deepcopy(before)
     lenient["models"][0]["noise"] = dict.fromkeys(before["models"][0]["noise"], 3.0)  # machines are shared
     (adctl.folder / "lenient.json").write_text(json.dumps(lenient))
     again = measured(patchcore, against=adctl.folder / "lenient.json")
-    assert [one.gate for one in again.gates] == ["p50_ms against before", "images_per_second_4 against before"]
+    assert [one.gate for one in again.gates] == ["p50_ms against baseline", "images_per_second_4 against baseline"]
     assert all(one.passed for one in again.gates)
 
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import CommandLine, settings
 from safetensors import safe_open
 
-from adctl.calibration.calibrate import calibrate, rule_of
+from adctl.calibration.calibrate import calibrate, threshold_rule
 from adctl.config import CalibrateSettings, LoadedSettings, names_of
 from adctl.data.folds import assign_folds
 from adctl.engine import safetensors_file
@@ -94,10 +94,10 @@ def test_in_place_replaces_the_model_itself(model):
 
 
 def test_the_evidence_is_what_scoring_the_held_out_images_gives(model):
-    from adctl.calibration.calibration_scores import held_out
+    from adctl.calibration.calibration_scores import held_out_images
 
     kept = read_header(model).calibration.evidence
-    for number, sample in enumerate(held_out(model)):
+    for number, sample in enumerate(held_out_images(model)):
         target = model.parent / "held" / f"{number}.png"
         target.parent.mkdir(exist_ok=True)
         shutil.copy(sample.path, target)
@@ -285,19 +285,19 @@ RULES = {
 @pytest.mark.parametrize("name", RULES)
 def test_the_level_given_says_which_method(name):
     values, rule = RULES[name]
-    assert rule_of(CalibrateSettings(**values)) == rule
+    assert threshold_rule(CalibrateSettings(**values)) == rule
 
 
 CONTRADICTIONS = {
     "belong to different methods": {"percentile": 99, "sigmas": 3},
-    "does not go with --method f1": {"method": "f1", "sigmas": 3},
+    "does not belong to --method f1": {"method": "f1", "sigmas": 3},
     "needs a level": {"method": "precision"},
-    "What mistakes cost": {"method": "cost"},
+    "needs the costs of mistakes": {"method": "cost"},
     "at most 100": {"percentile": 99, "warn_at": 500},
     "--scores and --folds contradict": {"scores": Path("x"), "folds": 3},
-    "--defects has nothing to do": {"scores": Path("x"), "defects": Path("y")},
+    "--defects cannot be used with it": {"scores": Path("x"), "defects": Path("y")},
     "--in-place and --out": {"in_place": True, "out": Path("x")},
-    "--folds has no defective": {"folds": 3, "method": "f1"},
+    "--folds scores only good ones": {"folds": 3, "method": "f1"},
     "not below": {"percentile": 50, "warn_at": 90},
 }
 

@@ -158,7 +158,7 @@ def test_calibrate_writes_a_new_file_and_leaves_the_old(world):
 def test_calibrate_refuses_training_images(world, zippers):
     done = world.json("calibrate", "--model", "first", "--good", zippers / "train" / "good")
     assert done["result"]["calibration"]["good_images"] == 4
-    assert "learned from them" in done["warnings"][0]
+    assert "was trained on them" in done["warnings"][0]
 
 
 def test_calibrate_with_labelled_defects(world, zippers):

@@ -1,1 +1,1 @@
-"""Measuring model files: the machine's limits, rounds in turn, processes of their own, comparisons with before."""
+"""Benchmark of model files: latency, throughput, memory and cold start, compared with the machine's limits."""

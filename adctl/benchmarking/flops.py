@@ -1,4 +1,4 @@
-"""How many operations a model spends on one image: products of convolutions and matrices, which are nearly all."""
+"""Number of operations of a model for one image, counted in convolutions and matrix products, which dominate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ if TYPE_CHECKING:
 
 
 def count_flops(path: Path) -> float | None:
-    """Operations for one image, a multiplication and its addition counted as two; None where they cannot be counted."""
+    """Count the operations for one image, with a multiply-add as two operations.
+
+    Returns:
+        Number of operations; None for other formats than safetensors and ONNX, without `onnx`, or with unknown shapes.
+    """
     if path.suffix == ".safetensors":
         return _by_torch(path)
     if path.suffix == ".onnx":
@@ -39,20 +43,20 @@ def _by_onnx(path: Path) -> float | None:
         return None
     model = onnx.load(path)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    del model.graph.value_info[:]  # what stands there holds for any batch
+    del model.graph.value_info[:]  # the stored shapes are for an unknown batch size
     graph = shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         shapes.setdefault(value.name, [dim.dim_value for dim in value.type.tensor_type.shape.dim])
-    counted = [_of_node(node, shapes) for node in graph.node if node.op_type in _PRODUCTS]
-    return None if None in counted else float(sum(count for count in counted if count is not None))
+    counts = [_count_node(node, shapes) for node in graph.node if node.op_type in _PRODUCTS]
+    return None if None in counts else float(sum(count for count in counts if count is not None))
 
 
 _PRODUCTS = ("Conv", "MatMul", "Gemm")
 
 
-def _of_node(node: Any, shapes: dict[str, list[int]]) -> int | None:
-    """Twice the cells of the output times the terms of the sum behind each; None where a shape is not known."""
+def _count_node(node: Any, shapes: dict[str, list[int]]) -> int | None:
+    """Return twice the number of output values times the products summed for each; None if a shape is unknown."""
     left, right, out = (shapes.get(name, []) for name in (node.input[0], node.input[1], node.output[0]))
     if not out or not left or not right or 0 in (*left, *right, *out):
         return None

@@ -1,4 +1,4 @@
-"""What the machine itself can do: a large matrix product, a copy of memory no cache holds; and who else is at it."""
+"""Speed limits of the machine (a large matrix product, a copy of memory larger than the caches) and its other load."""
 
 from __future__ import annotations
 
@@ -17,24 +17,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 GEMM, COPY = "machine: gemm", "machine: copy"
-"""Names of the two cases."""
+"""Names of the two timed calls."""
 
 _SIDE = 1024
 _CELLS = 2**24
-"""Copied at once: 64 MiB of float32."""
+"""Number of float32 values in a copy: 64 MiB."""
 
 
 def machine_cases(device: str) -> dict[str, Callable[[], object]]:
-    """The two cases, each of which returns once it is done.
+    """Return the two calls to time, by name; each returns when its work is finished.
 
     Args:
-        device: `cpu`, or a device of torch's.
+        device: `cpu`, or the name of a PyTorch device.
     """
     return _on_cpu() if device == "cpu" else _on_device(device)
 
 
 def describe_machine(gemm: NDArray[np.float64], copy: NDArray[np.float64], others: float) -> Machine:
-    """The limits from the seconds of the two cases, any shape, and the share of the cores that others took."""
+    """Compute the limits of the machine.
+
+    Args:
+        gemm: Seconds of the matrix products, in any shape.
+        copy: Seconds of the memory copies, in any shape.
+        others: Share of the cores that other processes used.
+    """
     seconds = float(np.median(gemm))
     return Machine(
         flops_per_second=2 * _SIDE**3 / seconds,
@@ -45,41 +51,41 @@ def describe_machine(gemm: NDArray[np.float64], copy: NDArray[np.float64], other
 
 
 class CpuContention:
-    """The share of the cores that other processes take, from its making until it is asked."""
+    """Measurement of the share of the cores that other processes use, from creation until `share` is called."""
 
     def __init__(self) -> None:
         self._start = self._now()
 
     def share(self) -> float:
-        """Between 0 and 1."""
-        busy, every, own = (now - before for now, before in zip(self._now(), self._start, strict=True))
-        return min(1.0, max(0.0, (busy - own) / every)) if every else 0.0
+        """Return the share of the cores that other processes used since creation, 0 to 1."""
+        busy, total, own = (now - before for now, before in zip(self._now(), self._start, strict=True))
+        return min(1.0, max(0.0, (busy - own) / total)) if total else 0.0
 
     def _now(self) -> tuple[float, float, float]:
-        """Seconds that the cores were busy, in all, and for this process."""
+        """Return the busy time of the cores, their total time and the CPU time of this process, in seconds."""
         times, own = psutil.cpu_times(), psutil.Process().cpu_times()
         idle = times.idle + getattr(times, "iowait", 0.0)
-        # Guests count as users too.
-        every = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
-        return every - idle, every, own.user + own.system
+        # The time of guests is already included in the user time.
+        total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+        return total - idle, total, own.user + own.system
 
 
 def _on_cpu() -> dict[str, Callable[[], object]]:
-    one, other = np.random.default_rng(0).random((2, _SIDE, _SIDE), np.float32)
-    product = np.empty_like(one)
+    left, right = np.random.default_rng(0).random((2, _SIDE, _SIDE), np.float32)
+    product = np.empty_like(left)
     source, target = np.zeros((2, _CELLS), np.float32)
     pools = ThreadpoolController()
 
     def gemm() -> None:
-        # On all cores, whatever OMP_NUM_THREADS says: the limit is the machine's.
+        # All cores are used, even if OMP_NUM_THREADS is lower, because this is the limit of the machine.
         with pools.limit(limits=processors(), user_api="blas"):
-            np.matmul(one, other, out=product)
+            np.matmul(left, right, out=product)
 
     return {GEMM: gemm, COPY: lambda: np.copyto(target, source)}
 
 
 def processors() -> int:
-    """Cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -89,7 +95,7 @@ def _on_device(device: str) -> dict[str, Callable[[], object]]:
     square = torch.rand(_SIDE, _SIDE, device=device)
     source, target = torch.zeros(2, _CELLS, device=device)
 
-    def finished(value: torch.Tensor) -> float:
-        return float(value.flatten()[0])  # reading one number waits for the device
+    def wait_for(value: torch.Tensor) -> float:
+        return float(value.flatten()[0])  # reading one value waits until the device has finished
 
-    return {GEMM: lambda: finished(square @ square), COPY: lambda: finished(target.copy_(source))}
+    return {GEMM: lambda: wait_for(square @ square), COPY: lambda: wait_for(target.copy_(source))}

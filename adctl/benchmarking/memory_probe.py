@@ -1,8 +1,6 @@
-"""A process that opens one model file, scores once and prints its peak memory.
+"""Cold start and peak memory of a model file, measured in a new process.
 
-Run as `python -m adctl.benchmarking.memory_probe`.
-
-Nothing that the parent imported counts here, so cold start and memory are those of scoring alone.
+The process runs `python -m adctl.benchmarking.memory_probe`; the memory and imports of the parent are not included.
 """
 
 from __future__ import annotations
@@ -19,13 +17,13 @@ from adctl.errors import ModelFileError
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What one process took.
+class ProbeResult:
+    """Time and memory of one process.
 
     Attributes:
-        seconds: From its start to its first verdict.
-        host_memory: Bytes at its peak.
-        device_memory: Bytes of the GPU at its peak; None without one, or where the runtime does not tell.
+        seconds: Time from the start of the process to its first score.
+        host_memory: Peak memory in bytes.
+        device_memory: Peak GPU memory in bytes; None without a GPU or if the runtime does not report it.
     """
 
     seconds: float
@@ -35,56 +33,58 @@ class Probe:
 
 def probe(
     model: Path, device: str, gpu: int | None, batch_size: int, repeats: int, runtime: str | None = None
-) -> Probe | None:
-    """Start processes one after the other; the median of their times and the most of their memory.
+) -> ProbeResult | None:
+    """Run processes one after the other, and return their median time and their largest memory.
 
     Args:
-        model: The model file.
-        device: As typed.
-        gpu: As typed.
-        batch_size: Of the batch that memory is measured with.
-        repeats: Processes; 0 measures nothing.
-        runtime: As typed.
+        model: Model file.
+        device: Name of the device, as for `--device`.
+        gpu: Number of the GPU, or None.
+        batch_size: Batch size for the measurement of memory.
+        repeats: Number of processes; with 0 nothing is measured and None is returned.
+        runtime: Name of the runtime, or None for the default.
 
     Raises:
         ModelFileError: A process failed.
     """
-    found = [_once(model, device, gpu, batch_size, runtime) for _ in range(repeats)]
-    if not found:
+    results = [_run_process(model, device, gpu, batch_size, runtime) for _ in range(repeats)]
+    if not results:
         return None
-    on_device = [one.device_memory for one in found if one.device_memory is not None]
-    return Probe(
-        statistics.median(one.seconds for one in found),
-        max(one.host_memory for one in found),
-        max(on_device, default=None),
+    device_memory = [result.device_memory for result in results if result.device_memory is not None]
+    return ProbeResult(
+        statistics.median(result.seconds for result in results),
+        max(result.host_memory for result in results),
+        max(device_memory, default=None),
     )
 
 
-def _once(model: Path, device: str, gpu: int | None, batch_size: int, runtime: str | None) -> Probe:
+def _run_process(model: Path, device: str, gpu: int | None, batch_size: int, runtime: str | None) -> ProbeResult:
     command = [sys.executable, "-m", __name__, str(model.resolve()), device, str(gpu), str(batch_size), str(runtime)]
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own interpreter
         assert process.stdout is not None
         process.stdout.readline()
         seconds = time.perf_counter() - start
-        told, errors = process.communicate()
+        output, errors = process.communicate()
     if process.returncode:
         last = errors.strip().rpartition("\n")[2]
-        raise ModelFileError(f"Scoring {model} in a process of its own failed: {last}", "Try 'adctl score' with it.")
-    return Probe(seconds, **json.loads(told))
+        raise ModelFileError(
+            f"Scoring with {model} in a new process failed: {last}", "Try 'adctl score' with this model."
+        )
+    return ProbeResult(seconds, **json.loads(output))
 
 
-def main(model: str, device: str, gpu: str, batch_size: str, wanted: str) -> None:
-    """In the process itself: a line after the first verdict, then the memory as JSON."""
+def main(model: str, device: str, gpu: str, batch_size: str, runtime_name: str) -> None:
+    """Run in the new process: print a line after the first score, then the peak memory as JSON."""
     import numpy as np
 
     from adctl.runtimes.loading import open_runtime
 
     runtime = open_runtime(
-        Path(model), device, None if gpu == "None" else int(gpu), None if wanted == "None" else wanted
+        Path(model), device, None if gpu == "None" else int(gpu), None if runtime_name == "None" else runtime_name
     )
     runtime.predict(np.zeros((1, *runtime.input.shape), np.uint8))
-    sys.stdout.write("first verdict\n")
+    sys.stdout.write("first score\n")
     sys.stdout.flush()
     runtime.predict(np.zeros((int(batch_size), *runtime.input.shape), np.uint8))
     json.dump({"host_memory": _host_peak(), "device_memory": _device_peak(runtime.device)}, sys.stdout)
@@ -92,10 +92,10 @@ def main(model: str, device: str, gpu: str, batch_size: str, wanted: str) -> Non
 
 def _host_peak() -> int:
     status = Path("/proc/self/status")
-    if status.is_file():  # Linux, where the figure of getrusage is that of the parent when that was larger
-        told = dict(line.partition(":")[::2] for line in status.read_text(encoding="utf-8").splitlines())
-        if "VmHWM" in told:
-            return int(told["VmHWM"].split()[0]) * 1024
+    if status.is_file():  # on Linux, getrusage returns the memory of the parent if that was larger
+        fields = dict(line.partition(":")[::2] for line in status.read_text(encoding="utf-8").splitlines())
+        if "VmHWM" in fields:
+            return int(fields["VmHWM"].split()[0]) * 1024
     try:
         import resource
     except ImportError:  # Windows
@@ -110,7 +110,7 @@ def _device_peak(device: str) -> int | None:
     torch = sys.modules.get("torch")
     if not device.startswith("cuda") or torch is None:
         return None
-    return int(torch.cuda.max_memory_reserved(device)) or None  # another runtime's memory is not torch's
+    return int(torch.cuda.max_memory_reserved(device)) or None  # 0 if another runtime uses the GPU
 
 
 if __name__ == "__main__":

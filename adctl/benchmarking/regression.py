@@ -1,9 +1,9 @@
-"""Figures against those of an earlier run: slower beyond what chance and the machine's own mood explain?
+"""Regression check against an earlier benchmark, allowing for noise and machine speed.
 
-A figure has become slower when it has by the clock, and also in multiples of the time the machine took for a matrix
-product in the same rounds: a machine that is slower as a whole is no regression, nor is one whose products have
-become faster. By both, it must be slower by more than the noise both runs measured of themselves, one twentieth, and
-as much as other processes took more of the cores this time.
+A result counts as slower only if it is slower in seconds and also relative to a matrix product timed in the same
+rounds. So a machine that is slower as a whole is not a regression, and neither is a faster matrix product. Both
+differences must exceed the measured noise of the two runs, plus 5 %, plus the additional share of the cores that
+other processes used in this run.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_ALWAYS = 0.05
-"""What two runs may differ by whatever their noise: memory lies elsewhere each time."""
+_TOLERANCE = 0.05
+"""Relative difference between two runs that is always allowed; memory placement changes from run to run."""
 
 
 def read_baseline(path: Path) -> dict[str, Any]:
-    """The figures of an earlier run.
+    """Read the results of an earlier run.
 
     Raises:
-        UsageError: There is no such file.
-        DataError: It holds something else.
+        UsageError: The file does not exist.
+        DataError: The file does not hold results of `adctl bench`.
     """
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        # Either what --out wrote, or what --json printed.
+        # The file was written by --out, or it is the output of --json.
         document = document.get("result", document)
         if document.get("schema", SCHEMA) != SCHEMA:
             raise DataError(f"{path} has the format '{document['schema']}', not '{SCHEMA}'.", "Run bench --out again.")
@@ -45,48 +45,53 @@ def read_baseline(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UsageError(f"There is no file {path} to compare with.", "Write one with 'adctl bench --out'.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} holds no figures of 'adctl bench': {error}.", "Write it with bench --out.") from error
+        raise DataError(
+            f"{path} holds no results of 'adctl bench': {error}.", "Write it with 'adctl bench --out'."
+        ) from error
     return document
 
 
-def compare(now: BenchResult, before: dict[str, Any]) -> list[GateResult]:
-    """One result for each figure that both runs have.
+def compare(current: BenchResult, baseline: dict[str, Any]) -> list[GateResult]:
+    """Compare each value that both runs have.
 
     Args:
-        now: This run.
-        before: From `read_baseline`.
+        current: Results of this run.
+        baseline: Results of an earlier run, from `read_baseline`.
+
+    Returns:
+        One result for each compared value of each model.
 
     Raises:
-        UsageError: The runs have no model in common, or ran on different devices.
+        UsageError: The runs have no model in common, or used different devices.
     """
-    if before["device"] != now.device:
+    if baseline["device"] != current.device:
         raise UsageError(
-            f"The earlier figures are of the device {before['device']}, these of {now.device}.",
+            f"The earlier results are from the device {baseline['device']}, these are from {current.device}.",
             "Compare runs on the same device.",
         )
-    pairs = _pairs(now, before["models"])
-    machine = now.machine.gemm_seconds / before["machine"]["gemm_seconds"]
-    busier = max(0.0, now.machine.others - before["machine"]["others"])
+    pairs = _pair_models(current, baseline["models"])
+    machine_ratio = current.machine.gemm_seconds / baseline["machine"]["gemm_seconds"]
+    extra_load = max(0.0, current.machine.others - baseline["machine"]["others"])
     return [
-        _compare(model, name, old, machine, busier)
+        _compare_value(model, name, old, machine_ratio, extra_load)
         for model, old in pairs
         for name in model.noise
         if name in old["noise"]
     ]
 
 
-def _pairs(now: BenchResult, before: list[dict[str, Any]]) -> list[tuple[ModelBenchmark, dict[str, Any]]]:
-    """Models with their earlier selves: by folder, name and runtime, or the only one with the only one."""
-    if len(now.models) == len(before) == 1:
-        return [(now.models[0], before[0])]
-    known = {(*_last_two(old["path"]), old["runtime"]): old for old in before}
-    found = [(model, known.get((*_last_two(str(model.path)), model.runtime))) for model in now.models]
-    for model, old in found:
+def _pair_models(current: BenchResult, baseline: list[dict[str, Any]]) -> list[tuple[ModelBenchmark, dict[str, Any]]]:
+    """Pair each model with its earlier results by folder, name and runtime; two single models are always paired."""
+    if len(current.models) == len(baseline) == 1:
+        return [(current.models[0], baseline[0])]
+    by_name = {(*_last_two(old["path"]), old["runtime"]): old for old in baseline}
+    candidates = [(model, by_name.get((*_last_two(str(model.path)), model.runtime))) for model in current.models]
+    for model, old in candidates:
         if old is None:
-            log.warning("%s with %s is not among the earlier figures.", model.name, model.runtime)
-    pairs = [(model, old) for model, old in found if old is not None]
+            log.warning("%s with %s is not in the earlier results.", model.name, model.runtime)
+    pairs = [(model, old) for model, old in candidates if old is not None]
     if not pairs:
-        raise UsageError("None of these models is among the earlier figures.", "Compare runs of the same models.")
+        raise UsageError("None of these models is in the earlier results.", "Compare runs of the same models.")
     return pairs
 
 
@@ -94,20 +99,22 @@ def _last_two(path: str) -> tuple[str, ...]:
     return tuple(path.replace("\\", "/").split("/")[-2:])
 
 
-def _compare(model: ModelBenchmark, name: str, old: dict[str, Any], machine: float, busier: float) -> GateResult:
-    current, earlier = _seconds(name, _value(model.named()[name])), _seconds(name, _value(_earlier(name, old)))
-    slower = current / earlier / max(1.0, machine) - 1
-    limit = _ALWAYS + busier + math.hypot(model.noise[name], old["noise"][name])
+def _compare_value(
+    model: ModelBenchmark, name: str, old: dict[str, Any], machine_ratio: float, extra_load: float
+) -> GateResult:
+    current, earlier = _seconds(name, model.named()[name]), _seconds(name, _earlier_value(name, old))
+    slower = current / earlier / max(1.0, machine_ratio) - 1
+    limit = _TOLERANCE + extra_load + math.hypot(model.noise[name], old["noise"][name])
     return GateResult(
-        gate=f"{name} against before",
+        gate=f"{name} against baseline",
         subject=f"{model.name} {model.runtime}",
         passed=slower <= limit,
-        message=f"{100 * abs(slower):.0f} % {'slower' if slower > 0 else 'faster'} than before, the machine's own "
-        f"speed taken out; up to {100 * limit:.0f} % may be chance.",
+        message=f"{100 * abs(slower):.0f} % {'slower' if slower > 0 else 'faster'} than the baseline, after correction "
+        f"for the speed of the machine; a difference of up to {100 * limit:.0f} % may be chance.",
     )
 
 
-def _earlier(name: str, old: dict[str, Any]) -> float | None:
+def _earlier_value(name: str, old: dict[str, Any]) -> float | None:
     if name == "p50_ms":
         return float(old["latency_ms"]["p50"])
     if name == "from_disk_images_per_second":
@@ -115,10 +122,7 @@ def _earlier(name: str, old: dict[str, Any]) -> float | None:
     return float(old["throughput"][name.rpartition("_")[2]])
 
 
-def _value(figure: float | None) -> float:
-    return math.nan if figure is None else figure
-
-
-def _seconds(name: str, value: float) -> float:
-    """A rate as a time; only ratios of these are looked at."""
+def _seconds(name: str, value: float | None) -> float:
+    """Convert a rate to a time, and leave a time unchanged; NaN if there is no value. Only ratios are used."""
+    value = math.nan if value is None else value
     return value if name.endswith("_ms") else 1 / value

@@ -1,4 +1,4 @@
-"""What a benchmark finds out, as plain records and as JSON. Knows no runtime and no clock."""
+"""Results of a benchmark, as records and as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEMA = "adctl.bench/1"
 
 @dataclass(frozen=True)
 class Latency:
-    """Of single images, milliseconds."""
+    """Percentiles of the latency of single images, in milliseconds."""
 
     p50: float
     p95: float
@@ -22,13 +22,13 @@ class Latency:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the machine could do in the same minutes.
+    """Speed of the machine during the benchmark.
 
     Attributes:
-        flops_per_second: Of a product of float32 matrices of 1024 x 1024.
-        bytes_per_second: Read and written together, copying memory that no cache holds.
-        gemm_seconds: Median time of that product: the measure of how fast the machine was just then.
-        others: Share of the cores that other processes took meanwhile.
+        flops_per_second: Operations per second in a product of float32 matrices of 1024 x 1024.
+        bytes_per_second: Bytes read plus bytes written per second in a copy of memory larger than the caches.
+        gemm_seconds: Median time of the matrix product, a measure of the speed of the machine.
+        others: Share of the cores that other processes used.
     """
 
     flops_per_second: float
@@ -39,24 +39,24 @@ class Machine:
 
 @dataclass(frozen=True)
 class ModelBenchmark:
-    """One model file's figures; None where one could not be measured.
+    """Benchmark results of one model file; a value is None if it could not be measured.
 
     Attributes:
-        path: The model file.
-        runtime: What ran it.
-        size_bytes: Of the file, with those that belong to it.
-        load_seconds: To open it.
-        latency_ms: At batch size 1.
-        throughput: Images a second, median, for each batch size.
-        cold_start_seconds: From the start of a process to its first verdict, median; files in the disk's cache.
-        host_memory: Bytes at the peak of a process that predicts the largest batch.
-        device_memory: Likewise, of the GPU.
-        flops: Operations for one image, a multiplication and its addition counted as two.
-        arithmetic_share: Of the machine's limit that the best throughput reaches.
-        memory_share: Likewise of memory: what must move at least is the model once a batch, and the pixels.
-        from_disk: Images a second read, resized and scored; None where no images were at hand.
-        from_disk_share: Of what the model alone did on as many images in memory.
-        noise: Of the figures a regression is looked for in, by name: half the 99 % interval, relative.
+        path: Model file.
+        runtime: Name of the runtime.
+        size_bytes: Size of the model file and of the files that belong to it.
+        load_seconds: Time to open the model file.
+        latency_ms: Latency at batch size 1.
+        throughput: Median number of images per second for each batch size.
+        cold_start_seconds: Median time from the start of a process to its first score, with files in the disk cache.
+        host_memory: Peak memory in bytes of a process that predicts the largest batch.
+        device_memory: Peak GPU memory in bytes of that process.
+        flops: Operations for one image, with a multiply-add as two operations.
+        arithmetic_share: Best throughput as a share of the machine's arithmetic limit.
+        memory_share: Best throughput as a share of the memory limit, if each batch reads the model and its pixels once.
+        from_disk: Images per second with reading and resizing; None without image files.
+        from_disk_share: Speed from disk as a share of the speed with as many images in memory.
+        noise: Noise of the values that are checked for regressions, by name: half the relative 99 % interval.
     """
 
     path: Path
@@ -77,11 +77,11 @@ class ModelBenchmark:
 
     @property
     def name(self) -> str:
-        """The file and its folder."""
+        """Name of the model file, with its folder."""
         return f"{self.path.parent.name}/{self.path.name}"
 
     def named(self) -> dict[str, float | None]:
-        """Every figure by the name it has in `--fail-if`."""
+        """Return every value by its name in `--fail-if`."""
         return {
             "p50_ms": self.latency_ms.p50,
             "p95_ms": self.latency_ms.p95,
@@ -103,13 +103,13 @@ class ModelBenchmark:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """All figures.
+    """Results of a benchmark run.
 
     Attributes:
-        device: Where it was computed.
-        repeats: Rounds behind each figure.
-        machine: Its limits.
-        models: One entry a model file.
+        device: Name of the device.
+        repeats: Number of rounds.
+        machine: Speed of the machine.
+        models: Results of each model file.
     """
 
     device: str
@@ -118,7 +118,7 @@ class BenchResult:
     models: tuple[ModelBenchmark, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe."""
+        """Return the results as a JSON-safe dictionary."""
         plain = asdict(self)
         for model in plain["models"]:
             model["path"] = str(model["path"])
@@ -126,5 +126,5 @@ class BenchResult:
 
 
 def mebibytes(size: int | None) -> float | None:
-    """Bytes in MiB."""
+    """Convert bytes to MiB; None stays None."""
     return None if size is None else size / 2**20

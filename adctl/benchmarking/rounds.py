@@ -1,4 +1,4 @@
-"""Cases timed in turn, so that whatever slows the machine meets all alike; and how far the medians can be trusted."""
+"""Interleaved timing of calls, so that a slow phase of the machine affects all of them, and the noise of medians."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _RESAMPLES = 500
-_COVERED = 0.99
+_LEVEL = 0.99
 
 
 def run_interleaved(
@@ -22,16 +22,16 @@ def run_interleaved(
     update: Callable[[int, int | None], None],
     every: Mapping[str, int],
 ) -> dict[str, NDArray[np.float64]]:
-    """Call each case once a round, in alternating order; one round before them warms up.
+    """Time each call once per round, in alternating order, after one round for warming up.
 
     Args:
-        cases: What to time; each returns once its result is there.
-        rounds: That count.
-        update: Told of each round.
-        every: Of slow cases: called only in every so many-th round.
+        cases: Calls to time, by name; each returns after its work is finished.
+        rounds: Number of timed rounds.
+        update: Function that receives the number of finished rounds and the total.
+        every: Interval in rounds of slow calls, by name; all other calls run in every round.
 
     Returns:
-        For each case its seconds [rounds]; NaN in rounds that passed it over.
+        Seconds [rounds] of each call; NaN in rounds without the call.
     """
     seconds = {name: np.full(rounds, np.nan) for name in cases}
     order = list(cases)
@@ -48,21 +48,21 @@ def run_interleaved(
 
 
 def estimate_noise(seconds: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
-    """How far the ratio of two medians may be off by chance: half its 99 % interval, relative to it.
+    """Estimate the noise of the ratio of two medians: half of its 99 % interval, relative to the ratio.
 
-    Whole rounds are drawn again with replacement (the bootstrap), in runs of neighbouring rounds, since a machine
-    that is slow in one round is still slow in the next (Kuensch 1989).
+    The interval comes from a block bootstrap of neighbouring rounds, because a machine that is slow in one round is
+    often slow in the next one too (Künsch 1989).
 
     Args:
-        seconds: Of a case [rounds], or [rounds,calls].
-        reference: Of what it is compared with, in the same rounds, likewise.
+        seconds: Seconds of a call [rounds] or [rounds,calls].
+        reference: Seconds of the reference call in the same rounds [rounds] or [rounds,calls].
     """
     count = len(seconds)
     length = max(1, round(count ** (1 / 3)))
     generator = np.random.default_rng(0)
     starts = generator.integers(0, count, (_RESAMPLES, -(-count // length)))
-    drawn = ((starts[..., None] + np.arange(length)) % count).reshape(_RESAMPLES, -1)[:, :count]
-    median, of_reference = (np.median(taken[drawn].reshape(_RESAMPLES, -1), axis=1) for taken in (seconds, reference))
-    ratios = median / of_reference
-    low, high = np.quantile(ratios, [(1 - _COVERED) / 2, (1 + _COVERED) / 2])
+    resampled = ((starts[..., None] + np.arange(length)) % count).reshape(_RESAMPLES, -1)[:, :count]
+    medians = [np.median(times[resampled].reshape(_RESAMPLES, -1), axis=1) for times in (seconds, reference)]
+    ratios = medians[0] / medians[1]
+    low, high = np.quantile(ratios, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return float((high - low) / 2 / np.median(ratios))

@@ -1,4 +1,4 @@
-"""The calibration workflow: collect held-out scores, choose a threshold, refit, plot learning curves.
+"""Calibration: collect scores of held-out images, choose thresholds, refit detectors, plot learning curves.
 
-The arithmetic of thresholds is in `adctl.thresholds`.
+The computation of thresholds is in `adctl.thresholds`.
 """

@@ -1,4 +1,4 @@
-"""Choosing a model's thresholds again: scores of images it has not learned from to a new model file."""
+"""Calibration of a trained model: choose thresholds from scores of held-out images and write a new model file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adctl import run_folder
-from adctl.calibration.calibration_scores import gather, held_out, wanted_views
+from adctl.calibration.calibration_scores import collect_scores, wanted_views
 from adctl.errors import UsageError
 from adctl.model_file import SUFFIX, read_header, recalibrate, save_model
 from adctl.options import flag_name
@@ -25,21 +25,20 @@ if TYPE_CHECKING:
     from adctl.model_file import ModelHeader
     from adctl.records import Calibration
 
-__all__ = ["CalibrateResult", "calibrate", "held_out", "rule_of"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CalibrateResult:
-    """What calibrating made.
+    """Result of a calibration.
 
     Attributes:
-        source: The model file it started from.
-        model: The calibrated model file.
-        calibration: The thresholds and what they rest on.
-        previous: The thresholds before, or None.
-        notes: What the user should know of them.
+        source: Original model file.
+        model: Calibrated model file.
+        calibration: New thresholds with their calibration scores.
+        previous: Calibration of the original model file, or None.
+        notes: Remarks for the user about the thresholds.
     """
 
     source: Path
@@ -51,17 +50,17 @@ class CalibrateResult:
 
 @dataclass(frozen=True)
 class _Level:
-    """The setting that says how far a method goes.
+    """Setting that holds the level of a threshold method, such as its percentile.
 
     Attributes:
-        setting: Its name.
-        default: Where it is left out; None where it must be given.
-        most: The most that a level for --warn-at may be.
+        setting: Name of the setting.
+        default: Default level; None if the user must give it.
+        max_warning: Largest level allowed for --warn-at.
     """
 
     setting: str
     default: float | None
-    most: float = math.inf
+    max_warning: float = math.inf
 
 
 _LEVELS = {
@@ -74,11 +73,11 @@ _LEVELS = {
     "recall": _Level("min_recall", None, 1),
     "fixed": _Level("threshold", None),
 }
-"""By method; f1 and cost have none."""
+"""Level of each method; the methods f1 and cost have none."""
 
 _COSTS = ("cost_miss", "cost_alarm", "defect_rate")
 
-_MEANT = {
+_METHOD_OF = {
     "percentile": "percentile",
     "sigmas": "sigma",
     "max_false_alarm": "conformal",
@@ -87,46 +86,46 @@ _MEANT = {
     "threshold": "fixed",
     **dict.fromkeys(_COSTS, "cost"),
 }
-"""The method that a setting stands for where --method is left out."""
+"""Method that is used if this setting is given without --method."""
 
 
 def calibrate(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter = SILENT) -> CalibrateResult:
-    """Choose thresholds from images the model did not learn from, and write them into a model file.
+    """Choose thresholds from scores of images that the model was not trained on, and write a calibrated model file.
 
-    Without images named, the scores kept in the model file are enough, and torch is not even imported.
+    If no images are named, the calibration scores stored in the model file are used, and PyTorch is not imported.
 
     Args:
-        loaded: The settings.
-        reporter: Told how far it is.
+        loaded: Settings.
+        reporter: Receiver of progress reports.
 
     Raises:
         UsageError: The model or the images do not exist, or flags contradict each other.
-        DataError: Too few usable images, or scores of another model.
+        DataError: There are too few usable images, or the scores are of another model.
         OutputError: The model file cannot be written.
     """
     settings = loaded.settings
     _check(settings)
-    rule = rule_of(settings)
+    rule = threshold_rule(settings)
     source = run_folder.find_model(settings.runs, settings.model)
     if source.suffix != SUFFIX:
-        raise UsageError(f"{source} is an exported model.", "Calibrate its model.safetensors, then export that again.")
+        raise UsageError(f"{source} is an exported model.", "Calibrate its model.safetensors, then export it again.")
     if settings.out == source:
-        raise UsageError(f"--out {source} is the model itself.", "Give another file, or say --in-place.")
+        raise UsageError(f"--out {source} is the model file itself.", "Give another file, or use --in-place.")
     before = read_header(source)
     fitted: tuple[Detector, ModelHeader] | None = None
     if settings.folds is None:
-        evidence = gather(settings, source, before, reporter)
+        scores = collect_scores(settings, source, before, reporter)
     else:
         from adctl.calibration.refit import Refitter, cross_fit
 
-        detector, header, evidence = cross_fit(
+        detector, header, scores = cross_fit(
             Refitter(source, loaded, reporter), settings.folds, wanted_views(settings, None)
         )
         fitted = detector, header
-    chosen, notes = methods.calibrate(rule, evidence)
+    chosen, notes = methods.calibrate(rule, scores)
     for note in notes:
         log.warning("%s", note)
-    target = source if settings.in_place else settings.out or source.with_name(_name(chosen))
+    target = source if settings.in_place else settings.out or source.with_name(_file_name(chosen))
     if fitted is None:
         recalibrate(source, target, chosen)
     else:
@@ -135,24 +134,26 @@ def calibrate(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter = SI
     return CalibrateResult(source, target, chosen, before.calibration, notes)
 
 
-def rule_of(settings: CalibrateSettings) -> ThresholdRule:
-    """The rule that the settings mean: the method named, or the one whose level is given.
+def threshold_rule(settings: CalibrateSettings) -> ThresholdRule:
+    """Return the threshold rule of the settings: the named method, or the method whose level is given.
 
     Raises:
-        UsageError: Levels of two methods are given, a level is missing, or one does not go with the method.
+        UsageError: Levels of two methods are given, a level is missing, or a level does not belong to the method.
     """
-    given = {name: value for name in _MEANT if (value := getattr(settings, name)) is not None}
-    meant = {_MEANT[name] for name in given}
-    if settings.method is None and len(meant) > 1:
+    given = {name: value for name in _METHOD_OF if (value := getattr(settings, name)) is not None}
+    implied = {_METHOD_OF[name] for name in given}
+    if settings.method is None and len(implied) > 1:
         flags = " and ".join(flag_name(name) for name in given)
-        raise UsageError(f"{flags} belong to different methods.", "Give one of them, or say which with --method.")
-    method: str = settings.method or next(iter(meant), "percentile")
+        raise UsageError(f"{flags} belong to different methods.", "Give one of them, or choose one with --method.")
+    method: str = settings.method or next(iter(implied), "percentile")
     level = _LEVELS.get(method)
     allowed = (level.setting,) if level else _COSTS if method == "cost" else ()
     for name in given:
         if name not in allowed:
-            known = ", ".join(flag_name(one) for one in allowed) or "none"
-            raise UsageError(f"{flag_name(name)} does not go with --method {method}.", f"It takes: {known}.")
+            known = ", ".join(flag_name(setting) for setting in allowed) or "none"
+            raise UsageError(
+                f"{flag_name(name)} does not belong to --method {method}.", f"Flags of this method: {known}."
+            )
     if level is None:
         return ThresholdRule(method, warn=settings.warn_at, costs=_costs(settings, method))
     value = given.get(level.setting, level.default)
@@ -164,16 +165,20 @@ def rule_of(settings: CalibrateSettings) -> ThresholdRule:
 
 def _costs(settings: CalibrateSettings, method: str) -> Costs:
     if method == "cost" and settings.cost_miss is None and settings.cost_alarm is None:
-        raise UsageError("What mistakes cost is not given.", "Give --cost-miss and --cost-alarm; the other counts 1.")
+        raise UsageError(
+            "--method cost needs the costs of mistakes.",
+            "Give --cost-miss, --cost-alarm or both; a cost that is not given is 1.",
+        )
     miss, alarm = (1.0 if value is None else value for value in (settings.cost_miss, settings.cost_alarm))
     return Costs(miss, alarm, settings.defect_rate)
 
 
 def _check_warning(warn_at: float | None, level: _Level) -> None:
-    if warn_at is not None and warn_at > level.most:
+    if warn_at is not None and warn_at > level.max_warning:
         raise UsageError(
-            f"--warn-at is a level like {flag_name(level.setting)}: at most {level.most:g}. Got {warn_at:g} instead.",
-            f"Give a level that calls out more images than {flag_name(level.setting)} does.",
+            f"--warn-at is a level like {flag_name(level.setting)}: at most {level.max_warning:g}. "
+            f"Got {warn_at:g} instead.",
+            f"Give a level that marks more images than {flag_name(level.setting)} does.",
         )
 
 
@@ -185,14 +190,22 @@ def _check(settings: CalibrateSettings) -> None:
         raise UsageError(f"{' and '.join(map(flag_name, sources))} contradict each other.", "Give one of them.")
     for name in ("defects", "tta"):
         if settings.scores is not None and getattr(settings, name) is not None:
-            raise UsageError(f"--scores takes saved scores, so {flag_name(name)} has nothing to do.", "Leave one out.")
+            raise UsageError(
+                f"--scores uses saved scores, so {flag_name(name)} cannot be used with it.", "Leave out one of them."
+            )
     if settings.folds is not None and settings.defects is not None:
-        raise UsageError("--folds scores good images only.", "Calibrate the model it makes with --defects afterwards.")
+        raise UsageError(
+            "--folds scores only good images, so --defects cannot be used with it.",
+            "Use --folds first, then calibrate the new model with --defects.",
+        )
     if settings.folds is not None and settings.method in methods.SUPERVISED:
-        raise UsageError(f"--folds has no defective images for --method {settings.method}.", "Choose another method.")
+        raise UsageError(
+            f"--method {settings.method} needs defective images, but --folds scores only good ones.",
+            "Choose another method.",
+        )
 
 
-def _name(chosen: Calibration) -> str:
+def _file_name(chosen: Calibration) -> str:
     parts = ["model", chosen.method, *([f"{chosen.level:g}"] if chosen.method in _LEVELS else [])]
     if chosen.evidence.folds:
         parts.append(f"folds{chosen.evidence.folds}")

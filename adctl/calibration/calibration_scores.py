@@ -1,6 +1,6 @@
-"""Where the scores come from that thresholds are chosen from: the model file, images, or a saved scored set.
+"""Collection of calibration scores: from the model file, from images, or from a saved scored set.
 
-Only scoring images imports torch, so that thresholds are chosen again within a second.
+PyTorch is imported only to score images, so that a calibration with stored scores takes less than a second.
 """
 
 from __future__ import annotations
@@ -34,28 +34,30 @@ log = logging.getLogger(__name__)
 _NO_VIEWS = "none"
 
 
-def gather(settings: CalibrateSettings, model: Path, header: ModelHeader, reporter: Reporter) -> CalibrationScores:
-    """The scores the settings mean: saved ones, those of images named, or those kept in the model file.
+def collect_scores(
+    settings: CalibrateSettings, model: Path, header: ModelHeader, reporter: Reporter
+) -> CalibrationScores:
+    """Collect calibration scores from a saved scored set, from the named images, or from the model file.
 
     Args:
-        settings: Of `adctl calibrate`.
-        model: The model file.
-        header: Its header.
-        reporter: Told how far it is.
+        settings: Settings of `adctl calibrate`.
+        model: Model file.
+        header: Header of the model file.
+        reporter: Receiver of progress reports.
 
     Raises:
-        UsageError: Something named does not exist.
+        UsageError: A named file or folder does not exist.
         DataError: The images or scores cannot be used.
     """
     known = header.calibration.evidence if header.calibration else None
     if settings.scores is not None:
-        return from_scores(settings.scores, model, header)
+        return read_scored_set(settings.scores, model, header)
     if known is not None and settings.good is None and settings.defects is None and settings.tta is None:
         return known
-    return _from_images(settings, model, header, known, reporter)
+    return _score_images(settings, model, header, known, reporter)
 
 
-def _from_images(
+def _score_images(
     settings: CalibrateSettings, model: Path, header: ModelHeader, known: CalibrationScores | None, reporter: Reporter
 ) -> CalibrationScores:
     from adctl.runtimes.loading import open_runtime
@@ -67,15 +69,15 @@ def _from_images(
     defects = list_images((str(settings.defects),))[0] if settings.defects else []
     defective = score_samples(runtime, defects, settings, reporter, "scoring defective images") if defects else None
     if known is not None and settings.good is None and views == known.views:
-        found = () if defective is None else tuple(sorted(defective.scores.tolist()))
-        return CalibrationScores(known.good, known.peaks, found or known.defective, known.folds, views)
-    samples = held_out(model) if settings.good is None else unseen(settings.good, header)
+        new = () if defective is None else tuple(sorted(defective.scores.tolist()))
+        return CalibrationScores(known.good, known.peaks, new or known.defective, known.folds, views)
+    samples = held_out_images(model) if settings.good is None else unseen_images(settings.good, header)
     good = score_samples(runtime, samples, settings, reporter, "scoring good images")
     return calibration_scores_of(good, defective, views=views)
 
 
 def wanted_views(settings: CalibrateSettings, known: CalibrationScores | None) -> tuple[str, ...]:
-    """The views of test-time augmentation to score with: those named, or those of the scores known.
+    """Return the views of test-time augmentation: those in the settings, or else those of the known scores.
 
     Raises:
         UsageError: A view is unknown.
@@ -90,67 +92,68 @@ def wanted_views(settings: CalibrateSettings, known: CalibrationScores | None) -
 def score_samples(
     runtime: Runtime, samples: Sequence[Sample], settings: CalibrateSettings, reporter: Reporter, title: str
 ) -> CollectedScores:
-    """Score images; those that cannot be read are told of and left out."""
+    """Score images; unreadable images are logged and left out."""
     from adctl.scoring.predict import collect
 
     with reporter.stage(title):
-        found = collect(runtime, samples, batch_size=settings.batch_size, workers=settings.workers)
-    for message in found.skipped:
+        scores = collect(runtime, samples, batch_size=settings.batch_size, workers=settings.workers)
+    for message in scores.skipped:
         log.warning("%s", message)
-    return found
+    return scores
 
 
-def unseen(folder: Path, header: ModelHeader) -> list[Sample]:
-    """The good images of a folder that a model has not learned from.
+def unseen_images(folder: Path, header: ModelHeader) -> list[Sample]:
+    """Return the good images of a folder that the model was not trained on.
 
     Raises:
-        UsageError: There is no such folder.
-        DataError: None is left.
+        UsageError: The folder does not exist.
+        DataError: There are no such images.
     """
     samples, _ = list_images((str(folder),))
-    fresh = [one for one in samples if one.label in (None, GOOD) and not header.training.was_trained_on(one.path)]
-    _tell_left_out(len(samples), len(fresh), "images")
-    if not fresh:
+    good = [sample for sample in samples if sample.label in (None, GOOD)]
+    unseen = [sample for sample in good if not header.training.was_trained_on(sample.path)]
+    _warn_of_left_out(len(samples), len(unseen), "images")
+    if not unseen:
         raise DataError(
-            f"All images in {folder} were used to train this model, so their scores say nothing.",
-            "Give good images that it has not seen.",
+            f"{folder} has no good images that the model was not trained on.",
+            "Give good images that were not used to train this model.",
         )
-    return fresh
+    return unseen
 
 
-def held_out(model: Path) -> list[Sample]:
-    """The good images set aside for calibration when a model was trained.
+def held_out_images(model: Path) -> list[Sample]:
+    """Return the good images that were held out for calibration when the model was trained.
 
     Raises:
-        UsageError: The model file lies outside its run.
-        DataError: The run's record of them is damaged.
+        UsageError: The model file is not in the folder of its run.
+        DataError: The file of the split is damaged.
     """
-    return list(split_of(model).calibration)
+    return list(read_split(model).calibration)
 
 
-def learned_from(model: Path) -> list[Sample]:
-    """The good images that a model learned from.
+def training_images(model: Path) -> list[Sample]:
+    """Return the good images that the model was trained on.
 
     Raises:
-        UsageError: The model file lies outside its run.
-        DataError: The run's record of them is damaged.
+        UsageError: The model file is not in the folder of its run.
+        DataError: The file of the split is damaged.
     """
-    return list(split_of(model).train)
+    return list(read_split(model).train)
 
 
-def split_of(model: Path) -> Split:
-    """How the good images of a model's run were divided.
+def read_split(model: Path) -> Split:
+    """Read how the good images of a model's run were split.
 
     Raises:
-        UsageError: The model file lies outside its run.
-        DataError: The run's record of them is damaged.
+        UsageError: The model file is not in the folder of its run.
+        DataError: The file of the split is damaged.
     """
     path = model.parent / run_folder.SPLIT
     dataset = dataset_of_run(model.parent)
     if dataset is None or not path.is_file():
         raise UsageError(
-            f"{model} lies outside its run, so its held-out good images are not known.",
-            "Name good images that it has not seen with --good DIR.",
+            f"{model} is not in the folder of its training run, so its held-out good images are unknown.",
+            "Name good images that the model was not trained on with --good DIR.",
         )
     try:
         return Split.from_dict(json.loads(path.read_text(encoding="utf-8")), dataset.train)
@@ -158,36 +161,36 @@ def split_of(model: Path) -> Split:
         raise DataError(f"{path} is damaged: {error}.", "Name good images with --good DIR.") from error
 
 
-def from_scores(path: Path, model: Path, header: ModelHeader) -> CalibrationScores:
-    """The scores of labelled images in a folder that `adctl score` wrote, or in a file of it.
+def read_scored_set(path: Path, model: Path, header: ModelHeader) -> CalibrationScores:
+    """Read calibration scores of labelled images from a folder that `adctl score` wrote.
 
     Args:
         path: The folder, or `results.csv` or `results.jsonl` in it.
-        model: The model file that gave the scores, whatever its calibration.
-        header: Its header.
+        model: Model file that gave the scores; its calibration may differ.
+        header: Header of the model file.
 
     Raises:
         UsageError: There are no scores.
-        DataError: They are damaged, of another model, or none is of a good image.
+        DataError: The scores are damaged or of another model, or there are none of unseen good images.
     """
     scores = ScoreSet.load(path.parent if path.is_file() else path)
-    made_by = scores.manifest.get("model", {})
-    if made_by.get("tensors_sha256") != tensors_digest(model):
+    source = scores.manifest.get("model", {})
+    if source.get("tensors_sha256") != tensors_digest(model):
         raise DataError(
-            f"The scores in {scores.folder} were not made by {model}, but by {made_by.get('path', 'another model')}.",
-            f"Name that model with --model, or score again: adctl score --model {model}.",
+            f"The scores in {scores.folder} were not made by {model}, but by {source.get('path', 'another model')}.",
+            f"Name that model with --model, or score the images again: adctl score --model {model}.",
         )
     good = [row for row in scores.rows if row.label == GOOD and row.score is not None]
-    fresh = [row for row in good if not header.training.was_trained_on(Path(row.path))]
-    _tell_left_out(len(good), len(fresh), "good images")
-    if not fresh:
+    unseen = [row for row in good if not header.training.was_trained_on(Path(row.path))]
+    _warn_of_left_out(len(good), len(unseen), "good images")
+    if not unseen:
         raise DataError(
-            f"The scores in {scores.folder} hold no good image that the model has not learned from.",
-            "Score labelled images: one folder a label, good ones in a folder named 'good'.",
+            f"The scores in {scores.folder} include no good image that the model was not trained on.",
+            "Score labelled images: one folder for each label, with good images in a folder named 'good'.",
         )
     return CalibrationScores(
-        good=_ascending(row.score for row in fresh),
-        peaks=_ascending(row.peak for row in fresh),
+        good=_ascending(row.score for row in unseen),
+        peaks=_ascending(row.peak for row in unseen),
         defective=_ascending(row.score for row in scores.rows if row.label not in (None, GOOD)),
         views=tuple(scores.manifest.get("views", ())),
     )
@@ -197,8 +200,8 @@ def _ascending(values: Iterable[float | None]) -> tuple[float, ...]:
     return tuple(sorted(value for value in values if value is not None))
 
 
-def _tell_left_out(total: int, left: int, what: str) -> None:
-    if left < total:
+def _warn_of_left_out(total: int, used: int, noun: str) -> None:
+    if used < total:
         log.warning(
-            "Left out %d of %d %s: the model learned from them, or they are not good.", total - left, total, what
+            "%d of %d %s are left out: the model was trained on them, or they are not good.", total - used, total, noun
         )

@@ -1,4 +1,4 @@
-"""`calibrate --learning-curve`: fit on growing parts of the good images, and say how many are enough."""
+"""Learning curve (`adctl calibrate --learning-curve`): fit on more and more good images to see how many are enough."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PICTURE = "learning_curve.png"
 _SCHEMA = "adctl.learning-curve/1"
 _SMALLEST = 5
 _REPEATS = 3
-"""Different parts of each size, for detectors that are fitted in one pass."""
+"""Number of random subsets of each size, for detectors that are fitted in one pass."""
 
 _RATE = 0.01
 _BLUE, _GREY = "#0072b2", "#777777"
@@ -44,15 +44,15 @@ _BLUE, _GREY = "#0072b2", "#777777"
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """How a detector does with more and more good images.
+    """Results of a detector trained on increasing numbers of good images.
 
     Attributes:
-        model: The model file whose run was fitted again.
-        folder: Where the JSON and the picture lie.
-        points: By number of images, ascending.
-        held_out: Good images that scored all of them.
-        defects: Labelled defective images, 0 without.
-        answer: How many are enough.
+        model: Model file whose run was fitted again.
+        folder: Folder of the JSON file and the chart.
+        points: Results for each number of images, in ascending order.
+        held_out: Number of held-out good images that were scored with each fit.
+        defects: Number of labelled defective images; 0 if none were given.
+        answer: Estimate of how many images are enough.
     """
 
     model: Path
@@ -64,39 +64,39 @@ class LearningCurve:
 
 
 def learning_curve(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter = SILENT) -> LearningCurve:
-    """Fit a run's detector on growing parts of its good images and score the held-out ones with each.
+    """Fit a run's detector on subsets of increasing size of its good images, and score the held-out images with each.
 
     Args:
-        loaded: The settings.
-        reporter: Told how far it is.
+        loaded: Settings.
+        reporter: Receiver of progress reports.
 
     Raises:
-        UsageError: There is no such model, it lies outside its run, or a flag does not go with this.
-        DataError: The run's images have changed.
+        UsageError: The model does not exist or is not in the folder of its run, or a flag cannot be used here.
+        DataError: The images of the run have changed.
         OutputError: The results cannot be written.
     """
     settings = loaded.settings
     for name in ("scores", "folds", "good", "method"):
         if getattr(settings, name) is not None:
-            raise UsageError(f"--{name} does not go with --learning-curve.", "Leave one of them out.")
+            raise UsageError(f"--{name} cannot be used with --learning-curve.", "Leave out one of them.")
     model = run_folder.find_model(settings.runs, settings.model)
     if model.suffix != SUFFIX:
         raise UsageError(f"{model} is an exported model.", "Name the model.safetensors of its run.")
     refitter = Refitter(model, loaded, reporter)
     defects = list_images((str(settings.defects),))[0] if settings.defects else []
-    wanted = training_sizes(len(refitter.split.train), _SMALLEST)
+    counts = training_sizes(len(refitter.split.train), _SMALLEST)
     repeats = 1 if refitter.gradient_trained else _REPEATS
     if refitter.gradient_trained:
-        log.warning("This detector is trained by gradients: it will be trained %d times.", len(wanted))
+        log.warning("This detector needs gradient training, and it will be trained %d times.", len(counts))
     points = []
-    with reporter.stage("learning curve", len(wanted)) as update:
-        for count in wanted:
-            once = count == len(refitter.split.train)  # there is but one part with all images
+    with reporter.stage("learning curve", len(counts)) as update:
+        for count in counts:
+            once = count == len(refitter.split.train)  # there is only one subset with all images
             points.append(_point(refitter, count, 1 if once else repeats, defects, settings))
-            update(len(points), len(wanted))
+            update(len(points), len(counts))
     held_out = len(refitter.split.calibration)
-    found = estimate_sample_size(tuple(points), held_out, settings.max_false_alarm or _RATE)
-    curve = LearningCurve(model, settings.out or model.parent / FOLDER, tuple(points), held_out, len(defects), found)
+    answer = estimate_sample_size(tuple(points), held_out, settings.max_false_alarm or _RATE)
+    curve = LearningCurve(model, settings.out or model.parent / FOLDER, tuple(points), held_out, len(defects), answer)
     _write(curve)
     return curve
 
@@ -108,7 +108,7 @@ def _point(
     views = wanted_views(settings, None)
     medians, aurocs = [], []
     for repeat in range(repeats):
-        detector, header = refitter.fit(_part(refitter.split.train, refitter.split.digests, count, repeat))
+        detector, header = refitter.fit(_subset(refitter.split.train, refitter.split.digests, count, repeat))
         good = refitter.score(detector, header, refitter.split.calibration, views).scores
         medians.append(float(np.median(good)))
         if defects:
@@ -116,8 +116,8 @@ def _point(
     return LearningPoint(count, tuple(medians), tuple(aurocs), round(time.perf_counter() - start, 3))
 
 
-def _part(samples: Sequence[Sample], digests: Mapping[str, str], count: int, repeat: int) -> list[Sample]:
-    """So many images; the smaller parts of the same repeat lie within the larger ones."""
+def _subset(samples: Sequence[Sample], digests: Mapping[str, str], count: int, repeat: int) -> list[Sample]:
+    """Return a random subset of `count` images; within a repeat, larger subsets contain the smaller ones."""
 
     def rank(sample: Sample) -> bytes:
         return hashlib.sha256(f"{repeat}:{digests[sample.key]}".encode()).digest()
@@ -160,9 +160,9 @@ def _label(axes: Axes, curve: LearningCurve, counts: list[int]) -> None:
     axes.set_xscale("log")
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.minorticks_off()
-    axes.set_xlabel("good images learned from")
+    axes.set_xlabel("good training images")
     axes.set_ylabel("image AUROC" if curve.defects else f"median score of {curve.held_out} unseen good images")
     enough = curve.answer.enough
-    title = f"{counts[-1]} are not seen to be enough" if enough is None else f"{enough} are enough to learn from"
+    title = f"More than {counts[-1]} may be needed" if enough is None else f"{enough} training images are enough"
     axes.set_title(title, loc="left", fontsize=10)
     axes.grid(visible=True, alpha=0.25)

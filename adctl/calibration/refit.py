@@ -1,6 +1,6 @@
-"""Fitting a run's detector again on parts of its good images: folds, and growing subsets.
+"""Refitting of a run's detector on parts of its good images: folds, or subsets of increasing size.
 
-Everything is as the run had it, but for the images learned from; nothing is written to the run.
+All settings are those of the run; only the training images differ. The folder of the run is not changed.
 """
 
 from __future__ import annotations
@@ -29,47 +29,46 @@ if TYPE_CHECKING:
     from adctl.progress import Reporter
     from adctl.records import CalibrationScores, Sample
 
-__all__ = ["Refitter", "assign_folds", "cross_fit"]
 
-_SHARED = ("device", "gpu", "workers")
+_COMPUTE_SETTINGS = ("device", "gpu", "workers")
 
 
 class Refitter:
-    """Fits the detector of a run again.
+    """Refits the detector of a run on other images.
 
     Args:
-        model: A model file in its run.
-        loaded: Settings of `adctl calibrate`, which say where to compute.
-        reporter: Told how far it is.
+        model: Model file in the folder of its run.
+        loaded: Settings of `adctl calibrate`, with the device and the number of threads.
+        reporter: Receiver of progress reports.
 
     Raises:
-        UsageError: The model file lies outside its run.
-        DataError: The run's images have changed.
+        UsageError: The model file is not in the folder of its run.
+        DataError: The images of the run have changed.
     """
 
     def __init__(self, model: Path, loaded: LoadedSettings[CalibrateSettings], reporter: Reporter) -> None:
         run = model.parent
         if not (run / SETTINGS).is_file():
             raise UsageError(
-                f"{model} lies outside its run, so how it was fitted is not known.",
-                "Name the run's folder, or its model file where it was made, with --model.",
+                f"{model} is not in the folder of its training run, so its training settings are unknown.",
+                "Name the folder of the run, or the model file in it, with --model.",
             )
         self._calibrate = loaded.settings
         self._reporter = reporter
-        self._settings = settings_of(run, _where_to_compute(loaded)).settings
+        self._settings = settings_of(run, _compute_settings(loaded)).settings
         self._plan = plan_training(self._settings)
         check_data(run, self._plan.split)
         self.split = self._plan.split
         self.gradient_trained = bool(self.split.validation)
 
     def fit(self, samples: Sequence[Sample]) -> tuple[Detector, ModelHeader]:
-        """A detector fitted on these good images, and its header without a calibration."""
+        """Fit a detector on these good images; return it with its header, which has no calibration."""
         return refit(self._settings, self._plan, tuple(samples), self._reporter)
 
     def score(
         self, detector: Detector, header: ModelHeader, samples: Sequence[Sample], views: tuple[str, ...]
     ) -> CollectedScores:
-        """What a fitted detector says of images."""
+        """Score images with a fitted detector."""
         runtime = with_views(TorchRuntime.of(detector, header, self._plan.device.device), views)
         return score_samples(runtime, samples, self._calibrate, self._reporter, "scoring")
 
@@ -77,37 +76,40 @@ class Refitter:
 def cross_fit(
     refitter: Refitter, folds: int, views: tuple[str, ...]
 ) -> tuple[Detector, ModelHeader, CalibrationScores]:
-    """Score every good image by a model that has not learned from it, and fit one model on all of them.
+    """Score every good image with a model that was not trained on it, and fit one model on all good images.
 
-    The images learned from and those held out are pooled and cut into folds; a fold is scored by a model fitted on
-    the others (cross-conformal prediction, Vovk 2015). The model that is kept learns from all, so no image is wasted.
+    Training and held-out images are pooled and split into folds. Each fold is scored by a model fitted on the other
+    folds (cross-conformal prediction, Vovk 2015). The model that is saved is fitted on all images.
 
-    What that promises: nothing free of assumptions. If every fold's own model took part in scoring new images, about
-    twice the rate would be the most called out (CV+, Barber et al. 2021: twice the rate and a term that vanishes as
-    images grow). The one model kept here has seen more images than those, which usually makes new good images look
-    less strange, not more: so the rate tends to be met in practice, and is not proved.
+    The false-alarm rate of the threshold is not guaranteed. If the models of all folds scored new images together,
+    the rate would be at most about twice the wanted one (CV+, Barber et al. 2021: twice the rate plus a term that
+    becomes small with many images). The saved model has more training images than the models of the folds, so new good
+    images usually get lower scores from it, and the rate is usually met.
 
     Args:
-        refitter: Of the run.
-        folds: How many.
-        views: Of test-time augmentation.
+        refitter: Refitter of the run.
+        folds: Number of folds.
+        views: Views of test-time augmentation.
+
+    Returns:
+        The detector fitted on all images, its header, and the calibration scores.
 
     Raises:
         DataError: There are fewer different images than folds.
     """
     pool = [*refitter.split.train, *refitter.split.calibration]
-    found = []
+    collected = []
     for fold in assign_folds(pool, refitter.split.digests, folds):
-        inside = {sample.key for sample in fold}
-        detector, header = refitter.fit([sample for sample in pool if sample.key not in inside])
-        found.append(refitter.score(detector, header, fold, views))
-    scores, peaks = (np.concatenate([getattr(one, name) for one in found]) for name in ("scores", "peaks"))
+        keys = {sample.key for sample in fold}
+        detector, header = refitter.fit([sample for sample in pool if sample.key not in keys])
+        collected.append(refitter.score(detector, header, fold, views))
+    scores, peaks = (np.concatenate([getattr(each, name) for each in collected]) for name in ("scores", "peaks"))
     detector, header = refitter.fit(pool)
     return detector, header, calibration_scores_of(CollectedScores(scores, peaks, ()), folds=folds, views=views)
 
 
-def _where_to_compute(loaded: LoadedSettings[CalibrateSettings]) -> LoadedSettings[TrainSettings]:
-    """Only what was asked for now: the rest is the run's."""
-    given = {name: getattr(loaded.settings, name) for name in _SHARED if name in loaded.given}
+def _compute_settings(loaded: LoadedSettings[CalibrateSettings]) -> LoadedSettings[TrainSettings]:
+    """Return training settings with only the device settings of this call; all others come from the run."""
+    given = {name: getattr(loaded.settings, name) for name in _COMPUTE_SETTINGS if name in loaded.given}
     origins = {name: "calibrate" if name in given else "default" for name in names_of(TrainSettings)}
     return LoadedSettings(TrainSettings(**given), origins)

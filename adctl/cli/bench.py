@@ -73,17 +73,17 @@ def bench(
     sizes = None if batch_sizes is None else [part.strip() for part in batch_sizes.split(",")]
     runtimes = None if runtime is None else [part.strip() for part in runtime.split(",")]
     result = measure(call.settings(BenchSettings, batch_sizes=sizes, runtime=runtimes), call.reporter)
-    call.finish({**result.figures.to_dict(), "gates": result.gates}, lambda: _text(result))
+    call.finish({**result.results.to_dict(), "gates": result.gates}, lambda: _text(result))
     raise typer.Exit(exit_code(result.gates))
 
 
 def _text(result: Benchmark) -> RenderableType:
     from rich.console import Group
 
-    from adctl.benchmarking.tables import lines_of, machine_line
+    from adctl.benchmarking.tables import machine_text, table_rows
 
-    (_, *headers), *lines = lines_of(result.figures)
-    shown = [rows([*lines, ("machine", machine_line(result.figures))], "figure", *headers)]
+    (_, *headers), *lines = table_rows(result.results)
+    shown = [rows([*lines, ("machine", machine_text(result.results))], "figure", *headers)]
     if result.gates:
         told = [("passed" if one.passed else "FAILED", one.gate, one.subject, one.message) for one in result.gates]
         shown += ["", rows(told, "gate", "", "model", "")]

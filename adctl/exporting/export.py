@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adctl import run_folder
-from adctl.calibration.calibration_scores import held_out, learned_from
+from adctl.calibration.calibration_scores import held_out_images, training_images
 from adctl.choices import EXPORT_FORMATS, PRECISIONS, RUNTIMES, formats_with
 from adctl.data.datasets.layouts import list_images
 from adctl.data.loader import load_image
@@ -189,14 +189,14 @@ def _to_compare(model: Path, settings: ExportSettings) -> list[Sample]:
         found = list_images(settings.images)[0]
     else:
         dataset = dataset_of_run(model.parent)
-        found = [*held_out(model), *(dataset.test if dataset else ())]
+        found = [*held_out_images(model), *(dataset.test if dataset else ())]
     step = max(1, -(-len(found) // _MOST_COMPARED))
     return list(found[::step])
 
 
 def _to_calibrate(model: Path, settings: ExportSettings, source: ExportSource) -> list[NDArray[np.uint8]]:
     """Pixels [1,H,W,C] each: of images named, or of those the model learned from; never of those it is proved on."""
-    found = list_images(settings.calibration)[0] if settings.calibration else learned_from(model)
+    found = list_images(settings.calibration)[0] if settings.calibration else training_images(model)
     step = max(1, -(-len(found) // _MOST_CALIBRATED))
     loaded = (load_image(sample, source.detector.input) for sample in found[::step])
     pixels = [item.pixels[None] for item in loaded if item.pixels is not None]

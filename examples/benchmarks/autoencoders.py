@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from quality import DATA, adctl
 
-from adctl.calibration.calibration_scores import split_of
+from adctl.calibration.calibration_scores import read_split
 from adctl.data.datasets.layouts import Dataset, open_mvtec
 from adctl.data.images import read_image, resize
 from adctl.detectors.components import backbones
@@ -136,12 +136,12 @@ def spaces(run: Path, dataset: Dataset) -> Aurocs:
     model = run / "model.safetensors"
     detector, _ = load_model(model)
     assert isinstance(detector, ReconstructionDetector)
-    return by_space(dataset, split_of(model).validation, detector.input.height, detector.reconstruct)
+    return by_space(dataset, read_split(model).validation, detector.input.height, detector.reconstruct)
 
 
 def mean_image(run: Path, dataset: Dataset) -> Aurocs:
     """The baseline that needs no network: the mean of the images a run learned from as everyone's reconstruction."""
-    split = split_of(run / "model.safetensors")
+    split = read_split(run / "model.safetensors")
     mean = pixels(split.train, SIDE).mean(0, keepdim=True)
     return by_space(dataset, split.validation, SIDE, mean.expand_as)
 
