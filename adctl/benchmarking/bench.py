@@ -117,9 +117,7 @@ def bench(loaded: LoadedSettings[BenchSettings], reporter: Reporter = SILENT) ->
     seconds = _measure(cases, sizes, settings, reporter)
     machine = describe_machine(seconds[GEMM], seconds[COPY], contention.share())
     if machine.others > _BUSY:
-        log.warning(
-            "Other processes used %.0f %% of the cores; without them the results would be better.", 100 * machine.others
-        )
+        log.warning("Other processes used %.0f %% of the cores, which made the results worse.", 100 * machine.others)
     models = tuple(
         _model_benchmark(case, sizes, seconds, machine, process) for case, process in zip(cases, probes, strict=True)
     )
