@@ -290,11 +290,8 @@ def test_refusals(adctl, sets, tmp_path):
 
 
 def test_settings_of_a_single_report_are_refused_not_ignored(sets):
-    class Wider(ReportSettings):
-        only_single: str = ""
-
-    loaded = load(Wider, {"scores": [one.folder for one in sets], "only_single": "x"})
-    with pytest.raises(UsageError, match="--only-single is for one scored set"):
+    loaded = load(ReportSettings, {"scores": [one.folder for one in sets], "contact_sheet": Path("sheet.png")})
+    with pytest.raises(UsageError, match="--contact-sheet is for one scored set"):
         compare(loaded)
 
 

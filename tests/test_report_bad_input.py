@@ -74,7 +74,7 @@ def test_scores_of_another_model_are_told(maker, tmp_path):
     model.write_bytes(b"another")
     manifest = MANIFEST | {"model": {"path": str(model), "sha256": "ab" * 32, "arch": "cnn"}}
     scores = maker.add("good", 1.0).add("hole", 4.0).scores(manifest=manifest)
-    assert any("another model now" in note for note in build_content(scores, evaluate(scores)).notes)
+    assert any("has changed since" in note for note in build_content(scores, evaluate(scores)).notes)
     page = before_scripts(page_of(scores, reconstructions=True))
     assert "No reconstructions: the model file is not the one that scored these images." in page
 

@@ -138,5 +138,5 @@ def test_the_summary_tells_what_is_promised(tmp_path):
     promised = Calibration("conformal", 3.0, 2.5, 0.1, 50, 0, 0.02, (1.0, 2.9), promised_false_alarm=0.1)
     scores = Maker(tmp_path, promised).add("good", 1.0).add("hole", 4.0).scores()
     summary = " ".join(build_content(scores, evaluate(scores)).summary)
-    assert "at most 10 % of good images like the 50 it was set on" in summary
-    assert "in 100.0 % of such pairs" in summary
+    assert "at most 10 % of good images like the 50 images used for the calibration" in summary
+    assert "In 100.0 % of all pairs" in summary

@@ -1,6 +1,6 @@
-"""What a report says, in words and tables, whatever the format it is written in.
+"""Content of a report as text and tables, the same for all formats.
 
-Knows scored sets and evaluations; nothing of HTML, PDF or slides, and computes no metric.
+It formats the values of a scored set and its evaluation, and does not compute metrics or write files.
 """
 
 from __future__ import annotations
@@ -21,23 +21,33 @@ if TYPE_CHECKING:
     from adctl.records import Calibration
     from adctl.scoring.score_set import ScoreSet
 
-ABSENT = "–"  # noqa: RUF001 - as it is shown
+ABSENT = "–"  # noqa: RUF001 - a dash in a cell
 
-_JUDGED = "Verdicts at the calibrated threshold"
+_VERDICTS = "Verdicts at the calibrated threshold"
 _CARDS = (
-    ("Ranking of images", "AUROC", "image_auroc", "chance that a defective image scores above a good one"),
-    ("Ranking of images", "Average precision", "image_average_precision", "precision averaged over recall"),
-    ("Ranking of images", "Best F1", "image_f1_max", "at the threshold that suits these images best"),
-    ("Ranking of images", "FPR at 95 % TPR", "image_fpr_at_95_tpr", "false-alarm rate that finds 95 % of the defects"),
-    (_JUDGED, "F1", "image_f1", "harmonic mean of precision and recall"),
-    (_JUDGED, "Precision", "image_precision", "share of alarms that are defects"),
-    (_JUDGED, "Recall", "image_recall", "share of defects that are found"),
-    (_JUDGED, "False-alarm rate", "image_false_alarm_rate", "share of good images called anomalous"),
-    ("Pixels", "AUROC", "pixel_auroc", "as for images, over all pixels"),
-    ("Pixels", "Average precision", "pixel_average_precision", "over all pixels"),
-    ("Pixels", "AUPRO", "pixel_aupro", "overlap with each defect, up to 30 % false positives"),
-    ("Pixels", "IoU", "pixel_iou", "overlap at the pixel threshold"),
-    ("Pixels", "Dice", "pixel_dice", "the same, as F1 of pixels"),
+    (
+        "Ranking of images",
+        "AUROC",
+        "image_auroc",
+        "probability that a defective image scores higher than a good one",
+    ),
+    ("Ranking of images", "Average precision", "image_average_precision", "mean precision over all values of recall"),
+    ("Ranking of images", "Best F1", "image_f1_max", "highest F1 of all thresholds on these images"),
+    (
+        "Ranking of images",
+        "FPR at 95 % TPR",
+        "image_fpr_at_95_tpr",
+        "false-alarm rate if 95 % of the defects are found",
+    ),
+    (_VERDICTS, "F1", "image_f1", "harmonic mean of precision and recall"),
+    (_VERDICTS, "Precision", "image_precision", "share of rejected images that are defective"),
+    (_VERDICTS, "Recall", "image_recall", "share of defective images that are rejected"),
+    (_VERDICTS, "False-alarm rate", "image_false_alarm_rate", "share of good images that are rejected"),
+    ("Pixels", "AUROC", "pixel_auroc", "AUROC over all pixels"),
+    ("Pixels", "Average precision", "pixel_average_precision", "average precision over all pixels"),
+    ("Pixels", "AUPRO", "pixel_aupro", "mean overlap with each defect, up to a false-positive rate of 30 %"),
+    ("Pixels", "IoU", "pixel_iou", "intersection over union at the pixel threshold"),
+    ("Pixels", "Dice", "pixel_dice", "F1 of the pixels at the pixel threshold"),
 )
 
 
@@ -63,13 +73,13 @@ DEFAULT_OPTIONS = ReportOptions()
 
 @dataclass(frozen=True)
 class Card:
-    """One metric as it is shown.
+    """Metric as text.
 
     Attributes:
-        name: Within its group.
-        value: To three places.
-        interval: `0.912 to 0.987`; empty where there is none.
-        meaning: In a few words.
+        name: Name of the metric within its group.
+        value: Value with three decimals.
+        interval: Confidence interval such as `0.912 to 0.987`; empty if there is none.
+        meaning: Short explanation.
     """
 
     name: str
@@ -80,13 +90,13 @@ class Card:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headers.
+    """Table as text.
 
     Attributes:
-        title: What is in it.
-        headers: One a column.
-        rows: The first cell names the row.
-        note: How to read it; may be empty.
+        title: Title of the table.
+        headers: Header of each column.
+        rows: Cells of each row; the first cell is the name of the row.
+        note: Explanation of the table; may be empty.
     """
 
     title: str
@@ -97,24 +107,24 @@ class Table:
 
 @dataclass(frozen=True)
 class ReportContent:
-    """Everything a report says.
+    """Content of a report.
 
     Attributes:
-        title: Its heading.
-        started: When scoring began, ISO 8601, or None.
-        summary: The outcome in a few sentences.
-        notes: What is missing and why.
-        cards: Metrics that exist, by group.
-        interval_level: `95 %`; empty where there are no intervals.
-        tables: By defect type, by size of defect.
-        distributions: Scores by class.
-        drift: Whether the images still look like those of calibration, in sentences; empty where nothing is known.
-        drifted: Whether that is a warning.
-        errors: Images that could not be scored, and why.
-        made: Model, digests, threshold.
-        settings: Name, value and origin.
-        versions: Of the software.
-        commands: To type for the same numbers again.
+        title: Heading of the report.
+        started: Start time of the scoring in ISO 8601, or None.
+        summary: Result in a few sentences.
+        notes: Full sentences that say what is missing or unusual.
+        cards: Existing metrics by group.
+        interval_level: Level of the confidence intervals such as `95 %`; empty without intervals.
+        tables: Metrics by defect type and by size of defect.
+        distributions: Statistics of the scores of each class.
+        drift: Sentences on whether the scores still match those of the calibration; empty if unknown.
+        drifted: Whether drift was found.
+        errors: Key of each image that could not be scored, with the reason.
+        made: Name and value of facts about the model and the scoring.
+        settings: Name, value and origin of each setting.
+        versions: Version of each software package.
+        commands: Commands that give the same results again.
     """
 
     title: str
@@ -135,14 +145,14 @@ class ReportContent:
 
 
 def build_content(scores: ScoreSet, evaluation: Evaluation, title: str | None = None) -> ReportContent:
-    """Gather what a report says.
+    """Build the content of a report.
 
     Args:
-        scores: The scored set.
-        evaluation: Its metrics.
-        title: Its heading; the data set and detector unless given.
+        scores: Scored set.
+        evaluation: Metrics of the scored set.
+        title: Heading of the report; by default the dataset and the detector.
     """
-    drift = _table(scores, "drift")
+    drift = _manifest_part(scores, "drift")
     return ReportContent(
         title=title or _title(scores),
         started=scores.manifest.get("started"),
@@ -157,43 +167,42 @@ def build_content(scores: ScoreSet, evaluation: Evaluation, title: str | None = 
         errors=tuple((row.key, row.error) for row in scores.rows if row.error is not None),
         made=tuple(_how_made(scores)),
         settings=tuple(_settings(scores)),
-        versions={name: str(value) for name, value in _table(scores, "environment").items() if value},
+        versions={name: str(value) for name, value in _manifest_part(scores, "environment").items() if value},
         commands=tuple(_commands(scores)),
     )
 
 
 def _title(scores: ScoreSet) -> str:
-    dataset, model = _table(scores, "dataset"), _table(scores, "model")
+    dataset, model = _manifest_part(scores, "dataset"), _manifest_part(scores, "model")
     names = (dataset.get("category") or dataset.get("name"), model.get("arch"))
     return " · ".join(str(name) for name in names if name) or scores.folder.name
 
 
 def _summary(scores: ScoreSet, evaluation: Evaluation) -> list[str]:
-    """The outcome in words: what became of the images, how good the ranking is, what is promised, and drift."""
-    sentences = [_outcome(scores, evaluation)]
-    image, chosen = evaluation.image, scores.calibration
+    """Return sentences on the verdicts, the ranking of images, the expected false alarms and drift."""
+    sentences = [_verdict_summary(scores, evaluation)]
+    image, calibration = evaluation.image, scores.calibration
     if image.auroc is not None:
         bounds = image.intervals.get("auroc")
-        # One without width reads as certainty, which it is not.
-        wide = bounds is not None and bounds.low < bounds.high
-        ends = f" ({100 * bounds.low:.1f} to {100 * bounds.high:.1f} %)" if bounds and wide else ""
+        # An interval with equal ends is left out, because readers could take it for certainty.
+        ends = f" ({100 * bounds.low:.1f} to {100 * bounds.high:.1f} %)" if bounds and bounds.low < bounds.high else ""
         sentences.append(
-            f"Shown one defective and one good image, the detector ranks the defective one higher "
-            f"in {100 * image.auroc:.1f} % of such pairs{ends}."
+            f"In {100 * image.auroc:.1f} %{ends} of all pairs of a defective and a good image, "
+            "the defective image has the higher score."
         )
-    if chosen is not None and chosen.promised_false_alarm is not None:
+    if calibration is not None and calibration.promised_false_alarm is not None:
         sentences.append(
-            f"The threshold promises false alarms on at most {100 * chosen.promised_false_alarm:.3g} % of good images "
-            f"like the {chosen.good_images} it was set on."
+            f"The threshold is set for false alarms on at most {100 * calibration.promised_false_alarm:.3g} % of good "
+            f"images like the {calibration.good_images} images used for the calibration."
         )
-    if _table(scores, "drift").get("drifted"):
-        sentences.append("These images no longer look like those of calibration; see the section on drift.")
+    if _manifest_part(scores, "drift").get("drifted"):
+        sentences.append("These images differ from the images used for the calibration; see the section on drift.")
     return sentences
 
 
-def _outcome(scores: ScoreSet, evaluation: Evaluation) -> str:
+def _verdict_summary(scores: ScoreSet, evaluation: Evaluation) -> str:
     order = ("reject", "warn", "good", "uncalibrated", "error")
-    names = {"reject": "rejected", "warn": "to look at", "uncalibrated": "without verdict", "error": "unreadable"}
+    names = {"reject": "rejected", "warn": "to check", "uncalibrated": "without verdict", "error": "unreadable"}
     counts = [f"{evaluation.verdicts[name]} {names.get(name, name)}" for name in order if name in evaluation.verdicts]
     text = f"{count(evaluation.images, 'image')}: {', '.join(counts)}"
     image = evaluation.image
@@ -209,24 +218,24 @@ def _outcome(scores: ScoreSet, evaluation: Evaluation) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 image`, `2 images`."""
+    """Return a number with its noun, such as `1 image` or `2 images`."""
     return f"{number} {noun}" + "s" * (number != 1)
 
 
 def _model_note(scores: ScoreSet) -> list[str]:
-    """A warning where the model file is another one by now: its threshold says nothing of these scores."""
-    model = _table(scores, "model")
+    """Return a warning if the model file has changed since the scoring; its threshold is not valid for these scores."""
+    model = _manifest_part(scores, "model")
     path = Path(str(model.get("path", "")))
     if not model.get("sha256") or not path.is_file() or sha256_file(path) == model["sha256"]:
         return []
-    return [f"{path} is another model now than the one that gave these scores; score again to judge that one."]
+    return [f"{path} has changed since these images were scored. Score the images again to evaluate the new model."]
 
 
 def _cards(evaluation: Evaluation) -> dict[str, list[Card]]:
-    found = named_metrics(evaluation)
+    metrics = named_metrics(evaluation)
     groups: dict[str, list[Card]] = {}
-    for group, name, figure, meaning in _CARDS:
-        value, bounds = found[figure].value, found[figure].interval
+    for group, name, metric, meaning in _CARDS:
+        value, bounds = metrics[metric].value, metrics[metric].interval
         if value is not None:
             ends = f"{bounds.low:.3f} to {bounds.high:.3f}" if bounds else ""
             groups.setdefault(group, []).append(Card(name, f"{value:.3f}", ends, meaning))
@@ -246,7 +255,7 @@ def _by_defect(evaluation: Evaluation) -> Table | None:
         for kind, image in evaluation.by_defect.items()
     ]
     headers = ("Defect", "Images", "Found", "Recall", "AUROC", "AP", "Pixel AUROC", "AUPRO", "IoU")
-    note = "Recall counts verdicts at the calibrated threshold; each type is measured against all good images."
+    note = "Recall uses the verdicts at the calibrated threshold. Each defect type is compared with all good images."
     return Table("By defect type", headers, tuple(lines), note) if lines else None
 
 
@@ -255,27 +264,29 @@ def _by_size(evaluation: Evaluation) -> Table | None:
     names = ("recall", "region_overlap", "auroc", "aupro")
     lines = [(size, str(part.regions), *(_cell(part, name) for name in names)) for size, part in sizes.items()]
     headers = ("Size", "Regions", "Pixels found", "Overlap", "Pixel AUROC", "AUPRO")
-    note = "Regions are the connected parts of the masks; a share of pixels is found at the pixel threshold."
+    note = (
+        "Regions are the connected parts of the masks. “Pixels found” is the recall of pixels at the pixel threshold."
+    )
     return Table("By size of defect", headers, tuple(lines), note) if lines else None
 
 
 def _distributions(evaluation: Evaluation) -> Table | None:
     lines = []
-    for kind, found in evaluation.distributions.items():
-        values = (found.mean, found.sd, found.minimum, found.median, found.maximum)
-        shown = [ABSENT if value is None else f"{value:.4g}" for value in values]
-        normal = f"{found.normality.p_value:.2g}" if found.normality else ABSENT
-        lines.append((kind, str(found.count), *shown, normal))
-    headers = ("Class", "Images", "Mean", "SD", "Lowest", "Median", "Highest", "Normal, p")
-    return Table("Scores by class", headers, tuple(lines), _effect(evaluation)) if lines else None
+    for kind, scores in evaluation.distributions.items():
+        values = (scores.mean, scores.sd, scores.minimum, scores.median, scores.maximum)
+        texts = [ABSENT if value is None else f"{value:.4g}" for value in values]
+        normal = f"{scores.normality.p_value:.2g}" if scores.normality else ABSENT
+        lines.append((kind, str(scores.count), *texts, normal))
+    headers = ("Class", "Images", "Mean", "SD", "Lowest", "Median", "Highest", "Normality test, p")
+    return Table("Scores by class", headers, tuple(lines), _effect_size_note(evaluation)) if lines else None
 
 
-def _effect(evaluation: Evaluation) -> str:
-    found = evaluation.effect_size
-    if found is None:
+def _effect_size_note(evaluation: Evaluation) -> str:
+    effect = evaluation.effect_size
+    if effect is None:
         return ""
-    distance = "" if found.cohens_d is None else f"Cohen's d {found.cohens_d:.2f}, "
-    return f"Distance of defective from good scores: {distance}Cliff's delta {found.cliffs_delta:.3f} (1: no overlap)."
+    cohen = "" if effect.cohens_d is None else f"Cohen's d {effect.cohens_d:.2f}, "
+    return f"Effect size, defective against good: {cohen}Cliff's delta {effect.cliffs_delta:.3f} (1: no overlap)."
 
 
 def _cell(metrics: ImageMetrics | PixelMetrics | None, name: str) -> str:
@@ -283,21 +294,21 @@ def _cell(metrics: ImageMetrics | PixelMetrics | None, name: str) -> str:
     return ABSENT if value is None else f"{value:.3f}"
 
 
-def _drift(found: dict[str, Any]) -> list[str]:
-    if not found:
+def _drift(drift: dict[str, Any]) -> list[str]:
+    if not drift:
         return []
-    reason = str(found.get("reason", ""))
-    sentences = [("Warning: " if found.get("drifted") else "") + reason[:1].upper() + reason[1:]]
-    if found.get("high_share") is not None:
+    reason = str(drift.get("reason", ""))
+    sentences = [("Warning: " if drift.get("drifted") else "") + reason[:1].upper() + reason[1:]]
+    if drift.get("high_share") is not None:
         sentences.append(
-            f"{100 * found['high_share']:.0f} % of {found.get('images')} images score as the highest 10 % of the "
-            "good calibration images did; 10 % are expected where nothing has changed and nothing is defective."
+            f"{100 * drift['high_share']:.0f} % of {drift.get('images')} images have scores as high as the highest "
+            "10 % of the good calibration images. Without drift and without defects, about 10 % are expected."
         )
     return sentences
 
 
 def _how_made(scores: ScoreSet) -> list[tuple[str, str]]:
-    model, runtime, dataset = (_table(scores, name) for name in ("model", "runtime", "dataset"))
+    model, runtime, dataset = (_manifest_part(scores, name) for name in ("model", "runtime", "dataset"))
     lines = [
         ("Data set", " · ".join(str(dataset[name]) for name in ("name", "category") if dataset.get(name))),
         ("Model", model.get("path")),
@@ -312,21 +323,23 @@ def _how_made(scores: ScoreSet) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in lines if value]
 
 
-def _threshold_origin(chosen: Calibration | None) -> str | None:
-    if chosen is None:
+def _threshold_origin(calibration: Calibration | None) -> str | None:
+    if calibration is None:
         return None
-    basis = f"{chosen.good_images} good" + f" and {chosen.defect_images} defective" * bool(chosen.defect_images)
-    return f"{chosen.threshold!r}, by {chosen.method} {chosen.level:g} of {basis} images"
+    images = f"{calibration.good_images} good" + f" and {calibration.defect_images} defective" * bool(
+        calibration.defect_images
+    )
+    return f"{calibration.threshold!r}, method {calibration.method} {calibration.level:g}, from {images} images"
 
 
-def _warning(chosen: Calibration | None) -> str | None:
-    return None if chosen is None or chosen.warn_threshold is None else repr(chosen.warn_threshold)
+def _warning(calibration: Calibration | None) -> str | None:
+    return None if calibration is None or calibration.warn_threshold is None else repr(calibration.warn_threshold)
 
 
 def _settings(scores: ScoreSet) -> list[tuple[str, str, str]]:
     return [
         (name, _text(entry["value"]), str(entry.get("from", "")))
-        for name, entry in _table(scores, "settings").items()
+        for name, entry in _manifest_part(scores, "settings").items()
         if isinstance(entry, dict) and "value" in entry
     ]
 
@@ -336,17 +349,17 @@ def _text(value: Any) -> str:
 
 
 def _commands(scores: ScoreSet) -> list[str]:
-    """What to type for the same numbers again; quoted, since file names may hold anything."""
+    """Return shell commands that give the same results again, with file names quoted."""
     report = ["adctl", "report", str(scores.folder)]
-    model = _table(scores, "model").get("path")
+    model = _manifest_part(scores, "model").get("path")
     if model is None:
         return [shlex.join(report)]
-    images = _table(scores, "settings").get("images", {}).get("value") or []
+    images = _manifest_part(scores, "settings").get("images", {}).get("value") or []
     score = ["adctl", "score", *map(str, images), "--model", str(model), "--out", str(scores.folder)]
     return [shlex.join(score), shlex.join(report)]
 
 
-def _table(scores: ScoreSet, name: str) -> dict[str, Any]:
-    """A part of the manifest; empty where whoever wrote the scores left it out."""
+def _manifest_part(scores: ScoreSet, name: str) -> dict[str, Any]:
+    """Return a part of the manifest, or an empty dictionary if the manifest does not have it."""
     value = scores.manifest.get(name)
     return value if isinstance(value, dict) else {}

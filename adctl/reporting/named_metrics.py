@@ -1,6 +1,6 @@
-"""The figures of an evaluation under flat names, such as `image_auroc`: for gates and for tables that machines read.
+"""Metrics of an evaluation by flat names such as `image_auroc`, for gates and for CSV and JSON files.
 
-A figure that does not exist is None, and the reason is kept beside it. Knows evaluations, nothing of files.
+A metric that does not exist has the value None and a reason.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ PIXEL = (
 
 @dataclass(frozen=True)
 class NamedMetric:
-    """One number of an evaluation.
+    """Metric of an evaluation.
 
     Attributes:
-        name: `image_auroc`, `pixel_aupro`; with a part `image_recall.scratch`.
-        value: None where it does not exist.
-        interval: With the confidence asked for; None where there is none.
-        reason: Why it does not exist; empty where it does.
+        name: Name such as `image_auroc`; for a defect type or size such as `image_recall.scratch`.
+        value: Value, or None if it does not exist.
+        interval: Confidence interval, or None.
+        reason: Reason why the value does not exist; empty if it exists.
     """
 
     name: str
@@ -45,42 +45,42 @@ class NamedMetric:
 
 
 def named_metrics(evaluation: Evaluation) -> dict[str, NamedMetric]:
-    """Every figure by name: of the whole set, by defect type, and of pixels by size of defect."""
-    pixel, absent = evaluation.pixel, _no_pixels(evaluation)
-    found = [
+    """Return all metrics by name: of the whole set, of each defect type, and pixel metrics of each size of defect."""
+    pixel, reason = evaluation.pixel, _no_pixel_reason(evaluation)
+    metrics = [
         NamedMetric("images", evaluation.images),
         NamedMetric("unscored", evaluation.verdicts.get("error", 0)),
-        *_of(IMAGE, "image", evaluation.image),
-        *_of(PIXEL, "pixel", pixel, reason=absent),
+        *_all_of(IMAGE, "image", evaluation.image),
+        *_all_of(PIXEL, "pixel", pixel, reason=reason),
     ]
     for kind, image in evaluation.by_defect.items():
-        found += _of(IMAGE, "image", image, part=kind)
+        metrics += _all_of(IMAGE, "image", image, part=kind)
     for parts in (pixel.by_defect, pixel.by_size) if pixel else ():
-        for part, metrics in parts.items():
-            found += _of(PIXEL, "pixel", metrics, part=part)
-    return {figure.name: figure for figure in found}
+        for part, part_metrics in parts.items():
+            metrics += _all_of(PIXEL, "pixel", part_metrics, part=part)
+    return {metric.name: metric for metric in metrics}
 
 
-def _of(
+def _all_of(
     names: tuple[str, ...], level: str, metrics: Metrics | None, *, part: str = "", reason: str = ""
 ) -> list[NamedMetric]:
-    ending = f".{part}" if part else ""
-    return [_figure(f"{level}_{name}{ending}", name, metrics, reason) for name in names]
+    suffix = f".{part}" if part else ""
+    return [_named_metric(f"{level}_{name}{suffix}", name, metrics, reason) for name in names]
 
 
-def _figure(shown: str, name: str, metrics: Metrics | None, reason: str) -> NamedMetric:
+def _named_metric(full_name: str, name: str, metrics: Metrics | None, reason: str) -> NamedMetric:
     if metrics is None:
-        return NamedMetric(shown, None, reason=reason)
+        return NamedMetric(full_name, None, reason=reason)
     value = getattr(metrics, name)
     if value is None or math.isnan(value):
-        return NamedMetric(shown, None, reason=metrics.missing.get(name, "it does not exist for these images"))
-    return NamedMetric(shown, value, metrics.intervals.get(name))
+        return NamedMetric(full_name, None, reason=metrics.missing.get(name, "it does not exist for these images"))
+    return NamedMetric(full_name, value, metrics.intervals.get(name))
 
 
-def _no_pixels(evaluation: Evaluation) -> str:
-    """Why there are no pixel metrics at all."""
+def _no_pixel_reason(evaluation: Evaluation) -> str:
+    """Return the reason why there are no pixel metrics; empty if there are."""
     if evaluation.pixel is not None:
         return ""
     start = "No pixel metrics: "
-    told = [note.removeprefix(start).rstrip(".") for note in evaluation.notes if note.startswith(start)]
-    return told[0] if told else "there are no defective images with masks"
+    reasons = [note.removeprefix(start).rstrip(".") for note in evaluation.notes if note.startswith(start)]
+    return reasons[0] if reasons else "there are no defective images with masks"
