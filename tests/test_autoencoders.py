@@ -20,7 +20,7 @@ from adctl.detectors.vit import VisionTransformerAutoencoder, VisionTransformerC
 from adctl.engine.phases import Batch, Optimize
 from adctl.errors import UsageError
 from adctl.testing import check_onnx
-from adctl.training.single_run import detector_config, fit_plan
+from adctl.training.single_run import detector_config, fit_settings
 
 SMALL = {
     "cnn": {"image_size": 64, "width": 8, "latent": 32},
@@ -83,8 +83,8 @@ def test_the_plain_preset_is_the_plain_autoencoder():
     assert (config.blocks, config.latent, config.loss, config.error, config.relative) == (4, 512, "mse", "l2", False)
     assert nn.ReLU in kinds
     assert not kinds & {nn.LeakyReLU, nn.BatchNorm2d}
-    plan = fit_plan(TrainSettings(arch="cnn"), ConvolutionalAutoencoder, config)
-    assert (plan.epochs, plan.least_steps, plan.batch_size, plan.learning_rate) == (50, 0, 16, 1e-4)
+    plan = fit_settings(TrainSettings(arch="cnn"), ConvolutionalAutoencoder, config)
+    assert (plan.epochs, plan.min_steps, plan.batch_size, plan.learning_rate) == (50, 0, 16, 1e-4)
     assert (plan.schedule, plan.warmup, plan.weight_decay) == ("constant", 0.0, 0.0)
 
 

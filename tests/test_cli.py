@@ -250,7 +250,7 @@ MISTAKES = {
     "unknown command": (["trian"], 2, "trian"),
     "no model": (["score", "{zippers}"], 2, "adctl train"),
     "missing model": (["score", "{zippers}", "--model", "none.safetensors"], 2, "none.safetensors"),
-    "foreign model": (["score", "{zippers}", "--model", "{foreign}"], 1, "not a whole model file"),
+    "foreign model": (["score", "{zippers}", "--model", "{foreign}"], 1, "not a complete model file"),
     "no scores": (["report"], 2, "adctl score"),
     "not scores": (["report", "{empty}"], 2, "scores.json"),
     "bad config": (["train", "--config", "none.toml"], 2, "--config"),

@@ -19,7 +19,7 @@ from torch import nn
 from adctl.config import TrainSettings
 from adctl.detectors.components.simplex_noise import simplex_noise
 from adctl.detectors.diffusion import Diffusion, DiffusionConfig, sampling_path
-from adctl.engine.gradient_checkpointing import recomputing
+from adctl.engine.gradient_checkpointing import checkpoint_activations
 from adctl.engine.phases import Batch, Optimize
 from adctl.errors import MissingExtraError, UsageError
 from adctl.testing import check_onnx
@@ -274,7 +274,7 @@ def test_every_weight_is_trained_also_when_activations_are_recomputed(options):
     for kinds in ((), detector.recomputed):
         torch.manual_seed(0)
         detector.zero_grad()
-        with recomputing(detector, kinds) as count:
+        with checkpoint_activations(detector, kinds) as count:
             detector.loss(Batch(images, images))["noise"].backward()
         gradients.append({name: weight.grad for name, weight in detector.named_parameters()})
     assert count > 5

@@ -15,7 +15,7 @@ from adctl.engine.batching import BatchLimit, is_out_of_memory
 from adctl.engine.context import FitContext
 from adctl.engine.device import choose_device
 from adctl.engine.history import FitSettings
-from adctl.engine.lr_schedule import Schedule
+from adctl.engine.lr_schedule import LearningRateSchedule
 from adctl.engine.phases import Observe, Optimize
 from adctl.engine.trainer import FitJob, fit
 from adctl.errors import ModelFileError, TrainingError, UsageError
@@ -121,7 +121,7 @@ def test_memory_that_does_not_hold_one_image_is_an_error():
         raise MemoryError
 
     with pytest.raises(TrainingError, match="single image"):
-        list(BatchLimit(4).pieces(embed, torch.zeros(4, 3, 8, 8)))
+        list(BatchLimit(4).run(embed, torch.zeros(4, 3, 8, 8)))
 
 
 def test_other_errors_pass_through():
@@ -129,7 +129,7 @@ def test_other_errors_pass_through():
         raise RuntimeError("shapes differ")
 
     with pytest.raises(RuntimeError, match="shapes differ"):
-        list(BatchLimit(4).pieces(embed, torch.zeros(4, 3, 8, 8)))
+        list(BatchLimit(4).run(embed, torch.zeros(4, 3, 8, 8)))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_out_of_memory_is_recognised(error, memory):
 
 
 def test_learning_rate_warms_up_and_falls_to_nothing():
-    shares = [Schedule("cosine", 200).factor(step) for step in range(201)]
+    shares = [LearningRateSchedule("cosine", 200).factor(step) for step in range(201)]
     assert shares[:10] == sorted(shares[:10])
     assert max(shares) == pytest.approx(1.0)
     assert shares[10:] == sorted(shares[10:], reverse=True)
@@ -178,9 +178,9 @@ def test_model_files_that_cannot_be_used_say_why(tmp_path, patchcore):
     whole = patchcore.model.read_bytes()
     cases = {
         "absent.safetensors": (None, "no model file"),
-        "empty.safetensors": (b"", "not a whole model file"),
-        "short.safetensors": (whole[: len(whole) // 2], "not a whole model file"),
-        "text.safetensors": (b"hello, this is no model at all" * 9, "not a whole model file"),
+        "empty.safetensors": (b"", "not a complete model file"),
+        "short.safetensors": (whole[: len(whole) // 2], "not a complete model file"),
+        "text.safetensors": (b"hello, this is no model at all" * 9, "not a complete model file"),
         "newer.safetensors": (changed(whole, format=FORMAT + 1), "reads up to"),
         "arch.safetensors": (changed(whole, arch="novel"), "does not know"),
         "config.safetensors": (changed(whole, config={"image_size": -1}), "not valid"),

@@ -11,13 +11,13 @@ from conftest import Pixels
 from torch import nn
 
 from adctl.engine import distributed
-from adctl.engine.batching import largest_that_fits
+from adctl.engine.batching import largest_batch_size
 from adctl.engine.checkpoints import CheckpointFolder
 from adctl.engine.context import FitContext
 from adctl.engine.ema import ExponentialMovingAverage
-from adctl.engine.gradient_checkpointing import recomputing
+from adctl.engine.gradient_checkpointing import checkpoint_activations
 from adctl.engine.history import FitSettings, to_csv
-from adctl.engine.lr_schedule import SCHEDULES, Schedule
+from adctl.engine.lr_schedule import SCHEDULES, LearningRateSchedule
 from adctl.engine.phases import Batch, Critic, Optimize
 from adctl.engine.trainer import FitJob, fit
 from adctl.engine.training_log import FolderTrainingLog, TrainingLog
@@ -98,7 +98,7 @@ def test_a_resumed_training_equals_the_uninterrupted_one(tmp_path, after, more):
     with pytest.raises(InterruptedError):
         train(
             Rebuilds(noisy=True, norm=True), images, validation, **plan,
-            around=FitContext(journal=Dies(after), checkpoints=folder),
+            around=FitContext(training_log=Dies(after), checkpoints=folder),
         )  # fmt: skip
     resumed = Rebuilds(noisy=True, norm=True)
     report = train(resumed, images, validation, **plan, around=FitContext(checkpoints=folder), resume=True)
@@ -141,7 +141,7 @@ def test_running_out_of_memory_halves_the_batch_loses_no_step_and_says_so(caplog
     assert [one.loss for one in report.history] == pytest.approx([one.loss for one in expected.history])
     assert report.batch_size == 2
     assert report.global_batch_size == 8
-    assert "Memory ran out at batch size 8: going on with 4." in caplog.text
+    assert "Memory ran out at batch size 8: continuing with 4." in caplog.text
 
 
 def test_running_out_of_memory_leaves_batch_statistics_as_they_were():
@@ -215,7 +215,7 @@ def test_weight_average_follows_and_swaps_back():
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules_warm_up_to_the_peak_and_never_exceed_it(name):
-    schedule = Schedule(name, 100, warmup=0.1)
+    schedule = LearningRateSchedule(name, 100, warmup=0.1)
     shares = [schedule.factor(step) for step in range(100)]
     assert shares[:10] == pytest.approx(np.linspace(0.1, 1, 10))
     assert max(shares) == pytest.approx(1)
@@ -226,7 +226,7 @@ def test_schedules_warm_up_to_the_peak_and_never_exceed_it(name):
 
 
 def test_plateau_halves_when_the_loss_stands_still():
-    schedule = Schedule("plateau", 100, warmup=0)
+    schedule = LearningRateSchedule("plateau", 100, warmup=0)
     for _ in range(6):
         schedule.epoch_done(1.0)
     assert schedule.factor(50) == 0.5
@@ -236,7 +236,7 @@ def test_recomputed_activations_change_nothing_but_memory():
     kept, again = Rebuilds(norm=True), Rebuilds(norm=True)
     images = torch.rand(4, 3, 8, 8)
     sum(kept.loss(Batch(images, images)).values()).backward()
-    with recomputing(again, (nn.Sequential,)) as count:
+    with checkpoint_activations(again, (nn.Sequential,)) as count:
         sum(again.loss(Batch(images, images)).values()).backward()
     assert count == 1
     torch.testing.assert_close(again.layers[0].weight.grad, kept.layers[0].weight.grad)
@@ -250,12 +250,12 @@ def test_an_automatic_batch_fits_the_memory_there_is(monkeypatch):
         (torch.rand(size, 1000, requires_grad=True) ** 2).sum().backward()
 
     memory = psutil.virtual_memory()
-    assert largest_that_fits(step, 16, CPU) == 16
+    assert largest_batch_size(step, 16, CPU) == 16
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=60_000))
-    assert largest_that_fits(step, 16, CPU) in (2, 4)
+    assert largest_batch_size(step, 16, CPU) in (2, 4)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=100))
     with pytest.raises(TrainingError, match="single image"):
-        largest_that_fits(step, 16, CPU)
+        largest_batch_size(step, 16, CPU)
 
 
 def test_a_gpu_is_tried_for_real():
@@ -266,17 +266,17 @@ def test_a_gpu_is_tried_for_real():
         if size > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    assert largest_that_fits(step, 16, torch.device("meta")) == 4
+    assert largest_batch_size(step, 16, torch.device("meta")) == 4
     assert tried == [16, 8, 4]
 
 
 def test_an_automatic_batch_that_shrinks_keeps_the_step(monkeypatch, caplog):
-    monkeypatch.setattr("adctl.engine.trainer.largest_that_fits", lambda *_: 2)
+    monkeypatch.setattr("adctl.engine.trainer.largest_batch_size", lambda *_: 2)
     model = Rebuilds()
     report = train(model, Pixels(16), batch_size="auto", epochs=1)
     assert max(model.sizes) == 2
     assert (report.batch_size, report.global_batch_size) == (2, 8)
-    assert "4 batches make a step" in caplog.text
+    assert "each step uses 4 batches" in caplog.text
 
 
 class Adversary(Rebuilds):
@@ -326,7 +326,7 @@ def test_the_journal_leaves_a_table_a_picture_and_tensorboard_files(tmp_path):
             return {"mse": (self.layers(batch.images) - batch.clean).square().mean()}
 
     journal = FolderTrainingLog(tmp_path, tensorboard=True)
-    report = train(Scores(), validation=Pixels(4, seed=1), around=FitContext(journal=journal))
+    report = train(Scores(), validation=Pixels(4, seed=1), around=FitContext(training_log=journal))
     assert (tmp_path / "history.csv").read_text(encoding="utf-8") == to_csv(report.history)
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
     events = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -341,7 +341,7 @@ def test_the_journal_leaves_a_table_a_picture_and_tensorboard_files(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "a", "0", "1,1", "-1"])
 def test_devices_that_mean_nothing_are_refused(text):
-    with pytest.raises(UsageError, match="names no devices"):
+    with pytest.raises(UsageError, match="of --devices is not valid"):
         distributed.parse_devices(text, "cpu")
 
 
@@ -354,9 +354,9 @@ def test_devices_are_how_many_or_which():
 
 def test_a_small_data_set_gets_more_epochs_and_as_much_more_patience(caplog):
     caplog.set_level("INFO")
-    report = train(Rebuilds(), Pixels(8), epochs=2, least_steps=9, batch_size=4, patience=50)
+    report = train(Rebuilds(), Pixels(8), epochs=2, min_steps=9, batch_size=4, patience=50)
     assert len(report.history) == 5
     assert "5 epochs" in caplog.text
-    waits = train(Rebuilds(), Pixels(8), epochs=2, least_steps=20, batch_size=4, patience=1, learning_rate=1e-30)
+    waits = train(Rebuilds(), Pixels(8), epochs=2, min_steps=20, batch_size=4, patience=1, learning_rate=1e-30)
     assert waits.stopped_early
     assert len(waits.history) == waits.best_epoch + 5

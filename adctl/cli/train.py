@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from adctl.config import TrainSettings
-    from adctl.engine.model_summary import Summary
+    from adctl.engine.model_summary import ModelSummary
     from adctl.training.cross_validation import CrossValidationResult
     from adctl.training.grid import GridResult
     from adctl.training.resource_estimate import ResourceEstimate
@@ -257,7 +257,7 @@ def _epochs(result: TrainResult) -> list[tuple[str, str]]:
     ]
 
 
-def _size(summary: Summary) -> str:
+def _size(summary: ModelSummary) -> str:
     return (
         f"{summary.layers} layers, {summary.parameters / 1e6:.1f} M parameters, "
         f"{summary.trainable / 1e6:.1f} M of them trained, "

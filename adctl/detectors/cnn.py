@@ -37,7 +37,7 @@ _TRAINING: dict[str, dict[str, Any]] = {
     "standard": {},
     "plain": {
         "epochs": 50,
-        "least_steps": 0,
+        "min_steps": 0,
         "batch_size": 16,
         "learning_rate": 1e-4,
         "weight_decay": 0.0,

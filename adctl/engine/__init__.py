@@ -1,1 +1,1 @@
-"""The engine: devices, batches, the phases that fit a detector, and the model file."""
+"""Engine: runs the phases that fit a detector, on any device; checkpoints, logs and model files as tensors."""

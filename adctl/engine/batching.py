@@ -1,6 +1,6 @@
-"""How many images go through at once, and what to do when memory runs out.
+"""Batch sizes that fit into memory, and smaller batches after an out-of-memory error.
 
-Pure policy: the caller gives the function and the batch; nothing here knows detectors or data.
+This module knows neither detectors nor data: the caller gives the function and the batch.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _MEMORY_SHARE = 0.6
-"""Of the memory that is free, what gradient steps may take; the rest is for images, checkpoints and others."""
+"""Fraction of the free memory for gradient steps; the rest is for images, checkpoints and other programs."""
 
 
 def to_input(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Pixels [B,H,W,C] of uint8 to images [B,C,H,W] of float32 in [0, 1], channels last in memory."""
+    """Convert pixels [B,H,W,C], uint8, to images [B,C,H,W], float32 in [0, 1], channels last in memory."""
     images = torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2)
     return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
-def largest_that_fits(step: Callable[[int], None], wanted: int, device: torch.device) -> int:
-    """The largest batch size, `wanted` or a halving of it, whose gradient step fits into memory.
+def largest_batch_size(step: Callable[[int], None], wanted: int, device: torch.device) -> int:
+    """Return the largest batch size whose gradient step fits into memory: `wanted`, halved as often as necessary.
 
-    On a GPU the step is tried for real. On a CPU, where running out of memory would end the process, the
-    step is tried with two images only and what it kept for the backward pass is counted and scaled up.
+    On a GPU the step is run at each size. On a CPU, where running out of memory would end the process, the step is run
+    with two images, and the memory that it keeps for the backward pass is scaled up.
 
     Args:
-        step: One whole gradient step (forward, backward, optimizer) with so many images.
-        wanted: Images.
-        device: Where.
+        step: Function that runs a complete gradient step (forward, backward, optimizer) with a number of images.
+        wanted: Batch size to start with.
+        device: The device.
 
     Raises:
         TrainingError: Not even one image fits.
@@ -81,7 +81,7 @@ def _runs(step: Callable[[], None], device: torch.device) -> bool:
 
 
 def _kept_for_backward(step: Callable[[], None]) -> int:
-    """Bytes of distinct tensors that autograd kept during a step, and as much again for their gradients."""
+    """Return the bytes of distinct tensors that autograd keeps during a step, doubled for their gradients."""
     storages: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -95,65 +95,67 @@ def _kept_for_backward(step: Callable[[], None]) -> int:
 
 
 def hold_buffers(*modules: nn.Module) -> Callable[[], None]:
-    """Remember modules' buffers (batch statistics); what is returned puts them back."""
+    """Copy the buffers of modules (batch statistics), and return a function that restores them."""
     held = [[buffer.clone() for buffer in module.buffers()] for module in modules]
 
-    def put_back() -> None:
+    def restore() -> None:
         for module, values in zip(modules, held, strict=True):
             for buffer, value in zip(module.buffers(), values, strict=True):
                 buffer.copy_(value)
 
-    return put_back
+    return restore
 
 
 @dataclass
 class BatchLimit:
-    """The largest batch that memory allows, learned on the way.
+    """Largest batch that fits into memory, lowered after each out-of-memory error.
 
     Attributes:
-        size: Images at once.
+        size: Number of images.
     """
 
     size: int
 
-    def pieces(self, function: Callable[[Tensor], T], images: Tensor) -> Iterator[T]:
-        """Run a pure function over a batch [B,...] in pieces of at most `size`; halve and try again on OOM.
+    def run(self, function: Callable[[Tensor], T], images: Tensor) -> Iterator[T]:
+        """Yield the results of a function without side effects on parts of a batch [B,...].
+
+        A part has at most `size` images; after an out-of-memory error `size` is halved and the part is repeated.
 
         Raises:
             TrainingError: Not even one image fits.
         """
         done = 0
         while done < images.shape[0]:
-            piece = images[done : done + self.size]
+            part = images[done : done + self.size]
             try:
-                result = function(piece)
+                result = function(part)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                self.halve(piece.shape[0], error)
+                self.halve(part.shape[0], error)
                 continue
-            done += piece.shape[0]
+            done += part.shape[0]
             yield result
 
     def halve(self, tried: int, error: BaseException) -> None:
-        """Go on with half of what was tried.
+        """Set the size to half of the size that ran out of memory.
 
         Raises:
-            TrainingError: It was a single image.
+            TrainingError: The batch had a single image.
         """
         if tried == 1:
             raise TrainingError(
-                "Memory ran out with a single image.",
+                "A single image does not fit into memory.",
                 "Choose a smaller --image-size, another device, or close other programs.",
             ) from error
         self.size = tried // 2
-        log.warning("Memory ran out at batch size %d: going on with %d.", tried, self.size)
+        log.warning("Memory ran out at batch size %d: continuing with %d.", tried, self.size)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on any device."""
+    """Return whether an error means that memory ran out, on any device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()

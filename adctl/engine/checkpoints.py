@@ -1,10 +1,10 @@
-"""Checkpoints of a training in progress: one safetensors file each, the last few kept, written atomically.
+"""Checkpoint files of a training: one safetensors file per checkpoint, written atomically; the newest few are kept.
 
     checkpoints/
-      step-00000420.safetensors   weights, best weights, optimizers; in its header epoch, losses, schedule
+      step-00000420.safetensors   weights, best weights, optimizers; header: epoch, losses, schedule
 
-A file is whole or absent, so whatever moment the process dies at, the newest one can be gone on from. No
-random state is kept: everything random is drawn from the seed and the number of the step.
+A file is complete or absent, so a training can be resumed from the newest file, whenever the process was killed.
+Random states are not stored, because all random numbers depend on the seed and the number of the step.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ _NAME = re.compile(r"step-(\d+)\.safetensors")
 
 @dataclass
 class Snapshot:
-    """One moment of a training.
+    """Content of a checkpoint.
 
     Attributes:
-        tensors: By dotted names.
-        values: JSON-safe.
+        tensors: Tensors by dotted name.
+        values: All other values; JSON-safe.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
 
     def put_tensors(self, prefix: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep tensors under a prefix."""
+        """Add tensors, with a prefix to their names."""
         self.tensors |= {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
     def get_tensors(self, prefix: str) -> dict[str, Tensor]:
-        """What `put_tensors` kept."""
+        """Return the tensors that `put_tensors` added with this prefix."""
         start = f"{prefix}."
         return {name.removeprefix(start): value for name, value in self.tensors.items() if name.startswith(start)}
 
     def put_optimizer(self, prefix: str, optimizer: torch.optim.Optimizer) -> None:
-        """Keep an optimizer's state."""
+        """Add the state of an optimizer."""
         state = optimizer.state_dict()
         moments = {
             f"{index}.{name}": torch.as_tensor(value)
@@ -63,7 +63,7 @@ class Snapshot:
         self.values[prefix] = state["param_groups"]
 
     def get_optimizer(self, prefix: str, optimizer: torch.optim.Optimizer) -> None:
-        """Give an optimizer the state that `put_optimizer` kept."""
+        """Load the state that `put_optimizer` added into an optimizer."""
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in self.get_tensors(prefix).items():
             index, _, entry = name.partition(".")
@@ -73,16 +73,16 @@ class Snapshot:
         for parameter, entries in optimizer.state.items():
             for name, value in entries.items():
                 if name != "step":
-                    # A fused step reads weights and moments as they lie in memory: they must lie alike.
+                    # A fused step needs weights and moments in the same memory layout.
                     entries[name] = torch.empty_like(parameter).copy_(value)
 
 
 class CheckpointFolder:
-    """The checkpoints of one run.
+    """Folder with the checkpoints of one run.
 
     Args:
-        folder: Where they lie; made when the first is written.
-        keep: How many of the newest stay.
+        folder: Path; created with the first checkpoint.
+        keep: Number of checkpoints to keep.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
@@ -90,39 +90,37 @@ class CheckpointFolder:
         self.keep = max(1, keep)
 
     def write(self, step: int, snapshot: Snapshot) -> Path:
-        """Write one, and only then remove those too many.
+        """Write a checkpoint, then remove old ones, and return its path.
 
         Raises:
-            OutputError: It cannot be written; those already there stay.
+            OutputError: The checkpoint cannot be written; the earlier ones are kept.
         """
         files.make_folder(self.folder)
         path = self.folder / f"step-{step:08d}.safetensors"
         safetensors_file.write(path, snapshot.tensors, {"format": FORMAT, **snapshot.values})
         kept = {path, *self._paths()[-self.keep :]}
-        for other in self.folder.iterdir():  # what a killed process left half-written goes too
+        for other in self.folder.iterdir():  # includes temporary files of a killed process
             if other not in kept:
                 other.unlink(missing_ok=True)
         return path
 
     def newest(self) -> Path | None:
-        """The newest one, or None."""
+        """Return the path of the newest checkpoint, or None."""
         return next(reversed(self._paths()), None)
 
     def read(self, path: Path) -> Snapshot:
-        """Read one.
+        """Read a checkpoint.
 
         Raises:
-            ModelFileError: It is damaged, or no checkpoint.
+            ModelFileError: The file is damaged or not a checkpoint.
         """
         tensors, values = safetensors_file.read(path)
         if values.pop("format", None) != FORMAT:
-            raise ModelFileError(
-                f"{path} is not a checkpoint of a training.", "Name the folder of a run with --resume."
-            )
+            raise ModelFileError(f"{path} is not a training checkpoint.", "Give the folder of a run to --resume.")
         return Snapshot(tensors, values)
 
     def clear(self, keep: int = 0) -> None:
-        """Remove all but the newest `keep`; with none left, the folder too."""
+        """Remove all checkpoints but the newest `keep`; with 0, remove the folder."""
         if not keep:
             shutil.rmtree(self.folder, ignore_errors=True)
             return
@@ -136,10 +134,10 @@ class CheckpointFolder:
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give a module its weights back; buffers that fitting has filled since take the stored shape.
+    """Load the state dict of a module; fitted buffers take the stored shape.
 
     Raises:
-        ModelFileError: The tensors are not this module's.
+        ModelFileError: The tensors do not fit the module.
     """
     for name, buffer in module.named_buffers():
         if name in tensors and tensors[name].shape != buffer.shape:
@@ -149,5 +147,5 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         module.load_state_dict(dict(tensors))
     except RuntimeError as error:
         raise ModelFileError(
-            f"The checkpoint is of another network: {error}", "Resume with the settings the run was started with."
+            f"The checkpoint belongs to another network: {error}", "Resume with the settings the run was started with."
         ) from error

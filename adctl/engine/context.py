@@ -1,4 +1,4 @@
-"""What a fit is surrounded by: where images come from, and who is told how it goes."""
+"""Services a fit uses: images, training log, checkpoints, augmentation and progress."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
 
 
 class Images(Protocol):
-    """Images that can be gone through again and again."""
+    """Images that can be iterated many times."""
 
     def __len__(self) -> int: ...
 
     def batches(self, size: int, order: Sequence[int] | None = None) -> Iterator[NDArray[np.uint8]]:
-        """Pixels [B,H,W,C] of uint8."""
+        """Yield batches of pixels [B,H,W,C], uint8, with at most `size` images, in the given order of indices."""
         ...
 
     def name(self, index: int) -> str:
-        """What an image is called in messages."""
+        """Return the name of an image, for messages."""
         ...
 
 
 @dataclass(frozen=True)
 class FitContext:
-    """What a fit reports to and draws on.
+    """Services a fit uses.
 
     Attributes:
-        reporter: Told how far it is.
-        journal: Takes note of each epoch.
-        checkpoints: Where they go and come from, or None.
-        augment: Images [B,C,H,W] to a batch with variations, or None.
+        reporter: Receiver of progress.
+        training_log: Receiver of each epoch.
+        checkpoints: Folder of the checkpoints, or None.
+        augment: Function from images [B,C,H,W] to an augmented batch, or None.
     """
 
     reporter: Reporter = SILENT
-    journal: TrainingLog = field(default_factory=TrainingLog)
+    training_log: TrainingLog = field(default_factory=TrainingLog)
     checkpoints: CheckpointFolder | None = None
     augment: Callable[[Tensor], Batch] | None = None

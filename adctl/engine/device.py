@@ -1,4 +1,4 @@
-"""Which device to compute on, and why. Knows devices only."""
+"""Choice of the device, with its reason. Knows devices only."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from adctl.errors import UsageError
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """A device and the reason it was chosen.
+    """Device with the reason of its choice.
 
     Attributes:
-        device: For torch.
-        reason: For the log and the run's manifest.
+        device: The device.
+        reason: Reason, for the log and the run's manifest.
     """
 
     device: torch.device
@@ -26,21 +26,21 @@ def choose_device(wanted: str = "auto", gpu: int | None = None) -> DeviceChoice:
     """Choose a device.
 
     Args:
-        wanted: `auto`, `cpu`, `cuda` or `mps`; auto takes the first GPU there is.
-        gpu: Number of a CUDA GPU; implies `cuda`.
+        wanted: `auto`, `cpu`, `cuda` or `mps`; `auto` takes the first GPU, or the CPU if there is none.
+        gpu: Number of a CUDA GPU, which implies `cuda`, or None.
 
     Raises:
-        UsageError: There is no such device; says which there are.
+        UsageError: The device does not exist; the message lists the devices of this machine.
     """
     if gpu is not None:
         if wanted not in ("auto", "cuda"):
-            raise UsageError(f"--gpu {gpu} and --device {wanted} contradict each other.", "Give one of them.")
-        return _cuda(gpu, f"asked for by --gpu {gpu}")
+            raise UsageError(f"--gpu {gpu} and --device {wanted} contradict each other.", "Give only one of the two.")
+        return _cuda(gpu, f"requested by --gpu {gpu}")
     return _best() if wanted == "auto" else _named(wanted)
 
 
 def _named(wanted: str) -> DeviceChoice:
-    reason = f"asked for by --device {wanted}"
+    reason = f"requested by --device {wanted}"
     if wanted == "cuda":
         return _cuda(0, reason)
     if wanted == "mps" and not torch.backends.mps.is_available():
@@ -57,7 +57,7 @@ def _best() -> DeviceChoice:
 
 
 def available_devices() -> list[str]:
-    """The devices of this machine, as they are typed."""
+    """Return the options that select each device of this machine."""
     names = ["--device cpu"]
     if torch.backends.mps.is_available():
         names.append("--device mps")
@@ -74,5 +74,5 @@ def _cuda(index: int, reason: str) -> DeviceChoice:
 def _absent(name: str) -> UsageError:
     return UsageError(
         f"This machine has no device '{name}'.",
-        f"It has: {', '.join(available_devices())}; or leave the flag out.",
+        f"Choose one of {', '.join(available_devices())}, or leave the flag out.",
     )

@@ -1,8 +1,8 @@
-"""Several devices or processes training one network, through Lightning Fabric.
+"""Training of one network on several devices or processes, with Lightning Fabric.
 
-Each process takes its share of every step's images and all of them add up their gradients, weighted by their
-images, before the step: the result is that of one process with the global batch. Works on GPUs of one machine
-(`--devices 2`), on several processes of a CPU, and under `torchrun` and SLURM, which start the processes.
+Each process takes a part of every step's images. Before the step, the gradients of all processes are summed, weighted
+by their numbers of images, so the result is that of one process with the global batch. This works on the GPUs of one
+machine (`--devices 2`), in several processes on a CPU, and under `torchrun` and SLURM, which start the processes.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
     from lightning_fabric import Fabric
 
-for _name in ("distributed", "rank_zero"):  # they announce every process
+for _name in ("distributed", "rank_zero"):  # these log a message for every process
     logging.getLogger(f"lightning_fabric.utilities.{_name}").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
 class Devices:
-    """Which devices of a machine take part.
+    """Devices of one machine that train together.
 
     Attributes:
         kind: `cpu`, `cuda` or `mps`.
-        numbers: Of the GPUs; or 0, 1, … for processes of a CPU.
+        numbers: Numbers of the GPUs; on a CPU, 0, 1, … for its processes.
     """
 
     kind: str
@@ -43,61 +43,61 @@ class Devices:
 
     @classmethod
     def single(cls, device: torch.device) -> Devices:
-        """That device alone."""
+        """Return a single device."""
         return cls(device.type, (device.index or 0,))
 
     @property
     def count(self) -> int:
-        """How many on this machine."""
+        """Number of devices."""
         return len(self.numbers)
 
 
 def parse_devices(text: str, kind: str) -> Devices:
-    """Read `2` (the first two) or `0,1` (these).
+    """Parse a number of devices, as `2`, or a list of device numbers, as `0,1`.
 
     Raises:
-        UsageError: It is neither, or the machine does not have them.
+        UsageError: The text is neither, or the machine does not have the devices.
     """
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
         numbers = ()
     if not numbers or min(numbers) < 0 or len(set(numbers)) != len(numbers) or (len(numbers) == 1 and not numbers[0]):
-        raise UsageError(f"--devices {text} names no devices.", "Write how many, as 2, or which, as 0,1.")
+        raise UsageError(
+            f"The value '{text}' of --devices is not valid.", "Give a number of devices, as 2, or a list, as 0,1."
+        )
     if "," not in text:
         numbers = tuple(range(numbers[0]))
-    there = torch.cuda.device_count()
-    if kind == "cuda" and max(numbers) >= there:
-        raise UsageError(
-            f"This machine has no CUDA GPU {max(numbers)}.", f"It has {there}: name others with --devices."
-        )
+    count = torch.cuda.device_count()
+    if kind == "cuda" and max(numbers) >= count:
+        raise UsageError(f"This machine has no CUDA GPU {max(numbers)}.", f"It has {count} GPU(s): change --devices.")
     if kind == "mps" and len(numbers) > 1:
-        raise UsageError("Apple GPUs train alone.", "Leave --devices out.")
+        raise UsageError("Training on several Apple GPUs is not supported.", "Leave --devices out.")
     return Devices(kind, numbers)
 
 
-def launched_outside() -> bool:
-    """Whether torchrun or SLURM started this process as one of several."""
+def is_launched_externally() -> bool:
+    """Return whether torchrun or SLURM started this process together with others."""
     return int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1
 
 
-def is_follower() -> bool:
-    """Whether another process of those started together does the writing."""
-    return launched_outside() and int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 0
+def is_secondary_process() -> bool:
+    """Return whether torchrun or SLURM started this process, and another process writes the results."""
+    return is_launched_externally() and int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 0
 
 
 def make_fabric(devices: Devices, precision: str) -> Fabric:
-    """Fabric for these devices; several processes are launched by `run` or were by torchrun.
+    """Return Fabric for the devices; if there are several, `run` or torchrun starts the processes.
 
     Args:
-        devices: Which.
-        precision: Fabric's name.
+        devices: The devices.
+        precision: Precision, by Fabric's name.
     """
     from lightning_fabric import Fabric
 
     strategy = "ddp_spawn" if devices.count > 1 else "auto"
     nodes = 1
-    if launched_outside():
+    if is_launched_externally():
         strategy, nodes = "ddp", int(os.environ.get("SLURM_NNODES", os.environ.get("GROUP_WORLD_SIZE", "1")))
     chosen: Any = devices.count if devices.kind != "cuda" else list(devices.numbers)
     return Fabric(
@@ -109,29 +109,29 @@ def make_fabric(devices: Devices, precision: str) -> Fabric:
     )
 
 
-class _Sealed:
-    """A function with its arguments, which Fabric would take apart if it saw them."""
+class _Call:
+    """Function with its arguments; Fabric would change arguments that it can see."""
 
-    def __init__(self, work: Callable[..., Any], arguments: tuple[Any, ...], failures: Any) -> None:
-        self.work, self.arguments, self.failures = work, arguments, failures
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], failures: Any) -> None:
+        self.function, self.arguments, self.failures = function, arguments, failures
 
     def __call__(self, fabric: Fabric) -> Any:
         try:
-            return self.work(fabric, *self.arguments)
+            return self.function(fabric, *self.arguments)
         except AdctlError as error:
             self.failures.put((type(error).__name__, error.message, error.remedy))
             raise
 
 
-def run(fabric: Fabric, work: Callable[..., Any], *arguments: Any) -> Any:
-    """Call `work(fabric, *arguments)` in new processes, one a device; what the first one returned.
+def run(fabric: Fabric, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call `function(fabric, *arguments)` in one new process per device, and return the result of the first.
 
     Raises:
-        AdctlError: The one raised in any of them.
+        AdctlError: Raised in any of the processes.
     """
     failures = torch.multiprocessing.get_context("spawn").SimpleQueue()
     try:
-        return fabric.launch(_Sealed(work, arguments, failures))
+        return fabric.launch(_Call(function, arguments, failures))
     except ProcessRaisedException:
         if failures.empty():
             raise
@@ -139,11 +139,11 @@ def run(fabric: Fabric, work: Callable[..., Any], *arguments: Any) -> Any:
         raise getattr(errors, name)(message, remedy) from None
 
 
-def add_up(fabric: Fabric, parameters: Sequence[nn.Parameter]) -> None:
-    """Add up the gradients of all processes, in one message for each number type."""
+def sum_gradients(fabric: Fabric, parameters: Sequence[nn.Parameter]) -> None:
+    """Sum the gradients over all processes, in one message for each dtype."""
     by_type: dict[torch.dtype, list[Tensor]] = {}
     for parameter in parameters:
-        if parameter.grad is None:  # another process may have one
+        if parameter.grad is None:  # another process may have a gradient
             parameter.grad = torch.zeros_like(parameter)
         by_type.setdefault(parameter.grad.dtype, []).append(parameter.grad)
     for gradients in by_type.values():
@@ -153,8 +153,8 @@ def add_up(fabric: Fabric, parameters: Sequence[nn.Parameter]) -> None:
             gradient.copy_(part.view_as(gradient))
 
 
-def agree_on_statistics(fabric: Fabric, module: nn.Module) -> None:
-    """Average the running statistics of all processes, so that they validate and save the same network."""
+def average_batch_statistics(fabric: Fabric, module: nn.Module) -> None:
+    """Average the running batch statistics over all processes, so that they validate and save the same network."""
     for part in module.modules():
         if isinstance(part, _BatchNorm):
             for buffer in part.buffers():

@@ -1,6 +1,6 @@
-"""Gradient checkpointing: activations of chosen modules are computed again instead of kept.
+"""Gradient checkpointing: chosen modules recompute their activations in the backward pass instead of storing them.
 
-Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016. Less memory for about a third more time.
+Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016: less memory for about a third more time.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def recomputing(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[int]:
-    """Recompute activations of all modules of the given kinds inside `module`; gives how many there are."""
+def checkpoint_activations(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[int]:
+    """Recompute the activations of all modules of these types within `module`; yield the number of modules."""
     chosen = [part for part in module.modules() if isinstance(part, kinds)]
     for part in chosen:
-        # An attribute of the instance hides the method of its class until it is deleted.
-        part.forward = _recomputed(part, part.forward)
+        # The instance attribute hides the method of the class until it is deleted.
+        part.forward = _recomputing(part, part.forward)
     try:
         yield len(chosen)
     finally:
@@ -31,20 +31,20 @@ def recomputing(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterat
             del part.forward
 
 
-def _recomputed(part: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+def _recomputing(part: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         if not part.training:
             return forward(*arguments)
         return checkpoint(
-            forward, *arguments, use_reentrant=False, context_fn=lambda: (nullcontext(), _norms_at_rest(part))
+            forward, *arguments, use_reentrant=False, context_fn=lambda: (nullcontext(), _frozen_statistics(part))
         )
 
     return call
 
 
 @contextmanager
-def _norms_at_rest(module: nn.Module) -> Iterator[None]:
-    """The second forward pass must not count in the running statistics again."""
+def _frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Keep the running batch statistics unchanged, so that the second forward pass does not count again."""
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

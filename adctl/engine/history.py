@@ -1,4 +1,4 @@
-"""What is asked of a fit and what it did: plain records, JSON-safe."""
+"""Settings, epochs and report of a fit: plain records, JSON-safe."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import Any
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How to fit.
+    """Settings of a fit.
 
     Attributes:
-        epochs: Of each `Optimize` phase.
-        least_steps: Optimizer steps of each, at least: small data sets get more epochs, and as much more patience.
-        learning_rate: Peak of AdamW's.
-        weight_decay: AdamW's.
-        schedule: How the learning rate goes on after its warm-up, one of `schedule.SCHEDULES`.
-        warmup: Share of the steps over which it rises.
-        batch_size: Images at once on each device, or `auto`.
-        accumulate: Batches to one optimizer step.
-        patience: Epochs without a better validation loss before stopping.
+        epochs: Epochs of each `Optimize` phase.
+        min_steps: Minimum optimizer steps of each; with fewer, epochs and patience are increased in proportion.
+        learning_rate: Peak learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        schedule: Learning-rate schedule after the warm-up, a name from `lr_schedule.SCHEDULES`.
+        warmup: Fraction of the steps used for the warm-up of the learning rate.
+        batch_size: Images per batch on each device, or `auto`.
+        accumulate: Batches per optimizer step.
+        patience: Epochs without a lower validation loss before training stops.
         precision: `auto`, `32`, `16` or `bf16`.
-        seed: Decides the order of the images and everything else random.
-        clip: Largest norm of the gradient.
-        ema: Share of the running average of weights that stays at each step; 0 keeps none.
-        gradient_checkpointing: Compute activations again instead of keeping them.
-        compile: Compile the loss with torch's compiler.
+        seed: Seed of all random numbers, the order of the images included.
+        clip: Maximum norm of the gradient.
+        ema: Decay of the exponential moving average of the weights; 0 for none.
+        gradient_checkpointing: Whether to recompute activations instead of storing them.
+        compile: Whether to compile the loss with torch.compile.
         checkpoint_epochs: Epochs between checkpoints.
-        checkpoint_minutes: Minutes between checkpoints, within an epoch too.
+        checkpoint_minutes: Minutes between checkpoints, also within an epoch.
     """
 
     epochs: int = 20
-    least_steps: int = 0
+    min_steps: int = 0
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     schedule: str = "cosine"
@@ -53,17 +53,17 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch.
+    """Record of one epoch.
 
     Attributes:
-        number: From 1.
-        loss: Mean over its images.
-        terms: The same, by term; the critic's too, which are not part of `loss`.
-        validation: Mean loss on held-out images, or None.
-        learning_rate: At its end.
-        seconds: It took, validation included.
-        images_per_second: Trained on, all devices together.
-        memory: Bytes the process held at its end; on a GPU, the most that was allocated.
+        number: Number of the epoch, from 1.
+        loss: Mean training loss per image.
+        terms: Mean of each loss term; includes the terms of the critic, which are not part of `loss`.
+        validation: Mean loss on the held-out images, or None.
+        learning_rate: Learning rate at the end of the epoch.
+        seconds: Duration, validation included.
+        images_per_second: Training speed, all devices together.
+        memory: Bytes held by the process at the end; on a GPU, the peak of allocated bytes.
     """
 
     number: int
@@ -78,18 +78,18 @@ class Epoch:
 
 @dataclass
 class FitReport:
-    """What fitting did.
+    """Report of a fit.
 
     Attributes:
-        history: One entry an epoch; empty for methods without gradient steps.
-        best_epoch: The epoch whose weights were kept, or None.
-        stopped_early: Whether patience ran out.
-        seconds: Of each phase, by its title; of all sittings together after a resume.
-        precision: The arithmetic of gradient steps and why, or None.
-        batch_size: Images at once on each device, after any fall-back.
-        global_batch_size: Images to one optimizer step, all devices together; 0 without gradient steps.
-        devices: How many computed.
-        resumed_at: The step the last sitting went on from, or None.
+        history: One entry per epoch; empty for methods without gradient steps.
+        best_epoch: Epoch whose weights were kept, or None.
+        stopped_early: Whether training stopped because of `patience`.
+        seconds: Duration of each phase, by its title.
+        precision: Precision of the gradient steps with the reason, or None.
+        batch_size: Images per batch on each device, after any reduction for memory.
+        global_batch_size: Images per optimizer step, all devices together; 0 without gradient steps.
+        devices: Number of devices.
+        resumed_at: Step from which training was resumed, or None.
     """
 
     history: list[Epoch] = field(default_factory=list)
@@ -103,17 +103,17 @@ class FitReport:
     resumed_at: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe."""
+        """Return the report as a JSON-safe dictionary."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> FitReport:
-        """Rebuild from `to_dict`."""
+        """Return the report of a dictionary from `to_dict`."""
         return cls(**{**value, "history": [Epoch(**epoch) for epoch in value["history"]]})
 
 
 def to_csv(history: list[Epoch]) -> str:
-    """One line an epoch, one column a loss term."""
+    """Return the history as CSV: one line per epoch, one column per loss term."""
     out = io.StringIO()
     terms = sorted({name for epoch in history for name in epoch.terms})
     writer = csv.writer(out, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""How large a network is and what an image costs it."""
+"""Size of a network and its cost per image."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Summary:
-    """The size of a network.
+class ModelSummary:
+    """Size of a network.
 
     Attributes:
-        layers: Modules with weights of their own.
-        parameters: Numbers learned or loaded.
-        trainable: Of these, learned.
-        stored: Bytes of parameters and fitted statistics, as in the model file.
-        flops: Floating-point operations to score one image; matrix products, convolutions and attention.
+        layers: Number of modules with parameters of their own.
+        parameters: Number of parameters.
+        trainable: Number of trainable parameters.
+        stored: Bytes of parameters and fitted statistics in the model file.
+        flops: Floating-point operations per image, in matrix products, convolutions and attention.
     """
 
     layers: int
@@ -31,13 +31,13 @@ class Summary:
     flops: int
 
 
-def summarise(network: nn.Module, image: Tensor) -> Summary:
-    """Count a network's weights, and its operations on one image [1,C,H,W]."""
+def summarise(network: nn.Module, image: Tensor) -> ModelSummary:
+    """Count the parameters of a network, and its operations on one image [1,C,H,W]."""
     parameters = list(network.parameters())
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         network(image)
-    return Summary(
+    return ModelSummary(
         layers=sum(1 for part in network.modules() if next(part.parameters(recurse=False), None) is not None),
         parameters=sum(one.numel() for one in parameters),
         trainable=sum(one.numel() for one in parameters if one.requires_grad),

@@ -1,7 +1,7 @@
-"""What fitting a detector consists of: phases, run in order by the trainer.
+"""Phases of fitting a detector, which the trainer runs in order.
 
-A gradient-trained method is `[Optimize]`, a fit-once method `[Observe]`, a student-teacher method
-`[Observe, Optimize, Observe]`, and a training-free one has none. Knows nothing of how phases are run.
+A gradient-trained method is `[Optimize]`, a method that fits in one pass `[Observe]`, a student-teacher method
+`[Observe, Optimize, Observe]`, and a method without training `[]`. This module does not know how phases are run.
 """
 
 from __future__ import annotations
@@ -14,29 +14,28 @@ import torch
 from torch import Tensor, nn
 
 LossTerms = dict[str, Tensor]
-"""Named scalar loss terms, already weighted; their sum is what is minimised."""
+"""Loss terms by name, each a weighted scalar; the loss is their sum."""
 
 Progress = Callable[[int, int], None]
-"""Told (done, total) now and then."""
+"""Receiver of progress, called with (done, total)."""
 
 
 def total(terms: LossTerms) -> Tensor:
-    """The scalar that is minimised."""
+    """Return the loss: the sum of the terms, a scalar."""
     return torch.stack(list(terms.values())).sum()
 
 
 @dataclass(frozen=True)
 class Observe:
-    """One pass over images without gradients: those learned from, or those held out.
+    """One pass over images without gradients.
 
     Attributes:
-        embed: Images [B,C,H,W] to whatever `absorb` takes. Pure, so that it can be tried again with a
-            smaller batch when memory runs out, without absorbing anything twice.
-        absorb: Takes what `embed` gave, in the order of the images.
-        finish: Called once after the last batch; may take long and reports (done, total).
-        title: What to call it while it runs.
-        held_out: Whether to go through the held-out images that choose the epoch; where there are none, through
-            those learned from.
+        embed: Function from images [B,C,H,W] to the argument of `absorb`. It has no side effects, so a batch that runs
+            out of memory can be repeated in smaller batches.
+        absorb: Function that takes the result of `embed`, called in the order of the images.
+        finish: Function called once after the last batch; it may take long and reports progress.
+        title: Title of the phase, for progress bars and timings.
+        held_out: Whether to use the held-out images that choose the best epoch; the training images if there are none.
     """
 
     embed: Callable[[Tensor], Any]
@@ -48,14 +47,13 @@ class Observe:
 
 @dataclass(frozen=True)
 class Batch:
-    """B images of a gradient step, float32 in [0, 1].
+    """Images of a gradient step, float32 in [0, 1].
 
     Attributes:
-        images: Tensor [B,C,H,W], what the network sees, augmented.
-        clean: Tensor [B,C,H,W], the same without synthetic defects: what a reconstruction should be.
-        defects: Tensor [B,H,W] of bool, where synthetic defects were painted; None where none are.
-        keys: Of the images, where they are as they were read: in one fit the same key is the same image. None where
-            they were varied.
+        images: Tensor [B,C,H,W], the augmented input of the network.
+        clean: Tensor [B,C,H,W], the same without synthetic defects: the target of a reconstruction.
+        defects: Tensor [B,H,W] of bool, the masks of the synthetic defects, or None.
+        keys: Identity of each image: within one fit, equal keys mean equal pixels. None for augmented images.
     """
 
     images: Tensor
@@ -66,11 +64,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Critic:
-    """A second network trained against the first.
+    """Second network, trained against the first.
 
     Attributes:
-        loss: Named scalar loss terms, on what the phase's loss saw last.
-        parameters: What is trained by it; the phase's own loss leaves them alone.
+        loss: Function that returns loss terms for the last batch of the phase's own loss.
+        parameters: Parameters trained by this loss; the phase's own loss does not change them.
     """
 
     loss: Callable[[], LossTerms]
@@ -82,14 +80,14 @@ class Optimize:
     """Epochs of gradient steps.
 
     Attributes:
-        loss: A batch to named scalar loss terms (means over the batch).
-        parameters: What is trained.
-        title: What to call it while it runs.
-        objective: What the loss needs during training only: moved to the device with the detector, kept in
-            checkpoints, never in the model file. Its trainable parameters are among `parameters`.
-        critic: A second network trained against the first, or None.
-        start_epoch: Told (epoch, epochs) before each epoch, counted from 1.
-        preview: Images [B,C,H,W] to pictures [B,C,H,W] in [0, 1] beside them in the training log, or None.
+        loss: Function from a batch to loss terms, each a mean over the batch.
+        parameters: Parameters to train.
+        title: Title of the phase, for progress bars and timings.
+        objective: Module that only the loss needs, or None: it is moved to the device with the detector and stored in
+            checkpoints, but not in the model file. Its trainable parameters must be in `parameters`.
+        critic: Second network, trained against the first, or None.
+        start_epoch: Function called with (epoch, epochs) before each epoch, counted from 1, or None.
+        preview: Function from images [B,C,H,W] to pictures [B,C,H,W] in [0, 1] for the training log, or None.
     """
 
     loss: Callable[[Batch], LossTerms]
@@ -101,7 +99,7 @@ class Optimize:
     preview: Callable[[Tensor], Tensor] | None = None
 
     def modules(self, detector: nn.Module) -> tuple[nn.Module, ...]:
-        """What a step runs, and may change buffers of."""
+        """Return the modules that a step runs and whose buffers it may change."""
         return (detector,) if self.objective is None else (detector, self.objective)
 
 

@@ -1,4 +1,4 @@
-"""Which arithmetic gradient steps use, and why."""
+"""Precision of gradient steps, with the reason of its choice."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ _FABRIC_NAMES = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 
 
 def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
-    """Fabric's name of the arithmetic for gradient steps, and why.
+    """Return Fabric's name of the precision of gradient steps, and the reason.
 
     Args:
         wanted: `auto`, `32`, `16` or `bf16`.
-        device: Where the steps are computed.
+        device: Device of the gradient steps.
     """
     if wanted != "auto":
-        return _FABRIC_NAMES[wanted], "asked for by --precision"
+        return _FABRIC_NAMES[wanted], "requested by --precision"
     if device.type != "cuda":
-        return "32-true", f"half precision gains nothing sure on {device.type}"
+        return "32-true", f"half precision is not reliably faster on {device.type}"
     if torch.cuda.is_bf16_supported():
-        return "bf16-mixed", "this GPU has bfloat16, which needs no loss scaling"
-    return "16-mixed", "this GPU has no bfloat16"
+        return "bf16-mixed", "this GPU supports bfloat16, which needs no loss scaling"
+    return "16-mixed", "this GPU does not support bfloat16"

@@ -1,4 +1,4 @@
-"""Tensors and a JSON header in one safetensors file, written atomically. Knows nothing of what they mean.
+"""Tensors and a JSON header in one safetensors file, written atomically, without knowledge of their meaning.
 
 Reading and replacing the header does not import torch.
 """
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 _KEY = "adctl"
 _SIZE_BYTES = 8
-"""The length of a safetensors header, little-endian, stands before it."""
+"""Bytes before the header of a safetensors file: the length of the header, little-endian."""
 
 _CHUNK = 2**20
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors and header; the same ones give the same bytes.
+    """Write tensors and header; equal content gives equal bytes.
 
     Raises:
-        OutputError: The file cannot be written; what was there before is untouched.
+        OutputError: The file cannot be written; an existing file is kept.
     """
     from safetensors.torch import save_file
 
@@ -41,7 +41,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) 
     with files.atomic_path(path) as temporary:
         try:
             save_file(plain, temporary, metadata=metadata)
-        except SafetensorError as error:  # it reports a full disk as text
+        except SafetensorError as error:  # also raised for a full disk
             raise OSError(f"{error}") from error
 
 
@@ -49,7 +49,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read tensors (on the CPU) and header.
 
     Raises:
-        ModelFileError: The file is absent, truncated, or was not written by adctl.
+        ModelFileError: The file is missing or truncated, or was not written by adctl.
     """
     header = read_header(path)
     with safe_open(path, framework="pt", device="cpu") as stored:
@@ -57,10 +57,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Read the header alone.
+    """Read the header only.
 
     Raises:
-        ModelFileError: The file is absent, truncated, or was not written by adctl.
+        ModelFileError: The file is missing or truncated, or was not written by adctl.
     """
     if not path.is_file():
         raise ModelFileError(f"There is no model file {path}.", "Check the path, or train one with 'adctl train'.")
@@ -69,7 +69,7 @@ def read_header(path: Path) -> dict[str, Any]:
             metadata = stored.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ModelFileError(
-            f"{path} is not a whole model file: {error}.",
+            f"{path} is not a complete model file: {error}.",
             "Copy it again from where it was made, or train again.",
         ) from error
     if _KEY not in metadata:
@@ -85,13 +85,13 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def replace_header(source: Path, target: Path, header: Mapping[str, Any]) -> None:
-    """Write a copy of a file with another header; tensors are copied byte for byte. `target` may be `source`.
+    """Copy a file with another header; the tensors are copied byte for byte. `target` may be `source`.
 
     Raises:
-        ModelFileError: The source is absent, truncated, or was not written by adctl.
+        ModelFileError: The source is missing or truncated, or was not written by adctl.
         OutputError: The target cannot be written.
     """
-    read_header(source)  # not a byte is taken from a file that is not whole
+    read_header(source)  # raises for incomplete files
     with source.open("rb") as original, files.atomic_path(target) as temporary, temporary.open("wb") as copy:
         table = _table(original)
         table["__metadata__"] = {_KEY: _text(header)}
@@ -102,10 +102,10 @@ def replace_header(source: Path, target: Path, header: Mapping[str, Any]) -> Non
 
 
 def tensors_digest(path: Path) -> str:
-    """The hexadecimal SHA-256 of a file's tensors, names and shapes, whatever its header says.
+    """Return the hexadecimal SHA-256 of a file's tensors with names and shapes, independent of its header.
 
     Raises:
-        ModelFileError: The file is absent, truncated, or was not written by adctl.
+        ModelFileError: The file is missing or truncated, or was not written by adctl.
     """
     read_header(path)
     with path.open("rb") as stored:
@@ -118,7 +118,7 @@ def tensors_digest(path: Path) -> str:
 
 
 def _table(stored: BinaryIO) -> dict[str, Any]:
-    """What a safetensors file says of its tensors; the stream then stands at the first of them."""
+    """Read the table of tensors, and leave the stream at the first tensor."""
     size = int.from_bytes(stored.read(_SIZE_BYTES), "little")
     table: dict[str, Any] = json.loads(stored.read(size))
     return table

@@ -1,6 +1,6 @@
-"""Running a detector's phases: passes without gradients, and epochs of gradient steps under Lightning Fabric.
+"""Fitting of a detector: its phases in order, on one device or several, under Lightning Fabric.
 
-Knows phases, batches and devices; nothing of any one detector, of files or of the command line.
+This module knows phases, batches and devices; it does not know detectors, files or the command line.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 
 from adctl.engine import distributed
 from adctl.engine.batch_size import starting_batch_size
-from adctl.engine.batching import BatchLimit, hold_buffers, largest_that_fits, to_input
+from adctl.engine.batching import BatchLimit, hold_buffers, largest_batch_size, to_input
 from adctl.engine.checkpoints import load_weights
 from adctl.engine.context import FitContext
-from adctl.engine.gradient_loop import Optimization
+from adctl.engine.gradient_loop import GradientLoop
 from adctl.engine.history import FitReport
 from adctl.engine.phases import Batch, Observe, total
 from adctl.engine.precision import choose_precision
@@ -41,110 +41,111 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FitJob:
-    """A fit as it is handed to each process.
+    """Input of a fit; picklable, so that it can be sent to other processes.
 
     Attributes:
-        detector: What is fitted; an `nn.Module` with `phases()`.
-        train: Images to learn from, all good.
-        validation: Held-out good images that choose the epoch of `Optimize` phases.
-        plan: How.
-        device: For a fit on one device.
-        around: Who is told, and where checkpoints lie.
-        resume: Whether to go on from the newest checkpoint, where there is one.
+        detector: The detector to fit; an `nn.Module` with `phases()`.
+        train: Training images, all good.
+        validation: Held-out good images that choose the best epoch of `Optimize` phases, or None.
+        settings: Settings of the fit.
+        device: The device, for a fit on one device.
+        context: Progress, log, checkpoints and augmentation.
+        resume: Whether to resume from the newest checkpoint, if there is one.
     """
 
     detector: Any
     train: Images
     validation: Images | None
-    plan: FitSettings
+    settings: FitSettings
     device: torch.device
-    around: FitContext
+    context: FitContext
     resume: bool = False
 
 
 def seed_everything(seed: int) -> None:
-    """Make initial weights and everything else random in torch reproducible."""
+    """Seed torch, for reproducible initial weights."""
     torch.manual_seed(seed)
 
 
-def fit(work: FitJob, devices: Devices | None = None) -> FitReport:
-    """Run the detector's phases in order; it is left fitted, on the device, in evaluation mode.
+def fit(job: FitJob, devices: Devices | None = None) -> FitReport:
+    """Run the phases of a detector in order, and leave it fitted, on the device, in evaluation mode.
 
     Args:
-        work: What, on what and how.
-        devices: Several that train together; None for the one of `work`.
+        job: Detector, images and settings.
+        devices: Devices that train together, or None for the device of the job.
 
     Raises:
-        TrainingError: The loss is not finite, or memory runs out with a single image.
-        ModelFileError: The checkpoint to go on from is damaged or of another network.
+        TrainingError: The loss is not finite, or a single image does not fit into memory.
+        ModelFileError: The checkpoint is damaged or belongs to another network.
         ImageError: An image cannot be read.
     """
     several = devices is not None and devices.count > 1
-    if not several and not distributed.launched_outside():
-        return _fit(work, None)
+    if not several and not distributed.is_launched_externally():
+        return _fit(job, None)
     if devices is None:
-        devices = distributed.Devices.single(work.device)
-    precision, _ = choose_precision(work.plan.precision, work.device)
+        devices = distributed.Devices.single(job.device)
+    precision, _ = choose_precision(job.settings.precision, job.device)
     fabric = distributed.make_fabric(devices, precision)
     if fabric.strategy.launcher is None:
-        return _fit(work, fabric)
-    state, report = distributed.run(fabric, _fit_apart, work)
-    load_weights(work.detector.to(work.device), {name: torch.from_numpy(value) for name, value in state.items()})
-    work.detector.eval()
+        return _fit(job, fabric)
+    state, report = distributed.run(fabric, _fit_in_process, job)
+    load_weights(job.detector.to(job.device), {name: torch.from_numpy(value) for name, value in state.items()})
+    job.detector.eval()
     return FitReport.from_dict(report)
 
 
-def _fit_apart(fabric: Fabric, work: FitJob) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """In a process of its own: fit, and hand the weights back."""
+def _fit_in_process(fabric: Fabric, job: FitJob) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Fit in a process that `distributed.run` started, and return the weights and the report."""
     if fabric.device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
-    # What came from the parent lies in memory that all processes share.
-    work = replace(work, detector=copy.deepcopy(work.detector))
-    report = _fit(work, fabric)
-    # Arrays, as tensors would be handed over in memory that goes with this process.
-    return {name: value.cpu().numpy() for name, value in work.detector.state_dict().items()}, report.to_dict()
+    # The tensors from the parent lie in memory that all processes share.
+    job = replace(job, detector=copy.deepcopy(job.detector))
+    report = _fit(job, fabric)
+    # Arrays, because the shared memory of returned tensors would be freed with this process.
+    return {name: value.cpu().numpy() for name, value in job.detector.state_dict().items()}, report.to_dict()
 
 
-def _fit(work: FitJob, fabric: Fabric | None) -> FitReport:
-    detector, around = work.detector, _own_surroundings(work.around, fabric)
-    device = work.device if fabric is None else fabric.device
+def _fit(job: FitJob, fabric: Fabric | None) -> FitReport:
+    job = replace(job, context=_context_of_process(job.context, fabric))
+    detector, context = job.detector, job.context
+    device = job.device if fabric is None else fabric.device
     detector.to(device)
     detector.to(memory_format=torch.channels_last)
     report = FitReport()
-    limit = BatchLimit(starting_batch_size(work.plan.batch_size, str(device)))
-    snapshot = _newest(work)
+    limit = BatchLimit(starting_batch_size(job.settings.batch_size, str(device)))
+    snapshot = _newest_snapshot(job)
     for number, phase in enumerate(detector.phases()):
         if snapshot is not None and number < snapshot.values["phase"]:
             continue
         start = time.perf_counter()
         if isinstance(phase, Observe):
             detector.eval()
-            images = work.validation if phase.held_out and work.validation is not None else work.train
-            _observe(phase, images, limit, device, around.reporter)
+            images = job.validation if phase.held_out and job.validation is not None else job.train
+            _observe(phase, images, limit, device, context.reporter)
         else:
-            _optimize(phase, number, replace(work, around=around), fabric, limit, report, snapshot)
+            _optimize(phase, number, job, fabric, limit, report, snapshot)
             snapshot = None
         report.seconds[phase.title] = time.perf_counter() - start
-    around.journal.close()
+    context.training_log.close()
     report.batch_size = limit.size
     detector.eval()
     return report
 
 
-def _own_surroundings(around: FitContext, fabric: Fabric | None) -> FitContext:
-    """One process speaks and writes; the others only read checkpoints."""
+def _context_of_process(context: FitContext, fabric: Fabric | None) -> FitContext:
+    """Return the context for this process: only the first process reports progress and writes the log."""
     if fabric is None or fabric.is_global_zero:
-        return around
-    return FitContext(checkpoints=around.checkpoints, augment=around.augment)
+        return context
+    return FitContext(checkpoints=context.checkpoints, augment=context.augment)
 
 
-def _newest(work: FitJob) -> Snapshot | None:
-    folder = work.around.checkpoints
-    if not work.resume or folder is None:
+def _newest_snapshot(job: FitJob) -> Snapshot | None:
+    folder = job.context.checkpoints
+    if not job.resume or folder is None:
         return None
     path = folder.newest()
     if path is None:
-        log.info("There is no checkpoint yet: training starts from its beginning.")
+        log.info("There is no checkpoint yet: the training starts from the beginning.")
     return None if path is None else folder.read(path)
 
 
@@ -152,7 +153,7 @@ def _observe(phase: Observe, images: Images, limit: BatchLimit, device: torch.de
     done = 0
     with reporter.stage(phase.title, len(images)) as update, torch.inference_mode():
         for pixels in images.batches(limit.size):
-            for embedded in limit.pieces(phase.embed, to_input(pixels, device)):
+            for embedded in limit.run(phase.embed, to_input(pixels, device)):
                 phase.absorb(embedded)
             done += len(pixels)
             update(done, len(images))
@@ -163,35 +164,35 @@ def _observe(phase: Observe, images: Images, limit: BatchLimit, device: torch.de
 def _optimize(
     phase: Optimize,
     number: int,
-    work: FitJob,
+    job: FitJob,
     fabric: Fabric | None,
     limit: BatchLimit,
     report: FitReport,
     snapshot: Snapshot | None,
 ) -> None:
-    device = work.device if fabric is None else fabric.device
-    precision, reason = choose_precision(work.plan.precision, device)
+    device = job.device if fabric is None else fabric.device
+    precision, reason = choose_precision(job.settings.precision, device)
     report.precision = f"{precision} ({reason})"
-    log.info("Arithmetic %s: %s.", precision, reason)
+    log.info("Precision %s: %s.", precision, reason)
     if phase.objective is not None:
         phase.objective.to(device)
     fabric = fabric or distributed.make_fabric(distributed.Devices.single(device), precision)
-    plan = _fit_batch(phase, work, limit, device)
-    loop = Optimization(work.detector, phase, plan, fabric, limit, work.around, report)
-    images = f"{report.global_batch_size} images a step"
+    settings = _fit_batch_size(phase, job, limit, device)
+    loop = GradientLoop(job.detector, phase, settings, fabric, limit, job.context, report)
+    images = f"{report.global_batch_size} images per step"
     log.info("Batch size %d on each of %d device(s), %s.", limit.size, report.devices, images)
-    loop.run(work.train, work.validation, number, snapshot)
+    loop.run(job.train, job.validation, number, snapshot)
 
 
-def _fit_batch(phase: Optimize, work: FitJob, limit: BatchLimit, device: torch.device) -> FitSettings:
-    """Lower an automatic batch size to what memory holds; more batches a step keep the step the same."""
-    plan, detector = work.plan, work.detector
-    if plan.batch_size != "auto":
-        return plan
-    wanted = min(limit.size, len(work.train))
-    first = next(iter(work.train.batches(1)))
+def _fit_batch_size(phase: Optimize, job: FitJob, limit: BatchLimit, device: torch.device) -> FitSettings:
+    """Lower an automatic batch size until it fits into memory; accumulate more batches, so that steps stay the same."""
+    settings, detector = job.settings, job.detector
+    if settings.batch_size != "auto":
+        return settings
+    wanted = min(limit.size, len(job.train))
+    first = next(iter(job.train.batches(1)))
     modules = phase.modules(detector)
-    put_back = hold_buffers(*modules)
+    restore_buffers = hold_buffers(*modules)
     for module in modules:
         module.train()
 
@@ -201,13 +202,13 @@ def _fit_batch(phase: Optimize, work: FitJob, limit: BatchLimit, device: torch.d
         # AdamW keeps two numbers for each weight.
         _ = [torch.zeros_like(parameter) for parameter in detector.parameters() for _ in range(2)]
 
-    size = largest_that_fits(step, wanted, device)
+    size = largest_batch_size(step, wanted, device)
     for module in modules:
         module.zero_grad(set_to_none=True)
-    put_back()
+    restore_buffers()
     if size == wanted:
-        return plan
-    times = math.ceil(limit.size / size)
-    log.warning("Memory holds %d images at once, not %d: %d batches make a step.", size, limit.size, times)
+        return settings
+    batches = math.ceil(limit.size / size)
+    log.warning("Memory holds %d images at once, not %d: each step uses %d batches.", size, limit.size, batches)
     limit.size = size
-    return replace(plan, accumulate=plan.accumulate * times)
+    return replace(settings, accumulate=settings.accumulate * batches)

@@ -1,6 +1,6 @@
-"""What can be watched while a training runs, and looked at afterwards: history.csv, a picture of the loss, TensorBoard.
+"""Logs of a training in the folder of its run: history.csv, a chart of the loss, TensorBoard events.
 
-Knows a run's folder and records; nothing of networks.
+They are updated after each epoch. This module knows the folder and the records, not the network.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ PICTURE = "loss.png"
 TENSORBOARD = "tensorboard"
 
 _DRAWN_EVERY = 10.0
-"""Seconds: a picture takes longer than many an epoch."""
+"""Minimum seconds between two charts, because drawing a chart takes longer than a short epoch."""
 
 
 @dataclass(frozen=True)
 class Preview:
-    """Fixed validation images as a network in training sees them.
+    """Fixed validation images with the current output of the network.
 
     Attributes:
         images: Tensor [N,C,H,W] in [0, 1].
-        rebuilt: Tensor [N,C,H,W] in [0, 1], or None where the method rebuilds nothing.
-        maps: Tensor [N,h,w], anomaly maps.
+        rebuilt: Reconstructions, tensor [N,C,H,W] in [0, 1], or None for methods without reconstruction.
+        maps: Anomaly maps, tensor [N,h,w].
     """
 
     images: Tensor
@@ -46,23 +46,23 @@ class Preview:
 
 
 class TrainingLog:
-    """Takes note of each epoch; this one keeps nothing."""
+    """Receiver of each epoch; this base class ignores them."""
 
     wants_pictures = False
 
     def epoch(self, history: list[Epoch], preview: Preview | None) -> None:
-        """Take note of the last epoch of the history."""
+        """Log the last epoch of the history."""
 
     def close(self) -> None:
-        """Finish what is open."""
+        """Close open files."""
 
 
 class FolderTrainingLog(TrainingLog):
-    """Writes into a run's folder.
+    """Training log in the folder of a run.
 
     Args:
-        folder: The run's.
-        tensorboard: Whether to write TensorBoard's event files too.
+        folder: Folder of the run.
+        tensorboard: Whether to write TensorBoard events too.
     """
 
     def __init__(self, folder: Path, *, tensorboard: bool) -> None:
@@ -70,10 +70,10 @@ class FolderTrainingLog(TrainingLog):
         self.wants_pictures = tensorboard
         self._undrawn: list[Epoch] = []
         self._drawn = -math.inf
-        self._writer: Any = None  # opened at the first epoch, so that the journal can be handed to another process
+        self._writer: Any = None  # opened at the first epoch, so that the log can be sent to another process
 
     def epoch(self, history: list[Epoch], preview: Preview | None) -> None:
-        """Rewrite the history, and now and then the picture; add to TensorBoard."""
+        """Rewrite the history and, if it is old, the chart; add the epoch to TensorBoard."""
         files.write_text(self.folder / HISTORY, to_csv(history))
         self._undrawn = history
         if time.monotonic() - self._drawn > _DRAWN_EVERY:
@@ -91,7 +91,7 @@ class FolderTrainingLog(TrainingLog):
         self._writer.flush()
 
     def close(self) -> None:
-        """Draw the last picture, close TensorBoard's file."""
+        """Draw the final chart and close TensorBoard's file."""
         if self._undrawn:
             self._draw()
         if self._writer is not None:
@@ -114,7 +114,7 @@ def _scalars(epoch: Epoch) -> dict[str, float]:
 
 
 def contact_sheet(preview: Preview) -> Tensor:
-    """One column an image: original, reconstruction and map below each other, [3,H,W] in [0, 1]."""
+    """Return a picture [3,H,W] in [0, 1] with a column for each image: original, reconstruction and map."""
     size = preview.images.shape[-2:]
     maps = torch.nn.functional.interpolate(preview.maps.unsqueeze(1), size=size, mode="bilinear")
     low, high = maps.min(), maps.max()
@@ -128,13 +128,13 @@ def contact_sheet(preview: Preview) -> Tensor:
 
 
 def _coloured(images: Tensor) -> Tensor:
-    """Images [B,C,H,W] as colour [B,3,H,W]: the first three channels, or the first for grey."""
+    """Return images [B,C,H,W] as colour [B,3,H,W]: the first three channels, or the first channel repeated."""
     return images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)  # noqa: PLR2004 - colours
 
 
 def loss_picture(history: list[Epoch]) -> bytes:
-    """Loss over epochs, training and validation, as PNG."""
-    from matplotlib.figure import Figure  # takes a third of a second
+    """Return a chart of training and validation loss per epoch, as PNG."""
+    from matplotlib.figure import Figure  # the import takes a third of a second
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 4), layout="constrained")

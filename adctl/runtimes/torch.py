@@ -63,7 +63,7 @@ class TorchRuntime:
         """Score pixels [B,H,W,C] of uint8; a batch too large for memory is cut and tried again."""
         with torch.inference_mode():
             images = to_input(pixels, self._device)
-            parts: list[Prediction] = list(self._limit.pieces(self._forward, images))
+            parts: list[Prediction] = list(self._limit.run(self._forward, images))
         scores = torch.cat([part.scores for part in parts]).cpu().numpy().astype(np.float64)
         maps = torch.cat([part.maps for part in parts]).cpu().numpy()
         return RuntimeOutput(scores, maps)

@@ -150,7 +150,7 @@ def cross_validate(loaded: LoadedSettings[TrainSettings], reporter: Reporter = S
         run = resume.find_run(loaded)
         loaded = resume.settings_of(run, loaded)
     settings = loaded.settings
-    if settings.devices is not None or distributed.launched_outside():
+    if settings.devices is not None or distributed.is_launched_externally():
         raise UsageError("--folds trains on one device.", "Train fold by fold: --folds K --fold N --devices ....")
     plan = plan_training(settings)
     if run is None:

@@ -270,7 +270,7 @@ def _check(settings: TrainSettings) -> None:
         )
     if settings.folds is not None:
         raise UsageError("--folds goes with one detector, one category and one seed.", "Train those one by one.")
-    if distributed.launched_outside():
+    if distributed.is_launched_externally():
         raise UsageError("Several trainings in one call cannot be started by torchrun.", "Use --devices instead.")
 
 

@@ -17,7 +17,7 @@ from adctl.detectors.registry import detector_class
 from adctl.engine.batch_size import starting_batch_size
 from adctl.engine.batching import to_input
 from adctl.engine.phases import Batch, Observe, total
-from adctl.training.single_run import fit_plan
+from adctl.training.single_run import fit_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +76,7 @@ def estimate_resources(plan: TrainingPlan, settings: TrainSettings) -> ResourceE
     further = detector.forecast(count)
     seconds = further.flops / _flops_per_second(plan.device.device)
     gradients = False
-    epochs = fit_plan(settings, type(detector), plan.config).epochs
+    epochs = fit_settings(settings, type(detector), plan.config).epochs
     for phase in detector.phases():
         one = _phase_seconds(detector, phase, images) / batch
         if isinstance(phase, Observe):

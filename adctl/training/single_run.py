@@ -29,7 +29,7 @@ from adctl.engine.checkpoints import CheckpointFolder
 from adctl.engine.context import FitContext
 from adctl.engine.device import DeviceChoice, choose_device
 from adctl.engine.history import FitReport, FitSettings
-from adctl.engine.model_summary import Summary, summarise
+from adctl.engine.model_summary import ModelSummary, summarise
 from adctl.engine.trainer import FitJob, fit, seed_everything
 from adctl.errors import UsageError, unknown_name
 from adctl.model_file import DIGEST_LENGTH, ModelHeader, Training, save_model
@@ -106,7 +106,7 @@ class TrainResult:
     calibration: Calibration
     fit: FitReport
     seconds: float
-    summary: Summary
+    summary: ModelSummary
 
 
 def plan_training(settings: TrainSettings) -> TrainingPlan:
@@ -150,7 +150,7 @@ def effective(loaded: LoadedSettings[TrainSettings]) -> dict[str, dict[str, Any]
     settings = loaded.settings
     cls = detector_class(settings.arch)
     own = detector_config(settings)
-    plan = fit_plan(settings, cls, own)
+    plan = fit_settings(settings, cls, own)
     table = {name: entry for name, entry in loaded.table().items() if name != "options"}
     for name in _LEFT_OPEN:
         if getattr(plan, name) != getattr(settings, name):
@@ -194,7 +194,7 @@ def detector_config(settings: TrainSettings) -> DetectorConfig:
         ) from error
 
 
-def fit_plan(settings: TrainSettings, cls: type[Detector], config: DetectorConfig) -> FitSettings:
+def fit_settings(settings: TrainSettings, cls: type[Detector], config: DetectorConfig) -> FitSettings:
     """How the engine is to fit: what was asked for, what suits the detector where nothing was, or the general."""
     shared = {field.name for field in fields(FitSettings)} & set(names_of(TrainSettings))
     suited = cls.training_defaults(config)
@@ -203,7 +203,7 @@ def fit_plan(settings: TrainSettings, cls: type[Detector], config: DetectorConfi
         if values[name] in (None, "auto"):
             values[name] = suited.get(name, getattr(FitSettings, name))
     if settings.epochs is None:
-        values["least_steps"] = suited.get("least_steps", _LEAST_STEPS)
+        values["min_steps"] = suited.get("min_steps", _LEAST_STEPS)
     return FitSettings(**values)
 
 
@@ -234,7 +234,7 @@ def train_once(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILEN
         log.info("%s", note)
     if run is not None:
         resume.check_data(run, plan.split)
-    if distributed.is_follower():
+    if distributed.is_secondary_process():
         checkpoints = None if run is None else CheckpointFolder(run / CHECKPOINTS)
         around = FitContext(checkpoints=checkpoints, augment=_augmentation(settings, plan.config))
         _fit(_new_detector(settings, plan.config)[0], settings, plan, around)
@@ -365,7 +365,7 @@ def _fit(detector: Detector, settings: TrainSettings, plan: TrainingPlan, around
         detector,
         source(plan.split.train, reuse=repeated),
         source(plan.split.validation, reuse=True) if plan.split.validation else None,
-        fit_plan(settings, type(detector), plan.config),
+        fit_settings(settings, type(detector), plan.config),
         plan.device.device,
         around,
         resume=settings.resume is not None,

@@ -1,0 +1,174 @@
+"""One optimizer step: gradients in batches that fit into memory, clipping, and the update of weights."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from adctl.engine import distributed
+from adctl.engine.batch_plan import step_seed
+from adctl.engine.batching import hold_buffers, is_out_of_memory, to_input
+from adctl.engine.phases import Batch, total
+from adctl.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lightning_fabric import Fabric
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from adctl.engine.batch_plan import StepImages
+    from adctl.engine.checkpointing import LoopState
+    from adctl.engine.context import FitContext, Images
+    from adctl.engine.history import FitSettings
+    from adctl.engine.phases import Optimize
+
+
+class GradientStep:
+    """Runs the optimizer steps of one phase and adds their losses to the state's `position`.
+
+    All random numbers of a step depend on the seed and the number of the step only. A step that runs out of memory is
+    repeated in smaller batches and counts once.
+
+    Args:
+        phase: The losses.
+        state: The state to advance.
+        settings: The settings.
+        fabric: Precision and processes.
+        context: The context, with augmentation and checkpoints.
+        images: The training images, for their names in error messages.
+    """
+
+    def __init__(
+        self,
+        phase: Optimize,
+        state: LoopState,
+        settings: FitSettings,
+        fabric: Fabric,
+        context: FitContext,
+        images: Images,
+    ) -> None:
+        self.phase, self.state, self.settings = phase, state, settings
+        self.fabric, self.context, self.images = fabric, context, images
+        self.modules = phase.modules(state.detector)
+        self.loss: Callable[[Batch], dict[str, Tensor]] = torch.compile(phase.loss) if settings.compile else phase.loss
+
+    def __call__(self, pixels: NDArray[np.uint8], step: StepImages) -> None:
+        """Run one step.
+
+        Args:
+            pixels: Array [B,H,W,C], the images of this process.
+            step: Their indices, and the number of images on all processes.
+
+        Raises:
+            TrainingError: The loss or the gradient is not finite, or a single image does not fit into memory.
+        """
+        position, limit = self.state.position, self.state.limit
+        self._set_learning_rate()
+        while True:
+            torch.manual_seed(step_seed(self.settings.seed, position.step + 1, self.fabric.global_rank))
+            restore_buffers = hold_buffers(*self.modules)
+            try:
+                sums = self._compute_gradients(pixels, step)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                limit.halve(min(limit.size, len(pixels)), error)
+            restore_buffers()
+        self._update_weights()
+        for name, value in sums.items():
+            position.sums[name] = position.sums.get(name, 0.0) + value
+        position.step += 1
+        position.done += 1
+
+    def _compute_gradients(self, pixels: NDArray[np.uint8], step: StepImages) -> dict[str, float]:
+        """Add up gradients batch by batch; every image has the same weight, whatever the size of the batches.
+
+        Returns:
+            Sum of each loss term over the images.
+        """
+        for optimizer in self.state.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, float] = {}
+        for part in np.array_split(np.arange(len(pixels)), math.ceil(len(pixels) / self.state.limit.size)):
+            indices = [step.indices[place] for place in part]
+            terms = self._backward(self._batch(pixels[part], indices), len(part) / step.total)
+            values = torch.stack([value.detach().float() for value in terms.values()]).tolist()
+            self._require_finite(dict(zip(terms, values, strict=True)), indices)
+            for name, value in zip(terms, values, strict=True):
+                sums[name] = sums.get(name, 0.0) + value * len(part)
+        return sums
+
+    def _batch(self, pixels: NDArray[np.uint8], indices: list[int]) -> Batch:
+        images = to_input(pixels, self.fabric.device)
+        if self.context.augment:
+            return self.context.augment(images)
+        return Batch(images, images, keys=tuple(f"train {index}" for index in indices))
+
+    def _backward(self, batch: Batch, weight: float) -> dict[str, Tensor]:
+        """Add the gradients of one batch, and return its loss terms with those of the critic."""
+        with self.fabric.autocast():
+            terms = self.loss(batch)
+        self.fabric.backward(total(terms) * weight)
+        if self.phase.critic is None:
+            return terms
+        with self.fabric.autocast():
+            critic_terms = self.phase.critic.loss()
+        self.fabric.backward(total(critic_terms) * weight)
+        return terms | {f"critic/{name}": value for name, value in critic_terms.items()}
+
+    def _update_weights(self) -> None:
+        for optimizer in self.state.optimizers.values():
+            if self.fabric.world_size > 1:
+                distributed.sum_gradients(
+                    self.fabric, [one for group in optimizer.param_groups for one in group["params"]]
+                )
+            norm = self.fabric.clip_gradients(
+                self.state.detector, optimizer, max_norm=self.settings.clip, error_if_nonfinite=False
+            )
+            if self.state.scaler is None and norm is not None and not torch.isfinite(norm):
+                raise self._error("The gradient is not finite")
+            optimizer.step()
+        if self.state.average is not None:
+            self.state.average.update()
+
+    def _set_learning_rate(self) -> None:
+        rate = self.settings.learning_rate * self.state.schedule.factor(self.state.position.step)
+        for optimizer in self.state.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+    def _require_finite(self, terms: dict[str, float], indices: list[int]) -> None:
+        bad = [f"{name} is {value}" for name, value in terms.items() if not math.isfinite(value)]
+        if bad:
+            names = ", ".join(self.images.name(index) for index in indices)
+            raise self._error(f"The loss is not finite ({', '.join(bad)}) on the batch of {names}")
+
+    def _error(self, problem: str) -> TrainingError:
+        position, folder = self.state.position, self.context.checkpoints
+        newest = folder.newest() if folder else None
+        return TrainingError(
+            f"{problem}, in epoch {position.epoch}, step {position.step + 1}.",
+            "Lower --learning-rate, or use --precision 32."
+            + (f" The last good checkpoint is {newest}." if newest is not None else ""),
+        )
+
+
+def new_optimizer(parameters: list[nn.Parameter], settings: FitSettings, fabric: Fabric) -> Any:
+    """Return AdamW with weight decay for matrices and kernels only: not for biases, norms and learned variances."""
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+    others = [parameter for parameter in parameters if parameter.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        # Fused is faster. On a GPU it would also unscale the gradients, which must happen before clipping.
+        fused=fabric.device.type == "cpu",
+    )
+    return fabric.setup_optimizers(optimizer)
