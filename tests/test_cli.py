@@ -152,7 +152,7 @@ def test_calibrate_writes_a_new_file_and_leaves_the_old(world):
 
     assert sha256_file(world.folder / "runs" / "first" / "model.safetensors") == before
     warned = world.json("calibrate", "--model", "first", "--method", "conformal", "--out", "x.safetensors")
-    assert "takes 99" in warned["warnings"][0]
+    assert "needs 99" in warned["warnings"][0]
 
 
 def test_calibrate_refuses_training_images(world, zippers):
