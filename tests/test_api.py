@@ -282,7 +282,7 @@ def test_arrays_are_scored_as_files(patchcore, images):
         (np.zeros((2, 64, 64, 3), np.uint8), r"its shape is \[2, 64, 64, 3\]"),
         (np.zeros((8, 64, 3), np.uint8), "each side must have at least 16"),
         (np.full((64, 64, 3), 9.0), "not within 0 to 1"),
-        (np.zeros((64, 64, 3), np.int64), "no white is defined"),
+        (np.zeros((64, 64, 3), np.int64), "no defined white level"),
         ("nowhere.png", "does not exist"),
         (3.5, "neither a path nor an array"),
         (None, "neither a path nor an array"),
