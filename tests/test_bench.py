@@ -180,7 +180,7 @@ def measured(patchcore, **changes) -> Benchmark:
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"), [({"fail_if": ("p95>50",)}, "Unknown figure"), ({"against": Path("none.json")}, "no file")]
+    ("changes", "says"), [({"fail_if": ("p95>50",)}, "Unknown metric"), ({"against": Path("none.json")}, "no file")]
 )
 def test_mistakes_are_told_before_measuring(patchcore, changes, says):
     with pytest.raises(UsageError, match=says):

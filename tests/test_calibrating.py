@@ -184,7 +184,7 @@ def test_a_score_that_is_no_number_is_an_error_row(tmp_path):
     item = Item(Sample(tmp_path / "a.png", "a.png"), None, 4, 4)
     row = to_row(PredictedImage(item, float("nan"), np.zeros((2, 2), np.float32)), None)
     assert (row.verdict, row.score) == ("error", None)
-    assert "no finite number" in row.error
+    assert "not a finite number" in row.error
 
 
 def test_folds_score_every_good_image_and_learn_from_all(model):
