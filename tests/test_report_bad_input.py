@@ -128,8 +128,8 @@ def test_reconstructions_are_those_of_the_model(tmp_path, zippers):
     settings = ScoreSettings(images=images, model=trained.model, out=tmp_path / "scored", device="cpu")
     score(LoadedSettings(settings, dict.fromkeys(names_of(ScoreSettings), "test")))
     scores = ScoreSet.load(tmp_path / "scored")
-    rebuild, notes = reconstructor(scores)
+    reconstruct, notes = reconstructor(scores)
     assert notes == ()
-    assert rebuild(read_image(next((zippers / "test" / "good").iterdir()))).shape == (64, 64, 3)
+    assert reconstruct(read_image(next((zippers / "test" / "good").iterdir()))).shape == (64, 64, 3)
     page = page_of(scores, reconstructions=True)
     assert "Original, reconstruction, anomaly map, overlay" in page

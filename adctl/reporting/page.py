@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from adctl.evaluation.evaluate import Evaluation
-    from adctl.reporting.pictures import Rebuilder
+    from adctl.reporting.pictures import Reconstructor
     from adctl.scoring.score_set import ScoreSet
 
 
@@ -60,7 +60,7 @@ def write_report(
 
 
 def _page_data(
-    scores: ScoreSet, evaluation: Evaluation, gallery_limit: int, reconstruct: Rebuilder | None
+    scores: ScoreSet, evaluation: Evaluation, gallery_limit: int, reconstruct: Reconstructor | None
 ) -> dict[str, Any]:
     shown = dict(pictures(scores, worst_first(scores)[:gallery_limit], reconstruct))
     rows = [

@@ -1,7 +1,4 @@
-"""Small pictures for the page: original, map and overlay in one JPEG, as a data URI.
-
-One image is in memory at a time. Knows nothing of the page they go on.
-"""
+"""Small pictures for reports: original, anomaly map and overlay of each image, with one image in memory at a time."""
 
 from __future__ import annotations
 
@@ -27,60 +24,62 @@ if TYPE_CHECKING:
     from adctl.scoring.score_set import ScoreSet
 
     Rgb = NDArray[np.uint8]
-    Rebuilder = Callable[[Rgb], Rgb]
+    Reconstructor = Callable[[Rgb], Rgb]
 
 _SIDE = 200
 _GAP = 4
 _DARK = (11, 13, 16)
-_MOST_BYTES = 13_000
-"""Of one JPEG: a thousand of them, a third larger as text, and Plotly stay below 25 MB."""
+_MAX_BYTES = 13_000
+"""Largest size of a JPEG, so that a page with 1000 of them (as text a third larger) and Plotly is below 25 MB."""
 
 _QUALITIES = (82, 70, 55, 40, 25, 10)
 
 
-def pictures(scores: ScoreSet, wanted: Collection[int], rebuild: Rebuilder | None = None) -> Iterator[tuple[int, str]]:
-    """Row index and picture of each wanted row whose image is still there, those with a map first.
+def pictures(
+    scores: ScoreSet, rows: Collection[int], reconstruct: Reconstructor | None = None
+) -> Iterator[tuple[int, str]]:
+    """Yield row number and picture (a data URI) of each row whose image can be read, rows with a map first.
 
     Args:
-        scores: The scored set.
-        wanted: Indices of rows.
-        rebuild: From an image [H,W,3] to what an autoencoder makes of it; None leaves that out.
+        scores: Scored set.
+        rows: Row numbers.
+        reconstruct: Function from an image [H,W,3] to its reconstruction; None shows no reconstruction.
     """
-    for index, tiles in strips(scores, wanted, _SIDE, rebuild):
+    for index, tiles in strips(scores, rows, _SIDE, reconstruct):
         yield index, _data_uri(tiles)
 
 
 def strips(
-    scores: ScoreSet, wanted: Collection[int], side: int, rebuild: Rebuilder | None = None
+    scores: ScoreSet, rows: Collection[int], side: int, reconstruct: Reconstructor | None = None
 ) -> Iterator[tuple[int, list[Rgb]]]:
-    """Row index and tiles of one size of each wanted row: original, reconstruction, map and overlay as there are.
+    """Yield row number and tiles of each row: original, reconstruction, anomaly map and overlay, as far as they exist.
 
     Args:
-        scores: The scored set.
-        wanted: Indices of rows.
-        side: The longer one of a tile, pixels.
-        rebuild: As for `pictures`.
+        scores: Scored set.
+        rows: Row numbers.
+        side: Longer side of a tile in pixels.
+        reconstruct: Function from an image [H,W,3] to its reconstruction; None shows no reconstruction.
     """
-    chosen, seen = set(wanted), set()
+    remaining = set(rows)
     scale = _scale(scores)
     for index, anomaly_map in scores.maps():
-        if index in chosen:
-            seen.add(index)
-            if tiles := _tiles(scores, index, anomaly_map, scale, side, rebuild):
+        if index in remaining:
+            remaining.remove(index)
+            if tiles := _tiles(scores, index, anomaly_map, scale, side, reconstruct):
                 yield index, tiles
-    for index in sorted(chosen - seen):
-        if tiles := _tiles(scores, index, None, scale, side, rebuild):
+    for index in sorted(remaining):
+        if tiles := _tiles(scores, index, None, scale, side, reconstruct):
             yield index, tiles
 
 
 def _scale(scores: ScoreSet) -> ColourScale:
-    """One scale for all pictures; without a calibration it spans the values there are."""
+    """Return the colour scale for all pictures; without calibration it is computed from the maps."""
     if scores.calibration:
         return ColourScale.from_calibration(scores.calibration)
     scales = [ColourScale.from_values(anomaly_map) for _, anomaly_map in scores.maps()]
     if not scales:
         return ColourScale(0, 1)
-    return ColourScale(float(np.median([one.low for one in scales])), max(one.high for one in scales))
+    return ColourScale(float(np.median([each.low for each in scales])), max(each.high for each in scales))
 
 
 def _tiles(
@@ -89,9 +88,9 @@ def _tiles(
     anomaly_map: NDArray[np.float32] | None,
     scale: ColourScale,
     side: int,
-    rebuild: Rebuilder | None,
+    reconstruct: Reconstructor | None,
 ) -> list[Rgb]:
-    """Original, reconstruction where wanted, and with a map that map and the overlay; none where it is unreadable."""
+    """Return original, reconstruction (if wanted), map and overlay (if there is a map); empty for unreadable images."""
     row, calibration = scores.rows[index], scores.calibration
     try:
         image = to_display_image(read_pixels(Path(row.path), scores.channels, bit_depth=scores.bit_depth))
@@ -99,24 +98,24 @@ def _tiles(
         return []
     factor = side / max(image.shape[:2])
     height, width = max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor))
-    first = [resize(image, height, width)]
-    if rebuild is not None:
-        first.append(resize(rebuild(image), height, width))
+    tiles = [resize(image, height, width)]
+    if reconstruct is not None:
+        tiles.append(resize(reconstruct(image), height, width))
     if anomaly_map is None:
-        return first
-    laid_over = overlay(
-        first[0],
+        return tiles
+    heatmap = overlay(
+        tiles[0],
         anomaly_map,
         scale,
         boxes=[_shrunk(box, factor) for box in row.boxes],
         contour_at=calibration.pixel_threshold if calibration else None,
         truth=_truth(row, image.shape[:2], height, width),
     )
-    return [*first, colourise(scale(upsample(anomaly_map, height, width))), laid_over]
+    return [*tiles, colourise(scale(upsample(anomaly_map, height, width))), heatmap]
 
 
 def _truth(row: ScoredImage, shape: tuple[int, ...], height: int, width: int) -> NDArray[np.bool_] | None:
-    """The mask in the picture's size, the smallest defect still visible; None where there is no fitting mask."""
+    """Return the mask at picture size, with even the smallest defect visible; None without a mask of the right size."""
     if row.mask is None:
         return None
     try:
@@ -135,13 +134,13 @@ def _shrunk(box: Box, factor: float) -> Box:
 
 
 def joined(tiles: list[Rgb]) -> Rgb:
-    """Tiles of one height beside each other."""
+    """Join tiles of the same height side by side."""
     gap = np.full((len(tiles[0]), _GAP, 3), _DARK, np.uint8)
     return np.hstack([part for tile in tiles for part in (tile, gap)][:-1])
 
 
 def as_jpeg(picture: Rgb, quality: int = 90) -> bytes:
-    """A picture as a JPEG file."""
+    """Encode a picture as a JPEG file."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     return data.tobytes()
 
@@ -150,6 +149,6 @@ def _data_uri(tiles: list[Rgb]) -> str:
     strip = joined(tiles)
     for quality in _QUALITIES:
         data = as_jpeg(strip, quality)
-        if len(data) <= _MOST_BYTES:
+        if len(data) <= _MAX_BYTES:
             break
     return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")

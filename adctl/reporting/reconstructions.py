@@ -15,11 +15,11 @@ from adctl.errors import ModelFileError
 
 if TYPE_CHECKING:
     from adctl.data.preprocess import InputSpec
-    from adctl.reporting.pictures import Rebuilder, Rgb
+    from adctl.reporting.pictures import Reconstructor, Rgb
     from adctl.scoring.score_set import ScoreSet
 
 
-def reconstructor(scores: ScoreSet) -> tuple[Rebuilder | None, tuple[str, ...]]:
+def reconstructor(scores: ScoreSet) -> tuple[Reconstructor | None, tuple[str, ...]]:
     """Return a function from an image [H,W,3] to its reconstruction [h,w,3], or None with the reason as a note."""
     path = Path(str((scores.manifest.get("model") or {}).get("path", "")))
     reason = _model_file_problem(path, str((scores.manifest.get("model") or {}).get("sha256", "")))

@@ -1,7 +1,4 @@
-"""One image as several models see it: the original, and an overlay a model on that model's own colour scale.
-
-Knows shared scored sets and arrays, nothing of pages or animations.
-"""
+"""Heatmaps of the same image from several models: the original, and one overlay per model with its own colour scale."""
 
 from __future__ import annotations
 
@@ -30,12 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Views:
-    """What there is to see of one image.
+    """Pictures of one image.
 
     Attributes:
-        index: Among the shared images.
-        original: Array [H,W,3].
-        overlays: Likewise, one a set; None where it kept no map.
+        index: Number of the image among the shared images.
+        original: Original image [H,W,3].
+        overlays: Image [H,W,3] with the heatmap of each set; None if the set has no map of this image.
     """
 
     index: int
@@ -43,17 +40,17 @@ class Views:
     overlays: tuple[Rgb | None, ...]
 
 
-def views(sets: Sequence[SharedScores], wanted: Sequence[int], side: int) -> Iterator[Views]:
-    """The views of those images that are still there, in the order wanted.
+def views(sets: Sequence[SharedScores], images: Sequence[int], side: int) -> Iterator[Views]:
+    """Yield the pictures of each image that can be read, in the given order.
 
     Args:
-        sets: The shared scored sets.
-        wanted: Indices of images; the maps of all of them are in memory at once.
-        side: Longer side of each picture, pixels.
+        sets: Scored sets, reduced to the same images.
+        images: Numbers of the images; the maps of all of them are in memory at once.
+        side: Longer side of each picture in pixels.
     """
-    maps = [dict(one.maps(wanted)) for one in sets]
-    scales = [_scale(one, found) for one, found in zip(sets, maps, strict=True)]
-    for index in wanted:
+    maps = [dict(scores.maps(images)) for scores in sets]
+    scales = [_scale(scores, set_maps) for scores, set_maps in zip(sets, maps, strict=True)]
+    for index in images:
         try:
             image = read_image(Path(sets[0].rows[index].path), bit_depth=sets[0].bit_depth)
         except ImageError:
@@ -62,14 +59,14 @@ def views(sets: Sequence[SharedScores], wanted: Sequence[int], side: int) -> Ite
         small = resize(image, max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor)))
         truth = _truth(sets[0].rows[index], image, small)
         overlays = [
-            _overlay(one, index, found.get(index), scale, small, factor, truth)
-            for one, found, scale in zip(sets, maps, scales, strict=True)
+            _overlay(scores, index, set_maps.get(index), scale, small, factor, truth)
+            for scores, set_maps, scale in zip(sets, maps, scales, strict=True)
         ]
         yield Views(index, small, tuple(overlays))
 
 
 def _scale(scores: SharedScores, maps: dict[int, Map]) -> ColourScale:
-    """That of the set's other pictures; without a calibration it spans the values there are."""
+    """Return the colour scale of a set; without calibration it is computed from the maps."""
     if scores.calibration:
         return ColourScale.from_calibration(scores.calibration)
     if not maps:
@@ -94,7 +91,7 @@ def _overlay(
 
 
 def _truth(row: ScoredImage, image: Rgb, small: Rgb) -> NDArray[np.bool_] | None:
-    """The mask in the picture's size, the smallest defect still visible; None where there is no fitting mask."""
+    """Return the mask at picture size, with even the smallest defect visible; None without a mask of the right size."""
     if row.mask is None:
         return None
     sample = Sample(Path(row.path), row.key, row.label, Path(row.mask))
