@@ -284,8 +284,8 @@ def test_arrays_are_scored_as_files(patchcore, images):
         (np.full((64, 64, 3), 9.0), "not within 0 to 1"),
         (np.zeros((64, 64, 3), np.int64), "no defined white level"),
         ("nowhere.png", "does not exist"),
-        (3.5, "neither a path nor an array"),
-        (None, "neither a path nor an array"),
+        (3.5, "not a path or an array"),
+        (None, "not a path or an array"),
     ],
 )
 def test_images_that_cannot_be_used_are_refused(patchcore, images, image, says):
