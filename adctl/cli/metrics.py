@@ -18,29 +18,6 @@ if TYPE_CHECKING:
 
     Metrics = ImageMetrics | PixelMetrics
 
-_IMAGE = {
-    "image AUROC": "auroc",
-    "image AP": "average_precision",
-    "FPR at 95 % TPR": "fpr_at_95_tpr",
-    "best F1": "f1_max",
-    "F1 at threshold": "f1",
-    "precision": "precision",
-    "recall": "recall",
-    "false-alarm rate": "false_alarm_rate",
-    "accuracy": "accuracy",
-    "balanced accuracy": "balanced_accuracy",
-}
-_PIXEL = {
-    "pixel AUROC": "auroc",
-    "pixel AP": "average_precision",
-    "AUPRO": "aupro",
-    "AUPRO to FPR 0.05": "aupro_05",
-    "best pixel F1": "f1_max",
-    "pixel IoU": "iou",
-    "pixel Dice": "dice",
-    "region overlap": "region_overlap",
-    "region IoU": "region_iou",
-}
 _ABSENT = "-"
 _BARS = " ▁▂▃▄▅▆▇█"
 
@@ -73,7 +50,7 @@ def _bars(counts: Sequence[int]) -> str:
 
 
 def _whole(evaluation: Evaluation) -> RenderableType | None:
-    found = [*_lines(_IMAGE, evaluation.image), *_verdicts(evaluation.image), *_lines(_PIXEL, evaluation.pixel)]
+    found = [*_lines("image", evaluation.image), *_verdicts(evaluation.image), *_lines("pixel", evaluation.pixel)]
     if not found:
         return None
     if evaluation.resampling is None:
@@ -81,11 +58,13 @@ def _whole(evaluation: Evaluation) -> RenderableType | None:
     return rows(found, "metric", "value", f"{100 * evaluation.resampling.level:.4g} % interval")
 
 
-def _lines(names: dict[str, str], metrics: Metrics | None) -> list[tuple[str, str, str]]:
+def _lines(level: str, metrics: Metrics | None) -> list[tuple[str, str, str]]:
+    from adctl.metrics.table import Place, shown_in
+
     return [
-        (shown, f"{value:.4f}", _range(metrics, name))
-        for shown, name in names.items()
-        if metrics is not None and (value := getattr(metrics, name)) is not None
+        (one.label, f"{value:.4f}", _range(metrics, one.name))
+        for name, one in shown_in(Place.TERMINAL).items()
+        if name.startswith(level) and metrics is not None and (value := getattr(metrics, one.name)) is not None
     ]
 
 

@@ -16,13 +16,14 @@ from adctl.errors import DataError
 from adctl.metrics.bootstrap import Interval, Resampling, can_resample, percentile_interval, replicates
 from adctl.metrics.image import image_measure
 from adctl.metrics.labels import Bools, Floats, absent_class, check_labelled_scores, has_both_classes
+from adctl.metrics.table import IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike
 
-_COUNTS = ("tp", "fp", "tn", "fn")
+_COUNTS = {one.name for one in IMAGE if one.is_count}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from adctl.metrics import ranking
 from adctl.metrics.bootstrap import Interval, Resampling, can_resample, percentile_interval, replicates
 from adctl.metrics.labels import Bools, Floats, absent_class, check_labelled_scores, has_both_classes
+from adctl.metrics.table import IMAGE, ImageCounts, names_of, values_of
 from adctl.records import GOOD
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-_RANKING_METRICS = ("auroc", "average_precision", "f1_max", "fpr_at_95_tpr")
-_COUNTS = ("tp", "fp", "tn", "fn")
-_THRESHOLD_METRICS = ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "false_alarm_rate")
+_RANKING = (*names_of(IMAGE, at_threshold=False), "f1_max_threshold")
+_AT_THRESHOLD = names_of(IMAGE, at_threshold=True)
+_COUNTS = {one.name for one in IMAGE if one.is_count}
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,8 @@ def image_metrics(
     """
     values, truth = check_labelled_scores(scores, labels, names)
     if not len(truth):
-        missing = dict.fromkeys((*_RANKING_METRICS, "f1_max_threshold"), absent_class(truth))
-        missing |= dict.fromkeys(
-            (*_COUNTS, *_THRESHOLD_METRICS), "there is no threshold" if threshold is None else "there are no images"
-        )
+        missing = dict.fromkeys(_RANKING, absent_class(truth))
+        missing |= dict.fromkeys(_AT_THRESHOLD, "there is no threshold" if threshold is None else "there are no images")
         return ImageMetrics(0, 0, threshold=threshold, missing=missing)
     measure = image_measure(values, truth, threshold)
     metrics: dict[str, Any] = {name: float(value[0]) for name, value in measure(np.ones((1, len(truth)))).items()}
@@ -115,7 +114,7 @@ def image_metrics(
         defective=int(truth.sum()),
         threshold=threshold,
         **metrics,
-        intervals=_intervals(truth, resampling, measure, set(metrics) - set(_COUNTS)) if resampling else {},
+        intervals=_intervals(truth, resampling, measure, set(metrics) - _COUNTS) if resampling else {},
         missing=_missing(set(metrics), truth, threshold),
     )
 
@@ -158,43 +157,23 @@ def image_measure(values: Floats, truth: Bools, threshold: float | None) -> Call
         threshold: As for `image_metrics`.
     """
     order = np.argsort(values, kind="stable")
+    alarms = values > (np.inf if threshold is None else threshold)
     first_of_ties = np.flatnonzero(np.append(True, np.diff(values[order]) != 0))
 
     def measure(counts: Floats) -> dict[str, Floats]:
-        at_threshold = {} if threshold is None else _threshold_metrics(counts, values > threshold, truth)
-        if not has_both_classes(truth):
-            return at_threshold
         normal, defective = (
             np.add.reduceat((counts * members)[:, order], first_of_ties, axis=1) for members in (~truth, truth)
         )
-        return {
-            "auroc": ranking.auroc(normal, defective),
-            "average_precision": ranking.average_precision(normal, defective),
-            "f1_max": ranking.f1_by_level(normal, defective).max(axis=-1),
-            "fpr_at_95_tpr": ranking.fpr_at_tpr(normal, defective),
-            **at_threshold,
-        }
+        found = ImageCounts(normal, defective, *(counts @ members for members in _outcomes(alarms, truth)))
+        ranked = values_of(IMAGE, found, at_threshold=False) if has_both_classes(truth) else {}
+        return ranked if threshold is None else ranked | values_of(IMAGE, found, at_threshold=True)
 
     return measure
 
 
-def _threshold_metrics(counts: Floats, alarms: Bools, truth: Bools) -> dict[str, Floats]:
-    tp, fp, tn, fn = (
-        counts @ members for members in (alarms & truth, alarms & ~truth, ~alarms & ~truth, ~alarms & truth)
-    )
-    recall, specificity = ranking.ratio(tp, tp + fn), ranking.ratio(tn, tn + fp)
-    return {
-        "tp": tp,
-        "fp": fp,
-        "tn": tn,
-        "fn": fn,
-        "accuracy": ranking.ratio(tp + tn, tp + fp + tn + fn),
-        "balanced_accuracy": (recall + specificity) / 2,
-        "precision": ranking.ratio(tp, tp + fp),
-        "recall": recall,
-        "f1": ranking.ratio(2 * tp, 2 * tp + fp + fn),
-        "false_alarm_rate": ranking.ratio(fp, fp + tn),
-    }
+def _outcomes(alarms: Bools, truth: Bools) -> tuple[Bools, Bools, Bools, Bools]:
+    """Return where alarms [n] are true positives, false positives, true negatives and false negatives."""
+    return alarms & truth, alarms & ~truth, ~alarms & ~truth, ~alarms & truth
 
 
 def _intervals(
@@ -208,10 +187,10 @@ def _intervals(
 
 
 def _missing(existing: set[str], truth: Bools, threshold: float | None) -> dict[str, str]:
-    reasons = dict.fromkeys((*_RANKING_METRICS, "f1_max_threshold", *_THRESHOLD_METRICS), absent_class(truth))
-    reasons |= {"precision": "there are no alarms", "f1": "there are neither defects nor alarms"}
+    reasons = dict.fromkeys((*_RANKING, *_AT_THRESHOLD), absent_class(truth))
+    reasons |= {one.name: one.undefined for one in IMAGE if one.undefined}
     if threshold is None:
-        reasons |= dict.fromkeys((*_THRESHOLD_METRICS, *_COUNTS), "there is no threshold")
+        reasons |= dict.fromkeys(_AT_THRESHOLD, "there is no threshold")
     return {name: reason for name, reason in reasons.items() if name not in existing}
 
 

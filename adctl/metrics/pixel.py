@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adctl.metrics.accumulator import Group, PixelAccumulator
+from adctl.metrics.table import PIXEL, names_of
 
 if TYPE_CHECKING:
     from adctl.metrics.bootstrap import Interval
     from adctl.metrics.curves import Curve
 
-_RANKING_METRICS = ("auroc", "average_precision", "aupro", "aupro_05", "f1_max", "f1_max_threshold")
-_THRESHOLD_METRICS = ("iou", "dice", "precision", "recall", "region_overlap", "region_iou")
+_AT_THRESHOLD = names_of(PIXEL, at_threshold=True)
+_ALL = (*names_of(PIXEL, at_threshold=False), "f1_max_threshold", *_AT_THRESHOLD)
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,12 @@ class Meter(PixelAccumulator):
         known["threshold"] = self.threshold
         absent = counts.absent_pixels()
         if absent:
-            return PixelMetrics(**known, missing=dict.fromkeys((*_RANKING_METRICS, *_THRESHOLD_METRICS), absent))
+            return PixelMetrics(**known, missing=dict.fromkeys(_ALL, absent))
         known |= {name: float(value) for name, value in counts.ranking_metrics().items()}
         known["f1_max_threshold"] = counts.f1_max_threshold()
         if self.threshold is None:
-            missing = dict.fromkeys(_THRESHOLD_METRICS, "there is no pixel threshold")
+            missing = dict.fromkeys(_AT_THRESHOLD, "there is no pixel threshold")
         else:
             known |= {name: float(value) for name, value in counts.threshold_metrics().items() if np.isfinite(value)}
-            missing = {} if "precision" in known else {"precision": "no pixel is above the threshold"}
+            missing = {one.name: one.undefined for one in PIXEL if one.undefined and one.name not in known}
         return PixelMetrics(**known, errors={} if self.exact else counts.error_bounds(), missing=missing)

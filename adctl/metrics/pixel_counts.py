@@ -9,6 +9,7 @@ import numpy as np
 
 from adctl.metrics import ranking
 from adctl.metrics.curves import Curve
+from adctl.metrics.table import PIXEL, PRO_LIMIT, STRICT_PRO_LIMIT, values_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from adctl.metrics.labels import Floats
     from adctl.metrics.regions import ThresholdedPixels
 
-PRO_LIMIT, STRICT_PRO_LIMIT = 0.30, 0.05
 _CURVE_POINTS = 500
 
 
@@ -59,37 +59,22 @@ class PixelCounts:
         )
         return cls(levels, *counts, above.images, regions, above.false_positives, true_positives, overlap, iou)
 
+    @property
+    def defects(self) -> Floats:
+        """Number of defective pixels [...]."""
+        return np.asarray(self.defective.sum(axis=-1))
+
     def ranking_metrics(self) -> dict[str, Floats]:
         """Compute the metrics that need no threshold, each [...]."""
-        return {
-            "auroc": ranking.auroc(self.normal, self.defective),
-            "average_precision": ranking.average_precision(self.normal, self.defective),
-            "aupro": ranking.aupro(self.normal, self.overlap, self.regions, PRO_LIMIT),
-            "aupro_05": ranking.aupro(self.normal, self.overlap, self.regions, STRICT_PRO_LIMIT),
-            "f1_max": ranking.f1_by_level(self.normal, self.defective).max(axis=-1),
-        }
+        return values_of(PIXEL, self, at_threshold=False)
 
     def threshold_metrics(self) -> dict[str, Floats]:
         """Compute the metrics at the threshold, each [...]."""
-        defective, true, false = self.defective.sum(axis=-1), self.true_positives, self.false_positives
-        return {
-            "iou": ranking.ratio(true, defective + false),
-            "dice": ranking.ratio(2 * true, defective + true + false),
-            "precision": ranking.ratio(true, true + false),
-            "recall": ranking.ratio(true, defective),
-            "region_overlap": ranking.ratio(self.region_overlap, self.regions),
-            "region_iou": ranking.ratio(self.region_iou, self.regions),
-        }
+        return values_of(PIXEL, self, at_threshold=True)
 
     def error_bounds(self) -> dict[str, float]:
         """Return the largest possible error of each ranking metric if levels are bins."""
-        return {
-            "auroc": float(ranking.auroc_error(self.normal, self.defective)),
-            "average_precision": float(ranking.average_precision_error(self.normal, self.defective)),
-            "aupro": float(ranking.aupro_error(self.normal, self.overlap, self.regions, PRO_LIMIT)),
-            "aupro_05": float(ranking.aupro_error(self.normal, self.overlap, self.regions, STRICT_PRO_LIMIT)),
-            "f1_max": float(ranking.f1_max_error(self.normal, self.defective)),
-        }
+        return {one.name: float(one.max_error(self)) for one in PIXEL if one.max_error is not None}
 
     def f1_max_threshold(self) -> float:
         """Return the threshold just below the lowest value of the level with the highest F1."""

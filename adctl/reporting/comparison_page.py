@@ -13,6 +13,7 @@ import cv2
 
 from adctl import __version__, files
 from adctl.metrics.curves import precision_recall_curve, roc_curve
+from adctl.metrics.table import Place, shown_in
 from adctl.records import GOOD
 from adctl.reporting.html_assets import plotly, read_assets, template, to_script_json
 from adctl.reporting.side_by_side import views
@@ -31,30 +32,6 @@ if TYPE_CHECKING:
 _SIDE = 220
 _QUALITY = 80
 _SIGNIFICANT = 0.05
-
-SHOWN = {
-    "image_auroc": "Image AUROC",
-    "image_average_precision": "Image AP",
-    "image_f1_max": "Best F1",
-    "image_fpr_at_95_tpr": "FPR at 95 % TPR",
-    "image_f1": "F1 at the threshold",
-    "image_precision": "Precision",
-    "image_recall": "Recall",
-    "image_false_alarm_rate": "False-alarm rate",
-    "image_balanced_accuracy": "Balanced accuracy",
-    "pixel_auroc": "Pixel AUROC",
-    "pixel_average_precision": "Pixel AP",
-    "pixel_aupro": "AUPRO",
-    "pixel_aupro_05": "AUPRO to FPR 0.05",
-    "pixel_f1_max": "Best pixel F1",
-    "pixel_iou": "Pixel IoU",
-}
-"""Metrics on the page, by the names they have in a comparison."""
-
-_MAIN = ("image_auroc", "image_average_precision", "image_f1_max", "pixel_auroc", "pixel_aupro")
-"""Metrics with tests that are always visible; the others are in a section that the reader opens."""
-
-LOWER_IS_BETTER = ("image_fpr_at_95_tpr", "image_false_alarm_rate")
 
 
 def write_comparison(
@@ -132,15 +109,15 @@ def _compare_with_best(best: str, comparison: SetComparison) -> tuple[list[str],
 def metric_rows(comparison: SetComparison) -> list[dict[str, Any]]:
     """Return a row for each metric: its name and, for each set, the value, its interval and whether it is the best."""
     rows = []
-    for name, shown in SHOWN.items():
+    for name, one in shown_in(Place.COMPARISON).items():
         cells = [_metric(result, name) for result in comparison.sets]
         values = [value for value, _ in cells if value is not None]
         if not values:
             continue
-        best = min(values) if name in LOWER_IS_BETTER else max(values)
+        best = max(values) if one.higher_is_better else min(values)
         rows.append(
             {
-                "name": shown,
+                "name": _capitalised(one.label),
                 "cells": [
                     {
                         "value": "–" if value is None else f"{value:.3f}",  # noqa: RUF001 - a dash in a cell
@@ -154,6 +131,10 @@ def metric_rows(comparison: SetComparison) -> list[dict[str, Any]]:
     return rows
 
 
+def _capitalised(label: str) -> str:
+    return label[:1].upper() + label[1:]
+
+
 def _metric(result: ModelResult, name: str) -> tuple[float | None, Any]:
     level, _, metric = name.partition("_")
     metrics = result.image if level == "image" else result.pixel
@@ -164,8 +145,8 @@ def _test_rows(comparison: SetComparison) -> list[dict[str, Any]]:
     return [
         {
             "pair": f"{pair.second} minus {pair.first}",
-            "metric": shown,
-            "main": name in _MAIN,
+            "metric": _capitalised(one.label),
+            "main": Place.HEADLINE in one.places,
             "difference": f"{pair.metrics[name].difference:+.3f}",
             "range": _range(pair.metrics[name]),
             "p": _p(pair.metrics[name].p_value),
@@ -174,7 +155,7 @@ def _test_rows(comparison: SetComparison) -> list[dict[str, Any]]:
             "method": {"delong": "DeLong", "bootstrap": "bootstrap"}[pair.metrics[name].method],
         }
         for pair in comparison.pairs
-        for name, shown in SHOWN.items()
+        for name, one in shown_in(Place.COMPARISON).items()
         if name in pair.metrics
     ]
 

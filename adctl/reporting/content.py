@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adctl.files import sha256_file
+from adctl.metrics.table import METRICS
 from adctl.reporting.named_metrics import named_metrics
 
 if TYPE_CHECKING:
@@ -22,33 +23,6 @@ if TYPE_CHECKING:
     from adctl.scoring.score_set import ScoreSet
 
 ABSENT = "–"  # noqa: RUF001 - a dash in a cell
-
-_VERDICTS = "Verdicts at the calibrated threshold"
-_CARDS = (
-    (
-        "Ranking of images",
-        "AUROC",
-        "image_auroc",
-        "probability that a defective image scores higher than a good one",
-    ),
-    ("Ranking of images", "Average precision", "image_average_precision", "mean precision over all values of recall"),
-    ("Ranking of images", "Best F1", "image_f1_max", "highest F1 of all thresholds on these images"),
-    (
-        "Ranking of images",
-        "FPR at 95 % TPR",
-        "image_fpr_at_95_tpr",
-        "false-alarm rate if 95 % of the defects are found",
-    ),
-    (_VERDICTS, "F1", "image_f1", "harmonic mean of precision and recall"),
-    (_VERDICTS, "Precision", "image_precision", "share of rejected images that are defective"),
-    (_VERDICTS, "Recall", "image_recall", "share of defective images that are rejected"),
-    (_VERDICTS, "False-alarm rate", "image_false_alarm_rate", "share of good images that are rejected"),
-    ("Pixels", "AUROC", "pixel_auroc", "AUROC over all pixels"),
-    ("Pixels", "Average precision", "pixel_average_precision", "average precision over all pixels"),
-    ("Pixels", "AUPRO", "pixel_aupro", "mean overlap with each defect, up to a false-positive rate of 30 %"),
-    ("Pixels", "IoU", "pixel_iou", "intersection over union at the pixel threshold"),
-    ("Pixels", "Dice", "pixel_dice", "F1 of the pixels at the pixel threshold"),
-)
 
 
 @dataclass(frozen=True)
@@ -234,11 +208,11 @@ def _model_note(scores: ScoreSet) -> list[str]:
 def _cards(evaluation: Evaluation) -> dict[str, list[Card]]:
     metrics = named_metrics(evaluation)
     groups: dict[str, list[Card]] = {}
-    for group, name, metric, meaning in _CARDS:
-        value, bounds = metrics[metric].value, metrics[metric].interval
-        if value is not None:
+    for name, one in METRICS.items():
+        value, bounds = metrics[name].value, metrics[name].interval
+        if one.card is not None and value is not None:
             ends = f"{bounds.low:.3f} to {bounds.high:.3f}" if bounds else ""
-            groups.setdefault(group, []).append(Card(name, f"{value:.3f}", ends, meaning))
+            groups.setdefault(one.card.group, []).append(Card(one.card.name, f"{value:.3f}", ends, one.card.meaning))
     return groups
 
 

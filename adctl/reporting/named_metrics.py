@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from adctl.metrics.table import IMAGE, PIXEL
+
 if TYPE_CHECKING:
     from adctl.evaluation.evaluate import Evaluation
     from adctl.metrics.bootstrap import Interval
@@ -16,15 +18,6 @@ if TYPE_CHECKING:
     from adctl.metrics.pixel import PixelMetrics
 
     Metrics = ImageMetrics | PixelMetrics
-
-IMAGE = (
-    *("auroc", "average_precision", "f1_max", "fpr_at_95_tpr", "f1", "precision", "recall"),
-    *("false_alarm_rate", "accuracy", "balanced_accuracy", "tp", "fp", "tn", "fn"),
-)
-PIXEL = (
-    *("auroc", "average_precision", "aupro", "aupro_05", "f1_max", "iou", "dice"),
-    *("precision", "recall", "region_overlap", "region_iou"),
-)
 
 
 @dataclass(frozen=True)
@@ -50,20 +43,19 @@ def named_metrics(evaluation: Evaluation) -> dict[str, NamedMetric]:
     metrics = [
         NamedMetric("images", evaluation.images),
         NamedMetric("unscored", evaluation.verdicts.get("error", 0)),
-        *_all_of(IMAGE, "image", evaluation.image),
-        *_all_of(PIXEL, "pixel", pixel, reason=reason),
+        *_all_of("image", evaluation.image),
+        *_all_of("pixel", pixel, reason=reason),
     ]
     for kind, image in evaluation.by_defect.items():
-        metrics += _all_of(IMAGE, "image", image, part=kind)
+        metrics += _all_of("image", image, part=kind)
     for parts in (pixel.by_defect, pixel.by_size) if pixel else ():
         for part, part_metrics in parts.items():
-            metrics += _all_of(PIXEL, "pixel", part_metrics, part=part)
+            metrics += _all_of("pixel", part_metrics, part=part)
     return {metric.name: metric for metric in metrics}
 
 
-def _all_of(
-    names: tuple[str, ...], level: str, metrics: Metrics | None, *, part: str = "", reason: str = ""
-) -> list[NamedMetric]:
+def _all_of(level: str, metrics: Metrics | None, *, part: str = "", reason: str = "") -> list[NamedMetric]:
+    names = [one.name for one in (IMAGE if level == "image" else PIXEL)]
     suffix = f".{part}" if part else ""
     return [_named_metric(f"{level}_{name}{suffix}", name, metrics, reason) for name in names]
 

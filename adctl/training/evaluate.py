@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from adctl.config import LoadedSettings, ScoreSettings, names_of
 from adctl.evaluation.evaluate import evaluate
+from adctl.metrics.table import Place, shown_in
 from adctl.progress import SILENT, Reporter
 from adctl.scoring.score import score
 from adctl.scoring.score_set import ScoreSet
@@ -21,14 +22,7 @@ if TYPE_CHECKING:
     from adctl.metrics.mean_std import MeanStd
     from adctl.records import Sample
 
-METRICS: dict[str, str] = {
-    "image_auroc": "image AUROC",
-    "image_average_precision": "image AP",
-    "image_f1_max": "best F1",
-    "image_f1": "F1",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_aupro": "AUPRO",
-}
+METRICS: dict[str, str] = {name: one.column or one.label for name, one in shown_in(Place.TRAINING).items()}
 """What is measured, with the names shown; those that the test part does not allow are left out."""
 
 
