@@ -149,7 +149,7 @@ def test_contradicting_labels_are_left_out_of_the_metrics(tmp_path, paths):
     two = write_set(tmp_path / "b", paths, 2, labels=["hole", *LABELS[1:]])
     shared = match_images([one, two])
     assert shared.sets[0].rows[0].label is None
-    assert "1 images have different labels" in shared.notes[0]
+    assert "different labels in different sets: 1." in shared.notes[0]
 
 
 def test_numbers_are_those_of_the_sets_themselves(sets):

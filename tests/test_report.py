@@ -251,14 +251,14 @@ def test_many_unusable_masks_do_not_flood_the_notes(labelled):
         labelled.add("hole", 4.0, masked=False)
     notes = evaluate(labelled.scores()).notes
     assert len(notes) == 6
-    assert notes[-1].startswith("15 more images")
+    assert notes[-1].endswith("similar reasons: 15.")
 
 
 def test_huge_images_are_measured_smaller_and_the_note_says_so(maker):
     scores = maker.add("good", 1.0, size=(30, 2500)).add("hole", 4.0, size=(30, 2500)).scores()
     found = evaluate(scores)
     assert found.pixel.auroc > 0.9
-    assert any("2 images are larger" in note and "1024" in note for note in found.notes)
+    assert any("pixels: 2." in note and "1024" in note for note in found.notes)
 
 
 def test_maps_that_are_not_finite_are_a_clear_error(labelled):
@@ -338,7 +338,7 @@ def test_vanished_images_have_no_picture_and_a_note(labelled):
     page = page_of(scores)
     assert data_of(page)["rows"][0]["picture"] is None
     assert data_of(page)["rows"][1]["picture"]
-    assert "1 images can no longer be read" in before_scripts(page)
+    assert "Images without a picture: 1. They can no longer be read" in before_scripts(page)
 
 
 def test_without_maps_the_original_is_shown(labelled):

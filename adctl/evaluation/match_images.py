@@ -83,7 +83,7 @@ def match_images(sets: Sequence[ScoreSet]) -> MatchedSets:
         [[scores.rows[row_of[name]] for name in common] for scores, row_of in zip(sets, rows, strict=True)]
     )
     if conflicts:
-        notes.append(f"{conflicts} images have different labels in different sets and are treated as unlabelled.")
+        notes.append(f"Images with different labels in different sets: {conflicts}. They are treated as unlabelled.")
     shared = [
         SharedScores(
             scores.folder,

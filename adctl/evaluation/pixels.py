@@ -161,10 +161,10 @@ def _shrinking_note(scores: ScoreSet) -> list[str]:
     larger = sum(max(row.width or 0, row.height or 0) > _LONGEST for row in scores.rows)
     if not larger:
         return []
-    return [f"{larger} images are larger than {_LONGEST} pixels; their pixel metrics use images reduced to that size."]
+    return [f"Images larger than {_LONGEST} pixels: {larger}. Their pixel metrics are computed at {_LONGEST} pixels."]
 
 
 def _shorten(problems: list[str]) -> list[str]:
     more = len(problems) - _MAX_NAMED
-    rest = [f"{more} more images are left out of the pixel metrics for similar reasons."] if more > 0 else []
+    rest = [f"Other images left out of the pixel metrics for similar reasons: {more}."] if more > 0 else []
     return problems[:_MAX_NAMED] + rest

@@ -94,5 +94,7 @@ def _picture_notes(rows: list[dict[str, Any]], gallery_limit: int) -> list[str]:
         )
     absent = min(len(scored), gallery_limit) - sum(row["picture"] is not None for row in scored)
     if absent:
-        notes.append(f"{absent} images can no longer be read and have no picture; perhaps they were moved or deleted.")
+        notes.append(
+            f"Images without a picture: {absent}. They can no longer be read; perhaps they were moved or deleted."
+        )
     return notes

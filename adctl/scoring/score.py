@@ -162,7 +162,7 @@ def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
             f"The reasons are in the column 'error' of {folder / 'results.csv'}.",
         )
     if counts[Verdict.ERROR]:
-        log.warning("%d images could not be scored; the reasons are in results.csv.", counts[Verdict.ERROR])
+        log.warning("Images that could not be scored: %d. The reasons are in results.csv.", counts[Verdict.ERROR])
     run_folder.set_last(settings.runs, "scores", folder)
     return build_result(model, folder, runtime, summary, start, ignored)
 

@@ -216,7 +216,7 @@ def watch(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta)
     start = time.perf_counter()
     with WatchLog(folder, Owner(files.sha256_file(model), str(watched))) as watch_log:
-        log.info("Watching %s; %d files are scored already. Press Ctrl-C to stop.", watched, watch_log.rows)
+        log.info("Watching %s. Files scored before: %d. Press Ctrl-C to stop.", watched, watch_log.rows)
         summary = _Watch(loaded, runtime, watch_log, model, watched).run(reporter)
     if watch_log.rows:
         run_folder.set_last(settings.runs, "scores", folder)
@@ -263,7 +263,7 @@ class _Watch:
                 log.info("Stopped.")
         if self._inbox.waiting():
             log.warning(
-                "%d incomplete files were not scored; the next start scores them.",
+                "Incomplete files that were not scored: %d. The next start scores them.",
                 self._inbox.waiting(),
             )
         self._publish(complete=True)
