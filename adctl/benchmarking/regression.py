@@ -81,7 +81,7 @@ def compare(current: BenchResult, baseline: dict[str, Any]) -> list[GateResult]:
 
 
 def _pair_models(current: BenchResult, baseline: list[dict[str, Any]]) -> list[tuple[ModelBenchmark, dict[str, Any]]]:
-    """Pair each model with its earlier results by folder, name and runtime; two single models are always paired."""
+    """Pair each model with its earlier results by folder, name and runtime, or without names if each run has one."""
     if len(current.models) == len(baseline) == 1:
         return [(current.models[0], baseline[0])]
     by_name = {(*_last_two(old["path"]), old["runtime"]): old for old in baseline}

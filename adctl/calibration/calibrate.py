@@ -92,7 +92,7 @@ _METHOD_OF = {
 def calibrate(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter = SILENT) -> CalibrateResult:
     """Choose thresholds from scores of images that the model was not trained on, and write a calibrated model file.
 
-    If no images are named, the calibration scores stored in the model file are used, and PyTorch is not imported.
+    If no images are named and the model file stores calibration scores, those are used and PyTorch is not imported.
 
     Args:
         loaded: Settings.

@@ -131,7 +131,7 @@ def _number_copies(names: Sequence[Identity]) -> list[Identity]:
 
 
 def _merge_truth(columns: Sequence[Sequence[ScoredImage]]) -> tuple[list[tuple[str | None, str | None]], int]:
-    """Return label and mask of each image, from any set that has them, and the number of contradicting labels."""
+    """Return label and mask of each image from any set that has them, None if labels differ, and how many differ."""
     truth, conflicts = [], 0
     for rows in zip(*columns, strict=True):
         labels = {row.label for row in rows if row.label is not None}

@@ -37,7 +37,7 @@ _SIGNIFICANT = 0.05
 def write_comparison(
     sets: Sequence[SharedScores], comparison: SetComparison, target: Path, *, title: str | None = None
 ) -> Path:
-    """Write the page.
+    """Write the comparison page.
 
     Args:
         sets: Scored sets, reduced to the same images.

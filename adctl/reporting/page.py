@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def write_report(
     scores: ScoreSet, evaluation: Evaluation, target: Path, options: ReportOptions = DEFAULT_OPTIONS
 ) -> Path:
-    """Write the page.
+    """Write the report page.
 
     Args:
         scores: Scored set.
