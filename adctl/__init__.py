@@ -21,10 +21,10 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-PUBLIC = {
+_PUBLIC = {
     "adctl.api": (
-        *("bench", "calibrate", "compare", "demo", "export", "fetch", "fetch_bundle", "fetch_check"),
-        *("fetch_verify", "fetch_weights", "load", "report", "score", "train"),
+        *("train", "calibrate", "score", "report", "compare", "export", "bench", "load", "demo"),
+        *("fetch", "fetch_weights", "fetch_bundle", "fetch_check", "fetch_verify"),
     ),
     "adctl.benchmarking.bench": ("Benchmark",),
     "adctl.calibration.calibrate": ("CalibrateResult",),
@@ -52,7 +52,7 @@ PUBLIC = {
 }
 """Modules with their public names."""
 
-_MODULES = {name: module for module, names in PUBLIC.items() for name in names}
+_MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = ["__version__", *_MODULES]  # noqa: PLE0604 - all are texts
 

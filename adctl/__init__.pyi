@@ -323,97 +323,6 @@ def train(
     **settings: Unpack[_TrainSettings],
 ) -> GridResult: ...
 
-@overload
-def fetch(
-    what: str,
-    *,
-    category: str | Sequence[str] = (),
-    source: StrPath | None = None,
-    accept_license: bool = False,
-    force: bool = False,
-    connections: int = 4,
-    attempts: int = 4,
-    timeout: float = 30.0,
-    backoff: float = 1.0,
-    smallest_piece: int = 16777216,
-) -> FetchResult:
-    """Fetch a dataset to this computer, verified; or everything in a bundle.
-
-    Args:
-        what: Dataset, such as demo or mvtec.
-        category: Fetch only this category.
-        source: Archive, folder or bundle to fetch from, instead of the network.
-        accept_license: Accept the licence of the dataset.
-        force: Fetch again even if it is here.
-        connections: Connections at once for one large file. At least 1, at most 32.
-        attempts: Attempts at one address that bring nothing new before it fails. At least 1.
-        timeout: Time to wait for a server's answer. Above 0.
-        backoff: Seconds before the second attempt; doubled for each further one. At least 0.
-        smallest_piece: Bytes of a file that are worth a connection of their own. At least 1.
-
-    Returns:
-        The dataset; with `source` alone, which names a bundle, everything that the bundle held.
-
-    Raises:
-        AdctlError: There is no such dataset, its licence was not accepted, or the download failed.
-    """
-
-@overload
-def fetch(
-    *,
-    source: StrPath,
-    accept_license: bool = False,
-    force: bool = False,
-) -> BundleInstallResult: ...
-
-def bench(
-    models: StrPath | Sequence[StrPath] = (),
-    *,
-    runtime: Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"] | Sequence[Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"]] = (),
-    batch_sizes: int | Sequence[int] = (1, 4, 8),
-    repeats: int = 30,
-    images: StrPath | Sequence[StrPath] = (),
-    cold_starts: int = 3,
-    fail_if: str | Sequence[str] = (),
-    junit: StrPath | None = None,
-    against: StrPath | None = None,
-    runs: StrPath = "runs",
-    out: StrPath | None = None,
-    markdown: StrPath | None = None,
-    plot: StrPath | None = None,
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
-    gpu: int | None = None,
-    workers: int = 2,
-) -> Benchmark:
-    """Measure speed and memory of model files.
-
-    Args:
-        models: Model files, measured in alternation. Default: the last model.
-        runtime: Runtimes, each measured with each model. Choices: auto, torch, torch-compile, onnxruntime,
-            openvino, torchscript, torch-export. Default: the file's own.
-        batch_sizes: Batch sizes for throughput. At least 1.
-        repeats: Rounds, each with one batch of each size and five single images. At least 3.
-        images: Folder, file or glob pattern of images to score from disk. Default: test images of the model's
-            dataset.
-        cold_starts: Processes started to measure cold start and memory. At least 0.
-        fail_if: Exit with code 3 if this holds, such as 'image_auroc<0.95'.
-        junit: JUnit XML file of the gates.
-        against: JSON file of an earlier measurement; exit with code 3 if the model is slower beyond the noise.
-        runs: Folder of all runs.
-        out: JSON file of the measurements.
-        markdown: Markdown file of measurements and gates.
-        plot: PNG file of the measurements as a plot.
-        device: Device that computes.
-        gpu: Number of the GPU; implies `device` cuda. At least 0.
-        workers: Threads that read images. At least 0, at most 64.
-
-    Returns:
-        The measurements and the outcome of the gates.
-
-    Raises:
-        AdctlError: A model or the images cannot be used.
-    """
-
 def calibrate(
     *,
     model: StrPath | None = None,
@@ -481,6 +390,97 @@ def calibrate(
         AdctlError: The model or the images cannot be used.
     """
 
+def score(
+    images: StrPath | Sequence[StrPath] = (),
+    *,
+    model: StrPath | None = None,
+    watch: StrPath | None = None,
+    watch_for: float | None = None,
+    watch_idle: float | None = None,
+    settle: float = 2.0,
+    tta: str | Sequence[str] | None = None,
+    runs: StrPath = "runs",
+    out: StrPath | None = None,
+    heatmaps: bool | None = None,
+    draw: Literal["none", "contours", "boxes", "both"] = "none",
+    maps: bool = True,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    gpu: int | None = None,
+    workers: int = 2,
+    batch_size: Literal["auto"] | int = "auto",
+    runtime: Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"] = "auto",
+) -> ScoreResult:
+    """Score images: an anomaly score, an anomaly map and a verdict for each.
+
+    Args:
+        images: Folders, files or glob patterns. Default: test images of the model's dataset.
+        model: Model file, or folder or name of a run. Default: the last model.
+        watch: Score images as they arrive in this folder, each once, also after a restart.
+        watch_for: Stop watching after this time. Above 0. Default: until Ctrl-C.
+        watch_idle: Stop watching when no image has arrived for this time. Above 0.
+        settle: Time a watched file must stay unchanged before it is read. At least 0.
+        tta: Test-time augmentation: views to average over. Default: the views of the calibration.
+        runs: Folder of all runs.
+        out: Folder for heatmaps and results.
+        heatmaps: Write a heatmap picture of each image. Default: on with `out`.
+        draw: Mark anomalous regions on heatmaps.
+        maps: Keep raw anomaly maps in maps.h5, for the report.
+        device: Device that computes.
+        gpu: Number of the GPU; implies `device` cuda. At least 0.
+        workers: Threads that read images. At least 0, at most 64.
+        batch_size: Images in one batch: a number, or auto. At least 1.
+        runtime: Runtime; auto is the fastest that was verified against PyTorch. Choices: auto, torch, torch-
+            compile, onnxruntime, openvino, torchscript, torch-export.
+
+    Returns:
+        The result; iterating gives the row of each image.
+
+    Raises:
+        AdctlError: The model or the output folder cannot be used, or none of the images.
+    """
+
+def report(
+    scores: StrPath | None = None,
+    *,
+    format: Literal["html", "md", "json", "csv", "pdf", "pptx"] | Sequence[Literal["html", "md", "json", "csv", "pdf", "pptx"]] = (),
+    title: str | None = None,
+    findings: int = 12,
+    reconstructions: bool = False,
+    ci: bool = False,
+    ci_level: float = 0.95,
+    ci_samples: int = 1000,
+    seed: int = 0,
+    fail_if: str | Sequence[str] = (),
+    junit: StrPath | None = None,
+    runs: StrPath = "runs",
+    out: StrPath | None = None,
+    contact_sheet: StrPath | None = None,
+) -> ReportResult:
+    """Evaluate scores and write the report.
+
+    Args:
+        scores: Folders that 'adctl score' wrote; several are compared. Default: the last scores.
+        format: Formats. Choices: html, md, json, csv, pdf, pptx. Default: the ending of `out`, else html.
+        title: Title of the report.
+        findings: Images shown in md, pdf and pptx, mistakes first. At least 1, at most 500.
+        reconstructions: Show the autoencoder's reconstruction of each image.
+        ci: Compute confidence intervals of pixel metrics too, by bootstrap.
+        ci_level: Level of the confidence intervals. Above 0, below 1.
+        ci_samples: Bootstrap samples. At least 100, at most 100000.
+        seed: Seed of all random numbers. At least 0.
+        fail_if: Exit with code 3 if this holds, such as 'image_auroc<0.95'.
+        junit: JUnit XML file of the gates.
+        runs: Folder of all runs.
+        out: File of the report.
+        contact_sheet: PNG file of all images beside their heatmaps, worst mistakes first.
+
+    Returns:
+        The metrics, the files and the outcome of the gates.
+
+    Raises:
+        AdctlError: The scores are damaged, or the report cannot be written.
+    """
+
 def compare(
     scores: Sequence[StrPath],
     *,
@@ -509,37 +509,6 @@ def compare(
 
     Raises:
         AdctlError: The scores are damaged or share no image, or the page cannot be written.
-    """
-
-def demo(
-    *,
-    arch: str = "patchcore",
-    epochs: int = 5,
-    seed: int = 0,
-    runs: StrPath = "runs",
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
-    gpu: int | None = None,
-    workers: int = 2,
-    batch_size: Literal["auto"] | int = "auto",
-) -> DemoResult:
-    """Run the whole workflow on generated zippers: fetch, train, calibrate, score, report.
-
-    Args:
-        arch: Detector: cnn, diffusion, dinomaly, efficientad, padim, patchcore, resnet, simplenet, vit, or one of
-            an installed package.
-        epochs: Epochs of gradient training. At least 1.
-        seed: Seed of all random numbers. At least 0.
-        runs: Folder of all runs.
-        device: Device that computes.
-        gpu: Number of the GPU; implies `device` cuda. At least 0.
-        workers: Threads that read images. At least 0, at most 64.
-        batch_size: Images in one batch: a number, or auto. At least 1.
-
-    Returns:
-        The model, the heatmaps, the report and its metrics.
-
-    Raises:
-        AdctlError: The results cannot be written.
     """
 
 def export(
@@ -573,6 +542,185 @@ def export(
 
     Raises:
         AdctlError: The model or the images cannot be used, or an export does not score the same.
+    """
+
+def bench(
+    models: StrPath | Sequence[StrPath] = (),
+    *,
+    runtime: Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"] | Sequence[Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"]] = (),
+    batch_sizes: int | Sequence[int] = (1, 4, 8),
+    repeats: int = 30,
+    images: StrPath | Sequence[StrPath] = (),
+    cold_starts: int = 3,
+    fail_if: str | Sequence[str] = (),
+    junit: StrPath | None = None,
+    against: StrPath | None = None,
+    runs: StrPath = "runs",
+    out: StrPath | None = None,
+    markdown: StrPath | None = None,
+    plot: StrPath | None = None,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    gpu: int | None = None,
+    workers: int = 2,
+) -> Benchmark:
+    """Measure speed and memory of model files.
+
+    Args:
+        models: Model files, measured in alternation. Default: the last model.
+        runtime: Runtimes, each measured with each model. Choices: auto, torch, torch-compile, onnxruntime,
+            openvino, torchscript, torch-export. Default: the file's own.
+        batch_sizes: Batch sizes for throughput. At least 1.
+        repeats: Rounds, each with one batch of each size and five single images. At least 3.
+        images: Folder, file or glob pattern of images to score from disk. Default: test images of the model's
+            dataset.
+        cold_starts: Processes started to measure cold start and memory. At least 0.
+        fail_if: Exit with code 3 if this holds, such as 'image_auroc<0.95'.
+        junit: JUnit XML file of the gates.
+        against: JSON file of an earlier measurement; exit with code 3 if the model is slower beyond the noise.
+        runs: Folder of all runs.
+        out: JSON file of the measurements.
+        markdown: Markdown file of measurements and gates.
+        plot: PNG file of the measurements as a plot.
+        device: Device that computes.
+        gpu: Number of the GPU; implies `device` cuda. At least 0.
+        workers: Threads that read images. At least 0, at most 64.
+
+    Returns:
+        The measurements and the outcome of the gates.
+
+    Raises:
+        AdctlError: A model or the images cannot be used.
+    """
+
+def load(
+    model: StrPath | None = None,
+    *,
+    runs: StrPath = "runs",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    gpu: int | None = None,
+    workers: int = 2,
+    batch_size: Literal["auto"] | int = "auto",
+    runtime: Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"] = "auto",
+) -> Model:
+    """Open a model for prediction.
+
+    Args:
+        model: Model file, or folder or name of a run. Default: the last model.
+        runs: Folder of all runs.
+        device: Device that computes.
+        gpu: Number of the GPU; implies `device` cuda. At least 0.
+        workers: Threads that read images. At least 0, at most 64.
+        batch_size: Images in one batch: a number, or auto. At least 1.
+        runtime: Runtime; auto is the fastest that was verified against PyTorch. Choices: auto, torch, torch-
+            compile, onnxruntime, openvino, torchscript, torch-export.
+
+    Returns:
+        The model; its method `predict` takes images.
+
+    Raises:
+        AdctlError: There is no such model or device, or the file cannot be used.
+    """
+
+def demo(
+    *,
+    arch: str = "patchcore",
+    epochs: int = 5,
+    seed: int = 0,
+    runs: StrPath = "runs",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    gpu: int | None = None,
+    workers: int = 2,
+    batch_size: Literal["auto"] | int = "auto",
+) -> DemoResult:
+    """Run the whole workflow on generated zippers: fetch, train, calibrate, score, report.
+
+    Args:
+        arch: Detector: cnn, diffusion, dinomaly, efficientad, padim, patchcore, resnet, simplenet, vit, or one of
+            an installed package.
+        epochs: Epochs of gradient training. At least 1.
+        seed: Seed of all random numbers. At least 0.
+        runs: Folder of all runs.
+        device: Device that computes.
+        gpu: Number of the GPU; implies `device` cuda. At least 0.
+        workers: Threads that read images. At least 0, at most 64.
+        batch_size: Images in one batch: a number, or auto. At least 1.
+
+    Returns:
+        The model, the heatmaps, the report and its metrics.
+
+    Raises:
+        AdctlError: The results cannot be written.
+    """
+
+@overload
+def fetch(
+    what: str,
+    *,
+    category: str | Sequence[str] = (),
+    source: StrPath | None = None,
+    accept_license: bool = False,
+    force: bool = False,
+    connections: int = 4,
+    attempts: int = 4,
+    timeout: float = 30.0,
+    backoff: float = 1.0,
+    smallest_piece: int = 16777216,
+) -> FetchResult:
+    """Fetch a dataset to this computer, verified; or everything in a bundle.
+
+    Args:
+        what: Dataset, such as demo or mvtec.
+        category: Fetch only this category.
+        source: Archive, folder or bundle to fetch from, instead of the network.
+        accept_license: Accept the licence of the dataset.
+        force: Fetch again even if it is here.
+        connections: Connections at once for one large file. At least 1, at most 32.
+        attempts: Attempts at one address that bring nothing new before it fails. At least 1.
+        timeout: Time to wait for a server's answer. Above 0.
+        backoff: Seconds before the second attempt; doubled for each further one. At least 0.
+        smallest_piece: Bytes of a file that are worth a connection of their own. At least 1.
+
+    Returns:
+        The dataset; with `source` alone, which names a bundle, everything that the bundle held.
+
+    Raises:
+        AdctlError: There is no such dataset, its licence was not accepted, or the download failed.
+    """
+
+@overload
+def fetch(
+    *,
+    source: StrPath,
+    accept_license: bool = False,
+    force: bool = False,
+) -> BundleInstallResult: ...
+
+def fetch_weights(
+    model_name: str,
+    *,
+    source: StrPath | None = None,
+    connections: int = 4,
+    attempts: int = 4,
+    timeout: float = 30.0,
+    backoff: float = 1.0,
+    smallest_piece: int = 16777216,
+) -> FetchedWeights:
+    """Fetch the pretrained weights of a timm model.
+
+    Args:
+        model_name: timm model, such as wide_resnet50_2.
+        source: File or folder to fetch from, instead of the network.
+        connections: Connections at once for one large file. At least 1, at most 32.
+        attempts: Attempts at one address that bring nothing new before it fails. At least 1.
+        timeout: Time to wait for a server's answer. Above 0.
+        backoff: Seconds before the second attempt; doubled for each further one. At least 0.
+        smallest_piece: Bytes of a file that are worth a connection of their own. At least 1.
+
+    Returns:
+        The file and its digest.
+
+    Raises:
+        AdctlError: timm has no such model, or the download failed.
     """
 
 def fetch_bundle(
@@ -647,152 +795,4 @@ def fetch_verify(
 
     Raises:
         AdctlError: Nothing of that was fetched.
-    """
-
-def fetch_weights(
-    model_name: str,
-    *,
-    source: StrPath | None = None,
-    connections: int = 4,
-    attempts: int = 4,
-    timeout: float = 30.0,
-    backoff: float = 1.0,
-    smallest_piece: int = 16777216,
-) -> FetchedWeights:
-    """Fetch the pretrained weights of a timm model.
-
-    Args:
-        model_name: timm model, such as wide_resnet50_2.
-        source: File or folder to fetch from, instead of the network.
-        connections: Connections at once for one large file. At least 1, at most 32.
-        attempts: Attempts at one address that bring nothing new before it fails. At least 1.
-        timeout: Time to wait for a server's answer. Above 0.
-        backoff: Seconds before the second attempt; doubled for each further one. At least 0.
-        smallest_piece: Bytes of a file that are worth a connection of their own. At least 1.
-
-    Returns:
-        The file and its digest.
-
-    Raises:
-        AdctlError: timm has no such model, or the download failed.
-    """
-
-def load(
-    model: StrPath | None = None,
-    *,
-    runs: StrPath = "runs",
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
-    gpu: int | None = None,
-    workers: int = 2,
-    batch_size: Literal["auto"] | int = "auto",
-    runtime: Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"] = "auto",
-) -> Model:
-    """Open a model for prediction.
-
-    Args:
-        model: Model file, or folder or name of a run. Default: the last model.
-        runs: Folder of all runs.
-        device: Device that computes.
-        gpu: Number of the GPU; implies `device` cuda. At least 0.
-        workers: Threads that read images. At least 0, at most 64.
-        batch_size: Images in one batch: a number, or auto. At least 1.
-        runtime: Runtime; auto is the fastest that was verified against PyTorch. Choices: auto, torch, torch-
-            compile, onnxruntime, openvino, torchscript, torch-export.
-
-    Returns:
-        The model; its method `predict` takes images.
-
-    Raises:
-        AdctlError: There is no such model or device, or the file cannot be used.
-    """
-
-def report(
-    scores: StrPath | None = None,
-    *,
-    format: Literal["html", "md", "json", "csv", "pdf", "pptx"] | Sequence[Literal["html", "md", "json", "csv", "pdf", "pptx"]] = (),
-    title: str | None = None,
-    findings: int = 12,
-    reconstructions: bool = False,
-    ci: bool = False,
-    ci_level: float = 0.95,
-    ci_samples: int = 1000,
-    seed: int = 0,
-    fail_if: str | Sequence[str] = (),
-    junit: StrPath | None = None,
-    runs: StrPath = "runs",
-    out: StrPath | None = None,
-    contact_sheet: StrPath | None = None,
-) -> ReportResult:
-    """Evaluate scores and write the report.
-
-    Args:
-        scores: Folders that 'adctl score' wrote; several are compared. Default: the last scores.
-        format: Formats. Choices: html, md, json, csv, pdf, pptx. Default: the ending of `out`, else html.
-        title: Title of the report.
-        findings: Images shown in md, pdf and pptx, mistakes first. At least 1, at most 500.
-        reconstructions: Show the autoencoder's reconstruction of each image.
-        ci: Compute confidence intervals of pixel metrics too, by bootstrap.
-        ci_level: Level of the confidence intervals. Above 0, below 1.
-        ci_samples: Bootstrap samples. At least 100, at most 100000.
-        seed: Seed of all random numbers. At least 0.
-        fail_if: Exit with code 3 if this holds, such as 'image_auroc<0.95'.
-        junit: JUnit XML file of the gates.
-        runs: Folder of all runs.
-        out: File of the report.
-        contact_sheet: PNG file of all images beside their heatmaps, worst mistakes first.
-
-    Returns:
-        The metrics, the files and the outcome of the gates.
-
-    Raises:
-        AdctlError: The scores are damaged, or the report cannot be written.
-    """
-
-def score(
-    images: StrPath | Sequence[StrPath] = (),
-    *,
-    model: StrPath | None = None,
-    watch: StrPath | None = None,
-    watch_for: float | None = None,
-    watch_idle: float | None = None,
-    settle: float = 2.0,
-    tta: str | Sequence[str] | None = None,
-    runs: StrPath = "runs",
-    out: StrPath | None = None,
-    heatmaps: bool | None = None,
-    draw: Literal["none", "contours", "boxes", "both"] = "none",
-    maps: bool = True,
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
-    gpu: int | None = None,
-    workers: int = 2,
-    batch_size: Literal["auto"] | int = "auto",
-    runtime: Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"] = "auto",
-) -> ScoreResult:
-    """Score images: an anomaly score, an anomaly map and a verdict for each.
-
-    Args:
-        images: Folders, files or glob patterns. Default: test images of the model's dataset.
-        model: Model file, or folder or name of a run. Default: the last model.
-        watch: Score images as they arrive in this folder, each once, also after a restart.
-        watch_for: Stop watching after this time. Above 0. Default: until Ctrl-C.
-        watch_idle: Stop watching when no image has arrived for this time. Above 0.
-        settle: Time a watched file must stay unchanged before it is read. At least 0.
-        tta: Test-time augmentation: views to average over. Default: the views of the calibration.
-        runs: Folder of all runs.
-        out: Folder for heatmaps and results.
-        heatmaps: Write a heatmap picture of each image. Default: on with `out`.
-        draw: Mark anomalous regions on heatmaps.
-        maps: Keep raw anomaly maps in maps.h5, for the report.
-        device: Device that computes.
-        gpu: Number of the GPU; implies `device` cuda. At least 0.
-        workers: Threads that read images. At least 0, at most 64.
-        batch_size: Images in one batch: a number, or auto. At least 1.
-        runtime: Runtime; auto is the fastest that was verified against PyTorch. Choices: auto, torch, torch-
-            compile, onnxruntime, openvino, torchscript, torch-export.
-
-    Returns:
-        The result; iterating gives the row of each image.
-
-    Raises:
-        AdctlError: The model or the output folder cannot be used, or none of the images.
     """

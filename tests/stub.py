@@ -33,21 +33,16 @@ _FOLDS = ("folds", "fold")
 
 def public_stub() -> str:
     """Return the text of the stub."""
-    others = [name for name in adctl.PUBLIC["adctl.api"] if name not in ("train", "fetch")]
     names = "".join(f'    "{name}",\n' for name in sorted(adctl.__all__))
-    parts = [
-        _HEAD + _imports(),
-        f"__version__: str\n__all__ = [\n{names}]\n",
-        *_train(),
-        *_fetch(),
-        *map(_plain, others),
-    ]
-    return "\n".join(parts)
+    head = f"{_HEAD}{_imports()}\n__version__: str\n__all__ = [\n{names}]\n"
+    overloaded = {"train": _train, "fetch": _fetch}
+    parts = [overloaded[name]() if name in overloaded else [_plain(name)] for name in adctl._PUBLIC["adctl.api"]]
+    return "\n".join([head, *(part for function in parts for part in function)])
 
 
 def _imports() -> str:
     lines = []
-    for module, names in sorted(adctl.PUBLIC.items()):
+    for module, names in sorted(adctl._PUBLIC.items()):
         if module != "adctl.api":
             lines += [f"from {module} import {name} as {name}\n" for name in sorted(names)]
     return "".join(lines)

@@ -21,7 +21,7 @@ from adctl.data.images import read_image
 from adctl.errors import DataError, ImageError, UsageError
 from adctl.scoring.score_set import MAPS, ScoreSet
 
-FUNCTIONS = adctl.PUBLIC["adctl.api"]
+FUNCTIONS = adctl._PUBLIC["adctl.api"]
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,11 @@ def test_import_loads_nothing():
 def test_the_stub_is_the_one_that_the_settings_make():
     assert STUB.read_text(encoding="utf-8") == public_stub(), "run python tests/stub.py"
     assert STUB.with_name("py.typed").is_file()
+
+
+def test_the_documentation_lists_every_name():
+    listed = re.findall(r"^        - (\w+)$", (ROOT / "docs/pages/python.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(set(adctl.__all__) - {"__version__"})
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -171,7 +176,7 @@ def look(path: str | Path, array: NDArray[np.uint8]) -> None:
 def rest(scores: Path) -> None:
     reported = adctl.report(scores, format=["html", "json"], fail_if="image_auroc<0.9")
     print(reported.page, reported.evaluation.image, adctl.compare([scores, "other"]).page)
-    print(adctl.export(format="onnx").exports[0].file, adctl.bench(["a.onnx"], batch_sizes=[1, 4]).figures)
+    print(adctl.export(format="onnx").exports[0].file, adctl.bench(["a.onnx"], batch_sizes=[1, 4]).results)
     fetched: adctl.FetchResult = adctl.fetch("demo")
     print(fetched.root, adctl.fetch(source="usb").datasets, adctl.fetch_weights("resnet18").path)
     print(adctl.fetch_bundle("usb", include=["demo"]).install, adctl.fetch_check("parts"), adctl.fetch_verify())
