@@ -48,7 +48,9 @@ class Mahalanobis(FeatureDetector):
 
     def phases(self) -> Sequence[Phase]:
         """Return one pass over the images, which sums features and their products."""
-        self._count, self._sum, self._products = 0, 0, 0
+        self._count = 0
+        self._sum = torch.zeros(self.channels, dtype=torch.float64)
+        self._products = torch.zeros(self.channels, self.channels, dtype=torch.float64)
         return (Observe(self.patches, self._absorb, self._finish, "feature statistics"),)
 
     def forward(self, images: Tensor) -> Prediction:
