@@ -77,12 +77,13 @@ def from_settings(
         parameters[name] = parameters[name].replace(kind=_POSITIONAL)
     for name in required:
         parameters[name] = _without_default(parameters[name])
+    joined = {option.name for option in options if option.name in wider and not option.repeatable}
 
     def decorate(run: Callable[[LoadedSettings[S]], R]) -> Callable[..., R]:
         @functools.wraps(run)
         def call(*arguments: Any, **settings: Any) -> R:
             given = _given(f"adctl.{run.__name__}", cls, parameters, arguments, settings)
-            return run(load(cls, {name: _plain(value, joined=name in wider) for name, value in given.items()}))
+            return run(load(cls, {name: _plain(value, joined=name in joined) for name, value in given.items()}))
 
         returns = run.__annotations__["return"]
         vars(call)["__signature__"] = inspect.Signature(list(parameters.values()), return_annotation=returns)

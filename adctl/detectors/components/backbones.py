@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import logging
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ from adctl.engine.batch_size import CPU_PIECE
 from adctl.errors import ModelFileError, UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 DEFAULT = "tf_efficientnet_lite0"
 _COLOURS = 3
@@ -182,8 +184,7 @@ def _create(name: str, levels: Sequence[int], image_size: int, **source: Any) ->
         raise unknown_name("backbone", name, _similar_models(name))
     sized: dict[str, Any] = {"img_size": image_size} if _is_transformer(name) else {}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # timm's deprecation chatter is not for our users
+        with _quiet():
             network: nn.Module = timm.create_model(
                 name, features_only=True, out_indices=tuple(levels), **sized, **source
             )
@@ -193,6 +194,20 @@ def _create(name: str, levels: Sequence[int], image_size: int, **source: Any) ->
             "Choose other layers, or an image size that its patch size divides.",
         ) from error
     return _cut(network)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep timm's remarks from users: on deprecations, and on weights of the stages that are cut."""
+    log = logging.getLogger("timm")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
 
 
 def _cut(network: nn.Module) -> nn.Module:
