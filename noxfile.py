@@ -87,6 +87,13 @@ def examples(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site of the documentation into build/site; a dead link fails."""
+    session.install(".[docs]")
+    session.run("mkdocs", "build", "--config-file", "docs/mkdocs.yml", "--strict", *session.posargs)
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Measure start-up, and quality and speed on the real images; prints tables."""
     session.install(".[all]")
@@ -130,7 +137,7 @@ def _development(*names: str) -> list[str]:
 
 def _lowest_versions() -> list[str]:
     """Return a constraint for each dependency that users install, extras included: the lower bound of its versions."""
-    groups = [PROJECT["dependencies"], *(lines for extra, lines in EXTRAS.items() if extra != "dev")]
+    groups = [PROJECT["dependencies"], *(lines for extra, lines in EXTRAS.items() if extra not in ("dev", "docs"))]
     requirements = [Requirement(line) for lines in groups for line in lines]
     return sorted({_lowest_version(requirement) for requirement in requirements if requirement.name != PROJECT["name"]})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -38,6 +39,4 @@ def test_a_notebook_runs_and_shows_pictures(notebook, data, tmp_path):
 
 
 def _code_cells(path):
-    import json
-
     return [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
