@@ -22,8 +22,13 @@ def _section(command: str) -> str:
 
 
 def _row(option: Option) -> str:
-    name = ", ".join(f"`{flag}`" for flag in option.flags) if option.flags else f"`{option.metavar or option.name}`"
-    return f"| {name} | {_escaped(option.help)} | {_escaped(str(option.shown_default or ''))} |"
+    return f"| {_name(option)} | {_escaped(option.help)} | {_escaped(str(option.shown_default or ''))} |"
+
+
+def _name(option: Option) -> str:
+    if option.flags:
+        return ", ".join(f"`{flag}`" for flag in option.flags)
+    return f"`{option.metavar}`" if option.argument else f"`{option.name}` (only in settings files)"
 
 
 def _escaped(text: str) -> str:
