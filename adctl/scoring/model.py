@@ -89,7 +89,7 @@ class Model:
 
     def __init__(
         self,
-        path: Path,
+        path: StrPath,
         *,
         device: str = "auto",
         gpu: int | None = None,
@@ -97,8 +97,8 @@ class Model:
         batch_size: int | str = "auto",
         workers: int = 2,
     ) -> None:
-        self.path = path
-        self._runtime: Runtime = open_model(path, device, gpu, runtime)
+        self.path = Path(path)
+        self._runtime: Runtime = open_model(self.path, device, gpu, runtime)
         self._rule = DecisionRule(self.calibration) if self.calibration else None
         self._batch_size = batch_size
         self._workers = workers
