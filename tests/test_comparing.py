@@ -26,6 +26,7 @@ from adctl.records import Calibration, ScoredImage, Verdict
 from adctl.reporting.animation import write_animation
 from adctl.reporting.compare import compare
 from adctl.reporting.comparison_page import metric_rows, summarise
+from adctl.reporting.report import report
 from adctl.scoring.score_set import ScoreSet, ScoreWriter
 
 CALIBRATION = Calibration("percentile", 1.0, 1.0, 99.0, 50, 0, 0.02, (0.0, 0.9))
@@ -285,7 +286,7 @@ def test_refusals(adctl, sets, tmp_path):
     with pytest.raises(UsageError, match="not an animation format"):
         refused(first, second, animation="x.mp4")
     with pytest.raises(UsageError, match="only one scored set"):
-        package.report(scores=first, animation="x.gif")
+        report(load(ReportSettings, {"scores": first, "animation": "x.gif"}))
     assert "named twice" in adctl("report", first, first, code=2).stderr
 
 
@@ -313,7 +314,7 @@ def test_from_python(sets, tmp_path):
 
 
 def test_packages_do_not_take_the_place_of_the_functions_of_their_names():
-    for name in package.__all__:
+    for name in set(package.__all__) - {"__version__"}:
         assert callable(getattr(package, name)), name
 
 

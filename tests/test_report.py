@@ -371,7 +371,14 @@ def test_commands_can_be_pasted_without_harm(labelled):
 
 def test_the_page_tells_how_it_was_made(labelled):
     page = before_scripts(page_of(labelled.scores(), title="For <you>"))
-    for text in ("ab" * 32, "padim", "method percentile 99, from 50 good images", "0.1.0", "For &lt;you&gt;", "2026-01-02"):
+    for text in (
+        "ab" * 32,
+        "padim",
+        "method percentile 99, from 50 good images",
+        "0.1.0",
+        "For &lt;you&gt;",
+        "2026-01-02",
+    ):
         assert text in page
     assert "openvino" not in page
 
