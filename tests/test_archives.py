@@ -128,7 +128,7 @@ def test_links_and_devices_in_tar_are_refused(tmp_path, into, name, wanted):
         tar.addfile(tar_entry("good", 1), io.BytesIO(b"1"))
         tar.addfile(ODD[name])
         tar.addfile(tar_entry("odd", 1), io.BytesIO(b"2"))
-    with pytest.raises(FetchError, match=r"x.tar holds 'odd' as a (link|device)"):
+    with pytest.raises(FetchError, match=r"x.tar contains 'odd' as a (link|device)"):
         extract(archive, into, wanted=wanted)
     assert not into.exists()
 
@@ -149,7 +149,7 @@ def test_links_and_devices_in_zip_are_refused(tmp_path, into, mode, says):
 def test_names_that_hide_their_end_are_refused(tmp_path, into, name):
     archive = pack(tmp_path / "x.zip", {"good": b"1"})
     archive.write_bytes(archive.read_bytes().replace(b"good", name))
-    with pytest.raises(FetchError, match="cut"):
+    with pytest.raises(FetchError, match="null character"):
         extract(archive, into)
 
 
@@ -208,7 +208,7 @@ def test_endless_entries_are_refused(tmp_path, into, monkeypatch):
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_full_disk_is_foreseen(tmp_path, into, ending, monkeypatch):
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=3000))
-    with pytest.raises(OutputError, match=r"no room .* 3.0 kB were free"):
+    with pytest.raises(OutputError, match=r"too small .* 3.0 kB are free"):
         extract(pack(tmp_path / f"x.{ending}", CONTENT), into)
     assert not list(into.parent.iterdir())
 

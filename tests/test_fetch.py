@@ -190,7 +190,7 @@ def test_what_the_catalogue_says_is_usable():
         for remote in entry.remotes:
             # A plain address will do as a second one where a digest vouches for what comes from it.
             assert remote.urls[0].startswith("https://")
-            assert remote.verifiable or all(url.startswith("https://") for url in remote.urls)
+            assert remote.has_digest or all(url.startswith("https://") for url in remote.urls)
             assert remote.filename.rpartition(".")[2] in {"xz", "gz", "zip", "tar"}
             assert remote.sha256 is None or len(bytes.fromhex(remote.sha256)) == 32
             assert remote.md5 is None or len(bytes.fromhex(remote.md5)) == 16
@@ -233,7 +233,7 @@ def test_the_whole_data_set_comes_verified_and_tidy(mvtec, site, home):
     )
     assert list(heard.stages)[:2] == ["downloading all.tar.xz", "unpacking all.tar.xz"]
     assert heard.stages["downloading all.tar.xz"][-1] == (len(WHOLE), len(WHOLE))
-    assert heard.stages["laying out cable"][-1] == (5, 5)
+    assert heard.stages["writing cable"][-1] == (5, 5)
     assert {path.name for path in got.root.iterdir()} == {*CATEGORIES, "fetched.json"}
     assert tree(got.root / "cable") == {k.partition("/")[2]: v for k, v in files_of("cable").items()}
     assert open_mvtec(got.root, "zipper").mask_count == 1
@@ -328,7 +328,7 @@ def test_an_archive_of_something_else_is_refused(mvtec, site, home):
     assert categories_in(home / "mvtec") <= {".fetching"}
 
 
-@pytest.mark.parametrize("stage", ["downloading", "unpacking", "laying out", "listing digests"])
+@pytest.mark.parametrize("stage", ["downloading", "unpacking", "writing", "computing digests"])
 def test_wherever_it_is_interrupted_nothing_looks_whole_that_is_not(mvtec, site, home, stage):
     with pytest.raises(KeyboardInterrupt):
         accept(categories=["zipper"], reporter=Heard(stop_at=stage))
@@ -374,8 +374,8 @@ def test_what_a_killed_run_left_is_swept_away(mvtec, home, where):
 
 
 def test_two_at_once_wait_for_each_other(mvtec, home, monkeypatch):
-    monkeypatch.setattr(store, "_PATIENCE", 0.1)
-    with store.fetch_lock(home / "mvtec"), pytest.raises(FetchError, match="Another adctl"):
+    monkeypatch.setattr(store, "_LOCK_TIMEOUT", 0.1)
+    with store.fetch_lock(home / "mvtec"), pytest.raises(FetchError, match="Another adctl process"):
         accept()
     assert accept().categories == CATEGORIES
 
@@ -517,7 +517,7 @@ def test_the_built_in_set_is_drawn_once(home, small_demo):
     got = fetch_dataset("demo", reporter=heard)
     assert (got.root, got.categories, got.verified, got.already) == (home / "demo", ("zipper",), True, False)
     assert len(open_mvtec(got.root, "zipper").train) == 3
-    assert heard.stages["drawing demo"]
+    assert heard.stages["generating demo"]
     assert [result.intact for result in verify()] == [True]
     assert json.loads((home / "demo" / "fetched.json").read_text())["name"] == "demo"
     assert fetch_dataset("demo") == dataclasses.replace(got, already=True)

@@ -108,7 +108,7 @@ def test_the_command_line_takes_its_patience_from_its_options(site, catalogue, a
     assert len(site.seen) == 3
     site.always = PASSING["503"][0]
     failed = adctl("fetch", "parts", "--force", "--attempts", "2", code=1, **options)
-    assert "gave up after 2 tries" in failed.stderr
+    assert "gave up after 2 attempts" in failed.stderr
     assert len(site.seen) == 5
 
 

@@ -418,7 +418,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda root: [cv2.imwrite(str(path), np.full(SIDES, 255, np.uint8)) for path in root.glob("train/*_GT.png")],
         "no good images",
     ),
-    "another layout": ("dagm", lambda root: (root / "Class3" / "Train").rename(root / "x"), "does not hold"),
+    "another layout": ("dagm", lambda root: (root / "Class3" / "Train").rename(root / "x"), "does not contain"),
 }  # fmt: skip
 
 

@@ -1,10 +1,10 @@
-"""Bringing data sets and backbone weights to this machine, finding them again, and carrying them on to others.
+"""Data sets and backbone weights: download them, find them again, verify them, and bundle them for other machines.
 
-    DATA_DIR/NAME/CATEGORY/                  a category in MVTec AD layout, put there whole by a rename
-    DATA_DIR/NAME/CATEGORY/digests.sha256    of each of its files
-    DATA_DIR/NAME/fetched.json               where each category came from, and its digest
-    DATA_DIR/NAME/.fetching/                 unfinished downloads; gone once a fetch is done
+    DATA_DIR/NAME/CATEGORY/                  category in MVTec AD layout; appears complete, by a rename
+    DATA_DIR/NAME/CATEGORY/digests.sha256    SHA-256 digest of each of its files
+    DATA_DIR/NAME/fetched.json               source and digest of each category
+    DATA_DIR/NAME/.fetching/                 unfinished downloads; deleted after a successful fetch
     DATA_DIR/weights/NAME.safetensors, NAME.json
 
-Prints nothing and asks nothing.
+The modules print nothing and ask nothing.
 """

@@ -1,8 +1,7 @@
-"""Unpacking archives that nobody vouches for: tar (plain, gzip, bzip2, xz) and zip, told apart by their content.
+"""Safe unpacking of untrusted archives: tar (plain, gzip, bzip2, xz) and zip, recognised by their content.
 
-Nothing is written outside the folder, nothing but files and folders is made, no owner or permission is taken over,
-and a few kilobytes cannot become a full disk. The folder appears whole or not at all.
-Knows nothing of what the files are.
+Nothing is written outside the target folder. Only files and folders are created; owners and permissions are ignored.
+The unpacked size is limited, so that a small archive cannot fill the disk. The folder appears only when complete.
 """
 
 from __future__ import annotations
@@ -35,8 +34,9 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 18
 _MOST_MEMBERS = 1_000_000
 _MOST_EXPANSION = 200
-"""Images hardly shrink; what grows two hundredfold was made to fill a disk."""
+"""Largest allowed ratio of unpacked to packed size. Images hardly compress, so a larger ratio indicates an attack."""
 _ALWAYS_ALLOWED = 10_000_000
+"""Unpacked bytes that are allowed at any ratio."""
 _END_OF_TAR = bytes(512)
 _DRIVE = re.compile(r"[A-Za-z]:")
 _REMEDY = "Take the archive from its official source."
@@ -52,32 +52,31 @@ def extract(
     """Unpack an archive into a new folder.
 
     Args:
-        archive: The file.
-        into: The folder to make; it must not exist.
-        wanted: Says of a path inside the archive whether it is unpacked; None takes all. What is not wanted is
-            checked all the same.
-        progress: Told (bytes of the archive read, its size).
+        archive: Archive file.
+        into: Folder to create; it must not exist.
+        wanted: Function that selects paths inside the archive; None selects all. All paths are checked.
+        progress: Called with (bytes of the archive read, its size).
 
     Returns:
-        Bytes written.
+        Number of bytes written.
 
     Raises:
-        FetchError: The archive is damaged, or holds something that could do harm; the message names it.
-        OutputError: It cannot be written, or there is no room for it.
+        FetchError: The archive is damaged, or has an unsafe entry; the message names it.
+        OutputError: Files cannot be written, or the disk is too small.
     """
     if into.exists():
         raise OutputError(f"{into} exists already.", "Choose a new folder.")
     files.make_folder(into.parent)
     with files.output_errors(into):
-        box = Path(tempfile.mkdtemp(prefix=f".{into.name}.", suffix=".partial", dir=into.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{into.name}.", suffix=".partial", dir=into.parent))
     try:
-        whole = files.make_folder(box / "whole")
-        with _damage(archive):
-            written = _Unpacking(archive, whole, wanted, progress).run()
+        unpacked = files.make_folder(temporary / "unpacked")
+        with _archive_errors(archive):
+            written = _Unpacking(archive, unpacked, wanted, progress).run()
         with files.output_errors(into):
-            whole.rename(into)
+            unpacked.rename(into)
     finally:
-        shutil.rmtree(box, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return written
 
 
@@ -86,11 +85,11 @@ class _Member:
     """One entry of an archive.
 
     Attributes:
-        name: As it stands in the archive.
-        fault: What it is, if neither file nor folder.
+        name: Name in the archive.
+        fault: Why it cannot be unpacked, such as "as a link"; None for a file or folder.
         is_folder: Whether it is a folder.
-        size: Bytes it claims to unpack to.
-        open: Gives its content; files only.
+        size: Unpacked size in bytes that the archive states.
+        open: Function that opens its content; for files only.
     """
 
     name: str
@@ -101,7 +100,7 @@ class _Member:
 
 
 class _Unpacking:
-    """One run over one archive, with its limits."""
+    """Unpacks one archive within the limits."""
 
     def __init__(
         self, archive: Path, folder: Path, wanted: Callable[[PurePosixPath], bool] | None, progress: Progress | None
@@ -113,31 +112,31 @@ class _Unpacking:
         self.length = archive.stat().st_size
         self.unpacked = 0
         self.written = 0
-        self.room = shutil.disk_usage(folder).free
+        self.free_space = shutil.disk_usage(folder).free
 
     def run(self) -> int:
-        """Unpack; returns bytes written."""
+        """Unpack the archive and return the number of bytes written."""
         with self.archive.open("rb") as raw:
             kind = raw.read(6)
             raw.seek(0)
             members = self._zip_members(raw) if kind.startswith(b"PK") else self._tar_members(raw, kind)
             for count, member in enumerate(members):
                 if count >= _MOST_MEMBERS:
-                    raise FetchError(f"{self.archive.name} holds more than {_MOST_MEMBERS} entries.", _REMEDY)
-                self._take(member)
+                    raise FetchError(f"{self.archive.name} has more than {_MOST_MEMBERS} entries.", _REMEDY)
+                self._unpack(member)
         return self.written
 
     def count(self, block: bytes) -> bytes:
-        """Pass on what came out of the decompressor, unless it is beyond all measure."""
+        """Count decompressed bytes and return them, unless there are too many for the size of the archive."""
         self.unpacked += len(block)
         if self.unpacked > max(_ALWAYS_ALLOWED, _MOST_EXPANSION * self.length):
             raise FetchError(
-                f"{self.archive.name} unpacks to more than {_MOST_EXPANSION} times its size: it looks like a bomb.",
+                f"{self.archive.name} unpacks to more than {_MOST_EXPANSION} times its size: it may be a zip bomb.",
                 _REMEDY,
             )
         return block
 
-    def _take(self, member: _Member) -> None:
+    def _unpack(self, member: _Member) -> None:
         path = self._checked_path(member)
         if self.wanted is not None and not self.wanted(path):
             return
@@ -151,17 +150,17 @@ class _Unpacking:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise self._refusal(member, "as a file and as a folder") from error
+            raise self._unsafe(member, "as a file and as a folder") from error
 
     def _write(self, member: _Member, target: Path) -> None:
-        if member.size > self.room - self.written:
+        if member.size > self.free_space - self.written:
             raise OutputError(
-                f"There is no room to unpack {self.archive.name} in {self.folder.parent.parent}: "
-                f"{format_bytes(self.room)} were free.",
-                "Free some space, or name a folder on another disk with ADCTL_DATA_DIR.",
+                f"The disk is too small to unpack {self.archive.name} in {self.folder.parent.parent}: "
+                f"{format_bytes(self.free_space)} are free.",
+                "Free some space, or set ADCTL_DATA_DIR to a folder on another disk.",
             )
         with member.open() as source, self._new_file(member, target) as stream:
-            # Trouble with reading is the archive's fault, trouble with writing the disk's.
+            # Only writing is inside `output_errors`: errors of reading are the archive's.
             while block := source.read(_BLOCK):
                 with files.output_errors(target):
                     stream.write(block)
@@ -175,20 +174,20 @@ class _Unpacking:
             try:
                 return target.open("xb")
             except FileExistsError as error:
-                raise self._refusal(member, "twice") from error
+                raise self._unsafe(member, "twice") from error
 
     def _checked_path(self, member: _Member) -> PurePosixPath:
         path = PurePosixPath(member.name)
         if member.fault is not None:
-            raise self._refusal(member, member.fault)
+            raise self._unsafe(member, member.fault)
         if path.is_absolute() or _DRIVE.match(member.name) or "\\" in member.name:
-            raise self._refusal(member, "with a path that is not relative to the archive")
+            raise self._unsafe(member, "with a path that is not relative to the archive")
         if ".." in path.parts:
-            raise self._refusal(member, "with a path that leads out of the archive")
+            raise self._unsafe(member, "with a path that leads out of the archive")
         return path
 
-    def _refusal(self, member: _Member, what: str) -> FetchError:
-        return FetchError(f"{self.archive.name} holds {member.name!r} {what}; it was not unpacked.", _REMEDY)
+    def _unsafe(self, member: _Member, what: str) -> FetchError:
+        return FetchError(f"{self.archive.name} contains {member.name!r} {what}; it was not unpacked.", _REMEDY)
 
     def _report(self, done: int) -> None:
         if self.progress is not None:
@@ -196,16 +195,16 @@ class _Unpacking:
 
     def _tar_members(self, raw: IO[bytes], kind: bytes) -> Iterator[_Member]:
         with _decompressed(raw, kind) as plain:
-            watched = _Watched(plain, self)
-            with tarfile.open(fileobj=cast("IO[bytes]", watched), mode="r|", bufsize=_BLOCK) as tar:
+            counted = _CountedStream(plain, self)
+            with tarfile.open(fileobj=cast("IO[bytes]", counted), mode="r|", bufsize=_BLOCK) as tar:
                 while (info := tar.next()) is not None:
                     yield _Member(info.name, _tar_fault(info), info.isdir(), info.size, _tar_opener(tar, info))
-                    tar.members = []  # type: ignore[attr-defined]  # in a stream they only use memory
+                    tar.members = []  # type: ignore[attr-defined]  # entries already read only use memory
                     self._report(raw.tell())
-            # tarfile takes a stream that ends between two entries for a whole one.
-            while watched.read(_BLOCK):
+            # tarfile accepts a stream that ends between two entries, so the end mark is checked here.
+            while counted.read(_BLOCK):
                 pass
-            if watched.tail != _END_OF_TAR:
+            if counted.tail != _END_OF_TAR:
                 raise EOFError
         self._report(self.length)
 
@@ -225,11 +224,11 @@ class _Unpacking:
         self._report(self.length)
 
     def _zip_opener(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[], IO[bytes]]:
-        return lambda: cast("IO[bytes]", _Watched(archive.open(info), self))
+        return lambda: cast("IO[bytes]", _CountedStream(archive.open(info), self))
 
 
-class _Watched:
-    """A stream of unpacked bytes that counts them and remembers the last block of 512."""
+class _CountedStream:
+    """A stream of decompressed bytes that counts them and keeps the last 512."""
 
     def __init__(self, inner: IO[bytes], unpacking: _Unpacking) -> None:
         self._inner = inner
@@ -237,7 +236,7 @@ class _Watched:
         self.tail = b""
 
     def read(self, size: int = -1) -> bytes:
-        """As a file does."""
+        """Read bytes, like a file."""
         block = self._unpacking.count(self._inner.read(size))
         self.tail = (self.tail + block[-512:])[-512:]
         return block
@@ -276,7 +275,7 @@ def _tar_fault(info: tarfile.TarInfo) -> str | None:
 
 def _zip_fault(info: zipfile.ZipInfo) -> str | None:
     if "\0" in info.orig_filename:
-        return "under a name that is cut"
+        return "with a null character in its name"
     if info.flag_bits & 1:
         return "encrypted"
     mode = stat.S_IFMT(info.external_attr >> 16)
@@ -286,8 +285,8 @@ def _zip_fault(info: zipfile.ZipInfo) -> str | None:
 
 
 @contextmanager
-def _damage(archive: Path) -> Iterator[None]:
-    """Turn the many ways in which an archive cannot be read into one clear error."""
+def _archive_errors(archive: Path) -> Iterator[None]:
+    """Turn all errors of reading an archive into one `FetchError`."""
     try:
         yield
     except (
@@ -300,13 +299,9 @@ def _damage(archive: Path) -> Iterator[None]:
         ValueError,
         NotImplementedError,
     ) as error:
-        system = isinstance(error, OSError) and error.errno
-        reason = (
-            os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "it is damaged or cut short"
-        )
-        raise FetchError(
-            f"Cannot unpack {archive}: {reason}.",
-            "Check the path and its permissions."
-            if system
-            else "Archives end in .tar, .tar.gz, .tar.bz2, .tar.xz or .zip; fetch it again if it is one.",
-        ) from error
+        if isinstance(error, OSError) and error.errno:
+            reason, remedy = os.strerror(error.errno), "Check the path and its permissions."
+        else:
+            reason = "it is damaged or cut short"
+            remedy = "Archives end in .tar, .tar.gz, .tar.bz2, .tar.xz or .zip; fetch it again if it is one."
+        raise FetchError(f"Cannot unpack {archive}: {reason}.", remedy) from error

@@ -1,9 +1,8 @@
-"""Carrying data sets, weights and adctl itself to a machine without a network."""
+"""Bundles: copy data sets, weights and adctl itself to a machine without a network."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -32,16 +31,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BundleResult:
-    """A bundle that was made.
+    """A new bundle.
 
     Attributes:
-        path: Its folder.
+        path: Folder of the bundle.
         datasets: Categories of each data set in it.
         weights: Models whose weights are in it.
-        files: How many are listed.
-        bytes: Of all of them.
-        digest: SHA-256 of the list of digests: tell it over another way, and the whole bundle is vouched for.
-        install: What to type over there, line by line.
+        files: Number of listed files.
+        bytes: Total size of these files.
+        digest: SHA-256 of the list of digests. Sent to the receiver separately, it verifies the whole bundle.
+        install: Commands to run on the other machine, one per line.
     """
 
     path: Path
@@ -55,12 +54,12 @@ class BundleResult:
 
 @dataclass(frozen=True)
 class BundleInstallResult:
-    """What a bundle brought to this machine.
+    """Data sets and weights installed from a bundle.
 
     Attributes:
-        digest: SHA-256 of its list of digests.
-        datasets: The data sets.
-        weights: The weights.
+        digest: SHA-256 of the bundle's list of digests.
+        datasets: Installed data sets.
+        weights: Installed weights.
     """
 
     digest: str
@@ -69,7 +68,9 @@ class BundleInstallResult:
 
 
 @dataclass(frozen=True)
-class _Cargo:
+class _Selection:
+    """Data sets with their categories, and names of weights, to put into a bundle."""
+
     datasets: dict[str, tuple[str, ...]]
     weights: tuple[str, ...]
 
@@ -87,98 +88,98 @@ def make_bundle(
     transfer: Transfer | None = None,
     reporter: Reporter = SILENT,
 ) -> BundleResult:
-    """Gather what a closed machine needs; what is not here yet is fetched first.
+    """Collect data sets, weights and wheels for a machine without a network; missing data is fetched first.
 
     Args:
-        out: The folder to make.
-        include: `NAME`, `NAME/CATEGORY` or `weights/MODEL`; everything that is here when empty.
-        wheels: Whether adctl and what it needs are gathered too.
-        requirement: In place of adctl, what to install over there.
-        platform: Of that machine, as pip names it; as here when None.
-        python: Version of Python of that machine; as here when None.
-        accept_license: For what has to be fetched.
-        root: The folder of all fetched data; `data_dir()` when None.
-        transfer: How downloads are done.
-        reporter: Told how far it is.
+        out: Folder to create.
+        include: `NAME`, `NAME/CATEGORY` or `weights/MODEL`; everything on this machine when empty.
+        wheels: Whether to include the wheels of adctl and its dependencies.
+        requirement: Requirement to install on the other machine instead of adctl.
+        platform: Platform tag of that machine, in pip's form; None takes that of this machine.
+        python: Python version of that machine; None takes that of this machine.
+        accept_license: Accept the licences of data that has to be fetched.
+        root: Folder of all fetched data; `data_dir()` when None.
+        transfer: Download settings.
+        reporter: Receives progress.
 
     Raises:
-        UsageError: Something of that does not exist, or there is nothing to gather.
-        FetchError: Something could not be fetched, or is no longer what was fetched.
-        OutputError: It cannot be written.
+        UsageError: A requested name does not exist, or there is nothing to bundle.
+        FetchError: Something could not be fetched, or has changed since it was fetched.
+        OutputError: The bundle cannot be written.
     """
     base = root or data_dir()
-    cargo = _cargo(include, base)
-    if not (cargo.datasets or cargo.weights or wheels):
+    selection = _select(include, base)
+    if not (selection.datasets or selection.weights or wheels):
         raise UsageError("There is nothing to bundle.", "Name data sets or weights with --include NAME.")
-    for name, categories in cargo.datasets.items():
+    for name, categories in selection.datasets.items():
         fetch_dataset(
             name, categories=categories, accept_license=accept_license, root=base, transfer=transfer, reporter=reporter
         )
-    for name in cargo.weights:
+    for name in selection.weights:
         fetch_weights(name, root=base, transfer=transfer, reporter=reporter)
-    with _whole_folder(out) as folder:
+    with _complete_folder(out) as folder:
         lines = []
         if wheels:
-            with reporter.stage("gathering wheels"):
-                named = collect_wheels(folder / "wheels", requirement=requirement, platform=platform, python=python)
-            lines.append(f"python -m pip install --no-index --find-links wheels '{named}'")
+            with reporter.stage("collecting wheels"):
+                needed = collect_wheels(folder / "wheels", requirement=requirement, platform=platform, python=python)
+            lines.append(f"python -m pip install --no-index --find-links wheels '{needed}'")
         lines.append("adctl fetch --from . --accept-license")
-        _load(cargo, base, folder, reporter)
-        _describe(cargo, base, folder, tuple(lines))
-        with reporter.stage("listing digests") as update:
+        _copy_data(selection, base, folder, reporter)
+        _write_manifest(selection, base, folder, tuple(lines))
+        with reporter.stage("computing digests") as update:
             write_digests(folder, packing.SUMS, progress=update)
     listed = read_digests(out / packing.SUMS)
     size = sum((out / path).stat().st_size for path in listed)
     digest = files.sha256_file(out / packing.SUMS)
-    return BundleResult(out, cargo.datasets, cargo.weights, len(listed), size, digest, tuple(lines))
+    return BundleResult(out, selection.datasets, selection.weights, len(listed), size, digest, tuple(lines))
 
 
 def install_bundle(
     bundle: Path, *, accept_license: bool = False, root: Path | None = None, force: bool = False,
     reporter: Reporter = SILENT,
 ) -> BundleInstallResult:  # fmt: skip
-    """Bring everything in a bundle to this machine.
+    """Install everything in a bundle on this machine.
 
     Args:
-        bundle: Its folder.
-        accept_license: Of all data sets in it.
-        root: The folder of all fetched data; `data_dir()` when None.
-        force: Bring again what is there.
-        reporter: Told how far it is.
+        bundle: Folder of the bundle.
+        accept_license: Accept the licences of all data sets in it.
+        root: Folder of all fetched data; `data_dir()` when None.
+        force: Replace data that is here already.
+        reporter: Receives progress.
 
     Raises:
-        UsageError: It is none.
-        FetchError: It is not what its list of digests says.
+        UsageError: The folder is not a bundle.
+        FetchError: A file differs from the list of digests.
     """
     if not packing.is_bundle(bundle):
         raise UsageError(
-            f"{bundle} is no bundle of 'adctl fetch bundle'.",
-            "To take one data set from it: adctl fetch NAME --from ...",
+            f"{bundle} is not a bundle made by 'adctl fetch bundle'.",
+            "To take one data set from it, name the data set: adctl fetch NAME --from FOLDER",
         )
-    with reporter.stage("checking digests") as update:
+    with reporter.stage("verifying digests") as update:
         found = compare_digests(bundle, read_digests(bundle / packing.SUMS), progress=update)
-    if not found.harmless:
+    if not found.intact:
         wrong = ", ".join((*found.changed, *found.missing))
         raise FetchError(f"The bundle {bundle} is damaged: {wrong}.", "Copy it again.")
-    told = packing.read_manifest(bundle)
+    manifest = packing.read_manifest(bundle)
     datasets = tuple(
         fetch_dataset(
             name, categories=tuple(packed["categories"]), source=bundle, accept_license=accept_license, root=root,
             force=force, reporter=reporter,
         )
-        for name, packed in told["datasets"].items()
+        for name, packed in manifest["datasets"].items()
     )  # fmt: skip
-    weights = tuple(fetch_weights(name, source=bundle, root=root, reporter=reporter) for name in told["weights"])
+    weights = tuple(fetch_weights(name, source=bundle, root=root, reporter=reporter) for name in manifest["weights"])
     return BundleInstallResult(files.sha256_file(bundle / packing.SUMS), datasets, weights)
 
 
-def _cargo(include: Sequence[str], base: Path) -> _Cargo:
-    """What to carry: what is named, or everything that is here."""
+def _select(include: Sequence[str], base: Path) -> _Selection:
+    """Return what is named, or everything on this machine if nothing is named."""
     if not include:
-        # What adctl draws by itself needs no carrying.
-        kept = [entry for entry in list_datasets(base) if find_entry(entry.name).kind is not DatasetKind.GENERATED]
-        here = {entry.name: entry.here for entry in kept if entry.fetched}
-        return _Cargo(here, tuple(path.name.removesuffix(".safetensors") for path in list_weights(base)))
+        # Data that adctl generates itself need not be copied.
+        copied = [entry for entry in list_datasets(base) if find_entry(entry.name).kind is not DatasetKind.GENERATED]
+        categories = {entry.name: entry.here for entry in copied if entry.fetched}
+        return _Selection(categories, tuple(path.name.removesuffix(".safetensors") for path in list_weights(base)))
     datasets: dict[str, set[str]] = {}
     weights: list[str] = []
     for item in include:
@@ -190,47 +191,49 @@ def _cargo(include: Sequence[str], base: Path) -> _Cargo:
         if rest:
             store.check_category(entry, rest)
         datasets.setdefault(name, set()).update([rest] if rest else entry.categories)
-    return _Cargo({name: tuple(sorted(wanted)) for name, wanted in datasets.items()}, tuple(dict.fromkeys(weights)))
+    return _Selection({name: tuple(sorted(wanted)) for name, wanted in datasets.items()}, tuple(dict.fromkeys(weights)))
 
 
-def _load(cargo: _Cargo, base: Path, folder: Path, reporter: Reporter) -> None:
-    """Pack categories and copy weights."""
-    for name, categories in cargo.datasets.items():
+def _copy_data(selection: _Selection, base: Path, folder: Path, reporter: Reporter) -> None:
+    """Write the archives of the categories and copy the weights."""
+    for name, categories in selection.datasets.items():
         for category in categories:
             with reporter.stage(f"packing {name}/{category}") as update:
                 packing.pack_category(base / name / category, folder / packing.archive_path(name, category), update)
-    for name in cargo.weights:
+    for name in selection.weights:
         target = files.make_folder(folder / "weights")
         for ending in (".safetensors", ".json"):
             with files.output_errors(target):
                 shutil.copyfile(base / "weights" / f"{name}{ending}", target / f"{name}{ending}")
 
 
-def _describe(cargo: _Cargo, base: Path, folder: Path, lines: tuple[str, ...]) -> None:
-    told: dict[str, Any] = {
+def _write_manifest(selection: _Selection, base: Path, folder: Path, lines: tuple[str, ...]) -> None:
+    manifest: dict[str, Any] = {
         "format": packing.FORMAT,
         "adctl": __version__,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "datasets": {name: _facts(name, categories, base) for name, categories in cargo.datasets.items()},
-        "weights": list(cargo.weights),
+        "datasets": {name: _facts(name, categories, base) for name, categories in selection.datasets.items()},
+        "weights": list(selection.weights),
         "install": list(lines),
     }
-    files.write_text(folder / packing.MANIFEST, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
-    files.write_text(folder / "INSTALL.txt", _instructions(told, lines))
+    files.write_text(folder / packing.MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    files.write_text(folder / "INSTALL.txt", _instructions(manifest, lines))
 
 
 def _facts(name: str, categories: tuple[str, ...], base: Path) -> dict[str, Any]:
     entry, known = find_entry(name), store.read_provenance(base / name)
-    origins = {category: asdict(known.get(category, store.Provenance())) for category in categories}
+    provenances = {category: asdict(known.get(category, store.Provenance())) for category in categories}
     shared = {key: getattr(entry, key) for key in ("title", "licence", "terms", "homepage", "citation")}
-    return {**shared, "categories": origins}
+    return {**shared, "categories": provenances}
 
 
-def _instructions(told: dict[str, Any], lines: tuple[str, ...]) -> str:
-    licences = [f"  {name}: {facts['licence']}. {facts['terms']}".rstrip() for name, facts in told["datasets"].items()]
+def _instructions(manifest: dict[str, Any], lines: tuple[str, ...]) -> str:
+    licences = [
+        f"  {name}: {facts['licence']}. {facts['terms']}".rstrip() for name, facts in manifest["datasets"].items()
+    ]
     return "\n".join(
         [
-            f"Made with adctl {told['adctl']} on {told['made']}. In this folder:",
+            f"Made with adctl {manifest['adctl']} on {manifest['made']}. In this folder:",
             "",
             f"  sha256sum -c {packing.SUMS}",
             *(f"  {line}" for line in lines),
@@ -244,19 +247,19 @@ def _instructions(told: dict[str, Any], lines: tuple[str, ...]) -> str:
 
 
 @contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
-    """A folder that gets its name once everything is in it."""
+def _complete_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder that is renamed to `out` when it is complete."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} exists already.", "Choose a new folder for the bundle.")
     files.make_folder(out.parent)
     with files.output_errors(out):
-        box = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:
-        whole = files.make_folder(box / "whole")
-        yield whole
+        complete = files.make_folder(temporary / "complete")
+        yield complete
         with files.output_errors(out):
             if out.exists():
                 out.rmdir()
-            os.replace(whole, out)  # noqa: PTH105 - as a folder, not as a file
+            complete.rename(out)
     finally:
-        shutil.rmtree(box, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

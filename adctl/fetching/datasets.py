@@ -1,4 +1,4 @@
-"""Bringing data sets to this machine, laid out in the one layout that adctl uses."""
+"""Fetch data sets and store them in the layout of adctl, which is that of MVTec AD."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-_OWN = "mvtec"
-"""The layout that everything ends up in."""
+_STORED_LAYOUT = "mvtec"
+"""Layout in which all data sets are stored."""
 
 
 @dataclass(frozen=True)
 class FetchResult:
-    """A data set on this machine.
+    """A fetched data set.
 
     Attributes:
-        name: As in the catalogue.
-        root: Its folder, which holds one folder a category.
-        categories: Those asked for, which are there now.
-        licence: The short name of its licence.
-        bytes: Of what these categories came from: downloads, files, or what was drawn.
-        verified: Whether all of it was checked against a published digest; true of what adctl draws itself.
-        sha256: Of the one archive they came from; None when there were several, or none.
-        already: Whether everything was there before.
-        notes: What the user should know, in sentences.
+        name: Name in the catalogue.
+        root: Its folder, with one subfolder per category.
+        categories: Requested categories, all of which are on this machine now.
+        licence: Short name of its licence.
+        bytes: Size of the sources of these categories: downloads, local files, or generated files.
+        verified: Whether all sources were checked against published digests; true for data that adctl generates.
+        sha256: Digest of the one source archive; None if there were several or none.
+        already: Whether everything was on this machine before.
+        notes: Notes for the user, in sentences.
     """
 
     name: str
@@ -64,31 +64,30 @@ def fetch_dataset(
     transfer: Transfer | None = None,
     reporter: Reporter = SILENT,
 ) -> FetchResult:
-    """Bring a data set, or some of its categories, to this machine.
+    """Fetch a data set, or some of its categories.
 
     Args:
-        name: As in the catalogue.
-        categories: Which ones; all when empty.
-        source: An archive or a folder that holds it, or a bundle, for machines without a network.
-        accept_license: Needed once where the licence forbids some uses.
-        root: The folder of all fetched data; `data_dir()` when None.
-        force: Fetch again what is there.
-        transfer: How downloads are done.
-        reporter: Told how far it is.
+        name: Name in the catalogue.
+        categories: Categories to fetch; all when empty.
+        source: Archive, folder or bundle to take it from instead of the network.
+        accept_license: Accept the licence; needed once if it restricts use.
+        root: Folder of all fetched data; `data_dir()` when None.
+        force: Fetch again if it is here already.
+        transfer: Download settings.
+        reporter: Receives progress.
 
     Raises:
-        UsageError: There is no such data set or category, the licence was not accepted, or it has to be brought by
-            hand.
-        FetchError: The download failed, or what came is damaged or not what was promised.
-        DataError: What came does not hold the categories in the layout its authors publish.
-        OutputError: It cannot be written, or there is no room.
+        UsageError: The data set or category is unknown, the licence was not accepted, or the user has to download it.
+        FetchError: The download failed, or a file is damaged or not the expected one.
+        DataError: The source does not contain the categories in the layout published by the authors.
+        OutputError: Files cannot be written, or the disk is too small.
     """
     entry = find_entry(name)
     for category in categories:
         store.check_category(entry, category)
     folder = (root or data_dir()) / name
     if entry.kind is DatasetKind.GENERATED:
-        return _draw(entry, folder, reporter, force=force)
+        return _generate(entry, folder, reporter, force=force)
     wanted = tuple(sorted(set(categories))) or entry.categories
     if wanted and not force and not store.missing_categories(folder, wanted):
         return _result(entry, folder, wanted, already=True)
@@ -96,15 +95,17 @@ def fetch_dataset(
     with store.fetch_lock(folder):
         store.remove_leftovers(folder)
         missing = wanted if force else store.missing_categories(folder, wanted)
-        wish = FetchRequest(entry, folder, missing, named=bool(categories))
-        found, notes = _bring(wish, source, transfer or Transfer(), reporter) if missing or not wanted else ((), ())
-        shutil.rmtree(wish.staging, ignore_errors=True)
-    present = tuple(name for name in wanted or found if not store.missing_categories(folder, [name]))
-    return replace(_result(entry, folder, present, already=not found), notes=notes)
+        request = FetchRequest(entry, folder, missing, named=bool(categories))
+        fetched, notes = (
+            _fetch(request, source, transfer or Transfer(), reporter) if missing or not wanted else ((), ())
+        )
+        shutil.rmtree(request.staging, ignore_errors=True)
+    present = tuple(name for name in wanted or fetched if not store.missing_categories(folder, [name]))
+    return replace(_result(entry, folder, present, already=not fetched), notes=notes)
 
 
 def licence_to_accept(name: str, categories: Sequence[str] = (), *, root: Path | None = None) -> CatalogueEntry | None:
-    """The data set, if its licence has to be accepted before it can be fetched; None when it is here, or free.
+    """Return the data set if its licence must be accepted before it is fetched; None if it is here or unrestricted.
 
     Raises:
         UsageError: There is no such data set.
@@ -119,138 +120,139 @@ def _require_licence(entry: CatalogueEntry, *, accepted: bool) -> None:
     if entry.restricted and not accepted:
         raise UsageError(
             f"{entry.title} is under this licence: {entry.licence}. {entry.terms}",
-            f"If you accept that (see {entry.homepage}), add --accept-license.",
+            f"If you accept it (see {entry.homepage}), add --accept-license.",
         )
 
 
-def _bring(
-    wish: FetchRequest, source: Path | None, transfer: Transfer, reporter: Reporter
+def _fetch(
+    request: FetchRequest, source: Path | None, transfer: Transfer, reporter: Reporter
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Put categories in place, as they come; returns which, and what to say about them."""
-    supplies = local_sources(wish, source, reporter) if source else remote_sources(wish, reporter, transfer)
-    before = store.read_provenance(wish.folder)
-    brought: list[str] = []
+    """Fetch and store the categories one after another; return their names, and notes for the user."""
+    sources = local_sources(request, source, reporter) if source else remote_sources(request, reporter, transfer)
+    before = store.read_provenance(request.folder)
+    fetched: list[str] = []
     notes: list[str] = []
-    for supply in supplies:
+    for unpacked in sources:
         new: dict[str, Provenance] = {}
-        for category, (place, layout) in _found(supply, wish).items():
-            notes += _lay_out(wish, supply, category, place, layout, reporter)
-            new[category] = supply.origins.get(category, supply.origin)
-        store.record_provenance(wish.entry, wish.folder, new)
-        notes += _changes(before, new)
-        brought += new
-    return tuple(brought), tuple(notes)
+        for category, (place, layout) in _find_categories(unpacked, request).items():
+            notes += _store_category(request, unpacked, category, place, layout, reporter)
+            new[category] = unpacked.category_provenance.get(category, unpacked.provenance)
+        store.record_provenance(request.entry, request.folder, new)
+        notes += _digest_changes(before, new)
+        fetched += new
+    return tuple(fetched), tuple(notes)
 
 
-def _found(supply: FetchSource, wish: FetchRequest) -> dict[str, tuple[Path, str]]:
-    """Where the wanted categories lie in a tree, and in which layout: their authors', or adctl's own."""
+def _find_categories(source: FetchSource, request: FetchRequest) -> dict[str, tuple[Path, str]]:
+    """Return the folder and the layout (published or stored) of each requested category in a source."""
     from adctl.fetching.converters import load_converter
 
-    entry, asked = wish.entry, supply.asked
-    laid_out_already = any(supply.tree.glob(f"**/{DIGESTS}"))
-    for layout in dict.fromkeys([_OWN if laid_out_already else entry.layout, _OWN]):
-        found = load_converter(layout).find(supply.tree, entry.categories)
+    entry, required = request.entry, source.required
+    stored_before = any(source.tree.glob(f"**/{DIGESTS}"))
+    for layout in dict.fromkeys([_STORED_LAYOUT if stored_before else entry.layout, _STORED_LAYOUT]):
+        found = load_converter(layout).find(source.tree, entry.categories)
         if not found:
             continue
         if "" in found:
-            if len(asked) != 1:
+            if len(required) != 1:
                 raise UsageError(
-                    f"{supply.what} holds one category of {entry.title}; which?", "Say which with --category."
+                    f"{source.display_path} contains one category of {entry.title}, but not its name.",
+                    "Name it with --category.",
                 )
-            found = {asked[0]: found[""]}
-        lacking = [category for category in asked if category not in found]
-        if lacking:
-            raise DataError(f"{supply.what} does not hold {', '.join(lacking)}.", _expected(layout))
-        wanted = asked or wish.categories or tuple(found)
+            found = {required[0]: found[""]}
+        missing = [category for category in required if category not in found]
+        if missing:
+            raise DataError(f"{source.display_path} does not contain {', '.join(missing)}.", _expected_layout(layout))
+        wanted = required or request.categories or tuple(found)
         return {name: (found[name], layout) for name in wanted if name in found}
-    what = ", ".join(asked) or f"any category of {entry.title}"
-    raise DataError(f"{supply.what} does not hold {what}.", _expected(entry.layout))
+    what = ", ".join(required) or f"any category of {entry.title}"
+    raise DataError(f"{source.display_path} does not contain {what}.", _expected_layout(entry.layout))
 
 
-def _expected(layout: str) -> str:
-    """The layout that was looked for, as its converter describes it."""
+def _expected_layout(layout: str) -> str:
+    """Return the description of a layout from its converter's docstring, as the remedy of an error."""
     from adctl.fetching.converters import load_converter
 
-    described = (load_converter(layout).__doc__ or "").splitlines()
-    shape = [line.strip() for line in described if line.startswith("    ")]
-    return "Expected " + "; ".join(" ".join(line.split()) for line in shape[:3]) + "; or the layout of MVTec AD."
+    lines = (load_converter(layout).__doc__ or "").splitlines()
+    paths = [" ".join(line.split()) for line in lines if line.startswith("    ")]
+    return "Expected " + "; ".join(paths[:3]) + "; or the layout of MVTec AD."
 
 
-def _lay_out(
-    wish: FetchRequest, supply: FetchSource, category: str, place: Path, layout: str, reporter: Reporter
+def _store_category(
+    request: FetchRequest, source: FetchSource, category: str, place: Path, layout: str, reporter: Reporter
 ) -> list[str]:
-    """Write a category beside the others, list its digests, and give it its name last."""
+    """Write a category to a temporary folder with its digests, then move it to its place; return notes."""
     from adctl.fetching.converters import load_converter
     from adctl.fetching.converters.items import write_category
 
-    _check_digests(place)
-    new = wish.staging / "laid_out" / category
-    with reporter.stage(f"laying out {category}") as update:
-        laid = write_category(
-            load_converter(layout).read(place, category, wish.entry.categories), new, move=supply.own, progress=update
-        )
+    _verify_stored(place)
+    new = request.staging / "laid_out" / category
+    items = load_converter(layout).read(place, category, request.entry.categories)
+    with reporter.stage(f"writing {category}") as update:
+        written = write_category(items, new, move=source.movable, progress=update)
     if not store.holds_category(new):
-        raise DataError(f"{supply.what} holds no good images of {category} to learn from.", _expected(layout))
-    with reporter.stage(f"listing digests of {category}") as update:
+        raise DataError(
+            f"{source.display_path} contains no good training images of {category}.", _expected_layout(layout)
+        )
+    with reporter.stage(f"computing digests of {category}") as update:
         write_digests(new, progress=update)
-    store.install_category(new, wish.folder, category)
-    if not laid.misfits:
-        return []
-    return [f"{len(laid.misfits)} masks of {category} differ in size from their images, such as {laid.misfits[0]}."]
+    store.install_category(new, request.folder, category)
+    wrong = written.mismatched_masks
+    return [f"{len(wrong)} masks of {category} differ in size from their images, such as {wrong[0]}."] if wrong else []
 
 
-def _check_digests(place: Path) -> None:
-    """What adctl laid out on another machine has to be as it was there."""
+def _verify_stored(place: Path) -> None:
+    """Verify a category that adctl stored on another machine against its digests, if it has them."""
     if not (place / DIGESTS).is_file():
         return
     found = compare_digests(place, read_digests(place / DIGESTS))
-    if not found.harmless:
+    if not found.intact:
         wrong = (*found.changed, *found.missing)
         raise FetchError(
-            f"{place} is not as its {DIGESTS} says: {len(wrong)} files differ, such as {wrong[0]}.",
+            f"{place} differs from its {DIGESTS}: {len(wrong)} files, such as {wrong[0]}.",
             f"Copy it again, or delete {DIGESTS} there to take it as it is.",
         )
 
 
-def _changes(before: dict[str, Provenance], now: dict[str, Provenance]) -> list[str]:
-    """Say when something unverified is not what came the last time."""
+def _digest_changes(before: dict[str, Provenance], now: dict[str, Provenance]) -> list[str]:
+    """Return a note for each category whose unverified source has another digest than at the last fetch."""
     return [
-        f"The file that {category} came from has another digest than the last time, and nobody publishes one: "
-        f"{before[category].sha256} before, {origin.sha256} now."
-        for category, origin in now.items()
-        if not origin.verified
+        f"The source file of {category} has changed since the last fetch, and no digest is published to tell which is "
+        f"right: {before[category].sha256} before, {provenance.sha256} now."
+        for category, provenance in now.items()
+        if not provenance.verified
         and category in before
-        and before[category].urls == origin.urls
-        and None not in {before[category].sha256, origin.sha256}
-        and before[category].sha256 != origin.sha256
+        and before[category].urls == provenance.urls
+        and None not in {before[category].sha256, provenance.sha256}
+        and before[category].sha256 != provenance.sha256
     ]
 
 
-def _draw(entry: CatalogueEntry, folder: Path, reporter: Reporter, *, force: bool) -> FetchResult:
+def _generate(entry: CatalogueEntry, folder: Path, reporter: Reporter, *, force: bool) -> FetchResult:
     from adctl.fetching import demo_dataset
 
-    drawn = False
-    with reporter.stage(f"drawing {entry.name}") as update:
+    generated = False
+    with reporter.stage(f"generating {entry.name}") as update:
 
-        def note(done: int, total: int) -> None:
-            nonlocal drawn
-            drawn = True
+        def update_progress(done: int, total: int) -> None:
+            nonlocal generated
+            generated = True
             update(done, total)
 
-        # What is there already may lie where nothing can be written, not even a lock.
+        # An existing data set may be in a read-only folder, where not even a lock can be created.
         with store.fetch_lock(folder) if force or store.missing_categories(folder, entry.categories) else nullcontext():
             if force:
-                new = demo_dataset.generate(files.make_folder(folder / store.STAGING), progress=note)
+                new = demo_dataset.generate(files.make_folder(folder / store.STAGING), progress=update_progress)
                 store.install_category(new, folder, new.name)
                 shutil.rmtree(folder / store.STAGING, ignore_errors=True)
             else:
-                demo_dataset.generate(folder, progress=note)
-            if drawn:
-                _record_drawn(entry, folder)
-    return _result(entry, folder, entry.categories, already=not drawn)
+                demo_dataset.generate(folder, progress=update_progress)
+            if generated:
+                _record_generated(entry, folder)
+    return _result(entry, folder, entry.categories, already=not generated)
 
 
-def _record_drawn(entry: CatalogueEntry, folder: Path) -> None:
+def _record_generated(entry: CatalogueEntry, folder: Path) -> None:
     for category in entry.categories:
         write_digests(folder / category)
     size = sum((folder / path).stat().st_size for path in list_files(folder))
@@ -259,16 +261,16 @@ def _record_drawn(entry: CatalogueEntry, folder: Path) -> None:
 
 def _result(entry: CatalogueEntry, folder: Path, categories: tuple[str, ...], *, already: bool) -> FetchResult:
     known = store.read_provenance(folder)
-    # Categories from one archive share one origin.
-    origins = {known.get(category, Provenance()) for category in categories}
-    digests = {origin.sha256 for origin in origins}
+    # Categories from one archive share one provenance, which counts once.
+    provenances = {known.get(category, Provenance()) for category in categories}
+    digests = {provenance.sha256 for provenance in provenances}
     return FetchResult(
         name=entry.name,
         root=folder,
         categories=categories,
         licence=entry.licence,
-        bytes=sum(origin.bytes for origin in origins),
-        verified=all(origin.verified for origin in origins),
+        bytes=sum(provenance.bytes for provenance in provenances),
+        verified=all(provenance.verified for provenance in provenances),
         sha256=digests.pop() if len(digests) == 1 else None,
         already=already,
     )

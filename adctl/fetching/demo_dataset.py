@@ -1,8 +1,8 @@
-"""The built-in data set: zippers drawn by arithmetic, good and defective, with exact masks, in MVTec AD layout.
+"""The built-in data set: synthetic zippers, good and defective, with exact masks, in MVTec AD layout.
 
-A scene (pose, light, weave, slider) is drawn from one random stream and a defect from another, so that the same
-scene can be painted with and without its defect; the mask is where the two differ. Defects bear the names of
-MVTec AD's zipper (Bergmann et al. 2019). Knows nothing of detectors; needs no file and no network.
+A scene (pose, light, weave, slider) comes from one random stream and its defect from another. The same scene is painted
+with and without the defect, and the mask marks the pixels that differ. The defect types have the names of MVTec AD's
+zipper (Bergmann et al. 2019). No files and no network are needed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ Plane = NDArray[np.float32]
 Edit = Callable[["_Scene", np.random.Generator], "_Scene"]
 
 VERSION = 1
-"""Of the drawing: another version draws other pixels from the same seed."""
+"""Version of the drawing code: another version gives other pixels for the same seed."""
 
 CATEGORY = "zipper"
 _RECORD = "demo.json"
 
-_FADED = 0.05
-"""Teeth shorter than this share are missing."""
+_SHORTEST_TOOTH = 0.05
+"""Teeth with a smaller relative length are not painted."""
 _VISIBLE = 7
-"""Grey levels by which a defect changes a pixel, at the least."""
+"""Change in grey levels above which a pixel belongs to the mask."""
 _TEETH = 48
 _PITCH = 0.11
 _TAPE = 0.80
@@ -45,7 +45,7 @@ _STITCH_GAP = -0.25
 
 @dataclass(frozen=True)
 class _Teeth:
-    """One side's teeth, from top to bottom: shifts along and across, and lengths; a length of 0 is missing."""
+    """The teeth of one side from top to bottom: shifts along and across, relative lengths (0 for a missing tooth)."""
 
     along: Plane
     across: Plane
@@ -54,7 +54,7 @@ class _Teeth:
 
 @dataclass(frozen=True)
 class _Scene:
-    """Everything that is painted. Lengths are in half image sizes: u runs across, v along the zipper."""
+    """Parameters of one image. Lengths are in half image sizes; u runs across the zipper, v along it."""
 
     angle: float
     scale: float
@@ -81,21 +81,21 @@ def render(
     """Draw one image and its exact mask.
 
     Args:
-        seed: Decides everything; the same arguments give the same pixels.
-        defect: One of `DEFECTS`, or None for a good zipper.
-        size: Side of the square image, pixels.
+        seed: Random seed; the same arguments give the same pixels.
+        defect: Name from `DEFECTS`, or None for a good zipper.
+        size: Width and height of the image in pixels.
 
     Returns:
-        Array [size,size,3] of uint8 RGB, and array [size,size] of bool that is true where the defect shows:
-        outside it the image equals the same scene without the defect.
+        RGB image [size,size,3], uint8, and mask [size,size], bool, true where the defect is visible. Outside the mask
+        the image equals the same scene without the defect.
     """
     scene_stream, defect_stream = np.random.SeedSequence(seed).spawn(2)
-    scene = _draw_scene(np.random.default_rng(scene_stream))
+    scene = _random_scene(np.random.default_rng(scene_stream))
     good = _paint(scene, size)
     if defect is None:
         return good, np.zeros((size, size), np.bool_)
     generator = np.random.default_rng(defect_stream)
-    while True:  # a defect may fall where the slider hides it, or be too faint to see
+    while True:  # repeat if the slider hides the defect, or if it is too faint
         bad = _paint(_EDITS[defect](scene, generator), size)
         mask = _difference(good, bad)
         if mask.sum() >= max(12, 0.0012 * size * size):
@@ -112,22 +112,22 @@ def generate(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write the data set, or find that it is there already.
+    """Write the data set, unless it exists already with the same settings.
 
     Args:
         root: Parent of the category's folder, `root/zipper`.
-        train: Good images to learn from.
-        good: Good test images.
-        per_defect: Test images of each defect.
-        size: Side of the images, pixels.
-        seed: Decides everything.
-        progress: Told (done, total).
+        train: Number of good training images.
+        good: Number of good test images.
+        per_defect: Number of test images of each defect type.
+        size: Width and height of the images in pixels.
+        seed: Random seed.
+        progress: Called with (done, total) in images.
 
     Returns:
-        The category's folder.
+        Folder of the category.
 
     Raises:
-        OutputError: It cannot be written, or something else is in the way.
+        OutputError: It cannot be written, or the folder exists but was not made by adctl.
     """
     target = root / CATEGORY
     record = {"version": VERSION, "train": train, "good": good, "per_defect": per_defect, "size": size, "seed": seed}
@@ -137,19 +137,19 @@ def generate(
             return target
         if found is None:
             raise OutputError(
-                f"{target} is in the way: it was not made by adctl.", "Move it, or choose another folder."
+                f"{target} exists already and was not made by adctl.", "Move it, or choose another folder."
             )
     files.make_folder(root)
     with files.output_errors(target):
-        fresh = Path(tempfile.mkdtemp(prefix=f".{CATEGORY}.", suffix=".partial", dir=root))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{CATEGORY}.", suffix=".partial", dir=root))
         try:
-            _write_all(fresh / "new", record, progress)
+            _write_all(temporary / "new", record, progress)
             if target.exists():
-                # Moved aside, so that a kill in between never leaves half a set under the name.
-                target.rename(fresh / "replaced")
-            (fresh / "new").rename(target)
+                # Moved aside first: an interruption never leaves an incomplete data set under this name.
+                target.rename(temporary / "replaced")
+            (temporary / "new").rename(target)
         finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
@@ -168,7 +168,7 @@ def _write_all(folder: Path, record: dict[str, int], progress: Callable[[int, in
             done += 1
             if progress is not None:
                 progress(done, total)
-    # Last, so that a folder with a record is a whole one.
+    # Written last: a folder with a record is complete.
     files.write_json(folder / _RECORD, record)
 
 
@@ -180,7 +180,7 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
     return record
 
 
-def _draw_scene(generator: np.random.Generator) -> _Scene:
+def _random_scene(generator: np.random.Generator) -> _Scene:
     def teeth() -> _Teeth:
         return _Teeth(
             along=generator.normal(0, 0.0022, _TEETH).astype(np.float32),
@@ -215,7 +215,7 @@ def _paint(scene: _Scene, size: int) -> NDArray[np.uint8]:
     grain = texture.normal(0, 1, (size, size)).astype(np.float32)
     streaks = cv2.GaussianBlur(texture.normal(0, 1, (size, size)).astype(np.float32), (0, 0), 0.6) * 1.4
 
-    image = 0.70 + 0.025 * coarse + 0.006 * grain  # the bench below
+    image = 0.70 + 0.025 * coarse + 0.006 * grain  # the table below the zipper
     edge = _TAPE + 0.006 * fine - _bites(scene, u, v, fine)
     tape = _step(edge - np.abs(u), pixel)
     shadow = _step(edge + 0.05 - np.abs(u + 0.02), 0.06)
@@ -245,7 +245,7 @@ def _coordinates(scene: _Scene, size: int) -> tuple[Plane, Plane]:
 
 
 def _fabric(scene: _Scene, u: Plane, v: Plane, coarse: Plane, fine: Plane, streaks: Plane) -> Plane:
-    """Twill: diagonal ridges of threads that cross, thinner towards the hem, a stitched seam beside the chain."""
+    """Paint twill: crossing diagonal ridges, a lighter hem, a stitched seam and a cord beside the teeth."""
     frequency = 2 * np.pi * 22 * scene.weave
     wobble = 0.35 * fine
     twill = np.sin(frequency * (u + v) + wobble) * 0.5 + np.sin(frequency * 2 * (u - v) + wobble) * 0.25
@@ -272,13 +272,13 @@ def _teeth(image: Plane, scene: _Scene, u: Plane, v: Plane, pixel: float) -> Pla
 
 
 def _tooth(image: Plane, across: Plane, along: Plane, length: Plane, scene: _Scene, pixel: float) -> Plane:
-    """A rounded metal bar that reaches from the tape, across > 0, over the middle of the chain."""
+    """Paint a rounded metal bar that reaches from the tape (across > 0) over the middle of the chain."""
     reach = 0.115 * length
     half = 0.33 * _PITCH
     x = np.abs(across - (0.195 - reach)) - (reach - 0.012)
     y = np.abs(along) - (half - 0.012)
     outside = np.hypot(np.maximum(x, 0), np.maximum(y, 0)) + np.minimum(np.maximum(x, y), 0) - 0.012
-    cover = _step(-outside, pixel) * (length > _FADED)
+    cover = _step(-outside, pixel) * (length > _SHORTEST_TOOTH)
     roundness = np.clip(along / half, -1, 1)
     glint = np.exp(-(((roundness + 0.25 + 4 * scene.light[1]) / 0.30) ** 2))
     dome = np.exp(-(((across - 0.10) / 0.035) ** 2))
@@ -294,7 +294,7 @@ def _slider(image: Plane, place: float, u: Plane, v: Plane, pixel: float) -> Pla
 
 
 def _bites(scene: _Scene, u: Plane, v: Plane, fine: Plane) -> Plane:
-    """How far the outer edge is cut back."""
+    """Return how far the outer edge is cut back at each pixel."""
     depth = np.zeros_like(u)
     for side, centre, half, deep in scene.bites:
         near = np.clip(1 - ((v - centre) / half) ** 2, 0, None)
@@ -305,7 +305,7 @@ def _bites(scene: _Scene, u: Plane, v: Plane, fine: Plane) -> Plane:
 def _ellipses(
     shapes: Sequence[tuple[float, float, float, float]], u: Plane, v: Plane, fine: Plane, soft: float
 ) -> Plane:
-    """Coverage of ragged ellipses (centre u, centre v, half width, half height)."""
+    """Return the coverage by ragged ellipses (centre u, centre v, half width, half height)."""
     cover = np.zeros_like(u)
     for centre_u, centre_v, half_u, half_v in shapes:
         radius = np.hypot((u - centre_u) / half_u, (v - centre_v) / half_v) + 0.12 * fine
@@ -314,7 +314,7 @@ def _ellipses(
 
 
 def _segment(line: tuple[float, float, float, float], u: Plane, v: Plane, fine: Plane, pixel: float) -> Plane:
-    """Coverage of a loose thread from (u, v) with a direction and a length."""
+    """Return the coverage by a loose thread that starts at (u, v), with a direction and a length."""
     start_u, start_v, direction, length = line
     forward = (u - start_u) * np.cos(direction) + (v - start_v) * np.sin(direction)
     aside = (
@@ -328,13 +328,13 @@ def _segment(line: tuple[float, float, float, float], u: Plane, v: Plane, fine: 
 
 
 def _noise(generator: np.random.Generator, size: int, cells: int) -> Plane:
-    """Smooth noise with so many bumps a side, about unit variance; alike at every image size."""
+    """Return smooth noise from a grid of `cells` x `cells` random values, alike at every image size."""
     knots = generator.normal(0, 1, (cells, cells)).astype(np.float32)
     return np.asarray(cv2.resize(knots, (size, size), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def _step(distance: NDArray[Any], width: float) -> Plane:
-    """0 outside, 1 inside, a smooth edge `width` wide."""
+    """Return 0 for negative and 1 for positive distances, with a smooth edge of the given width."""
     t = np.clip(distance / width + 0.5, 0, 1)
     return np.asarray(t * t * (3 - 2 * t), np.float32)
 
@@ -351,7 +351,7 @@ def _difference(good: NDArray[np.uint8], bad: NDArray[np.uint8]) -> NDArray[np.b
 
 
 def _visible_tooth(generator: np.random.Generator) -> int:
-    """A tooth well inside the image and away from the slider."""
+    """Return the index of a random tooth well inside the image and away from the slider."""
     return round((generator.uniform(-0.40, 0.75) + 1.4) / _PITCH)
 
 
@@ -436,4 +436,4 @@ _EDITS: dict[str, Edit] = {
     "squeezed_teeth": _squeeze_teeth,
 }
 DEFECTS = tuple(_EDITS)
-"""The kinds of defect, as in MVTec AD's zipper."""
+"""Defect types, as in MVTec AD's zipper."""

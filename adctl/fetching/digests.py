@@ -1,4 +1,4 @@
-"""Lists of digests as `sha256sum -c` reads them: writing them, and holding files against them."""
+"""Lists of SHA-256 digests in the format of `sha256sum -c`: write them, read them, compare files with them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DIGESTS = "digests.sha256"
-"""The list of a category's files, in its folder."""
+"""File name of the digest list in a category's folder."""
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
 @dataclass(frozen=True, slots=True)
 class DigestComparison:
-    """How files differ from their list; paths are relative.
+    """Differences between a folder and its digest list; paths are relative.
 
     Attributes:
-        changed: Other bytes than at first.
-        missing: Listed and not there.
-        unlisted: There and not listed.
+        changed: Files whose content has changed.
+        missing: Listed files that do not exist.
+        unlisted: Existing files that are not listed.
     """
 
     changed: tuple[str, ...]
@@ -34,20 +34,20 @@ class DigestComparison:
     unlisted: tuple[str, ...]
 
     @property
-    def harmless(self) -> bool:
-        """Whether all that is listed is there as it was."""
+    def intact(self) -> bool:
+        """Whether every listed file exists with the listed digest."""
         return not (self.changed or self.missing)
 
 
 def write_digests(
     folder: Path, name: str = DIGESTS, *, progress: Callable[[int, int | None], None] | None = None
 ) -> None:
-    """List all files of a folder in a file there.
+    """Write the digests of all files in a folder to a list in that folder.
 
     Args:
-        folder: Searched to the bottom.
-        name: Of the list, which does not list itself.
-        progress: Told (done, total) in files.
+        folder: Folder whose files are listed, including subfolders.
+        name: File name of the list; the list does not contain itself.
+        progress: Called with (done, total) in files.
     """
     paths = [path for path in list_files(folder) if path != name]
     lines = []
@@ -59,36 +59,36 @@ def write_digests(
 
 
 def read_digests(path: Path) -> dict[str, str]:
-    """Digests by relative path.
+    """Read a list of digests as a dictionary by relative path.
 
     Raises:
-        FetchError: The list cannot be read.
+        FetchError: The list cannot be read or has another format.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise FetchError(f"Cannot read the digests in {path}: {error}.", "Copy the whole folder again.") from error
-    found = [_LINE.fullmatch(line) for line in lines]
-    if not all(found):
+    matches = [_LINE.fullmatch(line) for line in lines]
+    if not all(matches):
         raise FetchError(f"{path} is not a list of digests.", "Copy the whole folder again.")
-    return {match[2]: match[1] for match in found if match}
+    return {match[2]: match[1] for match in matches if match}
 
 
 def compare_digests(
     folder: Path, listed: Mapping[str, str], *, progress: Callable[[int, int | None], None] | None = None
 ) -> DigestComparison:
-    """Hold the files of a folder against a list."""
-    here = set(list_files(folder))
+    """Compare the files of a folder with listed digests; `progress` is called with (done, total) in files."""
+    existing = set(list_files(folder))
     changed = []
     for done, (path, digest) in enumerate(sorted(listed.items()), 1):
-        if path in here and files.sha256_file(folder / path) != digest:
+        if path in existing and files.sha256_file(folder / path) != digest:
             changed.append(path)
         if progress is not None:
             progress(done, len(listed))
-    missing = tuple(sorted(set(listed) - here))
-    return DigestComparison(tuple(changed), missing, tuple(sorted(here - set(listed) - {DIGESTS})))
+    missing = tuple(sorted(set(listed) - existing))
+    return DigestComparison(tuple(changed), missing, tuple(sorted(existing - set(listed) - {DIGESTS})))
 
 
 def list_files(folder: Path) -> list[str]:
-    """All files of a folder, relative to it, sorted."""
+    """Return the relative paths of all files in a folder and its subfolders, sorted."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

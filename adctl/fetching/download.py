@@ -1,9 +1,9 @@
-"""One file from the network to the disk: mirrors, resuming, retries, and digests checked before it counts.
+"""Download of one file: mirrors, resuming, retries, and digests that are checked before the file is used.
 
-A download grows in `TARGET.part`, beside a note of who sends it and how much came (`TARGET.part.json`), and becomes
-`TARGET` by a rename once its length and digest are right. Large files come over several connections at once where the
-server can send parts. Knows nothing of what files hold. Two processes must not fetch the same target at once; the
-caller sees to that.
+A download is written to `TARGET.part`. The state file `TARGET.part.json` beside it records the server and the progress.
+The part is renamed to `TARGET` when its length and digest are correct. Large files use several connections if the
+server supports ranges. Two processes must not download the same target at the same time; the caller has to prevent
+that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import IO, TYPE_CHECKING
 
@@ -45,11 +46,11 @@ if TYPE_CHECKING:
     from adctl.config import TransferSettings
 
 Progress = Callable[[int, int | None], None]
-"""Told (done, total) in bytes; the total is None while it is not known."""
+"""Function called with (done, total) in bytes; the total is None while it is unknown."""
 
 _BLOCK = 1 << 18
-_GAIN = 1 << 20
-"""So many new bytes make a try worth its while: the count of failures starts again."""
+_USEFUL_BYTES = 1 << 20
+"""An attempt that adds this many bytes resets the count of failures."""
 
 _LONGEST_WAIT = 60.0
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -57,14 +58,14 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """How patiently and how broadly files are brought.
+    """Download settings.
 
     Attributes:
-        attempts: Tries in a row at one place that bring nothing new before it is given up.
-        timeout: Seconds to wait for a connection and for each piece of data.
-        backoff: Seconds before the second try; doubled before each further one.
-        connections: At once for one file, where the server can send parts.
-        smallest_piece: Bytes that are worth a connection of their own.
+        attempts: Attempts in a row without new data before an address is given up.
+        timeout: Seconds to wait for a connection and for each block of data.
+        backoff: Seconds before the second attempt; doubled before each further one.
+        connections: Connections per file, if the server supports ranges.
+        smallest_piece: Smallest number of bytes for a connection of its own.
     """
 
     attempts: int = 4
@@ -76,18 +77,18 @@ class Transfer:
     @classmethod
     def of(cls, settings: TransferSettings) -> Transfer:
         """Take the values from the settings of a command."""
-        return cls(**{one.name: getattr(settings, one.name) for one in fields(cls)})
+        return cls(**{setting.name: getattr(settings, setting.name) for setting in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True)
 class DownloadResult:
-    """A file that came whole.
+    """A complete downloaded file.
 
     Attributes:
-        path: Where it lies.
-        sha256: Its digest, hexadecimal.
-        bytes: Its length.
-        verified: Whether it was checked against a digest known beforehand.
+        path: The file.
+        sha256: Hexadecimal SHA-256 digest.
+        bytes: Size in bytes.
+        verified: Whether it was checked against a published digest.
     """
 
     path: Path
@@ -107,24 +108,24 @@ def download(
     transfer: Transfer | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> DownloadResult:
-    """Bring one file, or nothing.
+    """Download one file completely, or raise an error.
 
-    What an interrupted download left is taken up again where the server can prove that it still has the same
-    file (RFC 9110, sections 13.1.5 and 14). Proxies are taken from the environment.
+    An interrupted download is resumed if the server can prove that its file is unchanged (RFC 9110, sections 13.1.5 and
+    14). Proxies are taken from the environment.
 
     Args:
-        urls: The same file at different places, tried in turn; `http` or `https`.
-        target: Where it is put; replaced if it exists.
-        sha256: Its digest, if known.
-        md5: Its digest, if only that is known.
-        size: Its length in bytes, if known.
-        progress: Told how far it is.
-        transfer: How it is brought; the defaults when None.
-        sleep: Waits between tries; for tests.
+        urls: http or https addresses of the same file, tried in turn.
+        target: File to write; replaced if it exists.
+        sha256: Expected SHA-256 digest, if known.
+        md5: Expected MD5 digest, if known.
+        size: Expected size in bytes, if known.
+        progress: Called with (done, total) in bytes.
+        transfer: Download settings; the defaults when None.
+        sleep: Function that waits between attempts; replaceable for tests.
 
     Raises:
-        FetchError: No place gave the file as promised; the target is untouched.
-        OutputError: It cannot be written, or there is no room for it.
+        FetchError: No address gave the expected file; the target is unchanged.
+        OutputError: The file cannot be written, or the disk is too small.
     """
     for url in urls:
         check_url(url)
@@ -138,37 +139,37 @@ def download(
             failures.append(f"{without_secrets(url)}: {failure}")
     raise FetchError(
         f"Cannot download {target.name}. {'; '.join(failures) or 'No address is known'}.",
-        "Check the network and the proxy settings (HTTPS_PROXY), then run it again: it goes on where it stopped.",
+        "Check the network and the proxy settings (HTTPS_PROXY), then try again: the download will be resumed.",
     )
 
 
 def head(
     url: str, *, transfer: Transfer | None = None, sleep: Callable[[float], None] = time.sleep
 ) -> HTTPMessage | None:
-    """The headers a server answers to HEAD with; redirects are followed within the same host only.
+    """Send a HEAD request and return the headers; redirects are followed only on the same host.
 
     Returns:
-        The headers, or None where there is no such file.
+        Headers, or None if the server has no such file.
 
     Raises:
-        FetchError: There is no answer, or a refusal.
+        FetchError: The server does not answer, or refuses.
     """
     check_url(url)
-    how = transfer or Transfer()
-    for failed in range(1, how.attempts + 1):
+    transfer = transfer or Transfer()
+    for attempt in range(1, transfer.attempts + 1):
         try:
-            with send(make_request(url, method="HEAD"), how.timeout, SameHostRedirectHandler()) as response:
+            with send(make_request(url, method="HEAD"), transfer.timeout, SameHostRedirectHandler()) as response:
                 return response.headers
         except NotFoundError:
             return None
         except RedirectedError as redirect:
             return redirect.headers
-        except RetryableError as cut:
-            failure: Exception = cut
-            if failed < how.attempts:
-                sleep(_wait(cut, failed, how))
-        except PermanentError as refusal:
-            failure = refusal
+        except RetryableError as error:
+            failure: Exception = error
+            if attempt < transfer.attempts:
+                sleep(_wait(error, attempt, transfer))
+        except PermanentError as error:
+            failure = error
             break
     raise FetchError(
         f"Cannot reach {without_secrets(url)}: {failure}.", "Check the network and the proxy settings (HTTPS_PROXY)."
@@ -176,7 +177,7 @@ def head(
 
 
 def format_bytes(count: int) -> str:
-    """A number of bytes for people, in decimal units."""
+    """Format a number of bytes in decimal units, such as `1.2 MB`."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
@@ -184,23 +185,32 @@ def format_bytes(count: int) -> str:
 
 
 def check_disk_space(needed: int, folder: Path, what: str) -> None:
-    """Refuse what the disk has no room for.
+    """Check that a folder's disk has room for `needed` more bytes; `what` names their purpose.
 
     Raises:
-        OutputError: More bytes are needed than are free.
+        OutputError: The disk has too little free space.
     """
     with files.output_errors(folder):
         free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(
             f"{what} needs {format_bytes(needed)} more in {folder}, where {format_bytes(free)} are free.",
-            "Free some space, or name a folder on another disk with ADCTL_DATA_DIR.",
+            "Free some space, or set ADCTL_DATA_DIR to a folder on another disk.",
         )
+
+
+@contextmanager
+def add_remedy(remedy: str) -> Iterator[None]:
+    """Append a sentence to the remedy of a `FetchError` raised inside."""
+    try:
+        yield
+    except FetchError as error:
+        raise FetchError(error.message, f"{error.remedy} {remedy}".strip()) from error
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What is asked for; see `download`."""
+    """The arguments of `download`, and the temporary files."""
 
     target: Path
     sha256: str | None
@@ -212,28 +222,28 @@ class _Job:
 
     @property
     def part(self) -> Path:
-        """What came so far."""
+        """File with the data received so far."""
         return self.target.with_name(f"{self.target.name}.part")
 
     @property
-    def note(self) -> Path:
-        """Who sends it."""
+    def state(self) -> Path:
+        """State file of the part."""
         return self.target.with_name(f"{self.target.name}.part.json")
 
     @property
     def checkable(self) -> bool:
-        """Whether a wrong file would be noticed."""
+        """Whether a digest would reveal a wrong file."""
         return bool(self.sha256 or self.md5)
 
     def discard(self) -> None:
-        """Start from nothing."""
+        """Delete the part and its state."""
         self.part.unlink(missing_ok=True)
-        self.note.unlink(missing_ok=True)
+        self.state.unlink(missing_ok=True)
 
 
 @dataclass
 class _Mirror:
-    """One place that has the file; fewer connections at once after each trouble."""
+    """One address of the file; each failure halves the number of connections."""
 
     url: str
     job: _Job
@@ -243,85 +253,83 @@ class _Mirror:
         self.connections = self.job.transfer.connections
 
     def download(self) -> DownloadResult:
-        """The file, whole and checked.
+        """Download and check the file.
 
         Raises:
-            FailedError: It is not to be had here.
+            PermanentError: This address does not give the file.
         """
-        best, failed, afresh = self._begun().have, 0, False
+        most, failures, restarted = self._partial().have, 0, False
         while True:
             try:
-                at_once, total = self._transfer()
+                in_one_response, total = self._transfer()
                 return _accept(self.job, total)
-            except RetryableError as cut:
-                self._ease(cut)
-                have = self._begun().have
-                failed = 1 if have >= best + _GAIN else failed + 1
-                best = max(best, have)
-                if failed >= self.job.transfer.attempts:
-                    raise PermanentError(f"{cut} (gave up after {failed} tries)") from cut
-                self.job.sleep(_wait(cut, failed, self.job.transfer))
+            except RetryableError as error:
+                self._reduce_load(error)
+                have = self._partial().have
+                failures = 1 if have >= most + _USEFUL_BYTES else failures + 1
+                most = max(most, have)
+                if failures >= self.job.transfer.attempts:
+                    raise PermanentError(f"{error} (gave up after {failures} attempts)") from error
+                self.job.sleep(_wait(error, failures, self.job.transfer))
             except MismatchError:
-                # The fault may lie in what was there before, or in how parts were put together: once more, in one go.
-                if at_once or afresh:
+                # An earlier part or the joining of segments may be at fault: try once more with one connection.
+                if in_one_response or restarted:
                     raise
-                self.connections, afresh = 1, True
+                self.connections, restarted = 1, True
 
-    def _ease(self, cut: RetryableError) -> None:
-        """Ask less of a server that could not give what it was asked for."""
+    def _reduce_load(self, error: RetryableError) -> None:
+        """Use fewer connections after a failure, and start again if the server does not support the range."""
         self.connections = max(1, self.connections // 2)
-        if isinstance(cut, BadRangeError):
+        if isinstance(error, BadRangeError):
             self.job.discard()
             self.connections = 1
 
-    def _begun(self) -> PartialDownload:
-        """What an earlier try at the same address left; nothing if neither server nor digest can vouch for it."""
-        begun = read_partial(self.job.part, self.job.note, self.url)
-        if begun.have and (begun.validator or self.job.checkable):
-            return begun
-        return PartialDownload()
+    def _partial(self) -> PartialDownload:
+        """Return the earlier partial download; empty if neither the server nor a digest can prove that it fits."""
+        partial = read_partial(self.job.part, self.job.state, self.url)
+        return partial if partial.have and (partial.validator or self.job.checkable) else PartialDownload()
 
     def _transfer(self) -> tuple[bool, int | None]:
-        """Fill the part; tell whether it came from one answer, and how long it has to be."""
-        begun = self._begun()
-        if not begun.have:
+        """Complete the part; return whether all of it came in one response, and the expected length."""
+        partial = self._partial()
+        if not partial.have:
             self.job.discard()
-        elif begun.have == begun.total:
-            return False, begun.total
+        elif partial.have == partial.total:
+            return False, partial.total
         if self.job.size is not None:
-            check_disk_space(self.job.size - begun.have, self.job.target.parent, self.job.target.name)
-        if begun.pieces:
-            self._receiver(begun).run(self._ask)
-            return False, begun.total
-        with self._ask(begun.have, None, begun) as response:
-            start = begun.have if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
+            check_disk_space(self.job.size - partial.have, self.job.target.parent, self.job.target.name)
+        if partial.segments:
+            self._segment_downloader(partial).run(self._ask)
+            return False, partial.total
+        with self._ask(partial.have, None, partial) as response:
+            start = partial.have if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
             total = self._total(response)
             check_disk_space((total or 0) - start, self.job.target.parent, self.job.target.name)
-            now = PartialDownload(start, _validator(response), total, self._split(response, start, total))
-            write_partial(self.job.note, self.url, now)
-            if now.pieces:
-                self._receiver(now).run(self._ask, response)
+            partial = PartialDownload(start, _validator(response), total, self._split(response, start, total))
+            write_partial(self.job.state, self.url, partial)
+            if partial.segments:
+                self._segment_downloader(partial).run(self._ask, response)
             else:
                 self._receive(response, start, total)
-        return start == 0 and not now.pieces, total
+        return start == 0 and not partial.segments, total
 
-    def _ask(self, start: int, end: int | None, begun: PartialDownload) -> HTTPResponse:
-        """Ask for the bytes from `start` to before `end`, or to the end; the answer is one that fits."""
-        wanted: dict[str, str] = {}
+    def _ask(self, start: int, end: int | None, partial: PartialDownload) -> HTTPResponse:
+        """Request the bytes from `start` up to `end` (or the end of the file) and check that the response has them."""
+        headers: dict[str, str] = {}
         if start or end is not None:
-            wanted = {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
-            if begun.validator:
-                wanted["If-Range"] = begun.validator
-        response = send(make_request(self.url, wanted), self.job.transfer.timeout, SafeRedirectHandler())
+            headers = {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
+            if partial.validator:
+                headers["If-Range"] = partial.validator
+        response = send(make_request(self.url, headers), self.job.transfer.timeout, SafeRedirectHandler())
         try:
-            _check_fit(response, start, end, begun)
+            _check_range(response, start, end, partial)
         except BaseException:
             response.close()
             raise
         return response
 
     def _split(self, response: HTTPResponse, start: int, total: int | None) -> tuple[Segment, ...]:
-        """What each connection brings; nothing where one has to do."""
+        """Divide the rest of the file between the connections; return no segments if one connection has to do."""
         provable = _validator(response) or self.job.checkable
         if total is None or not provable or response.headers.get("Accept-Ranges", "").strip() != "bytes":
             return ()
@@ -332,21 +340,21 @@ class _Mirror:
         first = Segment(0, marks[1], start)
         return (first, *(Segment(low, high, 0) for low, high in itertools.pairwise(marks[1:])))
 
-    def _receiver(self, begun: PartialDownload) -> SegmentDownloader:
-        return SegmentDownloader(self.url, self.job.part, self.job.note, begun, self.connections, self.job.progress)
+    def _segment_downloader(self, partial: PartialDownload) -> SegmentDownloader:
+        return SegmentDownloader(self.url, self.job.part, self.job.state, partial, self.connections, self.job.progress)
 
     def _total(self, response: HTTPResponse) -> int | None:
-        """The length of the whole file, as promised by the server and the caller."""
+        """Return the length of the whole file, as stated by the server or the caller; None if unknown."""
         if response.status == http.HTTPStatus.PARTIAL_CONTENT:
             last = response.headers["Content-Range"].rpartition("/")[2]
             offered = int(last) if last.isdecimal() else None
         else:
             offered = response.length
         if offered is not None and self.job.size is not None and offered != self.job.size:
-            raise PermanentError(f"it offers {offered} bytes where {self.job.size} are expected")
+            raise PermanentError(f"it offers {offered} bytes, but {self.job.size} are expected")
         total = offered if offered is not None else self.job.size
         if total is None and not response.chunked and not self.job.checkable:
-            raise PermanentError("the server does not say how long the file is, so that a cut would go unnoticed")
+            raise PermanentError("the server does not state the length of the file, so that a cut would go unnoticed")
         return total
 
     def _receive(self, response: HTTPResponse, start: int, total: int | None) -> None:
@@ -361,65 +369,65 @@ class _Mirror:
             raise RetryableError(f"the connection was cut at {done} of {total} bytes")
 
 
-def _check_fit(response: HTTPResponse, start: int, end: int | None, begun: PartialDownload) -> None:
-    """See to it that an answer is what was asked for: from `start` to `end`, or the whole file."""
+def _check_range(response: HTTPResponse, start: int, end: int | None, partial: PartialDownload) -> None:
+    """Check that a response contains the requested range, or the whole file from the start."""
     if response.status == http.HTTPStatus.OK:
         if end is not None:
-            raise BadRangeError("the server sent the whole file instead of a part of it")
+            raise BadRangeError("the server sent the whole file instead of the requested range")
         return
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
         raise PermanentError(f"HTTP {response.status}")
-    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    content_range = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     tag = response.headers.get("ETag")
     fits = (
-        found is not None
-        and int(found[1]) == start
-        and (end is None or int(found[2]) == end - 1)
-        and response.length in {None, int(found[2]) - start + 1}
-        and (begun.total is None or found[3] in {"*", str(begun.total)})
-        and (tag is None or begun.validator is None or not begun.validator.startswith('"') or tag == begun.validator)
+        content_range is not None
+        and int(content_range[1]) == start
+        and (end is None or int(content_range[2]) == end - 1)
+        and response.length in {None, int(content_range[2]) - start + 1}
+        and (partial.total is None or content_range[3] in {"*", str(partial.total)})
+        and (tag is None or not (partial.validator or "").startswith('"') or tag == partial.validator)
     )
     if not fits:
-        raise BadRangeError("the server sent another part than the one asked for")
+        raise BadRangeError("the server sent another range than the requested one")
 
 
 def _validator(response: HTTPResponse) -> str | None:
-    """How the server would know the file again; a weak tag does not promise the same bytes."""
+    """Return the strong ETag or the modification date; a weak ETag does not guarantee the same bytes."""
     tag = response.headers.get("ETag", "")
     return tag if tag.startswith('"') else response.headers.get("Last-Modified")
 
 
-def _wait(cut: RetryableError, failed: int, transfer: Transfer) -> float:
-    """Seconds before the next try: doubling, or what the server asks for within reason."""
-    return min(max(transfer.backoff * 2.0 ** (failed - 1), cut.wait), _LONGEST_WAIT)
+def _wait(error: RetryableError, failures: int, transfer: Transfer) -> float:
+    """Return the seconds to wait before the next attempt: exponential backoff, or longer if the server asks for it."""
+    return min(max(transfer.backoff * 2.0 ** (failures - 1), error.wait), _LONGEST_WAIT)
 
 
 def check_file(path: Path, expected: Mapping[str, str | int | None]) -> tuple[int, str]:
-    """Hold a file against what is known of it.
+    """Compare a file with its expected size and digests.
 
     Args:
         path: The file.
-        expected: `size`, `sha256` and `md5`, each None when it is not known.
+        expected: `size`, `sha256` and `md5`; each may be None or absent.
 
     Returns:
-        Its length and its SHA-256.
+        Length in bytes and SHA-256 digest.
 
     Raises:
-        MismatchError: It is another one.
+        MismatchError: The file is different.
     """
     md5 = expected.get("md5")
     with path.open("rb") as stream:
         length, sha256, md5_found = _measure(stream, with_md5=md5 is not None)
     found = {"length": length, "SHA-256": sha256, "MD5": md5_found}
-    promised = {"length": expected.get("size"), "SHA-256": expected.get("sha256"), "MD5": md5}
-    for what, value in promised.items():
+    known = {"length": expected.get("size"), "SHA-256": expected.get("sha256"), "MD5": md5}
+    for what, value in known.items():
         if value is not None and (value.lower() if isinstance(value, str) else value) != found[what]:
-            raise MismatchError(f"the file is not the promised one: its {what} is {found[what]}, not {value}")
+            raise MismatchError(f"the file is not the expected one: its {what} is {found[what]}, not {value}")
     return length, sha256
 
 
 def _accept(job: _Job, total: int | None) -> DownloadResult:
-    """Check the finished part against everything that is known, and put it in place."""
+    """Check the complete part against length and digests, and rename it to the target."""
     with files.output_errors(job.part):
         with job.part.open("rb+") as stream:
             os.fsync(stream.fileno())
@@ -430,7 +438,7 @@ def _accept(job: _Job, total: int | None) -> DownloadResult:
             raise
     with files.output_errors(job.target):
         job.part.replace(job.target)
-        job.note.unlink(missing_ok=True)
+        job.state.unlink(missing_ok=True)
     return DownloadResult(job.target, sha256, length, verified=job.checkable)
 
 

@@ -1,7 +1,4 @@
-"""What of a file has come so far, and bringing the rest of it over several connections at once.
-
-Knows how a part and the note beside it look on disk; how to ask for bytes it is told.
-"""
+"""State of a partial download, and the download of its remaining segments over several connections at once."""
 
 from __future__ import annotations
 
@@ -25,15 +22,15 @@ if TYPE_CHECKING:
     Ask: TypeAlias = Callable[[int, int | None, "PartialDownload"], HTTPResponse]
 
 _BLOCK = 1 << 18
-_BETWEEN_SIGNS = 0.1
-_BETWEEN_NOTES = 1.0
-_FAREWELL = 0.5
-"""Seconds that a connection is given to notice that it is no longer wanted."""
+_PROGRESS_INTERVAL = 0.1
+_STATE_INTERVAL = 1.0
+_STOP_TIMEOUT = 0.5
+"""Seconds to wait for each thread to end after it was told to stop."""
 
 
 @dataclass
 class Segment:
-    """The bytes from `start` to before `end`, of which the first `done` are here."""
+    """The bytes from `start` up to `end`, of which the first `done` have been received."""
 
     start: int
     end: int
@@ -41,112 +38,113 @@ class Segment:
 
     @property
     def left(self) -> int:
-        """Bytes that are missing."""
+        """Number of bytes not yet received."""
         return self.end - self.start - self.done
 
 
 @dataclass(frozen=True)
 class PartialDownload:
-    """How much of a file is here already, and how the server knows it again.
+    """State of a partly received file.
 
     Attributes:
-        have: Bytes that are here.
-        validator: The ETag or the date of change the server gave; None when it gave neither.
-        total: The length it promised, if it did.
-        pieces: What each connection brings; empty when one brings all, in order.
+        have: Number of bytes received.
+        validator: ETag or modification date by which the server recognises the file; None if it gave neither.
+        total: Length stated by the server, or None.
+        segments: Segments of the file; empty if one connection receives it in order.
     """
 
     have: int = 0
     validator: str | None = None
     total: int | None = None
-    pieces: tuple[Segment, ...] = ()
+    segments: tuple[Segment, ...] = ()
 
 
-def read_partial(part: Path, note: Path, url: str) -> PartialDownload:
-    """What an earlier try left; nothing when it was at another address or the two files do not fit together."""
+def read_partial(part: Path, state: Path, url: str) -> PartialDownload:
+    """Read the state of an earlier download; empty if it was from another address or does not fit the part."""
     try:
-        told = json.loads(note.read_text(encoding="utf-8"))
-        pieces = tuple(Segment(*map(int, numbers)) for numbers in told["pieces"])
+        stored = json.loads(state.read_text(encoding="utf-8"))
+        segments = tuple(Segment(*map(int, numbers)) for numbers in stored["pieces"])
         length = part.stat().st_size
-        same = told["url"] == _fingerprint(url)
-        have = sum(piece.done for piece in pieces) if pieces else length
-        begun = PartialDownload(have, told["validator"], told["total"], pieces)
+        same_address = stored["url"] == _fingerprint(url)
+        have = sum(segment.done for segment in segments) if segments else length
+        partial = PartialDownload(have, stored["validator"], stored["total"], segments)
     except (OSError, ValueError, TypeError, KeyError):
         return PartialDownload()
-    reach = max((piece.start + piece.done for piece in pieces if piece.done), default=0)
-    fits = (begun.total is None or have <= begun.total) and reach <= length and _cover(pieces, begun.total)
-    return begun if same and fits else PartialDownload()
+    reach = max((segment.start + segment.done for segment in segments if segment.done), default=0)
+    fits = (partial.total is None or have <= partial.total) and reach <= length and _cover(segments, partial.total)
+    return partial if same_address and fits else PartialDownload()
 
 
-def _cover(pieces: tuple[Segment, ...], total: int | None) -> bool:
-    """Whether pieces make up the whole file, each once."""
-    marks = [piece.end for piece in pieces]
-    starts = [piece.start for piece in pieces]
-    sound = all(piece.done >= 0 and piece.left >= 0 for piece in pieces)
-    return not pieces or (sound and starts == [0, *marks[:-1]] and marks[-1] == total)
+def _cover(segments: tuple[Segment, ...], total: int | None) -> bool:
+    """Return whether segments cover the whole file without overlap."""
+    ends = [segment.end for segment in segments]
+    starts = [segment.start for segment in segments]
+    valid = all(segment.done >= 0 and segment.left >= 0 for segment in segments)
+    return not segments or (valid and starts == [0, *ends[:-1]] and ends[-1] == total)
 
 
-def write_partial(note: Path, url: str, begun: PartialDownload) -> None:
-    """Remember who sends a file and how far it is."""
-    pieces = [[piece.start, piece.end, piece.done] for piece in begun.pieces]
-    told = {"url": _fingerprint(url), "validator": begun.validator, "total": begun.total, "pieces": pieces}
-    files.write_json(note, told)
+def write_partial(state: Path, url: str, partial: PartialDownload) -> None:
+    """Write the state of a download to its state file."""
+    segments = [[segment.start, segment.end, segment.done] for segment in partial.segments]
+    stored = {"url": _fingerprint(url), "validator": partial.validator, "total": partial.total, "pieces": segments}
+    files.write_json(state, stored)
 
 
 def _fingerprint(url: str) -> str:
-    """Tells addresses apart without keeping the secrets in them."""
+    """Return a digest of the address, so that its secrets are not stored."""
     return hashlib.sha256(url.encode()).hexdigest()
 
 
 class SegmentDownloader:
-    """Brings the missing pieces of one file, several at once.
+    """Downloads the remaining segments of one file, several at once.
 
     Args:
-        url: For the note.
-        part: The file that grows.
-        note: The note beside it.
-        begun: Its pieces; their `done` is counted up.
-        connections: At once.
-        progress: Told (done, total), by the thread that calls `run`.
+        url: Address, for the state file.
+        part: File that receives the data.
+        state: State file of the part.
+        partial: State of the download; the `done` of its segments is counted up.
+        connections: Number of connections at once.
+        progress: Called with (done, total) in the thread that calls `run`.
     """
 
     def __init__(
         self,
         url: str,
         part: Path,
-        note: Path,
-        begun: PartialDownload,
+        state: Path,
+        partial: PartialDownload,
         connections: int,
         progress: Callable[[int, int | None], None] | None,
     ) -> None:
         self._url = url
         self._part = part
-        self._note = note
-        self._begun = begun
+        self._state = state
+        self._partial = partial
         self._connections = connections
         self._progress = progress
         self._stop = threading.Event()
         self._errors: list[Exception] = []
 
     def run(self, ask: Ask, first: HTTPResponse | None = None) -> None:
-        """Bring what is missing.
+        """Download all remaining segments.
 
         Args:
-            ask: Sends a request for the bytes from one place to another.
-            first: An answer that is open already, at the place where the first piece goes on.
+            ask: Function that requests a range of bytes.
+            first: Open response that continues the first segment.
 
         Raises:
-            CutError: Some of it did not come; what came is kept.
-            FailedError: It is not to be had here.
-            OutputError: It cannot be written.
+            RetryableError: Some data did not arrive; the data received is kept.
+            PermanentError: This address does not give the file.
+            OutputError: The part cannot be written.
         """
         with files.output_errors(self._part):
             self._part.touch()
         waiting: queue.SimpleQueue[tuple[Segment, HTTPResponse | None]] = queue.SimpleQueue()
-        for piece in self._begun.pieces:
-            if piece.left:
-                waiting.put((piece, first if piece is self._begun.pieces[0] else None))
-        workers = [threading.Thread(target=self._work, args=(waiting, ask), daemon=True) for _ in range(self._wanted())]
+        unfinished = [segment for segment in self._partial.segments if segment.left]
+        for segment in unfinished:
+            waiting.put((segment, first if segment is self._partial.segments[0] else None))
+        count = min(self._connections, len(unfinished))
+        workers = [threading.Thread(target=self._work, args=(waiting, ask), daemon=True) for _ in range(count)]
         for worker in workers:
             worker.start()
         try:
@@ -154,62 +152,60 @@ class SegmentDownloader:
         finally:
             self._stop.set()
             for worker in workers:
-                worker.join(_FAREWELL)
-            self._write_note()
+                worker.join(_STOP_TIMEOUT)
+            self._write_state()
         if self._errors:
-            raise self._worst()
-
-    def _wanted(self) -> int:
-        return min(self._connections, sum(piece.left > 0 for piece in self._begun.pieces))
+            raise self._main_error()
 
     def _watch(self, workers: list[threading.Thread]) -> None:
-        noted = time.monotonic()
+        """Report progress and write the state until all threads have ended."""
+        written = time.monotonic()
         while any(worker.is_alive() for worker in workers):
-            next(worker for worker in workers if worker.is_alive() or worker is workers[-1]).join(_BETWEEN_SIGNS)
+            next(worker for worker in workers if worker.is_alive() or worker is workers[-1]).join(_PROGRESS_INTERVAL)
             if self._progress is not None:
-                self._progress(sum(piece.done for piece in self._begun.pieces), self._begun.total)
-            if time.monotonic() - noted > _BETWEEN_NOTES:
-                self._write_note()
-                noted = time.monotonic()
+                self._progress(sum(segment.done for segment in self._partial.segments), self._partial.total)
+            if time.monotonic() - written > _STATE_INTERVAL:
+                self._write_state()
+                written = time.monotonic()
 
-    def _write_note(self) -> None:
-        write_partial(self._note, self._url, replace(self._begun, have=0))
+    def _write_state(self) -> None:
+        write_partial(self._state, self._url, replace(self._partial, have=0))
 
     def _work(self, waiting: queue.SimpleQueue[tuple[Segment, HTTPResponse | None]], ask: Ask) -> None:
         while not self._stop.is_set():
             try:
-                piece, response = waiting.get_nowait()
+                segment, response = waiting.get_nowait()
             except queue.Empty:
                 return
             try:
-                self._bring(piece, response or ask(piece.start + piece.done, piece.end, self._begun))
-            except RetryableError as cut:
-                self._errors.append(cut)  # the other pieces may still come
-                if isinstance(cut, BadRangeError):
+                self._receive(segment, response or ask(segment.start + segment.done, segment.end, self._partial))
+            except RetryableError as error:
+                self._errors.append(error)  # the other segments may still succeed
+                if isinstance(error, BadRangeError):
                     self._stop.set()
-            except Exception as error:  # noqa: BLE001 - handed to the thread that waits
+            except Exception as error:  # noqa: BLE001 - raised again in the thread that calls `run`
                 self._errors.append(error)
                 self._stop.set()
 
-    def _bring(self, piece: Segment, response: HTTPResponse) -> None:
+    def _receive(self, segment: Segment, response: HTTPResponse) -> None:
         with response, files.output_errors(self._part), self._part.open("rb+") as stream:
-            stream.seek(piece.start + piece.done)
-            while piece.left and (block := read_block(response, min(_BLOCK, piece.left))):
+            stream.seek(segment.start + segment.done)
+            while segment.left and (block := read_block(response, min(_BLOCK, segment.left))):
                 if self._stop.is_set():
                     return
                 stream.write(block)
-                stream.flush()  # what is counted must be there, also after a kill
-                piece.done += len(block)
-        if piece.left:
-            at = piece.start + piece.done
-            raise RetryableError(f"the connection was cut at byte {at} of {self._begun.total}")
+                stream.flush()  # counted bytes must be in the file, even if the process is killed
+                segment.done += len(block)
+        if segment.left:
+            position = segment.start + segment.done
+            raise RetryableError(f"the connection was cut at byte {position} of {self._partial.total}")
 
-    def _worst(self) -> Exception:
-        """The error that says most about what to do next."""
+    def _main_error(self) -> Exception:
+        """Return the error that decides the next step: the most severe one, or the one with the longest wait."""
         for kind in (OutputError, PermanentError, BadRangeError):
             for error in self._errors:
                 if isinstance(error, kind):
                     return error
-        cuts = [error for error in self._errors if isinstance(error, RetryableError)]
+        retryable = [error for error in self._errors if isinstance(error, RetryableError)]
         others = [error for error in self._errors if not isinstance(error, RetryableError)]
-        return others[0] if others else max(cuts, key=lambda cut: cut.wait)
+        return others[0] if others else max(retryable, key=lambda error: error.wait)

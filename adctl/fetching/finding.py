@@ -1,4 +1,4 @@
-"""What can be fetched, what of it is here, and where."""
+"""List the data sets that can be fetched, and find those on this machine."""
 
 from __future__ import annotations
 
@@ -18,25 +18,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DatasetStatus:
-    """One line of what can be fetched.
+    """A data set of the catalogue, and how much of it is on this machine.
 
     Attributes:
-        name: As in the catalogue.
-        title: What its authors call it.
-        licence: The short name of its licence.
-        terms: What the licence asks for.
-        commercial: Whether it allows commercial use; None when nobody says.
-        homepage: Of its authors.
-        citation: What to cite.
-        categories: All there are; none listed where the folder it is taken from says so.
-        size: Of all its files, bytes; None when nothing is downloaded, or nobody says.
-        verified: Whether the digests of all its files are published; None when nothing is downloaded.
-        manual: Whether it has to be brought by hand.
+        name: Name in the catalogue.
+        title: Name given by its authors.
+        licence: Short name of its licence.
+        terms: Summary of the licence.
+        commercial: Whether commercial use is allowed; None if unknown.
+        homepage: Home page of its authors.
+        citation: Publication to cite.
+        categories: All its categories; empty if the source folder decides which there are.
+        size: Bytes to download for all categories; None if nothing is downloaded or a size is unknown.
+        verified: Whether digests of all its files are published; None if nothing is downloaded.
+        manual: Whether the user has to download it.
         fetched: Whether any category is on this machine.
-        here: Which ones are.
-        root: Where it lies, or would lie.
-        files: What is downloaded: addresses, length and published digest of each; first what holds all categories,
-            then what holds one.
+        here: Categories on this machine.
+        root: Its folder, existing or not.
+        files: Files to download: first those with all categories, then those with one category each.
     """
 
     name: str
@@ -56,20 +55,20 @@ class DatasetStatus:
     files: tuple[RemoteFile, ...]
 
 
-_SHARED = ("name", "title", "licence", "terms", "commercial", "homepage", "citation", "categories", "size")
+_COPIED_FIELDS = ("name", "title", "licence", "terms", "commercial", "homepage", "citation", "categories", "size")
 
 
 def list_datasets(root: Path | None = None) -> list[DatasetStatus]:
-    """Everything that can be fetched, and what of it is on this machine."""
-    lines = []
+    """Return all data sets of the catalogue, with their state on this machine."""
+    statuses = []
     for entry in catalogue().values():
         folder = (root or data_dir()) / entry.name
         here = fetched_categories(entry, folder)
-        wholes = entry.whole or tuple(entry.parts.values())
-        lines.append(
+        needed = entry.whole or tuple(entry.parts.values())
+        statuses.append(
             DatasetStatus(
-                **{key: getattr(entry, key) for key in _SHARED},
-                verified=all(remote.verifiable for remote in wholes) if wholes else None,
+                **{key: getattr(entry, key) for key in _COPIED_FIELDS},
+                verified=all(remote.has_digest for remote in needed) if needed else None,
                 manual=entry.kind is DatasetKind.MANUAL,
                 fetched=bool(here),
                 here=here,
@@ -77,44 +76,45 @@ def list_datasets(root: Path | None = None) -> list[DatasetStatus]:
                 files=entry.remotes,
             )
         )
-    return lines
+    return statuses
 
 
 def find_dataset(category: str | None, dataset: str | None, root: Path | None = None) -> Path:
-    """Where a fetched data set lies.
+    """Return the folder of a fetched data set.
 
     Args:
-        category: One it must hold; None when `dataset` is enough.
-        dataset: Its name; None takes the first of the catalogue that is here and holds the category.
-        root: The folder of all fetched data; `data_dir()` when None.
+        category: Category it must have; may be None if `dataset` is given.
+        dataset: Name of the data set; None takes the first one in the catalogue that is here and has the category.
+        root: Folder of all fetched data; `data_dir()` when None.
 
     Returns:
-        The data set's folder, which holds one folder a category.
+        Folder of the data set, with one subfolder per category.
 
     Raises:
-        UsageError: It is unknown, or not fetched; the remedy is the command that fetches it.
+        UsageError: It is unknown or not fetched; the remedy is the command that fetches it.
     """
     base = root or data_dir()
     if dataset is not None:
-        return _named(find_entry(dataset), category, base)
+        return _named_dataset(find_entry(dataset), category, base)
     if category is None:
-        raise UsageError("Which data set?", "Name it with --dataset, or a category with --category.")
+        raise UsageError("No data set was named.", "Name one with --dataset, or a category with --category.")
     entries = catalogue().values()
     for entry in entries:
         if (category in entry.categories or not entry.categories) and not missing_categories(
             base / entry.name, [category]
         ):
             return base / entry.name
-    holders = [entry for entry in entries if category in entry.categories]
-    if not holders:
+    candidates = [entry for entry in entries if category in entry.categories]
+    if not candidates:
         raise unknown_name("category", category, {name for entry in entries for name in entry.categories})
     raise UsageError(
-        f"No fetched data set has the category '{category}'.", f"Fetch one with: {fetch_command(holders[0], category)}"
+        f"No fetched data set has the category '{category}'.",
+        f"Fetch one with: {fetch_command(candidates[0], category)}",
     )
 
 
 def fetch_command(entry: CatalogueEntry, category: str | None) -> str:
-    """The command that fetches it."""
+    """Return the command that fetches a data set, or one of its categories."""
     words = ["adctl fetch", entry.name]
     if category is not None and len(entry.categories) != 1:
         words += ["--category", category]
@@ -123,7 +123,7 @@ def fetch_command(entry: CatalogueEntry, category: str | None) -> str:
     return " ".join(words)
 
 
-def _named(entry: CatalogueEntry, category: str | None, base: Path) -> Path:
+def _named_dataset(entry: CatalogueEntry, category: str | None, base: Path) -> Path:
     folder = base / entry.name
     if category is not None:
         check_category(entry, category)

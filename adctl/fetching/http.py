@@ -1,7 +1,4 @@
-"""One request to a web server, safely: redirects, passwords, and what each kind of failure means for the next step.
-
-Knows http and https, nothing of files.
-"""
+"""One HTTP or HTTPS request: safe redirects, protected passwords, and errors that say whether a retry makes sense."""
 
 from __future__ import annotations
 
@@ -22,32 +19,32 @@ from adctl.errors import FetchError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_WORTH_A_RETRY = frozenset({408, 425, 429, 500, 502, 503, 504})
-_GONE = frozenset({404, 410})
+_RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_NOT_FOUND_STATUS = frozenset({404, 410})
 
 
 class PermanentError(Exception):
-    """This mirror will not do; the text says why."""
+    """Failure of this address that a retry cannot mend; the text gives the reason."""
 
 
 class MismatchError(PermanentError):
-    """What came is not what was promised."""
+    """The downloaded file does not have the expected length or digest."""
 
 
 class NotFoundError(PermanentError):
-    """There is no such file."""
+    """The server has no such file."""
 
 
 class RedirectedError(PermanentError):
-    """The file is elsewhere, and whoever asked did not want to go there."""
+    """The server redirects to another host, which was not to be followed; `headers` are those of its answer."""
 
     def __init__(self, headers: HTTPMessage) -> None:
-        super().__init__("it is elsewhere")
+        super().__init__("it redirects to another host")
         self.headers = headers
 
 
 class RetryableError(Exception):
-    """Something that may pass: worth another try after at least `wait` seconds."""
+    """Temporary failure: retry after at least `wait` seconds."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -55,22 +52,22 @@ class RetryableError(Exception):
 
 
 class BadRangeError(RetryableError):
-    """The server cannot go on from the part that is here: worth another try without it."""
+    """The server cannot continue the partial download: retry from the start."""
 
 
 def without_secrets(url: str) -> str:
-    """The address without user, password, query and fragment: fit for messages and records."""
+    """Return the address without user, password, query and fragment, for messages and records."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 class SafeRedirectHandler(urllib.request.HTTPRedirectHandler):
-    """Follows redirects within http and https, never from https to http."""
+    """Redirect handler that follows http and https, but never from https to http."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
-        """As the base class does, unless it would leave the web or lose the encryption."""
+        """Follow a redirect, unless its scheme is not http or https or it would give up the encryption."""
         schemes = (urlsplit(req.full_url).scheme, urlsplit(newurl).scheme)
         if schemes not in {("http", "http"), ("http", "https"), ("https", "https")}:
             fp.close()
@@ -82,12 +79,12 @@ class SafeRedirectHandler(urllib.request.HTTPRedirectHandler):
 
 
 class SameHostRedirectHandler(SafeRedirectHandler):
-    """Follows redirects within one host; hands out the headers of those that lead elsewhere."""
+    """Redirect handler that stays on one host; for other hosts it raises `RedirectedError` with the headers."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
-        """As above, within one host."""
+        """Follow a redirect within the same host."""
         if urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
             fp.close()
             raise RedirectedError(headers)
@@ -95,75 +92,77 @@ class SameHostRedirectHandler(SafeRedirectHandler):
 
 
 def check_url(url: str) -> None:
-    """Refuse what is no web address.
+    """Check that an address is an http or https address.
 
     Raises:
-        FetchError: It is none.
+        FetchError: It is not.
     """
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise FetchError(f"Cannot download {without_secrets(url)}: only http and https are.", "Give a web address.")
+        raise FetchError(
+            f"Cannot download {without_secrets(url)}: it is not an http or https address.", "Give a web address."
+        )
 
 
 def make_request(url: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> urllib.request.Request:
-    """A request that asks for bytes as they are; a password in the address goes to its host alone."""
+    """Return a request for uncompressed bytes; a password in the address is sent to its own host only."""
     parts = urlsplit(url)
     user, _, host = parts.netloc.rpartition("@")
-    always = {"User-Agent": f"adctl/{__version__}", "Accept-Encoding": "identity"}
+    defaults = {"User-Agent": f"adctl/{__version__}", "Accept-Encoding": "identity"}
     request = urllib.request.Request(  # noqa: S310 - the scheme was checked
-        urlunsplit(parts._replace(netloc=host, fragment="")), headers={**always, **(headers or {})}, method=method
+        urlunsplit(parts._replace(netloc=host, fragment="")), headers={**defaults, **(headers or {})}, method=method
     )
     if user:
-        # Unredirected: the password is for this host alone.
-        secret = base64.b64encode(unquote(user).encode()).decode()
-        request.add_unredirected_header("Authorization", f"Basic {secret}")
+        # An unredirected header is not sent to the hosts of redirects.
+        credentials = base64.b64encode(unquote(user).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {credentials}")
     return request
 
 
 def send(request: urllib.request.Request, timeout: float, redirects: SafeRedirectHandler) -> HTTPResponse:
-    """Send a request and read the head of the answer.
+    """Send a request and read the headers of the response.
 
     Raises:
-        FailedError: There is no sense in asking again.
-        CutError: There may be.
+        PermanentError: The request failed; a retry would fail again.
+        RetryableError: The request failed; a retry may succeed.
     """
     try:
         response: HTTPResponse = urllib.request.build_opener(redirects).open(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
-        raise _refusal(error) from error
+        raise _status_error(error) from error
     except urllib.error.URLError as error:
-        raise _unreachable(error.reason) from error
+        raise _connection_error(error.reason) from error
     except (OSError, HTTPException, UnicodeError) as error:
-        raise _unreachable(error) from error
+        raise _connection_error(error) from error
     return response
 
 
-def _refusal(error: urllib.error.HTTPError) -> Exception:
-    """What an HTTP error status means for the next step."""
+def _status_error(error: urllib.error.HTTPError) -> Exception:
+    """Return the exception for an HTTP error status."""
     status = f"HTTP {error.code} {responses.get(error.code, '')}".strip()
-    if error.code in _WORTH_A_RETRY:
+    if error.code in _RETRYABLE_STATUS:
         seconds = error.headers.get("Retry-After", "").strip()
         return RetryableError(status, float(seconds) if seconds.isdecimal() else 0.0)
     if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         return BadRangeError(status)
-    return NotFoundError(status) if error.code in _GONE else PermanentError(status)
+    return NotFoundError(status) if error.code in _NOT_FOUND_STATUS else PermanentError(status)
 
 
-def _unreachable(cause: object) -> Exception:
-    """What a failure to connect means for the next step."""
+def _connection_error(cause: object) -> Exception:
+    """Return the exception for a failed connection."""
     if isinstance(cause, socket.gaierror):
-        return PermanentError("no such host, or no network")
-    final = (ssl.SSLCertVerificationError, ConnectionRefusedError, InvalidURL, UnicodeError)
-    if isinstance(cause, final) or not isinstance(cause, (OSError, HTTPException)):
+        return PermanentError("the host is unknown, or there is no network")
+    permanent = (ssl.SSLCertVerificationError, ConnectionRefusedError, InvalidURL, UnicodeError)
+    if isinstance(cause, permanent) or not isinstance(cause, (OSError, HTTPException)):
         return PermanentError(describe_failure(cause))
     return RetryableError(describe_failure(cause))
 
 
 def describe_failure(cause: object) -> str:
-    """Why a connection failed, in words that hold no address."""
+    """Return why a connection failed, in words without the address."""
     if isinstance(cause, TimeoutError):
-        return "the server does not answer any more"
+        return "the server stopped answering"
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({cause.verify_message})"
     if isinstance(cause, OSError) and cause.errno and not isinstance(cause, ssl.SSLError):
@@ -172,10 +171,10 @@ def describe_failure(cause: object) -> str:
 
 
 def read_block(response: HTTPResponse, most: int) -> bytes:
-    """The next bytes of an answer, at most so many; none at its end.
+    """Return the next bytes of a response, at most `most`; empty at its end.
 
     Raises:
-        CutError: The connection broke.
+        RetryableError: The connection broke.
     """
     try:
         return response.read1(most)

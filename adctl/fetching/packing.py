@@ -1,11 +1,13 @@
-"""What a bundle looks like: data sets, weights and wheels for a machine without a network, with one list of digests.
+"""Layout of a bundle: data sets, weights and wheels for a machine without a network, with one list of digests.
 
-OUT/bundle.json                     what is in it
-OUT/INSTALL.txt                     what to type over there
-OUT/datasets/NAME/CATEGORY.tar      a category as adctl lays it out
-OUT/weights/NAME.safetensors, NAME.json
-OUT/wheels/*.whl
-OUT/SHA256SUMS                      of every other file, as `sha256sum -c` reads it
+    OUT/bundle.json                     manifest: contents, licences and sources
+    OUT/INSTALL.txt                     commands to run on the other machine
+    OUT/datasets/NAME/CATEGORY.tar      category in the layout of adctl
+    OUT/weights/NAME.safetensors, NAME.json
+    OUT/wheels/*.whl
+    OUT/SHA256SUMS                      digests of all other files, in the format of `sha256sum -c`
+
+Functions that read a bundle verify the digest of every file they read.
 """
 
 from __future__ import annotations
@@ -30,59 +32,61 @@ _COPY_AGAIN = "Copy the bundle again, or make it again: adctl fetch bundle OUT."
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a folder is one."""
+    """Return whether a folder is a bundle."""
     return (path / MANIFEST).is_file() and (path / SUMS).is_file()
 
 
 def read_manifest(bundle: Path) -> dict[str, Any]:
-    """What is in it, from a list that was checked.
+    """Read the manifest of a bundle after verifying its digest.
 
     Raises:
-        FetchError: It is damaged, or of a later adctl.
+        FetchError: It is damaged, or was made by a later version of adctl.
     """
-    told: dict[str, Any] = json.loads(verified_file(bundle, MANIFEST).read_text(encoding="utf-8"))
-    if told.get("format") != FORMAT:
-        raise FetchError(f"The bundle {bundle} was made by a later adctl ({told.get('adctl')}).", "Update adctl.")
-    return told
+    manifest: dict[str, Any] = json.loads(verified_file(bundle, MANIFEST).read_text(encoding="utf-8"))
+    if manifest.get("format") != FORMAT:
+        raise FetchError(
+            f"The bundle {bundle} was made by a later version of adctl ({manifest.get('adctl')}).", "Update adctl."
+        )
+    return manifest
 
 
 def read_bundled_provenance(bundle: Path, name: str) -> dict[str, Provenance]:
-    """Where the categories of a data set came from, for those in the bundle."""
-    packed = read_manifest(bundle)["datasets"].get(name, {}).get("categories", {})
+    """Return the provenance of each category of a data set in a bundle."""
+    categories = read_manifest(bundle)["datasets"].get(name, {}).get("categories", {})
     return {
         category: Provenance(tuple(origin["urls"]), origin["sha256"], origin["bytes"], origin["verified"])
-        for category, origin in packed.items()
+        for category, origin in categories.items()
     }
 
 
 def archive_path(name: str, category: str) -> str:
-    """Where a category lies in a bundle."""
+    """Return the path of a category's archive inside a bundle."""
     return f"datasets/{name}/{category}.tar"
 
 
 def verified_file(bundle: Path, path: str) -> Path:
-    """A file of a bundle, held against its list.
+    """Return the full path of a file in a bundle after verifying its digest.
 
     Raises:
-        FetchError: It is not listed, not there, or has changed.
+        FetchError: The file is not listed, does not exist, or has changed.
     """
     listed = read_digests(bundle / SUMS)
     if path not in listed:
-        raise FetchError(f"The bundle {bundle} does not hold {path}.", "Make one that does: adctl fetch bundle OUT.")
+        raise FetchError(f"The bundle {bundle} does not contain {path}.", "Make one that does: adctl fetch bundle OUT.")
     if not (bundle / path).is_file():
         raise FetchError(f"{bundle / path} is missing.", _COPY_AGAIN)
     if files.sha256_file(bundle / path) != listed[path]:
-        raise FetchError(f"{bundle / path} is damaged: it is not what {SUMS} lists.", _COPY_AGAIN)
+        raise FetchError(f"{bundle / path} is damaged: its digest differs from the one in {SUMS}.", _COPY_AGAIN)
     return bundle / path
 
 
 def pack_category(folder: Path, target: Path, progress: Callable[[int, int | None], None]) -> None:
-    """Write a category's folder as a tar file that names no user and no time.
+    """Write a category's folder as a tar file without user names and times.
 
     Args:
-        folder: The category's.
-        target: The file to make.
-        progress: Told (done, total) in files.
+        folder: Folder of the category.
+        target: Tar file to write.
+        progress: Called with (done, total) in files.
     """
     paths = list_files(folder)
     files.make_folder(target.parent)

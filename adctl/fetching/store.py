@@ -1,4 +1,4 @@
-"""What of a data set is on this machine: folders of categories, and the record of where they came from."""
+"""Fetched data sets on this machine: folders of categories, and the record of their provenance."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 STAGING = ".fetching"
 _RECORD = "fetched.json"
-_PATIENCE = 60.0
-"""Seconds to wait for another adctl that fetches the same thing."""
+_LOCK_TIMEOUT = 60.0
+"""Seconds to wait for another adctl process that fetches the same data."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a category came from; one entry of `fetched.json`.
+    """Provenance of a category; one entry of `fetched.json`.
 
     Attributes:
-        urls: Addresses, without secrets; none when it came from a file or folder.
-        sha256: Of the one file it came from; None when there were several, or a folder.
-        bytes: Of what it came from.
-        verified: Whether all of that was checked against published digests.
+        urls: Source addresses without secrets; empty if the source was a local file or folder.
+        sha256: Digest of the source file; None if the source was several files or a folder.
+        bytes: Size of the source.
+        verified: Whether the whole source was checked against published digests.
     """
 
     urls: tuple[str, ...] = ()
@@ -42,17 +42,17 @@ class Provenance:
 
 
 def check_category(entry: CatalogueEntry, category: str) -> None:
-    """Refuse a category that the data set does not have.
+    """Check that the data set has a category.
 
     Raises:
-        UsageError: It has not.
+        UsageError: It does not.
     """
     if entry.categories and category not in entry.categories:
         raise unknown_name(f"category of {entry.title}", category, entry.categories)
 
 
 def holds_category(folder: Path) -> bool:
-    """Whether it is a category's folder; folders get their final names whole, so a look inside suffices."""
+    """Return whether a folder holds a category. One good image proves it: only complete folders get this name."""
     try:
         with os.scandir(folder / "train" / "good") as good:
             return any(True for _ in good)
@@ -61,34 +61,35 @@ def holds_category(folder: Path) -> bool:
 
 
 def missing_categories(folder: Path, categories: Sequence[str]) -> tuple[str, ...]:
-    """Which of some categories are not there."""
+    """Return the categories that are not in a data set's folder."""
     return tuple(category for category in categories if not holds_category(folder / category))
 
 
 def fetched_categories(entry: CatalogueEntry, folder: Path) -> tuple[str, ...]:
-    """Which categories of a data set are there."""
+    """Return the categories of a data set that are in its folder."""
     names = entry.categories or tuple(path.name for path in folders_in(folder))
     return tuple(category for category in names if holds_category(folder / category))
 
 
 def read_provenance(folder: Path) -> dict[str, Provenance]:
-    """Where its categories came from, as far as the record can be read."""
+    """Read the provenance of a data set's categories; empty if there is no readable record."""
     try:
         stored = json.loads((folder / _RECORD).read_text(encoding="utf-8"))["categories"]
-        return {name: Provenance(**{**origin, "urls": tuple(origin["urls"])}) for name, origin in stored.items()}
+        return {name: Provenance(**{**entry, "urls": tuple(entry["urls"])}) for name, entry in stored.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
 
 
 def record_provenance(entry: CatalogueEntry, folder: Path, new: Mapping[str, Provenance]) -> None:
-    """Write down where categories came from, beside what is known of others."""
-    categories = {name: asdict(origin) for name, origin in sorted((read_provenance(folder) | dict(new)).items())}
+    """Add the provenance of categories to the record of a data set."""
+    provenances = read_provenance(folder) | dict(new)
+    categories = {name: asdict(provenance) for name, provenance in sorted(provenances.items())}
     facts = {key: getattr(entry, key) for key in ("name", "title", "licence", "terms", "homepage", "citation")}
     files.write_json(folder / _RECORD, {"format": 1, "adctl": __version__, **facts, "categories": categories})
 
 
 def install_category(new: Path, folder: Path, category: str) -> None:
-    """Give a finished category its place; what was there before goes last."""
+    """Move a finished category to its place; an older one is moved aside first."""
     target = folder / category
     old = folder / STAGING / "replaced" / category
     with files.output_errors(target):
@@ -99,13 +100,13 @@ def install_category(new: Path, folder: Path, category: str) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed run left half unpacked; downloads stay, to be gone on with."""
-    for left in folders_in(folder / STAGING):
-        shutil.rmtree(left, ignore_errors=True)
+    """Delete partly unpacked folders of an interrupted run; unfinished downloads stay and are resumed."""
+    for leftover in folders_in(folder / STAGING):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders of a folder, hidden ones left out."""
+    """Return the subfolders of a folder, without hidden ones, sorted by name."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
@@ -114,10 +115,10 @@ def folders_in(folder: Path) -> list[Path]:
 
 @contextmanager
 def fetch_lock(target: Path) -> Iterator[None]:
-    """Keep other processes from fetching the same thing meanwhile.
+    """Prevent other processes from fetching the same data at the same time.
 
     Raises:
-        FetchError: One still does after a minute.
+        FetchError: Another process still fetches it after a minute.
     """
     from filelock import FileLock, Timeout
 
@@ -126,11 +127,11 @@ def fetch_lock(target: Path) -> Iterator[None]:
     lock = FileLock(path)
     with files.output_errors(path):
         try:
-            lock.acquire(timeout=_PATIENCE)
+            lock.acquire(timeout=_LOCK_TIMEOUT)
         except Timeout as error:
             raise FetchError(
-                f"Another adctl is fetching {target.name} into {target.parent}.",
-                "Wait until it is done, then run this again.",
+                f"Another adctl process is fetching {target.name} into {target.parent}.",
+                "Wait until it is done, then try again.",
             ) from error
     try:
         yield

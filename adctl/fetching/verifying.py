@@ -1,4 +1,4 @@
-"""Holding what was fetched against the digests of the day it came."""
+"""Verify fetched files against the digests recorded when they were fetched."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from adctl.errors import FetchError, UsageError
 from adctl.fetching import store
 from adctl.fetching.catalogue import CatalogueEntry, catalogue, find_entry
-from adctl.fetching.digests import DIGESTS, DigestComparison, compare_digests, read_digests
+from adctl.fetching.digests import DIGESTS, compare_digests, read_digests
 from adctl.fetching.finding import fetch_command
 from adctl.fetching.weights import check_weights, list_weights
 from adctl.paths import data_dir
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """What became of one category, or one model's weights.
+    """Result for one category, or for the weights of one model.
 
     Attributes:
-        name: Of the data set and category, or of the weights, as `mvtec/zipper` or `weights/resnet18`.
-        intact: Whether every file is there as it came; None when no digests were recorded.
-        files: How many were recorded.
-        changed: Files with other bytes than at first.
-        missing: Files that are gone.
-        unlisted: Files that came later.
-        remedy: The command that brings it again; empty when it is intact.
+        name: Data set and category, or weights, such as `mvtec/zipper` or `weights/resnet18`.
+        intact: Whether every listed file exists unchanged; None if no digests were recorded.
+        files: Number of listed files.
+        changed: Files whose content has changed.
+        missing: Listed files that do not exist.
+        unlisted: Existing files that are not listed.
+        remedy: Command that fetches it again; empty if it is intact.
     """
 
     name: str
@@ -49,13 +49,13 @@ def verify(
     root: Path | None = None,
     reporter: Reporter = SILENT,
 ) -> list[VerifyResult]:
-    """Read everything that was fetched, and compare.
+    """Verify fetched files against their digests.
 
     Args:
-        name: A data set, or "weights"; all when None.
-        categories: Of the data set; all that are here when empty.
-        root: The folder of all fetched data; `data_dir()` when None.
-        reporter: Told how far it is.
+        name: Name of a data set, or "weights"; everything when None.
+        categories: Categories of the data set; all on this machine when empty.
+        root: Folder of all fetched data; `data_dir()` when None.
+        reporter: Receives progress.
 
     Raises:
         UsageError: There is nothing to verify.
@@ -63,18 +63,20 @@ def verify(
     base = root or data_dir()
     entries = [find_entry(name)] if name not in {None, "weights"} else list(catalogue().values() if not name else ())
     results = [
-        _category(entry, base / entry.name, category, reporter)
+        _verify_category(entry, base / entry.name, category, reporter)
         for entry in entries
-        for category in _wanted(entry, base / entry.name, categories)
+        for category in _categories(entry, base / entry.name, categories)
     ]
     if name in {None, "weights"}:
-        results += [_weights(path) for path in list_weights(base)]
+        results += [_verify_weights(path) for path in list_weights(base)]
     if not results:
-        raise UsageError("Nothing of that has been fetched.", "See what is here with: adctl fetch --list")
+        raise UsageError(
+            "There is nothing to verify: it has not been fetched.", "List what is here with: adctl fetch --list"
+        )
     return results
 
 
-def _wanted(entry: CatalogueEntry, folder: Path, categories: Sequence[str]) -> tuple[str, ...]:
+def _categories(entry: CatalogueEntry, folder: Path, categories: Sequence[str]) -> tuple[str, ...]:
     for category in categories:
         store.check_category(entry, category)
         if store.missing_categories(folder, [category]):
@@ -85,26 +87,19 @@ def _wanted(entry: CatalogueEntry, folder: Path, categories: Sequence[str]) -> t
     return tuple(categories) or store.fetched_categories(entry, folder)
 
 
-def _category(entry: CatalogueEntry, folder: Path, category: str, reporter: Reporter) -> VerifyResult:
-    what, again = f"{entry.name}/{category}", f"{fetch_command(entry, category)} --force"
+def _verify_category(entry: CatalogueEntry, folder: Path, category: str, reporter: Reporter) -> VerifyResult:
+    name, remedy = f"{entry.name}/{category}", f"{fetch_command(entry, category)} --force"
     try:
         listed = read_digests(folder / category / DIGESTS)
     except FetchError:
-        return VerifyResult(what, None, remedy=again)
-    with reporter.stage(f"verifying {what}") as update:
-        found: DigestComparison = compare_digests(folder / category, listed, progress=update)
-    return VerifyResult(
-        what,
-        found.harmless,
-        len(listed),
-        found.changed,
-        found.missing,
-        found.unlisted,
-        "" if found.harmless else again,
-    )
+        return VerifyResult(name, None, remedy=remedy)
+    with reporter.stage(f"verifying {name}") as update:
+        found = compare_digests(folder / category, listed, progress=update)
+    remedy = "" if found.intact else remedy
+    return VerifyResult(name, found.intact, len(listed), found.changed, found.missing, found.unlisted, remedy)
 
 
-def _weights(path: Path) -> VerifyResult:
+def _verify_weights(path: Path) -> VerifyResult:
     intact = check_weights(path)
     changed = (path.name,) if intact is False else ()
     return VerifyResult(

@@ -1,4 +1,4 @@
-"""Bringing the pretrained weights of timm's models to this machine, always as safetensors."""
+"""Fetch the pretrained weights of timm models, always stored as safetensors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,13 @@ from adctl import __version__, files
 from adctl.errors import FetchError, UsageError
 from adctl.fetching import packing
 from adctl.fetching.catalogue import RemoteFile
-from adctl.fetching.download import Transfer, download, head
+from adctl.fetching.download import Transfer, add_remedy, download, head
 from adctl.fetching.http import without_secrets
 from adctl.fetching.store import STAGING, fetch_lock
 from adctl.paths import data_dir
 from adctl.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 _HUB = "https://huggingface.co"
@@ -35,13 +34,13 @@ class FetchedWeights:
     """Pretrained weights on this machine.
 
     Attributes:
-        name: The timm model.
+        name: Name of the timm model.
         path: The safetensors file.
-        sha256: Of that file.
-        bytes: Its length.
+        sha256: Digest of that file.
+        bytes: Size of that file.
         verified: Whether the download was checked against a published digest.
-        licence: As timm knows it, or None.
-        already: Whether it was there before.
+        licence: Licence according to timm, or None.
+        already: Whether it was on this machine before.
     """
 
     name: str
@@ -61,41 +60,41 @@ def fetch_weights(
     transfer: Transfer | None = None,
     reporter: Reporter = SILENT,
 ) -> FetchedWeights:
-    """Bring the pretrained weights of a timm model to this machine, as safetensors.
+    """Fetch the pretrained weights of a timm model and store them as safetensors.
 
-    The host of Hugging Face can be replaced with the environment variable HF_ENDPOINT, as for its own library.
+    The environment variable HF_ENDPOINT replaces the address of Hugging Face, as it does for its own library.
 
     Args:
-        name: As timm calls it, with or without the tag of the weights.
-        source: A safetensors file or a PyTorch checkpoint of plain weights, or a bundle, in place of the network.
-        root: The folder of all fetched data; `data_dir()` when None.
-        transfer: How the download is done.
-        reporter: Told how far it is.
+        name: Name of the timm model, with or without the tag of the weights.
+        source: Safetensors file, PyTorch checkpoint of plain weights, or bundle to use instead of the network.
+        root: Folder of all fetched data; `data_dir()` when None.
+        transfer: Download settings.
+        reporter: Receives progress.
 
     Raises:
-        UsageError: timm has no such model, or no weights for it; or there is no such source.
-        FetchError: The download failed, or what came is not what was promised.
-        OutputError: It cannot be written.
+        UsageError: timm has no such model or no weights for it, or the source does not exist.
+        FetchError: The download failed, or the file is not the expected one.
+        OutputError: The weights cannot be written.
     """
     config = _pretrained_config(name)
     path = (root or data_dir()) / "weights" / f"{name}.safetensors"
-    if (here := _known_weights(path)) is not None:
-        return here
+    if (present := _intact_weights(path)) is not None:
+        return present
     with fetch_lock(path.with_name(name)):
-        if (here := _known_weights(path)) is not None:
-            return here
+        if (present := _intact_weights(path)) is not None:
+            return present
         staging = files.make_folder(path.parent / STAGING)
-        with _other_way(f"Or bring them from another machine: adctl fetch weights {name} --from FILE."):
+        with add_remedy(f"Or copy them from another machine: adctl fetch weights {name} --from FILE."):
             if source is None:
                 facts = _download(name, config, staging, transfer or Transfer(), reporter, path)
             else:
-                facts = _take(name, source, staging, path)
+                facts = _import_file(name, source, staging, path)
         record = {
             "name": name, "adctl": __version__, "licence": config.license, "sha256": files.sha256_file(path),
             "bytes": path.stat().st_size, **facts,
         }  # fmt: skip
-        files.write_json(_record_of(path), record)
-        with suppress(OSError):  # another model may be on its way there
+        files.write_json(_record_path(path), record)
+        with suppress(OSError):  # the folder may hold the download of another model
             staging.rmdir()
     return FetchedWeights(
         name, path, record["sha256"], record["bytes"], record["verified"], config.license, already=False
@@ -103,48 +102,39 @@ def fetch_weights(
 
 
 def list_weights(root: Path) -> list[Path]:
-    """All weights on this machine."""
+    """Return the files of all fetched weights."""
     return sorted((root / "weights").glob("*.safetensors"))
 
 
 def check_weights(path: Path) -> bool | None:
-    """Whether weights are as they came; None when nobody wrote down how they were."""
+    """Return whether weights match their recorded digest; None if there is no record."""
     try:
-        record = json.loads(_record_of(path).read_text(encoding="utf-8"))
+        record = json.loads(_record_path(path).read_text(encoding="utf-8"))
         return bool(files.sha256_file(path) == record["sha256"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def _record_of(path: Path) -> Path:
+def _record_path(path: Path) -> Path:
     return path.with_name(f"{path.name.removesuffix('.safetensors')}.json")
-
-
-@contextmanager
-def _other_way(remedy: str) -> Iterator[None]:
-    """Add to what can be done about a failed download."""
-    try:
-        yield
-    except FetchError as error:
-        raise FetchError(error.message, f"{error.remedy} {remedy}".strip()) from error
 
 
 def _download(
     name: str, config: Any, staging: Path, transfer: Transfer, reporter: Reporter, path: Path
 ) -> dict[str, Any]:
-    """From its host; returns what to write down about it."""
+    """Download weights and store them; return facts for their record."""
     remote = _weights_remote(name, config, transfer)
-    # Named for the model: files of different models share the name model.safetensors.
+    # Named after the model: the files of different models are all called model.safetensors.
     target = staging / f"{name}-{remote.filename}"
     with reporter.stage(f"weights of {name}", remote.size, in_bytes=True) as update:
-        got = download(remote.urls, target, sha256=remote.sha256, size=remote.size, progress=update, transfer=transfer)
-    _put_weights(got.path, path)
-    got.path.unlink(missing_ok=True)
-    return {"url": without_secrets(remote.urls[0]), "verified": got.verified, "download_sha256": got.sha256}
+        file = download(remote.urls, target, sha256=remote.sha256, size=remote.size, progress=update, transfer=transfer)
+    _store_weights(file.path, path)
+    file.path.unlink(missing_ok=True)
+    return {"url": without_secrets(remote.urls[0]), "verified": file.verified, "download_sha256": file.sha256}
 
 
-def _take(name: str, source: Path, staging: Path, path: Path) -> dict[str, Any]:
-    """From a file or a bundle; returns what to write down about it."""
+def _import_file(name: str, source: Path, staging: Path, path: Path) -> dict[str, Any]:
+    """Store weights from a file or a bundle; return facts for their record."""
     known: dict[str, Any] = {}
     if packing.is_bundle(source):
         record = packing.verified_file(source, f"weights/{name}.json")
@@ -156,7 +146,7 @@ def _take(name: str, source: Path, staging: Path, path: Path) -> dict[str, Any]:
     with files.output_errors(copied):
         shutil.copyfile(source, copied)
     digest = files.sha256_file(copied)
-    _put_weights(copied, path)
+    _store_weights(copied, path)
     copied.unlink(missing_ok=True)
     return {
         "url": known.get("url"),
@@ -166,27 +156,27 @@ def _take(name: str, source: Path, staging: Path, path: Path) -> dict[str, Any]:
 
 
 def _pretrained_config(name: str) -> Any:
-    """What timm knows of a model's pretrained weights."""
+    """Return timm's configuration of a model's pretrained weights."""
     import timm
 
     try:
         config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    except RuntimeError:  # a tag that the model does not have
+    except RuntimeError:  # the model has no weights with this tag
         config = None
     if config is not None and (config.hf_hub_id or config.url):
         return config
     tagged = timm.list_pretrained()
     close = difflib.get_close_matches(name, [*tagged, *{entry.partition(".")[0] for entry in tagged}], n=5)
-    guess = f"Did you mean one of {', '.join(close)}?" if close else "timm.list_pretrained() lists the names."
-    what = f"Unknown timm model '{name}'." if config is None else f"timm has no pretrained weights for '{name}'."
-    raise UsageError(what, guess)
+    remedy = f"Similar names: {', '.join(close)}." if close else "timm.list_pretrained() lists the names."
+    problem = f"Unknown timm model '{name}'." if config is None else f"timm has no pretrained weights for '{name}'."
+    raise UsageError(problem, remedy)
 
 
-def _known_weights(path: Path) -> FetchedWeights | None:
-    """Weights fetched before, if they are still what they were."""
+def _intact_weights(path: Path) -> FetchedWeights | None:
+    """Return weights fetched before, if they still match their record; otherwise None."""
     if not check_weights(path):
         return None
-    record = json.loads(_record_of(path).read_text(encoding="utf-8"))
+    record = json.loads(_record_path(path).read_text(encoding="utf-8"))
     try:
         facts = (record["sha256"], record["bytes"], record["verified"], record["licence"])
     except KeyError:
@@ -195,7 +185,7 @@ def _known_weights(path: Path) -> FetchedWeights | None:
 
 
 def _weights_remote(name: str, config: Any, transfer: Transfer) -> RemoteFile:
-    """Where a model's weights are: safetensors if there are any."""
+    """Return the file with a model's weights, safetensors if it exists."""
     if config.hf_hub_id:
         repository, _, revision = config.hf_hub_id.partition("@")
         host = os.environ.get("HF_ENDPOINT", _HUB).rstrip("/")
@@ -209,7 +199,10 @@ def _weights_remote(name: str, config: Any, transfer: Transfer) -> RemoteFile:
 
 
 def _hub_remote(url: str, transfer: Transfer) -> RemoteFile | None:
-    """A file on Hugging Face; of large files its headers tell the digest and the length before redirecting."""
+    """Return a file on Hugging Face, or None if it does not exist.
+
+    For large files, the headers of the redirect state digest and size.
+    """
     headers = head(url, transfer=transfer)
     if headers is None:
         return None
@@ -220,8 +213,8 @@ def _hub_remote(url: str, transfer: Transfer) -> RemoteFile | None:
     )
 
 
-def _put_weights(downloaded: Path, path: Path) -> None:
-    """Check that a download holds tensors, and put them in place as safetensors."""
+def _store_weights(downloaded: Path, path: Path) -> None:
+    """Check that a file contains tensors, and store them as safetensors."""
     from safetensors import SafetensorError, safe_open
 
     if downloaded.suffix != ".safetensors":
@@ -232,13 +225,13 @@ def _put_weights(downloaded: Path, path: Path) -> None:
             tensors.keys()
     except (SafetensorError, OSError) as error:
         downloaded.unlink(missing_ok=True)
-        raise FetchError(f"What came for {path.stem} is not a safetensors file: {error}.") from error
+        raise FetchError(f"The file for {path.stem} is not a safetensors file: {error}.") from error
     with files.output_errors(path):
         downloaded.replace(path)
 
 
 def _convert(checkpoint: Path, path: Path) -> None:
-    """Turn a PyTorch checkpoint into safetensors, without unpickling anything but tensors."""
+    """Convert a PyTorch checkpoint to safetensors; `weights_only` loads tensors and plain containers only."""
     import torch
     from safetensors.torch import save_file
 
@@ -249,10 +242,10 @@ def _convert(checkpoint: Path, path: Path) -> None:
                 loaded = loaded[wrapper]
                 break
         tensors = {name: value.clone().contiguous() for name, value in loaded.items() if torch.is_tensor(value)}
-    except Exception as error:  # torch raises what it finds: pickle, zip, runtime and end-of-file errors
+    except Exception as error:  # torch raises pickle, zip, runtime and end-of-file errors
         checkpoint.unlink(missing_ok=True)
         raise FetchError(
-            f"What came for {path.stem} is damaged, or holds more than plain weights, which adctl never unpickles."
+            f"The file for {path.stem} is damaged, or contains more than plain weights, which adctl never unpickles."
         ) from error
     with files.atomic_path(path) as temporary:
         save_file(tensors, temporary)

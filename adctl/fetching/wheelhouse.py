@@ -1,4 +1,4 @@
-"""A folder of wheels that installs adctl where there is no package index; pip gathers them."""
+"""A folder of wheels, collected by pip, from which adctl is installed on a machine without a package index."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _EXTRAS = "export"
-_LAST_LINES = 3
+_SHOWN_LINES = 3
 
 
 def collect_wheels(into: Path, *, requirement: str | None, platform: str | None, python: str | None) -> str:
-    """Fill a folder with wheels.
+    """Fill a folder with the wheels of adctl and its dependencies.
 
     Args:
-        into: The folder.
-        requirement: What to install over there; adctl as it runs here when None.
-        platform: Of that machine, as pip names it, such as `win_amd64`; as here when None.
-        python: Of that machine, such as `3.12`; as here when None.
+        into: Folder for the wheels.
+        requirement: Requirement to collect the wheels for; None takes adctl in the running version.
+        platform: Platform tag of the target machine, such as `win_amd64`; None takes that of this machine.
+        python: Python version of the target machine, such as `3.12`; None takes that of this machine.
 
     Returns:
-        The requirement to name to `pip install`.
+        Requirement to pass to `pip install` on the target machine.
 
     Raises:
-        FetchError: pip could not get all of them.
+        FetchError: pip could not collect all wheels.
     """
     files.make_folder(into)
-    named = requirement or f"adctl[{_EXTRAS}]=={__version__}"
+    needed = requirement or f"adctl[{_EXTRAS}]=={__version__}"
     source = None if requirement else _source_tree()
     if source is not None:
         _pip("wheel", "--no-deps", "--wheel-dir", into, source)
     target = [] if platform is None else ["--platform", platform]
     target += [] if python is None else ["--python-version", python]
-    own = ["--find-links", into] if source is not None else []
-    _pip("download", "--only-binary", ":all:", "--dest", into, *own, *target, named)
-    return named
+    built = ["--find-links", into] if source is not None else []
+    _pip("download", "--only-binary", ":all:", "--dest", into, *built, *target, needed)
+    return needed
 
 
 def _source_tree() -> Path | None:
-    """The project adctl runs from, where it was not installed from an index."""
+    """Return the source tree that adctl runs from, or None if it was installed from an index."""
     root = Path(__file__).parents[2]
     try:
         installed = distribution("adctl").read_text("direct_url.json") is None
@@ -59,10 +59,10 @@ def _pip(*arguments: object) -> None:
     command: Sequence[str] = [
         sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *map(str, arguments),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a list, and no shell
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()][-_LAST_LINES:]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a list, and no shell
+    if result.returncode:
+        shown = [line for line in result.stderr.splitlines() if line.strip()][-_SHOWN_LINES:]
         raise FetchError(
-            f"pip could not gather the wheels: {' '.join(said) or 'it did not say why'}",
-            "Check the network and pip's settings (PIP_INDEX_URL), or leave them out with --no-wheels.",
+            f"pip could not collect the wheels: {' '.join(shown) or 'it gave no reason'}",
+            "Check the network and pip's settings (PIP_INDEX_URL), or leave the wheels out with --no-wheels.",
         )

@@ -1,15 +1,15 @@
-"""From each published layout to the one MVTec-style layout, one module a layout.
+"""Converters from published layouts to the layout of MVTec AD, one module per layout.
 
-    find(tree, known)             the categories in an unpacked tree, and the folder of each
-    read(place, category, known)  the images and masks of one category's folder
+    find(tree, known)             the categories in an unpacked folder, and the folder of each
+    read(place, category, known)  the images and masks of one category
 
-Both only read; `adctl.fetching.converters.items.write_category` does what `read` says. A category's folder ends up as
+Both only read; `adctl.fetching.converters.items.write_category` writes the items that `read` yields:
 
-    train/good/            good images to learn from
+    train/good/            good training images
     test/LABEL/            test images
-    ground_truth/LABEL/    their masks, NAME_mask.png, 0 and 255
-    validation/good/       good images that the authors hold out, where they do; nothing of adctl reads them by itself
-    test_private*/         test images whose labels the authors keep to themselves, where there are any
+    ground_truth/LABEL/    their masks, NAME_mask.png, with values 0 and 255
+    validation/good/       good images that the authors reserve for validation, if any; adctl does not use them by
+    itself test_private*/         test images with unpublished labels, if any
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ LAYOUTS = (
     "mvtec", "mvtec_loco", "mvtec_ad_2", "visa", "btad", "kolektor_sdd", "kolektor_sdd2", "real_iad", "magnetic_tile",
     "dagm", "mnist", "fashion_mnist", "cifar10", "cifar100", "imagenet",
 )  # fmt: skip
-"""Names of layouts, and of the modules that know them."""
+"""Names of layouts and of their modules."""
 
 
 class Converter(Protocol):
-    """What a module of this package offers."""
+    """The functions of a converter module."""
 
     def find(self, tree: Path, known: Sequence[str]) -> dict[str, Path]:
-        """The categories in a tree, each with the folder to give to `read`; none where the layout is another."""
+        """Return the folder of each category in a tree, to pass to `read`; empty if the layout is different."""
 
     def read(self, place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
-        """What makes up one category's folder.
+        """Yield the images and masks of one category.
 
         Raises:
-            DataError: The layout is not what was published.
+            DataError: The files differ from the published layout.
         """
 
 
 def load_converter(layout: str) -> Converter:
-    """The converter of that name.
+    """Return the converter of a layout.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such layout.
     """
     if layout not in LAYOUTS:
         raise unknown_name("layout", layout, LAYOUTS)

@@ -1,10 +1,10 @@
-"""The layout of BTAD (Mishra et al., ISIE 2021).
+"""BTAD (Mishra et al., ISIE 2021).
 
     BTech_Dataset_transformed/{01,02,03}/train/ok/0000.bmp
     BTech_Dataset_transformed/{01,02,03}/test/{ok,ko}/0000.bmp
-    BTech_Dataset_transformed/{01,02,03}/ground_truth/ko/0000.png       in 03 they are BMP too
+    BTech_Dataset_transformed/{01,02,03}/ground_truth/ko/0000.png       BMP in category 03
 
-`ok` becomes `good`; the label `ko` stays.
+The label `ok` becomes `good`; `ko` stays.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
-    """Categories: folders with `train/ok`."""
+    """Return the categories: folders with `train/ok`."""
     return find_categories(tree, known, lambda folder: (folder / "train" / "ok").is_dir())
 
 
 def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
-    """Images as they are, masks as PNG."""
+    """Yield the images unchanged and the masks as PNG."""
     del category
     yield from good_images(place / "train" / "ok", TRAIN)
     for image in images_in(place / "test" / "ok"):

@@ -1,7 +1,7 @@
-"""The binary layout of CIFAR-100 (Krizhevsky, 2009), as a one-class benchmark over its 20 superclasses.
+"""CIFAR-100 in its binary version (Krizhevsky, 2009), as a one-class benchmark over its 20 superclasses.
 
 cifar-100-binary/train.bin, test.bin
-a record: 1 byte superclass, 1 byte class, 3072 bytes red, green and blue planes of 32 x 32
+record: 1 byte superclass, 1 byte class, 3072 bytes red, green and blue planes of 32 x 32
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
     from adctl.fetching.converters.items import Item
 
-_LABELS = 2
+_LABEL_BYTES = 2
 
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
-    """All classes lie in the same files."""
+    """Return the folder of the files, which contain all classes, for each class."""
     root = find_root(tree, lambda folder: all((folder / name).is_file() for name in ("train.bin", "test.bin")))
     return {} if root is None else dict.fromkeys(known, root)
 
 
 def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
-    """One superclass against the others."""
-    train, test = (read_records([place / name], _LABELS) for name in ("train.bin", "test.bin"))
+    """Yield one superclass as good and the others as defective."""
+    train, test = (read_records([place / name], _LABEL_BYTES) for name in ("train.bin", "test.bin"))
     yield from one_class_items(known, category, train, test)

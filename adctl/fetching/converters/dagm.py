@@ -1,7 +1,7 @@
-"""The layout of DAGM 2007 (Wieler et al.).
+"""DAGM 2007 (Wieler et al.).
 
     Class1/{Train,Test}/0001.PNG
-    Class1/{Train,Test}/Label/0576_label.PNG        an ellipse around the defect; good images have none
+    Class1/{Train,Test}/Label/0576_label.PNG        ellipse around the defect; not for good images
     Class1/{Train,Test}/Label/Labels.txt
 
 Defective training images are left out.
@@ -20,30 +20,30 @@ if TYPE_CHECKING:
 
     from adctl.fetching.converters.items import Item
 
-_LABEL = "_label"
+_MASK_SUFFIX = "_label"
 
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
-    """Categories: folders with `Train` and `Test/Label`."""
+    """Return the categories: folders with `Train` and `Test/Label`."""
     return find_categories(
         tree, known, lambda folder: (folder / "Train").is_dir() and (folder / "Test" / "Label").is_dir()
     )
 
 
 def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
-    """Good images of `Train`, all of `Test`."""
+    """Yield the good images of `Train` and all images of `Test`."""
     del category
-    defective = _labels(place / "Train")
+    train_masks = _masks(place / "Train")
     for image in images_in(place / "Train"):
-        if image.stem not in defective:
+        if image.stem not in train_masks:
             yield CopyFile(image, f"{TRAIN}/{image.name}")
-    labels = _labels(place / "Test")
+    test_masks = _masks(place / "Test")
     for image in images_in(place / "Test"):
-        mask = labels.get(image.stem)
+        mask = test_masks.get(image.stem)
         yield from labelled_image(image, GOOD) if mask is None else labelled_image(image, "defect", [mask])
 
 
-def _labels(part: Path) -> dict[str, Path]:
-    """Masks by the stems of their images."""
+def _masks(part: Path) -> dict[str, Path]:
+    """Return the masks by the stem of their image."""
     masks = images_in(part / "Label")
-    return {mask.stem.removesuffix(_LABEL): mask for mask in masks if mask.stem.endswith(_LABEL)}
+    return {mask.stem.removesuffix(_MASK_SUFFIX): mask for mask in masks if mask.stem.endswith(_MASK_SUFFIX)}

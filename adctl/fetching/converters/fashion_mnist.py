@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao et al., 2017): the files of MNIST with garments for digits."""
+"""Fashion-MNIST (Xiao et al., 2017): garments in the file format of MNIST."""
 
 from __future__ import annotations
 

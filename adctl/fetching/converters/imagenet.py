@@ -1,9 +1,9 @@
-"""Folders of classes as ImageNet has them, as a one-class benchmark.
+"""Folders of classes in the layout of ImageNet, as a one-class benchmark.
 
     train/CLASS/*.JPEG
     val/CLASS/*.JPEG
 
-One class is good: its training images are learned from, the validation images of all classes are tested.
+The training images of one class are the good training images; the validation images of all classes are test images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
-    """The classes that can be learned from and tested, whatever they are called."""
+    """Return the classes that have training and validation images; `known` may be empty."""
     root = find_root(tree, lambda folder: (folder / "train").is_dir() and (folder / "val").is_dir())
     if root is None:
         return {}
@@ -30,7 +30,7 @@ def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
 
 
 def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
-    """One class against the others."""
+    """Yield one class as good and the others as defective."""
     yield from good_images(place / "train" / category, TRAIN)
     for folder in folders_in(place / "val"):
         for image in images_in(folder):

@@ -1,11 +1,10 @@
-"""The layout of KolektorSDD (Tabernik et al., 2020).
+"""KolektorSDD (Tabernik et al., 2020).
 
     kos01/Part0.jpg
-    kos01/Part0_label.bmp       all zero where there is no defect
+    kos01/Part0_label.bmp       all zero without a defect
 
-Published splits are for supervised learning. Here the good images of the first four fifths of the items are learned
-from; those of the other items, and all defective images, are for testing. Items are not divided: the parts of one
-look alike.
+The published splits are for supervised learning. Here the good images of the first four fifths of the items are
+training images; all other images are test images. Images of one item look alike, so they stay together.
 """
 
 from __future__ import annotations
@@ -35,27 +34,27 @@ _DEFECT = "defect"
 
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
-    """The one category: a folder of `kos01`, `kos02` and so on."""
+    """Return the only category: the folder that contains `kos01`, `kos02` and so on."""
     root = find_root(tree, lambda folder: bool(_items(folder)))
     return {} if root is None else dict.fromkeys(known[:1], root)
 
 
 def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
-    """Images under names that say which item they show, split by item."""
+    """Yield the images, split by item and named after it."""
     del category
     items = _items(place)
-    learned = items[: len(items) * 4 // 5]
+    training = items[: len(items) * 4 // 5]
     for item in items:
         for image in images_in(item):
             if not image.stem.endswith(_LABEL):
-                yield from _image(image, learned=item in learned)
+                yield from _image(image, training=item in training)
 
 
-def _image(image: Path, *, learned: bool) -> Iterator[Item]:
+def _image(image: Path, *, training: bool) -> Iterator[Item]:
     name = f"{image.parent.name}_{image.name}"
     mask = find_mask(image, image.parent, suffix=_LABEL)
     if is_empty_mask(mask):
-        yield CopyFile(image, f"{TRAIN if learned else f'test/{GOOD}'}/{name}")
+        yield CopyFile(image, f"{TRAIN if training else f'test/{GOOD}'}/{name}")
         return
     yield CopyFile(image, f"test/{_DEFECT}/{name}")
     yield MergeMasks((mask,), f"ground_truth/{_DEFECT}/{image.parent.name}_{image.stem}_mask.png", image)

@@ -1,11 +1,11 @@
-"""The layout of the magnetic tile data (Huang et al., 2020).
+"""Magnetic tile defects (Huang et al., 2020).
 
-    MT_Free/Imgs/exp1_num_1001.jpg          good; beside it a mask of the same name that is all zero
-    MT_Blowhole/Imgs/exp1_num_2001.jpg      and so on for break, crack, fray and uneven
+    MT_Free/Imgs/exp1_num_1001.jpg          good; a mask with the same name is all zero
+    MT_Blowhole/Imgs/exp1_num_2001.jpg      also for break, crack, fray and uneven
     MT_Blowhole/Imgs/exp1_num_2001.png      the mask
 
-No split is published. Here every fifth good tile is for testing. A tile may be pictured under several exposures
-(`exp`); its number keeps them together.
+No split is published. Here every fifth good tile is a test tile. A tile may have several images with different
+exposures (`exp`), which stay together by the tile's number (`num`).
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ _FREE = "MT_Free"
 
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
-    """The one category: a folder with `MT_Free`."""
+    """Return the only category: the folder with `MT_Free`."""
     root = find_root(tree, lambda folder: (folder / _FREE / "Imgs").is_dir())
     return {} if root is None else dict.fromkeys(known[:1], root)
 
 
 def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
-    """Good tiles split by number, defective ones with their masks."""
+    """Yield good tiles, split by number, and defective tiles with their masks."""
     del category
     good = _images(place / _FREE)
-    held_out = set(sorted({_tile(image) for image in good})[::5])
+    test_tiles = set(sorted({_tile(image) for image in good})[::5])
     for image in good:
-        yield from (
-            labelled_image(image, GOOD) if _tile(image) in held_out else [CopyFile(image, f"{TRAIN}/{image.name}")]
-        )
+        if _tile(image) in test_tiles:
+            yield from labelled_image(image, GOOD)
+        else:
+            yield CopyFile(image, f"{TRAIN}/{image.name}")
     for folder in folders_in(place):
         if folder.name.startswith("MT_") and folder.name != _FREE:
             for image in _images(folder):
@@ -51,7 +52,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _tile(image: Path) -> str:
-    """What is pictured, whatever the exposure."""
+    """Return the number of the tile, which is the same for all exposures."""
     return image.stem.partition("_num_")[2] or image.stem
 
 

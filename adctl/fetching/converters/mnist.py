@@ -1,8 +1,8 @@
-"""The layout of MNIST (LeCun et al., 1998) and of what is made like it, as one-class benchmarks.
+"""MNIST (LeCun et al., 1998) and data sets in its format, as one-class benchmarks.
 
     train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz
 
-torchvision reads the files; it has been handed them, and downloads nothing.
+torchvision reads the files and downloads nothing.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
 _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _LARGEST = 50_000_000
-"""Bytes of the largest file, unpacked, and some to spare."""
+"""Limit for the unpacked size of a file in bytes; the largest published file is slightly smaller."""
 
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
-    """All classes lie in the same four files."""
+    """Return the folder of the four files, which contain all classes, for each class."""
     root = find_root(tree, lambda folder: all((folder / f"{name}.gz").is_file() for name in _FILES))
     return {} if root is None else dict.fromkeys(known, root)
 
 
 def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
-    """Yield one class as good, the others as test images."""
+    """Yield one class as good and the others as defective."""
     yield from one_class_items(known, category, *_arrays(place))
 
 
 def _arrays(place: Path) -> tuple[Any, Any]:
-    """Images [N,28,28] and classes [N] for training and for testing."""
+    """Return images [N,28,28] and class numbers [N] for training and for testing."""
     import torchvision
 
     with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +49,9 @@ def _arrays(place: Path) -> tuple[Any, Any]:
         try:
             parts = [torchvision.datasets.MNIST(folder, train=train) for train in (True, False)]
         except (AssertionError, RuntimeError, ValueError) as error:
-            raise DataError(f"The files in {place} are not MNIST's: {error}.", "Fetch them again.") from error
+            raise DataError(
+                f"The files in {place} are not in the format of MNIST: {error}.", "Fetch them again."
+            ) from error
         train, test = [(part.data.numpy(), part.targets.numpy()) for part in parts]
     return train, test
 
@@ -61,5 +63,5 @@ def _unpacked(path: Path) -> bytes:
     except (OSError, EOFError) as error:
         raise DataError(f"{path} is damaged: {error}.", "Fetch it again.") from error
     if len(data) > _LARGEST:
-        raise DataError(f"{path} unpacks to more than any file of this data set.", "Fetch it again.")
+        raise DataError(f"{path} unpacks to more bytes than any file of this data set.", "Fetch it again.")
     return data

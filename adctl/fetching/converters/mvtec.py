@@ -1,10 +1,10 @@
-"""The layout of MVTec AD (Bergmann et al., CVPR 2019), and of MPDD (Jezek et al., ICUMT 2021): adctl's own.
+"""MVTec AD (Bergmann et al., CVPR 2019) and MPDD (Jezek et al., ICUMT 2021): the layout in which adctl stores data.
 
     CATEGORY/train/good/000.png
     CATEGORY/test/LABEL/000.png
     CATEGORY/ground_truth/LABEL/000_mask.png
 
-Everything in a category's folder is kept, the licence text beside the images too.
+All files in a category's folder are kept, including the licence text.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
-    """Categories: folders with `train/good`."""
+    """Return the categories: folders with files in `train/good`."""
     return find_categories(tree, known, _is_category)
 
 
 def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
-    """All files, as they are."""
+    """Yield all files, unchanged."""
     del category
     for path in sorted(place.rglob("*")):
         if path.is_file():

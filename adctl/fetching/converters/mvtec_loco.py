@@ -1,12 +1,12 @@
-"""The layout of MVTec LOCO AD (Bergmann et al., IJCV 2022).
+"""MVTec LOCO AD (Bergmann et al., IJCV 2022).
 
     CATEGORY/train/good/000.png
     CATEGORY/validation/good/000.png
     CATEGORY/test/{good,logical_anomalies,structural_anomalies}/000.png
-    CATEGORY/ground_truth/LABEL/000/{000,001,...}.png     one mask for each possible place or part of the anomaly
+    CATEGORY/ground_truth/LABEL/000/{000,001,...}.png     one mask per possible location or part of the anomaly
 
-The grey values of the masks name kinds of defects (`defects_config.json`); here all of them are defects, and the
-parts of one image become one mask. Saturation areas, which the paper's sPRO needs, are not kept.
+The grey values of the masks encode types of defects (`defects_config.json`). Here every non-zero value is a defect, and
+the masks of one image are merged. The saturation areas, which the paper's sPRO metric needs, are not kept.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
-    """Categories: folders with `validation/good` and `test`."""
+    """Return the categories: folders with `validation/good` and `test`."""
     return find_categories(
         tree, known, lambda folder: (folder / "validation/good").is_dir() and (folder / "test").is_dir()
     )
 
 
 def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
-    """Images as they are, masks united."""
+    """Yield the images unchanged and the merged masks."""
     del category
     yield from good_images(place / "train/good", TRAIN)
     yield from good_images(place / "validation/good", VALIDATION)

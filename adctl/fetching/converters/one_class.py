@@ -1,7 +1,7 @@
-"""Classification data as an anomaly benchmark (Ruff et al., "Deep One-Class Classification", ICML 2018).
+"""Classification data sets as one-class benchmarks (Ruff et al., "Deep One-Class Classification", ICML 2018).
 
-One class is good: its training images are learned from. The test images of all classes are tested, those of the
-others under their class's name. There are no masks.
+The training images of one class are the good training images. The test images of all classes are test images; those of
+other classes are defective and labelled with their class. There are no masks.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def one_class_items(
     """Yield one class as good training images and every class as test images.
 
     Args:
-        classes: Names of the classes, in the order of their numbers.
+        classes: Class names in the order of the class numbers.
         category: The good class.
-        train: Images [N,H,W] or [N,H,W,3], uint8, and the numbers of their classes [N].
-        test: Test images and the numbers of their classes, in the same form.
+        train: Training images [N,H,W] or [N,H,W,3], uint8, and their class numbers [N].
+        test: Test images and their class numbers, in the same form.
     """
     for index, (pixels, number) in enumerate(zip(*train, strict=True)):
         if classes[number] == category:

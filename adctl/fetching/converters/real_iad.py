@@ -1,4 +1,4 @@
-"""The layout of Real-IAD (Wang et al., CVPR 2024), split as its multi-view files say.
+"""Real-IAD (Wang et al., CVPR 2024), divided into training and test images by its multi-view split files.
 
     realiad_1024/CATEGORY/OK/S0001/CATEGORY_0001_OK_C1_TIME.jpg         or realiad_raw, realiad_512, realiad_256
     realiad_1024/CATEGORY/NG/BX/S0001/CATEGORY_0001_NG_BX_C1_TIME.jpg
@@ -6,8 +6,8 @@
     realiad_jsons/CATEGORY.json         {"meta": {"normal_class"}, "train": [...], "test": [...]}
                                         of {"anomaly_class", "image_path", "mask_path"}
 
-The sharpest images that are there are taken. Views of a defective part that do not show its defect count as good, as
-the files have it.
+The images of the highest resolution are used. As in the split files, views of a defective part that do not show the
+defect are good.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SPLITS = ("realiad_jsons", "realiad_jsons/realiad_jsons")
 
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
-    """Categories with images and a split file."""
+    """Return the categories that have images and a split file."""
     root = find_root(tree, lambda folder: any((folder / splits).is_dir() for splits in _SPLITS))
     if root is None:
         return {}
@@ -39,25 +39,25 @@ def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
 
 
 def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
-    """The images of a category by its split file."""
+    """Yield the images and masks that the split file of a category lists."""
     images, path = _images(place, category), _split_file(place, category)
     assert images is not None
     assert path is not None
     try:
         split = json.loads(path.read_text(encoding="utf-8"))
         normal = split["meta"]["normal_class"]
-        yield from (item for sample in split["train"] for item in _trained(images, sample))
-        yield from (item for sample in split["test"] for item in _tested(images, sample, normal))
+        yield from (item for sample in split["train"] for item in _training_image(images, sample))
+        yield from (item for sample in split["test"] for item in _test_image(images, sample, normal))
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not as published: {error!r}.", "Download it again.") from error
+        raise DataError(f"{path} differs from the published format: {error!r}.", "Download it again.") from error
 
 
-def _trained(images: Path, sample: dict[str, Any]) -> Iterator[Item]:
+def _training_image(images: Path, sample: dict[str, Any]) -> Iterator[Item]:
     image = _inside(images, sample["image_path"])
     yield CopyFile(image, f"{TRAIN}/{_name(image)}")
 
 
-def _tested(images: Path, sample: dict[str, Any], normal: str) -> Iterator[Item]:
+def _test_image(images: Path, sample: dict[str, Any], normal: str) -> Iterator[Item]:
     image = _inside(images, sample["image_path"])
     label = GOOD if sample["anomaly_class"] == normal else str(sample["anomaly_class"])
     yield CopyFile(image, f"test/{label}/{_name(image)}")
@@ -67,7 +67,7 @@ def _tested(images: Path, sample: dict[str, Any], normal: str) -> Iterator[Item]
 
 
 def _name(image: Path) -> str:
-    """Images of different parts may share a name, so the part's folder goes before it."""
+    """Return the name with that of the part's folder before it: images of different parts may share a name."""
     return f"{image.parent.name}_{image.name}"
 
 
@@ -81,10 +81,10 @@ def _split_file(root: Path, category: str) -> Path | None:
 
 
 def _inside(images: Path, relative: str) -> Path:
-    """A path that the split file names, below the category's images or beside them; it may not lead out."""
+    """Return a file that the split file names, inside the category's folder or beside it; other paths are refused."""
     path = PurePosixPath(relative)
     if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"The split file names {relative!r}, outside the data set.", "Download it again.")
+        raise DataError(f"The split file names {relative!r}, which is outside the data set.", "Download it again.")
     for folder in (images, images.parent):
         if (folder / path).is_file():
             return folder / path

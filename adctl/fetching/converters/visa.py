@@ -1,10 +1,10 @@
-"""The layout of VisA (Zou et al., ECCV 2022), split as its `split_csv/1cls.csv` says.
+"""VisA (Zou et al., ECCV 2022), divided into training and test images by its `split_csv/1cls.csv`.
 
     CATEGORY/Data/Images/{Normal,Anomaly}/000.JPG
-    CATEGORY/Data/Masks/Anomaly/000.png                 grey values name kinds of defects
+    CATEGORY/Data/Masks/Anomaly/000.png                 grey values encode types of defects
     split_csv/1cls.csv                                  object,split,label,image,mask
 
-As in the authors' own preparation, anomalies are labelled `bad`.
+Defective images get the label `bad`, as in the preparation script of the authors.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _COLUMNS = {"object", "split", "label", "image", "mask"}
 
 
 def find(tree: Path, known: Sequence[str]) -> dict[str, Path]:
-    """Categories that have images, below the folder that holds the splits."""
+    """Return the categories that have images, in the folder that contains the split file."""
     root = find_root(tree, lambda folder: (folder / _SPLITS).is_file())
     return {} if root is None else {name: root for name in known if (root / name / "Data" / "Images").is_dir()}
 
 
 def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
-    """The images of a category by the split file."""
+    """Yield the images and masks of a category that the split file lists."""
     for row in _rows(place / _SPLITS):
         if row["object"] != category:
             continue
@@ -56,8 +56,10 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def _inside(root: Path, relative: str) -> Path:
-    """A path that the table names; it may not lead out of the data set."""
+    """Return a file that the split file names; paths outside the data set are refused."""
     path = PurePosixPath(relative)
     if not relative or path.is_absolute() or ".." in path.parts or not (root / path).is_file():
-        raise DataError(f"{root / _SPLITS} names {relative!r}, which is not there.", "Fetch the data set again.")
+        raise DataError(
+            f"{root / _SPLITS} names {relative!r}, which does not exist in the data set.", "Fetch the data set again."
+        )
     return root / path
