@@ -233,7 +233,7 @@ def test_a_promised_size_is_held_against_the_server(site, target, fetch):
 
 def test_a_file_of_unknown_length_needs_a_digest(site, target, fetch):
     site.always = without_length
-    with pytest.raises(FetchError, match="how long"):
+    with pytest.raises(FetchError, match="does not state the length"):
         fetch(site.url)
     assert not target.exists()
     assert fetch(site.url, sha256=SHA256).verified
@@ -250,9 +250,9 @@ def test_a_full_disk_is_noticed_before_it_is_full(site, target, fetch, monkeypat
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x", "/etc/passwd", "http://"])
 def test_only_the_web_is_read(target, fetch, url):
-    with pytest.raises(FetchError, match="only http"):
+    with pytest.raises(FetchError, match="not an http or https address"):
         fetch(url)
-    with pytest.raises(FetchError, match="only http"):
+    with pytest.raises(FetchError, match="not an http or https address"):
         head(url)
 
 

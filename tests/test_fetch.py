@@ -435,7 +435,7 @@ def test_without_a_network_it_comes_from_a_file_or_folder(mvtec, site, home, loc
     [
         ("none.zip", (), UsageError, "none.zip"),
         ("zipper.tar.xz", ("cable",), DataError, "cable"),
-        ("bare.zip", (), UsageError, "which"),
+        ("bare.zip", (), UsageError, "not its name"),
         ("MVTec AD/cable/test", (), DataError, "any category"),
         ("MVTec AD/cable/readme.txt", (), FetchError, "readme.txt"),
         ("spoilt/all.tar.xz", (), FetchError, "damaged or another file"),
@@ -494,7 +494,7 @@ def test_what_changed_since_is_found(mvtec, home):
 
 
 def test_there_has_to_be_something_to_verify(mvtec, home):
-    with pytest.raises(UsageError, match="Nothing"):
+    with pytest.raises(UsageError, match="There is nothing to verify"):
         verify()
     with pytest.raises(UsageError, match="has not been fetched") as error:
         verify("mvtec", categories=["zipper"])

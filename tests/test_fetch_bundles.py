@@ -119,7 +119,7 @@ def test_what_cannot_be_bundled_is_said(adctl, index, tmp_path):
     (adctl.folder / "full").mkdir()
     (adctl.folder / "full" / "x").write_text("x")
     assert "exists already" in adctl("fetch", "bundle", "full", "--requirement", "tiny", code=1, **index).stderr
-    assert "no bundle" in adctl("fetch", "--from", "full", code=2).stderr
+    assert "is not a bundle" in adctl("fetch", "--from", "full", code=2).stderr
 
 
 def test_verify_says_by_its_exit_code_that_something_changed(adctl):

@@ -336,7 +336,7 @@ def test_what_adctl_laid_out_is_taken_over_as_it_is(published, name, tmp_path):
     assert digests[0] == digests[1]
     spoilt = next((first.root / category / "train" / "good").iterdir())
     spoilt.write_bytes(b"spoilt")
-    with pytest.raises(Exception, match=r"1 files differ, such as train/good"):
+    with pytest.raises(Exception, match=r"Files that differ: 1, such as train/good"):
         fetch_dataset(name, categories=[category], source=first.root, accept_license=True, root=tmp_path / "third")
     assert not (tmp_path / "third" / name / category).exists()
 
@@ -407,7 +407,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
         ),
         "outside",
     ),
-    "no json": ("real_iad", lambda root: (root / "realiad_jsons" / "usb.json").write_text("{"), "as published"),
+    "no json": ("real_iad", lambda root: (root / "realiad_jsons" / "usb.json").write_text("{"), "published format"),
     "half a record": ("cifar10", lambda root: next(root.rglob("test_batch.bin")).write_bytes(b"x" * 5000), "records"),
     "damaged gzip": ("mnist", lambda root: (root / "train-images-idx3-ubyte.gz").write_bytes(b"x"), "damaged"),
     "another file": (
@@ -416,7 +416,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no good images": (
         "kolektor_sdd2",
         lambda root: [cv2.imwrite(str(path), np.full(SIDES, 255, np.uint8)) for path in root.glob("train/*_GT.png")],
-        "no good images",
+        "no good training images",
     ),
     "another layout": ("dagm", lambda root: (root / "Class3" / "Train").rename(root / "x"), "does not contain"),
 }  # fmt: skip
@@ -437,7 +437,9 @@ def test_masks_of_another_size_are_told_of(published):
     source = published("visa")
     cv2.imwrite(str(next(source.rglob("Masks/Anomaly/000.png"))), np.full((20, 20), 1, np.uint8))
     got = fetch_dataset("visa", categories=["candle"], source=source)
-    assert got.notes == ("1 masks of candle differ in size from their images, such as ground_truth/bad/000_mask.png.",)
+    assert got.notes == (
+        "Masks of candle that differ in size from their images: 1, such as ground_truth/bad/000_mask.png.",
+    )
 
 
 def test_the_split_file_decides(published):

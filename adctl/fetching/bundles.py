@@ -104,7 +104,7 @@ def make_bundle(
 
     Raises:
         UsageError: A requested name does not exist, or there is nothing to bundle.
-        FetchError: Something could not be fetched, or has changed since it was fetched.
+        FetchError: Something could not be fetched, or pip could not collect the wheels.
         OutputError: The bundle cannot be written.
     """
     base = root or data_dir()
@@ -233,7 +233,7 @@ def _instructions(manifest: dict[str, Any], lines: tuple[str, ...]) -> str:
     ]
     return "\n".join(
         [
-            f"Made with adctl {manifest['adctl']} on {manifest['made']}. In this folder:",
+            f"Made with adctl {manifest['adctl']} on {manifest['made']}. Run in this folder:",
             "",
             f"  sha256sum -c {packing.SUMS}",
             *(f"  {line}" for line in lines),

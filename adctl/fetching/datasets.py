@@ -198,7 +198,9 @@ def _store_category(
         write_digests(new, progress=update)
     store.install_category(new, request.folder, category)
     wrong = written.mismatched_masks
-    return [f"{len(wrong)} masks of {category} differ in size from their images, such as {wrong[0]}."] if wrong else []
+    if not wrong:
+        return []
+    return [f"Masks of {category} that differ in size from their images: {len(wrong)}, such as {wrong[0]}."]
 
 
 def _verify_stored(place: Path) -> None:
@@ -209,7 +211,7 @@ def _verify_stored(place: Path) -> None:
     if not found.intact:
         wrong = (*found.changed, *found.missing)
         raise FetchError(
-            f"{place} differs from its {DIGESTS}: {len(wrong)} files, such as {wrong[0]}.",
+            f"{place} does not match its {DIGESTS}. Files that differ: {len(wrong)}, such as {wrong[0]}.",
             f"Copy it again, or delete {DIGESTS} there to take it as it is.",
         )
 
