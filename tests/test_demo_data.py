@@ -72,7 +72,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path):
 def test_something_else_in_the_way_is_kept(tmp_path):
     (tmp_path / "zipper").mkdir()
     (tmp_path / "zipper" / "mine.txt").write_text("precious")
-    with pytest.raises(OutputError, match="in the way"):
+    with pytest.raises(OutputError, match="was not made by adctl"):
         demo_dataset.generate(tmp_path, **FEW)
     assert (tmp_path / "zipper" / "mine.txt").read_text() == "precious"
 
