@@ -1,5 +1,6 @@
 """Metrics of images and pixels. Arrays only: no files, no detectors.
 
+    table.py            the table of metrics: name, function, labels and places that show it
     image.py            metrics of image scores: overall and by defect type
     pixel.py            metrics of map values: the result, and the base class of the meters
     exact.py            meter that keeps every pixel, for sets that fit in memory

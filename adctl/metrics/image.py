@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _RANKING = (*names_of(IMAGE, at_threshold=False), "f1_max_threshold")
 _AT_THRESHOLD = names_of(IMAGE, at_threshold=True)
-_COUNTS = {one.name for one in IMAGE if one.is_count}
+_COUNTS = {metric.name for metric in IMAGE if metric.is_count}
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def _intervals(
 
 def _missing(existing: set[str], truth: Bools, threshold: float | None) -> dict[str, str]:
     reasons = dict.fromkeys((*_RANKING, *_AT_THRESHOLD), absent_class(truth))
-    reasons |= {one.name: one.undefined for one in IMAGE if one.undefined}
+    reasons |= {metric.name: metric.undefined for metric in IMAGE if metric.undefined}
     if threshold is None:
         reasons |= dict.fromkeys(_AT_THRESHOLD, "there is no threshold")
     return {name: reason for name, reason in reasons.items() if name not in existing}

@@ -115,5 +115,7 @@ class Meter(PixelAccumulator):
             missing = dict.fromkeys(_AT_THRESHOLD, "there is no pixel threshold")
         else:
             known |= {name: float(value) for name, value in counts.threshold_metrics().items() if np.isfinite(value)}
-            missing = {one.name: one.undefined for one in PIXEL if one.undefined and one.name not in known}
+            missing = {
+                metric.name: metric.undefined for metric in PIXEL if metric.undefined and metric.name not in known
+            }
         return PixelMetrics(**known, errors={} if self.exact else counts.error_bounds(), missing=missing)

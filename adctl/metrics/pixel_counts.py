@@ -74,7 +74,7 @@ class PixelCounts:
 
     def error_bounds(self) -> dict[str, float]:
         """Return the largest possible error of each ranking metric if levels are bins."""
-        return {one.name: float(one.max_error(self)) for one in PIXEL if one.max_error is not None}
+        return {metric.name: float(metric.max_error(self)) for metric in PIXEL if metric.max_error is not None}
 
     def f1_max_threshold(self) -> float:
         """Return the threshold just below the lowest value of the level with the highest F1."""

@@ -290,22 +290,22 @@ PIXEL: tuple[Metric[PixelCounts], ...] = (
 )
 
 METRICS: dict[str, Metric[ImageCounts] | Metric[PixelCounts]] = {
-    **{f"image_{one.name}": one for one in IMAGE},
-    **{f"pixel_{one.name}": one for one in PIXEL},
+    **{f"image_{metric.name}": metric for metric in IMAGE},
+    **{f"pixel_{metric.name}": metric for metric in PIXEL},
 }
 """All metrics by their flat names, as in gates and tables for machines."""
 
 
 def values_of(metrics: Iterable[Metric[C]], counts: C, *, at_threshold: bool) -> dict[str, Floats]:
     """Return the values of the metrics that depend on the threshold, or of those that do not, by name."""
-    return {one.name: one.function(counts) for one in metrics if one.at_threshold == at_threshold}
+    return {metric.name: metric.function(counts) for metric in metrics if metric.at_threshold == at_threshold}
 
 
 def names_of(metrics: Iterable[Metric[C]], *, at_threshold: bool) -> tuple[str, ...]:
     """Return the names of the metrics that depend on the threshold, or of those that do not."""
-    return tuple(one.name for one in metrics if one.at_threshold == at_threshold)
+    return tuple(metric.name for metric in metrics if metric.at_threshold == at_threshold)
 
 
 def shown_in(place: Place) -> dict[str, Metric[ImageCounts] | Metric[PixelCounts]]:
     """Return the metrics that a place shows, by their flat names."""
-    return {name: one for name, one in METRICS.items() if place in one.places}
+    return {name: metric for name, metric in METRICS.items() if place in metric.places}
