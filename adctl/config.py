@@ -6,35 +6,47 @@ are all made from it. Constructing one checks nothing: `load` and `validated` do
 
 from __future__ import annotations
 
+import difflib
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, FrozenInstanceError, asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_type_hints
-
-from annotated_types import Ge, Gt, Interval, Len
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    TypeVar,
+    dataclass_transform,
+    get_type_hints,
+)
 
 from adctl.choices import DETECTORS, EXPORT_FORMATS, REPORT_FORMATS, RUNTIMES, formats_with
 from adctl.errors import UsageError, unknown_name
-from adctl.options import PREFIX, Option, declared_in, describe, flag_name, is_several, is_table, setting, switch
+from adctl.options import PREFIX, Bounds, Group, Option, declared_in, describe, flag_name, is_several, is_table, switch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from pydantic_core import ErrorDetails
 
 Folder = Annotated[Path, "DIR"]
 """A text beside a type is its placeholder in the help."""
 File = Annotated[Path, "FILE"]
-Positive = Annotated[int, Ge(1)]
-Natural = Annotated[int, Ge(0)]
-Amount = Annotated[float, Gt(0)]
-Seconds = Annotated[float, Gt(0), "SECONDS"]
-Share = Annotated[float, Interval(gt=0, lt=1), "SHARE"]
+Texts = tuple[str, ...]
+Paths = tuple[Path, ...]
+Positive = Annotated[int, Bounds(ge=1)]
+Natural = Annotated[int, Bounds(ge=0)]
+Amount = Annotated[float, Bounds(gt=0)]
+Seconds = Annotated[float, Bounds(gt=0), "SECONDS"]
+Share = Annotated[float, Bounds(gt=0, lt=1), "SHARE"]
 """Numbers between 0 and 1, both excluded."""
-ShareOrOne = Annotated[float, Interval(gt=0, le=1), "SHARE"]
-ShareOrZero = Annotated[float, Interval(ge=0, lt=1), "SHARE"]
-AtLeastZero = Annotated[float, Ge(0)]
-FoldCount = Annotated[int, Interval(ge=2, le=100)]
+ShareOrOne = Annotated[float, Bounds(gt=0, le=1), "SHARE"]
+ShareOrZero = Annotated[float, Bounds(ge=0, lt=1), "SHARE"]
+AtLeastZero = Annotated[float, Bounds(ge=0)]
+FoldCount = Annotated[int, Bounds(ge=2, le=100)]
 BatchSize = Literal["auto"] | Positive
 CalibrationMethod = Literal[
     "percentile", "sigma", "mad", "tail", "conformal", "f1", "precision", "recall", "cost", "fixed"
@@ -48,6 +60,8 @@ else:  # the choices are the rows of a table, which a type checker cannot read
     ReportFormatName = Literal[*REPORT_FORMATS]
     RuntimeName = Literal["auto", *RUNTIMES]
 
+C = TypeVar("C")
+
 OTHER_VARIABLES = {
     "ADCTL_CONFIG": "Settings file to use when --config is not given.",
     "ADCTL_DATA_DIR": "Folder of fetched datasets and weights.",
@@ -57,11 +71,33 @@ OTHER_VARIABLES = {
 """Environment variables that are no settings, with their meaning."""
 
 _ARCH = f"Detector: {', '.join(DETECTORS)}, or one of an installed package."
-_LAST_MODEL = "the last model"
 _LAST_GROUPS = ("Gates", "Output", "Compute", "Download", "General")
 
+DATA = Group("Data")
+DATASET = Group("Dataset")
+INPUT = Group("Input")
+DETECTOR = Group("Detector")
+TRAINING = Group("Training")
+THRESHOLD = Group("Threshold")
+REPORT = Group("Report")
+EXPORT = Group("Export")
+MEASUREMENT = Group("Measurement")
+CHECK = Group("Check")
+BUNDLE = Group("Bundle")
+WEIGHTS = Group("Weights")
+GATES = Group("Gates")
+OUTPUT = Group("Output")
+COMPUTE = Group("Compute")
+DOWNLOAD = Group("Download")
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def settings_class(cls: type[C]) -> type[C]:
+    """Make a class a frozen dataclass whose methods are those of `CommandSettings`: generated ones slow each start."""
+    return dataclass(init=False, eq=False, repr=False)(cls)
+
+
+@settings_class
 class CommandSettings:
     """Settings and texts that all commands have.
 
@@ -77,6 +113,27 @@ class CommandSettings:
     examples: ClassVar[tuple[str, ...]] = ()
     switches: ClassVar[tuple[Option, ...]] = ()
 
+    def __init__(self, **values: Any) -> None:
+        if unknown := values.keys() - names_of(type(self)):
+            raise TypeError(f"{type(self).__name__} has no {', '.join(sorted(unknown))}")
+        defaults = {
+            field.name: field.default if field.default_factory is MISSING else field.default_factory()
+            for field in fields(self)
+        }
+        self.__dict__.update(defaults | values)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise FrozenInstanceError(f"cannot assign to {name}")
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
     def to_json(self) -> dict[str, Any]:
         """Return names and JSON-safe values."""
         return {name: _json_safe(value) for name, value in asdict(self).items()}
@@ -87,184 +144,151 @@ class CommandSettings:
         return values
 
 
-@dataclass(frozen=True, kw_only=True)
+COMMANDS: dict[str, type[CommandSettings]] = {}
+"""Settings class of each command; a name with a space is a subcommand, such as `fetch check`."""
+
+S = TypeVar("S", bound=CommandSettings)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def command(name: str, summary: str, *examples: str, switches: tuple[Option, ...] = ()) -> Callable[[type[S]], type[S]]:
+    """Return a decorator that makes a class the settings of a command, and enters it in `COMMANDS`."""
+
+    def declare(cls: type[S]) -> type[S]:
+        cls.command, cls.summary, cls.examples, cls.switches = name, summary, examples, switches
+        made = settings_class(cls)
+        COMMANDS[name] = made
+        return made
+
+    return declare
+
+
+@settings_class
 class RunsSettings(CommandSettings):
     """Settings of commands that read or write runs."""
 
-    runs: Folder = setting(Path("runs"), "Folder of all runs.", "Output")
+    runs: Folder = OUTPUT(Path("runs"), "Folder of all runs.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class ModelSettings(RunsSettings):
     """Settings of commands that take one model."""
 
-    model: File | None = setting(None, "Model file, or folder or name of a run.", "Model", unset=_LAST_MODEL)
+    model: File | None = INPUT(None, "Model file, or folder or name of a run.", unset="the last model")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class GateSettings(RunsSettings):
     """Settings of commands that check limits."""
 
-    fail_if: tuple[str, ...] = setting(
-        (), "Exit with code 3 if this holds, such as 'image_auroc<0.95'; repeatable.", "Gates", metavar="CONDITION"
-    )
-    junit: File | None = setting(None, "JUnit XML file of the gates.", "Gates")
+    fail_if: Texts = GATES((), "Exit with code 3 if this holds, such as 'image_auroc<0.95'; repeatable.", "CONDITION")
+    junit: File | None = GATES(None, "JUnit XML file of the gates.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class ComputeSettings(RunsSettings):
     """Settings of commands that compute with a model."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "Device that computes.", "Compute")
-    gpu: Natural | None = setting(None, "Number of the GPU; implies --device cuda.", "Compute")
-    workers: Annotated[int, Interval(ge=0, le=64)] = setting(2, "Threads that read images.", "Compute")
+    device: Literal["auto", "cpu", "cuda", "mps"] = COMPUTE("auto", "Device that computes.")
+    gpu: Natural | None = COMPUTE(None, "Number of the GPU; implies --device cuda.")
+    workers: Annotated[int, Bounds(ge=0, le=64)] = COMPUTE(2, "Threads that read images.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class DeviceSettings(ComputeSettings):
     """Settings of commands that choose a batch size."""
 
-    batch_size: BatchSize = setting(
-        "auto", "Images in one batch: a number, or auto.", "Compute", synonyms=("batch", "bs")
-    )
+    batch_size: BatchSize = COMPUTE("auto", "Images in one batch: a number, or auto.", synonyms=("batch", "bs"))
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class DataSettings(RunsSettings):
     """Settings that name the images of a training."""
 
-    data: Folder | None = setting(
-        None,
-        "Dataset in MVTec AD layout: the folder of a category, or the folder of all categories. Also an archive, a "
-        "manifest or a remote folder.",
-        "Data",
-    )
-    dataset: str | None = setting(None, "Dataset that 'adctl fetch' brought, such as demo or mvtec.", "Data")
-    category: str | None = setting(
-        None, "Category of the dataset, several with commas, or 'all' to train on each.", "Data"
-    )
-    good: Folder | None = setting(None, "Plain folder of good images.", "Data")
-    test: Folder | None = setting(None, "Folder of test images, loose or in one folder for each label.", "Data")
-    masks: Folder | None = setting(None, "Folder of ground-truth masks for --test.", "Data")
+    data: Folder | None = DATA(None, "Folder of one or all categories in MVTec AD layout; also an archive or manifest.")
+    dataset: str | None = DATA(None, "Dataset that 'adctl fetch' brought, such as demo or mvtec.")
+    category: str | None = DATA(None, "Category; several with commas, or 'all': one model for each.")
+    good: Folder | None = DATA(None, "Plain folder of good images.")
+    test: Folder | None = DATA(None, "Folder of test images, loose or in one folder for each label.")
+    masks: Folder | None = DATA(None, "Folder of ground-truth masks for --test.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@command(
+    "train",
+    "Train a detector on good images and write one calibrated model file.",
+    "adctl train --good parts/good --name line3",
+    "adctl train --dataset mvtec --category zipper --arch padim",
+    "adctl train --data parts --arch resnet --epochs 50 --loss mse=1,ssim=0.5",
+    switches=(switch("dry_run", "Show the data, the detector, and the memory and time needed, and stop.", "Output"),),
+)
 class TrainSettings(DeviceSettings, DataSettings):
     """Settings of `adctl train`."""
 
-    command: ClassVar[str] = "train"
-    summary: ClassVar[str] = "Train a detector on good images and write one calibrated model file."
-    examples: ClassVar[tuple[str, ...]] = (
-        "adctl train --good parts/good --name line3",
-        "adctl train --dataset mvtec --category zipper --arch padim",
-        "adctl train --data parts --arch resnet --epochs 50 --loss mse=1,ssim=0.5",
+    fetch: bool = DATA(False, "Fetch a missing dataset and backbone, also with --dry-run.")
+    accept_license: bool = DATA(False, "Accept the licence of the dataset for --fetch.")
+    roi: str | None = DATA(None, "Region of interest: a rectangle in pixels, or a mask file.", "X,Y,W,H")
+    calibration_share: Share = DATA(0.2, "Share of good images held out for the threshold.")
+    validation_share: Share = DATA(0.1, "Share of good images held out to choose the epoch.")
+    cache: Folder | None = DATA(None, "Folder that keeps decoded and resized images.")
+    augment: Literal["none", "light", "medium", "heavy", "custom"] = DATA(
+        "none", "Augmentation of training images.", "POLICY"
     )
-    switches: ClassVar[tuple[Option, ...]] = (
-        switch("dry_run", "Show the data, the detector, and the memory and time needed, and stop.", "Output"),
+    augmentations: tuple[dict[str, Any], ...] = DATA((), "Transforms of --augment custom; in settings files.", flag="")
+    augmentation_library: Literal["torchvision", "albumentations"] = DATA("torchvision", "Library that augments.")
+    synthetic: str | None = DATA(None, "Synthetic defects to repair: cutpaste, perlin, or both with a comma.")
+
+    arch: str = DETECTOR("patchcore", _ARCH, synonyms=("model", "detector", "method"))
+    backbone: str | None = DETECTOR(None, "timm model that computes the features.")
+    weights: str | None = DETECTOR(None, "Pretrained weights: .safetensors or .pth file, or 'random'.", "FILE")
+    image_size: Annotated[int, Bounds(ge=32, le=4096)] | None = DETECTOR(
+        None, "Height and width that images are resized to, in pixels.", synonyms=("size", "imgsz")
+    )
+    options: dict[str, Any] = DETECTOR(
+        {}, "Option of the detector, such as coreset_ratio=0.1; repeatable.", "NAME=VALUE", flag="--set"
+    )
+    error: str | None = DETECTOR(None, "Error spaces of an autoencoder's map, with weights.", "l2=0.15,features=0.85")
+    noise_level: tuple[float, ...] | None = DETECTOR(
+        None, "Noise level of the diffusion autoencoder, as a share of its steps; repeatable."
     )
 
-    fetch: bool = setting(
-        False, "Fetch the dataset and the backbone's weights if they are missing, also with --dry-run.", "Data"
-    )
-    accept_license: bool = setting(False, "Accept the licence of the dataset for --fetch.", "Data")
-    roi: str | None = setting(
-        None, "Region of interest: a rectangle in pixels, or the file of a mask picture.", "Data", metavar="X,Y,W,H"
-    )
-    calibration_share: Share = setting(0.2, "Share of good images held out for the threshold.", "Data")
-    validation_share: Share = setting(0.1, "Share of good images held out to choose the epoch.", "Data")
-    cache: Folder | None = setting(None, "Folder that keeps decoded and resized images.", "Data")
-    augment: Literal["none", "light", "medium", "heavy", "custom"] = setting(
-        "none", "Augmentation of training images.", "Data", metavar="POLICY"
-    )
-    augmentations: tuple[dict[str, Any], ...] = setting(
-        (), "Transforms of --augment custom; settings files only.", "Data", flag=""
-    )
-    augmentation_library: Literal["torchvision", "albumentations"] = setting(
-        "torchvision", "Library that augments.", "Data"
-    )
-    synthetic: str | None = setting(
-        None, "Synthetic defects to repair in training: cutpaste, perlin, or cutpaste,perlin.", "Data"
-    )
-
-    arch: str = setting("patchcore", _ARCH, "Detector", synonyms=("model", "detector", "method"))
-    backbone: str | None = setting(None, "timm model that computes the features.", "Detector")
-    weights: str | None = setting(
-        None, "Pretrained weights: a .safetensors or .pth file, or 'random'.", "Detector", metavar="FILE"
-    )
-    image_size: Annotated[int, Interval(ge=32, le=4096)] | None = setting(
-        None, "Height and width that images are resized to, in pixels.", "Detector", synonyms=("size", "imgsz")
-    )
-    options: dict[str, Any] = setting(
-        {},
-        "Another option of the detector, such as coreset_ratio=0.1; repeatable. With several detectors also "
-        "patchcore.NAME=VALUE.",
-        "Detector",
-        flag="--set",
-        metavar="NAME=VALUE",
-    )
-    error: str | None = setting(
-        None, "Error spaces of an autoencoder's anomaly map, with weights.", "Detector", metavar="l2=0.15,features=0.85"
-    )
-    noise_level: tuple[float, ...] | None = setting(
-        None, "Noise level of the diffusion autoencoder, as a share of its steps; repeatable.", "Detector"
-    )
-
-    seed: Natural = setting(
-        0,
-        "Seed of all random numbers. With lists of seeds, detectors or categories, one model for each combination.",
-        "Training",
-        metavar="N or 0,1,2",
-    )
-    seeds: tuple[Natural, ...] = setting((), "All seeds when --seed names several.", "Training", flag="")
-    folds: FoldCount | None = setting(
-        None, "Cross-validation: train this many models, each with another part held out.", "Training"
-    )
-    fold: Annotated[int, Interval(ge=1, le=100)] | None = setting(
-        None, "Train only the model of this fold of --folds.", "Training"
-    )
-    epochs: Positive | None = setting(
+    seed: Natural = TRAINING(0, "Seed of all random numbers; several with commas: one model for each.", "N or 0,1,2")
+    seeds: tuple[Natural, ...] = TRAINING((), "All seeds when --seed names several.", flag="")
+    folds: FoldCount | None = TRAINING(None, "Cross-validation: train this many models, each on other folds.")
+    fold: Annotated[int, Bounds(ge=1, le=100)] | None = TRAINING(None, "Train only the model of this fold of --folds.")
+    epochs: Positive | None = TRAINING(
         None,
         "Epochs of gradient training.",
-        "Training",
         unset="20, or as many as make 1000 steps",
-        synonyms=("num_epochs", "max_epochs", "n_epochs"),
+        synonyms=("num_epochs", "max_epochs"),
     )
-    loss: str | None = setting(
-        None, "Loss terms of an autoencoder, with weights.", "Training", metavar="mse=1,ssim=0.5"
+    loss: str | None = TRAINING(None, "Loss terms of an autoencoder, with weights.", "mse=1,ssim=0.5")
+    learning_rate: Amount | None = TRAINING(
+        None, "Highest learning rate of AdamW.", unset="0.001, or detector's", synonyms=("lr",)
     )
-    learning_rate: Amount | None = setting(
-        None, "Highest learning rate of AdamW.", "Training", unset="0.001, or the detector's", synonyms=("lr",)
+    weight_decay: AtLeastZero | None = TRAINING(
+        None, "Weight decay of AdamW.", unset="0.0001, or detector's", synonyms=("wd",)
     )
-    weight_decay: AtLeastZero | None = setting(
-        None, "Weight decay of AdamW.", "Training", unset="0.0001, or the detector's", synonyms=("wd",)
+    schedule: Literal["cosine", "step", "plateau", "constant"] | None = TRAINING(
+        None, "Schedule of the learning rate.", "NAME", unset="cosine, or detector's"
     )
-    schedule: Literal["cosine", "step", "plateau", "constant"] | None = setting(
-        None, "Schedule of the learning rate.", "Training", metavar="NAME", unset="cosine, or the detector's"
+    warmup: ShareOrZero | None = TRAINING(
+        None, "Share of steps with a rising learning rate.", unset="0.05, or detector's"
     )
-    warmup: ShareOrZero | None = setting(
-        None, "Share of the steps over which the learning rate rises.", "Training", unset="0.05, or the detector's"
-    )
-    accumulate: Positive = setting(1, "Batches in one optimizer step.", "Training")
-    clip: Amount = setting(1.0, "Largest norm of the gradient.", "Training")
-    patience: Positive = setting(20, "Epochs without a better validation loss before training stops.", "Training")
-    ema: ShareOrZero = setting(0.0, "Decay of the exponential moving average of the weights; 0 for none.", "Training")
-    precision: Literal["auto", "32", "16", "bf16"] = setting("auto", "Precision of training.", "Training")
-    gradient_checkpointing: bool = setting(
-        False, "Use less memory and about a third more time, by recomputing activations.", "Training"
-    )
-    compile: bool = setting(
-        False, "Compile the training step with torch.compile; faster in long trainings.", "Training"
-    )
-    devices: str | None = setting(
-        None, "Devices that train together: how many, or which.", "Compute", metavar="2 or 0,1"
-    )
+    accumulate: Positive = TRAINING(1, "Batches in one optimizer step.")
+    clip: Amount = TRAINING(1.0, "Largest norm of the gradient.")
+    patience: Positive = TRAINING(20, "Epochs without a better validation loss before training stops.")
+    ema: ShareOrZero = TRAINING(0.0, "Decay of the exponential moving average of the weights; 0 for none.")
+    precision: Literal["auto", "32", "16", "bf16"] = TRAINING("auto", "Precision of training.")
+    gradient_checkpointing: bool = TRAINING(False, "Recompute activations: less memory, about a third more time.")
+    compile: bool = TRAINING(False, "Compile the training step with torch.compile; faster in long trainings.")
+    devices: str | None = COMPUTE(None, "Devices that train together: how many, or which.", "2 or 0,1")
 
-    name: str | None = setting(None, "Name of the run's folder.", "Output")
-    resume: Path | None = setting(None, "Continue an interrupted run: its folder or name.", "Output", metavar="RUN")
-    checkpoint_epochs: Positive = setting(10, "Epochs between checkpoints.", "Output")
-    checkpoint_minutes: Amount = setting(5.0, "Minutes between checkpoints.", "Output")
-    keep_checkpoints: Natural = setting(0, "Checkpoints to keep after training.", "Output")
-    tensorboard: bool = setting(True, "Write TensorBoard files.", "Output")
+    name: str | None = OUTPUT(None, "Name of the run's folder.")
+    resume: Path | None = OUTPUT(None, "Continue an interrupted run: its folder or name.", "RUN")
+    checkpoint_epochs: Positive = OUTPUT(10, "Epochs between checkpoints.")
+    checkpoint_minutes: Amount = OUTPUT(5.0, "Minutes between checkpoints.")
+    keep_checkpoints: Natural = OUTPUT(0, "Checkpoints to keep after training.")
+    tensorboard: bool = OUTPUT(True, "Write TensorBoard files.")
 
     @classmethod
     def prepare(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -280,380 +304,268 @@ class TrainSettings(DeviceSettings, DataSettings):
         return {**values, "seed": given[0], "seeds": tuple(given)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@command(
+    "calibrate",
+    "Choose a new threshold, from good images that the model was not trained on.",
+    "adctl calibrate --max-false-alarm 0.01",
+    "adctl calibrate --max-false-alarm 0.01 --warn-at 0.05",
+    "adctl calibrate --model line3 --defects parts/bad --cost-miss 50 --cost-alarm 1",
+)
 class CalibrateSettings(DeviceSettings, ModelSettings):
     """Settings of `adctl calibrate`."""
 
-    command: ClassVar[str] = "calibrate"
-    summary: ClassVar[str] = "Choose a new threshold, from good images that the model was not trained on."
-    examples: ClassVar[tuple[str, ...]] = (
-        "adctl calibrate --max-false-alarm 0.01",
-        "adctl calibrate --max-false-alarm 0.01 --warn-at 0.05",
-        "adctl calibrate --model line3 --defects parts/bad --cost-miss 50 --cost-alarm 1",
-    )
+    good: Folder | None = INPUT(None, "Folder of other good images.", unset="the held-out images")
+    defects: Folder | None = INPUT(None, "Folder of labelled defective images.")
+    scores: Folder | None = INPUT(None, "Folder of labelled scores from 'adctl score', instead of images.")
+    folds: FoldCount | None = INPUT(None, "Train this many models: each good image is scored by one not trained on it.")
+    learning_curve: bool = INPUT(False, "Estimate how many good images are enough.")
+    tta: str | None = INPUT(None, "Average over views: hflip, vflip, rot90, transpose; or none.", "VIEW,VIEW")
 
-    good: Folder | None = setting(
-        None, "Folder of other good images.", "Images", unset="the images held out at training"
+    method: CalibrationMethod | None = THRESHOLD(
+        None, "Method of the threshold.", unset="of the level given, or percentile"
     )
-    defects: Folder | None = setting(None, "Folder of labelled defective images.", "Images")
-    scores: Folder | None = setting(
-        None, "Folder of labelled scores that 'adctl score' wrote, instead of images.", "Images"
+    max_false_alarm: Share | None = THRESHOLD(
+        None, "Guaranteed highest rate of false alarms (conformal, tail).", "RATE"
     )
-    folds: FoldCount | None = setting(
-        None, "Train this many models, so that every good image is scored by a model not trained on it.", "Images"
+    percentile: Annotated[float, Bounds(gt=0, le=100)] | None = THRESHOLD(
+        None, "Percentile of good scores.", unset="99"
     )
-    learning_curve: bool = setting(False, "Estimate how many good images are enough.", "Images")
-    tta: str | None = setting(
-        None,
-        "Test-time augmentation: views to average over, of hflip, vflip, rot90, transpose; or none.",
-        "Images",
-        metavar="VIEW,VIEW",
+    sigmas: Amount | None = THRESHOLD(None, "Standard deviations above the mean, or median with mad.", "K", unset="3")
+    min_precision: ShareOrOne | None = THRESHOLD(None, "Lowest share of defects among alarms.")
+    min_recall: ShareOrOne | None = THRESHOLD(None, "Lowest share of defects that are found.")
+    cost_miss: AtLeastZero | None = THRESHOLD(None, "Cost of a missed defect; the threshold of least cost wins.")
+    cost_alarm: AtLeastZero | None = THRESHOLD(None, "Cost of a false alarm.")
+    defect_rate: Share | None = THRESHOLD(
+        None, "Share of defective parts on the line, for costs.", unset="as in the images"
     )
+    threshold: Annotated[float, Bounds(allow_inf_nan=False)] | None = THRESHOLD(
+        None, "The threshold itself, in units of the score."
+    )
+    warn_at: Amount | None = THRESHOLD(None, "Level of a second, lower threshold for warnings, by the same method.")
 
-    method: CalibrationMethod | None = setting(
-        None, "Method of the threshold.", "Threshold", unset="the method whose level is given, else percentile"
-    )
-    max_false_alarm: Share | None = setting(
-        None, "Highest rate of false alarms, guaranteed: method conformal, or tail.", "Threshold", metavar="RATE"
-    )
-    percentile: Annotated[float, Interval(gt=0, le=100)] | None = setting(
-        None, "Percentile of good scores.", "Threshold", unset="99"
-    )
-    sigmas: Amount | None = setting(
-        None,
-        "Standard deviations above the mean, or above the median with method mad.",
-        "Threshold",
-        metavar="K",
-        unset="3",
-    )
-    min_precision: ShareOrOne | None = setting(None, "Lowest share of defects among alarms.", "Threshold")
-    min_recall: ShareOrOne | None = setting(None, "Lowest share of defects that are found.", "Threshold")
-    cost_miss: AtLeastZero | None = setting(
-        None, "Cost of a missed defect; the threshold of least cost wins.", "Threshold"
-    )
-    cost_alarm: AtLeastZero | None = setting(None, "Cost of a false alarm.", "Threshold")
-    defect_rate: Share | None = setting(
-        None, "Share of defective parts on the line, for costs.", "Threshold", unset="the share among the images"
-    )
-    threshold: Annotated[float, Interval(gt=float("-inf"), lt=float("inf"))] | None = setting(
-        None, "The threshold itself, in units of the score.", "Threshold"
-    )
-    warn_at: Amount | None = setting(
-        None, "Level of a second, lower threshold for warnings, by the same method.", "Threshold"
-    )
-
-    out: File | None = setting(None, "File of the calibrated model.", "Output")
-    in_place: bool = setting(False, "Replace the model file itself.", "Output")
+    out: File | None = OUTPUT(None, "File of the calibrated model.")
+    in_place: bool = OUTPUT(False, "Replace the model file itself.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@command(
+    "score",
+    "Score new images: an anomaly score, an anomaly map and a verdict for each.",
+    "adctl score parts/new --out heatmaps",
+    "adctl score 'parts/new/*.png' --model line3 --json --fail-on-anomaly",
+    "adctl score --watch inbox --model line3 --out results",
+)
 class ScoreSettings(DeviceSettings, ModelSettings):
     """Settings of `adctl score`."""
 
-    command: ClassVar[str] = "score"
-    summary: ClassVar[str] = "Score new images: an anomaly score, an anomaly map and a verdict for each."
-    examples: ClassVar[tuple[str, ...]] = (
-        "adctl score parts/new --out heatmaps",
-        "adctl score 'parts/new/*.png' --model line3 --json --fail-on-anomaly",
-        "adctl score --watch inbox --model line3 --out results",
+    images: Texts = INPUT((), "Folders, files or glob patterns.", argument=True, unset="the test images")
+    watch: Folder | None = INPUT(None, "Score images as they arrive in this folder, each once.")
+    watch_for: Seconds | None = INPUT(None, "Stop watching after this time.", unset="until Ctrl-C")
+    watch_idle: Seconds | None = INPUT(None, "Stop watching when no image has arrived for this time.")
+    settle: AtLeastZero = INPUT(2.0, "Time a new file must stay unchanged before it is read.", "SECONDS")
+    tta: str | None = INPUT(
+        None, "Average over these views of each image.", "VIEW,VIEW", unset="those of the calibration"
     )
 
-    images: tuple[str, ...] = setting(
-        (), "Folders, files or glob patterns.", "Images", argument=True, unset="test images of the model's dataset"
-    )
-    watch: Folder | None = setting(
-        None, "Score images as they arrive in this folder, each once, also after a restart.", "Images"
-    )
-    watch_for: Seconds | None = setting(None, "Stop watching after this time.", "Images", unset="until Ctrl-C")
-    watch_idle: Seconds | None = setting(None, "Stop watching when no image has arrived for this time.", "Images")
-    settle: AtLeastZero = setting(
-        2.0, "Time a watched file must stay unchanged before it is read.", "Images", metavar="SECONDS"
-    )
-    tta: str | None = setting(
-        None,
-        "Test-time augmentation: views to average over.",
-        "Images",
-        metavar="VIEW,VIEW",
-        unset="the views of the calibration",
-    )
+    out: Folder | None = OUTPUT(None, "Folder for heatmaps and results.")
+    heatmaps: bool | None = OUTPUT(None, "Write a heatmap picture of each image.", unset="on with --out")
+    draw: Literal["none", "contours", "boxes", "both"] = OUTPUT("none", "Mark anomalous regions on heatmaps.")
+    maps: bool = OUTPUT(True, "Keep raw anomaly maps in maps.h5, for the report.")
+    fail_on_anomaly: bool = OUTPUT(False, "Exit with code 3 if an image is rejected.")
 
-    out: Folder | None = setting(None, "Folder for heatmaps and results.", "Output")
-    heatmaps: bool | None = setting(None, "Write a heatmap picture of each image.", "Output", unset="on with --out")
-    draw: Literal["none", "contours", "boxes", "both"] = setting(
-        "none", "Mark anomalous regions on heatmaps.", "Output"
-    )
-    maps: bool = setting(True, "Keep raw anomaly maps in maps.h5, for the report.", "Output")
-    fail_on_anomaly: bool = setting(False, "Exit with code 3 if an image is rejected.", "Output")
-
-    runtime: RuntimeName = setting(
-        "auto", "Runtime; auto is the fastest that was verified against PyTorch.", "Compute", metavar="NAME"
-    )
+    runtime: RuntimeName = COMPUTE("auto", "Runtime; auto: the fastest that was verified against PyTorch.", "NAME")
 
 
-@dataclass(frozen=True, kw_only=True)
+@command(
+    "report",
+    "Report on scores as HTML, PDF, slides or tables, compare models, check limits in CI.",
+    "adctl report heatmaps --out report.html",
+    "adctl report heatmaps --fail-if 'image_auroc<0.95' --junit gates.xml",
+    "adctl report scores-a scores-b --animation maps.gif",
+)
 class ReportSettings(GateSettings):
     """Settings of `adctl report`."""
 
-    command: ClassVar[str] = "report"
-    summary: ClassVar[str] = "Report on scores as HTML, PDF, slides or tables, compare models, check limits in CI."
-    examples: ClassVar[tuple[str, ...]] = (
-        "adctl report heatmaps --out report.html",
-        "adctl report heatmaps --fail-if 'image_auroc<0.95' --junit gates.xml",
-        "adctl report scores-a scores-b --animation maps.gif",
+    scores: Paths = REPORT(
+        (), "Folders from 'adctl score'; several are compared.", argument=True, unset="the last scores"
     )
+    format: tuple[ReportFormatName, ...] = REPORT((), "Formats.", commas=True, unset="the ending of --out, else html")
+    title: str | None = REPORT(None, "Title of the report.", "TEXT")
+    findings: Annotated[int, Bounds(ge=1, le=500)] = REPORT(12, "Images shown in md, pdf and pptx, mistakes first.")
+    reconstructions: bool = REPORT(False, "Show the autoencoder's reconstruction of each image.")
+    ci: bool = REPORT(False, "Compute confidence intervals of pixel metrics too, by bootstrap.")
+    ci_level: Share = REPORT(0.95, "Level of the confidence intervals.")
+    ci_samples: Annotated[int, Bounds(ge=100, le=100_000)] = REPORT(1000, "Bootstrap samples.")
+    seed: Natural = REPORT(0, "Seed of all random numbers.")
 
-    scores: tuple[Path, ...] = setting(
-        (), "Folders that 'adctl score' wrote; several are compared.", "Report", argument=True, unset="the last scores"
-    )
-    format: tuple[ReportFormatName, ...] = setting(
-        (), "Formats.", "Report", commas=True, unset="the ending of --out, else html"
-    )
-    title: str | None = setting(None, "Title of the report.", "Report", metavar="TEXT")
-    findings: Annotated[int, Interval(ge=1, le=500)] = setting(
-        12, "Images shown in md, pdf and pptx, mistakes first.", "Report"
-    )
-    reconstructions: bool = setting(False, "Show the autoencoder's reconstruction of each image.", "Report")
-    ci: bool = setting(False, "Compute confidence intervals of pixel metrics too, by bootstrap.", "Report")
-    ci_level: Share = setting(0.95, "Level of the confidence intervals.", "Report")
-    ci_samples: Annotated[int, Interval(ge=100, le=100_000)] = setting(1000, "Bootstrap samples.", "Report")
-    seed: Natural = setting(0, "Seed of all random numbers.", "Report")
-
-    out: File | None = setting(None, "File of the report.", "Output")
-    contact_sheet: File | None = setting(
-        None, "PNG file of all images beside their heatmaps, worst mistakes first.", "Output"
-    )
-    animation: File | None = setting(None, "Animation of the compared maps: a .gif, .webp or .png file.", "Output")
+    out: File | None = OUTPUT(None, "File of the report.")
+    contact_sheet: File | None = OUTPUT(None, "PNG file of all images beside their heatmaps, worst mistakes first.")
+    animation: File | None = OUTPUT(None, "Animation of the compared maps: a .gif, .webp or .png file.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@command(
+    "export",
+    "Export the model for another runtime, and verify on images that its scores agree.",
+    "adctl export",
+    "adctl export --model line3 --format onnx,openvino",
+    "adctl export parts/test --format openvino --int8",
+)
 class ExportSettings(ModelSettings):
     """Settings of `adctl export`."""
 
-    command: ClassVar[str] = "export"
-    summary: ClassVar[str] = "Export the model for another runtime, and verify on images that its scores agree."
-    examples: ClassVar[tuple[str, ...]] = (
-        "adctl export",
-        "adctl export --model line3 --format onnx,openvino",
-        "adctl export parts/test --format openvino --int8",
+    images: Texts = EXPORT((), "Images to verify the export on.", argument=True, unset="held-out and test images")
+    format: Annotated[tuple[ExportFormatName, ...], Bounds(min_length=1)] = EXPORT(("onnx",), "Formats.", commas=True)
+    half: bool = EXPORT(False, f"Store weights in half precision ({', '.join(formats_with('fp16'))}).")
+    int8: bool = EXPORT(False, f"Quantise the network to 8 bits ({', '.join(formats_with('int8'))}).")
+    calibration: Texts = EXPORT((), "Good images for the ranges of --int8; repeatable.", "DIR", unset="training images")
+    tolerance: Amount | None = EXPORT(
+        None, "Largest relative difference of scores.", unset="0.001, --half 0.01, --int8 0.25"
     )
-
-    images: tuple[str, ...] = setting(
-        (),
-        "Images to verify the export on.",
-        "Export",
-        argument=True,
-        unset="images held out at training, and test images",
-    )
-    format: Annotated[tuple[ExportFormatName, ...], Len(1)] = setting(("onnx",), "Formats.", "Export", commas=True)
-    half: bool = setting(False, f"Store weights in half precision ({', '.join(formats_with('fp16'))}).", "Export")
-    int8: bool = setting(False, f"Quantise the network to 8 bits ({', '.join(formats_with('int8'))}).", "Export")
-    calibration: tuple[str, ...] = setting(
-        (),
-        "Good images that give the value ranges for --int8; repeatable.",
-        "Export",
-        metavar="DIR",
-        unset="training images",
-    )
-    tolerance: Amount | None = setting(
-        None, "Largest relative difference of scores.", "Export", unset="0.001; 0.01 with --half; 0.25 with --int8"
-    )
-    out: Path | None = setting(
-        None, "File or folder for the export.", "Output", metavar="PATH", unset="beside the model"
-    )
+    out: Path | None = OUTPUT(None, "File or folder for the export.", "PATH", unset="beside the model")
 
 
-@dataclass(frozen=True, kw_only=True)
+@command(
+    "bench",
+    "Measure speed and memory of model files, and check limits in CI.",
+    "adctl bench line3 --out today.json",
+    "adctl bench --out today.json --against last.json",
+    "adctl bench --fail-if 'p95_ms>50' --markdown bench.md",
+)
 class BenchSettings(ComputeSettings, GateSettings):
     """Settings of `adctl bench`."""
 
-    command: ClassVar[str] = "bench"
-    summary: ClassVar[str] = "Measure speed and memory of model files, and check limits in CI."
-    examples: ClassVar[tuple[str, ...]] = (
-        "adctl bench line3 --out today.json",
-        "adctl bench --out today.json --against last.json",
-        "adctl bench --fail-if 'p95_ms>50' --markdown bench.md",
+    models: Paths = MEASUREMENT((), "Model files, measured in alternation.", argument=True, unset="the last model")
+    runtime: tuple[RuntimeName, ...] = MEASUREMENT(
+        (), "Runtimes, each measured with each model.", commas=True, unset="the file's own"
     )
+    batch_sizes: tuple[Positive, ...] = MEASUREMENT((1, 4, 8), "Batch sizes for throughput.", commas=True)
+    repeats: Annotated[int, Bounds(ge=3)] = MEASUREMENT(30, "Rounds of one batch of each size and five single images.")
+    images: Texts = MEASUREMENT(
+        (), "Folder, file or glob pattern of images; repeatable.", "DIR", unset="the test images"
+    )
+    cold_starts: Natural = MEASUREMENT(3, "Processes started to measure cold start and memory.")
 
-    models: tuple[Path, ...] = setting(
-        (), "Model files, measured in alternation.", "Measurement", argument=True, unset=_LAST_MODEL
-    )
-    runtime: tuple[RuntimeName, ...] = setting(
-        (), "Runtimes, each measured with each model.", "Measurement", commas=True, unset="the file's own"
-    )
-    batch_sizes: tuple[Positive, ...] = setting((1, 4, 8), "Batch sizes for throughput.", "Measurement", commas=True)
-    repeats: Annotated[int, Ge(3)] = setting(
-        30, "Rounds, each with one batch of each size and five single images.", "Measurement"
-    )
-    images: tuple[str, ...] = setting(
-        (),
-        "Folder, file or glob pattern of images to score from disk; repeatable.",
-        "Measurement",
-        metavar="DIR",
-        unset="test images of the model's dataset",
-    )
-    cold_starts: Natural = setting(3, "Processes started to measure cold start and memory.", "Measurement")
-
-    against: File | None = setting(
-        None, "JSON file of an earlier measurement; exit with code 3 if the model is slower beyond the noise.", "Gates"
-    )
-    out: File | None = setting(None, "JSON file of the measurements.", "Output")
-    markdown: File | None = setting(None, "Markdown file of measurements and gates.", "Output")
-    plot: File | None = setting(None, "PNG file of the measurements as a plot.", "Output")
+    against: File | None = GATES(None, "Earlier JSON file; exit with code 3 if the model is slower beyond the noise.")
+    out: File | None = OUTPUT(None, "JSON file of the measurements.")
+    markdown: File | None = OUTPUT(None, "Markdown file of measurements and gates.")
+    plot: File | None = OUTPUT(None, "PNG file of the measurements as a plot.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings_class
 class TransferSettings(CommandSettings):
     """Settings of downloads."""
 
-    connections: Annotated[int, Interval(ge=1, le=32)] = setting(
-        4, "Connections at once for one large file.", "Download"
-    )
-    attempts: Positive = setting(4, "Attempts at one address that bring nothing new before it fails.", "Download")
-    timeout: Seconds = setting(30.0, "Time to wait for a server's answer.", "Download")
-    backoff: AtLeastZero = setting(
-        1.0, "Seconds before the second attempt; doubled for each further one.", "Download", flag=""
-    )
-    smallest_piece: Positive = setting(
-        16 << 20, "Bytes of a file that are worth a connection of their own.", "Download", flag=""
-    )
+    connections: Annotated[int, Bounds(ge=1, le=32)] = DOWNLOAD(4, "Connections at once for one large file.")
+    attempts: Positive = DOWNLOAD(4, "Attempts at one address without progress.")
+    timeout: Seconds = DOWNLOAD(30.0, "Time to wait for a server's answer.")
+    backoff: AtLeastZero = DOWNLOAD(1.0, "Seconds before the second attempt; then doubled.", flag="")
+    smallest_piece: Positive = DOWNLOAD(16 << 20, "Smallest part, in bytes, for a connection of its own.", flag="")
 
 
-@dataclass(frozen=True, kw_only=True)
+@command(
+    "fetch",
+    "Fetch datasets and backbone weights to this computer, verified.",
+    "adctl fetch --list",
+    "adctl fetch demo",
+    "adctl fetch mvtec --category zipper --accept-license",
+    switches=(switch("list", "List the datasets, or the details of one, and stop.", "Dataset"),),
+)
 class FetchSettings(TransferSettings):
     """Settings of `adctl fetch`."""
 
-    command: ClassVar[str] = "fetch"
-    summary: ClassVar[str] = "Fetch datasets and backbone weights to this computer, verified."
-    examples: ClassVar[tuple[str, ...]] = (
-        "adctl fetch --list",
-        "adctl fetch demo",
-        "adctl fetch mvtec --category zipper --accept-license",
-    )
-    switches: ClassVar[tuple[Option, ...]] = (switch("list", "List the datasets, or the details of one, and stop."),)
-
-    what: str | None = setting(None, "Dataset, such as demo or mvtec.", "Dataset", argument=True, metavar="NAME")
-    category: tuple[str, ...] = setting((), "Fetch only this category; repeatable.", "Dataset")
-    source: Path | None = setting(
-        None, "Archive, folder or bundle to fetch from, instead of the network.", "Dataset", flag="--from"
-    )
-    accept_license: bool = setting(False, "Accept the licence of the dataset.", "Dataset")
-    force: bool = setting(False, "Fetch again even if it is here.", "Dataset")
-    verify: bool = setting(
-        False, "Verify fetched files against their digests, and stop; same as 'adctl fetch verify'.", "Dataset"
-    )
+    what: str | None = DATASET(None, "Dataset, such as demo or mvtec.", argument=True, flag="NAME")
+    category: Texts = DATASET((), "Fetch only this category; repeatable.")
+    source: Path | None = DATASET(None, "Archive, folder or bundle to fetch from, not the network.", flag="--from")
+    accept_license: bool = DATASET(False, "Accept the licence of the dataset.")
+    force: bool = DATASET(False, "Fetch again even if it is here.")
+    verify: bool = DATASET(False, "Verify fetched files against their digests; same as 'adctl fetch verify'.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@command(
+    "fetch check",
+    "Check a folder of images: list its problems and how to mend them.",
+    "adctl fetch check parts/good --sheet check.png",
+    "adctl fetch check parts --strict --json",
+)
 class FetchCheckSettings(CommandSettings):
     """Settings of `adctl fetch check`."""
 
-    command: ClassVar[str] = "fetch check"
-    summary: ClassVar[str] = "Check a folder of images: list its problems and how to mend them."
-    examples: ClassVar[tuple[str, ...]] = (
-        "adctl fetch check parts/good --sheet check.png",
-        "adctl fetch check parts --strict --json",
-    )
-
-    folder: Folder | None = setting(None, "Folder, archive or manifest of images.", "Check", argument=True)
-    sheet: File | None = setting(None, "PNG file that shows the problems as pictures.", "Check")
-    strict: bool = setting(False, "Exit with code 1 on warnings too, not only on errors.", "Check")
+    folder: Folder | None = CHECK(None, "Folder, archive or manifest of images.", argument=True)
+    sheet: File | None = CHECK(None, "PNG file that shows the problems as pictures.")
+    strict: bool = CHECK(False, "Exit with code 1 on warnings too, not only on errors.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@command(
+    "fetch bundle",
+    "Pack adctl, datasets and weights into a folder for a computer without a network.",
+    "adctl fetch bundle usb",
+    "adctl fetch bundle usb --include mvtec/zipper --include weights/resnet18",
+    "adctl fetch bundle usb --platform win_amd64 --python 3.12",
+)
 class FetchBundleSettings(TransferSettings):
     """Settings of `adctl fetch bundle`."""
 
-    command: ClassVar[str] = "fetch bundle"
-    summary: ClassVar[str] = "Pack adctl, datasets and weights into a folder for a computer without a network."
-    examples: ClassVar[tuple[str, ...]] = (
-        "adctl fetch bundle usb",
-        "adctl fetch bundle usb --include mvtec/zipper --include weights/resnet18",
-        "adctl fetch bundle usb --platform win_amd64 --python 3.12",
+    folder: Folder | None = BUNDLE(None, "New folder for the bundle.", argument=True)
+    include: Texts = BUNDLE(
+        (), "NAME, NAME/CATEGORY or weights/MODEL to pack; repeatable.", "ITEM", unset="all that was fetched"
     )
-
-    folder: Folder | None = setting(None, "New folder for the bundle.", "Bundle", argument=True)
-    include: tuple[str, ...] = setting(
-        (),
-        "Item to pack: NAME, NAME/CATEGORY or weights/MODEL; repeatable.",
-        "Bundle",
-        metavar="ITEM",
-        unset="all that was fetched",
-    )
-    wheels: bool = setting(True, "Pack adctl and the packages it needs.", "Bundle")
-    requirement: str | None = setting(
-        None, "Requirement that pip installs on the other computer.", "Bundle", unset="adctl"
-    )
-    platform: str | None = setting(None, "Platform of the other computer in pip's words, such as win_amd64.", "Bundle")
-    python: str | None = setting(None, "Python of the other computer, such as 3.12.", "Bundle", metavar="VERSION")
-    accept_license: bool = setting(False, "Accept the licences of the datasets.", "Bundle")
+    wheels: bool = BUNDLE(True, "Pack adctl and the packages it needs.")
+    requirement: str | None = BUNDLE(None, "Requirement that pip installs on the other computer.", unset="adctl")
+    platform: str | None = BUNDLE(None, "Platform of the other computer in pip's words, such as win_amd64.")
+    python: str | None = BUNDLE(None, "Python of the other computer, such as 3.12.", "VERSION")
+    accept_license: bool = BUNDLE(False, "Accept the licences of the datasets.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@command(
+    "fetch weights",
+    "Fetch the pretrained weights of a timm model.",
+    "adctl fetch weights wide_resnet50_2",
+    "adctl fetch weights resnet18 --from resnet18.safetensors",
+)
 class FetchWeightsSettings(TransferSettings):
     """Settings of `adctl fetch weights`."""
 
-    command: ClassVar[str] = "fetch weights"
-    summary: ClassVar[str] = "Fetch the pretrained weights of a timm model."
-    examples: ClassVar[tuple[str, ...]] = (
-        "adctl fetch weights wide_resnet50_2",
-        "adctl fetch weights resnet18 --from resnet18.safetensors",
-    )
-
-    model_name: str | None = setting(
-        None, "timm model, such as wide_resnet50_2.", "Weights", argument=True, metavar="NAME"
-    )
-    source: Path | None = setting(
-        None, "File or folder to fetch from, instead of the network.", "Weights", flag="--from"
-    )
+    model_name: str | None = WEIGHTS(None, "timm model, such as wide_resnet50_2.", argument=True, flag="NAME")
+    source: Path | None = WEIGHTS(None, "File or folder to fetch from, instead of the network.", flag="--from")
 
 
-@dataclass(frozen=True, kw_only=True)
+@command(
+    "fetch verify",
+    "Verify fetched files against their digests.",
+    "adctl fetch verify",
+    "adctl fetch verify mvtec --category zipper",
+)
 class FetchVerifySettings(CommandSettings):
     """Settings of `adctl fetch verify`."""
 
-    command: ClassVar[str] = "fetch verify"
-    summary: ClassVar[str] = "Verify fetched files against their digests."
-    examples: ClassVar[tuple[str, ...]] = ("adctl fetch verify", "adctl fetch verify mvtec --category zipper")
-
-    what: str | None = setting(None, "Dataset.", "Dataset", argument=True, metavar="NAME", unset="all that was fetched")
-    category: tuple[str, ...] = setting((), "Verify only this category; repeatable.", "Dataset")
+    what: str | None = DATASET(None, "Dataset.", argument=True, flag="NAME", unset="all that was fetched")
+    category: Texts = DATASET((), "Verify only this category; repeatable.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@command(
+    "demo",
+    "Run the whole workflow on generated zippers: fetch, train, calibrate, score, report.",
+    "adctl demo",
+    "adctl demo --arch padim",
+)
 class DemoSettings(DeviceSettings):
     """Settings of `adctl demo`."""
 
-    command: ClassVar[str] = "demo"
-    summary: ClassVar[str] = "Run the whole workflow on generated zippers: fetch, train, calibrate, score, report."
-    examples: ClassVar[tuple[str, ...]] = ("adctl demo", "adctl demo --arch padim")
-
-    arch: str = setting("patchcore", _ARCH, "Detector")
-    epochs: Positive = setting(5, "Epochs of gradient training.", "Detector")
-    seed: Natural = setting(0, "Seed of all random numbers.", "Detector")
+    arch: str = DETECTOR("patchcore", _ARCH)
+    epochs: Positive = DETECTOR(5, "Epochs of gradient training.")
+    seed: Natural = DETECTOR(0, "Seed of all random numbers.")
 
 
-COMMANDS: dict[str, type[CommandSettings]] = {
-    cls.command: cls
-    for cls in (
-        FetchSettings,
-        FetchCheckSettings,
-        FetchBundleSettings,
-        FetchWeightsSettings,
-        FetchVerifySettings,
-        TrainSettings,
-        CalibrateSettings,
-        ScoreSettings,
-        ReportSettings,
-        ExportSettings,
-        BenchSettings,
-        DemoSettings,
-    )
-}
-"""Settings class of each command; a name with a space is a subcommand, such as `fetch check`."""
-
-S = TypeVar("S", bound=CommandSettings)
+COMMON_OPTIONS = (
+    switch("config", "Settings file: TOML, YAML or JSON. Flags and ADCTL_* variables override it.", metavar="FILE"),
+    switch("print_config", "Print each setting, its value and its origin, and stop."),
+    switch("json", "Print one JSON document on stdout and nothing else there."),
+    switch("quiet", "Print only results and errors.", short="-q"),
+    switch("verbose", "Print more, with tracebacks of internal errors.", short="-v"),
+)
+"""Options that every command has; none is a setting."""
 
 
+@cache
 def options_of(command: str) -> tuple[Option, ...]:
     """Return every option of a command, in the order of its help: settings, then switches.
 
@@ -663,7 +575,7 @@ def options_of(command: str) -> tuple[Option, ...]:
     cls = COMMANDS[command]
     found = (*describe(cls), *cls.switches)
     groups = [*dict.fromkeys(option.group for option in found if option.group not in _LAST_GROUPS), *_LAST_GROUPS]
-    return tuple(sorted(found, key=lambda option: groups.index(option.group)))
+    return tuple(sorted(found, key=lambda option: (groups.index(option.group), not option.argument)))
 
 
 def names_of(cls: type[CommandSettings]) -> tuple[str, ...]:
@@ -743,7 +655,7 @@ def validated(cls: type[S], values: Mapping[str, Any], origins: Mapping[str, str
     try:
         return TypeAdapter(cls).validate_python(prepared)
     except ValidationError as error:
-        raise UsageError(*_explain(error.errors(), origins or {})) from error
+        raise _explain(cls, error.errors(), origins or {}) from error
 
 
 def _lists(cls: type[CommandSettings], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -765,7 +677,9 @@ def _from_environment(cls: type[CommandSettings]) -> dict[str, Any]:
         if not variable.upper().startswith(PREFIX) or variable.upper() in OTHER_VARIABLES:
             continue
         if name not in names:
-            raise _unknown("environment variable", variable, COMMANDS.values(), lambda name: PREFIX + name.upper())
+            meant = _closest(name, COMMANDS.values())
+            guess = f"Did you mean '{PREFIX}{meant.upper()}'? " if meant else ""
+            raise UsageError(f"Unknown environment variable '{variable}'.", f"{guess}Correct it, or unset it.")
         if name in names_of(cls):
             opening = "[" if is_several(hints[name]) else "{" if is_table(hints[name]) else None
             values[name] = _from_text(variable, text) if text[:1] == opening else text
@@ -830,47 +744,42 @@ def _parse(path: Path) -> dict[str, Any]:
     return dict(document)
 
 
-def _names_of_all(classes: Iterable[type[CommandSettings]]) -> set[str]:
+def _names_of_all(classes: Collection[type[CommandSettings]]) -> set[str]:
     return {name for cls in classes for name in names_of(cls)}
 
 
-def _unknown(
-    kind: str,
-    name: str,
-    classes: Iterable[type[CommandSettings]],
-    spelled: Callable[[str], str] = str,
-) -> UsageError:
-    """Return the error for an unknown name, with the closest known one; other words for a setting are understood."""
-    meant = {spelled(other): spelled(own) for own, other in synonyms_of(classes)}.get(name)
-    known = [spelled(own) for own in _names_of_all(classes)]
+def _unknown(kind: str, name: str, classes: Collection[type[CommandSettings]]) -> UsageError:
+    """Return the error for an unknown name, with the closest known one; common other words are understood."""
+    meant = {other: own for own, other in synonyms_of(classes)}.get(name)
     if meant is None:
-        return unknown_name(kind, name, known)
+        return unknown_name(kind, name, _names_of_all(classes))
     return UsageError(f"Unknown {kind} '{name}'.", f"Did you mean '{meant}'?")
 
 
-def synonyms_of(classes: Iterable[type[CommandSettings]]) -> list[tuple[str, str]]:
+def _closest(name: str, classes: Collection[type[CommandSettings]]) -> str | None:
+    words = {other: own for own, other in synonyms_of(classes)} | {own: own for own in _names_of_all(classes)}
+    close = difflib.get_close_matches(name, words, n=1)
+    return words[close[0]] if close else None
+
+
+def synonyms_of(classes: Collection[type[CommandSettings]]) -> list[tuple[str, str]]:
     """Return pairs of a setting's name and another word that users try for it."""
     return [(name, other) for cls in classes for name, one in declared_in(cls).items() for other in one.synonyms]
 
 
-def _explain(errors: list[ErrorDetails], origins: Mapping[str, str]) -> tuple[str, str]:
+def _explain(cls: type[CommandSettings], errors: list[ErrorDetails], origins: Mapping[str, str]) -> UsageError:
     first = errors[0]
-    name = str(first["loc"][0]) if first["loc"] else ""
+    name = str(first["loc"][0])
+    flag = declared_in(cls)[name].flag or flag_name(name)
     origin = origins.get(name, "")
     place = f" (from {origin})" if origin not in ("", "default", flag_name(name)) else ""
     # A setting of several types gives one error for each of them.
-    alike = [
-        error["msg"] for error in errors if error["loc"][:1] == first["loc"][:1] and error["input"] == first["input"]
-    ]
-    reasons = [alike[0], *(text.removeprefix("Input should be ") for text in alike[1:])]
-    reason = " or ".join(dict.fromkeys(reasons))
-    message = f"The setting {flag_name(name)}{place} is not valid: {reason[0].lower()}{reason[1:]}."
-    return f"{message} Got {first['input']!r} instead.", f"See 'adctl {_command_of(name)}--help' for what it takes."
-
-
-def _command_of(name: str) -> str:
-    owners = [command for command, cls in COMMANDS.items() if name in names_of(cls)]
-    return f"{owners[0]} " if len(owners) == 1 else "COMMAND "
+    same_value = [error for error in errors if error["loc"][0] == name and repr(error["input"]) == repr(first["input"])]
+    reasons = [error["msg"].split(", unable to parse")[0].removeprefix("Input should be ") for error in same_value]
+    reason = " or ".join(dict.fromkeys(reasons)).replace("a valid integer", "a whole number")
+    must = f"it must be {reason}" if same_value[0]["msg"].startswith("Input should be ") else reason
+    message = f"The setting {flag}{place} is not valid: {must}. Got {first['input']!r} instead."
+    return UsageError(message, f"See 'adctl {cls.command} --help'.")
 
 
 def _json_safe(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Declaration of settings: one `setting(...)` gives a name its default, help text, group and spelling as a flag.
+"""Declaration of settings: one call of a `Group` gives a name its default, help text and spelling as a flag.
 
 `adctl.config` declares the settings of each command with it. `describe` turns a declared class into rows that feed
 the command line, the documentation and the Python API. Imports nothing heavy.
@@ -7,7 +7,6 @@ the command line, the documentation and the Python API. Imports nothing heavy.
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,20 +22,46 @@ _SHORT_CHOICES = 30
 _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Declared:
-    """The parts of a declaration that a dataclass field has no place for.
+class Bounds:
+    """Bounds of a number, or of the length of a list, as an annotation that pydantic reads.
+
+    Args:
+        limits: By the names of pydantic: gt, ge, lt, le, min_length, allow_inf_nan.
+    """
+
+    def __init__(self, **limits: float) -> None:
+        self.limits = limits
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return {**handler(source), **self.limits}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Option:
+    """One option of a command, as the help, the documentation and the Python API show it.
 
     Attributes:
         help: One or two sentences.
         group: Heading in the help.
-        metavar: Placeholder for the value in the help; derived from the type when empty.
-        flag: Spelling on the command line when it differs from the name; "" for no flag.
-        short: One-letter flag, with its dash.
+        metavar: Placeholder for the value in the help.
+        flag: Spelling on the command line if it is not the usual one; "" for no flag. Name of an argument in the help.
+        short: One-letter flag with its dash.
         argument: Whether it is a positional argument.
         commas: Whether one text holds several values, separated by commas.
-        unset: Value that applies when none is given, in words.
+        unset: Effect of giving no value, in words.
         synonyms: Other names that users try; errors suggest this one.
+        name: Name in settings files and in Python.
+        flags: Spellings on the command line.
+        off: The flag that switches a Boolean off, if there is one.
+        variable: Environment variable; empty for an option that is no setting.
+        annotation: Python type, with its bounds.
+        type: Type in words.
+        default: Default value.
+        shown_default: Default in words; empty when there is nothing to say.
+        choices: Allowed values; empty when there is no list of them.
+        bounds: Bounds in words.
+        repeatable: Whether the flag may be given several times.
+        boolean: Whether the flag takes no value.
     """
 
     help: str
@@ -48,34 +73,13 @@ class Declared:
     commas: bool = False
     unset: str = ""
     synonyms: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Option(Declared):
-    """One setting of a command, as the help, the documentation and the Python API show it.
-
-    Attributes:
-        name: Name in settings files and in Python.
-        flags: Spellings on the command line; the one that switches off comes last.
-        off: Spelling that switches a Boolean off; empty when there is none.
-        variable: Environment variable; empty for switches that are no settings.
-        annotation: Python type, with its bounds.
-        type: Type in words.
-        default: Default value.
-        shown_default: Default in words; empty when there is nothing to say.
-        choices: Allowed values; empty when any is allowed.
-        bounds: Bounds in words.
-        repeatable: Whether the flag may be given several times.
-        boolean: Whether the flag takes no value.
-    """
-
-    name: str
-    flags: tuple[str, ...]
+    name: str = ""
+    flags: tuple[str, ...] = ()
     off: str = ""
-    variable: str
-    annotation: Any
-    type: str
-    default: Any
+    variable: str = ""
+    annotation: Any = None
+    type: str = ""
+    default: Any = None
     shown_default: str = ""
     choices: tuple[str, ...] = ()
     bounds: str = ""
@@ -83,35 +87,44 @@ class Option(Declared):
     boolean: bool = False
 
 
-def setting(
-    default: T,
-    help: str,  # noqa: A002 - the name that Click and argparse use
-    group: str,
-    *,
-    metavar: str = "",
-    flag: str | None = None,
-    short: str = "",
-    argument: bool = False,
-    commas: bool = False,
-    unset: str = "",
-    synonyms: tuple[str, ...] = (),
-) -> T:
-    """Declare one setting of a dataclass; see `Declared` for the arguments."""
-    declared = Declared(
-        help=help, group=group, metavar=metavar, flag=flag, short=short, argument=argument, commas=commas,
-        unset=unset, synonyms=synonyms,
-    )  # fmt: skip
-    metadata = {_METADATA: declared}
-    if isinstance(default, dict):
-        return cast("T", dataclasses.field(default_factory=dict, metadata=metadata))
-    return dataclasses.field(default=default, metadata=metadata)
+class Group:
+    """Group of settings under one heading of the help; called, it declares a setting in a dataclass.
+
+    Args:
+        title: Heading.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    def __call__(
+        self,
+        default: T,
+        text: str,
+        metavar: str = "",
+        *,
+        flag: str | None = None,
+        argument: bool = False,
+        commas: bool = False,
+        unset: str = "",
+        synonyms: tuple[str, ...] = (),
+    ) -> T:
+        """Declare one setting: its default, its help and, as in `Option`, what else there is to say."""
+        declared = Option(
+            help=text, group=self.title, metavar=metavar, flag=flag, argument=argument, commas=commas, unset=unset,
+            synonyms=synonyms,
+        )  # fmt: skip
+        if isinstance(default, dict):
+            return cast("T", dataclasses.field(default_factory=dict, metadata={_METADATA: declared}))
+        return dataclasses.field(default=default, metadata={_METADATA: declared})
 
 
-def switch(name: str, text: str, group: str = "General", *, short: str = "") -> Option:
-    """Return the option of a switch that chooses an action and is no setting, such as `--list`."""
+def switch(name: str, text: str, group: str = "General", *, short: str = "", metavar: str = "") -> Option:
+    """Return an option that is no setting, such as `--list`; with a metavar it takes a value."""
     return Option(
-        help=text, group=group, short=short, name=name, flags=(flag_name(name),), variable="", annotation=bool,
-        type="switch", default=False, boolean=True,
+        help=text, group=group, short=short, metavar=metavar, name=name,
+        flags=tuple(filter(None, (short, flag_name(name)))), variable="", annotation=str if metavar else bool,
+        type="text" if metavar else "true or false", default=None if metavar else False, boolean=not metavar,
     )  # fmt: skip
 
 
@@ -120,7 +133,7 @@ def flag_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def declared_in(cls: type) -> dict[str, Declared]:
+def declared_in(cls: type) -> dict[str, Option]:
     """Return the declaration of each setting of a class, by name."""
     return {field.name: field.metadata[_METADATA] for field in dataclasses.fields(cls)}
 
@@ -132,7 +145,7 @@ def describe(cls: type) -> tuple[Option, ...]:
 
 
 def _option(field: dataclasses.Field[Any], annotation: Any) -> Option:
-    declared: Declared = field.metadata[_METADATA]
+    declared: Option = field.metadata[_METADATA]
     default = {} if field.default is dataclasses.MISSING else field.default
     inner = _inner(annotation)
     several = is_several(annotation)
@@ -141,12 +154,12 @@ def _option(field: dataclasses.Field[Any], annotation: Any) -> Option:
     flag = flag_name(field.name) if declared.flag is None else declared.flag
     # A switch that is on unless told otherwise, or follows something else, needs a way to switch it off.
     off = f"--no-{flag[2:]}" if boolean and flag and default is not False else ""
-    own = {name: getattr(declared, name) for name in Declared.__dataclass_fields__}
-    own["metavar"] = declared.metavar or _metavar(values, choices, commas=declared.commas)
-    if choices and own["metavar"] != "|".join(choices):
-        own["help"] = f"{declared.help} Choices: {', '.join(choices)}."
-    return Option(
-        **own,
+    metavar = declared.metavar or _metavar(values, choices, commas=declared.commas)
+    listed = f" Choices: {', '.join(choices)}." if choices and metavar != "|".join(choices) else ""
+    return dataclasses.replace(
+        declared,
+        help=declared.help + listed,
+        metavar=metavar,
         name=field.name,
         flags=() if declared.argument or not flag else tuple(filter(None, (declared.short, flag, off))),
         off=off,
@@ -218,12 +231,12 @@ def _type_in_words(values: Any, *, several: bool) -> str:
 
 def _bounds(values: Any) -> str:
     found = [
-        f"{words} {limit:g}"
+        f"{_BOUNDS[name]} {limit:g}"
         for member in _members(values)
-        if get_origin(member) is Annotated
-        for bound in get_args(member)[1:]
-        for name, words in _BOUNDS.items()
-        if (limit := getattr(bound, name, None)) is not None and math.isfinite(limit)
+        for bound in getattr(member, "__metadata__", ())
+        if isinstance(bound, Bounds)
+        for name, limit in bound.limits.items()
+        if name in _BOUNDS
     ]
     return ", ".join(found)
 

@@ -58,7 +58,7 @@ def test_the_command_promises_or_says_how_many_images_it_takes(world):
     assert Path(done["result"]["model"]).name == "model-conformal-0.2.safetensors"
     text = world("calibrate", "--model", "line", "--max-false-alarm", "0.01")
     assert "that needs 99" in text.stderr
-    assert "at most 20 % of new good images: promised" in text.stdout
+    assert "at most 20 % of new good images: guaranteed" in text.stdout
 
 
 def test_thresholds_are_chosen_again_without_the_network(model):

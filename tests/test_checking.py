@@ -242,7 +242,7 @@ def test_contact_sheet(category, tmp_path):
 def test_command_line(adctl, category):
     done = adctl("fetch", "check", category)
     assert "24" in done.stdout
-    assert "nothing wrong" in done.stdout
+    assert "no problems" in done.stdout
     shutil.copy(category / "train/good/1.png", category / "test/good/leak.png")
     done = adctl("fetch", "check", category, "--sheet", "sheet.png", code=1)
     assert "error: The same image in training and test: 1" in done.stdout

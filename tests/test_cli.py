@@ -376,3 +376,97 @@ def test_the_demo_goes_from_nothing_to_a_report(adctl):
     assert (adctl.folder / result["page"]).is_file()
     assert (adctl.folder / result["heatmaps"] / "results.csv").is_file()
     assert document["warnings"] == []
+
+
+def test_help_before_a_command_is_the_help_of_it(adctl):
+    assert adctl("help", "train").stdout == adctl("train", "--help").stdout
+    assert adctl("help", "fetch", "check").stdout == adctl("fetch", "check", "--help").stdout
+    assert adctl("help").stdout == adctl("--help").stdout
+    assert "Did you mean 'train'?" in adctl("help", "trian", code=2).stderr
+
+
+def test_help_has_groups_and_examples_and_uses_the_width_of_the_terminal(adctl):
+    text = adctl("train", "--help", COLUMNS="150").stdout
+    for title in ("Data:", "Detector:", "Training:", "Output:", "Compute:", "General:", "Examples:"):
+        assert f"\n{title}\n" in text
+    assert text.partition("Examples:")[2].count("\n  adctl train ") == 3
+    assert 120 < max(map(len, text.splitlines())) <= 150
+    narrow = adctl("train", "--help", COLUMNS="60").stdout.partition("Examples:")[0]  # examples stay as they are typed
+    assert max(map(len, narrow.splitlines())) <= 60
+
+
+def test_every_example_of_a_help_is_understood(monkeypatch):
+    import shlex
+
+    from adctl.cli.command import Command, split_subcommand
+    from adctl.config import COMMANDS
+
+    for path, cls in COMMANDS.items():
+        assert cls.examples
+        for example in cls.examples:
+            _, name, *arguments = shlex.split(example)
+            called, own = split_subcommand(name, arguments)
+            assert called == path
+            Command(path).make_context(path, own)
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "own"),
+    [
+        ("demo", "fetch", ["demo"]),
+        ("--list mvtec", "fetch", ["--list", "mvtec"]),
+        ("mvtec --category check", "fetch", ["mvtec", "--category", "check"]),
+        ("--from check", "fetch", ["--from", "check"]),
+        ("--from usb --accept-license", "fetch", ["--from", "usb", "--accept-license"]),
+        ("check parts --sheet x.png", "fetch check", ["parts", "--sheet", "x.png"]),
+        ("--sheet x.png check parts", "fetch check", ["--sheet", "x.png", "parts"]),
+        ("--json bundle usb", "fetch bundle", ["--json", "usb"]),
+        ("weights resnet18 --from f.pth", "fetch weights", ["resnet18", "--from", "f.pth"]),
+        ("verify", "fetch verify", []),
+    ],
+)
+def test_subcommands_of_fetch_are_found_among_the_flags(line, path, own):
+    from adctl.cli.command import split_subcommand
+
+    assert split_subcommand("fetch", line.split()) == (path, own)
+
+
+def test_another_word_for_a_flag_is_understood(adctl):
+    refused = adctl("train", "--lr", "0.1", code=2)
+    assert "Unknown option --lr." in refused.stderr
+    assert "Did you mean --learning-rate?" in refused.stderr
+
+
+def test_a_typo_in_a_variable_is_told(adctl):
+    refused = adctl("train", code=2, ADCTL_EPOCS="3")
+    assert "Did you mean 'ADCTL_EPOCHS'?" in refused.stderr
+
+
+def test_every_command_prints_its_settings(adctl):
+    table = adctl.json("score", "parts", "--print-config", "--no-maps", ADCTL_WORKERS="3")["result"]
+    assert table["images"] == {"value": ["parts"], "from": "--images"}
+    assert table["maps"] == {"value": False, "from": "--maps"}
+    assert table["workers"] == {"value": 3, "from": "ADCTL_WORKERS"}
+
+
+def test_train_fetches_a_data_set_that_is_missing(adctl):
+    missing = adctl("train", "--dataset", "demo", "--category", "zipper", "--dry-run", *FEW, code=2)
+    assert "adctl fetch demo" in missing.stderr
+    plan = adctl.json("train", "--dataset", "demo", "--category", "zipper", "--fetch", "--dry-run", *FEW)["result"]
+    assert plan["train_images"] > 0
+    refused = adctl("train", "--category", "bottle", "--fetch", code=2)
+    assert "--accept-license" in refused.stderr
+    several = adctl("train", "--dataset", "mvtec", "--fetch", "--accept-license", code=2)
+    assert "--category all" in several.stderr
+
+
+def test_train_fetches_weights_that_are_missing(monkeypatch, tmp_path):
+    from adctl.config import TrainSettings
+    from adctl.training import fetch_missing
+
+    monkeypatch.setenv("ADCTL_DATA_DIR", str(tmp_path))
+    fetched = []
+    monkeypatch.setattr(fetch_missing, "fetch_weights", lambda name, **_: fetched.append(name))
+    for fetch, backbone in ((False, "resnet18"), (True, None), (True, "tf_efficientnet_lite0"), (True, "resnet18")):
+        fetch_missing.fetch_missing(TrainSettings(fetch=fetch, backbone=backbone))
+    assert fetched == ["resnet18"]

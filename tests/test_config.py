@@ -5,8 +5,19 @@ from __future__ import annotations
 import json
 
 import pytest
+from conftest import ROOT
 
-from adctl.config import COMMANDS, ScoreSettings, TrainSettings, load
+from adctl.config import (
+    COMMANDS,
+    OTHER_VARIABLES,
+    CalibrateSettings,
+    ExportSettings,
+    ScoreSettings,
+    TrainSettings,
+    load,
+    options_of,
+    validated,
+)
 from adctl.errors import UsageError
 
 
@@ -98,10 +109,103 @@ def test_tables_are_json_safe():
         assert {entry["from"] for entry in table.values()} == {"default"}
 
 
-def test_the_list_of_commands_says_what_each_says_of_itself():
-    import typer
+def test_every_option_is_described_with_its_true_default():
+    for command, cls in COMMANDS.items():
+        defaults = vars(cls())
+        for option in options_of(command):
+            assert option.help.endswith("."), f"{command} {option.name}"
+            assert option.group
+            if option.variable:
+                assert option.default == defaults[option.name]
+                assert option.variable == f"ADCTL_{option.name.upper()}"
 
-    from adctl.cli.app import _SUMMARIES, app
 
-    commands = typer.main.get_command(app).commands
-    assert {name: commands[name].help for name in commands} == _SUMMARIES
+def test_an_option_says_flags_type_bounds_and_choices():
+    options = {option.name: option for option in options_of("train")}
+    assert options["ema"].bounds == "at least 0, below 1"
+    assert options["precision"].choices == ("auto", "32", "16", "bf16")
+    assert options["batch_size"].type == "'auto' or whole number"
+    assert options["tensorboard"].flags == ("--tensorboard", "--no-tensorboard")
+    assert options["options"].flags == ("--set",)
+    assert options["seeds"].flags == ()
+    assert options["learning_rate"].shown_default == "0.001, or detector's"
+    assert options["dry_run"].variable == ""
+
+
+def test_groups_stand_together_and_train_has_the_main_ones():
+    for command in COMMANDS:
+        groups = [option.group for option in options_of(command)]
+        assert [group for group, before in zip(groups, [None, *groups], strict=False) if group != before] == list(
+            dict.fromkeys(groups)
+        )
+        assert len(groups) <= 12 or len(set(groups)) > 1
+    assert list(dict.fromkeys(option.group for option in options_of("train"))) == [
+        "Data", "Detector", "Training", "Output", "Compute",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [("ADCTL_EPOCS", "ADCTL_EPOCHS"), ("ADCTL_LR", "ADCTL_LEARNING_RATE"), ("ADCTL_XYZZY", None)],
+)
+def test_a_typo_in_a_variable_is_reported(monkeypatch, variable, meant):
+    monkeypatch.setenv(variable, "3")
+    with pytest.raises(UsageError) as caught:
+        load(TrainSettings, {})
+    assert variable in caught.value.message
+    assert (f"Did you mean '{meant}'?" in caught.value.remedy) == (meant is not None)
+
+
+def test_variables_of_other_commands_and_other_parts_are_left_alone(monkeypatch):
+    for name in (*OTHER_VARIABLES, "ADCTL_REPEATS", "ADCTL_WATCH", "ADCTL_INCLUDE"):
+        if name != "ADCTL_CONFIG":
+            monkeypatch.setenv(name, "5")
+    assert load(TrainSettings, {}).settings == TrainSettings()
+
+
+def test_every_variable_that_the_code_reads_is_known():
+    import re
+
+    known = {option.variable for command in COMMANDS for option in options_of(command)} | set(OTHER_VARIABLES)
+    for path in (ROOT / "adctl").rglob("*.py"):
+        read = re.findall(r"""environ(?:\.get\(|\[)["'](ADCTL_\w+)""", path.read_text(encoding="utf-8"))
+        assert set(read) <= known, path
+
+
+def test_other_words_for_a_setting_are_understood(tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_text("lr = 0.1", encoding="utf-8")
+    with pytest.raises(UsageError) as caught:
+        load(TrainSettings, {}, file)
+    assert caught.value.remedy == "Did you mean 'learning_rate'?"
+
+
+def test_lists_are_read_from_texts_single_values_and_json(monkeypatch):
+    assert load(ExportSettings, {"format": "onnx, openvino"}).settings.format == ("onnx", "openvino")
+    assert load(ScoreSettings, {"images": "parts"}).settings.images == ("parts",)
+    monkeypatch.setenv("ADCTL_FORMAT", '["onnx"]')
+    assert load(ExportSettings, {}).settings.format == ("onnx",)
+    monkeypatch.setenv("ADCTL_OPTIONS", '{"coreset_ratio": 0.1}')
+    assert load(TrainSettings, {}).settings.options == {"coreset_ratio": 0.1}
+    monkeypatch.setenv("ADCTL_OPTIONS", "{broken")
+    with pytest.raises(UsageError, match="ADCTL_OPTIONS cannot be read"):
+        load(TrainSettings, {})
+
+
+@pytest.mark.parametrize("given", [0, "none", float("nan")])
+def test_each_type_that_a_value_may_have_is_named(given):
+    with pytest.raises(UsageError) as caught:
+        load(TrainSettings, {"batch_size": given})
+    assert "'auto' or " in caught.value.message
+
+
+@pytest.mark.parametrize("given", [float("inf"), float("nan")])
+def test_a_threshold_is_finite(given):
+    with pytest.raises(UsageError, match="--threshold"):
+        load(CalibrateSettings, {"threshold": given})
+
+
+def test_an_unknown_keyword_is_refused_with_the_closest_name():
+    with pytest.raises(UsageError) as caught:
+        validated(TrainSettings, {"epoch": 3})
+    assert "Did you mean 'epochs'?" in caught.value.remedy

@@ -156,7 +156,7 @@ def test_somebody_at_a_terminal_is_shown_the_licence_and_asked(adctl, tmp_path, 
 
 def test_the_list_shows_licences_and_one_entry_in_full(adctl):
     lines = adctl("fetch", "--list").stdout.splitlines()
-    assert lines[0].split()[:2] == ["name", "data"]
+    assert lines[0].split()[:2] == ["name", "dataset"]
     assert any(line.startswith("visa ") and "CC BY 4.0" in line and "yes" in line for line in lines)
     told = adctl("fetch", "--list", "mvtec_loco").stdout
     assert "Beyond Dents and Scratches" in told

@@ -266,15 +266,15 @@ def test_command_line(adctl, zippers):
 
 
 def test_the_table_on_the_terminal(made, capsys):
-    from adctl.cli.folds import folds_json, folds_text
+    from adctl.cli.cross_validation_text import cross_validation_json, cross_validation_text
     from adctl.cli.output import print_text
 
-    print_text(folds_text(made))
+    print_text(cross_validation_text(made))
     shown = capsys.readouterr().out
     for word in ("fold 3", "mean ± spread", "ensemble, rank", "all images", "best fold", "adctl score FOLDER"):
         assert word in shown
     assert str(made.spreads["pixel_aupro"]) in shown
-    assert folds_json(made)["best"] == made.best
+    assert cross_validation_json(made)["best"] == made.best
 
 
 def test_refusals(zippers, tmp_path):

@@ -16,7 +16,7 @@ from conftest import ROOT, settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adctl.cli.grid import grid_text
+from adctl.cli.grid_text import grid_text
 from adctl.cli.output import print_text
 from adctl.config import TrainSettings, load
 from adctl.errors import UsageError

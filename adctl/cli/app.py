@@ -1,11 +1,8 @@
-"""The Typer application and the one place where errors become messages and exit codes."""
+"""The Typer application, and the one place where errors become messages and exit codes."""
 
 from __future__ import annotations
 
-import importlib
 import sys
-from collections.abc import Iterator, Mapping
-from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -13,78 +10,53 @@ from typer.core import TyperGroup
 
 from adctl import __version__
 from adctl.cli import interrupts
+from adctl.cli.command import UNLIMITED, ClickError, Command, split_subcommand
+from adctl.config import COMMANDS
 from adctl.errors import AdctlError, UsageError
 
 INTERRUPTED = 130
 
 _EPILOG = (
-    "Exit codes: 0 done, 1 failure, 2 bad usage, 3 images rejected (score --fail-on-anomaly) or a gate failed "
-    "(bench --fail-if, --against; report --fail-if), 130 interrupted. "
-    "Settings: flag, then ADCTL_NAME, then --config FILE, then default."
+    "Exit codes: 0 success, 1 failure, 2 wrong usage, 3 images rejected (score --fail-on-anomaly) or a gate failed "
+    "(bench --fail-if, bench --against, report --fail-if), 130 interrupted. "
+    "A setting comes from its flag, else from the variable ADCTL_NAME, else from --config FILE, else it is the default."
 )
-
-_SUMMARIES = {
-    "fetch": "Bring data sets and backbone weights to this machine, verified.",
-    "train": "Learn what good parts look like: images to one calibrated model file.",
-    "calibrate": "Choose the threshold again, from good images the model has not learned from.",
-    "score": "Find what is wrong with new images: a score, a map and a verdict for each.",
-    "report": "Turn scores into one HTML page, PDF, slides or tables, compare several sets, gate CI.",
-    "export": "Write the model for another runtime, and prove on images that it scores the same.",
-    "bench": "Measure speed and memory of model files, interleaved so that drift cancels; gates for CI.",
-    "demo": "Show everything on generated zippers: fetch, train, calibrate, score, report.",
-}
-
-
-@cache
-def _command(name: str) -> Any:
-    """The function NAME of the module `adctl.cli.NAME`, as a command."""
-    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-    alone.command()(getattr(importlib.import_module(f"adctl.cli.{name}"), name))
-    return typer.main.get_command(alone)
-
-
-class _Commands(Mapping[str, Any]):
-    """The commands by name, each built when it is asked for: building all takes as long as importing typer."""
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in _SUMMARIES:
-            raise KeyError(name)
-        return _command(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(_SUMMARIES)
-
-    def __len__(self) -> int:
-        return len(_SUMMARIES)
 
 
 class _Group(TyperGroup):
-    """Names its commands without building them."""
+    """Group that lists its commands without building them."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands: Any = _Commands()
+        self.commands: Any = {path: None for path in COMMANDS if " " not in path}
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        del ctx
-        return list(self.commands)
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Build a command when it is asked for: to build all takes as long as to import Typer."""
+        return Command(cmd_name) if cmd_name in self.commands else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Return name, command and arguments; the name of a subcommand has two words."""
+        name, command, rest = super().resolve_command(ctx, args)
+        path, own = split_subcommand(str(name), rest)
+        return path, command if path == name else Command(path), own
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        del ctx
+        """Write name and summary of each command."""
+        lines = [(name, COMMANDS[name].summary) for name in self.commands]
         with formatter.section("Commands"):
-            formatter.write_dl(list(_SUMMARIES.items()))
+            formatter.write_dl([*lines, ("help", "Show the help of a command, such as 'adctl help train'.")])
 
 
 # Typer draws its boxes with rich, which triples the time of --help: plain help it is.
 app = typer.Typer(
     name="adctl",
-    help="Visual anomaly detection: learns from good parts, finds what is wrong with new ones.",
+    help="Visual anomaly detection: learn from images of good parts, find defects in new images.",
     epilog=_EPILOG,
     cls=_Group,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": UNLIMITED},
 )
 
 
@@ -104,67 +76,55 @@ def _main(
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line; the exit code is returned, and no exception leaves.
+    """Run one command line and return its exit code; no exception leaves.
 
     Args:
-        arguments: What was typed after `adctl`.
+        arguments: Arguments after `adctl`; `help X` is `X --help`.
     """
-    from adctl.cli.output import print_error
-
     as_json = "--json" in arguments
     interrupts.install()
     try:
-        code: Any = app(arguments, standalone_mode=False)
+        code: Any = app([*arguments[1:], "--help"] if arguments[:1] == ["help"] else arguments, standalone_mode=False)
     except AdctlError as error:
-        print_error(error, as_json=as_json)
-        return error.exit_code
-    except _click_error() as error:
+        return _print_error(error, as_json=as_json)
+    except ClickError as error:
         return _usage_error(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("Interrupted. What was complete is kept; nothing is half-written.\n")
+        sys.stderr.write("Interrupted. Complete results are kept; no file is half-written.\n")
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         return 1
-    except Exception as error:  # noqa: BLE001 - the boundary: a defect of adctl, told as one
-        return _defect(error, as_json=as_json, verbose="--verbose" in arguments or "-v" in arguments)
+    except Exception as error:  # noqa: BLE001 - the boundary: an error in adctl itself, reported as one
+        return _internal_error(error, as_json=as_json, verbose="--verbose" in arguments or "-v" in arguments)
     return code if isinstance(code, int) else 0
 
 
-def _click_error() -> type[Exception]:
-    """Click's base error. Newer typers carry a click of their own, so it is reached through typer."""
-    base = typer.BadParameter.__mro__[2]
-    assert issubclass(base, Exception)
-    return base
+def _print_error(error: AdctlError, *, as_json: bool) -> int:
+    from adctl.cli.output import print_error
+
+    print_error(error, as_json=as_json)
+    return error.exit_code
 
 
 def _usage_error(error: Exception, *, as_json: bool) -> int:
-    from adctl.cli.output import print_error
-
     context = getattr(error, "ctx", None)
     command = f"{context.command_path} " if context is not None else "adctl "
     message = str(getattr(error, "format_message", lambda: error)())
     if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
         sys.stderr.write(f"{message}\n")
         return UsageError.exit_code
-    print_error(UsageError(message, f"See '{command}--help'."), as_json=as_json)
-    return UsageError.exit_code
+    return _print_error(UsageError(message, f"See '{command}--help'."), as_json=as_json)
 
 
-def _defect(error: Exception, *, as_json: bool, verbose: bool) -> int:
+def _internal_error(error: Exception, *, as_json: bool, verbose: bool) -> int:
     import tempfile
     import traceback
-
-    from adctl.cli.output import print_error
 
     text = "".join(traceback.format_exception(error))
     if verbose:
         sys.stderr.write(text)
     with tempfile.NamedTemporaryFile("w", prefix="adctl-", suffix=".log", delete=False, encoding="utf-8") as log:
         log.write(text)
-    told = AdctlError(
-        f"adctl met something it was not made for: {type(error).__name__}: {error}",
-        f"This is a defect of adctl. Please report it with the details in {log.name}.",
-    )
-    print_error(told, as_json=as_json)
-    return told.exit_code
+    message = f"Internal error: {type(error).__name__}: {error}"
+    return _print_error(AdctlError(message, f"Please report it, with the details in {log.name}."), as_json=as_json)

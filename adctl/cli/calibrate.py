@@ -1,13 +1,9 @@
-"""`adctl calibrate`."""
+"""Command `adctl calibrate`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from adctl.cli import options as opt
 from adctl.cli.output import Call, rows, sparkline
 
 if TYPE_CHECKING:
@@ -15,73 +11,21 @@ if TYPE_CHECKING:
 
     from adctl.calibration.calibrate import CalibrateResult
     from adctl.calibration.learning_curve import LearningCurve
+    from adctl.config import CalibrateSettings
     from adctl.records import Calibration
 
-_METHODS = "percentile, sigma, mad, tail, conformal, f1, precision, recall, cost or fixed"
 
+def run(call: Call[CalibrateSettings]) -> None:
+    """Choose the threshold, or estimate how many good images are enough."""
+    if call.settings.learning_curve:
+        from adctl.calibration.learning_curve import learning_curve
 
-def calibrate(
-    ctx: typer.Context,
-    model: opt.Model = None,
-    max_false_alarm: Annotated[
-        float | None, opt.value("Promise at most this rate of false alarms: method conformal, or tail.", metavar="RATE")
-    ] = None,
-    percentile: Annotated[float | None, opt.value("Percentile of good scores: 99 unless given.", metavar="X")] = None,
-    sigmas: Annotated[
-        float | None, opt.value("Sigmas above the mean, or for mad above the median: 3 unless given.", metavar="K")
-    ] = None,
-    min_precision: Annotated[float | None, opt.value("Share of alarms that must be defects.", metavar="SHARE")] = None,
-    min_recall: Annotated[float | None, opt.value("Share of defects that must be found.", metavar="SHARE")] = None,
-    cost_miss: Annotated[float | None, opt.value("Cost of a missed defect; least cost wins.", metavar="X")] = None,
-    cost_alarm: Annotated[float | None, opt.value("Cost of a false alarm.", metavar="X")] = None,
-    defect_rate: Annotated[
-        float | None, opt.value("Share of defects on the line, for costs; else that of the images.", metavar="SHARE")
-    ] = None,
-    threshold: Annotated[float | None, opt.value("The threshold itself, in score units.", metavar="X")] = None,
-    method: Annotated[str | None, opt.value(f"{_METHODS}; else the one whose level is given.")] = None,
-    warn_at: Annotated[
-        float | None, opt.value("Level of a second, lower threshold, by the same method.", metavar="X")
-    ] = None,
-    good: Annotated[Path | None, opt.value("Other good images than those held out at training.", metavar="DIR")] = None,
-    defects: Annotated[Path | None, opt.value("Labelled defective images.", metavar="DIR")] = None,
-    scores: Annotated[
-        Path | None, opt.value("Labelled scores that 'adctl score' wrote, instead of images.", metavar="DIR")
-    ] = None,
-    folds: Annotated[
-        int | None, opt.value("Fit K models so that every good image is learned from and scored.", metavar="K")
-    ] = None,
-    learning_curve: Annotated[
-        bool | None, typer.Option("--learning-curve", help="Find out how many good images are enough.")
-    ] = None,
-    tta: Annotated[
-        str | None, opt.value("Views to average over: hflip, vflip, rot90, transpose; or none.", metavar="VIEW,VIEW")
-    ] = None,
-    out: Annotated[Path | None, opt.value("Where the calibrated model goes.", metavar="FILE")] = None,
-    in_place: Annotated[bool | None, typer.Option("--in-place", help="Replace the model file itself.")] = None,
-    batch_size: opt.BatchSize = None,
-    device: opt.Device = None,
-    gpu: opt.Gpu = None,
-    workers: opt.Workers = None,
-    runs: opt.Runs = None,
-    config: opt.Config = None,
-    json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
-) -> None:
-    """Choose the threshold again, from good images the model has not learned from."""
-    call = Call(ctx)
-    from adctl.config import CalibrateSettings
-
-    loaded = call.settings(CalibrateSettings)
-    if loaded.settings.learning_curve:
-        from adctl.calibration.learning_curve import learning_curve as draw_curve
-
-        curve = draw_curve(loaded, call.reporter)
+        curve = learning_curve(call.loaded, call.reporter)
         call.finish(curve, lambda: _curve_text(curve))
         return
-    from adctl.calibration.calibrate import calibrate as calibrate_model
+    from adctl.calibration.calibrate import calibrate
 
-    result = calibrate_model(loaded, call.reporter)
+    result = calibrate(call.loaded, call.reporter)
     call.finish(result, lambda: _text(result))
 
 
@@ -89,9 +33,9 @@ def _text(result: CalibrateResult) -> RenderableType:
     chosen, before = result.calibration, result.previous
     basis = f"{chosen.good_images} good images"
     if chosen.defect_images:
-        basis += f" and {chosen.defect_images} defective ones"
+        basis += f" and {chosen.defect_images} defective images"
     if chosen.evidence.folds:
-        basis += f", each scored by one of {chosen.evidence.folds} models that had not seen it"
+        basis += f", each scored by one of {chosen.evidence.folds} models that was not trained on it"
     was = f" (was {before.threshold:.6g})" if before else ""
     warn = [("warn above", f"{chosen.warn_threshold:.6g}")] if chosen.warn_threshold is not None else []
     return rows(
@@ -106,10 +50,11 @@ def _text(result: CalibrateResult) -> RenderableType:
 
 
 def false_alarms(chosen: Calibration) -> str:
-    """What may be said of the rate of false alarms, and whether it is a promise."""
+    """Return the expected rate of false alarms in words, and whether it is guaranteed."""
     if chosen.promised_false_alarm is not None:
-        return f"at most {100 * chosen.promised_false_alarm:.3g} % of new good images: promised, if they are like these"
-    why = " by folds: no promise, met where the model is stable" if chosen.evidence.folds else ": no promise"
+        rate = f"at most {100 * chosen.promised_false_alarm:.3g} % of new good images"
+        return f"{rate}: guaranteed, if they resemble these images"
+    why = ", estimated by folds: not guaranteed" if chosen.evidence.folds else ": not guaranteed"
     return f"about {100 * chosen.expected_false_alarm:.3g} % of new good images expected{why}"
 
 
@@ -127,9 +72,9 @@ def _curve_text(curve: LearningCurve) -> RenderableType:
         )
         for point, value in zip(curve.points, values, strict=True)
     ]
-    measure = "image AUROC" if aurocs else "score of unseen good images"
+    measure = "image AUROC" if aurocs else "score of held-out good images"
     return Group(
-        rows(lines, "good images", measure, "from - to", "time"),
+        rows(lines, "good images", measure, "range", "time"),
         rows(
             [
                 ("curve", sparkline([value for value in values if value is not None])),

@@ -1,42 +1,24 @@
-"""`adctl demo`."""
+"""Command `adctl demo`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from adctl.cli import options as opt
-from adctl.cli.metrics import metrics_table
-from adctl.cli.output import Call
+from adctl.cli.metrics_text import metrics_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from adctl.cli.output import Call
+    from adctl.config import DemoSettings
     from adctl.demonstration import DemoResult
 
 
-def demo(
-    ctx: typer.Context,
-    arch: opt.Arch = None,
-    epochs: Annotated[int | None, opt.value("Epochs of gradient training.", default="5", metavar="N")] = None,
-    seed: opt.Seed = None,
-    batch_size: opt.BatchSize = None,
-    device: opt.Device = None,
-    gpu: opt.Gpu = None,
-    workers: opt.Workers = None,
-    runs: opt.Runs = None,
-    config: opt.Config = None,
-    json: opt.Json = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
-) -> None:
-    """Show everything on generated zippers: fetch, train, calibrate, score, report."""
-    call = Call(ctx)
-    from adctl.config import DemoSettings
-    from adctl.demonstration import demo as run_demo
+def run(call: Call[DemoSettings]) -> None:
+    """Run the whole workflow on generated images."""
+    from adctl.demonstration import demo
 
-    result = run_demo(call.settings(DemoSettings), call.reporter)
+    result = demo(call.loaded, call.reporter)
     call.finish(result, lambda: _text(result))
 
 

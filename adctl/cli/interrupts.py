@@ -1,7 +1,7 @@
-"""A polite stop: Ctrl-C and SIGTERM unwind the program, so that temporary files go.
+"""Interrupts: Ctrl-C and SIGTERM unwind the program, so that temporary files are removed.
 
-Python drops an exception that a signal raises inside a destructor or a weak reference's callback; what was asked
-for is remembered, and raised again at the next sign of progress.
+Python drops an exception that a signal raises inside a destructor or a weak reference's callback; the request
+is remembered, and raised again when progress is next reported.
 """
 
 from __future__ import annotations
@@ -9,29 +9,29 @@ from __future__ import annotations
 import signal
 import sys
 
-_asked = False
+_requested = False
 
 
 def install() -> None:
-    """Take the two signals, and say nothing of a stop that Python had to drop."""
+    """Handle both signals, and hide the message about an interrupt that Python dropped."""
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     sys.unraisablehook = _dropped
 
 
 def check() -> None:
-    """Stop here when a stop was asked for.
+    """Raise if an interrupt was requested.
 
     Raises:
-        KeyboardInterrupt: It was.
+        KeyboardInterrupt: An interrupt was requested.
     """
-    if _asked:
+    if _requested:
         raise KeyboardInterrupt
 
 
 def _interrupt(*_: object) -> None:
-    global _asked  # noqa: PLW0603 - there is one process, and so one such wish
-    _asked = True
+    global _requested  # noqa: PLW0603 - one process, one request
+    _requested = True
     raise KeyboardInterrupt
 
 

@@ -1,4 +1,4 @@
-"""What a command shows and where: results on stdout, as text or as one JSON document; all else on stderr."""
+"""Output of commands: results on stdout, as text or as one JSON document; all else on stderr."""
 
 from __future__ import annotations
 
@@ -8,71 +8,68 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 from adctl.cli import interrupts
+from adctl.config import COMMANDS, LoadedSettings, S, load, names_of
 from adctl.progress import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    import typer
     from rich.console import Console, RenderableType
 
-    from adctl.config import CommandSettings, LoadedSettings
     from adctl.errors import AdctlError
 
 _UNWRAPPED = 2000
 
-S = TypeVar("S", bound="CommandSettings")
 
-
-class Call:
-    """One call of a command: its flags, its reporter, and the way its result is shown.
+class Call(Generic[S]):
+    """One call of a command: its settings, its reporter, and how its result is shown.
 
     Args:
-        ctx: Typer's; its parameters are the flags, named like the settings.
+        path: Key of `adctl.config.COMMANDS`.
+        given: Values from the command line by name, None where nothing was typed; switches included.
+
+    Attributes:
+        as_json: Whether the result is shown as JSON.
+        reporter: Shows progress.
+        loaded: Settings of the command with their origins.
     """
 
-    def __init__(self, ctx: typer.Context) -> None:
-        self._params = dict(ctx.params)
-        self._command = ctx.info_name or ""
-        self.as_json = bool(self._params.pop("json", False))
-        config = self._params.pop("config", None)
-        self._config = None if config is None else Path(config)
+    def __init__(self, path: str, given: dict[str, Any]) -> None:
+        self._path = path
+        self._given = given
+        self.as_json = self.asked("json")
         self._warnings: list[str] = []
-        verbose, quiet = self._params.pop("verbose", False), self._params.pop("quiet", False)
-        _set_up_logging(self._warnings, verbose=verbose, quiet=quiet)
-        self.reporter: Reporter = RichReporter(quiet=quiet)
+        _set_up_logging(self._warnings, verbose=self.asked("verbose"), quiet=self.asked("quiet"))
+        self.reporter: Reporter = RichReporter(quiet=self.asked("quiet"))
+        cls: Any = COMMANDS[path]
+        flags = {name: given.get(name) for name in names_of(cls)}
+        self.loaded: LoadedSettings[S] = load(cls, flags, Path(given["config"]) if given.get("config") else None)
 
-    def settings(self, cls: type[S], **flags: Any) -> LoadedSettings[S]:
-        """This command's settings from flags, environment, config file and defaults.
+    @property
+    def settings(self) -> S:
+        """Settings of the command."""
+        return self.loaded.settings
 
-        Args:
-            cls: The settings class.
-            flags: In place of the typed ones of the same names.
-        """
-        from adctl.config import load, names_of
-
-        typed = {name: value for name, value in self._params.items() if name in names_of(cls)}
-        # An empty list or tuple is how typer says that nothing was typed.
-        return load(
-            cls, {name: value for name, value in (typed | flags).items() if value not in ([], ())}, self._config
-        )
+    def asked(self, switch: str) -> bool:
+        """Return whether a switch such as --json was typed."""
+        return bool(self._given.get(switch))
 
     def finish(self, result: Any, show: Callable[[], RenderableType]) -> None:
-        """Show the result: as JSON when asked to, otherwise as text."""
+        """Show the result: as JSON if asked for, otherwise as text."""
         if self.as_json:
-            print_json(document(self._command, result=result, warnings=self._warnings))
+            print_json(document(self._path.split()[0], result=result, warnings=self._warnings))
         else:
             print_text(show())
 
 
 class RichReporter(Reporter):
-    """Progress bars with the time left, for work that takes more than a second; silent when not a terminal.
+    """Progress bars with the time left, for work that takes more than a second; silent if stderr is no terminal.
 
     Args:
-        quiet: Show none on a terminal either.
+        quiet: Show no bars on a terminal either.
     """
 
     def __init__(self, *, quiet: bool) -> None:
@@ -82,7 +79,7 @@ class RichReporter(Reporter):
     def stage(
         self, title: str, total: int | None = None, *, in_bytes: bool = False
     ) -> Iterator[Callable[[int, int | None], None]]:
-        """Show a bar once the stage has taken a second."""
+        """Show a bar after the stage has taken one second."""
         console = stderr()
         if self.quiet or not console.is_terminal:
             yield _only_check
@@ -126,7 +123,7 @@ def _only_check(done: int, total: int | None = None) -> None:
 
 
 def rows(lines: Iterable[Sequence[str]], *headers: str) -> RenderableType:
-    """A plain table: with headers, or names at the left and values at the right."""
+    """Return a plain table: with headers, or with names at the left and values at the right."""
     from rich.table import Table
     from rich.text import Text
 
@@ -141,19 +138,19 @@ def rows(lines: Iterable[Sequence[str]], *headers: str) -> RenderableType:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Values as a row of bars, from the lowest to the highest of them."""
+    """Return values as a row of bars, scaled from the lowest to the highest."""
     bars = "▁▂▃▄▅▆▇█"
     low, high = min(values), max(values)
     return "".join(bars[round((value - low) / ((high - low) or 1) * (len(bars) - 1))] for value in values)
 
 
 def document(command: str, **content: Any) -> dict[str, Any]:
-    """The envelope of every JSON document: schema, success and content."""
+    """Return the envelope of every JSON document: schema, success and content."""
     return {"schema": f"adctl.{command}/1", "ok": "error" not in content, **content}
 
 
 def print_text(shown: RenderableType) -> None:
-    """Results as text on stdout; where that is no terminal, lines are never wrapped or padded."""
+    """Print results as text on stdout; if that is no terminal, lines are not wrapped or padded."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -167,7 +164,7 @@ def print_text(shown: RenderableType) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
+    """Print one JSON document on stdout."""
     from pydantic_core import to_jsonable_python
 
     plain = to_jsonable_python(value, inf_nan_mode="constants", fallback=str)
@@ -176,7 +173,7 @@ def print_json(value: Any) -> None:
 
 
 def print_error(error: AdctlError, *, as_json: bool) -> None:
-    """What is wrong and how to mend it: on stderr, and as JSON on stdout when that was asked for."""
+    """Print the message and the remedy on stderr, and as JSON on stdout if asked for."""
     if as_json:
         content = {
             "kind": type(error).__name__,
@@ -194,7 +191,7 @@ def print_error(error: AdctlError, *, as_json: bool) -> None:
 
 
 def stderr() -> Console:
-    """The console of everything else."""
+    """Return the console of progress, notes and errors."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
@@ -209,7 +206,7 @@ def _set_up_logging(kept: list[str], *, verbose: bool, quiet: bool) -> None:
     logger.handlers = [_StderrHandler(logging.ERROR if quiet else logging.DEBUG), _KeepHandler(kept)]
     if not verbose:
         warnings.simplefilter("ignore")
-        # Libraries talk to their own users there, not to ours.
+        # These libraries log messages for their own users.
         for name in ("timm", "lightning_fabric", "torch", "torch.onnx"):
             logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -224,7 +221,7 @@ class _StderrHandler(logging.Handler):
 
 
 class _KeepHandler(logging.Handler):
-    """Keeps warnings for the JSON document."""
+    """Log handler that keeps warnings for the JSON document."""
 
     def __init__(self, kept: list[str]) -> None:
         super().__init__(logging.WARNING)

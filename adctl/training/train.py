@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from adctl.progress import SILENT, Reporter
 from adctl.training import resume
 from adctl.training.cross_validation import CrossValidationResult, cross_validate
+from adctl.training.fetch_missing import fetch_missing
 from adctl.training.grid import GridResult, is_grid, train_grid
 from adctl.training.single_run import TrainResult, train_once
 
@@ -30,10 +31,12 @@ def train(
         AdctlError: As `train_once`, `cross_validate` and `train_grid` do.
     """
     settings = loaded.settings
-    if is_grid(settings):
-        return train_grid(loaded, reporter)
-    if settings.resume is not None:
+    grid = is_grid(settings)
+    if settings.resume is not None and not grid:
         settings = resume.settings_of(resume.find_run(loaded), loaded).settings
+    fetch_missing(settings, reporter)
+    if grid:
+        return train_grid(loaded, reporter)
     if settings.folds is not None and settings.fold is None:
         return cross_validate(loaded, reporter)
     return train_once(loaded, reporter)

@@ -1,4 +1,4 @@
-"""What `adctl train --folds K` shows: a line a fold, mean and spread, ensembles, and what to score with."""
+"""Text of `adctl train --folds K`: one line for each fold, mean and spread, ensembles, and the next command."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from adctl.training.cross_validation import CrossValidationResult
 
 
-def folds_text(result: CrossValidationResult) -> RenderableType:
-    """The table of folds, then what to know of them."""
+def cross_validation_text(result: CrossValidationResult) -> RenderableType:
+    """Return the table of folds, then the facts about the run."""
     from rich.console import Group
     from rich.padding import Padding
 
@@ -32,7 +32,7 @@ def folds_text(result: CrossValidationResult) -> RenderableType:
     lines.append(of_all)
     names = METRICS.values() if result.all_images else ()
     width = 4 + len(names)
-    table = rows([line[:width] for line in lines], "model", "learned from", "held out", "threshold", *names)
+    table = rows([line[:width] for line in lines], "model", "trained on", "held out", "threshold", *names)
     facts = [
         ("best fold", f"{result.best}, by {result.criterion}"),
         *(("note", note) for note in result.notes),
@@ -43,8 +43,8 @@ def folds_text(result: CrossValidationResult) -> RenderableType:
     return Group(table, Padding(rows(facts), (1, 0, 0, 0)))
 
 
-def folds_json(result: CrossValidationResult) -> dict[str, Any]:
-    """As `summary.json`, with where the run lies."""
+def cross_validation_json(result: CrossValidationResult) -> dict[str, Any]:
+    """Return the content of `summary.json`, with the folder of the run."""
     from adctl.training.cross_validation import summary
 
     return {"run": result.run, **summary(result)}

@@ -1,27 +1,19 @@
-"""What `adctl report A B` shows: metrics side by side, and which differences are more than chance."""
+"""Text of `adctl report A B`: metrics side by side, and which differences are significant."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adctl.cli.output import Call, rows
+from adctl.cli.output import rows
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from adctl.config import LoadedSettings, ReportSettings
     from adctl.reporting.compare import CompareResult
 
 
-def show_comparison(call: Call, loaded: LoadedSettings[ReportSettings]) -> None:
-    """Compare the scored sets that the settings name, and show the result."""
-    from adctl.reporting.compare import compare
-
-    result = compare(loaded, call.reporter)
-    call.finish(result, lambda: _text(result))
-
-
-def _text(result: CompareResult) -> RenderableType:
+def comparison_text(result: CompareResult) -> RenderableType:
+    """Return metrics, tests and files of a comparison."""
     from rich.console import Group
     from rich.padding import Padding
 
@@ -65,5 +57,5 @@ def _tests(result: CompareResult) -> list[tuple[str, ...]]:
             values = (
                 "-" if value is None else f"{value:.4f}" for value in (test.p_value, pair.corrected.get("image_auroc"))
             )
-            lines.append((f"{pair.second} less {pair.first}", f"{test.difference:+.4f}", *values))
+            lines.append((f"{pair.second} minus {pair.first}", f"{test.difference:+.4f}", *values))
     return lines

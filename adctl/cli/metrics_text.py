@@ -1,4 +1,4 @@
-"""Metrics as tables on a terminal: of the whole set, by defect type and by size of defect."""
+"""Metrics as tables on a terminal: for all images, by defect type and by defect size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BARS = " ▁▂▃▄▅▆▇█"
 
 
 def metrics_table(evaluation: Evaluation, lines: Iterable[Sequence[str]]) -> RenderableType:
-    """The metrics that exist, those of each defect type and size, then notes and further lines."""
+    """Return the metrics, those of each defect type and size, then notes and further lines."""
     from rich.console import Group
     from rich.padding import Padding
 
@@ -35,7 +35,7 @@ def metrics_table(evaluation: Evaluation, lines: Iterable[Sequence[str]]) -> Ren
 
 
 def _histogram(evaluation: Evaluation) -> list[RenderableType]:
-    """Scores of each class as rows of bars over one axis; nothing where the terminal has no such characters."""
+    """Return histograms of the scores of each class; nothing if the terminal cannot show the characters."""
     if evaluation.bins is None or "utf" not in (sys.stdout.encoding or "").lower():
         return []
     axis = f"{evaluation.bins.low:.4g} to {evaluation.bins.high:.4g}"
@@ -44,7 +44,7 @@ def _histogram(evaluation: Evaluation) -> list[RenderableType]:
 
 
 def _bars(counts: Sequence[int]) -> str:
-    """Counts as bars, the highest full; none at all where nothing was counted."""
+    """Return counts as bars relative to the highest count."""
     most = max(counts)
     return "".join(_BARS[-(-count * (len(_BARS) - 1) // most)] for count in counts).rstrip()
 
@@ -69,7 +69,7 @@ def _lines(level: str, metrics: Metrics | None) -> list[tuple[str, str, str]]:
 
 
 def _verdicts(image: ImageMetrics) -> list[tuple[str, str, str]]:
-    """The confusion matrix."""
+    """Return the confusion matrix."""
     if image.tp is None:
         return []
     return [
@@ -111,7 +111,7 @@ def _by_size(evaluation: Evaluation) -> RenderableType | None:
 
 
 def _cell(metrics: Metrics | None, name: str, *, ranged: bool = False) -> str:
-    """A value, with its interval where there is one and room for it."""
+    """Return a value, with its interval if there is one and `ranged` asks for it."""
     value = getattr(metrics, name, None)
     if value is None:
         return _ABSENT

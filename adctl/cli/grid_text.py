@@ -1,4 +1,4 @@
-"""What a grid of trainings shows: mean and spread over seeds, and what failed."""
+"""Text of a grid of trainings: mean and spread over seeds, and failures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def grid_text(result: GridResult) -> RenderableType:
-    """A line a category and detector, then failures and where everything lies."""
+    """Return one line for each category and detector, then failures and files."""
     from rich.console import Group
     from rich.padding import Padding
 
@@ -39,7 +39,7 @@ def grid_text(result: GridResult) -> RenderableType:
 
 
 def _next(result: GridResult) -> list[tuple[str, str]]:
-    """How to compare the detectors on the first category."""
+    """Return the command that compares the detectors on the first category."""
     made = [row for row in result.rows if row.run is not None and row.score_seconds is not None]
     if not made:
         return []

@@ -1,17 +1,15 @@
-"""`adctl fetch check`: what a folder holds and what is wrong with it, as text, JSON and a picture."""
+"""Command `adctl fetch check`: contents and problems of a folder, as text, JSON and a picture."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-import typer
 
 from adctl.cli.output import Call, rows
 from adctl.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from rich.console import RenderableType
 
@@ -23,21 +21,21 @@ _SHOWN_CASES = 5
 _SHOWN_KINDS = 4
 
 
-def check(call: Call, settings: FetchCheckSettings) -> None:
-    """Look at a folder, archive or manifest; exit with 1 where something has to be done."""
-    from adctl.data.checks.check import check as look
+def run(call: Call[FetchCheckSettings]) -> int:
+    """Check a folder, archive or manifest; return 1 if there are errors, with --strict also for warnings."""
+    from adctl.data.checks.check import check
     from adctl.data.checks.contact_sheet import write_contact_sheet
     from adctl.data.checks.findings import Severity
 
+    settings = call.settings
     if settings.folder is None:
-        raise UsageError("Which folder to check?", "Name it: adctl fetch check DIR")
-    checked = look(settings.folder, reporter=call.reporter)
+        raise UsageError("No folder was given.", "Name it: adctl fetch check DIR")
+    checked = check(settings.folder, reporter=call.reporter)
     if settings.sheet is not None:
         write_contact_sheet(settings.sheet, checked)
     call.finish(checked, lambda: _text(checked, settings.sheet))
     bad = {Severity.ERROR, Severity.WARNING} if settings.strict else {Severity.ERROR}
-    if any(each.count(severity) for each in checked for severity in bad):
-        raise typer.Exit(1)
+    return 1 if any(each.count(severity) for each in checked for severity in bad) else 0
 
 
 def _text(checked: Sequence[CheckResult], sheet: Path | None) -> RenderableType:
@@ -56,14 +54,14 @@ def _text(checked: Sequence[CheckResult], sheet: Path | None) -> RenderableType:
 
 def _understood(checked: CheckResult) -> Iterator[tuple[str, str]]:
     tests = ", ".join(f"{count} {label}" for label, count in checked.test_images.items()) or "none"
-    yield "data set", f"{checked.path} ({checked.layout} layout, category {checked.category})"
+    yield "dataset", f"{checked.path} ({checked.layout} layout, category {checked.category})"
     yield "good images", str(checked.train_images)
     yield "test images", f"{tests}; {checked.masks} with a mask"
     yield "sizes", _most(checked.sizes)
     yield "modes", _most(checked.modes)
     yield from (("note", note) for note in checked.notes)
     counts = [f"{len(found.cases)} {found.kind}" for found in checked.findings]
-    yield "found", ", ".join(counts) or "nothing wrong"
+    yield "problems", ", ".join(counts) or "no problems"
 
 
 def _most(counts: dict[str, int]) -> str:

@@ -1,0 +1,51 @@
+"""Command `adctl fetch bundle`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adctl.cli.fetch import transfer_of
+from adctl.cli.output import Call, rows
+from adctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from adctl.config import FetchBundleSettings
+    from adctl.fetching.bundles import BundleResult
+
+
+def run(call: Call[FetchBundleSettings]) -> None:
+    """Write the bundle."""
+    from adctl.fetching.bundles import make_bundle
+
+    settings = call.settings
+    if settings.folder is None:
+        raise UsageError("No folder for the bundle was given.", "Name a new one: adctl fetch bundle OUT")
+    result = make_bundle(
+        settings.folder,
+        include=settings.include,
+        wheels=settings.wheels,
+        requirement=settings.requirement,
+        platform=settings.platform,
+        python=settings.python,
+        accept_license=settings.accept_license,
+        transfer=transfer_of(settings),
+        reporter=call.reporter,
+    )
+    call.finish(result, lambda: _text(result))
+
+
+def _text(result: BundleResult) -> RenderableType:
+    from adctl.fetching.download import format_bytes
+
+    held = [f"{name} ({', '.join(categories)})" for name, categories in result.datasets.items()]
+    return rows(
+        [
+            ("bundle", f"{result.path}: {result.files} files, {format_bytes(result.bytes)}"),
+            ("datasets", "; ".join(held) or "none"),
+            ("weights", ", ".join(result.weights) or "none"),
+            ("digest", f"{result.digest} (of SHA256SUMS: send it by another way than the bundle)"),
+            *(("other computer" if index == 0 else "", line) for index, line in enumerate(result.install)),
+        ]
+    )
