@@ -31,6 +31,7 @@ from adctl.errors import DataError, UsageError
 from adctl.metrics.ensemble import combine_scores, standardise
 from adctl.metrics.image import image_metrics
 from adctl.metrics.mean_std import MeanStd, mean_stds
+from adctl.metrics.table import IMAGE, Place
 from adctl.progress import SILENT, Reporter
 from adctl.records import GOOD
 from adctl.runtimes.loading import open_runtime
@@ -53,7 +54,9 @@ log = logging.getLogger(__name__)
 SUMMARY = "summary.json"
 OUT_OF_FOLD = "out_of_fold.csv"
 TEST_SCORES = "test-scores"
-_RANKING = ("auroc", "average_precision", "f1_max")
+_RANKING = [one.name for one in IMAGE if Place.TRAINING in one.places and not one.at_threshold]
+"""Metrics of an ensemble, which has no threshold."""
+
 _CRITERION = (
     "the shortest tail of the good scores held out from it (95th percentile above the median, in medians); "
     "no test image takes part"
