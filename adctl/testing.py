@@ -220,7 +220,7 @@ class DetectorContract:
 
     def test_the_cost_of_training_is_known_before(self) -> None:
         """`adctl train --dry-run` can tell memory, operations and disk."""
-        cost = self.untrained().forecast(100)
+        cost = self.untrained().estimate_cost(100)
         assert isinstance(cost, CostEstimate)
         assert min(cost.memory, cost.flops, cost.disk) >= 0
 

@@ -9,15 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from adctl.detectors.components.anomaly_maps import to_rows
+from adctl.detectors.components.feature_maps import stack_levels, to_rows
 from adctl.detectors.components.nearest_neighbours import (
     InvertedLists,
-    coded_bank,
-    least_of_codes,
+    minimum_over_bank,
     nearest_squared,
+    quantise_bank,
     to_codes,
 )
-from adctl.detectors.feature_detector import stack_levels
 from adctl.detectors.registry import detector_class
 from adctl.model_file import load_model
 from adctl.testing import check_onnx
@@ -128,13 +127,13 @@ class Search(nn.Module):
 
     def __init__(self, bank):
         super().__init__()
-        bank, step = coded_bank(bank)
+        bank, step = quantise_bank(bank)
         self.register_buffer("bank", bank)
         self.register_buffer("step", step)
 
     def forward(self, features):
         codes = to_codes(features, self.step)
-        return least_of_codes(codes, self.bank) + codes.square().sum(1)
+        return minimum_over_bank(codes, self.bank) + codes.square().sum(1)
 
 
 @pytest.mark.parametrize(("cells", "rows"), [(1, 1), (3, 512), (4, 513), (5, 1300)])
@@ -152,7 +151,7 @@ def test_the_search_in_a_graph_finds_what_the_search_outside_does(cells, rows):
 @given(rows=st.integers(1, 30), columns=st.integers(1, 64), size=st.floats(1e-3, 1e3))
 def test_codes_are_off_by_half_a_step_at_most_and_what_lies_far_out_is_brought_to_the_ends(rows, columns, size):
     bank = size * torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows))
-    codes, step = coded_bank(bank)
+    codes, step = quantise_bank(bank)
     assert codes.dtype == torch.int8
     assert codes.abs().max() == 63
     assert ((step * codes - bank).abs() <= step * 0.5001).all()

@@ -167,7 +167,7 @@ def _require_same_steps(path, theirs, detector, fresh=0.0):
         noisy = step.signal * images + step.noise * noise
         timestep = torch.tensor(step.timestep)
         torch.testing.assert_close(noisy, theirs.add_noise(images, noise, timestep.expand(2)), rtol=1e-4, atol=1e-5)
-        ours = detector._undo(noisy, step) + step.fresh * fresh
+        ours = detector._denoise(noisy, step) + step.fresh * fresh
         torch.testing.assert_close(ours, theirs.step(predicted, timestep, noisy).prev_sample, rtol=1e-3, atol=1e-4)
     assert path[-1].clean == 1
     assert path[-1].noisy == path[-1].predicted == path[-1].fresh == 0

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adctl.detectors.components.feature_cache import FeatureCache
-from adctl.detectors.dinomaly import Dinomaly, DinomalyConfig, _grouped, _LinearAttention
+from adctl.detectors.dinomaly import Dinomaly, DinomalyConfig, _group_levels, _LinearAttention
 from adctl.engine.phases import Batch
 from adctl.errors import UsageError
 
@@ -39,9 +39,9 @@ def test_linear_attention_is_attention_with_weights_of_elu_plus_one(batch, count
 
 
 def test_levels_of_one_shape_make_two_groups_and_others_one_each():
-    assert _grouped([40, 112], [8, 16]) == [[0], [1]]
-    assert _grouped([192] * 4, [16] * 4) == [[0, 1], [2, 3]]
-    assert _grouped([192] * 3, [16] * 3) == [[0], [1, 2]]
+    assert _group_levels([40, 112], [8, 16]) == [[0], [1]]
+    assert _group_levels([192] * 4, [16] * 4) == [[0, 1], [2, 3]]
+    assert _group_levels([192] * 3, [16] * 3) == [[0], [1, 2]]
 
 
 @torch.inference_mode()
@@ -60,9 +60,9 @@ def test_a_size_the_coarsest_features_do_not_divide_is_refused():
 @torch.inference_mode()
 def test_what_is_rebuilt_exactly_is_not_strange(monkeypatch):
     detector = build(blur=0)
-    monkeypatch.setattr(detector, "_rebuilt", lambda features: features)
+    monkeypatch.setattr(detector, "_reconstruct", lambda features: features)
     assert detector(images_of(2)).maps.abs().max() == 0
-    monkeypatch.setattr(detector, "_rebuilt", lambda features: features * (torch.arange(4) != 1))
+    monkeypatch.setattr(detector, "_reconstruct", lambda features: features * (torch.arange(4) != 1))
     row = detector(images_of(1)).maps[0].mean(0)
     assert set(row.topk(2).indices.tolist()) == {2, 3}
 
@@ -74,8 +74,8 @@ def test_easy_cells_weigh_less_and_the_loss_stays_the_same():
     made.requires_grad_()
     slopes = []
     for epoch in (1, 10):
-        detector._harden(epoch, 10)
-        loss = (wanted - detector._faded(wanted, made)).square().mean()
+        detector._start_epoch(epoch, 10)
+        loss = (wanted - detector._weaken_easy_cells(wanted, made)).square().mean()
         slopes.append((float(loss.detach()), *torch.autograd.grad(loss, made)))
     assert slopes[0][0] == pytest.approx(slopes[1][0])
     ratio = (slopes[1][1] / slopes[0][1])[0, 0].flatten()
@@ -101,13 +101,13 @@ def test_training_rebuilds_better():
 
 def test_noise_in_the_bottleneck_is_of_training_only():
     detector, features = build(dropout=0.5), torch.randn(1, 272, 4, 4)
-    assert torch.equal(detector._rebuilt(features), detector._rebuilt(features))
+    assert torch.equal(detector._reconstruct(features), detector._reconstruct(features))
     detector.train()
-    assert not torch.equal(detector._rebuilt(features), detector._rebuilt(features))
+    assert not torch.equal(detector._reconstruct(features), detector._reconstruct(features))
 
 
 def test_synthetic_defects_are_to_be_undone(monkeypatch):
     detector, clean = build(), images_of(2)
-    monkeypatch.setattr(detector, "_rebuilt", lambda _features: detector._features(clean))
+    monkeypatch.setattr(detector, "_reconstruct", lambda _features: detector._features(clean))
     spoilt, mask = 1 - clean, torch.ones(2, 64, 64, dtype=torch.bool)
     assert all(float(term) == 0 for term in detector._loss(Batch(spoilt, clean, mask), FeatureCache()).values())

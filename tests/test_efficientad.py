@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adctl.detectors.efficientad import EfficientAD, EfficientADConfig, _hardest, _mean_where
+from adctl.detectors.efficientad import EfficientAD, EfficientADConfig, _hard_mean, _masked_mean
 from adctl.engine.context import FitContext
 from adctl.engine.history import FitSettings
 from adctl.engine.phases import Batch, Observe, Optimize
@@ -93,12 +93,12 @@ def _bump(like):
 def test_a_penalty_of_a_mask_counts_only_what_it_covers():
     values, mask = torch.zeros(1, 2, 4, 4), torch.zeros(1, 32, 32, dtype=torch.bool)
     values[:, :, 1, 2], mask[:, 8:16, 16:24] = 3.0, True
-    assert float(_mean_where(values, mask)) == pytest.approx(3)
-    assert float(_mean_where(values, torch.zeros_like(mask))) == 0
+    assert float(_masked_mean(values, mask)) == pytest.approx(3)
+    assert float(_masked_mean(values, torch.zeros_like(mask))) == 0
 
 
 def test_the_hardest_share_is_the_mean_of_the_highest_values():
-    assert float(_hardest(torch.arange(10.0).view(2, 5), 0.2)) == 8.5
+    assert float(_hard_mean(torch.arange(10.0).view(2, 5), 0.2)) == 8.5
 
 
 def test_painted_images_given_from_outside_are_those_of_the_penalty(fitted):

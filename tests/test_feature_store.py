@@ -148,7 +148,7 @@ with torch.inference_mode():
     phase.finish(lambda done, total: None)
     over.set()
     thread.join()
-forecast = detector.forecast(IMAGES)
+forecast = detector.estimate_cost(IMAGES)
 print(max(peaks) - start, forecast.memory, forecast.disk)
 """
 

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adctl.detectors.components.anomaly_maps import to_rows
 from adctl.detectors.components.backbones import Backbone
 from adctl.detectors.components.feature_cache import FeatureCache
+from adctl.detectors.components.feature_maps import to_rows
 from adctl.detectors.components.synthetic_anomalies import paint_anomaly
-from adctl.detectors.components.whitening import Whitening, observe
+from adctl.detectors.components.whitening import Whitening, whitening_phase
 from adctl.engine.context import FitContext
 from adctl.engine.phases import Batch
 from adctl.engine.trainer import FitJob, fit
@@ -21,7 +21,7 @@ from adctl.engine.trainer import FitJob, fit
 def whitened(features, kept=None):
     """A whitening of features that came in two batches."""
     whitening = Whitening(features.shape[1], kept)
-    phase = observe([whitening], lambda images: [images])
+    phase = whitening_phase([whitening], lambda images: [images])
     with torch.inference_mode():
         for piece in features.split(3):
             phase.absorb(phase.embed(piece))

@@ -158,12 +158,12 @@ def test_sampling_more_coarsely_than_the_cells_passes_none_over():
         ({"channels": 0}, "channels"),
         ({"bit_depth": 7}, "bit_depth"),
         ({"tile": 16}, "tile"),
-        ({"tile": 256, "resize": "crop"}, "contradicts"),
+        ({"tile": 256, "resize": "crop"}, "cannot be combined"),
         ({"tile_overlap": 0.9}, "tile_overlap"),
         ({"scales": []}, "scales"),
         ({"scales": [0.5]}, "need tiles"),
         ({"scales": [1, 1]}, "different"),
-        ({"scales": [2], "resize": "crop"}, "contradicts"),
+        ({"scales": [2], "resize": "crop"}, "cannot be combined"),
     ],
 )
 def test_impossible_settings_are_refused(values, said):

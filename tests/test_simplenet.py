@@ -60,7 +60,7 @@ def test_the_discriminator_learns(fitted):
 @torch.inference_mode()
 def test_it_calls_noisy_features_stranger_than_good_ones(fitted, images):
     detector, _ = fitted
-    good = detector.offsets(images).flatten(0, 1)
+    good = detector.whitened(images).flatten(0, 1)
     noisy = good + torch.randn(good.shape, generator=torch.Generator().manual_seed(0))
     judge = detector.discriminator
     assert judge(detector.adaptor(noisy)).mean() > judge(detector.adaptor(good)).mean() + 0.1
@@ -71,7 +71,7 @@ def test_both_maps_are_standardised_over_the_images_it_learned_from(fitted, zipp
     from adctl.engine.batching import to_input
 
     detector, _ = fitted
-    opinions = detector._opinions(to_input(zipper_pixels.values, torch.device("cpu"))).flatten(1)
+    opinions = detector._raw_maps(to_input(zipper_pixels.values, torch.device("cpu"))).flatten(1)
     torch.testing.assert_close(opinions.mean(1), detector.scales[0], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(opinions.std(1), detector.scales[1], rtol=1e-2, atol=1e-3)
 
@@ -83,7 +83,7 @@ def test_without_a_verdict_it_ranks_cells_as_the_distance_does(fitted, images):
     detector.load_state(trained.state_dict())
     detector.eval()
     order = detector(images).maps.flatten().argsort()
-    distances = detector.offsets(images).square().sum(2).t().flatten()
+    distances = detector.whitened(images).square().sum(2).t().flatten()
     assert (distances[order].diff() >= -1e-3).all()
 
 
@@ -103,7 +103,7 @@ def test_given_defects_are_learned_from_in_place_of_its_own(fitted, images):
     spoilt[:, :, 16:32, 16:32], mask[:, 16:32, 16:32] = 1 - spoilt[:, :, 16:32, 16:32], True
     good, learned = detector._examples(Batch(spoilt, images, mask), FeatureCache())
     with torch.no_grad():
-        under = detector.offsets(spoilt).transpose(0, 1).unflatten(1, (8, 8))[:, 2:4, 2:4].flatten(0, 2)
+        under = detector.whitened(spoilt).transpose(0, 1).unflatten(1, (8, 8))[:, 2:4, 2:4].flatten(0, 2)
     assert torch.cdist(learned, under, compute_mode="donot_use_mm_for_euclid_dist").amin(1).max() < 1e-4
     assert len(good) == len(learned)
 

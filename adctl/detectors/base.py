@@ -1,7 +1,7 @@
-"""The contract every detector keeps, and nothing about any one of them.
+"""Base class of all detectors, with their settings and predictions.
 
-A detector turns images into raw scores and anomaly maps, higher is stranger. Thresholds never enter it,
-nor do files, devices, data loading or progress bars.
+A detector computes raw scores and anomaly maps of images, higher for more anomalous images. It does not know
+thresholds, files, devices, data loading or progress bars.
 """
 
 from __future__ import annotations
@@ -24,29 +24,30 @@ if TYPE_CHECKING:
     from adctl.engine.phases import Phase
 
 
-_SMALLEST, _LARGEST = 1 / 16, 16.0
-"""Scales."""
+_SMALLEST_SCALE, _LARGEST_SCALE = 1 / 16, 16.0
 
 
 class DetectorConfig(BaseModel):
-    """Explicit, validated, JSON-safe settings of a detector; stored whole in its model file."""
+    """Settings of a detector: validated, JSON-safe, stored completely in the model file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    image_size: int = Field(256, ge=32, le=4096, description="Side of the square that images are resized to, pixels")
+    image_size: int = Field(256, ge=32, le=4096, description="Side of the square input of the network, pixels")
     channels: int = Field(
-        3, ge=1, le=64, description="3 for colour, 1 for luminance alone, or all of images stored with other numbers"
+        3, ge=1, le=64, description="Image channels: 3 for colour, 1 for grey, others for multichannel files"
     )
     resize: Resize = Field(
-        "squash", description="To a square by each side for itself (squash), padding (pad) or a centre crop (crop)"
+        "squash",
+        description="How images become square: without keeping the aspect ratio (squash), by padding (pad) or by a "
+        "centre crop (crop)",
     )
-    bit_depth: int = Field(16, ge=8, le=16, description="Bits in use of 16-bit files: 12 takes 4095 for white")
+    bit_depth: int = Field(16, ge=8, le=16, description="Used bits of 16-bit files; with 12, 4095 is white")
     tile: int | None = Field(
-        None, ge=32, description="Cut images into squares of this side, pixels of the original; each becomes an input"
+        None, ge=32, description="Side of square tiles, pixels of the original image; each tile becomes an input"
     )
-    tile_overlap: float = Field(0.25, ge=0, le=0.75, description="Share of a tile that the next one repeats, at least")
+    tile_overlap: float = Field(0.25, ge=0, le=0.75, description="Minimum overlap of neighbouring tiles, fraction")
     scales: tuple[float, ...] = Field(
-        (1.0,), min_length=1, description="Magnifications to look at images in, averaged; below 1 they need tiles"
+        (1.0,), min_length=1, description="Magnifications whose results are averaged; those below 1 need tiles"
     )
     roi: str | None = Field(None, description="Region of interest: x,y,width,height in pixels, or a mask")
 
@@ -56,34 +57,34 @@ class DetectorConfig(BaseModel):
         if value is not None:
             decode_region(value)
             if info.data.get("tile") is not None or info.data.get("scales", (1.0,)) != (1.0,):
-                raise ValueError("a region of interest is looked at in one piece, which tiles and scales contradict")
+                raise ValueError("a region of interest cannot be combined with tiles or scales")
         return value
 
     @field_validator("tile")
     @classmethod
     def _whole_images_in_tiles(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and info.data.get("resize") == "crop":
-            raise ValueError("tiles cover the whole image, which a centre crop contradicts")
+            raise ValueError("tiles cannot be combined with a centre crop")
         return value
 
     @field_validator("scales")
     @classmethod
     def _possible_scales(cls, value: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
-        if len(set(value)) < len(value) or not all(_SMALLEST <= scale <= _LARGEST for scale in value):
-            raise ValueError(f"must be different numbers from {_SMALLEST:g} to {_LARGEST:g}")
+        if len(set(value)) < len(value) or not all(_SMALLEST_SCALE <= scale <= _LARGEST_SCALE for scale in value):
+            raise ValueError(f"must be different numbers from {_SMALLEST_SCALE:g} to {_LARGEST_SCALE:g}")
         if min(value) < 1 and info.data.get("tile") is None:
-            raise ValueError("below 1 need tiles: an image as a whole is looked at in one piece already")
+            raise ValueError("below 1 need tiles")
         if value != (1.0,) and info.data.get("resize") == "crop":
-            raise ValueError("scales cover the whole image, which a centre crop contradicts")
+            raise ValueError("scales cannot be combined with a centre crop")
         return value
 
 
 class Prediction(NamedTuple):
-    """What a detector says of B images.
+    """Scores and anomaly maps of B images.
 
     Attributes:
         scores: Tensor [B] of float32.
-        maps: Tensor [B,h,w] of float32, at the detector's native resolution.
+        maps: Tensor [B,h,w] of float32, in the native resolution of the detector.
     """
 
     scores: Tensor
@@ -92,12 +93,12 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """What fitting needs beyond the batches themselves, known before it starts.
+    """Estimated cost of fitting, besides the cost of computing batches.
 
     Attributes:
-        memory: Bytes held at the peak.
-        flops: Floating-point operations after the images have been seen (coreset, matrix inverses).
-        disk: Bytes of temporary files, where memory does not suffice.
+        memory: Peak of memory, bytes.
+        flops: Floating-point operations after the last batch, for coreset selection or matrix inverses.
+        disk: Bytes of temporary files, used if memory is too small.
     """
 
     memory: int
@@ -106,18 +107,23 @@ class CostEstimate:
 
 
 class Detector(nn.Module, ABC):
-    """B images of H x W pixels to B scores and B maps of h x w cells; higher is stranger, uncalibrated.
+    """Base class of detectors: from images to uncalibrated scores and maps, higher for more anomalous images.
 
-    Subclasses register what fitting finds out as buffers named in `fitted`: empty at first, and given the
-    stored shape when a model file is loaded.
+    Subclasses register the statistics that fitting computes as buffers and name them in `fitted`. These buffers are
+    empty at first, and get the stored shape when a model file is loaded.
     """
 
     Config: ClassVar[type[DetectorConfig]]
+    """Class of the settings."""
+
     fitted: ClassVar[tuple[str, ...]] = ()
+    """Names of the buffers that fitting fills."""
+
     needs_validation: ClassVar[bool] = False
+    """Whether held-out images choose the best epoch."""
 
     recomputed: ClassVar[tuple[type[nn.Module], ...]] = ()
-    """Kinds of module whose activations gradient checkpointing computes again."""
+    """Types of modules whose activations gradient checkpointing recomputes."""
 
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
@@ -125,45 +131,46 @@ class Detector(nn.Module, ABC):
 
     @classmethod
     def training_defaults(cls, config: DetectorConfig) -> dict[str, Any]:
-        """Settings of `adctl train`, by name, that suit it better than the general ones.
+        """Return defaults of `adctl train` that suit the detector better than the general ones, by name.
 
-        Only those a user can leave open count: those of `training.fit_plan`.
+        Possible names are `epochs`, `min_steps`, `learning_rate`, `weight_decay`, `schedule`, `warmup` and
+        `batch_size`. A value that the user gives has precedence.
         """
         del config
         return {}
 
     @property
     def input(self) -> InputSpec:
-        """The images it takes, in [0, 1]; it normalises them itself."""
+        """Format of the input images; the detector normalises them itself."""
         return InputSpec.from_config(self.config.model_dump())
 
     @abstractmethod
     def phases(self) -> Sequence[Phase]:
-        """What the engine runs to fit it, in order; may be empty."""
+        """Return the phases of fitting, in order; may be empty."""
 
     @abstractmethod
     def forward(self, images: Tensor) -> Prediction:
-        """Score images [B,C,H,W] of float32 in [0, 1]. Pure and exportable."""
+        """Score images [B,C,H,W] of float32 in [0, 1]; without side effects, and exportable."""
 
     def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
-        """Take pretrained backbone weights; detectors without a backbone never get this call."""
+        """Load the pretrained weights of the backbone; called only if `backbone_name` is not None."""
         raise NotImplementedError
 
     @property
     def backbone_name(self) -> str | None:
-        """The timm name of the frozen backbone whose pretrained weights fitting starts from, or None."""
+        """Name in timm of the frozen backbone that needs pretrained weights for fitting, or None."""
         return None
 
-    def forecast(self, images: int) -> CostEstimate:
-        """What fitting on so many images will need, beyond the batches."""
+    def estimate_cost(self, images: int) -> CostEstimate:
+        """Estimate the cost of fitting on a number of images, besides the cost of computing batches."""
         del images
         return CostEstimate(memory=0, flops=0.0)
 
     def check_fitted(self) -> None:
-        """Refuse to go on with a detector whose statistics were never found.
+        """Check that the detector is fitted.
 
         Raises:
-            ModelFileError: Some fitted buffer is still empty.
+            ModelFileError: A buffer named in `fitted` is empty.
         """
         for name in self.fitted:
             if not self.get_buffer(name).numel():
@@ -173,17 +180,17 @@ class Detector(nn.Module, ABC):
                 )
 
     def check_exportable(self) -> None:
-        """Refuse settings that no exported graph can hold.
+        """Check that the settings allow an export.
 
         Raises:
-            UsageError: Says which, and what to train with instead.
+            UsageError: A setting does not; the message says which, and what to train with instead.
         """
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take all weights and fitted statistics from a model file.
+        """Load all weights and fitted statistics from the tensors of a model file.
 
         Raises:
-            ModelFileError: The tensors are not this detector's.
+            ModelFileError: The tensors do not fit the detector.
         """
         for name in self.fitted:
             if name in tensors:
@@ -198,9 +205,9 @@ class Detector(nn.Module, ABC):
         self.check_fitted()
 
     def _fit_buffer(self, name: str, value: Tensor) -> None:
-        """Set a fitted buffer to what fitting found."""
+        """Set a fitted buffer."""
         assert name in self.fitted, name
-        # Found without gradients, but later phases may load other values into it.
+        # The value may be an inference tensor, into which later phases could not load other values.
         with torch.inference_mode(mode=False):
             self.register_buffer(name, value.contiguous().clone() if value.is_inference() else value.contiguous())
 

@@ -1,7 +1,7 @@
-"""A symmetric convolutional autoencoder with a short latent vector.
+"""Symmetric convolutional autoencoder with a short latent vector.
 
-The plain preset is the network every comparison starts from: Bergmann et al., "Improving Unsupervised Defect
-Segmentation by Applying Structural Similarity to Autoencoders", 2019, rebuild images with one like it.
+The preset `plain` is a common baseline, similar to the network of Bergmann et al., "Improving Unsupervised Defect
+Segmentation by Applying Structural Similarity to Autoencoders", 2019.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from adctl.detectors.components.image_size import require_multiple
+from adctl.detectors.components.config_checks import require_multiple
 from adctl.detectors.reconstruction_detector import Autoencoder, AutoencoderConfig
 
 if TYPE_CHECKING:
@@ -47,23 +47,23 @@ _TRAINING: dict[str, dict[str, Any]] = {
 }
 _SLOPE = 0.2
 _WIDEST = 8
-"""The deepest blocks have this many times the channels of the first: 64 become 512."""
+"""Maximum ratio of a block's channels to those of the first block."""
 
 
 class CNNConfig(AutoencoderConfig):
-    """Settings of the convolutional autoencoder; what is given by name wins over the preset."""
+    """Settings of the convolutional autoencoder; explicit values have precedence over the preset."""
 
-    image_size: int = Field(128, ge=32, le=4096, description="Side of the square images are resized to, pixels")
+    image_size: int = Field(128, ge=32, le=4096, description="Side of the square input of the network, pixels")
     preset: Literal["standard", "plain"] = Field(
-        "standard", description="plain: four ReLU blocks without normalisation, learned by squared error alone"
+        "standard", description="plain: four ReLU blocks without normalisation, trained by squared error only"
     )
     blocks: Literal[4, 5] = Field(5, description="Blocks of the encoder and of the decoder; each halves the image")
-    width: int = Field(64, ge=4, le=256, description="Channels of the first block; doubled by each, eightfold at most")
+    width: int = Field(64, ge=4, le=256, description="Channels of the first block; doubled by each block, up to 8-fold")
     latent: int = Field(512, ge=8, description="Length of the latent vector")
-    activation: Literal["leaky_relu", "relu"] = Field("leaky_relu", description="Activation")
-    batch_norm: bool = Field(True, description="Normalise each block's output over the batch")
-    dropout: float = Field(0.1, ge=0, le=0.5, description="Share of channels dropped in training; usual are 0.1 to 0.3")
-    skips: bool = Field(False, description="Connect matching levels; lets the network copy defects through")
+    activation: Literal["leaky_relu", "relu"] = Field("leaky_relu", description="Activation function")
+    batch_norm: bool = Field(True, description="Batch normalisation in each block")
+    dropout: float = Field(0.1, ge=0, le=0.5, description="Dropout of channels in training; 0.1 to 0.3 is common")
+    skips: bool = Field(False, description="Skip connections between equal levels; they can copy defects")
 
     @model_validator(mode="before")
     @classmethod
@@ -72,14 +72,12 @@ class CNNConfig(AutoencoderConfig):
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
-        require_multiple(
-            "CNNConfig", self.image_size, 2**self.blocks, f"which {self.blocks} blocks halve to whole cells"
-        )
+        require_multiple("CNNConfig", self.image_size, 2**self.blocks, f"the reduction of {self.blocks} blocks")
         return self
 
 
 class _Block(nn.Sequential):
-    """A convolution that changes the resolution, and what follows it."""
+    """Convolution that changes the resolution, with norm, activation and dropout."""
 
     def __init__(self, convolution: nn.Module, channels: int, config: CNNConfig) -> None:
         super().__init__(
@@ -91,7 +89,7 @@ class _Block(nn.Sequential):
 
 
 class ConvolutionalAutoencoder(Autoencoder):
-    """Strided convolutions to a latent vector, transposed ones back, tanh output."""
+    """Strided convolutions to a latent vector, transposed convolutions back to the image, tanh output."""
 
     Config = CNNConfig
     recomputed = (_Block,)
@@ -115,7 +113,7 @@ class ConvolutionalAutoencoder(Autoencoder):
         self.expand = nn.Linear(config.latent, cells)
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Images [B,C,H,W] in [0, 1] to their reconstructions, same shape and range."""
+        """Reconstruct images [B,C,H,W] in [0, 1]."""
         levels = [self.normalise(images)]
         for block in self.encoder:
             levels.append(block(levels[-1]))
@@ -129,6 +127,6 @@ class ConvolutionalAutoencoder(Autoencoder):
 
     @classmethod
     def training_defaults(cls, config: DetectorConfig) -> dict[str, Any]:
-        """Those of the preset; without weight decay AdamW is the plain preset's Adam."""
+        """Return the defaults of the preset; for `plain` without weight decay, so AdamW equals Adam."""
         assert isinstance(config, CNNConfig)
         return dict(_TRAINING[config.preset])

@@ -1,8 +1,8 @@
-"""A diffusion model of good images: an image is noised in part and brought back, and what changed is strange.
+"""Diffusion model of good images: noise is added to an image and removed again, and the change is the anomaly map.
 
-Ho et al., "Denoising Diffusion Probabilistic Models" (DDPM), NeurIPS 2020, for the network, its loss and sampling; Song
-et al., "Denoising Diffusion Implicit Models" (DDIM), ICLR 2021, for sampling in few steps; Wyatt et al., "AnoDDPM",
-CVPR Workshops 2022, for partial noise and simplex noise. Network and schedules are those of `diffusers`.
+Network, loss and sampling: Ho et al., "Denoising Diffusion Probabilistic Models" (DDPM), NeurIPS 2020. Sampling in few
+steps: Song et al., "Denoising Diffusion Implicit Models" (DDIM), ICLR 2021. Partial noise and simplex noise: Wyatt et
+al., "AnoDDPM", CVPR Workshops 2022. Network and schedules are from `diffusers`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.detectors.components.image_size import require_multiple
+from adctl.detectors.components.config_checks import require_multiple
 from adctl.detectors.components.simplex_noise import simplex_noise
 from adctl.detectors.reconstruction_detector import ReconstructionConfig, ReconstructionDetector
 from adctl.engine.phases import Optimize
@@ -35,41 +35,45 @@ _SIZES: dict[str, dict[str, Any]] = {
 }
 _GROUPS = 8
 _LONGEST = 1000
-"""Steps for which the linear schedule and the embedding of timesteps were made; others are stretched to them."""
+"""Number of steps for which the linear schedule and the timestep embedding are defined; other numbers are rescaled."""
 
 _FIRST_BETA, _LAST_BETA = 1e-4, 0.02
 _SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 _CHECKED = 4
-"""Timesteps at which the loss of held-out images is measured."""
+"""Number of timesteps at which the loss of held-out images is computed."""
 
 
 class DiffusionConfig(ReconstructionConfig):
-    """Settings of the diffusion model; what is given by name wins over the size."""
+    """Settings of the diffusion model; explicit values have precedence over `size`."""
 
-    image_size: int = Field(64, ge=32, le=4096, description="Side of the square images are resized to, pixels")
+    image_size: int = Field(64, ge=32, le=4096, description="Side of the square input of the network, pixels")
     error: str = Field("l2", description=ReconstructionConfig.model_fields["error"].description)
     around: float = Field(0.06, gt=0, le=1, description=ReconstructionConfig.model_fields["around"].description)
-    blur: tuple[float, ...] = Field((1.0,), min_length=1, description="Smoothing of the map, sigmas in pixels")
-    size: Literal["tiny", "small", "base"] = Field("tiny", description="Widths and blocks; base is nearly DDPM's")
+    blur: tuple[float, ...] = Field(
+        (1.0,), min_length=1, description=ReconstructionConfig.model_fields["blur"].description
+    )
+    size: Literal["tiny", "small", "base"] = Field("tiny", description="Widths and blocks; base is similar to DDPM")
     widths: tuple[int, ...] = Field(
-        (32, 64, 96), min_length=2, max_length=6, description="Channels at each resolution; each halves the one before"
+        (32, 64, 96), min_length=2, max_length=6, description="Channels at each resolution, from full to lowest"
     )
     blocks: int = Field(1, ge=1, le=4, description="Residual blocks at each resolution")
-    patch: Literal[1, 2, 4] = Field(2, description="Side of the squares of pixels that are one to the network")
+    patch: Literal[1, 2, 4] = Field(2, description="Side of the pixel squares that form a cell of the input")
     steps: int = Field(1000, ge=50, le=1000, description="Steps from an image to pure noise")
-    schedule: Literal["linear", "cosine"] = Field("linear", description="How noise grows over the steps")
+    schedule: Literal["linear", "cosine"] = Field("linear", description="Noise schedule")
     noise: Literal["gaussian", "simplex"] = Field(
-        "gaussian", description="Noise; simplex is smooth, hides larger defects"
+        "gaussian", description="Kind of noise; simplex noise is smooth and hides larger defects"
     )
     noise_level: tuple[float, ...] = Field(
-        (0.05,), min_length=1, description="Shares of the steps that are noised and undone; the maps are averaged"
+        (0.05,), min_length=1, description="Noise levels, as fractions of the steps; their maps are averaged"
     )
-    draws: int = Field(4, ge=1, le=64, description="Noises at each level; the reconstructions are averaged")
-    sampler: Literal["ddim", "ddpm"] = Field("ddim", description="How noise is undone: with fresh noise (ddpm) or not")
+    draws: int = Field(4, ge=1, le=64, description="Noise samples per level; their reconstructions are averaged")
+    sampler: Literal["ddim", "ddpm"] = Field(
+        "ddim", description="Sampler that removes noise: ddim is deterministic, ddpm adds fresh noise in each step"
+    )
     sampling_steps: int | None = Field(
-        None, ge=1, le=1000, description="Of each level; when left out one of ddim and all of ddpm"
+        None, ge=1, le=1000, description="Sampling steps per level; if left out, 1 for ddim and all steps for ddpm"
     )
-    seed: int = Field(0, ge=0, description="Decides the noise of scoring")
+    seed: int = Field(0, ge=0, description="Seed of the noise for scoring")
 
     @model_validator(mode="before")
     @classmethod
@@ -80,7 +84,7 @@ class DiffusionConfig(ReconstructionConfig):
     @classmethod
     def _in_groups(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if any(width < _GROUPS or width % _GROUPS for width in value):
-            raise ValueError(f"must be multiples of {_GROUPS}, the groups that are normalised")
+            raise ValueError(f"must be multiples of {_GROUPS}, the number of groups in group norm")
         return value
 
     @field_validator("noise_level")
@@ -93,16 +97,16 @@ class DiffusionConfig(ReconstructionConfig):
     @model_validator(mode="after")
     def _divisible(self) -> Self:
         step = self.patch * 2 ** (len(self.widths) - 1)
-        require_multiple("DiffusionConfig", self.image_size, step, "which patch and widths make one cell of")
+        require_multiple("DiffusionConfig", self.image_size, step, "the reduction by patch and widths")
         return self
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of sampling, as numbers: from `x` at `timestep`, where `x = signal * image + noise * standard noise`.
+    """Coefficients of one sampling step, from `x = signal * image + noise * standard noise` at `timestep`.
 
-    The next `x` is `clean * image + noisy * x + predicted * noise + fresh * new noise`, where image and noise are
-    what the network makes of `x`.
+    The next `x` is `clean * image + noisy * x + predicted * noise + fresh * new noise`, with the image and the noise
+    that the network predicts from `x`.
     """
 
     timestep: int
@@ -115,7 +119,7 @@ class Step:
 
 
 def sampling_path(config: DiffusionConfig, level: float) -> tuple[Step, ...]:
-    """The steps from a share of the noise back to the image, evenly spaced, the last one to the image itself.
+    """Return the evenly spaced steps from a noise level back to the image.
 
     `ddim` is Song et al. 2021, equation 12 with sigma 0; `ddpm` is Ho et al. 2020, equation 7.
     """
@@ -123,16 +127,16 @@ def sampling_path(config: DiffusionConfig, level: float) -> tuple[Step, ...]:
     count = max(1, round(level * config.steps))
     wanted = config.sampling_steps or (1 if config.sampler == "ddim" else count)
     stops = [round(count * number / min(wanted, count)) - 1 for number in range(min(wanted, count), 0, -1)]
-    rule = _implicit if config.sampler == "ddim" else _probabilistic
+    rule = _ddim_step if config.sampler == "ddim" else _ddpm_step
     nexts = [kept[stop] for stop in stops[1:]] + [1.0]
     return tuple(rule(stop, kept[stop], after) for stop, after in zip(stops, nexts, strict=True))
 
 
-def _implicit(timestep: int, kept: float, after: float) -> Step:
+def _ddim_step(timestep: int, kept: float, after: float) -> Step:
     return Step(timestep, kept**0.5, (1 - kept) ** 0.5, after**0.5, 0.0, (1 - after) ** 0.5, 0.0)
 
 
-def _probabilistic(timestep: int, kept: float, after: float) -> Step:
+def _ddpm_step(timestep: int, kept: float, after: float) -> Step:
     alpha = kept / after
     return Step(
         timestep,
@@ -146,7 +150,7 @@ def _probabilistic(timestep: int, kept: float, after: float) -> Step:
 
 
 def _kept_signal(config: DiffusionConfig) -> list[float]:
-    """Share of the image's variance that is left at each timestep."""
+    """Return the fraction of the image's variance that remains at each timestep (cumulative product of alphas)."""
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     stretch = _LONGEST / config.steps
@@ -161,9 +165,9 @@ def _kept_signal(config: DiffusionConfig) -> list[float]:
 
 
 class _Upsample(nn.Module):
-    """Twice the resolution, then a convolution.
+    """Upsampling by 2, then a convolution.
 
-    In place of diffusers' own, which asks whether the batch has 64 images: a graph for any batch cannot.
+    It replaces the module of diffusers, whose code depends on the batch size and cannot be exported for any batch.
     """
 
     def __init__(self, convolution: nn.Module) -> None:
@@ -177,7 +181,7 @@ class _Upsample(nn.Module):
 
 
 class NoisePredictor(nn.Module):
-    """The U-Net: noisy images [B,C,H,W] and timesteps to the noise in them, same shape."""
+    """U-Net that predicts the noise in images [B,C,H,W] at given timesteps."""
 
     def __init__(self, config: DiffusionConfig) -> None:
         super().__init__()
@@ -202,20 +206,21 @@ class NoisePredictor(nn.Module):
             block.upsamplers = nn.ModuleList([_Upsample(block.upsamplers[0].conv)])
 
     def forward(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
-        """Timesteps are one for all, [1], or one each, [B]."""
+        """Predict the noise [B,C,H,W]; timesteps are [1], the same for all images, or [B]."""
         packed = F.pixel_unshuffle(noisy, self.patch)
         (predicted,) = self.unet(packed, timesteps * self.stretch, return_dict=False)
         return F.pixel_shuffle(predicted, self.patch)
 
 
 class Diffusion(ReconstructionDetector):
-    """Noise prediction learned on good images; scoring noises an image in part and undoes it.
+    """Noise prediction trained on good images; for scoring, noise is added to an image and removed again.
 
-    The noise of scoring is drawn once and kept: an image scores the same each time, alone and among others.
+    The noise for scoring is drawn once and stored, so that scores are reproducible and independent of the batch.
 
     Attributes:
-        paths: The steps of each level.
-        drawn: Noise of scoring [draws*N,C,H,W], N a draw: of each level its start, and what each step of ddpm adds.
+        paths: Sampling steps of each noise level.
+        drawn: Noise for scoring, tensor [draws*N,C,H,W]: N samples per draw, for the start of each level and for each
+            ddpm step that adds noise.
     """
 
     Config = DiffusionConfig
@@ -229,7 +234,7 @@ class Diffusion(ReconstructionDetector):
             from diffusers.models.resnet import ResnetBlock2D
         except ImportError as error:
             raise MissingExtraError("diffusers", "diffusion") from error
-        self.recomputed = (ResnetBlock2D,)  # type: ignore[misc]  # not known before diffusers is imported
+        self.recomputed = (ResnetBlock2D,)  # type: ignore[misc]  # set here, because diffusers is imported on demand
         self.network = NoisePredictor(config)
         self.paths = tuple(sampling_path(config, level) for level in config.noise_level)
         count = sum(1 + sum(step.fresh > 0 for step in path) for path in self.paths)
@@ -238,29 +243,29 @@ class Diffusion(ReconstructionDetector):
         self.register_buffer("signal", torch.tensor(_kept_signal(config)).sqrt(), persistent=False)
 
     def phases(self) -> Sequence[Phase]:
-        """Epochs of gradient steps on the predicted noise."""
-        learning = Optimize(self.loss, self.network.parameters(), "diffusion", preview=self.reconstruct)
-        return (learning, *self.error_statistics_phase())
+        """Return the phases: training of the noise prediction, statistics of normal errors."""
+        training = Optimize(self.loss, self.network.parameters(), "diffusion", preview=self.reconstruct)
+        return (training, *self.error_statistics_phase())
 
     def loss(self, batch: Batch) -> LossTerms:
-        """Mean squared error of the predicted noise; while validating at timesteps and with noise that stay."""
+        """Return the mean squared error of the predicted noise; in evaluation, for fixed timesteps and fixed noise."""
         images = batch.clean * 2 - 1
         if not self.training:
-            return {"noise": self._checked_error(images)}
+            return {"noise": self._validation_error(images)}
         timesteps = torch.randint(self.config.steps, (len(images),), device=images.device)
         noise = self._draw(len(images)).to(images.device)
         return {"noise": self._prediction_error(images, timesteps, noise)}
 
     def errors(self, images: Tensor) -> Tensor:
-        """Images [B,C,H,W] to errors [B,S,H,W], the mean over the levels."""
-        return torch.stack([self.error(images, rebuilt) for rebuilt in self._rebuilt(images)]).mean(0)
+        """Return the reconstruction errors [B,S,H,W] of images [B,C,H,W], averaged over the levels."""
+        return torch.stack([self.error(images, rebuilt) for rebuilt in self._reconstructions(images)]).mean(0)
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Images [B,C,H,W] in [0, 1] to what is left of them after noise and its removal, the mean over the levels."""
-        return torch.stack(self._rebuilt(images)).mean(0)
+        """Reconstruct images [B,C,H,W] in [0, 1]: add noise, remove it, and average over the levels."""
+        return torch.stack(self._reconstructions(images)).mean(0)
 
-    def _rebuilt(self, images: Tensor) -> list[Tensor]:
-        """Of each level; all its draws go through the network as one batch."""
+    def _reconstructions(self, images: Tensor) -> list[Tensor]:
+        """Return the reconstructions of each level; all draws of a level form one batch."""
         draws = self.config.draws
         rows = self.drawn.unflatten(0, (draws, -1)).unbind(1)
         noise = (row.unsqueeze(1).expand(-1, images.shape[0], -1, -1, -1).flatten(0, 1) for row in rows)
@@ -269,14 +274,14 @@ class Diffusion(ReconstructionDetector):
         for path in self.paths:
             noisy = path[0].signal * copies + path[0].noise * next(noise)
             for step in path:
-                noisy = self._undo(noisy, step)
+                noisy = self._denoise(noisy, step)
                 if step.fresh:
                     noisy = noisy + step.fresh * next(noise)
             rebuilt.append((noisy.unflatten(0, (draws, -1)).mean(0).clamp(-1, 1) + 1) / 2)
         return rebuilt
 
-    def _undo(self, noisy: Tensor, step: Step) -> Tensor:
-        """One step back, but for what it adds at random."""
+    def _denoise(self, noisy: Tensor, step: Step) -> Tensor:
+        """Take one sampling step, without the fresh noise."""
         timestep = torch.full((1,), float(step.timestep), device=noisy.device)
         noise = self.network(noisy, timestep)
         image = ((noisy - step.noise * noise) / step.signal).clamp(-1, 1)
@@ -289,8 +294,8 @@ class Diffusion(ReconstructionDetector):
         predicted: Tensor = self.network(noisy, timesteps.float())
         return F.mse_loss(predicted, noise)
 
-    def _checked_error(self, images: Tensor) -> Tensor:
-        """At a few timesteps evenly over all, with the noise of scoring."""
+    def _validation_error(self, images: Tensor) -> Tensor:
+        """Return the prediction error at a few evenly spaced timesteps, with noise for scoring."""
         noise = self.drawn[0].expand_as(images)
         errors = []
         for number in range(_CHECKED):
@@ -300,7 +305,7 @@ class Diffusion(ReconstructionDetector):
         return torch.stack(errors).mean()
 
     def _draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Noise [count,C,H,W] of unit variance, on the CPU."""
+        """Draw noise [count,C,H,W] of unit variance, on the CPU."""
         shape = (count, self.config.channels, self.config.image_size, self.config.image_size)
         if self.config.noise == "gaussian":
             return torch.randn(shape, generator=generator)

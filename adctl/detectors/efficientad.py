@@ -1,12 +1,13 @@
-"""A small student that learned to see as a small teacher does, on good parts only; the fastest of the detectors.
+"""EfficientAD: small student-teacher networks plus an autoencoder; the fastest detector.
 
-Batzner et al., "EfficientAD: Accurate Visual Anomaly Detection at Millisecond-Level Latencies", WACV 2024: where the
-student cannot follow its teacher, something is strange; an autoencoder watches over how things are arranged.
+Batzner et al., "EfficientAD: Accurate Visual Anomaly Detection at Millisecond-Level Latencies", WACV 2024. The student
+learns to predict the teacher's features on good images, so its error is large at anomalies. The autoencoder detects
+anomalies in the arrangement of parts.
 
-Three choices differ from the paper, whose weights and ImageNet images would be downloads. The teacher is distilled
-from the packaged backbone on the user's good images and painted variations of them. The student's penalty, which
-keeps it from following its teacher everywhere, is taken under painted defects. All three networks look at every
-fourth pixel from the start, and are narrower: on a processor the paper's would take longer than the backbone.
+Three choices differ from the paper, which needs downloaded weights and ImageNet images. The teacher is distilled from
+the packaged backbone on the user's good images and on copies with synthetic defects. The penalty that keeps the student
+from imitating the teacher everywhere is computed under synthetic defects. All three networks start with a stride of 4
+and are narrower, because on a CPU the networks of the paper would take longer than the backbone.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 from adctl.detectors.base import Detector, DetectorConfig, Prediction
 from adctl.detectors.components.anomaly_maps import top_mean
 from adctl.detectors.components.backbones import DEFAULT, Backbone
+from adctl.detectors.components.config_checks import require_multiple
 from adctl.detectors.components.feature_cache import FeatureCache
-from adctl.detectors.components.image_size import require_multiple
+from adctl.detectors.components.feature_maps import resize_square, stack_levels
+from adctl.detectors.components.feature_statistics import Accumulator, VarianceSums, smoothed
 from adctl.detectors.components.normalisation import Normalisation
 from adctl.detectors.components.synthetic_anomalies import paint_anomaly
-from adctl.detectors.components.whitening import Whitening, observe
-from adctl.detectors.feature_detector import stack_levels
+from adctl.detectors.components.whitening import Whitening, whitening_phase
 from adctl.engine.phases import Batch, LossTerms, Observe, Optimize
 
 if TYPE_CHECKING:
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from adctl.engine.phases import Phase, Progress
 
 _SMALLEST = 1e-8
-_USUAL = 0.1
 _STRIDE = 8
 _DEEPEST = 32
 _LATENT = 64
@@ -43,14 +44,14 @@ _DROPOUT = 0.2
 
 
 class EfficientADConfig(DetectorConfig):
-    """Settings of the student, its teacher and the autoencoder."""
+    """Settings of student, teacher and autoencoder."""
 
-    backbone: str = Field(DEFAULT, description="timm model the teacher is distilled from; scoring does without it")
+    backbone: str = Field(DEFAULT, description="timm model from which the teacher is distilled; not used for scoring")
     width: int = Field(64, ge=8, multiple_of=2, description="Channels of the three networks")
     features: int = Field(64, ge=2, description="Length of the teacher's features")
-    views: int = Field(3, ge=0, description="Painted variations of each image that the teacher is shown, too")
-    hard_share: float = Field(0.01, gt=0, le=1, description="Share of the worst imitated values the student learns by")
-    score_share: float = Field(0.01, gt=0, le=1, description="Share of the strangest cells whose mean is the score")
+    views: int = Field(3, ge=0, description="Copies of each image with synthetic defects for training the teacher")
+    hard_share: float = Field(0.01, gt=0, le=1, description="Fraction of the largest errors used in the student's loss")
+    score_share: float = Field(0.01, gt=0, le=1, description="Fraction of the highest cells whose mean is the score")
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -59,14 +60,14 @@ class EfficientADConfig(DetectorConfig):
 
 
 class EfficientAD(Detector):
-    """Student, teacher and autoencoder, none of them larger than a few convolutions; maps have cells of 8 pixels.
+    """Student, teacher and autoencoder of a few convolutions each; the cells of the maps have 8 pixels a side.
 
-    Where the paper scales both maps by two quantiles over all good cells, here each place has its own scale: where
-    good parts vary, the student never follows well.
+    The paper scales each of the two maps by quantiles over all good cells. Here each place has its own scale, because
+    the student's error is larger at places where good parts vary.
 
     Attributes:
-        centre: Tensor [2,h,w], of the student's map and of the autoencoder's: the mean around each place.
-        spread: Tensor [2,h,w], the standard deviation around each place.
+        centre: Tensor [2,h,w], the mean of the student's map and of the autoencoder's map around each place.
+        spread: Tensor [2,h,w], their standard deviation around each place.
     """
 
     Config = EfficientADConfig
@@ -79,103 +80,96 @@ class EfficientAD(Detector):
         super().__init__(config)
         length, channels = config.features, config.channels
         self.normalise = Normalisation("imagenet", channels)
-        self.teacher = _describer(channels, config.width, length)
-        self.student = _describer(channels, config.width, 2 * length)
+        self.teacher = _feature_network(channels, config.width, length)
+        self.student = _feature_network(channels, config.width, 2 * length)
         self.autoencoder = _Autoencoder(channels, config.width, length, config.image_size // _DEEPEST)
         cells = config.image_size // _STRIDE
         self.register_buffer("centre", torch.zeros(2, cells, cells))
         self.register_buffer("spread", torch.ones(2, cells, cells))
         self._pretrained: Mapping[str, Tensor] | None = None
-        self._seen: list[Tensor] = []
 
     def phases(self) -> Sequence[Phase]:
-        """What the backbone sees; the teacher learns it; student and autoencoder learn from the teacher; ranges."""
-        lesson = self._lesson()
-        followers = [*self.student.parameters(), *self.autoencoder.parameters()]
+        """Return the phases: statistics of the backbone, teacher, student with autoencoder, and scales of the maps."""
+        target = self._distillation_target()
+        students = [*self.student.parameters(), *self.autoencoder.parameters()]
+        sums: Accumulator[VarianceSums] = Accumulator()
         return (
-            observe([lesson.whitening], lambda images: [lesson.features(images)]),
-            Optimize(lambda batch: self._distil(batch, lesson), self.teacher.parameters(), "teacher", lesson),
-            Optimize(self._imitate, followers, "student"),
-            Observe(self._moments, self._seen.append, self._finish, "scales of good maps"),
+            whitening_phase([target.whitening], lambda images: [target.features(images)]),
+            Optimize(lambda batch: self._distil(batch, target), self.teacher.parameters(), "teacher", target),
+            Optimize(self._imitate, students, "student"),
+            Observe(
+                lambda images: VarianceSums.of(self._distances(images)),
+                sums.add,
+                lambda progress: self._fit_scales(sums.take(), progress),
+                "scales of good maps",
+            ),
         )
 
     def forward(self, images: Tensor) -> Prediction:
-        """Score images [B,C,H,W]; maps [B,H/8,W/8]."""
+        """Score images [B,C,H,W]; the maps are [B,H/8,W/8]."""
         maps = ((self._distances(images) - self.centre) / self.spread).mean(1)
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
     @classmethod
     def training_defaults(cls, config: DetectorConfig) -> dict[str, Any]:
-        """Small batches: networks that begin with nothing need many steps, and small ones waste little by them."""
+        """Return small batches: networks trained from scratch need many steps, and these networks are small."""
         del config
         return {"epochs": 40, "learning_rate": 2e-3, "batch_size": 4}
 
     @property
     def backbone_name(self) -> str:
-        """The timm name of what the teacher is distilled from."""
+        """Name in timm of the backbone from which the teacher is distilled."""
         return self.config.backbone
 
     def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
-        """Take the backbone's pretrained weights, for the teacher's training."""
+        """Keep the pretrained weights of the backbone for the training of the teacher."""
         self._pretrained = weights
 
-    def _lesson(self) -> _DistillationTarget:
-        """What the teacher learns; of training only, so that it stays out of the model file."""
+    def _distillation_target(self) -> _DistillationTarget:
+        """Return the target of the teacher; it exists during training only, so it is not in the model file."""
         backbone = Backbone(self.config.backbone, None, self.config.image_size, channels=self.config.channels)
         if self._pretrained is not None:
             backbone.load_pretrained(self._pretrained)
         return _DistillationTarget(backbone, self.config).to(self.normalise.mean.device)
 
-    def _distil(self, batch: Batch, lesson: _DistillationTarget) -> LossTerms:
-        """Mean squared difference of the teacher from the backbone, on each image and one painted variation of it."""
-        images, wanted = lesson(batch, varied=self.training)
-        return {"distillation": F.mse_loss(self.teacher(self.normalise(images)), wanted)}
+    def _distil(self, batch: Batch, target: _DistillationTarget) -> LossTerms:
+        """Return the mean squared error of the teacher, on each image and on one copy with a synthetic defect."""
+        images, features = target(batch, with_defects=self.training)
+        return {"distillation": F.mse_loss(self.teacher(self.normalise(images)), features)}
 
     def _imitate(self, batch: Batch) -> LossTerms:
-        """Section 3.2: hard imitation and its penalty; section 3.3: autoencoder and its imitation."""
+        """Return the losses of section 3.2 (student and penalty) and section 3.3 (autoencoder and its imitation)."""
         length = self.config.features
         images = self.normalise(batch.clean)
         with torch.no_grad():
-            taught = self.teacher(images)
+            teacher = self.teacher(images)
         student, rebuilt = self.student(images), self.autoencoder(images)
-        spoilt, where = paint_anomaly(batch.clean) if batch.defects is None else (batch.images, batch.defects)
+        defective, masks = paint_anomaly(batch.clean) if batch.defects is None else (batch.images, batch.defects)
         return {
-            "student": _hardest((student[:, :length] - taught).square(), self.config.hard_share),
-            "penalty": _mean_where(self.student(self.normalise(spoilt))[:, :length].square(), where),
-            "autoencoder": F.mse_loss(rebuilt, taught),
+            "student": _hard_mean((student[:, :length] - teacher).square(), self.config.hard_share),
+            "penalty": _masked_mean(self.student(self.normalise(defective))[:, :length].square(), masks),
+            "autoencoder": F.mse_loss(rebuilt, teacher),
             "imitation": F.mse_loss(student[:, length:], rebuilt.detach()),
         }
 
     def _distances(self, images: Tensor) -> Tensor:
-        """Images [B,C,H,W] to squared differences [B,2,h,w]: from the teacher, and from the autoencoder."""
+        """Return the distances [B,2,h,w] of the student from the teacher and from the autoencoder."""
         length = self.config.features
         images = self.normalise(images)
-        taught, student, rebuilt = self.teacher(images), self.student(images), self.autoencoder(images)
-        differences = (taught - student[:, :length]).square(), (rebuilt - student[:, length:]).square()
-        return torch.stack([difference.mean(1) for difference in differences], 1).clamp(min=_SMALLEST).sqrt()
+        teacher, student, rebuilt = self.teacher(images), self.student(images), self.autoencoder(images)
+        squares = (teacher - student[:, :length]).square(), (rebuilt - student[:, length:]).square()
+        return torch.stack([square.mean(1) for square in squares], 1).clamp(min=_SMALLEST).sqrt()
 
-    def _moments(self, images: Tensor) -> Tensor:
-        """Count, sum and sum of squares of good images' maps, [3,2,h,w]."""
-        maps = self._distances(images).cpu().double()
-        return torch.stack([torch.full_like(maps[0], len(maps)), maps.sum(0), maps.square().sum(0)])
-
-    def _finish(self, progress: Progress) -> None:
+    def _fit_scales(self, sums: VarianceSums, progress: Progress) -> None:
         del progress
-        count, total, squares = torch.stack(self._seen).sum(0)
-        self._seen.clear()
-        mean = total / count
-        deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
-        mean, deviation = (
-            F.avg_pool2d(values, 3, stride=1, padding=1, count_include_pad=False) for values in (mean, deviation)
-        )
-        # A share of the usual spread keeps places that never varied from drowning out all others.
-        usual = deviation.mean((1, 2), keepdim=True)
-        self.centre.copy_(mean)
-        self.spread.copy_((1 - _USUAL) * deviation + _USUAL * usual + _SMALLEST)
+        mean, variance = sums.mean_and_variance()
+        centre, spread = smoothed(mean, variance.sqrt(), _SMALLEST)
+        self.centre.copy_(centre)
+        self.spread.copy_(spread)
 
 
 class _DistillationTarget(nn.Module):
-    """What the teacher is to learn: whitened features of the backbone, the directions of most variance."""
+    """Target of the teacher: whitened features of the backbone, in the directions with the largest variance."""
 
     def __init__(self, backbone: Backbone, config: EfficientADConfig) -> None:
         super().__init__()
@@ -183,30 +177,27 @@ class _DistillationTarget(nn.Module):
         self.whitening = Whitening(sum(backbone.channels), config.features)
         self.views = config.views
         self.cells = config.image_size // _STRIDE
-        self._memory = FeatureCache()
+        self._cache = FeatureCache()
 
     def features(self, images: Tensor) -> Tensor:
-        """Images [B,C,H,W] to what the backbone makes of them, [B,C,h,w] on the teacher's grid."""
-        features = stack_levels(self.backbone(images))
-        if features.shape[-1] == self.cells:
-            return features
-        return F.interpolate(features, size=(self.cells, self.cells), mode="bilinear", align_corners=False)
+        """Return the backbone's features [B,C,h,w] of images [B,C,H,W], on the grid of the teacher."""
+        return resize_square(stack_levels(self.backbone(images)), self.cells)
 
     @torch.no_grad()
-    def forward(self, batch: Batch, *, varied: bool) -> tuple[Tensor, Tensor]:
-        """Images and, where varied, one painted variation of each; with what the teacher is to say of them."""
+    def forward(self, batch: Batch, *, with_defects: bool) -> tuple[Tensor, Tensor]:
+        """Return images and their target features, optionally with a copy of each image with a synthetic defect."""
         images, keys = batch.images, batch.keys
-        wanted = self._recalled(images, keys)
-        if not varied or not self.views:
-            return images, wanted
+        features = self._cached(images, keys)
+        if not with_defects or not self.views:
+            return images, features
         if keys is not None:
             keys = tuple(f"{key} view {int(torch.randint(self.views, ()))}" for key in keys)
-        spoilt, _ = paint_anomaly(images, keys)
-        return torch.cat([images, spoilt]), torch.cat([wanted, self._recalled(spoilt, keys)])
+        defective, _ = paint_anomaly(images, keys)
+        return torch.cat([images, defective]), torch.cat([features, self._cached(defective, keys)])
 
-    def _recalled(self, images: Tensor, keys: Sequence[str] | None) -> Tensor:
+    def _cached(self, images: Tensor, keys: Sequence[str] | None) -> Tensor:
         known: Sequence[str | None] = keys or [None] * len(images)
-        return self._memory(known, lambda new: self._whitened(images[new])).to(images.device)
+        return self._cache(known, lambda new: self._whitened(images[new])).to(images.device)
 
     def _whitened(self, images: Tensor) -> Tensor:
         whitened: Tensor = self.whitening(self.features(images))
@@ -214,7 +205,7 @@ class _DistillationTarget(nn.Module):
 
 
 class _Autoencoder(nn.Module):
-    """The whole image through a few numbers, then to features: it can say what usually is where, and nothing else."""
+    """Autoencoder from the image through a short latent vector to features, which learns typical arrangements only."""
 
     def __init__(self, channels: int, width: int, outputs: int, side: int) -> None:
         super().__init__()
@@ -228,7 +219,7 @@ class _Autoencoder(nn.Module):
         self.shape = (half, side, side)
         self.squeeze = nn.Linear(half * side**2, _LATENT)
         self.spread = nn.Linear(_LATENT, half * side**2)
-        self.decode = nn.Sequential(*_doubling(half, half), *_doubling(half, half), nn.Conv2d(half, outputs, 3, 1, 1))
+        self.decode = nn.Sequential(*_upsample(half, half), *_upsample(half, half), nn.Conv2d(half, outputs, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         latent = self.squeeze(self.encode(images).flatten(1))
@@ -236,8 +227,8 @@ class _Autoencoder(nn.Module):
         return features
 
 
-def _describer(channels: int, width: int, outputs: int) -> nn.Sequential:
-    """Images [B,C,H,W] to features [B,outputs,H/8,W/8], each of what lies within 52 pixels."""
+def _feature_network(channels: int, width: int, outputs: int) -> nn.Sequential:
+    """Return a network from images [B,C,H,W] to features [B,outputs,H/8,W/8] with a receptive field of 52 pixels."""
     half = width // 2
     return nn.Sequential(
         nn.Conv2d(channels, half, 8, 4, 2), nn.ReLU(),
@@ -248,7 +239,7 @@ def _describer(channels: int, width: int, outputs: int) -> nn.Sequential:
     )  # fmt: skip
 
 
-def _doubling(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+def _upsample(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return (
         nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
         nn.Conv2d(inputs, outputs, 3, 1, 1),
@@ -257,13 +248,13 @@ def _doubling(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     )
 
 
-def _hardest(values: Tensor, share: float) -> Tensor:
-    """The mean of the highest share of all values."""
+def _hard_mean(values: Tensor, share: float) -> Tensor:
+    """Return the mean of the highest values, a fraction `share` of all values."""
     flat = values.flatten()
     return flat.topk(max(1, round(share * len(flat)))).values.mean()
 
 
-def _mean_where(values: Tensor, where: Tensor) -> Tensor:
-    """The mean of values [B,D,h,w] weighted by the share of each cell that a mask [B,H,W] covers."""
-    covered = F.interpolate(where.unsqueeze(1).float(), size=values.shape[-2:], mode="area")
+def _masked_mean(values: Tensor, masks: Tensor) -> Tensor:
+    """Return the mean of values [B,D,h,w], weighted by the fraction of each cell that the masks [B,H,W] cover."""
+    covered = F.interpolate(masks.unsqueeze(1).float(), size=values.shape[-2:], mode="area")
     return (values.mean(1, keepdim=True) * covered).sum() / covered.sum().clamp(min=1)

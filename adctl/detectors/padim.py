@@ -1,4 +1,4 @@
-"""PaDiM: a Gaussian over the patch features at each place of the image.
+"""PaDiM: a Gaussian distribution of the patch features at each place of the image.
 
 Defard et al., "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and Localization", 2021.
 """
@@ -13,13 +13,21 @@ from pydantic import Field
 from torch import Tensor
 
 from adctl.detectors.base import CostEstimate, Prediction
-from adctl.detectors.components.anomaly_maps import GaussianBlur, to_rows, top_mean
+from adctl.detectors.components.anomaly_maps import GaussianBlur, top_mean
 from adctl.detectors.components.feature_buffer import CHUNK, FeatureBuffer, room
-from adctl.detectors.feature_detector import FeatureConfig, FeatureDetector, random_orthogonal
+from adctl.detectors.components.feature_maps import to_rows
+from adctl.detectors.components.feature_statistics import (
+    Accumulator,
+    CovarianceSums,
+    exact,
+    principal_directions,
+    summed,
+)
+from adctl.detectors.feature_detector import FeatureConfig, FeatureDetector
 from adctl.engine.phases import Observe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from adctl.engine.phases import Phase, Progress
 
@@ -30,33 +38,33 @@ _TITLE = "patch distributions"
 class PaDiMConfig(FeatureConfig):
     """Settings of PaDiM."""
 
-    dimensions: int = Field(160, ge=2, description="Length that longer features are reduced to")
+    dimensions: int = Field(160, ge=2, description="Length to which longer features are reduced")
     covariance: Literal["full", "shared"] = Field(
         "full",
-        description="One for each place, or shared directions with variances for each place: a small, fast model",
+        description="full: a covariance for each place; shared: the same directions for all places, with variances for "
+        "each place, which makes the model small and fast",
     )
-    ridge: float = Field(0.003, gt=0, description="Share of the mean variance added to each covariance's diagonal")
+    ridge: float = Field(0.003, gt=0, description="Fraction of the mean variance added to each variance")
     blur: float = Field(0.7, ge=0, description="Gaussian smoothing of the map, sigma in cells")
-    score_share: float = Field(0.01, gt=0, le=1, description="Share of the strangest cells whose mean is the score")
-    seed: int = Field(0, ge=0, description="Decides the projection")
+    score_share: float = Field(0.01, gt=0, le=1, description="Fraction of the highest cells whose mean is the score")
+    seed: int = Field(0, ge=0, description="Seed of the random projection")
 
 
 class PaDiM(FeatureDetector):
-    """Mahalanobis distance of each patch feature from the good ones at the same place.
+    """Mahalanobis distance of each patch feature to the distribution of good features at the same place.
 
-    In place of the paper's random choice of channels the features go through a random semi-orthogonal
-    projection, which loses less (Kim et al., "Semi-orthogonal Embedding for Efficient Unsupervised Anomaly
-    Segmentation", 2021).
+    The paper selects channels at random; here the features pass through a random semi-orthogonal projection, which
+    loses less (Kim et al., "Semi-orthogonal Embedding for Efficient Unsupervised Anomaly Segmentation", 2021).
 
-    With shared covariance all places have the same principal directions, of which the D with most variance are kept,
-    and each place its own variances along them (common principal components: Flury 1984). A place then costs 2D
-    numbers in the file instead of D + D^2.
+    With shared covariance all places have the same principal directions, and each place has its own variances (common
+    principal components: Flury 1984). The D directions with the largest variance are kept. A place then needs 2D
+    numbers in the model file instead of D + D^2.
 
     Attributes:
-        projection: Tensor [C,D], orthonormal columns.
-        mean: Tensor [P,D], P = h*w places.
-        whitening: Tensor [P,D,D], or [P,D] with shared covariance; the distance is the norm of
-            (feature - mean) times it.
+        projection: Tensor [C,D] with orthonormal columns.
+        mean: Tensor [P,D] for P = h*w places.
+        whitening: Tensor [P,D,D], or [P,D] with shared covariance; the distance is the norm of (feature - mean) times
+            this matrix.
     """
 
     Config: ClassVar[type[PaDiMConfig]] = PaDiMConfig
@@ -71,38 +79,42 @@ class PaDiM(FeatureDetector):
         for name in self.fitted:
             self.register_buffer(name, torch.empty(0))
         self.blur = GaussianBlur(config.blur)
-        self._count = 0
-        self._sum: Tensor | None = None
-        self._products: Tensor | None = None
-        self._seen = FeatureBuffer()
 
     def phases(self) -> Sequence[Phase]:
-        """One pass that sums features and their products, then the covariances; or one that gathers features."""
+        """Return one pass that sums projected features, or collects features for a shared covariance."""
         if self.config.covariance == "shared":
-            self._seen = FeatureBuffer()  # a fit that failed may have left some
-            return (Observe(self.patches, self._seen.add, self._finish_shared, _TITLE),)
-        projection = random_orthogonal(self.channels, self.dimensions, self.config.seed)
+            buffer = FeatureBuffer()
+            return (Observe(self.patches, buffer.add, lambda progress: self._fit_shared(buffer, progress), _TITLE),)
+        projection = _random_orthogonal(self.channels, self.dimensions, self.config.seed)
         self._fit_buffer("projection", projection.to(self.backbone.mean))
-        return (Observe(self._places, self._absorb, self._finish, _TITLE),)
+        sums: Accumulator[CovarianceSums] = Accumulator()
+        return (
+            Observe(
+                self._projected,
+                lambda features: sums.add(CovarianceSums.of(exact(features))),
+                lambda progress: self._fit_full(sums.take(), progress),
+                _TITLE,
+            ),
+        )
 
     def forward(self, images: Tensor) -> Prediction:
-        """Score images [B,3,H,W]; maps have the cells of the backbone's finest level read."""
-        distances = self.offsets(images).square().sum(2).sqrt().t()
+        """Score images [B,3,H,W]; the maps have the cells of the finest level of the backbone."""
+        distances = self.whitened(images).square().sum(2).sqrt().t()
         maps = self.blur(distances.reshape(images.shape[0], self.grid, self.grid))
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
-    def forecast(self, images: int) -> CostEstimate:
-        """A covariance a place, however many images; with shared covariance the features of all images."""
+    def estimate_cost(self, images: int) -> CostEstimate:
+        """Estimate the cost: a covariance for each place, or with shared covariance the features of all images."""
         places, dimensions = self.grid**2, self.dimensions
         if self.config.covariance == "shared":
-            waiting, free = 2 * images * places * self.channels, room()
+            buffered, free = 2 * images * places * self.channels, room()
             flops = 4.0 * images * places * self.channels * (self.channels + dimensions)
-            return CostEstimate(memory=min(waiting, free) + CHUNK, flops=flops, disk=max(0, waiting - free))
+            return CostEstimate(memory=min(buffered, free) + CHUNK, flops=flops, disk=max(0, buffered - free))
         return CostEstimate(memory=3 * 8 * places * dimensions**2, flops=4.0 * places * dimensions**3)
 
-    def offsets(self, images: Tensor) -> Tensor:
-        """How far from the mean of its place each feature lies in each direction, [P,B,D], in standard deviations."""
-        offsets = self._places(images) - self.mean.unsqueeze(1)
+    def whitened(self, images: Tensor) -> Tensor:
+        """Return the features [P,B,D] with zero mean and identity covariance at each place."""
+        offsets = self._projected(images) - self.mean.unsqueeze(1)
         if self.config.covariance == "shared":
             return offsets * self.whitening.unsqueeze(1)
         return offsets @ self.whitening
@@ -112,55 +124,40 @@ class PaDiM(FeatureDetector):
         """D, the length of a projected feature."""
         return min(self.config.dimensions, self.channels)
 
-    def _places(self, images: Tensor) -> Tensor:
-        """Projected features [P,B,D], place by place."""
+    def _projected(self, images: Tensor) -> Tensor:
+        """Return projected features [P,B,D]."""
         patches = self.patches(images)
-        # One product of all rows: place by place, an exported graph would hold the projection once for each place.
+        # A single product over all rows: a product for each place would store the projection P times in a graph.
         rows = to_rows(patches) @ self.projection
         return rows.view(patches.shape[0], -1, rows.shape[1]).transpose(0, 1)
 
-    def _absorb(self, places: Tensor) -> None:
-        # float64 (on devices that have it), since a covariance is a small difference of large sums
-        exact = places.double() if places.device.type != "mps" else places
-        products = exact.transpose(1, 2) @ exact
-        if self._sum is None or self._products is None:
-            self._sum, self._products = exact.sum(1), products
-        else:
-            self._sum += exact.sum(1)
-            self._products += products
-        self._count += places.shape[1]
-
-    def _finish(self, progress: Progress) -> None:
-        assert self._sum is not None
-        assert self._products is not None
-        mean = self._sum / self._count
-        covariance = self._products / self._count - mean.unsqueeze(2) * mean.unsqueeze(1)
-        self._sum = self._products = None
-        self._count = 0
-        # Fewer images than dimensions leave a covariance singular: the paper, too, adds to its diagonal.
+    def _fit_full(self, sums: CovarianceSums, progress: Progress) -> None:
+        mean, covariance = sums.mean_and_covariance()
+        # With fewer images than dimensions a covariance is singular; like the paper, add to its diagonal.
         identity = torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
         ridge = self.config.ridge * covariance.diagonal(dim1=1, dim2=2).mean() * identity
         whitening = torch.empty_like(covariance, dtype=torch.float32)
         for start in range(0, len(covariance), _PLACES_AT_ONCE):
             places = slice(start, start + _PLACES_AT_ONCE)
-            whitening[places] = _whitening(covariance[places] + ridge)
+            whitening[places] = _whitening_matrices(covariance[places] + ridge)
             progress(start, len(covariance))
         self._fit_buffer("mean", mean.float())
         self._fit_buffer("whitening", whitening)
 
-    def _finish_shared(self, progress: Progress) -> None:
-        with closing(self._seen) as seen:
-            device = self.backbone.mean.device
-            exact = torch.float32 if device.type == "mps" else torch.float64
-            mean, within = _pooled((_by_place(piece.to(device).float()).to(exact) for piece in seen), self.channels)
+    def _fit_shared(self, buffer: FeatureBuffer, progress: Progress) -> None:
+        device = self.backbone.mean.device
+        with closing(buffer):
+            sums = summed(_pooled_sums(_by_place(piece, device)) for piece in buffer)
+            mean = sums.total / sums.count
+            # The covariance within places: deviations from the mean of each place, averaged over the places.
+            variances, directions = principal_directions((sums.products / sums.count - mean.t() @ mean) / len(mean))
             progress(1, 2)
-            variances, directions = torch.linalg.eigh(within)
-            kept = directions.flip(1)[:, : self.dimensions]
+            kept = directions[:, : self.dimensions]
             offset = (mean @ kept).unsqueeze(1)
-            pieces = (_by_place(piece.to(device).float()).to(exact) @ kept - offset for piece in seen.drain())
-            variance, count = 0, 0
-            for piece in pieces:
-                variance, count = variance + piece.square().sum(1), count + piece.shape[1]
+            variance, count = torch.zeros_like(sums.total[:, : self.dimensions]), 0
+            for piece in buffer.drain():
+                deviations = _by_place(piece, device) @ kept - offset
+                variance, count = variance + deviations.square().sum(1), count + deviations.shape[1]
             progress(2, 2)
         spread = (variance / count + self.config.ridge * variances.mean()).sqrt()
         self._fit_buffer("projection", kept.float())
@@ -168,29 +165,26 @@ class PaDiM(FeatureDetector):
         self._fit_buffer("whitening", (1 / spread).float())
 
 
-def _by_place(features: Tensor) -> Tensor:
-    """Features [B,C,h,w] to [P,B,C], place by place."""
-    return features.flatten(2).permute(2, 0, 1)
+def _by_place(features: Tensor, device: torch.device) -> Tensor:
+    """Return features [B,C,h,w] as [P,B,C], in double precision if the device has it."""
+    return exact(features.to(device).float()).flatten(2).permute(2, 0, 1)
 
 
-def _pooled(pieces: Iterable[Tensor], channels: int) -> tuple[Tensor, Tensor]:
-    """Mean at each place [P,C] and the covariance [C,C] around it, averaged over places, of pieces [P,n,C]."""
-    total: Tensor | None = None
-    products: Tensor | None = None
-    count = 0
-    for piece in pieces:
-        rows = piece.reshape(-1, channels)
-        total = piece.sum(1) if total is None else total + piece.sum(1)
-        products = rows.t() @ rows if products is None else products + rows.t() @ rows
-        count += piece.shape[1]
-    assert total is not None
-    assert products is not None
-    mean = total / count
-    return mean, (products / count - mean.t() @ mean) / len(mean)
+def _pooled_sums(features: Tensor) -> CovarianceSums:
+    """Return the sums of features [P,n,C]: totals [P,C] of each place, and products [C,C] over all places."""
+    rows = features.reshape(-1, features.shape[2])
+    return CovarianceSums(features.shape[1], features.sum(1), rows.t() @ rows)
 
 
-def _whitening(covariance: Tensor) -> Tensor:
-    """W with W W^T the inverse of each covariance [P,D,D]: the transposed inverse of its Cholesky factor."""
+def _random_orthogonal(rows: int, columns: int, seed: int) -> Tensor:
+    """Return a random matrix [rows,columns] of float64 with orthonormal columns."""
+    drawn = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    orthonormal: Tensor = torch.linalg.qr(drawn).Q
+    return orthonormal
+
+
+def _whitening_matrices(covariance: Tensor) -> Tensor:
+    """Return matrices W with W W^T = covariance^-1, [P,D,D]: the transposed inverses of the Cholesky factors."""
     factor = torch.linalg.cholesky(covariance)
     identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand_as(factor)
     inverse: Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)

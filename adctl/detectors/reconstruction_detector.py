@@ -1,7 +1,7 @@
-"""What detectors that rebuild the image share: they saw only good parts, and what they cannot rebuild is strange.
+"""Base of detectors that reconstruct the image: trained on good images, they reconstruct anomalies badly.
 
-Reconstruction error as anomaly: Bergmann et al., "Improving Unsupervised Defect Segmentation by Applying
-Structural Similarity to Autoencoders", 2019.
+Reconstruction error as anomaly map: Bergmann et al., "Improving Unsupervised Defect Segmentation by Applying Structural
+Similarity to Autoencoders", 2019.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor
 from adctl.detectors.base import Detector, DetectorConfig, Prediction
 from adctl.detectors.components.anomaly_maps import top_mean
 from adctl.detectors.components.backbones import DEFAULT, Backbone
+from adctl.detectors.components.feature_statistics import Accumulator, VarianceSums
 from adctl.detectors.components.losses import TERMS, Objective, parse_spec
 from adctl.detectors.components.normalisation import CENTRED, Choice, Normalisation, check_statistics
 from adctl.detectors.components.reconstruction_error import (
     SPACES,
     STRIDES,
     ErrorMap,
-    ErrorSums,
     NormalErrorStats,
     normal_error_stats,
     parse_weights,
@@ -35,22 +35,22 @@ if TYPE_CHECKING:
     from adctl.engine.phases import Phase, Progress
 
 
-_USUAL = ("usual_level", "usual_spread")
+_STATISTICS = ("usual_level", "usual_spread")
 
 
 class ReconstructionConfig(DetectorConfig):
-    """How a reconstruction becomes a map and a score."""
+    """Settings of the map and the score of a reconstruction."""
 
-    error: str = Field("l2=0.15,features=0.85", description=f"Spaces of the map and weights, of {', '.join(SPACES)}")
+    error: str = Field("l2=0.15,features=0.85", description=f"Error spaces with weights, from {', '.join(SPACES)}")
     relative: bool = Field(
         True,
-        description="Hold the logarithm of errors against those of good images around the place, in their spread",
+        description="Standardise the logarithm of the error by its mean and deviation around the place in good images",
     )
     around: float = Field(
-        0.25, gt=0, le=1, description="How far around the place, share of the side; wide, as few images are held out"
+        0.25, gt=0, le=1, description="Sigma of that neighbourhood, fraction of the side; large, as images are few"
     )
-    blur: tuple[float, ...] = Field((2.0,), min_length=1, description="Smoothing of the map, sigmas in pixels")
-    score_share: float = Field(0.01, gt=0, le=1, description="Share of the strangest pixels whose mean is the score")
+    blur: tuple[float, ...] = Field((2.0,), min_length=1, description="Sigmas of the smoothing, pixels; averaged")
+    score_share: float = Field(0.01, gt=0, le=1, description="Fraction of the highest pixels whose mean is the score")
     backbone: str = Field(DEFAULT, description="timm model for errors and losses in feature space")
 
     @field_validator("error")
@@ -68,11 +68,11 @@ class ReconstructionConfig(DetectorConfig):
 
 
 class ReconstructionDetector(Detector):
-    """Compares an image with its reconstruction; native resolution of the maps is the input's.
+    """Detector that compares an image with its reconstruction; maps have the resolution of the input.
 
     Attributes:
-        usual_level: Tensor [S,H,W] of S error spaces, see `NormalErrorStats`; unused if errors are absolute.
-        usual_spread: Tensor [S,H,W], in the same form.
+        usual_level: Tensor [S,H,W] for S error spaces, `level` of `NormalErrorStats`; not used if `relative` is False.
+        usual_spread: Tensor [S,H,W], `spread` of `NormalErrorStats`.
     """
 
     needs_validation = True
@@ -89,81 +89,82 @@ class ReconstructionDetector(Detector):
             else None
         )
         self.error = ErrorMap(weights, config.blur, compared)
-        self._keep(NormalErrorStats(torch.zeros(len(weights), 1, 1), torch.ones(len(weights), 1, 1)))
-        self._seen: ErrorSums | None = None
+        self._set_statistics(NormalErrorStats(torch.zeros(len(weights), 1, 1), torch.ones(len(weights), 1, 1)))
 
     @abstractmethod
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Images [B,C,H,W] in [0, 1] to what the model makes of them, same shape and range."""
+        """Reconstruct images [B,C,H,W] in [0, 1], with the same shape and range."""
 
     def errors(self, images: Tensor) -> Tensor:
-        """Images [B,C,H,W] to errors [B,S,H,W] of their reconstructions in each space."""
+        """Return the reconstruction errors [B,S,H,W] of images [B,C,H,W] in each space."""
         measured: Tensor = self.error(images, self.reconstruct(images))
         return measured
 
     def forward(self, images: Tensor) -> Prediction:
-        """Score images [B,C,H,W]; maps [B,H,W]."""
-        usually = NormalErrorStats(self.usual_level, self.usual_spread) if self.config.relative else None
-        maps = self.error.join(self.errors(images), usually)
+        """Score images [B,C,H,W]; the maps are [B,H,W]."""
+        statistics = NormalErrorStats(self.usual_level, self.usual_spread) if self.config.relative else None
+        maps = self.error.combine(self.errors(images), statistics)
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
     def error_statistics_phase(self) -> tuple[Observe, ...]:
-        """The last phase, where maps are relative: the usual errors of good images that were not learned from."""
+        """Return the last phase, if maps are relative: statistics of the errors on held-out good images."""
         if not self.config.relative:
             return ()
-        return (Observe(self._sums, self._absorb, self._finish, "usual errors", held_out=True),)
+        sums: Accumulator[VarianceSums] = Accumulator()
 
-    def _sums(self, images: Tensor) -> ErrorSums:
-        return ErrorSums.of(self.error.logarithms(self.errors(images)))
+        def finish(progress: Progress) -> None:
+            del progress
+            self._set_statistics(normal_error_stats(sums.take(), self.config.around))
 
-    def _absorb(self, sums: ErrorSums) -> None:
-        self._seen = sums if self._seen is None else self._seen.and_of(sums)
+        return (
+            Observe(
+                lambda images: VarianceSums.of(self.error.logarithms(self.errors(images))),
+                sums.add,
+                finish,
+                "usual errors",
+                held_out=True,
+            ),
+        )
 
-    def _finish(self, progress: Progress) -> None:
-        del progress
-        seen, self._seen = self._seen, None
-        assert seen is not None
-        self._keep(normal_error_stats(seen, self.config.around))
-
-    def _keep(self, found: NormalErrorStats) -> None:
+    def _set_statistics(self, statistics: NormalErrorStats) -> None:
         device = next(self.buffers()).device
-        with torch.inference_mode(mode=False):  # what is made within it could not be loaded into again
-            for name, tensor in zip(_USUAL, found, strict=True):
+        with torch.inference_mode(mode=False):  # inference tensors could not be loaded into
+            for name, tensor in zip(_STATISTICS, statistics, strict=True):
                 self.register_buffer(name, tensor.to(device).clone())
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take all weights, and the usual errors in the shape they were found in.
+        """Load all weights and the statistics of normal errors.
 
         Raises:
-            ModelFileError: The tensors are not this detector's.
+            ModelFileError: The tensors do not fit the detector.
         """
-        if all(name in tensors for name in _USUAL):
-            self._keep(NormalErrorStats(*(torch.empty_like(tensors[name]) for name in _USUAL)))
+        if all(name in tensors for name in _STATISTICS):
+            self._set_statistics(NormalErrorStats(*(torch.empty_like(tensors[name]) for name in _STATISTICS)))
         super().load_state(tensors)
 
     @property
     def backbone_name(self) -> str | None:
-        """The frozen backbone, where errors are measured in its features."""
+        """Name of the frozen backbone if errors are measured in its features, else None."""
         return self.config.backbone if self.error.backbone is not None else None
 
     def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
-        """Take the backbone's pretrained weights."""
+        """Load the pretrained weights of the backbone."""
         if self.error.backbone is not None:
             self.error.backbone.load_pretrained(weights)
 
 
 class AutoencoderConfig(ReconstructionConfig):
-    """What an autoencoder learns by."""
+    """Settings of an autoencoder's training."""
 
     loss: str = Field(
         "mse=0.5,ssim=0.5,perceptual=1",
-        description=f"Loss terms and weights, of {', '.join(TERMS)}; '0:0.1@20' grows over epochs",
+        description=f"Loss terms with weights, from {', '.join(TERMS)}; 0:0.1@20 raises a weight over 20 epochs",
     )
     loss_weighting: Literal["fixed", "uncertainty"] = Field(
-        "fixed", description="Weights as given, or also learned (uncertainty)"
+        "fixed", description="Fixed weights, or weights that are also trained (uncertainty)"
     )
     normalisation: Choice = Field(
-        CENTRED, description="Of what the network sees: none, imagenet, dataset, or [[means], [standard deviations]]"
+        CENTRED, description="Normalisation of the input: none, imagenet, dataset or [[means], [standard deviations]]"
     )
 
     @field_validator("loss")
@@ -179,10 +180,10 @@ class AutoencoderConfig(ReconstructionConfig):
 
 
 class Autoencoder(ReconstructionDetector):
-    """An encoder and a decoder trained on good images by a weighted sum of losses.
+    """Encoder and decoder, trained on good images by a weighted sum of losses.
 
     Attributes:
-        normalise: What subclasses put images through before their network; reconstructions are in [0, 1].
+        normalise: Normalisation that subclasses apply to the input of their network; reconstructions are in [0, 1].
     """
 
     config: AutoencoderConfig
@@ -193,7 +194,7 @@ class Autoencoder(ReconstructionDetector):
         self._pretrained: Mapping[str, Tensor] | None = None
 
     def phases(self) -> Sequence[Phase]:
-        """Epochs of gradient steps on the reconstruction; before them the data set's statistics, where wanted."""
+        """Return the phases: normalisation if it is fitted, the reconstruction, statistics of normal errors."""
         objective = self._objective()
 
         def loss(batch: Batch) -> LossTerms:
@@ -215,23 +216,23 @@ class Autoencoder(ReconstructionDetector):
         )
 
     def loss(self, batch: Batch, objective: Objective) -> LossTerms:
-        """Loss terms of a batch, weighted."""
+        """Return the weighted loss terms of a batch."""
         terms: LossTerms = objective(self.reconstruct(batch.images), batch.clean)
         return terms
 
     @property
     def backbone_name(self) -> str | None:
-        """The frozen backbone, where errors or losses are measured in its features."""
+        """Name of the frozen backbone if errors or losses are measured in its features, else None."""
         perceptual = any(term.needs_backbone for term in parse_spec(self.config.loss))
         return self.config.backbone if perceptual else super().backbone_name
 
     def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
-        """Take the backbone's pretrained weights, for errors and for losses."""
+        """Load the pretrained weights of the backbone, for errors and for losses."""
         super().load_pretrained(weights)
         self._pretrained = weights
 
     def _objective(self) -> Objective:
-        """The losses; a frozen network they need is theirs, so that it stays out of the model file."""
+        """Return the losses; they own the backbone that they need, so it is not in the model file."""
         terms = parse_spec(self.config.loss)
         backbone = None
         if any(term.needs_backbone for term in terms):

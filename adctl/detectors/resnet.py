@@ -1,4 +1,4 @@
-"""A ResNet autoencoder; its encoder is that of He et al., "Deep Residual Learning", CVPR 2016."""
+"""ResNet autoencoder, with the encoder of He et al., "Deep Residual Learning", CVPR 2016."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.detectors.components.image_size import require_multiple
+from adctl.detectors.components.config_checks import require_multiple
 from adctl.detectors.reconstruction_detector import Autoencoder, AutoencoderConfig
 
 _STAGES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
@@ -21,10 +21,10 @@ _REDUCTION = 32
 class ResNetConfig(AutoencoderConfig):
     """Settings of the ResNet autoencoder."""
 
-    image_size: int = Field(128, ge=32, le=4096, description="Side of the square images are resized to, pixels")
-    encoder: Literal["resnet18", "resnet34"] = Field("resnet18", description="Encoder")
+    image_size: int = Field(128, ge=32, le=4096, description="Side of the square input of the network, pixels")
+    encoder: Literal["resnet18", "resnet34"] = Field("resnet18", description="Network of the encoder")
     latent: int = Field(1024, ge=8, description="Length of the latent vector")
-    skips: bool = Field(False, description="Connect matching levels; lets the network copy defects through")
+    skips: bool = Field(False, description="Skip connections between equal levels; they can copy defects")
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -33,7 +33,7 @@ class ResNetConfig(AutoencoderConfig):
 
 
 class _Block(nn.Module):
-    """Two convolutions and a shortcut; halves or doubles the resolution where asked to."""
+    """Two convolutions and a shortcut, which optionally halve or double the resolution."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int = 1, enlarge: bool = False) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class _Block(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        # Repeating pixels and a 1 x 1 convolution commute: the shortcut is enlarged last, at a quarter of the cost.
+        # Nearest upsampling and a 1 x 1 convolution commute, so upsampling comes last, at a quarter of the cost.
         shortcut = self._enlarged(self.shortcut(features))
         inner = F.relu(self.norm1(self.first(self._enlarged(features))))
         return F.relu(self.norm2(self.second(inner)) + shortcut)
@@ -60,7 +60,7 @@ class _Block(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """A ResNet without its classifier: levels at strides 4, 8, 16 and 32."""
+    """ResNet without classifier; returns levels with strides 4, 8, 16 and 32."""
 
     def __init__(self, channels: int, depths: tuple[int, ...]) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """Residual blocks that double the resolution five times, from stride 32 to the pixels."""
+    """Five residual blocks that double the resolution, from stride 32 to pixels."""
 
     def __init__(self, channels: int, *, skips: bool) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class ResNetAutoencoder(Autoencoder):
         self.expand = nn.Linear(config.latent, cells)
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Images [B,C,H,W] in [0, 1] to their reconstructions, same shape and range."""
+        """Reconstruct images [B,C,H,W] in [0, 1]."""
         levels = self.encoder(self.normalise(images))
         deepest = levels[-1]
         latent = self.squeeze(deepest.flatten(1))

@@ -1,9 +1,9 @@
-"""A discriminator that learned to tell good features from spoilt ones, beside the distance from the good.
+"""SimpleNet: a discriminator trained on normal against corrupted features, combined with PaDiM's distance.
 
 Liu et al., "SimpleNet: A Simple Network for Image Anomaly Detection and Localization", CVPR 2023: a feature adaptor,
-Gaussian noise on good features, a discriminator that looks at one place at a time. As in Chen et al., "A Unified
-Anomaly Synthesis Strategy with Gradient Ascent for Industrial Anomaly Detection and Localization" (GLASS), ECCV 2024,
-half of the spoilt features come from images with painted defects.
+Gaussian noise on good features, and a discriminator for single places. As in Chen et al., "A Unified Anomaly Synthesis
+Strategy with Gradient Ascent for Industrial Anomaly Detection and Localization" (GLASS), ECCV 2024, half of the
+corrupted features come from images with synthetic defects.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 from adctl.detectors.base import Prediction
 from adctl.detectors.components.anomaly_maps import top_mean
 from adctl.detectors.components.feature_cache import FeatureCache
+from adctl.detectors.components.feature_statistics import Accumulator, VarianceSums
 from adctl.detectors.components.synthetic_anomalies import paint_anomaly
 from adctl.detectors.padim import PaDiM, PaDiMConfig
 from adctl.engine.phases import Batch, LossTerms, Observe, Optimize
@@ -29,31 +30,31 @@ if TYPE_CHECKING:
     from adctl.engine.phases import Phase, Progress
 
 _CELLS = 96
-"""Of each image, and as many spoilt ones, a step learns from: neighbours say much the same."""
+"""Good cells per image in a step, and as many corrupted ones; all cells would add little, as neighbours are similar."""
 _COVERED = 0.3
-"""Share of a cell under a painted defect from which on it counts as spoilt."""
+"""Fraction of a cell that a synthetic defect must cover for the cell to count as defective."""
 _NOISE_RANGE = 2.0
-"""Noise is drawn up to so many times weaker and stronger than the settings say."""
+"""Maximum factor by which the noise is weaker or stronger than `noise` in the settings."""
 _SLOPE = 0.2
 
 
 class SimpleNetConfig(PaDiMConfig):
     """Settings of features, distance and discriminator."""
 
-    neighbourhood: int = Field(3, ge=1, le=9, description="Side of the window features are averaged over, odd")
+    neighbourhood: int = Field(3, ge=1, le=9, description=PaDiMConfig.model_fields["neighbourhood"].description)
     hidden: int = Field(128, ge=2, description="Width of the discriminator")
-    noise: float = Field(0.4, gt=0, description="Noise on good features, in standard deviations of theirs")
-    views: int = Field(1, ge=1, description="Defects painted on each image, at most one an epoch is learned from")
-    verdict: float = Field(0.25, ge=0, description="Weight of the discriminator's map beside the distance's")
+    noise: float = Field(0.4, gt=0, description="Noise on good features, in standard deviations of the features")
+    views: int = Field(1, ge=1, description="Different synthetic defects for each image; each epoch uses one of them")
+    verdict: float = Field(0.25, ge=0, description="Weight of the discriminator's map, that of the distance being 1")
 
 
 class SimpleNet(PaDiM):
-    """Features standardised by the Gaussian of their place, and two opinions on them: how far, and spoilt or not.
+    """Features whitened by the Gaussian of their place, scored by their distance and by a discriminator.
 
-    Three choices differ from the paper. Noise is added after features are whitened place by place, as it would
-    otherwise teach no more than which channels vary little. The map is the sum of the discriminator's and of the
-    logarithm of the distance, each standardised over good cells: the first knows what defects look like, the second
-    does not need to. The score is the mean of the strangest cells, not of the strangest one.
+    Three choices differ from the paper. Noise is added after the features are whitened at each place; otherwise the
+    discriminator would only learn which channels vary little. The map is the sum of the discriminator's logit and the
+    logarithm of the distance, each standardised over good cells. The score is the mean of the highest cells instead of
+    the maximum.
 
     Attributes:
         scales: Tensor [2,2], means and standard deviations of both maps over good cells.
@@ -76,95 +77,92 @@ class SimpleNet(PaDiM):
             nn.Linear(config.hidden, 1),
         )
         self.register_buffer("scales", torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
-        self._sums: list[Tensor] = []
 
     def phases(self) -> Sequence[Phase]:
-        """The Gaussian of each place; epochs of the discriminator; the scales of both maps."""
-        memory = FeatureCache()
+        """Return the phases: the Gaussian of each place, the discriminator, and the scales of both maps."""
+        cache = FeatureCache()
         trained = [*self.adaptor.parameters(), *self.discriminator.parameters()]
+        sums: Accumulator[VarianceSums] = Accumulator()
         return (
             *super().phases(),
-            Optimize(lambda batch: self._loss(batch, memory), trained, "discriminator"),
-            Observe(self._moments, self._sums.append, self._scale, "scales of good maps"),
+            Optimize(lambda batch: self._loss(batch, cache), trained, "discriminator"),
+            Observe(
+                lambda images: VarianceSums.of(self._raw_maps(images).flatten(1), (1,)),
+                sums.add,
+                lambda progress: self._fit_scales(sums.take(), progress),
+                "scales of good maps",
+            ),
         )
 
     def forward(self, images: Tensor) -> Prediction:
-        """Score images [B,C,H,W]; maps have the cells of the backbone's finest level read."""
+        """Score images [B,C,H,W]; the maps have the cells of the finest level of the backbone."""
         mean, deviation = self.scales.view(2, 2, 1, 1)
-        distance, verdict = (self._opinions(images) - mean) / deviation
-        cells = (distance + self.config.verdict * verdict).reshape(images.shape[0], self.grid, self.grid)
+        distance, logit = (self._raw_maps(images) - mean) / deviation
+        cells = (distance + self.config.verdict * logit).reshape(images.shape[0], self.grid, self.grid)
         maps = self.blur(cells)
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
     @classmethod
     def training_defaults(cls, config: DetectorConfig) -> dict[str, Any]:
-        """Few epochs, as the backbone's features do not change; batches of which each place sees enough."""
+        """Return few epochs, because the features do not change, and batches with enough cells of each place."""
         del config
         return {"epochs": 20, "learning_rate": 2e-3, "batch_size": 16, "warmup": 0.1}
 
-    def _opinions(self, images: Tensor) -> Tensor:
-        """Logarithm of the distance and the discriminator's logit, [2,B,P]."""
-        offsets = self.offsets(images).transpose(0, 1)
-        distance = offsets.square().mean(2).clamp(min=1e-12).log() / 2
-        return torch.stack([distance, self._verdict(offsets.flatten(0, 1)).view_as(distance)])
+    def _raw_maps(self, images: Tensor) -> Tensor:
+        """Return the logarithm of the distance and the discriminator's logit, [2,B,P]."""
+        features = self.whitened(images).transpose(0, 1)
+        distance = features.square().mean(2).clamp(min=1e-12).log() / 2
+        return torch.stack([distance, self._logits(features.flatten(0, 1)).view_as(distance)])
 
-    def _verdict(self, rows: Tensor) -> Tensor:
-        """Whitened features [n,D] to logits [n], higher where spoilt."""
+    def _logits(self, rows: Tensor) -> Tensor:
+        """Return logits [n] of whitened features [n,D], higher for corrupted features."""
         logits: Tensor = self.discriminator(self.adaptor(rows)).squeeze(1)
         return logits
 
-    def _loss(self, batch: Batch, memory: FeatureCache) -> LossTerms:
-        """Cross-entropy on good cells, the same with noise, and cells under painted defects."""
-        good, spoilt = self._examples(batch, memory)
+    def _loss(self, batch: Batch, cache: FeatureCache) -> LossTerms:
+        """Return the cross-entropy on good cells, on the same cells with noise, and on cells with defects."""
+        good, defective = self._examples(batch, cache)
         features = self.adaptor(good)
         strength = self.config.noise * _NOISE_RANGE ** (2 * torch.rand(len(features), 1, device=features.device) - 1)
         noisy = features + strength * torch.randn_like(features)
-        rows = torch.cat([features, noisy, self.adaptor(spoilt)])
+        rows = torch.cat([features, noisy, self.adaptor(defective)])
         logits = self.discriminator(rows).squeeze(1)
-        is_good, is_noisy, is_spoilt = logits.split([len(good), len(good), len(spoilt)])
-        terms = {"good": F.softplus(is_good).mean(), "noise": F.softplus(-is_noisy).mean() / 2}
-        # Where no defect could be painted, as on an image of one colour, there is nothing to add up.
-        return {**terms, "painted": F.softplus(-is_spoilt).sum() / max(1, len(spoilt)) / 2}
+        of_good, of_noisy, of_defective = logits.split([len(good), len(good), len(defective)])
+        terms = {"good": F.softplus(of_good).mean(), "noise": F.softplus(-of_noisy).mean() / 2}
+        # There may be no defective cell, because images of a single colour get no synthetic defects.
+        return {**terms, "painted": F.softplus(-of_defective).sum() / max(1, len(defective)) / 2}
 
     @torch.no_grad()
-    def _examples(self, batch: Batch, memory: FeatureCache) -> tuple[Tensor, Tensor]:
-        """Whitened features of some good cells and of some under painted defects, [n,D] each."""
+    def _examples(self, batch: Batch, cache: FeatureCache) -> tuple[Tensor, Tensor]:
+        """Return whitened features [n,D] of random good cells, and of random cells with synthetic defects."""
         images, keys = batch.clean, batch.keys or [None] * len(batch.clean)
-        good = memory(keys, lambda new: self.offsets(images[new]).transpose(0, 1)).to(images.device)
+        good = cache(keys, lambda new: self.whitened(images[new]).transpose(0, 1)).to(images.device)
         if batch.defects is None:
             view = int(torch.randint(self.config.views, ()))
             names = None if batch.keys is None else [f"{key} view {view}" for key in batch.keys]
-            spoilt = memory(names or keys, lambda new: self._painted(images, names, new)).to(images.device)
+            painted = cache(names or keys, lambda new: self._painted(images, names, new)).to(images.device)
         else:
-            spoilt = self._covered(batch.images, batch.defects)
-        covered = spoilt[..., -1] > _COVERED
-        return _some(good.flatten(0, 1), _CELLS * len(good)), _some(spoilt[covered][:, :-1], _CELLS * len(good))
+            painted = self._with_coverage(batch.images, batch.defects)
+        covered = painted[..., -1] > _COVERED
+        return _sample(good.flatten(0, 1), _CELLS * len(good)), _sample(painted[covered][:, :-1], _CELLS * len(good))
 
     def _painted(self, images: Tensor, names: Sequence[str] | None, new: list[int]) -> Tensor:
-        return self._covered(*paint_anomaly(images[new], None if names is None else [names[place] for place in new]))
+        keys = None if names is None else [names[place] for place in new]
+        return self._with_coverage(*paint_anomaly(images[new], keys))
 
-    def _covered(self, images: Tensor, defects: Tensor) -> Tensor:
-        """Whitened features, and last how much of the cell a mask [B,H,W] covers: [B,P,D+1]."""
-        share = F.interpolate(defects.unsqueeze(1).float(), size=(self.grid, self.grid), mode="area")
-        return torch.cat([self.offsets(images).transpose(0, 1), share.flatten(1).unsqueeze(2)], 2)
+    def _with_coverage(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Return whitened features with the fraction of the cell that the masks [B,H,W] cover appended, [B,P,D+1]."""
+        coverage = F.interpolate(masks.unsqueeze(1).float(), size=(self.grid, self.grid), mode="area")
+        return torch.cat([self.whitened(images).transpose(0, 1), coverage.flatten(1).unsqueeze(2)], 2)
 
-    def _moments(self, images: Tensor) -> Tensor:
-        """Count, sum and sum of squares over good cells of both maps, [3,2]."""
-        opinions = self._opinions(images).flatten(1).double().cpu()
-        count = torch.full((2,), opinions.shape[1], dtype=torch.float64)
-        return torch.stack([count, opinions.sum(1), opinions.square().sum(1)])
-
-    def _scale(self, progress: Progress) -> None:
+    def _fit_scales(self, sums: VarianceSums, progress: Progress) -> None:
         del progress
-        count, total, squares = torch.stack(self._sums).sum(0)
-        self._sums.clear()
-        mean = total / count
-        deviation = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
-        self.scales.copy_(torch.stack([mean, deviation]))
+        mean, variance = sums.mean_and_variance()
+        self.scales.copy_(torch.stack([mean, variance.clamp(min=1e-12).sqrt()]))
 
 
-def _some(rows: Tensor, count: int) -> Tensor:
-    """So many of some rows [n,D], drawn with replacement; none of none."""
+def _sample(rows: Tensor, count: int) -> Tensor:
+    """Draw rows [n,D] with replacement; return none if there are none."""
     if not len(rows):
         return rows
     return rows[torch.randint(len(rows), (count,)).to(rows.device)]

@@ -1,8 +1,8 @@
-"""A vision transformer autoencoder, trained and scored with part of the image hidden.
+"""Vision transformer autoencoder, trained and scored with masked images.
 
-Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, for the encoder; He et al., "Masked Autoencoders Are
-Scalable Vision Learners", CVPR 2022, for learning to rebuild hidden patches from the visible ones. A patch that is
-rebuilt without having been seen cannot be copied, so a defect in it shows.
+Encoder: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021. Masking: He et al., "Masked Autoencoders Are
+Scalable Vision Learners", CVPR 2022. A masked patch is reconstructed from the other patches, so a defect in it cannot
+be copied to the reconstruction.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.detectors.components.image_size import require_multiple
+from adctl.detectors.components.config_checks import check_heads, require_multiple
 from adctl.detectors.reconstruction_detector import Autoencoder, AutoencoderConfig
 
 if TYPE_CHECKING:
@@ -35,19 +35,19 @@ _NARROWEST = 32
 
 
 class VisionTransformerConfig(AutoencoderConfig):
-    """Settings of the vision transformer autoencoder; what is given by name wins over the size."""
+    """Settings of the vision transformer autoencoder; explicit values have precedence over `size`."""
 
-    image_size: int = Field(128, ge=32, le=4096, description="Side of the square images are resized to, pixels")
-    size: Literal["tiny", "small", "base"] = Field("tiny", description="Width and depth; base is the published one")
-    width: int = Field(192, ge=16, multiple_of=4, description="Length of a patch's vector")
+    image_size: int = Field(128, ge=32, le=4096, description="Side of the square input of the network, pixels")
+    size: Literal["tiny", "small", "base"] = Field("tiny", description="Width and depth; base is the published size")
+    width: int = Field(192, ge=16, multiple_of=4, description="Length of the vector of a patch")
     depth: int = Field(6, ge=1, le=24, description="Layers of the encoder")
     heads: int = Field(8, ge=1, description="Attention heads")
     patch: Literal[8, 16, 32] = Field(16, description="Side of a patch, pixels")
-    decoder: Literal["cnn", "transformer"] = Field("cnn", description="What turns vectors back into pixels")
-    masked: bool = Field(True, description="Rebuild each patch from others, in training and in scoring")
-    masks: int = Field(4, ge=2, description="Masks that together hide each patch once; each hides one part in so many")
-    latent: int = Field(16, ge=1, description="Numbers a patch is squeezed to where nothing is masked")
-    seed: int = Field(0, ge=0, description="Decides the masks of scoring")
+    decoder: Literal["cnn", "transformer"] = Field("cnn", description="Decoder from vectors to pixels")
+    masked: bool = Field(True, description="Reconstruct each patch from other patches, in training and in scoring")
+    masks: int = Field(4, ge=2, description="Number of masks for scoring, which together hide each patch once")
+    latent: int = Field(16, ge=1, description="Length of the latent vector of a patch, without masking")
+    seed: int = Field(0, ge=0, description="Seed of the masks for scoring")
 
     @model_validator(mode="before")
     @classmethod
@@ -59,16 +59,10 @@ class VisionTransformerConfig(AutoencoderConfig):
     def _no_more_than_patches(cls, value: int, info: ValidationInfo) -> int:
         patches = (info.data.get("image_size", 32) // info.data.get("patch", 8)) ** 2
         if info.data.get("masked") and value > patches:
-            raise ValueError(f"must not be more than the patches of an image, {patches}")
+            raise ValueError(f"must not exceed the number of patches of an image, {patches}")
         return value
 
-    @field_validator("heads")
-    @classmethod
-    def _divides_width(cls, value: int, info: ValidationInfo) -> int:
-        width = info.data.get("width", value)
-        if width % value:
-            raise ValueError(f"must divide the width, {width}")
-        return value
+    _heads = field_validator("heads")(check_heads)
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -77,12 +71,12 @@ class VisionTransformerConfig(AutoencoderConfig):
 
     @property
     def side(self) -> int:
-        """Patches along a side."""
+        """Number of patches along a side."""
         return self.image_size // self.patch
 
 
 class _TransformerDecoder(nn.Module):
-    """A few layers of attention over all patches, then each vector spread over its patch."""
+    """Transformer layers over all patches, then a linear layer from each vector to the pixels of its patch."""
 
     def __init__(self, config: VisionTransformerConfig, channels: int) -> None:
         super().__init__()
@@ -96,17 +90,17 @@ class _TransformerDecoder(nn.Module):
 
 
 class _ConvolutionalDecoder(nn.Module):
-    """Two convolutions over the grid of patches, then transposed ones that double it up to the pixels."""
+    """Two convolutions over the grid of patches, then transposed convolutions that double the resolution."""
 
     def __init__(self, config: VisionTransformerConfig, channels: int) -> None:
         super().__init__()
         self.side = config.side
         doublings = config.patch.bit_length() - 1
         widths = [max(config.width >> level, _NARROWEST) for level in range(doublings + 1)]
-        self.mix = nn.Sequential(*(_convolution(nn.Conv2d(widths[0], widths[0], 3, 1, 1), widths[0]) for _ in range(2)))
+        self.mix = nn.Sequential(*(_block(nn.Conv2d(widths[0], widths[0], 3, 1, 1), widths[0]) for _ in range(2)))
         self.enlarge = nn.Sequential(
             *(
-                _convolution(nn.ConvTranspose2d(inputs, outputs, 4, 2, 1), outputs)
+                _block(nn.ConvTranspose2d(inputs, outputs, 4, 2, 1), outputs)
                 for inputs, outputs in itertools.pairwise(widths)
             )
         )
@@ -120,8 +114,8 @@ class _ConvolutionalDecoder(nn.Module):
 class VisionTransformerAutoencoder(Autoencoder):
     """Transformer encoder over patches, transformer or convolutional decoder, sigmoid output.
 
-    Masked: each of a few fixed masks hides its share of the patches, and the reconstruction is stitched together
-    from the patches each mask hid. Not masked: every patch passes through a few numbers.
+    With masking, a few fixed masks hide each patch once, and the reconstruction consists of the hidden patches of each
+    mask. Without masking, each patch passes through a short latent vector.
     """
 
     Config = VisionTransformerConfig
@@ -150,26 +144,26 @@ class VisionTransformerAutoencoder(Autoencoder):
 
     @classmethod
     def training_defaults(cls, config: DetectorConfig) -> dict[str, Any]:
-        """Twice the general learning rate, for data sets of a few hundred images."""
+        """Return twice the general learning rate, which suits a few hundred images."""
         del config
         return {"learning_rate": 2e-3}
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Images [B,C,H,W] in [0, 1] to their reconstructions, same shape and range."""
+        """Reconstruct images [B,C,H,W] in [0, 1]."""
         vectors = self._embed(images)
         if not self.config.masked:
             whole: Tensor = self.decoder(self.bridge(self.encoder(vectors)) + self.places)
             return whole
         visible, hidden = self._fixed_masks()
         repeated = vectors.repeat_interleave(len(visible), 0)
-        made = self._rebuild(repeated, visible.expand(images.shape[0], -1, -1).flatten(0, 1))
-        stitched: Tensor = (made.unflatten(0, (-1, len(visible))) * hidden).sum(1)
-        return stitched
+        rebuilt = self._rebuild(repeated, visible.expand(images.shape[0], -1, -1).flatten(0, 1))
+        combined: Tensor = (rebuilt.unflatten(0, (-1, len(visible))) * hidden).sum(1)
+        return combined
 
     def loss(self, batch: Batch, objective: Objective) -> LossTerms:
-        """Loss terms of a batch, weighted; where masked, means over the hidden patches.
+        """Return the weighted loss terms of a batch; with masking, means over the hidden patches.
 
-        In training the patches are hidden at random; in evaluation by the masks of scoring, so that epochs compare.
+        Masks are random in training. In evaluation they are those of scoring, so that epochs can be compared.
         """
         if not (self.config.masked and self.training):
             return super().loss(batch, objective)
@@ -177,17 +171,17 @@ class VisionTransformerAutoencoder(Autoencoder):
         count = max(1, round(patches / self.config.masks))
         order = torch.rand(len(batch.images), patches, device=batch.images.device).argsort(1)
         hidden = self._pixels(order[:, :count])
-        made = self._rebuild(self._embed(batch.images), order[:, count:])
-        terms = objective(torch.where(hidden, made, batch.clean), batch.clean)
+        rebuilt = self._rebuild(self._embed(batch.images), order[:, count:])
+        terms = objective(torch.where(hidden, rebuilt, batch.clean), batch.clean)
         return {name: term * (patches / count) for name, term in terms.items()}
 
     def _embed(self, images: Tensor) -> Tensor:
-        """Images [B,C,H,W] to vectors [B,N,D] that know their place."""
+        """Return the patch vectors [B,N,D] of images, with position embeddings."""
         vectors: Tensor = self.embed(self.normalise(images)).flatten(2).transpose(1, 2)
         return vectors + self.places
 
     def _rebuild(self, vectors: Tensor, visible: Tensor) -> Tensor:
-        """Vectors [B,N,D] and the numbers [B,V] of those that may be seen to images [B,C,H,W]."""
+        """Reconstruct images [B,C,H,W] from vectors [B,N,D], of which the indices [B,V] are visible."""
         assert self.hole is not None
         numbers = visible.unsqueeze(-1).expand(-1, -1, vectors.shape[-1])
         known = self.bridge(self.encoder(vectors.gather(1, numbers)))
@@ -196,9 +190,10 @@ class VisionTransformerAutoencoder(Autoencoder):
         return rebuilt
 
     def _fixed_masks(self) -> tuple[Tensor, Tensor]:
-        """Of K masks, the numbers [K,V] of the patches each shows and the pixels [K,1,H,W] it has to rebuild.
+        """Return the visible patches [K,V] of K masks, and the pixels [K,1,H,W] to reconstruct by each mask.
 
-        Where K does not divide the patches, some masks leave one more out than they rebuild: all go in one batch.
+        All masks show the same number of patches, so that they fit into one batch. If K does not divide the number of
+        patches, some masks hide a patch more than they reconstruct.
         """
         parts = self.order.tensor_split(self.config.masks)
         shown = len(self.order) - len(parts[0])
@@ -206,7 +201,7 @@ class VisionTransformerAutoencoder(Autoencoder):
         return torch.stack(others), torch.cat([self._pixels(part.unsqueeze(0)) for part in parts])
 
     def _pixels(self, hidden: Tensor) -> Tensor:
-        """Numbers [B,h] of patches to their pixels, [B,1,H,W] of bool."""
+        """Return the mask [B,1,H,W] of the pixels of patches with the indices [B,h]."""
         side, patch = self.config.side, self.config.patch
         cells = torch.zeros(hidden.shape[0], side**2, dtype=torch.bool, device=hidden.device)
         cells = cells.scatter(1, hidden, torch.ones_like(hidden, dtype=torch.bool))
@@ -215,7 +210,7 @@ class VisionTransformerAutoencoder(Autoencoder):
 
 
 def _layers(config: VisionTransformerConfig, depth: int) -> nn.Sequential:
-    """Attention layers, normalised at the end."""
+    """Return transformer layers, followed by a layer norm."""
     layers = nn.Sequential(
         *(Block(config.width, config.heads, qkv_bias=True) for _ in range(depth)), nn.LayerNorm(config.width)
     )
@@ -226,6 +221,6 @@ def _layers(config: VisionTransformerConfig, depth: int) -> nn.Sequential:
     return layers
 
 
-def _convolution(layer: nn.Module, channels: int) -> nn.Sequential:
-    """A convolution, normalised and bent."""
+def _block(layer: nn.Module, channels: int) -> nn.Sequential:
+    """Return a convolution, followed by batch norm and GELU."""
     return nn.Sequential(layer, nn.BatchNorm2d(channels), nn.GELU())

@@ -73,7 +73,7 @@ def estimate_resources(plan: TrainingPlan, settings: TrainSettings) -> ResourceE
     count, validation, held_out = (
         tiles * len(part) for part in (plan.split.train, plan.split.validation, plan.split.calibration)
     )
-    further = detector.forecast(count)
+    further = detector.estimate_cost(count)
     seconds = further.flops / _flops_per_second(plan.device.device)
     gradients = False
     epochs = fit_settings(settings, type(detector), plan.config).epochs

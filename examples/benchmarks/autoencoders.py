@@ -24,7 +24,8 @@ from adctl.data.images import read_image, resize
 from adctl.detectors.components import backbones
 from adctl.detectors.components.anomaly_maps import top_mean
 from adctl.detectors.components.backbones import DEFAULT, Backbone
-from adctl.detectors.components.reconstruction_error import SPACES, STRIDES, ErrorMap, ErrorSums, normal_error_stats
+from adctl.detectors.components.feature_statistics import VarianceSums
+from adctl.detectors.components.reconstruction_error import SPACES, STRIDES, ErrorMap, normal_error_stats
 from adctl.detectors.reconstruction_detector import ReconstructionDetector
 from adctl.fetching.demo_dataset import generate
 from adctl.metrics.image import image_metrics
@@ -119,8 +120,9 @@ def by_space(dataset: Dataset, held_out: tuple[Any, ...], side: int, rebuild: Re
     for space in SPACES:
         error = ErrorMap({space: 1.0}, (BLUR,), backbone if space == "features" else None).eval()
         with torch.inference_mode():
-            expected = normal_error_stats(ErrorSums.of(error.logarithms(measured(error, good, rebuilt_good))), AROUND)
-            scores = top_mean(error.join(measured(error, images, rebuilt), expected), SHARE)
+            sums = VarianceSums.of(error.logarithms(measured(error, good, rebuilt_good)))
+            expected = normal_error_stats(sums, AROUND)
+            scores = top_mean(error.combine(measured(error, images, rebuilt), expected), SHARE)
         found[space] = image_metrics(scores.double().tolist(), defective).auroc
     return found
 

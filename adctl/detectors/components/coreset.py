@@ -1,7 +1,7 @@
-"""Choosing a coreset: the few feature vectors that cover all the others.
+"""Coreset selection: a small set of feature vectors that covers all others.
 
-Greedy k-center (Sener & Savarese 2018, algorithm 1; used by PatchCore, Roth et al. 2022, section 3.2),
-computed exactly but lazily, so that nearly all of its work is matrix products. Knows only matrices.
+Greedy k-center (Sener & Savarese 2018, algorithm 1; used by PatchCore, Roth et al. 2022, section 3.2), exact, but with
+lazy updates, so that nearly all computations are matrix products. Knows matrices only.
 """
 
 from __future__ import annotations
@@ -17,30 +17,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _POOL = 4096
-"""Candidates looked at between two passes over all vectors; any value gives the same coreset."""
+"""Number of candidates between two passes over all vectors; it does not influence the result."""
 
 _BLOCK = 65536
-"""Rows whose squares are in memory at once."""
+"""Rows whose squares are computed at once."""
 
 
 def k_center_greedy(
     vectors: Tensor, count: int, *, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> Tensor:
-    """Pick `count` rows, each the farthest from those picked before it.
+    """Select rows one after another, each the farthest from all rows selected before.
 
-    A distance to the nearest picked row can only fall as more are picked. So the farthest rows of the last
-    full pass form a pool, and as long as the farthest of the pool is no nearer than the best row outside it
-    was then, it is the farthest of all: the picks equal those of the plain algorithm (but for ties within
-    rounding), while the full pass is one matrix product for hundreds of picks.
+    The distance of a row to the nearest selected row never increases. The farthest rows of a full pass form a pool.
+    While the farthest row of the pool is at least as far as the farthest row outside it was in that pass, it is the
+    farthest of all rows. The selection therefore equals that of the plain algorithm, apart from ties within rounding,
+    and one full pass, a matrix product, serves hundreds of selections.
 
     Args:
         vectors: Tensor [N,C] of float32.
-        count: How many to pick, 1 to N.
-        seed: Decides the first row.
-        progress: Told (picked, count) after each full pass.
+        count: Number of rows to select, 1 to N.
+        seed: Seed of the first row.
+        progress: Receiver of progress, called with (selected, count) after each full pass, or None.
 
     Returns:
-        Tensor [count] of int64, row indices in the order they were picked.
+        Tensor [count] of int64, the row indices in the order of selection.
+
+    Raises:
+        ValueError: The count is out of range.
     """
     rows = vectors.shape[0]
     if not 1 <= count <= rows:
@@ -51,7 +54,7 @@ def k_center_greedy(
     distance = torch.full((rows,), torch.inf, device=vectors.device)
     done = 1
     while done < count:
-        _approach(distance, vectors, squares, picked[-1])
+        _update_distances(distance, vectors, squares, picked[-1])
         fresh = _pick_from_pool(vectors, distance, count - done)
         picked.append(fresh)
         done += fresh.numel()
@@ -60,14 +63,14 @@ def k_center_greedy(
     return torch.cat(picked)
 
 
-def _approach(distance: Tensor, vectors: Tensor, squares: Tensor, centres: Tensor) -> None:
-    """Lower the squared distances [N] to take account of new centres, in place."""
+def _update_distances(distance: Tensor, vectors: Tensor, squares: Tensor, centres: Tensor) -> None:
+    """Update the squared distances [N] in place for new centres."""
     torch.minimum(distance, nearest_squared(vectors, vectors[centres], squares), out=distance)
-    distance[centres] = -1.0  # never again, not even among duplicates
+    distance[centres] = -1.0  # excludes the centres, even from ties with duplicates
 
 
 def _pick_from_pool(vectors: Tensor, distance: Tensor, wanted: int) -> Tensor:
-    """The next picks of the greedy algorithm, as many as the pool can prove."""
+    """Return the next selections of the greedy algorithm, as many as the pool determines."""
     pool_distance, pool = torch.topk(distance, min(_POOL, distance.numel()))
     outside = pool_distance[-1].item()
     candidates = vectors[pool]

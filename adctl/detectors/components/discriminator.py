@@ -1,7 +1,7 @@
-"""A critic that tells reconstructions from images, and what is learned from it: one class a loss. Tensors only.
+"""PatchGAN discriminator and its adversarial losses: one class per loss. Tensors only.
 
-Discriminator of patches: Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks", CVPR
-2017, section 3.2.2. The generator's step leaves no gradients on the critic, and the critic's none on the generator.
+Isola et al., "Image-to-Image Translation with Conditional Adversarial Networks", CVPR 2017, section 3.2.2. The loss of
+the generator gives no gradients to the discriminator, and vice versa.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class PatchDiscriminator(nn.Module):
-    """Judges overlapping patches of 46 pixels: images [B,C,H,W] in [0, 1] to inner features and logits [B,1,h,w].
+    """Discriminator of overlapping patches of 46 pixels.
 
-    Spectral normalisation (Miyato et al., ICLR 2018) in place of batch statistics, so that it judges an image
-    the same in any batch.
+    It uses spectral normalisation (Miyato et al., ICLR 2018) instead of batch norm, so that its output does not depend
+    on the batch.
     """
 
     def __init__(self, channels: int, width: int = 32) -> None:
@@ -40,7 +40,10 @@ class PatchDiscriminator(nn.Module):
         self.judge = nn.Conv2d(widths[-1], 1, 4, 1, 2)
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Features of each layer, and logits: above 0 for images, below for reconstructions."""
+        """Return the features of each layer and the logits [B,1,h,w] of images [B,C,H,W] in [0, 1].
+
+        Logits are trained to be above 0 for images and below 0 for reconstructions.
+        """
         features = []
         inner = images * 2 - 1
         for layer in self.layers:
@@ -50,73 +53,79 @@ class PatchDiscriminator(nn.Module):
 
 
 class NonSaturating(nn.Module):
-    """Cross-entropy of judgements; the generator's with swapped labels (Goodfellow et al., NeurIPS 2014, section 3)."""
+    """Cross-entropy, for the generator with swapped labels (Goodfellow et al., NeurIPS 2014, section 3)."""
 
-    def forward(self, made: Tensor) -> Tensor:
-        """The generator's loss: logits of reconstructions [B,1,h,w] to a scalar."""
-        return F.softplus(-made).mean()
+    def forward(self, fake: Tensor) -> Tensor:
+        """Return the loss of the generator, a scalar, from the logits of reconstructions [B,1,h,w]."""
+        return F.softplus(-fake).mean()
 
-    def critic(self, real: Tensor, made: Tensor) -> Tensor:
-        """The critic's loss: logits of images and of reconstructions [B,1,h,w] to a scalar."""
-        return F.softplus(-real).mean() + F.softplus(made).mean()
+    def critic(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Return the loss of the discriminator, a scalar, from the logits of images and reconstructions [B,1,h,w]."""
+        return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
 class Hinge(nn.Module):
-    """The critic learns only from what it judges by less than a margin of 1 (Lim and Ye, "Geometric GAN", 2017)."""
+    """Hinge loss: the discriminator ignores logits beyond a margin of 1 (Lim and Ye, "Geometric GAN", 2017)."""
 
-    def forward(self, made: Tensor) -> Tensor:
-        """The generator's loss: logits of reconstructions [B,1,h,w] to a scalar."""
-        return -made.mean()
+    def forward(self, fake: Tensor) -> Tensor:
+        """Return the loss of the generator, a scalar, from the logits of reconstructions [B,1,h,w]."""
+        return -fake.mean()
 
-    def critic(self, real: Tensor, made: Tensor) -> Tensor:
-        """The critic's loss: logits of images and of reconstructions [B,1,h,w] to a scalar."""
-        return F.relu(1 - real).mean() + F.relu(1 + made).mean()
+    def critic(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Return the loss of the discriminator, a scalar, from the logits of images and reconstructions [B,1,h,w]."""
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
 class FeatureMatching(nn.Module):
-    """Mean absolute difference of the critic's inner features, mean over layers (Salimans et al., NeurIPS 2016, 3.1).
+    """Mean absolute difference of the discriminator's features, mean over layers (Salimans et al., NeurIPS 2016, 3.1).
 
-    Compared place by place, as in Wang et al., "pix2pixHD", CVPR 2018, equation 4.
+    Features are compared at each place, as in Wang et al., "pix2pixHD", CVPR 2018, equation 4.
     """
 
-    def forward(self, made: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
-        """Features [B,C,h,w] of reconstructions and of images, one a layer, to a scalar."""
-        return torch.stack([F.l1_loss(one, wanted) for one, wanted in zip(made, real, strict=True)]).mean()
+    def forward(self, rebuilt: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+        """Return the loss, a scalar, of the features [B,C,h,w] of reconstructions and images in each layer."""
+        return torch.stack([F.l1_loss(one, other) for one, other in zip(rebuilt, real, strict=True)]).mean()
 
 
 class GradientPenalty(nn.Module):
     """Half the squared gradient of the logits at real images (R1; Mescheder et al., ICML 2018, equation 9).
 
-    Divided by the number of patches, so that a weight means the same at any size of the images.
+    It is divided by the number of patches, so that suitable weights do not depend on the image size.
     """
 
     def forward(self, logits: Tensor, images: Tensor) -> Tensor:
-        """Logits [B,1,h,w] and the images [B,C,H,W] they were computed from, to a scalar."""
-        (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-        return 0.5 * slope.square().sum((1, 2, 3)).mean() / logits[0].numel()
+        """Return the penalty, a scalar, of logits [B,1,h,w] computed from images [B,C,H,W]."""
+        (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+        return 0.5 * gradient.square().sum((1, 2, 3)).mean() / logits[0].numel()
 
 
 class AdversarialLoss(nn.Module):
-    """Both sides of the game.
+    """Losses of the generator and of the discriminator.
 
     Args:
-        channels: C of the images.
-        hinge: `Hinge` instead of `NonSaturating`.
+        channels: Channels of the images.
+        hinge: Whether to use `Hinge` instead of `NonSaturating`.
         penalty: Weight of the gradient penalty; 0 for none.
     """
 
     def __init__(self, channels: int, *, hinge: bool, penalty: float) -> None:
         super().__init__()
         self.discriminator = PatchDiscriminator(channels)
-        self.judgement: Hinge | NonSaturating = Hinge() if hinge else NonSaturating()
+        self.loss: Hinge | NonSaturating = Hinge() if hinge else NonSaturating()
         self.matching = FeatureMatching()
-        self.slope = GradientPenalty()
+        self.gradient_penalty = GradientPenalty()
         self.penalty = penalty
-        self._seen: tuple[Tensor, Tensor] | None = None
+        self._last: tuple[Tensor, Tensor] | None = None
 
     def forward(self, rebuilt: Tensor, target: Tensor, names: Sequence[str]) -> LossTerms:
-        """The generator's losses, unweighted, of images [B,C,H,W]: `adversarial` or `hinge`, and `matching`."""
-        self._seen = rebuilt.detach(), target.detach()
+        """Return the generator's losses by name, unweighted: `adversarial` or `hinge`, and `matching`.
+
+        Args:
+            rebuilt: Reconstructions [B,C,H,W].
+            target: Images [B,C,H,W].
+            names: Names of the losses to compute.
+        """
+        self._last = rebuilt.detach(), target.detach()
         self.discriminator.requires_grad_(requires_grad=False)
         features, logits = self.discriminator(rebuilt)
         terms: LossTerms = {}
@@ -126,23 +135,23 @@ class AdversarialLoss(nn.Module):
                     real, _ = self.discriminator(target)
                 terms[name] = self.matching(features, real)
             else:
-                terms[name] = self.judgement(logits)
+                terms[name] = self.loss(logits)
         return terms
 
     def critic(self) -> Critic:
-        """The critic's own training."""
+        """Return the training of the discriminator."""
         return Critic(self._critic_loss, list(self.discriminator.parameters()))
 
     def _critic_loss(self) -> LossTerms:
-        """How badly it tells apart what the generator's loss saw last."""
-        assert self._seen is not None
-        rebuilt, target = self._seen
+        """Return the discriminator's losses for the last batch of the generator."""
+        assert self._last is not None
+        rebuilt, target = self._last
         self.discriminator.requires_grad_(requires_grad=True)
         with torch.autocast(target.device.type, enabled=False):
             target = target.detach().requires_grad_(self.penalty > 0)
             _, real = self.discriminator(target)
-            _, made = self.discriminator(rebuilt)
-            terms = {"critic": self.judgement.critic(real, made)}
+            _, fake = self.discriminator(rebuilt)
+            terms = {"critic": self.loss.critic(real, fake)}
             if self.penalty:
-                terms["gp"] = self.penalty * self.slope(real, target)
+                terms["gp"] = self.penalty * self.gradient_penalty(real, target)
         return terms

@@ -1,8 +1,8 @@
-"""Features of many images, gathered once and gone through several times, with bounded main memory.
+"""Buffer for the features of many images, which are iterated several times, with bounded main memory.
 
-What has no room in main memory lies in a temporary file that no folder shows and that goes with the process, however
-it ends. The bytes are the same in either place, so nothing that is computed from them depends on where they lay.
-Knows tensors on the CPU, nothing of what they mean.
+Features that exceed the memory are written to an unnamed temporary file, which the system removes when the process
+ends, however it ends. The values are the same in both places, so results do not depend on the place. This module knows
+tensors on the CPU, not their meaning.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHARE = 0.5
-"""Of the memory that is free when the first features come: so much may be taken before the disk is."""
+"""Maximum fraction of the memory that is free when the first features are added."""
 
 CHUNK = 2**26
-"""Bytes that are kept, let go or written together: so large that the allocator gives them back to the system."""
+"""Bytes that are allocated, freed or written together; large enough for the allocator to return them to the system."""
 
 _PIECE = 4
-"""Images that are looked at together; what is computed from them takes several times their memory."""
+"""Images that are returned together; computations on them take several times their memory."""
 
 
 def room() -> int:
-    """Bytes of main memory that gathered features may take now."""
+    """Return the bytes of main memory that buffered features may take now."""
     return int(SHARE * psutil.virtual_memory().available)
 
 
 class FeatureBuffer:
-    """Features of images [C,h,w] in half precision, in the order they came.
+    """Features of images [C,h,w] in half precision, in the order of addition.
 
     Attributes:
-        on_disk: Bytes that lie in the temporary file.
+        on_disk: Bytes in the temporary file.
     """
 
     def __init__(self) -> None:
@@ -61,48 +61,48 @@ class FeatureBuffer:
         self._file: Any = None
 
     def add(self, batch: Tensor) -> None:
-        """Keep features [B,C,h,w], from any device.
+        """Add features [B,C,h,w] from any device.
 
         Raises:
-            OutputError: There is neither memory nor disk for them.
+            OutputError: Memory and disk are both too small.
         """
-        waiting = batch.half().cpu()
-        while len(waiting):
+        rest = batch.half().cpu()
+        while len(rest):
             if self._filling is None:
-                self._filling = waiting.new_empty(max(1, CHUNK // _size(waiting[0])), *waiting.shape[1:])
-            part = waiting[: len(self._filling) - self._filled]
+                self._filling = rest.new_empty(max(1, CHUNK // _size(rest[0])), *rest.shape[1:])
+            part = rest[: len(self._filling) - self._filled]
             self._filling[self._filled : self._filled + len(part)] = part
             self._filled += len(part)
-            waiting = waiting[len(part) :]
+            rest = rest[len(part) :]
             if self._filled == len(self._filling):
                 self._seal()
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Pieces [n,C,h,w] of float16, the same ones each time and wherever they lie."""
+        """Yield pieces [n,C,h,w] of float16; they are the same in each iteration, in memory or on disk."""
         self._seal()
         for chunk in self._chunks:
             yield from chunk.split(_PIECE)
 
     def drain(self) -> Iterator[Tensor]:
-        """The same pieces once more, each let go of on the way; nothing is left."""
+        """Yield the same pieces a last time, and free each of them after use."""
         self._seal()
         self._chunks.reverse()
         while self._chunks:
             yield from self._chunks.pop().split(_PIECE)
 
     def rows(self, blocks: Iterable[Tensor], rows: int, columns: int) -> Tensor:
-        """What became of the drained pieces, as one matrix that lies where there is room.
+        """Concatenate blocks that are computed from the pieces of `drain`, in memory or on disk.
 
         Args:
-            blocks: Tensors [n,columns] of float32, drawn from `drain`.
-            rows: In all blocks.
-            columns: Of each.
+            blocks: Tensors [n,columns] of float32.
+            rows: Number of rows of all blocks.
+            columns: Number of columns.
 
         Returns:
             Tensor [rows,columns] of float32.
 
         Raises:
-            OutputError: There is neither memory nor disk for it.
+            OutputError: Memory and disk are both too small.
         """
         held = sum(map(_size, self._chunks))
         free = room() if self._room is None else self._room + held
@@ -116,14 +116,14 @@ class FeatureBuffer:
         return matrix
 
     def close(self) -> None:
-        """Let everything go."""
+        """Free all features, in memory and on disk."""
         self._chunks.clear()
         self._filling, self._filled = None, 0
         if self._file is not None:
             self._file.close()
 
     def _seal(self) -> None:
-        """Put the chunk that is being filled where it stays."""
+        """Store the current chunk, in memory or on disk."""
         if self._filling is None or not self._filled:
             return
         chunk = self._filling[: self._filled]
@@ -135,7 +135,7 @@ class FeatureBuffer:
             self._chunks.append(self._write([chunk], chunk.shape, np.float16))
 
     def _takes(self, size: int) -> bool:
-        """Whether so many more bytes fit into main memory; after the first that do not, none do."""
+        """Return whether that many more bytes fit into main memory; after the first failure, nothing fits."""
         if self._room is None:
             self._room = room()
         if self.on_disk or size > self._room:
@@ -144,12 +144,12 @@ class FeatureBuffer:
         return True
 
     def _write(self, blocks: Iterable[Tensor], shape: tuple[int, ...], kind: type[np.generic]) -> Tensor:
-        """Append blocks to the file; the whole of them as one tensor that is read from there when it is needed."""
+        """Append blocks to the file, and return them as one memory-mapped tensor."""
         folder = Path(tempfile.gettempdir())
-        # Written, not mapped: a full disk is an error then, and not the end of the process.
+        # Written as a file, because a full disk would kill a process that writes to a memory map.
         with _output_errors(folder):
             if self._file is None:
-                log.info("Features go to a temporary file in %s: they would take too much memory.", folder)
+                log.info("Features are written to a temporary file in %s, because memory is too small.", folder)
                 self._file = tempfile.TemporaryFile(dir=folder, prefix="adctl-features-")  # noqa: SIM115
                 weakref.finalize(self, self._file.close)
             start = self._file.seek(0, os.SEEK_END)
@@ -157,19 +157,19 @@ class FeatureBuffer:
                 self._file.write(block.cpu().contiguous().numpy().data)
             self._file.flush()
         self.on_disk += math.prod(shape) * np.dtype(kind).itemsize
-        # The mapping keeps the file, which has no name, for as long as a tensor reads from it.
+        # The memory map keeps the unnamed file alive as long as the tensor exists.
         return torch.from_numpy(np.memmap(self._file, kind, "r+", start, shape))
 
 
 @contextmanager
 def _output_errors(folder: Path) -> Iterator[None]:
-    """As any other, with the remedy for this one."""
+    """Raise output errors with the remedy for temporary files."""
     try:
         with files.output_errors(folder):
             yield
     except OutputError as error:
         raise OutputError(
-            error.message, "Name a folder with room in the environment variable TMPDIR, or free some memory."
+            error.message, "Set the environment variable TMPDIR to a folder with more space, or free some memory."
         ) from error
 
 

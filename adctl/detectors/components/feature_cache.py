@@ -1,6 +1,6 @@
-"""Features of a frozen network kept for images that come back unchanged, so that epochs cost no forward pass of it.
+"""Cache of a frozen network's features for images that return unchanged in each epoch.
 
-Knows nothing of which network, nor of how images are varied: images without a key are computed every time.
+Images are identified by keys; features of images without a key are computed each time.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SHARE = 0.25
-"""Of the memory that is free when the first feature comes; what does not fit is computed again."""
+"""Maximum fraction of the memory that is free when the first feature is added; other features are recomputed."""
 
 
 class FeatureCache:
-    """Keeps in half precision, in main memory; what is returned is rounded alike whether it was kept or not.
+    """Cache in main memory, in half precision; features are rounded to it even if they are not cached.
 
     Args:
-        room: Bytes it may take; None takes a share of what is free.
+        room: Maximum bytes; None takes a fraction of the free memory.
     """
 
     def __init__(self, room: int | None = None) -> None:
@@ -31,11 +31,11 @@ class FeatureCache:
         self._kept: dict[str, Tensor] = {}
 
     def __call__(self, keys: Sequence[str | None], compute: Callable[[list[int]], Tensor]) -> Tensor:
-        """Features of B images.
+        """Return the features of B images, from the cache if possible.
 
         Args:
-            keys: Of each image, the same for the same one; None where it will not come back.
-            compute: Numbers of n of the B images to their features [n,...].
+            keys: Key of each image; equal keys mean equal images. None for images that do not return.
+            compute: Function from indices of n of the B images to their features [n,...].
 
         Returns:
             Tensor [B,...] of float32, in main memory.

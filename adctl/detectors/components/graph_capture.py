@@ -1,6 +1,6 @@
-"""Whether a graph is being captured, for an exported file or a compiled model.
+"""Detection of graph capture, for exported files and compiled models.
 
-What suits one is not what suits eager computation. Knows PyTorch alone.
+A captured graph needs other code than eager execution. This module knows PyTorch only.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ import torch
 
 
 def capturing() -> bool:
-    """Whether what is computed now becomes a graph, which takes batches of any size whole and plans its own memory."""
+    """Return whether the current code is being captured as a graph.
+
+    A graph takes whole batches of any size and plans its own memory, so code must not cut batches into parts.
+    """
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return tracing or torch.compiler.is_compiling()

@@ -1,8 +1,8 @@
-"""How far a reconstruction is from its image: one class a loss, and their weighted sum. Tensors only.
+"""Losses of reconstructions: one class per loss, and their weighted sum. Tensors only.
 
-All take reconstructions and images [B,C,H,W] in [0, 1], C 1 or 3, and give a scalar, computed in float32
-whatever the arithmetic around them. A sum is written `mse=1,ssim=0.5`; a weight `0:0.1@20` goes linearly from 0 in
-the first epoch to 0.1 in the twentieth and stays there.
+Each loss takes reconstructions and images [B,C,H,W] in [0, 1] with 1 or 3 channels, and returns a scalar, computed in
+float32 even under autocast. A sum is written as `mse=1,ssim=0.5`. A weight `0:0.1@20` increases linearly from 0 in the
+first epoch to 0.1 in epoch 20, and then stays.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 class MeanSquaredError(nn.Module):
-    """Mean squared difference: the likelihood of Gaussian noise (Bishop, 2006, section 3.1.1)."""
+    """Mean squared difference: the negative log-likelihood of Gaussian noise (Bishop, 2006, section 3.1.1)."""
 
     def forward(self, rebuilt: Tensor, target: Tensor) -> Tensor:
-        """Reconstructions and images [B,C,H,W] to a scalar."""
+        """Return the loss, a scalar, of reconstructions and images [B,C,H,W]."""
         return F.mse_loss(rebuilt, target)
 
 
 class MeanAbsoluteError(nn.Module):
-    """Mean absolute difference; blurs less than squares do (Zhao et al., IEEE TCI 2017, section III.A)."""
+    """Mean absolute difference; blurs less than squares (Zhao et al., IEEE TCI 2017, section III.A)."""
 
     def forward(self, rebuilt: Tensor, target: Tensor) -> Tensor:
-        """Reconstructions and images [B,C,H,W] to a scalar."""
+        """Return the loss, a scalar, of reconstructions and images [B,C,H,W]."""
         return F.l1_loss(rebuilt, target)
 
 
@@ -49,19 +49,18 @@ class StructuralDissimilarity(nn.Module):
     """(1 - SSIM) / 2 (Wang et al. 2004; as a loss, Bergmann et al. 2019, section 3.1)."""
 
     def forward(self, rebuilt: Tensor, target: Tensor) -> Tensor:
-        """Reconstructions and images [B,C,H,W] to a scalar."""
+        """Return the loss, a scalar, of reconstructions and images [B,C,H,W]."""
         return 0.5 * (1 - structural_similarity(rebuilt, target).mean())
 
 
 class MultiScaleDissimilarity(nn.Module):
     """1 - multi-scale SSIM (Wang, Simoncelli and Bovik, "Multi-scale structural similarity", 2003, equation 7).
 
-    Five scales need sides of 176 pixels; smaller images take as many as fit, their exponents scaled up to the
-    same sum.
+    Five scales need sides of 176 pixels. Smaller images use fewer scales, with exponents scaled to the same sum.
     """
 
     def forward(self, rebuilt: Tensor, target: Tensor) -> Tensor:
-        """Reconstructions and images [B,C,H,W] to a scalar."""
+        """Return the loss, a scalar, of reconstructions and images [B,C,H,W]."""
         scales = 1
         while scales < len(_SCALES) and min(target.shape[-2:]) >> scales >= _WINDOW:
             scales += 1
@@ -79,9 +78,9 @@ class MultiScaleDissimilarity(nn.Module):
 class Perceptual(nn.Module):
     """Squared difference of a frozen backbone's features, mean over levels.
 
-    Johnson, Alahi and Fei-Fei, "Perceptual Losses for Real-Time Style Transfer", ECCV 2016, section 3.2; with
-    any timm network, VGG among them where its weights are given. Features are brought to unit length at each
-    place first (Zhang et al., "LPIPS", CVPR 2018, equation 1), so that no level outweighs the others.
+    Johnson, Alahi and Fei-Fei, "Perceptual Losses for Real-Time Style Transfer", ECCV 2016, section 3.2, with any timm
+    network. Features are scaled to unit length at each place (Zhang et al., "LPIPS", CVPR 2018, equation 1), so that
+    all levels have similar weights.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -89,22 +88,22 @@ class Perceptual(nn.Module):
         self.backbone = backbone
 
     def forward(self, rebuilt: Tensor, target: Tensor) -> Tensor:
-        """Reconstructions and images [B,C,H,W] to a scalar."""
+        """Return the loss, a scalar, of reconstructions and images [B,C,H,W]."""
         pairs = zip(self.backbone(rebuilt), self.backbone(target), strict=True)
         distances = [
-            (F.normalize(made, dim=1) - F.normalize(real, dim=1)).square().sum(1).mean() for made, real in pairs
+            (F.normalize(first, dim=1) - F.normalize(second, dim=1)).square().sum(1).mean() for first, second in pairs
         ]
         return torch.stack(distances).mean()
 
 
 class FocalFrequency(nn.Module):
-    """Squared difference of spectra, each frequency weighted by how badly it is rebuilt.
+    """Squared difference of spectra, with larger weights for frequencies with larger errors.
 
-    Focal frequency loss: Jiang et al., ICCV 2021, equations 5 to 8, alpha 1.
+    Focal frequency loss: Jiang et al., ICCV 2021, equations 5 to 8, with alpha = 1.
     """
 
     def forward(self, rebuilt: Tensor, target: Tensor) -> Tensor:
-        """Reconstructions and images [B,C,H,W] to a scalar."""
+        """Return the loss, a scalar, of reconstructions and images [B,C,H,W]."""
         difference = torch.fft.fft2(rebuilt, norm="ortho") - torch.fft.fft2(target, norm="ortho")
         distance = difference.real.square() + difference.imag.square()
         weight = (distance.detach() + 1e-12).sqrt()
@@ -120,24 +119,24 @@ _PLAIN = {
     "msssim": MultiScaleDissimilarity,
     "focal": FocalFrequency,
 }
-_OPPOSED = ("adversarial", "hinge", "matching", "gp")
+_ADVERSARIAL = ("adversarial", "hinge", "matching", "gp")
 
-TERMS = (*_PLAIN, "perceptual", *_OPPOSED)
-"""Names of loss terms: those above; `adversarial` (non-saturating) or `hinge`, `matching` of the critic's inner
-features, and `gp`, the weight of the critic's gradient penalty (see `adctl.detectors.components.discriminator`)."""
+TERMS = (*_PLAIN, "perceptual", *_ADVERSARIAL)
+"""Names of loss terms. `adversarial` (non-saturating) or `hinge`, `matching` (feature matching) and `gp` (gradient
+penalty) use the discriminator of `adctl.detectors.components.discriminator`."""
 
 _WEIGHT = re.compile(r"(?P<start>[^:@]+)(:(?P<end>[^:@]+)@(?P<epochs>[1-9][0-9]*))?")
 
 
 @dataclass(frozen=True)
 class Term:
-    """One loss term of a sum.
+    """Loss term with its weight.
 
     Attributes:
-        name: One of `TERMS`.
+        name: A name from `TERMS`.
         start: Weight in the first epoch.
-        end: Weight from the epoch `epochs` on.
-        epochs: Over which it changes.
+        end: Weight in epoch `epochs` and later.
+        epochs: Number of epochs over which the weight changes.
     """
 
     name: str
@@ -147,20 +146,20 @@ class Term:
 
     @property
     def needs_backbone(self) -> bool:
-        """Whether it compares features of a frozen backbone."""
+        """Whether the term compares features of a frozen backbone."""
         return self.name == "perceptual"
 
     def weight(self, epoch: int) -> float:
-        """Its weight in an epoch, counted from 1."""
+        """Return the weight in an epoch, counted from 1."""
         done = 1.0 if self.epochs <= 1 else min(1.0, (epoch - 1) / (self.epochs - 1))
         return self.start + (self.end - self.start) * done
 
 
 def split_weights(text: str, known: Sequence[str]) -> dict[str, str]:
-    """Split `name=weight,name=weight` and leave the weights to be read; that of a name alone is `1`.
+    """Split `name=weight,name=weight` into names and weights, as text; the weight is `1` if left out.
 
     Raises:
-        ValueError: A name is unknown or twice.
+        ValueError: A name is unknown or repeated.
     """
     weights: dict[str, str] = {}
     for part in text.split(","):
@@ -168,27 +167,27 @@ def split_weights(text: str, known: Sequence[str]) -> dict[str, str]:
         if name not in known:
             raise ValueError(f"'{name}' is not one of {', '.join(known)}")
         if name in weights:
-            raise ValueError(f"'{name}' is named twice")
+            raise ValueError(f"'{name}' is given twice")
         weights[name] = weight or "1"
     return weights
 
 
 def parse_spec(text: str) -> tuple[Term, ...]:
-    """Read `mse=1,ssim=0.5,hinge=0:0.1@20`; a name alone weighs 1.
+    """Parse `mse=1,ssim=0.5,hinge=0:0.1@20`; the weight is 1 if left out.
 
     Raises:
-        ValueError: A name is unknown or twice, a weight is no number, or terms do not go together.
+        ValueError: A name is unknown or repeated, a weight is not a number, or terms cannot be combined.
     """
     terms = {name: _parse_term(name, weight) for name, weight in split_weights(text, TERMS).items()}
-    opposed = {"adversarial", "hinge"} & set(terms)
-    if len(opposed) > 1:
-        raise ValueError("adversarial and hinge are two forms of one loss: name one of them")
-    if "gp" in terms and not opposed:
-        raise ValueError("gp, the critic's gradient penalty, needs adversarial or hinge beside it")
+    adversarial = {"adversarial", "hinge"} & set(terms)
+    if len(adversarial) > 1:
+        raise ValueError("adversarial and hinge are two forms of one loss: give one of them")
+    if "gp" in terms and not adversarial:
+        raise ValueError("gp, the discriminator's gradient penalty, needs adversarial or hinge")
     if "gp" in terms and terms["gp"].start != terms["gp"].end:
-        raise ValueError("the weight of 'gp' is the same in all epochs: name one number")
-    if set(terms) <= set(_OPPOSED):
-        raise ValueError("a critic alone does not teach to rebuild: add mse, l1 or another one")
+        raise ValueError("the weight of 'gp' must be the same in all epochs: give one number")
+    if set(terms) <= set(_ADVERSARIAL):
+        raise ValueError("adversarial terms need a reconstruction loss: add mse, l1 or another one")
     return tuple(terms.values())
 
 
@@ -198,25 +197,24 @@ def _parse_term(name: str, weight: str) -> Term:
     try:
         start, end = map(float, numbers)
     except ValueError:
-        raise ValueError(f"the weight of '{name}' is neither a number nor like 0:0.1@20: '{weight}'") from None
+        raise ValueError(f"the weight of '{name}' must be a number or like 0:0.1@20: '{weight}'") from None
     if not (0 <= start < math.inf and 0 <= end < math.inf and start + end > 0):
         raise ValueError(f"the weight of '{name}' must be positive")
     return Term(name, start, end, int(match["epochs"] or 1) if match else 1)
 
 
 class Objective(nn.Module):
-    """A weighted sum of loss terms.
+    """Weighted sum of loss terms.
 
-    In evaluation mode the weights are those at the end of their schedules, nothing learned is among them and the
-    critic has no say, so that epochs compare: otherwise a weight that grows makes every epoch look worse than the
-    one before.
+    In evaluation mode the weights are those at the end of their schedules, without trained weights and without the
+    adversarial terms. Otherwise epochs could not be compared, because a growing weight increases the loss.
 
     Args:
-        terms: What is added up.
-        weighting: `fixed`, or `uncertainty`: each term also learns how noisy it is, and weighs less for it
-            (Kendall, Gal and Cipolla, CVPR 2018, equation 7); those against the critic keep their weights.
-        backbone: For `perceptual`.
-        channels: C of the images.
+        terms: The terms.
+        weighting: `fixed`, or `uncertainty`: each term also has a trained variance, and a larger variance means a lower
+            weight (Kendall, Gal and Cipolla, CVPR 2018, equation 7); adversarial terms have fixed weights.
+        backbone: Backbone for `perceptual`, or None.
+        channels: Channels of the images.
     """
 
     def __init__(
@@ -224,35 +222,36 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         named = {term.name: term for term in terms}
-        self.measured = {name: term for name, term in named.items() if name not in _OPPOSED}
-        self.losses = nn.ModuleDict({name: _new_loss(name, backbone) for name in self.measured})
-        opposed = {name: term for name, term in named.items() if name in _OPPOSED}
-        self.opposed = {name: term for name, term in opposed.items() if name != "gp"}
-        penalty = opposed["gp"].start if "gp" in opposed else 0.0
-        self.adversary = AdversarialLoss(channels, hinge="hinge" in opposed, penalty=penalty) if self.opposed else None
+        self.plain = {name: term for name, term in named.items() if name not in _ADVERSARIAL}
+        self.losses = nn.ModuleDict({name: _new_loss(name, backbone) for name in self.plain})
+        self.adversarial = {name: term for name, term in named.items() if name in _ADVERSARIAL and name != "gp"}
+        penalty = named["gp"].start if "gp" in named else 0.0
+        self.adversary = (
+            AdversarialLoss(channels, hinge="hinge" in named, penalty=penalty) if self.adversarial else None
+        )
         self.epoch = 1
-        learned = {name: nn.Parameter(torch.zeros(())) for name in self.measured}
-        self.log_variances = nn.ParameterDict(learned if weighting == "uncertainty" else {})
+        trained = {name: nn.Parameter(torch.zeros(())) for name in self.plain}
+        self.log_variances = nn.ParameterDict(trained if weighting == "uncertainty" else {})
 
     def forward(self, rebuilt: Tensor, target: Tensor) -> LossTerms:
-        """Reconstructions and images to weighted scalar terms, whose sum is to be made small."""
+        """Return the weighted terms of reconstructions and images [B,C,H,W], each a scalar; the loss is their sum."""
         with torch.autocast(target.device.type, enabled=False):
             rebuilt, target = rebuilt.float(), target.float()
-            values = {name: self.losses[name](rebuilt, target) for name in self.measured}
+            values = {name: self.losses[name](rebuilt, target) for name in self.plain}
             if not self.training:
-                return {name: self.measured[name].end * value for name, value in values.items()}
-            terms = {name: self._weighted(self.measured[name], value) for name, value in values.items()}
+                return {name: self.plain[name].end * value for name, value in values.items()}
+            terms = {name: self._weighted(self.plain[name], value) for name, value in values.items()}
             if self.adversary is not None:
-                found = self.adversary(rebuilt, target, tuple(self.opposed))
-                terms |= {name: self.opposed[name].weight(self.epoch) * value for name, value in found.items()}
+                values = self.adversary(rebuilt, target, tuple(self.adversarial))
+                terms |= {name: self.adversarial[name].weight(self.epoch) * value for name, value in values.items()}
         return terms
 
     def trained(self) -> Iterable[nn.Parameter]:
-        """Parameters trained along with the network."""
+        """Return the parameters that are trained together with the network."""
         return self.log_variances.values()
 
     def critic(self) -> Critic | None:
-        """The adversary's own side, or None."""
+        """Return the training of the discriminator, or None if there are no adversarial terms."""
         return None if self.adversary is None else self.adversary.critic()
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
@@ -261,7 +260,8 @@ class Objective(nn.Module):
         self.epoch = epoch
 
     def _weighted(self, term: Term, value: Tensor) -> Tensor:
-        # The weight is outside: inside, the variance would learn it away, and run off where it is 0.
+        # The weight is outside the expression, because a trained variance would compensate a weight inside, and diverge
+        # for a weight of 0.
         if term.name in self.log_variances:
             log_variance = self.log_variances[term.name]
             value = 0.5 * (value * torch.exp(-log_variance) + log_variance)
@@ -276,14 +276,14 @@ def _new_loss(name: str, backbone: Backbone | None) -> nn.Module:
 
 
 def structural_similarity(first: Tensor, second: Tensor) -> Tensor:
-    """SSIM at every pixel and channel (Wang et al. 2004, equation 13), Gaussian window, data range 1.
+    """Compute SSIM at each pixel and channel (Wang et al. 2004, equation 13), Gaussian window, data range 1.
 
     Args:
         first: Tensor [B,C,H,W].
         second: Tensor [B,C,H,W].
 
     Returns:
-        Tensor [B,C,H,W] in [-1, 1]; 1 where the two agree. Borders are reflected.
+        Tensor [B,C,H,W] in [-1, 1], 1 for equal images. Borders are reflected.
     """
     luminance, contrast = _ssim_parts(first, second, padded=True)
     similarity: Tensor = luminance * contrast
@@ -291,7 +291,7 @@ def structural_similarity(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _ssim_parts(first: Tensor, second: Tensor, *, padded: bool) -> tuple[Tensor, Tensor]:
-    """Luminance, and contrast times structure (Wang et al. 2004, equations 6, 9 and 10)."""
+    """Return luminance, and contrast times structure (Wang et al. 2004, equations 6, 9 and 10)."""
     both = torch.cat([first, second, first * first, second * second, first * second], dim=1)
     mean1, mean2, square1, square2, product = _gaussian(both, padded=padded).chunk(5, dim=1)
     variance1, variance2 = square1 - mean1 * mean1, square2 - mean2 * mean2

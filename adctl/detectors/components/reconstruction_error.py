@@ -1,6 +1,6 @@
-"""From an image and its reconstruction to an anomaly map: in which space they are compared, and how smoothed.
+"""Anomaly maps from an image and its reconstruction: error spaces, smoothing, and statistics of normal errors.
 
-Tensors only; knows nothing of how the reconstruction was made.
+Tensors only; this module does not know how the reconstruction was computed.
 """
 
 from __future__ import annotations
@@ -18,25 +18,26 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from adctl.detectors.components.backbones import Backbone
+    from adctl.detectors.components.feature_statistics import VarianceSums
 
 _LEAST_SPREAD, _SPREAD_SHARE = 0.01, 0.1
 
 _GREY_LEVEL = 1 / 255
 _FLOORS = {"l1": _GREY_LEVEL, "l2": _GREY_LEVEL**2, "ssim": 0.01, "gradient": _GREY_LEVEL, "features": 0.01}
-"""Errors too small to tell from none, in each space: logarithms are taken of errors and this."""
+"""Negligible error of each space; it is added to errors before taking logarithms."""
 
 STRIDES = (4, 8, 16)
-"""Of the levels compared in a convolutional backbone's features: the finest still sees colours."""
+"""Strides of the levels compared in a convolutional backbone; the finest level is sensitive to colours."""
 
 SPACES = ("l1", "l2", "ssim", "gradient", "features")
-"""What errors can be measured in; see `ErrorMap`."""
+"""Names of the error spaces; see `ErrorMap`."""
 
 
 def parse_weights(text: str, known: Sequence[str]) -> dict[str, float]:
-    """Read `name=weight,name=weight`; a name alone weighs 1.
+    """Parse `name=weight,name=weight`; the weight is 1 if left out.
 
     Raises:
-        ValueError: A name is unknown or twice, or a weight is no positive number.
+        ValueError: A name is unknown or repeated, or a weight is not a positive number.
     """
     weights: dict[str, float] = {}
     for name, number in split_weights(text, known).items():
@@ -50,78 +51,53 @@ def parse_weights(text: str, known: Sequence[str]) -> dict[str, float]:
 
 
 class NormalErrorStats(NamedTuple):
-    """What errors good images have at each place, in S spaces.
+    """Statistics of the logarithms of errors in good images at each place, in S spaces.
 
     Attributes:
-        level: Tensor [S,H,W], the mean of the logarithms.
-        spread: Tensor [S,H,W], their standard deviation.
+        level: Tensor [S,H,W], the mean.
+        spread: Tensor [S,H,W], the standard deviation.
     """
 
     level: Tensor
     spread: Tensor
 
 
-class ErrorSums(NamedTuple):
-    """Over images, of their `ErrorMap.logarithms`.
-
-    Attributes:
-        values: Tensor [S,H,W] of float64.
-        squares: Tensor [S,H,W] of float64.
-        images: How many.
-    """
-
-    values: Tensor
-    squares: Tensor
-    images: int
-
-    @classmethod
-    def of(cls, logarithms: Tensor) -> ErrorSums:
-        """Of logarithms [B,S,H,W], on the CPU."""
-        exact = logarithms.cpu().double()
-        return cls(exact.sum(0), exact.square().sum(0), len(exact))
-
-    def and_of(self, other: ErrorSums) -> ErrorSums:
-        """Of the images of both."""
-        return ErrorSums(self.values + other.values, self.squares + other.squares, self.images + other.images)
-
-
-def normal_error_stats(held_out: ErrorSums, around: float) -> NormalErrorStats:
-    """What is usual around each place.
+def normal_error_stats(sums: VarianceSums, around: float) -> NormalErrorStats:
+    """Compute the statistics of normal errors, averaged over the neighbourhood of each place.
 
     Args:
-        held_out: Of good images that were not learned from. A network that knows a few images by heart rebuilds those
-            alone well: their errors say nothing of the next image's, and are smallest by far just where good images
-            differ most.
-        around: How far around: the sigma of a Gaussian, share of the side.
+        sums: Sums over `ErrorMap.logarithms` of held-out good images. Training images are unsuitable: a network that
+            has memorised them has small errors on them, especially where good images differ.
+        around: Sigma of the Gaussian that defines the neighbourhood, fraction of the side.
     """
-    values, squares, count = held_out
-    mean = values / count
+    mean = sums.total / sums.count
     blur = GaussianBlur(around * mean.shape[-1]).to(mean)
     level = blur(mean)
-    # About that level, not about each place's own mean: a sharp edge, always rebuilt badly, is usual too.
-    deviation = (squares / count - 2 * level * mean + level.square()).clamp(min=0).sqrt()
-    # Places that are always rebuilt alike must not drown out all others.
+    # The deviation from the smoothed level, not from the mean of each place, so that edges, which always have large
+    # errors, get a large deviation.
+    deviation = (sums.squares / sums.count - 2 * level * mean + level.square()).clamp(min=0).sqrt()
+    # Without a minimum, places whose errors hardly vary would dominate the map.
     floor = _SPREAD_SHARE * deviation.mean((1, 2), keepdim=True) + _LEAST_SPREAD
     return NormalErrorStats(level.float(), (blur(deviation) + floor).float())
 
 
 class ErrorMap(nn.Module):
-    """Error of each pixel, smoothed at several scales whose maps are averaged, against what is usual there.
+    """Error of each pixel, averaged over several smoothing scales, and standardised by the errors of good images.
 
-    Spaces: `l1` and `l2`, absolute and squared difference, mean over channels; `ssim`, structural
-    dissimilarity (1 - SSIM) / 2 (Bergmann et al. 2019, section 3.1); `gradient`, difference of Sobel gradient
-    magnitudes, blind to slow changes of brightness; `features`, 1 - cosine similarity of a frozen backbone's
-    features at each level (as in Deng and Li, "Anomaly Detection via Reverse Distillation", CVPR 2022, section 3.2).
+    Error spaces: `l1` and `l2`, absolute and squared difference, mean over channels; `ssim`, structural dissimilarity
+    (1 - SSIM) / 2 (Bergmann et al. 2019, section 3.1); `gradient`, difference of Sobel gradient magnitudes, insensitive
+    to slow changes of brightness; `features`, 1 - cosine similarity of a frozen backbone's features at each level (as
+    in Deng and Li, "Anomaly Detection via Reverse Distillation", CVPR 2022, section 3.2).
 
-    Edges and fine texture are never rebuilt well, and exposures differ from image to image. So the logarithm of each
-    error is held against those of good images in the same region, in standard deviations: a map is about 0 where all
-    is well, whatever lies there; a space in which good images differ wildly counts for little; and spaces add up in
-    one unit. Logarithms, because errors are products more than sums: they spread over orders of magnitude.
+    Edges and fine texture always have large errors, and exposure differs between images. Therefore the logarithm of
+    each error is standardised by mean and deviation of good images in the same region. The map is then about 0 for
+    normal regions of any texture, spaces with large variation in good images have little influence, and all spaces have
+    the same unit. Logarithms are used because errors vary over orders of magnitude.
 
     Args:
-        weights: Of each space; their maps are added up.
-        sigmas: Of the Gaussians, pixels; 0 leaves the map as it is.
-        backbone: For `features`.
+        weights: Weight of each space.
+        sigmas: Sigmas of the Gaussians, pixels; 0 is no smoothing.
+        backbone: Backbone for `features`, or None.
     """
 
     sobel: Tensor
@@ -136,22 +112,22 @@ class ErrorMap(nn.Module):
         self.register_buffer("sobel", torch.stack([kernel, kernel.T]).unsqueeze(1), persistent=False)
 
     def forward(self, images: Tensor, rebuilt: Tensor) -> Tensor:
-        """Images and reconstructions [B,C,H,W] in [0, 1] to errors [B,S,H,W] in each space."""
+        """Compute the errors [B,S,H,W] of reconstructions of images, both [B,C,H,W] in [0, 1]."""
         measured = torch.stack([self._error(space, images, rebuilt) for space in self.weights], 1)
         planes = measured.flatten(0, 1)
         return torch.stack([blur(planes) for blur in self.blurs]).mean(0).view_as(measured)
 
     def logarithms(self, errors: Tensor) -> Tensor:
-        """Errors [B,S,H,W] to their logarithms, bounded below by that of the smallest error that can be told."""
+        """Return the logarithms of errors [B,S,H,W], bounded below."""
         floors = torch.tensor([_FLOORS[space] for space in self.weights], device=errors.device)
         return (errors + floors.view(-1, 1, 1)).log()
 
-    def join(self, errors: Tensor, normal_error_stats: NormalErrorStats | None) -> Tensor:
-        """Errors [B,S,H,W] to maps [B,H,W]: their weighted sum, as they are or against the usual ones."""
+    def combine(self, errors: Tensor, statistics: NormalErrorStats | None) -> Tensor:
+        """Return maps [B,H,W]: the weighted sum of errors [B,S,H,W], standardised if statistics are given."""
         weights = torch.tensor(list(self.weights.values()), device=errors.device).view(-1, 1, 1)
-        if normal_error_stats is None:
+        if statistics is None:
             return (errors * weights).sum(1)
-        return ((self.logarithms(errors) - normal_error_stats.level) * (weights / normal_error_stats.spread)).sum(1)
+        return ((self.logarithms(errors) - statistics.level) * (weights / statistics.spread)).sum(1)
 
     def _error(self, space: str, images: Tensor, rebuilt: Tensor) -> Tensor:
         if space == "l1":
@@ -165,7 +141,7 @@ class ErrorMap(nn.Module):
         return self._features(images, rebuilt)
 
     def _gradient(self, images: Tensor) -> Tensor:
-        """Sobel gradient magnitude of each channel, [B,C,H,W]."""
+        """Return the Sobel gradient magnitude of each channel, [B,C,H,W]."""
         planes = F.pad(images, (1, 1, 1, 1), mode="replicate").flatten(0, 1).unsqueeze(1)
         slopes = F.conv2d(planes, self.sobel.to(planes.dtype))
         return (slopes.square().sum(1) + 1e-12).sqrt().view(images.shape)
@@ -173,7 +149,7 @@ class ErrorMap(nn.Module):
     def _features(self, images: Tensor, rebuilt: Tensor) -> Tensor:
         assert self.backbone is not None
         maps = []
-        for real, made in zip(self.backbone(images), self.backbone(rebuilt), strict=True):
-            distance = (1 - F.cosine_similarity(real, made, dim=1)).unsqueeze(1)
+        for original, reconstruction in zip(self.backbone(images), self.backbone(rebuilt), strict=True):
+            distance = (1 - F.cosine_similarity(original, reconstruction, dim=1)).unsqueeze(1)
             maps.append(F.interpolate(distance, size=images.shape[-2:], mode="bilinear", align_corners=False))
         return torch.cat(maps, 1).mean(1)

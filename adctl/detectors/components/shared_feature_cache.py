@@ -1,9 +1,9 @@
-"""Features of frozen backbones kept while several models are fitted on, or score, the same images.
+"""Cache of frozen backbones' features that several models share while they are fitted or score the same images.
 
-Folds, seeds and detectors that read the same levels of the same backbone compute them once. An image is known by its
-pixels as the network sees them, a backbone by its weights. Features are kept as they are, in single precision and in
-main memory; what does not fit is computed again. Outside `shared_features` nothing is kept. torch is imported only once
-features are computed: scoring asks here, and exported models are scored without it.
+Folds, seeds and detectors that read the same levels of the same backbone compute them once. Images are identified by
+the pixels of the network's input, backbones by their weights. Features are cached unchanged, in main memory; if it is
+too small, they are recomputed. The cache exists only within `shared_features`. torch is imported on demand, because
+scoring uses this module, and exported models are scored without torch.
 """
 
 from __future__ import annotations
@@ -24,14 +24,17 @@ if TYPE_CHECKING:
     from adctl.detectors.components.backbones import Backbone
 
 _SHARE = 0.25
-"""Of the memory that is free when sharing begins."""
+"""Maximum fraction of the memory that is free when sharing begins."""
 
 
 class SharedFeatureCache:
-    """Levels of each image by backbone and pixels.
+    """Feature levels of each image, by backbone and pixels.
 
     Args:
-        room: Bytes it may take.
+        room: Maximum bytes.
+
+    Attributes:
+        hits: Number of images whose features were found in the cache.
     """
 
     def __init__(self, room: int) -> None:
@@ -41,7 +44,7 @@ class SharedFeatureCache:
         self._known: WeakKeyDictionary[Backbone, bytes] = WeakKeyDictionary()
 
     def __call__(self, backbone: Backbone, images: Tensor) -> list[Tensor]:
-        """Levels [B,C,h,w] of images [B,C,H,W]; only images not met before go through the backbone."""
+        """Return the levels [B,C,h,w] of images [B,C,H,W]; only new images pass through the backbone."""
         import torch
 
         keys = [self._key(backbone, image) for image in images]
@@ -60,7 +63,7 @@ class SharedFeatureCache:
         return [torch.stack([level.to(images.device) for level in column]) for column in zip(*rows, strict=True)]
 
     def clear(self) -> None:
-        """Let go of all features."""
+        """Remove all features."""
         self._room += sum(level.nbytes for levels in self._kept.values() for level in levels)
         self._kept.clear()
 
@@ -81,10 +84,10 @@ _STORE: ContextVar[SharedFeatureCache | None] = ContextVar("adctl_shared_feature
 
 @contextmanager
 def shared_features(room: int | None = None) -> Iterator[SharedFeatureCache]:
-    """Keep features while the block runs; within another such block its store is used.
+    """Share features inside the block; nested blocks use the cache of the outer block.
 
     Args:
-        room: Bytes they may take; None takes a quarter of what is free.
+        room: Maximum bytes; None takes a quarter of the free memory.
     """
     store = _STORE.get()
     if store is not None:
@@ -100,7 +103,7 @@ def shared_features(room: int | None = None) -> Iterator[SharedFeatureCache]:
 
 @contextmanager
 def unshared() -> Iterator[None]:
-    """Compute every feature while the block runs, as where operations are counted."""
+    """Compute all features inside the block, as required for counting operations."""
     token = _STORE.set(None)
     try:
         yield
@@ -109,12 +112,12 @@ def unshared() -> Iterator[None]:
 
 
 def sharing() -> bool:
-    """Whether features are shared now, so that times say nothing of what a model alone would take."""
+    """Return whether features are shared now; measured times are then shorter than those of a model alone."""
     return _STORE.get() is not None
 
 
 def backbone_levels(backbone: Backbone, images: Tensor) -> list[Tensor]:
-    """Levels [B,C,h,w] of images [B,C,H,W], from memory where they are shared and no gradient is wanted."""
+    """Return the levels [B,C,h,w] of images [B,C,H,W], from the cache if features are shared and gradients are off."""
     import torch
 
     store = _STORE.get()
@@ -124,7 +127,7 @@ def backbone_levels(backbone: Backbone, images: Tensor) -> list[Tensor]:
 
 
 def _identity(backbone: Backbone) -> bytes:
-    """What its features depend on: its weights and which levels are read."""
+    """Return a digest of everything that the features depend on: the weights and the levels."""
     digest = hashlib.sha256(repr((backbone.name, backbone.levels, backbone.image_size)).encode())
     for value in backbone.state_dict().values():
         digest.update(_bytes(value))

@@ -1,4 +1,4 @@
-"""Noise with structure: simplex noise over several octaves. NumPy arrays only; knows nothing of diffusion.
+"""Smooth noise: simplex noise summed over several octaves. NumPy arrays only.
 
 Gradient noise on a simplex grid: Perlin, "Noise hardware", SIGGRAPH 2001 course notes. Summed over octaves as
 diffusion's corruption: Wyatt et al., "AnoDDPM", CVPR Workshops 2022, section 3.2.
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 OCTAVES = 6
 PERSISTENCE = 0.8
 FREQUENCY = 2.0**-6
-"""Those of AnoDDPM: the coarsest features are 64 pixels wide."""
+"""Values of AnoDDPM; structures of the coarsest octave are 64 pixels wide."""
 
 _PERIOD = 256
-"""After so many lattice points gradients come again."""
+"""Number of lattice points after which the gradients repeat."""
 
 _SKEW = (3**0.5 - 1) / 2
 _UNSKEW = (3 - 3**0.5) / 6
 _REACH = 0.5
-"""Squared distance beyond which a lattice point has no say."""
+"""Squared distance beyond which a lattice point has no influence."""
 
 
 def simplex_noise(
@@ -38,14 +38,14 @@ def simplex_noise(
     persistence: float = PERSISTENCE,
     frequency: float = FREQUENCY,
 ) -> Plane:
-    """Independent planes of smooth noise, each of zero mean and unit variance.
+    """Generate independent planes of smooth noise, each with zero mean and unit variance.
 
     Args:
-        shape: Planes, height and width.
-        generator: What decides it.
-        octaves: How many layers of noise are summed, each twice as fine as the one before.
-        persistence: Amplitude of a layer over that of the one before.
-        frequency: Of the coarsest layer, lattice points a pixel.
+        shape: Number of planes, height and width.
+        generator: Random generator.
+        octaves: Number of octaves, each twice as fine as the one before.
+        persistence: Ratio of the amplitudes of successive octaves.
+        frequency: Frequency of the coarsest octave, lattice points per pixel.
 
     Returns:
         Array of `shape`, float32.
@@ -55,16 +55,16 @@ def simplex_noise(
     total = np.zeros(shape, np.float32)
     for octave in range(octaves):
         scale = frequency * 2**octave
-        # A place of its own for each plane and octave: the noise is 0 at all lattice points, which must not coincide.
+        # Random offsets, because the noise is 0 at all lattice points, which must not coincide.
         down, right = generator.uniform(0, _PERIOD, (2, count, 1, 1)).astype(np.float32)
-        total += persistence**octave * _layer(columns * scale + right, rows * scale + down, generator)
+        total += persistence**octave * _octave(columns * scale + right, rows * scale + down, generator)
     total -= total.mean((1, 2), keepdims=True)
     total /= total.std((1, 2), keepdims=True)
     return total
 
 
-def _layer(x: Plane, y: Plane, generator: np.random.Generator) -> Plane:
-    """Noise at coordinates x and y of any one shape."""
+def _octave(x: Plane, y: Plane, generator: np.random.Generator) -> Plane:
+    """Return noise at coordinates x and y, which have the same shape."""
     shuffled = generator.permutation(_PERIOD)
     angles = np.arange(_PERIOD, dtype=np.float32) * (2 * np.pi / _PERIOD)
     gradients = np.cos(angles), np.sin(angles)
@@ -72,7 +72,7 @@ def _layer(x: Plane, y: Plane, generator: np.random.Generator) -> Plane:
     column, row = np.floor(x + skew).astype(np.int64), np.floor(y + skew).astype(np.int64)
     unskew = ((column + row) * _UNSKEW).astype(np.float32)
     right, down = x - (column - unskew), y - (row - unskew)
-    # Of the two triangles of a skewed square, the one that the point is in.
+    # The triangle of the skewed square that contains the point.
     lower = (right > down).astype(np.int64)
     total = np.zeros(x.shape, np.float32)
     for step_x, step_y in ((0, 0), (lower, 1 - lower), (1, 1)):

@@ -1,4 +1,4 @@
-"""Features of a frozen backbone brought to zero mean, unit variance and no correlation over good images."""
+"""Whitening of a frozen backbone's features: zero mean, unit variance and no correlation over good images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.detectors.components.anomaly_maps import to_rows
+from adctl.detectors.components.feature_maps import to_rows
+from adctl.detectors.components.feature_statistics import RIDGE, Accumulator, CovarianceSums, principal_directions
 from adctl.engine.phases import Observe
 
 if TYPE_CHECKING:
@@ -16,16 +17,13 @@ if TYPE_CHECKING:
 
     from adctl.engine.phases import Progress
 
-_RIDGE = 0.01
-"""Share of the mean variance added to each direction's: those of almost no variance are held back."""
-
 
 class Whitening(nn.Module):
-    """(features - mean) times a whitening matrix, at each place alike.
+    """(features - mean) times a whitening matrix, the same at each place.
 
     Args:
-        channels: C, of the features.
-        kept: D, directions of most variance that are kept; None keeps all.
+        channels: C, the channels of the features.
+        kept: D, the number of principal directions to keep, largest variance first; None keeps all.
 
     Attributes:
         mean: Tensor [C].
@@ -40,59 +38,44 @@ class Whitening(nn.Module):
         self.kept = min(kept or channels, channels)
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("matrix", torch.eye(channels)[: self.kept].clone())
-        self._count = 0
-        self._sum = torch.zeros(channels, dtype=torch.float64)
-        self._products = torch.zeros(channels, channels, dtype=torch.float64)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features [B,C,h,w] to whitened ones [B,D,h,w]."""
+        """Whiten features [B,C,h,w] to [B,D,h,w]."""
         return F.conv2d(features - self.mean.view(1, -1, 1, 1), self.matrix[:, :, None, None])
 
-    def absorb(self, seen: tuple[int, Tensor, Tensor]) -> None:
-        """Take what `_sums` gave of some images."""
-        count, total, products = seen
-        self._count += count
-        self._sum += total
-        self._products += products
-
-    def finish(self) -> None:
-        """Find mean and matrix."""
-        mean = self._sum / self._count
-        covariance = self._products / self._count - mean.outer(mean)
-        variances, directions = torch.linalg.eigh(covariance)
-        scales = (variances.clamp(min=0) + _RIDGE * variances.mean()).sqrt()
-        matrix = (directions / scales).T.flip(0)[: self.kept]
+    def fit(self, sums: CovarianceSums) -> None:
+        """Compute mean and matrix from the sums over all features."""
+        mean, covariance = sums.mean_and_covariance()
+        variances, directions = principal_directions(covariance)
+        scales = (variances.clamp(min=0) + RIDGE * variances.mean()).sqrt()
         self.mean.copy_(mean)
-        self.matrix.copy_(matrix)
-        self._count = 0
-        self._sum.zero_()
-        self._products.zero_()
+        self.matrix.copy_((directions / scales).T[: self.kept])
 
 
-def observe(
+def whitening_phase(
     whitenings: Sequence[Whitening], embed: Callable[[Tensor], Sequence[Tensor]], title: str = "feature statistics"
 ) -> Observe:
-    """The pass over good images that fits some whitenings.
+    """Return the pass over good images that fits one whitening for each group of features.
 
     Args:
-        whitenings: One for each kind of features.
-        embed: Images [B,C,H,W] to the features of each kind, [B,C,h,w].
-        title: What to call it while it runs.
+        whitenings: The whitenings.
+        embed: Function from images [B,C,H,W] to the features of each group, [B,C,h,w].
+        title: Title of the phase.
     """
+    accumulators: list[Accumulator[CovarianceSums]] = [Accumulator() for _ in whitenings]
 
-    def absorb(seen: Sequence[tuple[int, Tensor, Tensor]]) -> None:
-        for whitening, sums in zip(whitenings, seen, strict=True):
-            whitening.absorb(sums)
+    def absorb(batch: Sequence[CovarianceSums]) -> None:
+        for accumulator, sums in zip(accumulators, batch, strict=True):
+            accumulator.add(sums)
 
     def finish(progress: Progress) -> None:
-        for done, whitening in enumerate(whitenings):
-            whitening.finish()
-            progress(done + 1, len(whitenings))
+        for number, (whitening, accumulator) in enumerate(zip(whitenings, accumulators, strict=True), 1):
+            whitening.fit(accumulator.take())
+            progress(number, len(whitenings))
 
-    return Observe(lambda images: [_sums(features) for features in embed(images)], absorb, finish, title)
-
-
-def _sums(features: Tensor) -> tuple[int, Tensor, Tensor]:
-    """How many rows, their sum [C] and their summed outer products [C,C]; on the CPU, in double precision."""
-    rows = to_rows(features).cpu().double()
-    return len(rows), rows.sum(0), rows.T @ rows
+    return Observe(
+        lambda images: [CovarianceSums.of(to_rows(group).cpu().double()) for group in embed(images)],
+        absorb,
+        finish,
+        title,
+    )

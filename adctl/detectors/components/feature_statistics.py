@@ -1,0 +1,168 @@
+"""Mean, variance and covariance of features, summed batch by batch; principal directions and smoothing over places."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
+
+import torch
+from torch.nn import functional as F  # noqa: N812 - the name everybody uses
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
+
+RIDGE = 0.01
+"""Fraction of the mean variance that is added to the variance of each direction, so that none is near zero."""
+
+_SHRINKAGE = 0.1
+
+
+class Sums(Protocol):
+    """Sums over the images of a batch, to which those of another batch can be added."""
+
+    def add(self, other: Self) -> None:
+        """Add the sums of other images, in place."""
+        ...
+
+
+S = TypeVar("S", bound=Sums)
+
+
+@dataclass
+class VarianceSums:
+    """Sums from which mean and variance follow.
+
+    Attributes:
+        count: Number of values.
+        total: Sum of the values, tensor of float64.
+        squares: Sum of their squares, tensor of float64.
+    """
+
+    count: int
+    total: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, dims: tuple[int, ...] = (0,)) -> VarianceSums:
+        """Sum values over some dimensions, on the CPU."""
+        exact = values.detach().cpu().double()
+        return cls(math.prod(values.shape[dim] for dim in dims), exact.sum(dims), exact.square().sum(dims))
+
+    def add(self, other: VarianceSums) -> None:
+        """Add the sums of other images, in place."""
+        self.count += other.count
+        self.total += other.total
+        self.squares += other.squares
+
+    def mean_and_variance(self) -> tuple[Tensor, Tensor]:
+        """Return mean and variance, both of float64."""
+        mean = self.total / self.count
+        return mean, (self.squares / self.count - mean.square()).clamp(min=0)
+
+
+@dataclass
+class CovarianceSums:
+    """Sums from which mean and covariance of vectors follow, optionally for many places at once.
+
+    Attributes:
+        count: Number of vectors, at each place.
+        total: Sum of the vectors, tensor [...,C].
+        products: Sum of their outer products, tensor [...,C,C].
+    """
+
+    count: int
+    total: Tensor
+    products: Tensor
+
+    @classmethod
+    def of(cls, vectors: Tensor) -> CovarianceSums:
+        """Sum vectors [...,n,C] over n, in their own precision; see `exact`."""
+        return cls(vectors.shape[-2], vectors.sum(-2), vectors.mT @ vectors)
+
+    def add(self, other: CovarianceSums) -> None:
+        """Add the sums of other images, in place."""
+        self.count += other.count
+        self.total += other.total
+        self.products += other.products
+
+    def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
+        """Return mean [...,C] and covariance [...,C,C]."""
+        mean = self.total / self.count
+        return mean, self.products / self.count - mean.unsqueeze(-1) * mean.unsqueeze(-2)
+
+
+class Accumulator(Generic[S]):
+    """Sum of the sums of all batches."""
+
+    def __init__(self) -> None:
+        self._sums: S | None = None
+
+    def add(self, sums: S) -> None:
+        """Add the sums of one batch."""
+        if self._sums is None:
+            self._sums = sums
+        else:
+            self._sums.add(sums)
+
+    def take(self) -> S:
+        """Return the sums of all batches, and start again without any."""
+        sums, self._sums = self._sums, None
+        assert sums is not None
+        return sums
+
+
+def summed(batches: Iterable[S]) -> S:
+    """Return the sum of the sums of all batches."""
+    accumulator: Accumulator[S] = Accumulator()
+    for sums in batches:
+        accumulator.add(sums)
+    return accumulator.take()
+
+
+def exact(values: Tensor) -> Tensor:
+    """Convert to float64, or to float32 on devices without float64.
+
+    A covariance is a small difference of large sums, for which float32 is often too coarse.
+    """
+    return values.float() if values.device.type == "mps" else values.double()
+
+
+def principal_directions(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the variances [C] and the directions (columns of [C,C]) of a covariance [C,C], largest variance first."""
+    variances, directions = torch.linalg.eigh(covariance)
+    return variances.flip(0), directions.flip(1)
+
+
+def place_statistics(batches: Iterable[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation over images at each place, both [C,h,w].
+
+    Args:
+        batches: Features [B,C,h,w]; iterated three times.
+        device: Device of the computation.
+    """
+    count = sum(len(batch) for batch in batches)
+    mean = sum(exact(batch.to(device)).sum(0) for batch in batches) / count
+    variance = sum((exact(batch.to(device)) - mean).square().sum(0) for batch in batches) / count
+    assert isinstance(mean, torch.Tensor)
+    assert isinstance(variance, torch.Tensor)
+    return mean, variance.sqrt()
+
+
+def smoothed(mean: Tensor, deviation: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
+    """Average statistics [C,h,w] over 3 x 3 places, and shrink each deviation to the mean deviation of its channel.
+
+    Without shrinkage, places that hardly vary in the training images would dominate the map.
+
+    Args:
+        mean: Mean at each place.
+        deviation: Standard deviation at each place.
+        smallest: Number added to the deviations.
+    """
+    mean, deviation = (
+        F.avg_pool2d(values, 3, stride=1, padding=1, count_include_pad=False) for values in (mean, deviation)
+    )
+    typical = deviation.mean((1, 2), keepdim=True)
+    return mean, (1 - _SHRINKAGE) * deviation + _SHRINKAGE * typical + smallest
