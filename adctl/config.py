@@ -181,7 +181,7 @@ class ModelSettings(RunsSettings):
 class GateSettings(RunsSettings):
     """Settings of commands that check limits."""
 
-    fail_if: Texts = GATES((), "Exit with code 3 if this holds, such as 'image_auroc<0.95'; repeatable.", "CONDITION")
+    fail_if: Texts = GATES((), "Exit with code 3 if this holds; see the examples; repeatable.", "CONDITION")
     junit: File | None = GATES(None, "JUnit XML file of the gates.")
 
 
@@ -322,10 +322,10 @@ class CalibrateSettings(DeviceSettings, ModelSettings):
     tta: str | None = INPUT(None, "Average over views: hflip, vflip, rot90, transpose; or none.", "VIEW,VIEW")
 
     method: CalibrationMethod | None = THRESHOLD(
-        None, "Method of the threshold.", unset="of the level given, or percentile"
+        None, "Method of the threshold.", unset="that of the level given, else percentile"
     )
     max_false_alarm: Share | None = THRESHOLD(
-        None, "Guaranteed highest rate of false alarms (conformal, tail).", "RATE"
+        None, "Guaranteed highest rate of false alarms, by method conformal or tail.", "RATE"
     )
     percentile: Annotated[float, Bounds(gt=0, le=100)] | None = THRESHOLD(
         None, "Percentile of good scores.", unset="99"
@@ -412,11 +412,11 @@ class ReportSettings(GateSettings):
 class ExportSettings(ModelSettings):
     """Settings of `adctl export`."""
 
-    images: Texts = EXPORT((), "Images to verify the export on.", argument=True, unset="held-out and test images")
+    images: Texts = INPUT((), "Images to verify the export on.", argument=True, unset="held-out and test images")
     format: Annotated[tuple[ExportFormatName, ...], Bounds(min_length=1)] = EXPORT(("onnx",), "Formats.", commas=True)
     half: bool = EXPORT(False, f"Store weights in half precision ({', '.join(formats_with('fp16'))}).")
     int8: bool = EXPORT(False, f"Quantise the network to 8 bits ({', '.join(formats_with('int8'))}).")
-    calibration: Texts = EXPORT((), "Good images for the ranges of --int8; repeatable.", "DIR", unset="training images")
+    calibration: Texts = INPUT((), "Good images for the ranges of --int8; repeatable.", "DIR", unset="training images")
     tolerance: Amount | None = EXPORT(
         None, "Largest relative difference of scores.", unset="0.001, --half 0.01, --int8 0.25"
     )

@@ -152,7 +152,7 @@ def _option(field: dataclasses.Field[Any], annotation: Any) -> Option:
     values = get_args(inner)[0] if several else inner
     choices, boolean = _choices(values), inner is bool
     flag = flag_name(field.name) if declared.flag is None else declared.flag
-    # A switch that is on unless told otherwise, or follows something else, needs a way to switch it off.
+    # A switch that is on by default, or whose default depends on something, needs a flag that switches it off.
     off = f"--no-{flag[2:]}" if boolean and flag and default is not False else ""
     metavar = declared.metavar or _metavar(values, choices, commas=declared.commas)
     listed = f" Choices: {', '.join(choices)}." if choices and metavar != "|".join(choices) else ""
