@@ -208,50 +208,46 @@ def train(
     """Train a detector on good images and write one calibrated model file.
 
     Args:
-        data: Dataset in MVTec AD layout: the folder of a category, or the folder of all categories. Also an
-            archive, a manifest or a remote folder.
+        data: Folder of one or all categories in MVTec AD layout; also an archive or manifest.
         dataset: Dataset that 'adctl fetch' brought, such as demo or mvtec.
-        category: Category of the dataset, a list of them, or 'all' to train on each.
+        category: Category; several as a list, or 'all': one model for each.
         good: Plain folder of good images.
         test: Folder of test images, loose or in one folder for each label.
         masks: Folder of ground-truth masks for `test`.
-        fetch: Fetch the dataset and the backbone's weights if they are missing.
+        fetch: Fetch a missing dataset and backbone.
         accept_license: Accept the licence of the dataset for `fetch`.
-        roi: Region of interest: a rectangle in pixels, or the file of a mask picture.
+        roi: Region of interest: a rectangle in pixels, or a mask file.
         calibration_share: Share of good images held out for the threshold. Above 0, below 1.
         validation_share: Share of good images held out to choose the epoch. Above 0, below 1.
         cache: Folder that keeps decoded and resized images.
         augment: Augmentation of training images. Choices: none, light, medium, heavy, custom.
         augmentations: Transforms of `augment` custom.
         augmentation_library: Library that augments.
-        synthetic: Synthetic defects to repair in training: cutpaste, perlin, or cutpaste,perlin.
+        synthetic: Synthetic defects to repair: cutpaste, perlin, or both with a comma.
         arch: Detector: cnn, diffusion, dinomaly, efficientad, padim, patchcore, resnet, simplenet, vit, or one of
             an installed package.
         backbone: timm model that computes the features.
-        weights: Pretrained weights: a .safetensors or .pth file, or 'random'.
+        weights: Pretrained weights: .safetensors or .pth file, or 'random'.
         image_size: Height and width that images are resized to, in pixels. At least 32, at most 4096.
-        options: Another option of the detector, such as coreset_ratio=0.1. With several detectors also
-            patchcore.NAME=VALUE.
-        error: Error spaces of an autoencoder's anomaly map, with weights.
+        options: Option of the detector, such as coreset_ratio=0.1.
+        error: Error spaces of an autoencoder's map, with weights.
         noise_level: Noise level of the diffusion autoencoder, as a share of its steps.
-        seed: Seed of all random numbers. With lists of seeds, detectors or categories, one model for each
-            combination. At least 0.
-        folds: Cross-validation: train this many models, each with another part held out. At least 2, at most 100.
+        seed: Seed of all random numbers; several as a list: one model for each. At least 0.
+        folds: Cross-validation: train this many models, each on other folds. At least 2, at most 100.
         fold: Train only the model of this fold of `folds`. At least 1, at most 100.
         epochs: Epochs of gradient training. At least 1. Default: 20, or as many as make 1000 steps.
         loss: Loss terms of an autoencoder, with weights.
-        learning_rate: Highest learning rate of AdamW. Above 0. Default: 0.001, or the detector's.
-        weight_decay: Weight decay of AdamW. At least 0. Default: 0.0001, or the detector's.
-        schedule: Schedule of the learning rate. Choices: cosine, step, plateau, constant. Default: cosine, or the
+        learning_rate: Highest learning rate of AdamW. Above 0. Default: 0.001, or detector's.
+        weight_decay: Weight decay of AdamW. At least 0. Default: 0.0001, or detector's.
+        schedule: Schedule of the learning rate. Choices: cosine, step, plateau, constant. Default: cosine, or
             detector's.
-        warmup: Share of the steps over which the learning rate rises. At least 0, below 1. Default: 0.05, or the
-            detector's.
+        warmup: Share of steps with a rising learning rate. At least 0, below 1. Default: 0.05, or detector's.
         accumulate: Batches in one optimizer step. At least 1.
         clip: Largest norm of the gradient. Above 0.
         patience: Epochs without a better validation loss before training stops. At least 1.
         ema: Decay of the exponential moving average of the weights; 0 for none. At least 0, below 1.
         precision: Precision of training.
-        gradient_checkpointing: Use less memory and about a third more time, by recomputing activations.
+        gradient_checkpointing: Recompute activations: less memory, about a third more time.
         compile: Compile the training step with torch.compile; faster in long trainings.
         runs: Folder of all runs.
         name: Name of the run's folder.
@@ -355,24 +351,22 @@ def calibrate(
 
     Args:
         model: Model file, or folder or name of a run. Default: the last model.
-        good: Folder of other good images. Default: the images held out at training.
+        good: Folder of other good images. Default: the held-out images.
         defects: Folder of labelled defective images.
-        scores: Folder of labelled scores that 'adctl score' wrote, instead of images.
-        folds: Train this many models, so that every good image is scored by a model not trained on it. At least 2,
-            at most 100.
+        scores: Folder of labelled scores from 'adctl score', instead of images.
+        folds: Train this many models: each good image is scored by one not trained on it. At least 2, at most 100.
         learning_curve: Estimate how many good images are enough.
-        tta: Test-time augmentation: views to average over, of hflip, vflip, rot90, transpose; or none.
+        tta: Average over views: hflip, vflip, rot90, transpose; or none.
         method: Method of the threshold. Choices: percentile, sigma, mad, tail, conformal, f1, precision, recall,
-            cost, fixed. Default: the method whose level is given, else percentile.
-        max_false_alarm: Highest rate of false alarms, guaranteed: method conformal, or tail. Above 0, below 1.
+            cost, fixed. Default: that of the level given, else percentile.
+        max_false_alarm: Guaranteed highest rate of false alarms, by method conformal or tail. Above 0, below 1.
         percentile: Percentile of good scores. Above 0, at most 100. Default: 99.
-        sigmas: Standard deviations above the mean, or above the median with method mad. Above 0. Default: 3.
+        sigmas: Standard deviations above the mean, or median with mad. Above 0. Default: 3.
         min_precision: Lowest share of defects among alarms. Above 0, at most 1.
         min_recall: Lowest share of defects that are found. Above 0, at most 1.
         cost_miss: Cost of a missed defect; the threshold of least cost wins. At least 0.
         cost_alarm: Cost of a false alarm. At least 0.
-        defect_rate: Share of defective parts on the line, for costs. Above 0, below 1. Default: the share among the
-            images.
+        defect_rate: Share of defective parts on the line, for costs. Above 0, below 1. Default: as in the images.
         threshold: The threshold itself, in units of the score.
         warn_at: Level of a second, lower threshold for warnings, by the same method. Above 0.
         runs: Folder of all runs.
@@ -413,13 +407,13 @@ def score(
     """Score images: an anomaly score, an anomaly map and a verdict for each.
 
     Args:
-        images: Folders, files or glob patterns. Default: test images of the model's dataset.
+        images: Folders, files or glob patterns. Default: the test images.
         model: Model file, or folder or name of a run. Default: the last model.
-        watch: Score images as they arrive in this folder, each once, also after a restart.
+        watch: Score images as they arrive in this folder, each once.
         watch_for: Stop watching after this time. Above 0. Default: until Ctrl-C.
         watch_idle: Stop watching when no image has arrived for this time. Above 0.
-        settle: Time a watched file must stay unchanged before it is read. At least 0.
-        tta: Test-time augmentation: views to average over. Default: the views of the calibration.
+        settle: Time a new file must stay unchanged before it is read. At least 0.
+        tta: Average over these views of each image. Default: those of the calibration.
         runs: Folder of all runs.
         out: Folder for heatmaps and results.
         heatmaps: Write a heatmap picture of each image. Default: on with `out`.
@@ -429,8 +423,8 @@ def score(
         gpu: Number of the GPU; implies `device` cuda. At least 0.
         workers: Threads that read images. At least 0, at most 64.
         batch_size: Images in one batch: a number, or auto. At least 1.
-        runtime: Runtime; auto is the fastest that was verified against PyTorch. Choices: auto, torch, torch-
-            compile, onnxruntime, openvino, torchscript, torch-export.
+        runtime: Runtime; auto: the fastest that was verified against PyTorch. Choices: auto, torch, torch-compile,
+            onnxruntime, openvino, torchscript, torch-export.
 
     Returns:
         The result; iterating gives the row of each image.
@@ -459,7 +453,7 @@ def report(
     """Evaluate scores and write the report.
 
     Args:
-        scores: Folders that 'adctl score' wrote; several are compared. Default: the last scores.
+        scores: Folders from 'adctl score'; several are compared. Default: the last scores.
         format: Formats. Choices: html, md, json, csv, pdf, pptx. Default: the ending of `out`, else html.
         title: Title of the report.
         findings: Images shown in md, pdf and pptx, mistakes first. At least 1, at most 500.
@@ -468,7 +462,7 @@ def report(
         ci_level: Level of the confidence intervals. Above 0, below 1.
         ci_samples: Bootstrap samples. At least 100, at most 100000.
         seed: Seed of all random numbers. At least 0.
-        fail_if: Exit with code 3 if this holds, such as 'image_auroc<0.95'.
+        fail_if: Exit with code 3 if this holds; see the examples.
         junit: JUnit XML file of the gates.
         runs: Folder of all runs.
         out: File of the report.
@@ -495,7 +489,7 @@ def compare(
     """Compare scored sets on the images they share and write one HTML page.
 
     Args:
-        scores: Folders that 'adctl score' wrote; several are compared. Default: the last scores.
+        scores: Folders from 'adctl score'; several are compared. Default: the last scores.
         title: Title of the report.
         ci_level: Level of the confidence intervals. Above 0, below 1.
         ci_samples: Bootstrap samples. At least 100, at most 100000.
@@ -515,10 +509,10 @@ def export(
     images: StrPath | Sequence[StrPath] = (),
     *,
     model: StrPath | None = None,
+    calibration: StrPath | Sequence[StrPath] = (),
     format: Literal["onnx", "openvino", "torchscript", "pt2"] | Sequence[Literal["onnx", "openvino", "torchscript", "pt2"]] = ("onnx",),
     half: bool = False,
     int8: bool = False,
-    calibration: StrPath | Sequence[StrPath] = (),
     tolerance: float | None = None,
     runs: StrPath = "runs",
     out: StrPath | None = None,
@@ -526,14 +520,13 @@ def export(
     """Export a model for another runtime, and verify on images that its scores agree.
 
     Args:
-        images: Images to verify the export on. Default: images held out at training, and test images.
+        images: Images to verify the export on. Default: held-out and test images.
         model: Model file, or folder or name of a run. Default: the last model.
+        calibration: Good images for the ranges of `int8`. Default: training images.
         format: Formats. Choices: onnx, openvino, torchscript, pt2.
         half: Store weights in half precision (onnx, openvino).
         int8: Quantise the network to 8 bits (onnx, openvino).
-        calibration: Good images that give the value ranges for `int8`. Default: training images.
-        tolerance: Largest relative difference of scores. Above 0. Default: 0.001; 0.01 with `half`; 0.25 with
-            `int8`.
+        tolerance: Largest relative difference of scores. Above 0. Default: 0.001, `half` 0.01, `int8` 0.25.
         runs: Folder of all runs.
         out: File or folder for the export. Default: beside the model.
 
@@ -570,13 +563,12 @@ def bench(
         runtime: Runtimes, each measured with each model. Choices: auto, torch, torch-compile, onnxruntime,
             openvino, torchscript, torch-export. Default: the file's own.
         batch_sizes: Batch sizes for throughput. At least 1.
-        repeats: Rounds, each with one batch of each size and five single images. At least 3.
-        images: Folder, file or glob pattern of images to score from disk. Default: test images of the model's
-            dataset.
+        repeats: Rounds of one batch of each size and five single images. At least 3.
+        images: Folder, file or glob pattern of images. Default: the test images.
         cold_starts: Processes started to measure cold start and memory. At least 0.
-        fail_if: Exit with code 3 if this holds, such as 'image_auroc<0.95'.
+        fail_if: Exit with code 3 if this holds; see the examples.
         junit: JUnit XML file of the gates.
-        against: JSON file of an earlier measurement; exit with code 3 if the model is slower beyond the noise.
+        against: Earlier JSON file; exit with code 3 if the model is slower beyond the noise.
         runs: Folder of all runs.
         out: JSON file of the measurements.
         markdown: Markdown file of measurements and gates.
@@ -611,8 +603,8 @@ def load(
         gpu: Number of the GPU; implies `device` cuda. At least 0.
         workers: Threads that read images. At least 0, at most 64.
         batch_size: Images in one batch: a number, or auto. At least 1.
-        runtime: Runtime; auto is the fastest that was verified against PyTorch. Choices: auto, torch, torch-
-            compile, onnxruntime, openvino, torchscript, torch-export.
+        runtime: Runtime; auto: the fastest that was verified against PyTorch. Choices: auto, torch, torch-compile,
+            onnxruntime, openvino, torchscript, torch-export.
 
     Returns:
         The model; its method `predict` takes images.
@@ -671,14 +663,14 @@ def fetch(
     Args:
         what: Dataset, such as demo or mvtec.
         category: Fetch only this category.
-        source: Archive, folder or bundle to fetch from, instead of the network.
+        source: Archive, folder or bundle to fetch from, not the network.
         accept_license: Accept the licence of the dataset.
         force: Fetch again even if it is here.
         connections: Connections at once for one large file. At least 1, at most 32.
-        attempts: Attempts at one address that bring nothing new before it fails. At least 1.
+        attempts: Attempts at one address without progress. At least 1.
         timeout: Time to wait for a server's answer. Above 0.
-        backoff: Seconds before the second attempt; doubled for each further one. At least 0.
-        smallest_piece: Bytes of a file that are worth a connection of their own. At least 1.
+        backoff: Seconds before the second attempt; then doubled. At least 0.
+        smallest_piece: Smallest part, in bytes, for a connection of its own. At least 1.
 
     Returns:
         The dataset; with `source` alone, which names a bundle, everything that the bundle held.
@@ -711,10 +703,10 @@ def fetch_weights(
         model_name: timm model, such as wide_resnet50_2.
         source: File or folder to fetch from, instead of the network.
         connections: Connections at once for one large file. At least 1, at most 32.
-        attempts: Attempts at one address that bring nothing new before it fails. At least 1.
+        attempts: Attempts at one address without progress. At least 1.
         timeout: Time to wait for a server's answer. Above 0.
-        backoff: Seconds before the second attempt; doubled for each further one. At least 0.
-        smallest_piece: Bytes of a file that are worth a connection of their own. At least 1.
+        backoff: Seconds before the second attempt; then doubled. At least 0.
+        smallest_piece: Smallest part, in bytes, for a connection of its own. At least 1.
 
     Returns:
         The file and its digest.
@@ -742,17 +734,17 @@ def fetch_bundle(
 
     Args:
         folder: New folder for the bundle.
-        include: Item to pack: NAME, NAME/CATEGORY or weights/MODEL. Default: all that was fetched.
+        include: NAME, NAME/CATEGORY or weights/MODEL to pack. Default: all that was fetched.
         wheels: Pack adctl and the packages it needs.
         requirement: Requirement that pip installs on the other computer. Default: adctl.
         platform: Platform of the other computer in pip's words, such as win_amd64.
         python: Python of the other computer, such as 3.12.
         accept_license: Accept the licences of the datasets.
         connections: Connections at once for one large file. At least 1, at most 32.
-        attempts: Attempts at one address that bring nothing new before it fails. At least 1.
+        attempts: Attempts at one address without progress. At least 1.
         timeout: Time to wait for a server's answer. Above 0.
-        backoff: Seconds before the second attempt; doubled for each further one. At least 0.
-        smallest_piece: Bytes of a file that are worth a connection of their own. At least 1.
+        backoff: Seconds before the second attempt; then doubled. At least 0.
+        smallest_piece: Smallest part, in bytes, for a connection of its own. At least 1.
 
     Returns:
         The folder and its contents.

@@ -233,7 +233,9 @@ class TrainSettings(DeviceSettings, DataSettings):
     augment: Literal["none", "light", "medium", "heavy", "custom"] = DATA(
         "none", "Augmentation of training images.", "POLICY"
     )
-    augmentations: tuple[dict[str, Any], ...] = DATA((), "Transforms of --augment custom; in settings files.", flag="")
+    augmentations: tuple[dict[str, Any], ...] = DATA(
+        (), "Transforms of --augment custom; settings files only.", flag=""
+    )
     augmentation_library: Literal["torchvision", "albumentations"] = DATA("torchvision", "Library that augments.")
     synthetic: str | None = DATA(None, "Synthetic defects to repair: cutpaste, perlin, or both with a comma.")
 

@@ -38,7 +38,7 @@ _COMMAND_LINE_WORDS = {
     "; repeatable": "",
     "; settings files only": "",
     ", also with --dry-run": "",
-    ", several with commas,": ", a list of them,",
+    "several with commas": "several as a list",
 }
 """Words of help texts with what they are in Python."""
 
