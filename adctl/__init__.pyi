@@ -221,9 +221,9 @@ def train(
         validation_share: Share of good images held out to choose the epoch. Above 0, below 1.
         cache: Folder that keeps decoded and resized images.
         augment: Augmentation of training images. Choices: none, light, medium, heavy, custom.
-        augmentations: Transforms of `augment` custom.
+        augmentations: Transforms of `augment` custom; settings files only.
         augmentation_library: Library that augments.
-        synthetic: Synthetic defects to repair: cutpaste, perlin, or both with a comma.
+        synthetic: Synthetic defects to repair: cutpaste, perlin, or a list of both.
         arch: Detector: cnn, diffusion, dinomaly, efficientad, padim, patchcore, resnet, simplenet, vit, or one of
             an installed package.
         backbone: timm model that computes the features.
@@ -462,7 +462,7 @@ def report(
         ci_level: Level of the confidence intervals. Above 0, below 1.
         ci_samples: Bootstrap samples. At least 100, at most 100000.
         seed: Seed of all random numbers. At least 0.
-        fail_if: Exit with code 3 if this holds; see the examples.
+        fail_if: A gate fails if this holds; see the examples.
         junit: JUnit XML file of the gates.
         runs: Folder of all runs.
         out: File of the report.
@@ -566,9 +566,9 @@ def bench(
         repeats: Rounds of one batch of each size and five single images. At least 3.
         images: Folder, file or glob pattern of images. Default: the test images.
         cold_starts: Processes started to measure cold start and memory. At least 0.
-        fail_if: Exit with code 3 if this holds; see the examples.
+        fail_if: A gate fails if this holds; see the examples.
         junit: JUnit XML file of the gates.
-        against: Earlier JSON file; exit with code 3 if the model is slower beyond the noise.
+        against: Earlier JSON file; a gate fails if the model is slower beyond the noise.
         runs: Folder of all runs.
         out: JSON file of the measurements.
         markdown: Markdown file of measurements and gates.

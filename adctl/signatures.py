@@ -36,9 +36,12 @@ _PATHS = {"calibration", "images", "roi", "weights"}
 
 _COMMAND_LINE_WORDS = {
     "; repeatable": "",
-    "; settings files only": "",
+    "; in settings files": "",
     ", also with --dry-run": "",
+    "Exit with code 3 if": "A gate fails if",
+    "exit with code 3 if": "a gate fails if",
     "several with commas": "several as a list",
+    "both with a comma": "a list of both",
 }
 """Words of help texts with what they are in Python."""
 
@@ -192,4 +195,6 @@ def _argument_text(option: Option, flags: Mapping[str, str]) -> str:
     for words, instead in _COMMAND_LINE_WORDS.items():
         told = told.replace(words, instead)
     told = re.sub(r"--[a-z][a-z0-9-]*", lambda found: f"`{flags.get(found[0], found[0])}`", told)
-    return textwrap.fill(f"{option.name}: {told}", WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8)
+    return textwrap.fill(
+        f"{option.name}: {told}", WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False
+    )
