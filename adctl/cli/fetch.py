@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 import typer
 
 from adctl.cli.output import Call, rows, stderr
-from adctl.config import TransferSettings, names_of
 
 if TYPE_CHECKING:
     from adctl.config import FetchSettings
     from adctl.fetching.catalogue import RemoteFile
     from adctl.fetching.datasets import FetchResult
-    from adctl.fetching.download import Transfer
     from adctl.fetching.finding import DatasetStatus
 
 
@@ -32,13 +30,6 @@ def run(call: Call[FetchSettings]) -> int | None:
     else:
         _dataset(call, settings.what)
     return None
-
-
-def transfer_of(settings: TransferSettings) -> Transfer:
-    """Return how downloads are done."""
-    from adctl.fetching.download import Transfer
-
-    return Transfer(**{name: getattr(settings, name) for name in names_of(TransferSettings)})
 
 
 def digest_state(*, verified: bool) -> str:
@@ -115,6 +106,7 @@ def _file(remote: RemoteFile) -> str:
 
 def _dataset(call: Call[FetchSettings], name: str) -> None:
     from adctl.fetching.datasets import fetch_dataset
+    from adctl.fetching.download import Transfer
 
     settings = call.settings
     result = fetch_dataset(
@@ -123,7 +115,7 @@ def _dataset(call: Call[FetchSettings], name: str) -> None:
         source=settings.source,
         accept_license=settings.accept_license or _ask(call, name),
         force=settings.force,
-        transfer=transfer_of(settings),
+        transfer=Transfer.of(settings),
         reporter=call.reporter,
     )
     call.finish(result, lambda: rows(_fetched(result)))

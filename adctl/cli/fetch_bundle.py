@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adctl.cli.fetch import transfer_of
 from adctl.cli.output import Call, rows
 from adctl.errors import UsageError
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 def run(call: Call[FetchBundleSettings]) -> None:
     """Write the bundle."""
     from adctl.fetching.bundles import make_bundle
+    from adctl.fetching.download import Transfer
 
     settings = call.settings
     if settings.folder is None:
@@ -30,7 +30,7 @@ def run(call: Call[FetchBundleSettings]) -> None:
         platform=settings.platform,
         python=settings.python,
         accept_license=settings.accept_license,
-        transfer=transfer_of(settings),
+        transfer=Transfer.of(settings),
         reporter=call.reporter,
     )
     call.finish(result, lambda: _text(result))
