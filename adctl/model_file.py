@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from adctl.detectors.base import Detector
 
 FORMAT = 2
-MODEL = "model.safetensors"
 SUFFIX = ".safetensors"
 DIGEST_LENGTH = 16
 """Hexadecimal digits stored of each training image's digest: enough to recognise it, and short."""

@@ -27,6 +27,7 @@ LAST = "last.json"
 RUN = "run.json"
 SPLIT = "split.json"
 MODEL = "model.safetensors"
+SUMMARY = "summary.json"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "scikit-learn", "safetensors")
 
 Kind = Literal["model", "scores"]

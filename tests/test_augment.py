@@ -222,7 +222,7 @@ def test_wrong_custom_lists_are_explained(library, custom, message, remedy):
 
 @pytest.mark.parametrize("custom", [{"name": "RandomCrop", "size": 16}, {"name": "Grayscale"}])
 def test_transforms_that_change_the_shape_are_refused(custom):
-    with pytest.raises(UsageError, match="images of 3x48x40 into images of"):
+    with pytest.raises(UsageError, match="size of images from 3x48x40"):
         Augmentation("custom", custom=[custom])(gradients(2))
 
 

@@ -283,7 +283,7 @@ def test_refusals(zippers, tmp_path):
 
     with pytest.raises(UsageError, match="no fold 3: --folds is 2"):
         refused(folds=2, fold=3)
-    with pytest.raises(UsageError, match="--fold says which"):
+    with pytest.raises(UsageError, match="--fold needs --folds"):
         refused(fold=1)
     with pytest.raises(DataError, match="too few for 60 folds"):
         refused(folds=60, arch="padim")
@@ -291,7 +291,7 @@ def test_refusals(zippers, tmp_path):
 
 
 def test_several_devices_are_refused(zippers, tmp_path):
-    with pytest.raises(UsageError, match="one device"):
+    with pytest.raises(UsageError, match="a single device"):
         cross_validate(settings(data=zippers, folds=2, devices="2", runs=tmp_path))
 
 

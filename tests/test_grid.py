@@ -23,7 +23,7 @@ from adctl.errors import UsageError
 from adctl.evaluation.evaluate import evaluate
 from adctl.scoring.score_set import ScoreSet
 from adctl.training import grid as module
-from adctl.training.grid import EVERY, GridRow, combinations, is_grid, markdown, tabulate, train_grid
+from adctl.training.grid import MEAN_CATEGORY, GridRow, combinations, is_grid, markdown, tabulate, train_grid
 from adctl.training.single_run import train_once
 
 
@@ -64,7 +64,7 @@ def test_means_and_spreads_are_those_of_the_definition(data):
     assert len(lines) == 6
     for (category, arch), line in lines.items():
         made = [row for row in rows if row.arch == arch and row.error is None]
-        if category == EVERY:
+        if category == MEAN_CATEGORY:
             by_seed = {row.seed: [one for one in made if one.seed == row.seed] for row in made}
             whole = [both for both in by_seed.values() if len(both) == 2]
             values = {
@@ -249,9 +249,9 @@ def test_refusals(zippers, two, tmp_path):
 
     with pytest.raises(UsageError, match="several categories"):
         refused(data=zippers)
-    with pytest.raises(UsageError, match="one run"):
+    with pytest.raises(UsageError, match="a single run"):
         refused(resume="x")
-    with pytest.raises(UsageError, match="--folds goes with one"):
+    with pytest.raises(UsageError, match="--folds needs one"):
         refused(folds=2)
     with pytest.raises(UsageError, match="Unknown arch 'padin'"):
         refused(arch="padim,padin")

@@ -15,7 +15,7 @@ from conftest import ROOT, settings
 from adctl.detectors import registry
 from adctl.errors import ModelFileError, PluginError, UsageError
 from adctl.model_file import ModelHeader, Training, build_detector
-from adctl.training.single_run import detector_config, effective
+from adctl.training.single_run import detector_config, effective_settings
 
 EXAMPLE = ROOT / "examples" / "plugin_detector"
 TRAINING = Training("parts", "", 1, "", (), None)
@@ -96,7 +96,7 @@ def acme(packages):
 
 
 def test_settings_are_listed_with_their_origin(acme):
-    table = effective(settings(arch="acme", options={"ridge": 0.02}))
+    table = effective_settings(settings(arch="acme", options={"ridge": 0.02}))
     assert table["ridge"] == {"value": 0.02, "from": "test"}
     assert table["blur"] == {"value": 0.7, "from": "default of acme"}
 

@@ -96,10 +96,7 @@ def score_samples(
     from adctl.scoring.predict import collect
 
     with reporter.stage(title):
-        scores = collect(runtime, samples, batch_size=settings.batch_size, workers=settings.workers)
-    for message in scores.skipped:
-        log.warning("%s", message)
-    return scores
+        return collect(runtime, samples, batch_size=settings.batch_size, workers=settings.workers)
 
 
 def unseen_images(folder: Path, header: ModelHeader) -> list[Sample]:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from adctl.calibration.calibration_scores import score_samples
 from adctl.config import LoadedSettings, TrainSettings, names_of
 from adctl.data.folds import assign_folds
@@ -16,7 +14,7 @@ from adctl.errors import UsageError
 from adctl.runtimes.torch import TorchRuntime
 from adctl.scoring.predict import CollectedScores, calibration_scores_of
 from adctl.scoring.tta import with_views
-from adctl.training.resume import SETTINGS, check_data, settings_of
+from adctl.training.resume import SETTINGS, check_data, load_settings
 from adctl.training.single_run import plan_training, refit
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ class Refitter:
             )
         self._calibrate = loaded.settings
         self._reporter = reporter
-        self._settings = settings_of(run, _compute_settings(loaded)).settings
+        self._settings = load_settings(run, _compute_settings(loaded)).settings
         self._plan = plan_training(self._settings)
         check_data(run, self._plan.split)
         self.split = self._plan.split
@@ -103,9 +101,8 @@ def cross_fit(
         keys = {sample.key for sample in fold}
         detector, header = refitter.fit([sample for sample in pool if sample.key not in keys])
         collected.append(refitter.score(detector, header, fold, views))
-    scores, peaks = (np.concatenate([getattr(each, name) for each in collected]) for name in ("scores", "peaks"))
     detector, header = refitter.fit(pool)
-    return detector, header, calibration_scores_of(CollectedScores(scores, peaks, ()), folds=folds, views=views)
+    return detector, header, calibration_scores_of(CollectedScores.concatenate(collected), folds=folds, views=views)
 
 
 def _compute_settings(loaded: LoadedSettings[CalibrateSettings]) -> LoadedSettings[TrainSettings]:

@@ -40,10 +40,10 @@ def run(call: Call[TrainSettings]) -> int:
 
 def settings_table(call: Call[TrainSettings]) -> dict[str, dict[str, Any]]:
     """Return every setting, those of the detector included, for --print-config."""
-    from adctl.training.single_run import effective
+    from adctl.training.single_run import effective_settings
 
     _refuse_grid(call.settings)
-    return effective(call.loaded)
+    return effective_settings(call.loaded)
 
 
 def _refuse_grid(settings: TrainSettings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     from adctl.records import Sample
     from adctl.runtimes.base import Runtime, RuntimeOutput
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,26 +107,39 @@ class CollectedScores:
     """Raw scores and highest map values of all readable images.
 
     Attributes:
+        keys: Keys of the images.
         scores: Raw scores [n] of float64.
         peaks: Highest value of each anomaly map [n], float64.
-        skipped: Error message of each unreadable image.
     """
 
+    keys: tuple[str, ...]
     scores: NDArray[np.float64]
     peaks: NDArray[np.float64]
-    skipped: tuple[str, ...]
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[CollectedScores]) -> CollectedScores:
+        """Return the scores of all parts in one record."""
+        return cls(
+            tuple(key for part in parts for key in part.keys),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.peaks for part in parts]),
+        )
 
 
 def collect(runtime: Runtime, samples: Sequence[Sample], *, batch_size: int | str, workers: int) -> CollectedScores:
-    """Predict images and keep only their scores and the highest values of their anomaly maps."""
-    scores, peaks, skipped = [], [], []
+    """Predict images and keep only their scores and the highest values of their anomaly maps.
+
+    Unreadable images are logged and left out.
+    """
+    keys, scores, peaks = [], [], []
     for predicted in predict(runtime, samples, batch_size=batch_size, workers=workers):
         if predicted.score is None or predicted.peak is None:
-            skipped.append(str(predicted.item.error))
+            log.warning("%s", predicted.item.error)
             continue
+        keys.append(predicted.item.sample.key)
         scores.append(predicted.score)
         peaks.append(predicted.peak)
-    return CollectedScores(np.array(scores, np.float64), np.array(peaks, np.float64), tuple(skipped))
+    return CollectedScores(tuple(keys), np.array(scores, np.float64), np.array(peaks, np.float64))
 
 
 def calibration_scores_of(

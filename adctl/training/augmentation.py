@@ -1,6 +1,6 @@
-"""Variations of good training images, for detectors that are trained by gradient.
+"""Augmentation of good training images, for detectors with gradient training.
 
-| policy   | position                            | light and focus                                          | mixing |
+| policy   | geometry                            | light and focus                                          | mixing |
 |----------|-------------------------------------|----------------------------------------------------------|--------|
 | `none`   | -                                   | -                                                        | -      |
 | `light`  | 2 degrees, shift 2 %                | brightness, contrast 5 %                                 | -      |
@@ -8,23 +8,22 @@
 |          |                                     | blurred, one in four slightly noisy                      |        |
 | `heavy`  | 10 degrees, shift 8 %, zoom 10 %    | twice one of six: brightness 20 %, contrast 30 %,        | MixUp, |
 |          |                                     | saturation 30 %, sharpness, blur, noise                  | CutMix |
-| `custom` | what the config file lists, in its order                                                                |
+| `custom` | transforms of the config file, in their order                                                            |
 
-What the detector is shown it learns to call good, which sets limits. No policy mirrors: parts have an
-orientation, and one mounted the wrong way round is defective. None changes the hue or stretches the contrast of
-each channel: a wrong colour is a defect.
-An image that is moved continues beyond its border by reflection: a black corner would become good. `heavy`
-draws from its list as RandAugment does (Cubuk et al. 2020), without the operations that break these rules, and
-mixes one image in eight with another by MixUp (Zhang et al. 2018) and one in eight by CutMix (Yun et al. 2019);
-it suits few images that vary much, and makes faint defects harder to see.
+The detector learns that augmented images are good, so augmentations must not resemble defects. No policy mirrors
+images, because a part mounted the wrong way round is defective. No policy changes the hue or the contrast of single
+channels, because a wrong colour is a defect. Moved images are continued by reflection beyond their border, because
+black corners would be learned as good. `heavy` draws from its list like RandAugment (Cubuk et al. 2020), without the
+operations that break these rules, and mixes one image in eight by MixUp (Zhang et al. 2018) and one in eight by CutMix
+(Yun et al. 2019). It suits small datasets with large variation, and makes faint defects harder to detect.
 
-Custom transforms are named after classes of `torchvision.transforms.v2` (or of albumentations), or
-`ReflectedAffine`; of each entry, `probability` is the share of images that get it, all else goes to the class:
+Custom transforms are named after classes of `torchvision.transforms.v2` (or of albumentations), or `ReflectedAffine`.
+In each entry `probability` is the fraction of images to transform; all other values are arguments of the class:
 `[{name = "RandomHorizontalFlip"}, {name = "ColorJitter", brightness = 0.2, probability = 0.5}]`.
-torchvision's own ways to turn and shift leave black corners; `ReflectedAffine` does not.
+torchvision's rotations and shifts leave black corners; `ReflectedAffine` does not.
 
-All random numbers come from torch's global generators; albumentations is seeded from them. Knows nothing of
-files and detectors.
+All random numbers come from torch's global generators; albumentations is seeded from them. This module does not know
+files or detectors.
 """
 
 from __future__ import annotations
@@ -51,10 +50,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Transform = Callable[[Tensor], Tensor]
-"""One image [C,H,W] to another."""
+"""Function from an image [C,H,W] to another."""
 
 Step = Callable[[list[Tensor]], list[Tensor]]
-"""All images of a batch, each [C,H,W], to others."""
+"""Function from all images of a batch, each [C,H,W], to others."""
 
 POLICIES = ("none", "light", "medium", "heavy", "custom")
 LIBRARIES = ("torchvision", "albumentations")
@@ -66,29 +65,29 @@ _EXAMPLE = '[{name = "RandomRotation", degrees = 5}]'
 
 _MIXERS = ("CutMix", "MixUp")
 _UNFIT = {
-    # made of other transforms, or of code
+    # composed of other transforms, or of code
     "Compose", "Lambda", "LinearTransformation", "RandomApply", "RandomChoice", "RandomOrder", "Transform",
-    # change the type or the scale of values, or want another type than float32
+    # change the dtype or the scale of values, or need another dtype than float32
     "ConvertImageDtype", "JPEG", "Normalize", "PILToTensor", "ToDtype", "ToImage", "ToPILImage", "ToPureTensor",
     "ToTensor",
-    # for boxes, key points or video; give several images
+    # for boxes, key points or video; return several images
     "ClampBoundingBoxes", "ClampKeyPoints", "ConvertBoundingBoxFormat", "FiveCrop", "RandomIoUCrop",
     "SanitizeBoundingBoxes", "SanitizeKeyPoints", "SetClampingMode", "TenCrop", "UniformTemporalSubsample",
 }  # fmt: skip
-"""Classes of torchvision's that are no variations of one image."""
+"""Classes of torchvision that cannot augment a single image."""
 
 
 class Augmentation:
-    """Varies the images of a training batch, each by its own random draw.
+    """Random augmentation of a training batch, independent for each image.
 
     Args:
-        policy: One of `POLICIES`.
-        library: One of `LIBRARIES`.
-        custom: The transforms of policy `custom`, see the module.
-        synthetic: Kinds of defects to paint onto half of the images, see `adctl.data.synthetic`; None for none.
+        policy: A name from `POLICIES`.
+        library: A name from `LIBRARIES`.
+        custom: Transforms of the policy `custom`; see the module.
+        synthetic: Kinds of synthetic defects for half of the images, see `adctl.data.synthetic`; None for none.
 
     Raises:
-        UsageError: A name or an argument cannot be used.
+        UsageError: A name is unknown, or an argument is not valid.
         MissingExtraError: The library is not installed.
     """
 
@@ -110,7 +109,7 @@ class Augmentation:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Batch:
-        """Vary images [B,C,H,W] of float32 in [0, 1], C being 1 or 3; they are left as they are.
+        """Return an augmented batch of images [B,C,H,W], float32 in [0, 1]; the given tensor is not changed.
 
         Raises:
             UsageError: A custom transform fails, or changes the size of the images.
@@ -129,17 +128,20 @@ class Augmentation:
             varied = step(varied)
         for image in varied:
             _require_same_shape(images[0], image)
-        # Into a tensor of the same layout: channels-last batches train a quarter faster on a CPU.
+        # Keep the memory layout, because channels-last batches train a quarter faster on a CPU.
         return torch.empty_like(images).copy_(torch.stack(varied)).clamp_(0, 1)
 
 
 class ReflectedAffine(nn.Module):
-    """Turns, shifts and zooms an image about its centre; what comes into view is the image reflected.
+    """Random rotation, shift and zoom of an image, continued by reflection beyond its border.
 
     Args:
-        degrees: Largest turn either way.
-        shift: Largest shift either way along each axis, share of the side.
-        zoom: Largest change of scale either way, share; below 1.
+        degrees: Maximum rotation in either direction.
+        shift: Maximum shift in either direction along each axis, fraction of the side.
+        zoom: Maximum change of scale in either direction, fraction below 1.
+
+    Raises:
+        ValueError: A value is negative, or `zoom` is not below 1.
     """
 
     def __init__(self, degrees: float = 0.0, shift: float = 0.0, zoom: float = 0.0) -> None:
@@ -149,24 +151,24 @@ class ReflectedAffine(nn.Module):
         self.degrees, self.shift, self.zoom = float(degrees), float(shift), float(zoom)
 
     def forward(self, image: Tensor) -> Tensor:
-        """An image [C,H,W] to another of the same shape."""
+        """Transform an image [C,H,W]."""
         turn, right, down, zoom = (2 * torch.rand(4) - 1).tolist()
         angle, scale = math.radians(turn * self.degrees), 1 / (1 + zoom * self.zoom)
         height, width = image.shape[1:]
         cos, sin = scale * math.cos(angle), scale * math.sin(angle)
-        # From places in the new image to places in the old one, both in [-1, 1]; a shift of 1 is half a side.
+        # Maps coordinates in the new image to those in the old one, both in [-1, 1]; a shift of 1 is half a side.
         rows = [
             [cos, -sin * height / width, 2 * right * self.shift],
             [sin * width / height, cos, 2 * down * self.shift],
         ]
         grid = F.affine_grid(image.new_tensor([rows]), [1, *image.shape], align_corners=False)
-        # Bicubic, as bilinear interpolation would make the training images softer than those to be scored.
+        # Bicubic, because bilinear interpolation would blur training images more than scored images.
         moved = F.grid_sample(image[None], grid, mode="bicubic", padding_mode="reflection", align_corners=False)
         return moved[0].clamp(0, 1)
 
 
 class _Each:
-    """Applies a transform to each image."""
+    """Transform of each image, with a probability."""
 
     def __init__(self, transform: Transform, probability: float = 1.0) -> None:
         self.transform, self.probability = transform, probability
@@ -177,7 +179,7 @@ class _Each:
 
 
 class _Mixed:
-    """Mixes images with other ones of the batch, by torchvision's MixUp or CutMix on pairs."""
+    """Mixing of images with others of the batch, by torchvision's MixUp or CutMix on pairs."""
 
     def __init__(self, mixer: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], probability: float) -> None:
         self.mixer, self.probability = mixer, probability
@@ -200,7 +202,7 @@ class _Mixed:
 
 
 class _Albumentation:
-    """One transform of albumentations, seeded from torch for each image."""
+    """Transform of albumentations, seeded from torch for each image."""
 
     def __init__(self, transform: Any) -> None:
         self.transform = _albumentations().Compose([transform])
@@ -213,7 +215,7 @@ class _Albumentation:
 
 
 class _Guarded:
-    """A custom transform whose failures are the config file's fault."""
+    """Custom transform; its errors are reported as errors of the config file."""
 
     def __init__(self, name: str, transform: Transform) -> None:
         self.name, self.transform = name, transform
@@ -250,7 +252,7 @@ def _torchvision_steps(policy: str, custom: Sequence[Mapping[str, Any]]) -> list
 
 
 def _albumentations_steps(policy: str, custom: Sequence[Mapping[str, Any]]) -> list[Step]:
-    """The same policies by albumentations; mixing is torchvision's, as it needs several images."""
+    """Return the steps of a policy with albumentations; mixing needs several images, so it uses torchvision."""
     a = _albumentations()
 
     def affine(degrees: float, shift: float, zoom: float = 0.0) -> Any:
@@ -326,7 +328,7 @@ def _torchvision_classes() -> dict[str, type]:
 
 
 def _with_enumerations(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Names in place of the two kinds of members of enumerations that torchvision wants."""
+    """Replace the names of interpolations and policies by the enumeration members that torchvision expects."""
     kinds = {"interpolation": v2.InterpolationMode, "policy": v2.AutoAugmentPolicy}
     values = dict(arguments)
     for key in kinds.keys() & values.keys():
@@ -341,17 +343,17 @@ def _with_enumerations(name: str, arguments: Mapping[str, Any]) -> dict[str, Any
 def _build(name: str, kind: type, arguments: Mapping[str, Any]) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # albumentations only warns of unknown arguments
+            warnings.simplefilter("error", UserWarning)  # albumentations only warns about unknown arguments
             return kind(**arguments)
     except Exception as error:
         raise UsageError(
-            f"The augmentation '{name}' cannot be made of {dict(arguments)}: {error}",
+            f"The augmentation '{name}' does not accept the arguments {dict(arguments)}: {error}",
             "Change its arguments in the config file.",
         ) from error
 
 
 def _read(entry: Mapping[str, Any]) -> tuple[str, float, dict[str, Any]]:
-    """Name, probability and the other arguments of one entry."""
+    """Return name, probability and the other arguments of an entry."""
     arguments = dict(entry)
     name, probability = arguments.pop("name", None), arguments.pop("probability", 1.0)
     if not isinstance(name, str):
@@ -365,7 +367,7 @@ def _read(entry: Mapping[str, Any]) -> tuple[str, float, dict[str, Any]]:
 
 
 def _albumentations() -> Any:
-    # It would ask the network for newer versions of itself as it is imported.
+    # Without this, albumentations asks the network for newer versions when it is imported.
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     try:
         return importlib.import_module("albumentations")
@@ -385,8 +387,8 @@ def _require_list(policy: str, custom: Sequence[Mapping[str, Any]] | None) -> No
         )
     if policy != "custom" and custom:
         raise UsageError(
-            f"Transforms are listed, and the augmentation policy is '{policy}'.",
-            "Choose the policy custom, or leave the list out.",
+            f"Transforms are given, but the augmentation policy is '{policy}'.",
+            "Choose the policy custom, or leave the transforms out.",
         )
 
 
@@ -394,6 +396,6 @@ def _require_same_shape(before: Tensor, after: Tensor) -> None:
     if before.shape != after.shape:
         was, became = ("x".join(str(side) for side in image.shape) for image in (before, after))
         raise UsageError(
-            f"The augmentations turn images of {was} into images of {became}.",
-            f"Give transforms that crop, pad or resize the size {list(before.shape[1:])}, or leave them out.",
+            f"The augmentations change the size of images from {was} to {became}.",
+            f"Set the size of transforms that crop, pad or resize to {list(before.shape[1:])}, or leave them out.",
         )

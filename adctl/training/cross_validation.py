@@ -1,14 +1,14 @@
-"""`train --folds K`: K models, each held out from a part of the good images, and one that learned from all.
+"""Cross-validation for `train --folds K`: a model for each fold, and one model trained on all good images.
 
     run/
-      model.safetensors    learned from all good images; calibrated by the out-of-fold scores
-      fold-1/ ...          a run each: model, history, split; its threshold comes from the part it was held out from
-      fold-1/test-scores/  its scores of the test images, where they have labels
-      out_of_fold.csv      every good image, scored by the one model that has not seen it
-      summary.json         folds, metrics with mean and spread, ensembles, best fold
+      model.safetensors    model trained on all good images, calibrated by the out-of-fold scores
+      fold-1/ ...          run of each fold: model, history, split; the threshold comes from the held-out fold
+      fold-1/test-scores/  its scores of the test images, if they have labels
+      out_of_fold.csv      score of each good image by the model that was not trained on it
+      summary.json         folds, metrics with mean and standard deviation, ensembles, best fold
 
-The threshold of the model that learned from all images has no proof: see `adctl.calibration.refit.cross_fit`.
-Ensembles are measured, not kept: scoring with one costs K times as much. Score with the model that learned from all.
+The false-alarm rate of the model trained on all images is not guaranteed: see `adctl.calibration.refit.cross_fit`.
+Ensembles of the folds are evaluated but not saved, because scoring would take K times as long.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from adctl.metrics.table import IMAGE, Place
 from adctl.progress import SILENT, Reporter
 from adctl.records import GOOD
 from adctl.runtimes.loading import open_runtime
-from adctl.scoring.predict import CollectedScores, calibration_scores_of, predict
+from adctl.scoring.predict import CollectedScores, calibration_scores_of, collect
 from adctl.training import resume
 from adctl.training.evaluate import can_test, evaluate_on_test
 from adctl.training.single_run import plan_training, train_into, train_once
@@ -51,39 +51,37 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SUMMARY = "summary.json"
 OUT_OF_FOLD = "out_of_fold.csv"
-TEST_SCORES = "test-scores"
 _RANKING = [one.name for one in IMAGE if Place.TRAINING in one.places and not one.at_threshold]
 """Metrics of an ensemble, which has no threshold."""
 
 _CRITERION = (
-    "the shortest tail of the good scores held out from it (95th percentile above the median, in medians); "
-    "no test image takes part"
+    "the shortest tail of the held-out good scores (95th percentile above the median, in medians); test images are not "
+    "used"
 )
 
-_OF_BEST = (
-    "The best fold's threshold rests on the scores that made it the best, so it is likelier too low than the others; "
-    "the model that learned from all is the one to score with."
+_NOTE_ON_BEST = (
+    "The best fold was chosen by the scores that also gave its threshold, so this threshold is more likely too low "
+    "than the others; score with the model trained on all images."
 )
-_OF_ALL = (
-    "The threshold of the model that learned from all comes from scores by models of fewer images: it tends to keep "
-    "its false-alarm rate, and no proof says so."
+_NOTE_ON_ALL = (
+    "The threshold of the model trained on all images comes from models trained on fewer images: its false-alarm rate "
+    "is usually met, but not guaranteed."
 )
 
 
 @dataclass(frozen=True)
 class FoldResult:
-    """One fold's model.
+    """Model of one fold.
 
     Attributes:
-        number: From 1.
-        model: Its model file.
-        images: Good images learned from.
-        held_out: Good images held out.
-        threshold: From those.
-        tail: How far the 95th percentile of the held-out scores lies above their median, in medians.
-        metrics: On the test images, by the names of `adctl.training.evaluate.METRICS`; empty without labels.
+        number: Number of the fold, from 1.
+        model: Model file.
+        images: Number of training images.
+        held_out: Number of held-out good images.
+        threshold: Threshold from the held-out images.
+        tail: Distance from the median to the 95th percentile of the held-out scores, in medians.
+        metrics: Metrics on the test images, by the names of `adctl.training.evaluate.METRICS`; empty without labels.
     """
 
     number: int
@@ -97,18 +95,18 @@ class FoldResult:
 
 @dataclass(frozen=True)
 class CrossValidationResult:
-    """What cross-validation made.
+    """Result of a cross-validation.
 
     Attributes:
-        run: The folder of all.
-        trained: The model that learned from all good images.
-        folds: In order.
-        spreads: Mean and spread over the folds of each test metric.
-        ensembles: `mean`, `max` and `rank` with their ranking metrics on the test images; empty without labels.
-        all_images: Test metrics of the model that learned from all; empty without labels.
+        run: Folder of the run, with the runs of the folds.
+        trained: Model trained on all good images.
+        folds: Models of the folds, in order.
+        spreads: Mean and standard deviation over the folds of each test metric.
+        ensembles: Ranking metrics of the ensembles `mean`, `max` and `rank` on the test images; empty without labels.
+        all_images: Test metrics of the model trained on all images; empty without labels.
         best: Number of the best fold.
-        criterion: By what it is the best.
-        notes: What to know.
+        criterion: Criterion of the best fold.
+        notes: Notes for the user, full sentences.
     """
 
     run: Path
@@ -124,52 +122,47 @@ class CrossValidationResult:
 
 @dataclass(frozen=True)
 class _Scored:
-    """A fold with its scores: those held out [n], with keys and map peaks, and of the test images or None."""
+    """Fold with the scores of its held-out good images, and of the test images or None."""
 
     fold: FoldResult
-    keys: tuple[str, ...]
-    good: Floats
-    peaks: Floats
+    good: CollectedScores
     test: ScoreSet | None
 
 
 def cross_validate(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILENT) -> CrossValidationResult:
-    """Fit a model a fold and one on all good images; score what each has not seen.
+    """Train a model for each fold and one on all good images, and score the images that each was not trained on.
 
-    A run that was cut short goes on with `resume`: folds that are complete stay.
+    With `resume`, a run that was interrupted continues, and its complete folds are kept.
 
     Args:
-        loaded: The settings, with `folds`.
-        reporter: Told how far it is.
+        loaded: The settings with their origins; `folds` is set.
+        reporter: Receiver of progress.
 
     Raises:
-        UsageError: Something named does not exist or does not fit together.
-        DataError: The images cannot be used as they are, or there are fewer than folds.
-        TrainingError: Fitting cannot go on.
+        UsageError: A name is unknown, a path does not exist, or settings contradict each other.
+        DataError: The images cannot be used, or there are fewer images than folds.
+        TrainingError: The loss is not finite, or memory is too small.
         OutputError: The run cannot be written.
     """
-    run = None
-    if loaded.settings.resume is not None:
-        run = resume.find_run(loaded)
-        loaded = resume.settings_of(run, loaded)
+    run, loaded = resume.find_run(loaded)
     settings = loaded.settings
     if settings.devices is not None or distributed.is_launched_externally():
-        raise UsageError("--folds trains on one device.", "Train fold by fold: --folds K --fold N --devices ....")
+        raise UsageError(
+            "Cross-validation with --folds uses a single device.",
+            "Train the folds one by one: --folds K --fold N --devices ....",
+        )
     plan = plan_training(settings)
     if run is None:
         run = run_folder.new_folder(settings.runs, settings.arch, plan.dataset.category, "folds", name=settings.name)
-        resume.keep_settings(run, loaded, plan.split)
+        resume.save_settings(run, loaded, plan.split)
     else:
         resume.check_data(run, plan.split)
-    notes = _dropped(len(plan.dataset.train) - len(plan.split.digests))
-    try:
-        return _all(run, loaded, plan.dataset.test, notes, reporter)
-    except BaseException:
-        _leave(run)
-        raise
+    notes = _note_on_dropped(len(plan.dataset.train) - len(plan.split.digests))
+    with resume.kept_if_resumable(run):
+        return _train_all(run, loaded, plan.dataset.test, notes, reporter)
 
 
-def _all(
+def _train_all(
     run: Path, loaded: LoadedSettings[TrainSettings], test: Sequence[Sample], notes: list[str], reporter: Reporter
 ) -> CrossValidationResult:
     settings = loaded.settings
@@ -177,8 +170,8 @@ def _all(
     labelled = can_test(test)
     with shared_features():
         scored = [_fold(run, loaded, number, reporter, labelled=labelled) for number in range(1, settings.folds + 1)]
-        trained = _learn_from_all(run, loaded, scored, reporter)
-        tested = evaluate_on_test(trained.model, settings, run / TEST_SCORES, reporter) if labelled else None
+        trained = _train_on_all_images(run, loaded, scored, reporter)
+        tested = evaluate_on_test(trained.model, settings, reporter) if labelled else None
     run_folder.set_last(settings.runs, "model", trained.model)
     folds = tuple(one.fold for one in scored)
     best = min(folds, key=lambda fold: fold.tail)
@@ -209,24 +202,24 @@ def _fold(
     if not (folder / run_folder.RUN).is_file():
         _train_fold(folder, LoadedSettings(own, loaded.origins), reporter)
     plan = plan_training(own)
-    keys, good, peaks = _out_of_fold(model, own, plan.split.calibration)
-    tested = evaluate_on_test(model, own, folder / TEST_SCORES, reporter) if labelled else None
+    good = _score_held_out(model, own, plan.split.calibration)
+    tested = evaluate_on_test(model, own, reporter) if labelled else None
     record = run_folder.read_manifest(folder)
     assert record is not None
     fold = FoldResult(
         number=number,
         model=model,
         images=len(plan.split.train),
-        held_out=len(good),
+        held_out=len(good.scores),
         threshold=float(record["calibration"]["threshold"]),
-        tail=_tail(good),
+        tail=_tail(good.scores),
         metrics=tested.metrics if tested else {},
     )
-    return _Scored(fold, keys, good, peaks, tested.scores if tested else None)
+    return _Scored(fold, good, tested.scores if tested else None)
 
 
 def _train_fold(folder: Path, own: LoadedSettings[TrainSettings], reporter: Reporter) -> None:
-    """Anew, or from the checkpoint that an earlier call left."""
+    """Train a fold, from its newest checkpoint if an earlier call left one."""
     if (folder / CHECKPOINTS).is_dir() and not (folder / run_folder.MODEL).is_file():
         own = LoadedSettings(replace(own.settings, resume=folder), own.origins)
     else:
@@ -234,22 +227,12 @@ def _train_fold(folder: Path, own: LoadedSettings[TrainSettings], reporter: Repo
     train_once(own, reporter)
 
 
-def _out_of_fold(
-    model: Path, settings: TrainSettings, samples: Sequence[Sample]
-) -> tuple[tuple[str, ...], Floats, Floats]:
-    """Keys, scores and map peaks of the images held out from a model; those that cannot be read are told of."""
+def _score_held_out(model: Path, settings: TrainSettings, samples: Sequence[Sample]) -> CollectedScores:
     runtime = open_runtime(model, settings.device, settings.gpu)
-    keys, scores, peaks = [], [], []
-    for found in predict(runtime, samples, batch_size=settings.batch_size, workers=settings.workers):
-        if found.score is None or found.peak is None:
-            log.warning("%s", found.item.error)
-            continue
-        keys.append(found.item.sample.key)
-        scores.append(found.score)
-        peaks.append(found.peak)
-    if not keys:
+    good = collect(runtime, samples, batch_size=settings.batch_size, workers=settings.workers)
+    if not good.keys:
         raise DataError(f"None of the {len(samples)} images held out from {model} can be read.", "Check the files.")
-    return tuple(keys), np.array(scores, np.float64), np.array(peaks, np.float64)
+    return good
 
 
 def _tail(good: Floats) -> float:
@@ -257,17 +240,17 @@ def _tail(good: Floats) -> float:
     return float((high - middle) / abs(middle)) if middle else float("inf")
 
 
-def _learn_from_all(
+def _train_on_all_images(
     run: Path, loaded: LoadedSettings[TrainSettings], scored: Sequence[_Scored], reporter: Reporter
 ) -> TrainResult:
-    log.info("Learning from all good images.")
-    good, peaks = (np.concatenate([getattr(one, name) for one in scored]) for name in ("good", "peaks"))
-    evidence = calibration_scores_of(CollectedScores(good, peaks, ()), folds=len(scored))
-    return train_into(run, loaded, plan_training(loaded.settings), reporter, evidence)
+    log.info("Training on all good images.")
+    good = CollectedScores.concatenate([one.good for one in scored])
+    scores = calibration_scores_of(good, folds=len(scored))
+    return train_into(run, loaded, plan_training(loaded.settings), reporter, scores)
 
 
 def _ensembles(scored: Sequence[_Scored]) -> dict[str, dict[str, float]]:
-    """Ranking metrics of each ensemble over the labelled test images that every fold's model could score."""
+    """Return ranking metrics of each ensemble, on the labelled test images that the models of all folds scored."""
     tests = [{row.key: row for row in one.test.rows if row.score is not None} for one in scored if one.test]
     if not tests:
         return {}
@@ -275,25 +258,26 @@ def _ensembles(scored: Sequence[_Scored]) -> dict[str, dict[str, float]]:
     truth = [tests[0][key].label != GOOD for key in keys]
     if all(truth) or not any(truth):
         return {}
-    found = combine_scores([[test[key].score or 0.0 for key in keys] for test in tests], [one.good for one in scored])
-    metrics = {name: image_metrics(values, truth) for name, values in found.items()}
+    test_scores = [[test[key].score or 0.0 for key in keys] for test in tests]
+    combined = combine_scores(test_scores, [one.good.scores for one in scored])
+    metrics = {name: image_metrics(values, truth) for name, values in combined.items()}
     return {name: {f"image_{one}": float(getattr(value, one)) for one in _RANKING} for name, value in metrics.items()}
 
 
-def _dropped(count: int) -> list[str]:
+def _note_on_dropped(count: int) -> list[str]:
     if not count:
         return []
-    note = f"{count} good images are test images too, byte for byte, and were left out of all folds."
+    note = f"{count} good images are identical to test images and were left out of all folds."
     log.warning("%s", note)
     return [note]
 
 
 def _notes(smallest: int, *, labelled: bool) -> list[str]:
-    notes = [_OF_BEST, _OF_ALL]
-    if smallest < 10:  # noqa: PLR2004 - a standard deviation of fewer is mostly chance
+    notes = [_NOTE_ON_BEST, _NOTE_ON_ALL]
+    if smallest < 10:  # noqa: PLR2004 - a standard deviation of fewer images is unreliable
         notes.append(
-            f"A fold holds out only {smallest} good images: thresholds of folds, and the scale of ensembles by mean "
-            "and max, are rough."
+            f"The smallest fold has only {smallest} good images, so the thresholds of the folds and the scales of the "
+            "ensembles by mean and max are imprecise."
         )
     if not labelled:
         notes.append("There are no labelled test images, so there are no metrics.")
@@ -305,15 +289,16 @@ def _write(result: CrossValidationResult, scored: Sequence[_Scored]) -> None:
     table = csv.writer(stream)
     table.writerow(("key", "fold", "score", "standardised", "peak"))
     for one in scored:
-        columns = (one.keys, one.good.tolist(), standardise(one.good, one.good).tolist(), one.peaks.tolist())
+        scores = one.good.scores
+        columns = (one.good.keys, scores.tolist(), standardise(scores, scores).tolist(), one.good.peaks.tolist())
         for key, value, standard, peak in zip(*columns, strict=True):
             table.writerow((key, one.fold.number, repr(value), repr(standard), repr(peak)))
     files.write_text(result.run / OUT_OF_FOLD, stream.getvalue())
-    files.write_json(result.run / SUMMARY, {"schema": "adctl.folds/1", **summary(result)})
+    files.write_json(result.run / run_folder.SUMMARY, {"schema": "adctl.folds/1", **summary(result)})
 
 
 def summary(result: CrossValidationResult) -> dict[str, Any]:
-    """What `summary.json` holds: JSON-safe, models named by their place in the run."""
+    """Return the content of `summary.json`: JSON-safe, with model files relative to the run."""
     return {
         "model": result.trained.model.name,
         "folds": [
@@ -332,11 +317,3 @@ def summary(result: CrossValidationResult) -> dict[str, Any]:
         "criterion": result.criterion,
         "notes": list(result.notes),
     }
-
-
-def _leave(run: Path) -> None:
-    """After a failure: what is there stays, and the user hears how to go on; an empty run goes."""
-    if any(run.glob("fold-*")):
-        log.warning("Complete folds are kept: go on with 'adctl train --resume %s'.", run)
-    else:
-        shutil.rmtree(run, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A trained model on the test part of its data set: scored into a folder, and what its scores are worth."""
+"""Evaluation of a trained model on the test images of its dataset."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ if TYPE_CHECKING:
     from adctl.metrics.mean_std import MeanStd
     from adctl.records import Sample
 
+TEST_SCORES = "test-scores"
+"""Folder of the scored test images, beside the model."""
+
 METRICS: dict[str, str] = {name: one.column or one.label for name, one in shown_in(Place.TRAINING).items()}
-"""What is measured, with the names shown; those that the test part does not allow are left out."""
+"""Names and table headings of the metrics; metrics that the test images do not allow are left out."""
 
 
 @dataclass(frozen=True)
 class TestResult:
-    """A model on its test part.
+    """Result of a model on the test images.
 
     Attributes:
         scores: The scored set.
-        metrics: By the names of `METRICS`.
-        seconds: Scoring took.
+        metrics: Metrics by the names of `METRICS`.
+        seconds: Time of scoring.
     """
 
     scores: ScoreSet
@@ -42,23 +45,23 @@ class TestResult:
 
 
 def can_test(test: Iterable[Sample]) -> bool:
-    """Whether there are labelled test images."""
+    """Return whether there are labelled test images."""
     return any(sample.label is not None for sample in test)
 
 
-def evaluate_on_test(model: Path, settings: TrainSettings, folder: Path, reporter: Reporter = SILENT) -> TestResult:
-    """Score a model's test images into a folder, maps included, and measure the scores.
+def evaluate_on_test(model: Path, settings: TrainSettings, reporter: Reporter = SILENT) -> TestResult:
+    """Score the test images of a model, write scores and maps to `test-scores` beside it, and compute the metrics.
 
     Args:
-        model: In its run.
-        settings: Of the training: where to compute.
-        folder: For the scored set.
-        reporter: Told how far it is.
+        model: Model file in the folder of its run.
+        settings: Settings of the training, for device and batch size.
+        reporter: Receiver of progress.
 
     Raises:
-        DataError: Not one image could be scored.
+        DataError: No image could be scored.
         OutputError: The scores cannot be written.
     """
+    folder = model.parent / TEST_SCORES
     shared: dict[str, Any] = {name: getattr(settings, name) for name in ("device", "gpu", "batch_size", "workers")}
     given = ScoreSettings(model=model, out=folder, heatmaps=False, runs=model.parent.parent, **shared)
     start = time.perf_counter()
@@ -69,16 +72,16 @@ def evaluate_on_test(model: Path, settings: TrainSettings, folder: Path, reporte
 
 
 def metrics_of(evaluation: Evaluation) -> dict[str, float]:
-    """The metrics of `METRICS` that exist."""
-    found = {}
+    """Return the metrics of `METRICS` that the evaluation has."""
+    metrics = {}
     for name in METRICS:
         group, _, bare = name.partition("_")
         value = getattr(getattr(evaluation, group), bare, None)
         if value is not None:
-            found[name] = float(value)
-    return found
+            metrics[name] = float(value)
+    return metrics
 
 
 def shown(spreads: dict[str, MeanStd]) -> tuple[str, ...]:
-    """A cell a metric, in the order of `METRICS`."""
+    """Return a table cell for each metric, in the order of `METRICS`."""
     return tuple(str(spreads[name]) if name in spreads else "" for name in METRICS)

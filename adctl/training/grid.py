@@ -1,14 +1,14 @@
-"""A grid of trainings in one call: each category with each detector and each seed, one table of mean and spread.
+"""Grid of trainings: each category with each detector and each seed, summarised in one table.
 
     runs/NAME/
-      CATEGORY-ARCH-seedN/ ...   a run each, its scores of the test images in test-scores/
-      summary.json               settings, a row a combination, and the table; what a later call goes on from
-      results.csv                a line a combination
-      table.md                   mean and spread over seeds by category and detector
+      CATEGORY-ARCH-seedN/ ...   run of each combination, with its scores of the test images in test-scores/
+      summary.json               settings, rows and table; a later call continues from it
+      results.csv                one line for each combination
+      table.md                   mean and standard deviation over seeds, by category and detector
 
-A combination that fails is noted and the others go on. Called again with the same --name, it does what is missing or
-failed: a kill loses one combination at most. Frozen features are computed once for all detectors and seeds that read
-the same ones, a category at a time. What training is, `adctl.training.single_run` knows.
+If a combination fails, its error is recorded and the others continue. A later call with the same --name trains only the
+missing and failed combinations, so an interrupted grid loses one combination at most. Within a category, frozen
+features are computed once for all detectors and seeds.
 """
 
 from __future__ import annotations
@@ -40,16 +40,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SCHEMA = "adctl.grid/1"
-SUMMARY = "summary.json"
 RESULTS = "results.csv"
 TABLE = "table.md"
-TEST_SCORES = "test-scores"
-EVERY = "mean"
-"""In place of a category in the table: the mean over all of them."""
+MEAN_CATEGORY = "mean"
+"""Name of the mean over all categories in the table."""
 
-SHARED_NOTE = (
-    "Features of frozen backbones are shared, so a training that comes later takes less time than it would alone."
-)
+SHARED_NOTE = "Features of frozen backbones are shared, so later trainings take less time than they would alone."
 
 _AXES = frozenset({"arch", "category", "seed", "seeds"})
 _COLUMNS = (
@@ -63,9 +59,9 @@ class Combination:
     """One training of the grid.
 
     Attributes:
-        category: None where the data set has none.
-        arch: The detector.
-        seed: Of everything random, the split included.
+        category: The category, or None if the dataset has none.
+        arch: Name of the detector.
+        seed: Seed of all random numbers, the split included.
     """
 
     category: str | None
@@ -75,21 +71,21 @@ class Combination:
 
 @dataclass(frozen=True)
 class GridRow:
-    """What became of one combination.
+    """Result of one combination.
 
     Attributes:
-        category: See `Combination`.
-        arch: Likewise.
-        seed: Likewise.
-        run: Name of the run's folder; None where it failed.
-        sha256: Of the model file.
-        images: Good images learned from.
-        threshold: Of the model.
-        train_seconds: Less where features were shared with an earlier combination.
-        score_seconds: Likewise; None without labelled test images.
-        shared: How often an image's features were there already, in training, calibrating and scoring together.
-        metrics: On the test images, by the names of `adctl.training.evaluate.METRICS`.
-        error: Why it failed, or None.
+        category: The category, or None if the dataset has none.
+        arch: Name of the detector.
+        seed: Seed of all random numbers.
+        run: Name of the run's folder; None if the training failed.
+        sha256: Digest of the model file.
+        images: Number of training images.
+        threshold: Threshold of the model.
+        train_seconds: Time of training; shorter if features were shared with an earlier combination.
+        score_seconds: Time of scoring, also shorter with shared features; None without labelled test images.
+        shared: Number of images, in training, calibration and scoring, whose features were already computed.
+        metrics: Metrics on the test images, by the names of `adctl.training.evaluate.METRICS`.
+        error: Error message if the training failed, or None.
     """
 
     category: str | None
@@ -107,21 +103,21 @@ class GridRow:
 
     @property
     def combination(self) -> Combination:
-        """What it is the outcome of."""
+        """The combination of this result."""
         return Combination(self.category, self.arch, self.seed)
 
 
 @dataclass(frozen=True)
 class GridSummaryRow:
-    """Mean and spread over seeds of one detector on one category, or on the mean of all.
+    """Mean and standard deviation over seeds of one detector on one category, or on the mean of all categories.
 
     Attributes:
-        category: None where the data set has none; `mean` for the mean over categories.
-        arch: The detector.
-        seeds: How many seeds succeeded.
-        failed: How many did not.
-        metrics: By the names of `adctl.training.evaluate.METRICS`.
-        train_seconds: Of one training; None where none succeeded.
+        category: The category, None if the dataset has none, or `mean` for the mean over categories.
+        arch: Name of the detector.
+        seeds: Number of successful seeds.
+        failed: Number of failed seeds.
+        metrics: Metrics by the names of `adctl.training.evaluate.METRICS`.
+        train_seconds: Time of one training; None if all failed.
     """
 
     category: str | None
@@ -134,12 +130,12 @@ class GridSummaryRow:
 
 @dataclass(frozen=True)
 class GridResult:
-    """What became of all combinations.
+    """Result of a grid.
 
     Attributes:
-        folder: Where the runs and the tables lie.
-        rows: One a combination, category by category, detector by detector, seed by seed.
-        table: Mean and spread over seeds.
+        folder: Folder of the runs and tables.
+        rows: Result of each combination, ordered by category, detector and seed.
+        table: Mean and standard deviation over seeds.
     """
 
     folder: Path
@@ -148,12 +144,12 @@ class GridResult:
 
     @property
     def failed(self) -> int:
-        """Combinations without a model."""
+        """Number of failed combinations."""
         return sum(row.error is not None for row in self.rows)
 
 
 def is_grid(settings: TrainSettings) -> bool:
-    """Whether the settings name more than one training."""
+    """Return whether the settings describe more than one training."""
     several = [
         settings.category == ALL_CATEGORIES,
         "," in (settings.category or ""),
@@ -164,10 +160,10 @@ def is_grid(settings: TrainSettings) -> bool:
 
 
 def combinations(settings: TrainSettings) -> tuple[Combination, ...]:
-    """All trainings that the settings name.
+    """Return all combinations of the settings.
 
     Raises:
-        UsageError: There is no such detector, or `all` without categories.
+        UsageError: A detector is unknown, or the category is `all` and the dataset has no categories.
     """
     archs = _listed(settings.arch)
     for arch in (*archs, *(name.partition(".")[0] for name in settings.options if "." in name)):
@@ -182,24 +178,24 @@ def combinations(settings: TrainSettings) -> tuple[Combination, ...]:
 
 
 def train_grid(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILENT) -> GridResult:
-    """Train and test every combination of category, detector and seed; go on with what an earlier call left.
+    """Train and test each combination of category, detector and seed that an earlier call has not completed.
 
     Args:
-        loaded: The settings, with lists in place of single names and seeds.
-        reporter: Told how far it is.
+        loaded: The settings with their origins; categories, detectors and seeds may be lists.
+        reporter: Receiver of progress.
 
     Raises:
-        UsageError: A name is unknown, a flag does not go with a grid, or the folder was begun with other settings.
-        OutputError: Runs cannot be written.
+        UsageError: A name is unknown, a flag cannot be used in a grid, or the folder has a grid with other settings.
+        OutputError: The runs cannot be written.
     """
     settings = loaded.settings
     _check(settings)
     wanted = combinations(settings)
     folder, done = _folder(settings)
     rows = {combination: row for combination, row in done.items() if row.error is None}
-    there = len(rows.keys() & set(wanted))
-    if there:
-        log.info("%d of %d combinations are there already.", there, len(wanted))
+    complete = len(rows.keys() & set(wanted))
+    if complete:
+        log.info("%d of %d combinations are already complete.", complete, len(wanted))
     for category in dict.fromkeys(one.category for one in wanted):
         with shared_features() as store:
             for one in wanted:
@@ -217,9 +213,9 @@ def train_grid(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILEN
 
 
 def tabulate(rows: Sequence[GridRow]) -> tuple[GridSummaryRow, ...]:
-    """Mean and spread over seeds by category and detector; then of the mean over categories by detector.
+    """Return mean and standard deviation over seeds by category and detector, then for the mean over categories.
 
-    That mean is taken seed by seed, over seeds for which every category has the number.
+    The mean over categories is computed for each seed with results of all categories.
     """
     categories = dict.fromkeys(row.category for row in rows)
     archs = dict.fromkeys(row.arch for row in rows)
@@ -234,7 +230,7 @@ def tabulate(rows: Sequence[GridRow]) -> tuple[GridSummaryRow, ...]:
 
 
 def markdown(result: GridResult) -> str:
-    """The table as Markdown, with what failed and what the numbers mean."""
+    """Return the table as Markdown, with notes and the failed combinations."""
     names = [name for name in METRICS if any(name in line.metrics for line in result.table)]
     head = ["category", "detector", *(METRICS[name] for name in names), "train, s", "seeds"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -243,8 +239,8 @@ def markdown(result: GridResult) -> str:
         seconds = f"{line.train_seconds.mean:.1f}" if line.train_seconds else ""
         lines.append(f"| {' | '.join([_shown(line.category), line.arch, *cells, seconds, str(line.seeds)])} |")
     lines += ["", "± is the sample standard deviation over seeds."]
-    if any(line.category == EVERY for line in result.table):
-        lines.append(f"`{EVERY}` is over categories, seed by seed, where every category has the number.")
+    if any(line.category == MEAN_CATEGORY for line in result.table):
+        lines.append(f"`{MEAN_CATEGORY}` is the mean over categories, for seeds with results of all categories.")
     if any(row.shared for row in result.rows):
         lines.append(SHARED_NOTE)
     failures = [row for row in result.rows if row.error is not None]
@@ -255,7 +251,7 @@ def markdown(result: GridResult) -> str:
 
 
 def _ordered(rows: dict[Combination, GridRow], wanted: Sequence[Combination]) -> list[GridRow]:
-    """Those of this call in their order, then those of earlier calls, which stay in the tables."""
+    """Return the rows of this call in their order, followed by those of earlier calls."""
     return [rows[one] for one in dict.fromkeys((*wanted, *rows)) if one in rows]
 
 
@@ -266,19 +262,20 @@ def _listed(text: str) -> list[str]:
 def _check(settings: TrainSettings) -> None:
     if settings.resume is not None:
         raise UsageError(
-            "--resume goes on with one run, not with several.", "Call again with the same --name: what is there stays."
+            "--resume continues a single run, not a grid.",
+            "Call again with the same --name: completed combinations are kept.",
         )
     if settings.folds is not None:
-        raise UsageError("--folds goes with one detector, one category and one seed.", "Train those one by one.")
+        raise UsageError("--folds needs one detector, one category and one seed.", "Train the combinations one by one.")
     if distributed.is_launched_externally():
-        raise UsageError("Several trainings in one call cannot be started by torchrun.", "Use --devices instead.")
+        raise UsageError("A grid of trainings cannot be started by torchrun.", "Use --devices instead.")
 
 
 def _folder(settings: TrainSettings) -> tuple[Path, dict[Combination, GridRow]]:
-    """The folder, and what became of combinations in an earlier call."""
+    """Return the folder, and the results of an earlier call."""
     if settings.name is not None:
         folder = settings.runs / settings.name
-        known = run_folder.read_json(folder / SUMMARY)
+        known = run_folder.read_json(folder / run_folder.SUMMARY)
         if known is not None and known.get("schema") == SCHEMA:
             _check_same(folder, known.get("settings", {}), _kept(settings))
             return folder, _read_rows(folder, known)
@@ -292,13 +289,13 @@ def _read_rows(folder: Path, known: dict[str, Any]) -> dict[Combination, GridRow
     try:
         rows = [GridRow(**row) for row in known["combinations"]]
     except (KeyError, TypeError) as error:
-        raise DataError(f"{folder / SUMMARY} is damaged: {error}.", "Choose another --name.") from error
+        raise DataError(f"{folder / run_folder.SUMMARY} is damaged: {error}.", "Choose another --name.") from error
     there = [row for row in rows if row.run is None or (folder / row.run / run_folder.MODEL).is_file()]
     return {row.combination: row for row in there}
 
 
 def _kept(settings: TrainSettings) -> dict[str, Any]:
-    """The settings that all combinations share and that change results; paths absolute."""
+    """Return the settings that all combinations share and that influence results; paths are absolute."""
     values = {name: value for name, value in settings.to_json().items() if name not in _AXES | MAY_DIFFER}
     for name in values:
         given = getattr(settings, name)
@@ -311,20 +308,20 @@ def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> No
     differing = [f"{name} (was {before[name]!r}, now {now[name]!r})" for name in now if before.get(name) != now[name]]
     if differing:
         raise UsageError(
-            f"{folder} was begun with other settings: {'; '.join(differing)}.",
-            "Leave those as they were, or choose another --name.",
+            f"{folder} was started with other settings: {'; '.join(differing)}.",
+            "Use the same settings, or choose another --name.",
         )
 
 
 def _name(one: Combination) -> str:
-    """All that can vary, whatever does: a later call with longer lists must find the runs of this one."""
+    """Return the name of a run, with all parts even if they do not vary, so that a later, larger grid finds it."""
     return "-".join(filter(None, (one.category, one.arch, f"seed{one.seed}"))).replace("/", "_")
 
 
 def _train_one(
     loaded: LoadedSettings[TrainSettings], one: Combination, name: str, folder: Path, reporter: Reporter
 ) -> GridRow:
-    shutil.rmtree(folder / name, ignore_errors=True)  # of a call that was cut short
+    shutil.rmtree(folder / name, ignore_errors=True)  # may be left from an interrupted call
     own = replace(
         loaded.settings,
         category=one.category,
@@ -340,11 +337,11 @@ def _train_one(
         assert trained is not None
         tested = None
         if can_test(open_dataset(own).test):
-            tested = evaluate_on_test(trained.model, own, trained.run / TEST_SCORES, reporter)
+            tested = evaluate_on_test(trained.model, own, reporter)
     except AdctlError as error:
         log.warning("%s: %s %s", name, error.message, error.remedy)
         return GridRow(one.category, one.arch, one.seed, error=error.message)
-    except Exception as error:  # noqa: BLE001 - a night's work must not end with one combination
+    except Exception as error:  # noqa: BLE001 - a failed combination must not end a long grid
         log.warning("%s: %s: %s", name, type(error).__name__, error)
         return GridRow(one.category, one.arch, one.seed, error=f"{type(error).__name__}: {error}")
     return GridRow(
@@ -362,7 +359,7 @@ def _train_one(
 
 
 def _options(given: dict[str, Any], arch: str) -> dict[str, Any]:
-    """Of these options those of one detector: `patchcore.coreset_ratio` is meant for patchcore, a bare name for all."""
+    """Return the options for one detector: `patchcore.coreset_ratio` is for patchcore, a name without dot for all."""
     bare = {name: value for name, value in given.items() if "." not in name}
     own = {name.removeprefix(f"{arch}."): value for name, value in given.items() if name.startswith(f"{arch}.")}
     return bare | own
@@ -391,12 +388,12 @@ def _mean_line(arch: str, rows: Sequence[GridRow], categories: int) -> GridSumma
     seconds = [row.train_seconds for made in whole for row in made if row.train_seconds is not None]
     seeds = len(dict.fromkeys(row.seed for row in rows))
     return GridSummaryRow(
-        EVERY, arch, len(whole), seeds - len(whole), mean_stds(means), mean_std(seconds) if seconds else None
+        MEAN_CATEGORY, arch, len(whole), seeds - len(whole), mean_stds(means), mean_std(seconds) if seconds else None
     )
 
 
 def _means(rows: Sequence[GridRow]) -> dict[str, float]:
-    """Of one seed, over categories: the numbers that every category has."""
+    """Return the mean over categories of each metric that all categories have, for one seed."""
     return {
         name: value.mean for name, value in mean_stds(row.metrics for row in rows).items() if value.count == len(rows)
     }
@@ -418,7 +415,7 @@ def _write(folder: Path, settings: TrainSettings, rows: Sequence[GridRow]) -> Gr
         table.writerow([values.get(name) for name in _COLUMNS])
     files.write_text(folder / RESULTS, stream.getvalue())
     files.write_text(folder / TABLE, markdown(result))
-    files.write_json(folder / SUMMARY, summary)
+    files.write_json(folder / run_folder.SUMMARY, summary)
     return result
 
 

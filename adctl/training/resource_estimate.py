@@ -1,4 +1,4 @@
-"""How much memory and time training will take, measured on one batch before it starts."""
+"""Estimated memory and time of a training, from measurements on one batch."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
     from adctl.training.single_run import TrainingPlan
 
 _BASE_MEMORY = 600 * 2**20
-"""Of Python, torch and the libraries, bytes, as measured on Linux."""
+"""Bytes of Python, torch and the other libraries, measured on Linux."""
 
 _ACTIVATIONS = 400
-"""Bytes a batch takes for each input pixel on the way through a network, as measured; thrice with gradients."""
+"""Measured bytes of activations for each input pixel of a batch; three times as many with gradients."""
 
 
 @dataclass(frozen=True)
 class ResourceEstimate:
-    """What training will take.
+    """Estimated resources of a training.
 
     Attributes:
-        memory: Bytes at the peak.
-        disk: Bytes of temporary files.
-        available: Bytes that are free now.
-        seconds: Until the model file is written.
-        width: Of the first image, pixels.
-        height: Of the first image, pixels.
+        memory: Peak of memory, bytes.
+        disk: Temporary files, bytes.
+        available: Free memory now, bytes.
+        seconds: Time until the model file is written.
+        width: Width of the first image, pixels.
+        height: Height of the first image, pixels.
     """
 
     memory: int
@@ -56,11 +56,11 @@ class ResourceEstimate:
 
 
 def estimate_resources(plan: TrainingPlan, settings: TrainSettings) -> ResourceEstimate:
-    """Time one batch and one image file, and scale up.
+    """Estimate the resources from the time of one batch and of reading one image.
 
     Args:
-        plan: What training would do.
-        settings: Its settings.
+        plan: Plan of the training.
+        settings: Settings of the training.
     """
     detector = detector_class(settings.arch)(plan.config).to(plan.device.device)
     size = detector.input
@@ -73,8 +73,8 @@ def estimate_resources(plan: TrainingPlan, settings: TrainSettings) -> ResourceE
     count, validation, held_out = (
         tiles * len(part) for part in (plan.split.train, plan.split.validation, plan.split.calibration)
     )
-    further = detector.estimate_cost(count)
-    seconds = further.flops / _flops_per_second(plan.device.device)
+    cost = detector.estimate_cost(count)
+    seconds = cost.flops / _flops_per_second(plan.device.device)
     gradients = False
     epochs = fit_settings(settings, type(detector), plan.config).epochs
     for phase in detector.phases():
@@ -87,8 +87,8 @@ def estimate_resources(plan: TrainingPlan, settings: TrainSettings) -> ResourceE
     weights = sum(tensor.numel() * tensor.element_size() for tensor in detector.state_dict().values())
     activations = batch * size.height * size.width * _ACTIVATIONS * (3 if gradients else 1)
     return ResourceEstimate(
-        memory=_BASE_MEMORY + weights * (5 if gradients else 2) + activations + further.memory,
-        disk=further.disk,
+        memory=_BASE_MEMORY + weights * (5 if gradients else 2) + activations + cost.memory,
+        disk=cost.disk,
         available=psutil.virtual_memory().available,
         seconds=seconds,
         width=width,
@@ -97,7 +97,7 @@ def estimate_resources(plan: TrainingPlan, settings: TrainSettings) -> ResourceE
 
 
 def _phase_seconds(detector: Detector, phase: Phase, images: torch.Tensor) -> float:
-    """Seconds of one batch through a phase."""
+    """Return the seconds of one batch in a phase."""
     if isinstance(phase, Observe):
         detector.eval()
         with torch.inference_mode():
@@ -111,7 +111,7 @@ def _phase_seconds(detector: Detector, phase: Phase, images: torch.Tensor) -> fl
 
 
 def _timed(function: Callable[[], object]) -> float:
-    """Seconds of the second call: the first one also pays for what is set up once."""
+    """Return the seconds of the second call; the first call includes one-time initialisation."""
     function()
     start = time.perf_counter()
     function()
@@ -119,6 +119,6 @@ def _timed(function: Callable[[], object]) -> float:
 
 
 def _flops_per_second(device: torch.device) -> float:
-    """What this device reaches in a matrix product; searches and inverses reach about half of it."""
+    """Return half the speed of a matrix product on this device, which searches and inverses reach."""
     square = torch.rand(1024, 1024, device=device)
     return 0.5 * 2 * 1024**3 / _timed(lambda: (square @ square).sum().item())

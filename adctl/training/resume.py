@@ -1,20 +1,29 @@
-"""Going on with a run that was cut short: the settings it was started with, and what may differ from them.
+"""Resuming a run: the settings it was started with, the settings that may differ, and the folder after a failure.
 
 run/
-  settings.json   every setting and where it came from, written before training starts
+  settings.json   every setting and its origin, written before training starts
 """
 
 from __future__ import annotations
 
+import logging
+import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adctl import files, run_folder
 from adctl.config import LoadedSettings, TrainSettings, validated
+from adctl.engine.checkpoints import FOLDER as CHECKPOINTS
+from adctl.engine.checkpoints import CheckpointFolder
 from adctl.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from adctl.data.split import Split
+
+log = logging.getLogger(__name__)
 
 SETTINGS = "settings.json"
 _SCHEMA = "adctl.settings/1"
@@ -25,62 +34,66 @@ MAY_DIFFER = frozenset(
         "fetch", "accept_license", "checkpoint_epochs", "checkpoint_minutes", "keep_checkpoints",
     }
 )  # fmt: skip
-"""Settings that change nothing about the result."""
+"""Settings that do not influence the result."""
 
 
-def keep_settings(run: Path, loaded: LoadedSettings[TrainSettings], split: Split) -> None:
-    """Write what a later call needs to go on with this run.
+def save_settings(run: Path, loaded: LoadedSettings[TrainSettings], split: Split) -> None:
+    """Write the settings and the split, which are needed to resume the run.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: They cannot be written.
     """
     table = loaded.table()
     for name, entry in table.items():
         given = getattr(loaded.settings, name)
-        if isinstance(given, Path):  # the run may be gone on with from another folder
+        if isinstance(given, Path):  # the run may be resumed from another folder
             entry["value"] = str(given.absolute())
     files.write_json(run / SETTINGS, {"schema": _SCHEMA, "settings": table})
     files.write_json(run / run_folder.SPLIT, split.to_dict())
 
 
-def find_run(loaded: LoadedSettings[TrainSettings]) -> Path:
-    """The folder of the run named by --resume.
+def find_run(loaded: LoadedSettings[TrainSettings]) -> tuple[Path | None, LoadedSettings[TrainSettings]]:
+    """Return the folder of the run to resume and its settings; None and the given settings for a new run.
 
     Raises:
-        UsageError: There is no such run, or it has finished.
+        UsageError: There is no such run, it has finished, or its settings differ from the given ones.
+        DataError: The settings of the run are damaged.
     """
     given = loaded.settings.resume
-    assert given is not None
+    if given is None:
+        return None, loaded
     run = next((one for one in (given, loaded.settings.runs / given) if (one / SETTINGS).is_file()), None)
     if run is None:
-        raise UsageError(f"There is no run {given} to resume.", f"Name a folder in {loaded.settings.runs}.")
+        raise UsageError(f"There is no run {given} to resume.", f"Give the name of a folder in {loaded.settings.runs}.")
     if (run / run_folder.MODEL).is_file():
-        raise UsageError(f"The run {run} has finished: there is nothing to resume.", "Score with it, or train anew.")
-    return run
+        raise UsageError(
+            f"The run {run} has finished, so it cannot be resumed.", "Score with its model, or train again."
+        )
+    return run, load_settings(run, loaded)
 
 
-def settings_of(run: Path, loaded: LoadedSettings[TrainSettings]) -> LoadedSettings[TrainSettings]:
-    """The settings a run was started with, but for those given now that change nothing about the result.
+def load_settings(run: Path, loaded: LoadedSettings[TrainSettings]) -> LoadedSettings[TrainSettings]:
+    """Return the settings of a run, updated by those given now that do not influence the result.
 
     Raises:
-        UsageError: A setting given now would change the result; says which, and both values.
-        DataError: The run's settings are damaged.
+        UsageError: A setting given now would change the result; the message names it, with both values.
+        DataError: The settings of the run are damaged.
     """
-    kept = run_folder.read_json(run / SETTINGS)
-    if kept is None or kept.get("schema") != _SCHEMA:
-        raise DataError(f"{run / SETTINGS} is damaged.", "Train anew.")
-    started: dict[str, dict[str, Any]] = kept["settings"]
+    stored = run_folder.read_json(run / SETTINGS)
+    if stored is None or stored.get("schema") != _SCHEMA:
+        raise DataError(f"{run / SETTINGS} is damaged.", "Train again.")
+    started: dict[str, dict[str, Any]] = stored["settings"]
     now = loaded.table()
     given = {name for name, origin in loaded.origins.items() if origin != "default"}
     differing = [
         f"{name} (the run has {started[name]['value']!r}, now {now[name]['value']!r})"
         for name in sorted(given - MAY_DIFFER)
-        if name in started and _plain(now[name]["value"], started[name]["value"]) != started[name]["value"]
+        if name in started and _comparable(now[name]["value"], started[name]["value"]) != started[name]["value"]
     ]
     if differing:
         raise UsageError(
             f"The run {run} was started with other settings: {'; '.join(differing)}.",
-            "Leave those out, or train anew.",
+            "Leave these settings out, or train again.",
         )
     changed = given & MAY_DIFFER
     values = {name: now[name]["value"] if name in changed else entry["value"] for name, entry in started.items()}
@@ -89,19 +102,32 @@ def settings_of(run: Path, loaded: LoadedSettings[TrainSettings]) -> LoadedSetti
 
 
 def check_data(run: Path, split: Split) -> None:
-    """Refuse to go on with other images than the run was started with.
+    """Check that the images are those that the run was started with.
 
     Raises:
         DataError: The good images have changed.
     """
     if run_folder.read_json(run / run_folder.SPLIT) != split.to_dict():
         raise DataError(
-            f"The good images are not those that {run} was started with.", "Bring those back, or train anew."
+            f"The good images are not those that {run} was started with.", "Restore the images, or train again."
         )
 
 
-def _plain(now: Any, started: Any) -> Any:
-    """A path as it was kept: absolute."""
+@contextmanager
+def kept_if_resumable(run: Path) -> Iterator[None]:
+    """After a failure in the block, keep the folder of a run that can be resumed, or else remove it."""
+    try:
+        yield
+    except BaseException:
+        if CheckpointFolder(run / CHECKPOINTS).newest() is not None or any(run.glob("fold-*")):
+            log.warning("The run is kept. Resume it with 'adctl train --resume %s'.", run)
+        else:
+            shutil.rmtree(run, ignore_errors=True)
+        raise
+
+
+def _comparable(now: Any, started: Any) -> Any:
+    """Return a path as it is stored, absolute; other values unchanged."""
     if isinstance(now, str) and isinstance(started, str) and Path(started).is_absolute():
         return str(Path(now).absolute())
     return now

@@ -1,9 +1,8 @@
-"""Training: data set and settings to one fitted, calibrated model file in a run folder of its own."""
+"""Single training run: from dataset and settings to a fitted, calibrated model file in a new run folder."""
 
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -52,28 +51,28 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_KEPT_WHILE_TRAINING = 2
-"""Checkpoints: the newest, and one more in case the disk loses it."""
+_CHECKPOINTS_IN_TRAINING = 2
+"""Number of checkpoints during training: the newest, and one more in case its file is lost."""
 
 _DETECTOR_FLAGS = ("backbone", "image_size", "roi", "loss", "error", "noise_level")
-"""Settings that are options of some detectors."""
+"""Settings of training that are options of some detectors."""
 
-_LEAST_STEPS = 1000
-"""Of a training whose epochs were left open: fewer leave an autoencoder of a small data set far from learned."""
+_MIN_STEPS = 1000
+"""Minimum optimizer steps when epochs are unset; with fewer, autoencoders underfit on small datasets."""
 
-_LEFT_OPEN = ("epochs", "learning_rate", "weight_decay", "schedule", "warmup", "batch_size")
-"""Settings whose defaults are the detector's to say."""
+_DETECTOR_DEFAULTS = ("epochs", "learning_rate", "weight_decay", "schedule", "warmup", "batch_size")
+"""Settings whose defaults depend on the detector."""
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What training would do, before any of it is done.
+    """Input of a training, resolved from its settings.
 
     Attributes:
         dataset: The images and their layout.
-        split: The good images to learn from, to validate and to calibrate on.
-        config: The detector's settings.
-        device: Where it would be computed, and why.
+        split: Good images for training, validation and calibration.
+        config: Settings of the detector.
+        device: The device, with the reason of its choice.
     """
 
     dataset: Dataset
@@ -84,17 +83,17 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training made.
+    """Result of a training.
 
     Attributes:
-        run: The run's folder.
-        model: The model file in it.
-        sha256: Of the model file.
-        arch: The detector.
-        images: Good images learned from.
-        calibration: The threshold and what it rests on.
+        run: Folder of the run.
+        model: Model file in that folder.
+        sha256: Digest of the model file.
+        arch: Name of the detector.
+        images: Number of training images.
+        calibration: The threshold and the scores it was computed from.
         fit: History and timings.
-        seconds: From the first image read to the model file written.
+        seconds: Time from the first image to the model file.
         summary: Size of the network.
     """
 
@@ -110,11 +109,11 @@ class TrainResult:
 
 
 def plan_training(settings: TrainSettings) -> TrainingPlan:
-    """Resolve data set, split, detector settings and device; read no image but to digest its bytes.
+    """Resolve dataset, split, detector settings and device; image files are read for their digests only.
 
     Raises:
-        UsageError: Something named does not exist or does not fit together.
-        DataError: The images cannot be used as they are.
+        UsageError: A name is unknown, a path does not exist, or settings contradict each other.
+        DataError: The images cannot be used.
     """
     cls = detector_class(settings.arch)
     config = detector_config(settings)
@@ -127,7 +126,7 @@ def plan_training(settings: TrainSettings) -> TrainingPlan:
 def _split(settings: TrainSettings, dataset: Dataset, validation: float) -> Split:
     if settings.folds is None:
         if settings.fold is not None:
-            raise UsageError("--fold says which of --folds, which is missing.", "Give --folds too.")
+            raise UsageError("--fold needs --folds, the number of folds.", "Give --folds too.")
         return split_good(
             dataset.train, calibration=settings.calibration_share, validation=validation, seed=settings.seed
         )
@@ -141,21 +140,20 @@ def _split(settings: TrainSettings, dataset: Dataset, validation: float) -> Spli
     )
 
 
-def effective(loaded: LoadedSettings[TrainSettings]) -> dict[str, dict[str, Any]]:
-    """Every setting, the detector's own included, with its value and where it came from; JSON-safe.
+def effective_settings(loaded: LoadedSettings[TrainSettings]) -> dict[str, dict[str, Any]]:
+    """Return all settings, those of the detector included, with values and origins; JSON-safe.
 
     Raises:
         UsageError: The detector or one of its options is unknown.
     """
     settings = loaded.settings
-    cls = detector_class(settings.arch)
-    own = detector_config(settings)
-    plan = fit_settings(settings, cls, own)
+    config = detector_config(settings)
+    fitting = fit_settings(settings, detector_class(settings.arch), config)
     table = {name: entry for name, entry in loaded.table().items() if name != "options"}
-    for name in _LEFT_OPEN:
-        if getattr(plan, name) != getattr(settings, name):
-            table[name] = {"value": getattr(plan, name), "from": f"default of {settings.arch}"}
-    for name, value in own.model_dump(mode="json").items():
+    for name in _DETECTOR_DEFAULTS:
+        if getattr(fitting, name) != getattr(settings, name):
+            table[name] = {"value": getattr(fitting, name), "from": f"default of {settings.arch}"}
+    for name, value in config.model_dump(mode="json").items():
         if name in settings.options:
             origin = loaded.origins["options"].replace("--options", f"--set {name}")
         elif table.get(name, {}).get("value") is not None:
@@ -167,10 +165,10 @@ def effective(loaded: LoadedSettings[TrainSettings]) -> dict[str, dict[str, Any]
 
 
 def detector_config(settings: TrainSettings) -> DetectorConfig:
-    """The detector's own settings, from the flags that are named after them and from --set.
+    """Return the settings of the detector, from the flags with the same names and from --set.
 
     Raises:
-        UsageError: The detector has no such option, or a value is out of bounds.
+        UsageError: The detector does not have an option, or a value is not valid.
     """
     cls = detector_class(settings.arch).Config
     flags = {name: getattr(settings, name) for name in _DETECTOR_FLAGS}
@@ -195,38 +193,35 @@ def detector_config(settings: TrainSettings) -> DetectorConfig:
 
 
 def fit_settings(settings: TrainSettings, cls: type[Detector], config: DetectorConfig) -> FitSettings:
-    """How the engine is to fit: what was asked for, what suits the detector where nothing was, or the general."""
+    """Return the settings of the fit: given values, else defaults of the detector, else general defaults."""
     shared = {field.name for field in fields(FitSettings)} & set(names_of(TrainSettings))
-    suited = cls.training_defaults(config)
+    defaults = cls.training_defaults(config)
     values = {name: getattr(settings, name) for name in shared}
-    for name in _LEFT_OPEN:
+    for name in _DETECTOR_DEFAULTS:
         if values[name] in (None, "auto"):
-            values[name] = suited.get(name, getattr(FitSettings, name))
+            values[name] = defaults.get(name, getattr(FitSettings, name))
     if settings.epochs is None:
-        values["min_steps"] = suited.get("min_steps", _LEAST_STEPS)
+        values["min_steps"] = defaults.get("min_steps", _MIN_STEPS)
     return FitSettings(**values)
 
 
 def train_once(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILENT) -> TrainResult | None:
-    """Fit a detector on good images, calibrate it on held-out ones, and write the model file.
+    """Fit a detector on good images, calibrate it on held-out images, and write the model file.
 
     Args:
-        loaded: The settings and their origins; both are kept in `run.json`.
-        reporter: Told how far it is.
+        loaded: The settings and their origins; both are stored in `run.json`.
+        reporter: Receiver of progress.
 
     Returns:
-        What was made; None in processes that torchrun or SLURM started beside the first, which writes.
+        The result; None in secondary processes of a distributed training, which write nothing.
 
     Raises:
-        UsageError: Something named does not exist or does not fit together.
-        DataError: The images cannot be used as they are.
-        TrainingError: Fitting cannot go on.
+        UsageError: A name is unknown, a path does not exist, or settings contradict each other.
+        DataError: The images cannot be used.
+        TrainingError: The loss is not finite, or memory is too small.
         OutputError: The run cannot be written.
     """
-    run = None
-    if loaded.settings.resume is not None:
-        run = resume.find_run(loaded)
-        loaded = resume.settings_of(run, loaded)
+    run, loaded = resume.find_run(loaded)
     settings = loaded.settings
     plan = plan_training(settings)
     log.info("Device %s: %s.", plan.device.device, plan.device.reason)
@@ -236,18 +231,15 @@ def train_once(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILEN
         resume.check_data(run, plan.split)
     if distributed.is_secondary_process():
         checkpoints = None if run is None else CheckpointFolder(run / CHECKPOINTS)
-        around = FitContext(checkpoints=checkpoints, augment=_augmentation(settings, plan.config))
-        _fit(_new_detector(settings, plan.config)[0], settings, plan, around)
+        context = FitContext(checkpoints=checkpoints, augment=_augmentation(settings, plan.config))
+        _fit(_new_detector(settings, plan.config)[0], settings, plan, context)
         return None
     if run is not None:
         return train_into(run, loaded, plan, reporter)
     run = run_folder.new_folder(settings.runs, settings.arch, plan.dataset.category, name=settings.name)
-    try:
-        resume.keep_settings(run, loaded, plan.split)
+    with resume.kept_if_resumable(run):
+        resume.save_settings(run, loaded, plan.split)
         return train_into(run, loaded, plan, reporter)
-    except BaseException:
-        _leave(run)
-        raise
 
 
 def train_into(
@@ -255,31 +247,31 @@ def train_into(
     loaded: LoadedSettings[TrainSettings],
     plan: TrainingPlan,
     reporter: Reporter,
-    evidence: CalibrationScores | None = None,
+    calibration_scores: CalibrationScores | None = None,
 ) -> TrainResult:
-    """Train into a run's folder, which holds its settings already.
+    """Train into the folder of a run, which already contains its settings.
 
     Args:
-        run: The folder.
-        loaded: The settings.
-        plan: What they mean.
-        reporter: Told how far it is.
-        evidence: Scores to calibrate by; those of the plan's calibration part when None.
+        run: Folder of the run.
+        loaded: The settings and their origins.
+        plan: The plan of these settings.
+        reporter: Receiver of progress.
+        calibration_scores: Scores for the calibration; None scores the calibration part of the plan's split.
 
     Raises:
-        TrainingError: Fitting cannot go on.
+        TrainingError: The loss is not finite, or memory is too small.
         DataError: An image cannot be used.
         OutputError: The run cannot be written.
     """
     settings = loaded.settings
     start = time.perf_counter()
-    checkpoints = CheckpointFolder(run / CHECKPOINTS, settings.keep_checkpoints or _KEPT_WHILE_TRAINING)
-    notes = training_log.FolderTrainingLog(run, tensorboard=settings.tensorboard)
-    around = FitContext(reporter, notes, checkpoints, _augmentation(settings, plan.config))
-    detector, header, report = _fitted(settings, plan, around)
-    if evidence is None:
-        evidence = _held_out_evidence(detector, header, settings, plan, reporter)
-    header = header.with_calibration(_first_calibration(evidence))
+    checkpoints = CheckpointFolder(run / CHECKPOINTS, settings.keep_checkpoints or _CHECKPOINTS_IN_TRAINING)
+    log_files = training_log.FolderTrainingLog(run, tensorboard=settings.tensorboard)
+    context = FitContext(reporter, log_files, checkpoints, _augmentation(settings, plan.config))
+    detector, header, report = _fit_new(settings, plan, context)
+    if calibration_scores is None:
+        calibration_scores = _score_calibration_images(detector, header, settings, plan, reporter)
+    header = header.with_calibration(_default_calibration(calibration_scores))
     model = run / run_folder.MODEL
     save_model(model, detector, header)
     checkpoints.clear(settings.keep_checkpoints)
@@ -299,7 +291,7 @@ def train_into(
         seconds=time.perf_counter() - start,
         summary=summary,
     )
-    _write_records(result, loaded, plan)
+    _write_manifest(result, loaded, plan)
     run_folder.set_last(settings.runs, "model", model)
     return result
 
@@ -307,34 +299,36 @@ def train_into(
 def refit(
     settings: TrainSettings, plan: TrainingPlan, samples: tuple[Sample, ...], reporter: Reporter = SILENT
 ) -> tuple[Detector, ModelHeader]:
-    """Fit a new detector as a run did, on other good images; nothing is written.
+    """Fit a new detector with the settings of a run on other good images; nothing is written.
 
     Args:
-        settings: Of the run.
-        plan: What they mean; its validation images still choose the epoch.
-        samples: Good images to learn from, all known to the plan's split.
-        reporter: Told how far it is.
+        settings: Settings of the run.
+        plan: The plan of these settings; its validation images choose the best epoch.
+        samples: Good images for training, all from the plan's split.
+        reporter: Receiver of progress.
 
     Returns:
         The detector, and its header without a calibration.
 
     Raises:
-        TrainingError: Fitting cannot go on.
+        TrainingError: The loss is not finite, or memory is too small.
     """
-    around = FitContext(reporter, augment=_augmentation(settings, plan.config))
+    context = FitContext(reporter, augment=_augmentation(settings, plan.config))
     part = replace(plan, split=replace(plan.split, train=samples))
-    detector, header, _ = _fitted(settings, part, around)
+    detector, header, _ = _fit_new(settings, part, context)
     return detector, header
 
 
-def _fitted(settings: TrainSettings, plan: TrainingPlan, around: FitContext) -> tuple[Detector, ModelHeader, FitReport]:
-    """A new detector, fitted, and its header without a calibration."""
+def _fit_new(
+    settings: TrainSettings, plan: TrainingPlan, context: FitContext
+) -> tuple[Detector, ModelHeader, FitReport]:
+    """Fit a new detector; return it with its header, which has no calibration, and the report."""
     detector, weights = _new_detector(settings, plan.config)
-    report = _fit(detector, settings, plan, around)
+    report = _fit(detector, settings, plan, context)
     header = ModelHeader(
         settings.arch,
         plan.config.model_dump(mode="json"),
-        _training(plan, weights),
+        _training_record(plan, weights),
         package=package_of(settings.arch),
     )
     return detector, header, report
@@ -354,23 +348,23 @@ def _new_detector(settings: TrainSettings, config: DetectorConfig) -> tuple[Dete
     return detector, weights
 
 
-def _fit(detector: Detector, settings: TrainSettings, plan: TrainingPlan, around: FitContext) -> FitReport:
+def _fit(detector: Detector, settings: TrainSettings, plan: TrainingPlan, context: FitContext) -> FitReport:
     size = detector.input
 
     def source(samples: Any, *, reuse: bool) -> ImageSource:
         return ImageSource(samples, size, workers=settings.workers, reuse=reuse, cache=settings.cache)
 
     repeated = type(detector).needs_validation
-    work = FitJob(
+    job = FitJob(
         detector,
         source(plan.split.train, reuse=repeated),
         source(plan.split.validation, reuse=True) if plan.split.validation else None,
         fit_settings(settings, type(detector), plan.config),
         plan.device.device,
-        around,
+        context,
         resume=settings.resume is not None,
     )
-    return fit(work, _devices(settings, plan))
+    return fit(job, _devices(settings, plan))
 
 
 def _devices(settings: TrainSettings, plan: TrainingPlan) -> distributed.Devices | None:
@@ -380,7 +374,7 @@ def _devices(settings: TrainSettings, plan: TrainingPlan) -> distributed.Devices
 
 
 def _augmentation(settings: TrainSettings, config: DetectorConfig) -> Augmentation | None:
-    """What varies the training images.
+    """Return the augmentation of training images, or None.
 
     Raises:
         UsageError: A custom transform is unknown or does not fit the images.
@@ -397,30 +391,28 @@ def _augmentation(settings: TrainSettings, config: DetectorConfig) -> Augmentati
         synthetic=parse_kinds(settings.synthetic) if settings.synthetic else None,
     )
     size = InputSpec.from_config(config.model_dump())
-    augmentation(torch.zeros(2, size.channels, size.height, size.width))  # mistakes show before training does
+    augmentation(torch.zeros(2, size.channels, size.height, size.width))  # raises errors before training starts
     return augmentation
 
 
-def _held_out_evidence(
+def _score_calibration_images(
     detector: Detector, header: ModelHeader, settings: TrainSettings, plan: TrainingPlan, reporter: Reporter
 ) -> CalibrationScores:
     runtime = TorchRuntime.of(detector, header, plan.device.device)
     with reporter.stage("calibrating"):
         good = collect(runtime, plan.split.calibration, batch_size=settings.batch_size, workers=settings.workers)
-    for message in good.skipped:
-        log.warning("%s", message)
     return calibration_scores_of(good)
 
 
-def _first_calibration(evidence: CalibrationScores) -> Calibration:
-    """A model leaves training with a verdict; `adctl calibrate` chooses other thresholds later."""
-    chosen, notes = calibrate(ThresholdRule(), evidence)
+def _default_calibration(scores: CalibrationScores) -> Calibration:
+    """Compute the calibration by the default rule; `adctl calibrate` applies other rules later."""
+    calibration, notes = calibrate(ThresholdRule(), scores)
     for note in notes:
         log.info("%s", note)
-    return chosen
+    return calibration
 
 
-def _training(plan: TrainingPlan, weights: PretrainedWeights | None) -> Training:
+def _training_record(plan: TrainingPlan, weights: PretrainedWeights | None) -> Training:
     digests = sorted(plan.split.digests[sample.key][:DIGEST_LENGTH] for sample in plan.split.train)
     return Training(
         dataset=plan.dataset.name,
@@ -432,7 +424,7 @@ def _training(plan: TrainingPlan, weights: PretrainedWeights | None) -> Training
     )
 
 
-def _write_records(result: TrainResult, loaded: LoadedSettings[TrainSettings], plan: TrainingPlan) -> None:
+def _write_manifest(result: TrainResult, loaded: LoadedSettings[TrainSettings], plan: TrainingPlan) -> None:
     settings = loaded.settings
     dataset = plan.dataset
     files.write_json(
@@ -464,11 +456,3 @@ def _write_records(result: TrainResult, loaded: LoadedSettings[TrainSettings], p
             "environment": run_folder.environment(),
         },
     )
-
-
-def _leave(run: Path) -> None:
-    """After a failure: a run that can be gone on with stays, and the user hears how; an empty one goes."""
-    if CheckpointFolder(run / CHECKPOINTS).newest() is None:
-        shutil.rmtree(run, ignore_errors=True)
-    else:
-        log.warning("The run is kept: go on with 'adctl train --resume %s'.", run)

@@ -1,14 +1,14 @@
-"""Dispatch of `train`: one training, the folds of one, or a grid of them."""
+"""Dispatch of `train` to a single run, cross-validation or a grid."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from adctl.progress import SILENT, Reporter
-from adctl.training import resume
 from adctl.training.cross_validation import CrossValidationResult, cross_validate
 from adctl.training.fetch_missing import fetch_missing
 from adctl.training.grid import GridResult, is_grid, train_grid
+from adctl.training.resume import find_run
 from adctl.training.single_run import TrainResult, train_once
 
 if TYPE_CHECKING:
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 def train(
     loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILENT
 ) -> TrainResult | CrossValidationResult | GridResult | None:
-    """Train once, fold by fold, or each combination of a grid.
+    """Train a single run, the folds of a cross-validation, or the combinations of a grid.
 
     Args:
-        loaded: The settings.
-        reporter: Told how far it is.
+        loaded: The settings and their origins.
+        reporter: Receiver of progress.
 
     Returns:
-        What was made; None in processes that were started beside the first.
+        The result; None in secondary processes of a distributed training.
 
     Raises:
-        AdctlError: As `train_once`, `cross_validate` and `train_grid` do.
+        AdctlError: See `train_once`, `cross_validate` and `train_grid`.
     """
     settings = loaded.settings
     grid = is_grid(settings)
     if settings.resume is not None and not grid:
-        settings = resume.settings_of(resume.find_run(loaded), loaded).settings
+        settings = find_run(loaded)[1].settings
     fetch_missing(settings, reporter)
     if grid:
         return train_grid(loaded, reporter)
