@@ -1,1 +1,1 @@
-"""Models for other runtimes, verified."""
+"""Export of models to other runtimes, with verification against PyTorch."""

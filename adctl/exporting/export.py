@@ -1,6 +1,6 @@
-"""Exporting and proving it: the same image files through both runtimes, compared end to end.
+"""Export a model, and verify each exported file: PyTorch and the other runtime score the same image files.
 
-What was measured is kept beside the model, so that `--runtime auto` may take a file that is proved equal and faster.
+The result is stored beside the model, so that `--runtime auto` can select a file that is verified and faster.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from adctl.errors import AdctlError, DataError, UsageError
 from adctl.exporting.graph import ExportSource
 from adctl.exporting.parity import ParityCheck, check_parity
 from adctl.progress import SILENT, Reporter
-from adctl.runtimes.auto_select import ParityRecord, digest_of, files_of, record, this_machine, version_of
+from adctl.runtimes.auto_select import ParityRecord, digest_of, files_of, save_parity_record, this_machine, version_of
 from adctl.runtimes.loading import open_runtime
 from adctl.scoring.tta import with_views
 
@@ -38,31 +38,31 @@ if TYPE_CHECKING:
 
 
 TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.25}
-"""Largest difference of a score allowed, as a share of the largest score."""
+"""Largest allowed difference of a score by precision, as a share of the largest score."""
 
-_AUROC_LOSS = 0.01
-"""The most that quantisation may cost, where labelled images tell."""
+_MAX_AUROC_LOSS = 0.01
+"""Largest allowed loss of image AUROC by quantisation to int8, measured if there are labelled images."""
 
-_MOST_COMPARED = 256
-_MOST_CALIBRATED = 128
+_MAX_VERIFICATION_IMAGES = 256
+_MAX_CALIBRATION_IMAGES = 128
 _ROUNDS = 5
 _BATCH = 8
 
 
 @dataclass(frozen=True)
 class Exported:
-    """One file that was made.
+    """One exported file.
 
     Attributes:
-        format: Of it.
-        file: The file; the weights of an OpenVINO model lie beside it in a `.bin`.
-        bytes: Of all of it.
+        format: Name of the format.
+        file: The file; the weights of an OpenVINO model are beside it in a `.bin` file.
+        bytes: Size, weights file included.
         precision: `fp32`, `fp16` or `int8`.
-        runtime: That opens it.
-        check: How it compares with torch on image files.
-        tolerance: What its largest difference of scores was held against.
-        images_per_second: Of batches in memory.
-        torch_images_per_second: Of torch, in turn with it.
+        runtime: Name of the runtime that opens it.
+        check: Comparison with PyTorch on image files.
+        tolerance: Largest allowed difference of a score, as a share of the largest score.
+        images_per_second: Speed on batches in memory.
+        torch_images_per_second: Speed of PyTorch on the same batches, measured alternately.
     """
 
     format: str
@@ -78,11 +78,11 @@ class Exported:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What exporting made.
+    """Result of `export`.
 
     Attributes:
-        model: The model file it came from.
-        exports: One for each format.
+        model: The exported model file.
+        exports: One exported file for each format.
     """
 
     model: Path
@@ -90,39 +90,36 @@ class ExportResult:
 
 
 def export(loaded: LoadedSettings[ExportSettings], reporter: Reporter = SILENT) -> ExportResult:
-    """Write a model for other runtimes and compare each with torch on image files.
-
-    Args:
-        loaded: The settings.
-        reporter: Told how far it is.
+    """Export a model to one or several formats, and verify each file against PyTorch.
 
     Raises:
-        UsageError: There is no such model, no images to verify on, or the settings contradict each other.
-        MissingExtraError: The packages for it are not installed.
-        AdctlError: An exported file scores differently past the tolerance; it is removed.
+        UsageError: There is no such model, or the settings contradict each other.
+        DataError: There are no readable images for the verification or the quantisation.
+        MissingExtraError: A required package is not installed.
+        AdctlError: An exported file fails the verification; it is removed.
         OutputError: A file cannot be written.
     """
     settings = loaded.settings
     precision = precision_of(settings)
     model = run_folder.find_model(settings.runs, settings.model)
     if model.suffix != ".safetensors":
-        raise UsageError(f"{model} is exported already.", "Give the model.safetensors it came from.")
+        raise UsageError(f"{model} is already an exported file.", "Give the model.safetensors instead.")
     targets = _targets(model, settings, precision)
-    samples = _to_compare(model, settings)
+    samples = _verification_images(model, settings)
     source = ExportSource.read(model)
-    images = _to_calibrate(model, settings, source) if precision == "int8" else []
+    images = _calibration_images(model, settings, source) if precision == "int8" else []
     reference = open_runtime(model, "cpu")
     exports = []
     for name, target in targets.items():
         with reporter.stage(f"exporting to {name}"):
             write_format(name, source, target, precision, images)
         try:
-            exports.append(_proved(name, target, precision, reference, samples, settings, reporter))
+            exports.append(_verify(name, target, precision, reference, samples, settings, reporter))
         except BaseException:
-            for one in files_of(target):
-                one.unlink(missing_ok=True)
+            for file in files_of(target):
+                file.unlink(missing_ok=True)
             raise
-        record(target.parent, _proof(exports[-1], source))
+        save_parity_record(target.parent, _parity_record(exports[-1], source))
     return ExportResult(model, tuple(exports))
 
 
@@ -136,11 +133,11 @@ def write_format(
         source: The model.
         target: The file.
         precision: A name from `adctl.choices.PRECISIONS`.
-        images: Pixels [1,H,W,C] each, from which ranges of activations are found for `int8`.
+        images: Images [1,H,W,C], uint8, that calibrate the quantisation; only needed for `int8`.
 
     Raises:
-        UsageError: The format does not have the precision.
-        MissingExtraError: The packages for it are not installed.
+        UsageError: The format does not support the precision.
+        MissingExtraError: A required package is not installed.
         OutputError: The target cannot be written.
     """
     _require_precision(name, precision)
@@ -150,65 +147,65 @@ def write_format(
 def _require_precision(name: str, precision: str) -> None:
     if precision not in EXPORT_FORMATS[name].precisions:
         raise UsageError(
-            f"{PRECISIONS[precision]} does not go with --format {name}.",
-            f"Choose --format {' or '.join(formats_with(precision))} for it.",
+            f"{PRECISIONS[precision]} cannot be combined with --format {name}.",
+            f"Use it with --format {' or '.join(formats_with(precision))}.",
         )
 
 
 def precision_of(settings: ExportSettings) -> str:
-    """What the flags mean.
+    """Return the precision that `half` and `int8` select.
 
     Raises:
-        UsageError: They contradict each other.
+        UsageError: Both are set.
     """
     if settings.half and settings.int8:
-        raise UsageError("--half and --int8 contradict each other.", "Give one of them.")
+        raise UsageError("--half and --int8 cannot be combined.", "Give only one of them.")
     return "fp16" if settings.half else "int8" if settings.int8 else "fp32"
 
 
 def _targets(model: Path, settings: ExportSettings, precision: str) -> dict[str, Path]:
-    """Where each format goes: beside the model, into the folder named, or to the file named."""
-    wanted = {name: EXPORT_FORMATS[name].suffix for name in settings.format}
-    for name in wanted:
+    """Return the file for each format: beside the model, or in the folder `out`, or `out` itself."""
+    suffixes = {name: EXPORT_FORMATS[name].suffix for name in settings.format}
+    for name in suffixes:
         _require_precision(name, precision)
     stem = model.stem if precision == "fp32" else f"{model.stem}-{precision}"
     out = settings.out
     if out is not None and out.suffix in {spec.suffix for spec in RUNTIMES.values()}:
-        if list(wanted.values()) != [out.suffix]:
-            endings = " and ".join(wanted.values())
+        if list(suffixes.values()) != [out.suffix]:
             raise UsageError(
-                f"--out {out} does not go with --format {','.join(wanted)}.", f"Give a folder, or end in {endings}."
+                f"--out {out} does not match --format {','.join(suffixes)}.",
+                f"Give a folder, or a file that ends in {' or '.join(suffixes.values())}.",
             )
-        return dict.fromkeys(wanted, out)
-    return {name: (out or model.parent) / f"{stem}{suffix}" for name, suffix in wanted.items()}
+        return dict.fromkeys(suffixes, out)
+    return {name: (out or model.parent) / f"{stem}{suffix}" for name, suffix in suffixes.items()}
 
 
-def _to_compare(model: Path, settings: ExportSettings) -> list[Sample]:
-    """Images named, or those held out at training and the test images of the same data set, from all over it."""
+def _verification_images(model: Path, settings: ExportSettings) -> list[Sample]:
+    """Select images at regular intervals: from `images`, or from the held-out and test images of the model's run."""
     if settings.images:
-        found = list_images(settings.images)[0]
+        samples = list_images(settings.images)[0]
     else:
         dataset = dataset_of_run(model.parent)
-        found = [*held_out_images(model), *(dataset.test if dataset else ())]
-    step = max(1, -(-len(found) // _MOST_COMPARED))
-    return list(found[::step])
+        samples = [*held_out_images(model), *(dataset.test if dataset else ())]
+    step = max(1, -(-len(samples) // _MAX_VERIFICATION_IMAGES))
+    return list(samples[::step])
 
 
-def _to_calibrate(model: Path, settings: ExportSettings, source: ExportSource) -> list[NDArray[np.uint8]]:
-    """Pixels [1,H,W,C] each: of images named, or of those the model learned from; never of those it is proved on."""
-    found = list_images(settings.calibration)[0] if settings.calibration else training_images(model)
-    step = max(1, -(-len(found) // _MOST_CALIBRATED))
-    loaded = (load_image(sample, source.detector.input) for sample in found[::step])
+def _calibration_images(model: Path, settings: ExportSettings, source: ExportSource) -> list[NDArray[np.uint8]]:
+    """Load images [1,H,W,C] that calibrate the quantisation: from `calibration`, or from the training images."""
+    samples = list_images(settings.calibration)[0] if settings.calibration else training_images(model)
+    step = max(1, -(-len(samples) // _MAX_CALIBRATION_IMAGES))
+    loaded = (load_image(sample, source.detector.input) for sample in samples[::step])
     pixels = [item.pixels[None] for item in loaded if item.pixels is not None]
     if not pixels:
         raise DataError(
-            "There is no image to find the ranges of activations on.",
-            "Name readable ones with --calibration; models that cut images into tiles need images of one tile.",
+            "There are no readable images to calibrate the quantisation with.",
+            "Give good images with --calibration; for a model that uses tiles, images of the size of one tile.",
         )
     return pixels
 
 
-def _proved(
+def _verify(
     name: str,
     target: Path,
     precision: str,
@@ -217,18 +214,18 @@ def _proved(
     settings: ExportSettings,
     reporter: Reporter,
 ) -> Exported:
-    """Compare an exported file with torch, on what is in it and on how fast it is."""
+    """Compare the scores and the speed of an exported file with PyTorch."""
     runtime = open_runtime(target, "cpu")
     calibration = reference.header.calibration
     views = calibration.views if calibration else ()
     check = check_parity(with_views(reference, views), with_views(runtime, views), samples, reporter)
     tolerance = settings.tolerance or TOLERANCES[precision]
-    _require(check, tolerance, target, precision)
-    seconds = _seconds([reference, runtime])
+    _require_parity(check, tolerance, target, precision)
+    seconds = _seconds_per_batch([reference, runtime])
     return Exported(
         format=name,
         file=target,
-        bytes=sum(one.stat().st_size for one in files_of(target)),
+        bytes=sum(file.stat().st_size for file in files_of(target)),
         precision=precision,
         runtime=runtime.name,
         check=check,
@@ -238,43 +235,43 @@ def _proved(
     )
 
 
-def _require(check: ParityCheck, tolerance: float, target: Path, precision: str) -> None:
-    if precision == "int8" and check.auroc_change is not None and check.auroc_change < -_AUROC_LOSS:
+def _require_parity(check: ParityCheck, tolerance: float, target: Path, precision: str) -> None:
+    if precision == "int8" and check.auroc_change is not None and check.auroc_change < -_MAX_AUROC_LOSS:
         raise AdctlError(
-            f"{target.name} tells good from defective images less well: its AUROC is {-check.auroc_change:.4f} lower, "
-            f"where {_AUROC_LOSS:g} is allowed.",
-            "It was removed. Give more good images with --calibration, or use --half.",
+            f"{target.name} separates good from defective images less well than the model: its AUROC is "
+            f"{-check.auroc_change:.4f} lower, and {_MAX_AUROC_LOSS:g} is allowed.",
+            "The file was removed. Give more good images with --calibration, or use --half.",
         )
     if check.max_score_difference > tolerance:
         raise AdctlError(
             f"{target.name} scores differently from the model: by {check.max_score_difference:.2e} of the largest "
-            f"score, where {tolerance:g} is allowed; {check.changed_verdicts} of {check.images} verdicts changed.",
-            "It was removed. Take another format or precision, or allow more with --tolerance, knowing what it means.",
+            f"score, and {tolerance:g} is allowed; {check.changed_verdicts} of {check.images} verdicts changed.",
+            "The file was removed. Use another format or precision, or allow a larger difference with --tolerance.",
         )
 
 
-def _seconds(runtimes: Sequence[Runtime]) -> list[float]:
-    """Median seconds of a batch with each, in turn, so that what else the machine does meets all alike."""
+def _seconds_per_batch(runtimes: Sequence[Runtime]) -> list[float]:
+    """Return the median seconds per batch of each runtime; they take turns, so that other load affects all equally."""
     pixels = np.random.default_rng(0).integers(0, 256, (_BATCH, *runtimes[0].input.shape), np.uint8)
-    taken = np.zeros((_ROUNDS + 1, len(runtimes)))
-    for turn in range(_ROUNDS + 1):  # the first warms up
+    seconds = np.zeros((_ROUNDS + 1, len(runtimes)))
+    for turn in range(_ROUNDS + 1):  # the first round is a warm-up
         for column, runtime in enumerate(runtimes):
             start = time.perf_counter()
             runtime.predict(pixels)
-            taken[turn, column] = time.perf_counter() - start
-    return [float(value) for value in np.median(taken[1:], axis=0)]
+            seconds[turn, column] = time.perf_counter() - start
+    return [float(value) for value in np.median(seconds[1:], axis=0)]
 
 
-def _proof(made: Exported, source: ExportSource) -> ParityRecord:
+def _parity_record(exported: Exported, source: ExportSource) -> ParityRecord:
     return ParityRecord(
-        file=made.file.name,
-        sha256=digest_of(made.file),
+        file=exported.file.name,
+        sha256=digest_of(exported.file),
         tensors=source.tensors,
-        runtime=made.runtime,
-        version=version_of(made.runtime),
-        precision=made.precision,
+        runtime=exported.runtime,
+        version=version_of(exported.runtime),
+        precision=exported.precision,
         machine=this_machine(),
-        equal=made.check.max_score_difference <= TOLERANCES["fp32"] and not made.check.changed_verdicts,
-        images_per_second=made.images_per_second,
-        torch_images_per_second=made.torch_images_per_second,
+        equal=exported.check.max_score_difference <= TOLERANCES["fp32"] and not exported.check.changed_verdicts,
+        images_per_second=exported.images_per_second,
+        torch_images_per_second=exported.torch_images_per_second,
     )

@@ -1,6 +1,6 @@
-"""A detector as one graph: pixels to scores and maps, normalisation inside, the number of images free.
+"""Detector as one graph from pixels to scores and anomaly maps, traced with `torch.export`.
 
-Every format is made from the same graph, which `torch.export` traces once.
+The graph includes the normalisation of the pixels. All export formats are made from it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from adctl.detectors.base import Detector
     from adctl.model_file import ModelHeader
 
-_MOST = 4096
-"""Images at once that a graph allows for: `torch.export` wants to know."""
+_MAX_BATCH = 4096
+"""Largest batch of an exported graph; `torch.export` needs a limit."""
 
 
 class FromPixels(nn.Module):
-    """A detector that takes pixels as they come from a decoder.
+    """Wrapper that lets a detector take uint8 pixels, as an image decoder returns them.
 
     Args:
-        detector: Fitted, in evaluation mode.
+        detector: Fitted detector in evaluation mode.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -39,19 +39,19 @@ class FromPixels(nn.Module):
         self.detector = detector
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels [B,H,W,C] of uint8 to scores [B] and maps [B,h,w]."""
+        """Return scores [B] and maps [B,h,w] of pixels [B,H,W,C], uint8."""
         scores, maps = self.detector(pixels.permute(0, 3, 1, 2).float() / 255)
         return scores, maps
 
 
 @dataclass(frozen=True)
 class ExportSource:
-    """A model file, read once for all formats.
+    """Model to export, read once for all formats.
 
     Attributes:
-        detector: Fitted, on the CPU.
-        header: Of the model file.
-        tensors: SHA-256 of its tensors.
+        detector: Fitted detector on the CPU.
+        header: Header of the model file.
+        tensors: SHA-256 of the tensors in the model file.
     """
 
     detector: Detector
@@ -63,47 +63,48 @@ class ExportSource:
         """Read a `model.safetensors`.
 
         Raises:
-            ModelFileError: It cannot be read.
+            ModelFileError: The file cannot be read.
+            UsageError: The detector's settings cannot be exported.
         """
         detector, header = load_model(model)
         detector.check_exportable()
         return cls(detector, header, str(tensors_digest(model)))
 
     def metadata(self, precision: str) -> str:
-        """What travels with a graph of that precision."""
+        """Return the metadata text for a graph in a precision."""
         return metadata_text(self.header, ExportOrigin(self.tensors, precision))
 
     def example(self, count: int) -> Tensor:
-        """Pixels [count,H,W,C] of noise."""
+        """Return random pixels [count,H,W,C], uint8, always the same."""
         shape = (count, *self.detector.input.shape)
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
     @property
     def module(self) -> FromPixels:
-        """The whole detector."""
+        """Detector that takes pixels, in evaluation mode."""
         return FromPixels(self.detector).eval()
 
     @cached_property
     def program(self) -> ExportedProgram:
-        """The graph, for any number of images."""
-        sizes: Any = ({0: torch.export.Dim("batch", min=1, max=_MOST)},)
+        """Graph for any number of images."""
+        sizes: Any = ({0: torch.export.Dim("batch", min=1, max=_MAX_BATCH)},)
         with torch.no_grad():
             return torch.export.export(self.module, (self.example(2),), dynamic_shapes=sizes)
 
     @cached_property
     def single(self) -> ExportedProgram:
-        """The graph for one image, in which every size is a number."""
+        """Graph for exactly one image, with all sizes fixed."""
         with torch.no_grad():
             return torch.export.export(self.module, (self.example(1),))
 
     def is_quantisable(self, scope: str) -> bool:
-        """Whether the part of a graph that came from a module is the network rather than what judges its features.
+        """Return whether the operations of a module may be quantised to eight bits.
 
-        Distances and whitening are differences of numbers that eight bits would round away. Where the detector has a
-        backbone, that alone is the network.
+        In a detector with a backbone, only the backbone may be. Whitening and distances between features need more
+        bits, because they subtract numbers that are almost equal.
 
         Args:
-            scope: The module's name within `module`, as `detector.backbone.network.conv_stem`.
+            scope: Name of the module within `module`, as `detector.backbone.network.conv_stem`.
         """
         if "blur" in scope or "whitening" in scope:
             return False

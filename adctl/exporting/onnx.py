@@ -1,4 +1,4 @@
-"""A detector as an ONNX file, in single precision, with weights in half precision, or quantised to eight bits."""
+"""Export to ONNX: in single precision, with weights in half precision, or quantised to eight bits."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SMALL = 1024
-"""Numbers in a tensor that is left in single precision: biases, whose rounding saves nothing."""
+"""Largest number of elements of a tensor that stays in single precision, because halving it saves little."""
 
-_PRODUCTS = ("Conv",)
-"""Kinds of operation that are quantised: distances and whitening, products of matrices, need all their bits."""
+_QUANTISED = ("Conv",)
+"""Operations that are quantised. Matrix products are not: distances and whitening need full precision."""
 
 
 def write_onnx(model: Path, target: Path) -> None:
@@ -33,8 +33,8 @@ def write_onnx(model: Path, target: Path) -> None:
 
     Raises:
         ModelFileError: The model file cannot be read.
-        UsageError: Its settings cannot be exported.
-        MissingExtraError: The packages for it are not installed.
+        UsageError: The detector's settings cannot be exported.
+        MissingExtraError: A required package is not installed.
         OutputError: The target cannot be written.
     """
     write(ExportSource.read(model), target, "fp32", ())
@@ -45,12 +45,12 @@ def write(source: ExportSource, target: Path, precision: str, images: Sequence[N
 
     Args:
         source: The model.
-        target: The `.onnx`.
-        precision: `fp32`, `fp16` (weights are stored so and computed with in single precision) or `int8`.
-        images: Pixels [1,H,W,C] each, from which ranges of activations are found for `int8`.
+        target: The `.onnx` file.
+        precision: `fp32`, `fp16` (weights stored in half precision, computed in single precision) or `int8`.
+        images: Images [1,H,W,C], uint8, that calibrate the quantisation; only needed for `int8`.
 
     Raises:
-        MissingExtraError: The packages for it are not installed.
+        MissingExtraError: A required package is not installed.
         OutputError: The target cannot be written.
     """
     proto = quantised(source, images) if precision == "int8" else to_onnx(source)
@@ -58,7 +58,7 @@ def write(source: ExportSource, target: Path, precision: str, images: Sequence[N
 
     if precision == "fp16":
         _halve_weights(proto.graph)
-    _forget_origins(proto.graph)
+    _remove_notes(proto.graph)
     entry = proto.metadata_props.add()
     entry.key, entry.value = METADATA, source.metadata(precision)
     with files.atomic_path(target) as temporary:
@@ -66,19 +66,19 @@ def write(source: ExportSource, target: Path, precision: str, images: Sequence[N
 
 
 def to_onnx(source: ExportSource) -> Any:
-    """The graph as an ONNX model, whose nodes still tell which module they came from.
+    """Convert the graph to an ONNX model; the nodes still name the modules that they came from.
 
     Raises:
-        MissingExtraError: The packages for it are not installed.
+        MissingExtraError: A required package is not installed.
     """
     try:
-        import onnx  # noqa: F401 - torch's exporter needs both and would say so less clearly
+        import onnx  # noqa: F401 - torch's exporter needs both, and its error is less clear
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(str(error.name), "export") from error
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(
             source.program, (), input_names=[INPUT], output_names=list(OUTPUTS), dynamo=True, verbose=False
         )
@@ -86,8 +86,8 @@ def to_onnx(source: ExportSource) -> Any:
     return program.model_proto
 
 
-def _forget_origins(graph: Any) -> None:
-    """Take out the exporter's notes: they are long, and tell of folders on this machine."""
+def _remove_notes(graph: Any) -> None:
+    """Remove the exporter's notes: they are long, and contain paths of this machine."""
     for node in graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -97,7 +97,7 @@ def _forget_origins(graph: Any) -> None:
 
 
 def _halve_weights(graph: Any) -> None:
-    """Store large weights in half precision and cast them when the file is opened, which runtimes do once."""
+    """Store large weights in half precision, with a cast to single precision; runtimes cast once, when loading."""
     from onnx import TensorProto, helper, numpy_helper
 
     casts = []
@@ -115,14 +115,14 @@ def _halve_weights(graph: Any) -> None:
 
 
 def quantised(source: ExportSource, images: Sequence[NDArray[np.uint8]]) -> Any:
-    """The graph as an ONNX model with convolutions of the network in eight bits.
+    """Convert the graph to an ONNX model with the network's convolutions in eight bits.
 
     Args:
         source: The model.
-        images: Pixels [1,H,W,C] each, from which ranges of activations are found.
+        images: Images [1,H,W,C], uint8, from which the ranges of the activations are measured.
 
     Raises:
-        MissingExtraError: The packages for it are not installed.
+        MissingExtraError: A required package is not installed.
     """
     proto = to_onnx(source)
     import onnx
@@ -131,23 +131,23 @@ def quantised(source: ExportSource, images: Sequence[NDArray[np.uint8]]) -> Any:
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     except ImportError as error:
         raise MissingExtraError("onnxruntime", "export") from error
-    chosen = [node.name for node in proto.graph.node if node.op_type in _PRODUCTS and _is_network(node, source)]
+    nodes = [node.name for node in proto.graph.node if node.op_type in _QUANTISED and _is_network(node, source)]
     with tempfile.TemporaryDirectory() as folder:
-        plain, quantised = Path(folder) / "plain.onnx", Path(folder) / "quantised.onnx"
-        onnx.save_model(proto, str(plain))
+        original, quantised = Path(folder) / "original.onnx", Path(folder) / "quantised.onnx"
+        onnx.save_model(proto, str(original))
         before = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # it recommends what the exporter has done already
+        logging.disable(logging.WARNING)  # it recommends steps that the exporter has already done
         try:
             quantize_static(
-                str(plain),
+                str(original),
                 str(quantised),
                 _Reader(images),
                 quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=list(_PRODUCTS),
-                nodes_to_quantize=chosen,
+                op_types_to_quantize=list(_QUANTISED),
+                nodes_to_quantize=nodes,
                 per_channel=True,
-                # What convolutions give stays as it is until another one takes it: features that are compared keep all
-                # their bits, and additions between blocks add no rounding of their own.
+                # Only inputs of convolutions are quantised, not their outputs, so that the features that the detector
+                # compares and the sums of residual blocks are not rounded.
                 extra_options={"OpTypesToExcludeOutputQuantization": ["Conv"]},
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
@@ -164,18 +164,18 @@ def _is_network(node: Any, source: ExportSource) -> bool:
 
 
 def _scope(scopes: str) -> str:
-    """The innermost module of the exporter's list of them; its last entry is the operation."""
+    """Return the innermost module from the exporter's list of scopes, whose last entry is the operation."""
     names = [part.strip(" '\"[]") for part in scopes.split(",")]
     return names[-2] if len(names) > 1 else ""
 
 
 class _Reader:
-    """Images one by one, as the quantisation asks for them."""
+    """Calibration images in the form that ONNX Runtime's quantisation reads."""
 
     def __init__(self, images: Sequence[NDArray[np.uint8]]) -> None:
         self._images: Iterator[NDArray[np.uint8]] = iter(images)
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        """The next one, or None."""
+        """Return the next image as a dictionary of inputs; None after the last one."""
         image = next(self._images, None)
         return None if image is None else {INPUT: image}

@@ -1,4 +1,4 @@
-"""Two runtimes on the same image files: how far scores, maps, ranks and verdicts differ."""
+"""Comparison of two runtimes on the same image files: differences of scores, maps, ranks and verdicts."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from adctl.records import Sample
     from adctl.runtimes.base import Runtime
 
-_FEW = 3
-"""Images that a rank correlation needs at least."""
+_MIN_RANKED = 3
+"""Minimum number of images for a rank correlation."""
 
 
 @dataclass(frozen=True)
 class ParityCheck:
-    """How two runtimes differ on the same image files.
+    """Differences between two runtimes on the same image files.
 
     Attributes:
-        images: How many were compared.
-        max_score_difference: Largest difference of scores, as a share of the largest score.
-        mean_score_difference: Mean of it.
-        max_map_difference: Largest difference of map cells, as a share of the largest cell.
-        mean_map_difference: Mean of it.
-        rank_correlation: Spearman's, of the scores; None of fewer than three images.
-        changed_verdicts: Images judged differently.
-        auroc: Of the first, from images whose labels are known; None where good or defective ones are missing.
-        auroc_change: What the second's is more; None likewise.
+        images: Number of images compared.
+        max_score_difference: Largest absolute difference of a score, as a share of the largest score of the first.
+        mean_score_difference: Mean absolute difference of the scores, as the same share.
+        max_map_difference: Largest absolute difference of a map cell, as a share of the largest cell of the first.
+        mean_map_difference: Mean absolute difference of the map cells, as the same share.
+        rank_correlation: Spearman's rank correlation of the scores; None for fewer than three images.
+        changed_verdicts: Number of images with different verdicts.
+        auroc: Image AUROC of the first, on the labelled images; None without good or without defective ones.
+        auroc_change: Image AUROC of the second minus that of the first; None if `auroc` is None.
     """
 
     images: int
@@ -54,38 +54,46 @@ class ParityCheck:
 def check_parity(
     first: Runtime, second: Runtime, samples: Sequence[Sample], reporter: Reporter = SILENT
 ) -> ParityCheck:
-    """Predict the same image files with two runtimes, each reading them for itself.
+    """Score the same image files with two runtimes, each reading the files itself.
 
     Raises:
-        DataError: None of the images can be read, or scores are no finite numbers.
+        DataError: No image can be read, or a score or map is not finite.
     """
     scores: list[tuple[float, float]] = []
     cells: list[tuple[float, float, float]] = []
     labels: list[str | None] = []
     with reporter.stage("verifying", len(samples)) as update:
-        for done, (one, other) in enumerate(zip(predict(first, samples), predict(second, samples), strict=True), 1):
+        pairs = zip(predict(first, samples), predict(second, samples), strict=True)
+        for done, (left, right) in enumerate(pairs, 1):
             update(done, len(samples))
-            if one.score is None or other.score is None or one.anomaly_map is None or other.anomaly_map is None:
+            if left.score is None or right.score is None or left.anomaly_map is None or right.anomaly_map is None:
                 continue
-            scores.append((one.score, other.score))
-            gap = np.abs(one.anomaly_map - other.anomaly_map)
-            cells.append((float(gap.max()), float(gap.mean()), float(np.abs(one.anomaly_map).max())))
-            labels.append(one.item.sample.label)
+            scores.append((left.score, right.score))
+            gap = np.abs(left.anomaly_map - right.anomaly_map)
+            cells.append((float(gap.max()), float(gap.mean()), float(np.abs(left.anomaly_map).max())))
+            labels.append(left.item.sample.label)
     if not scores:
-        raise DataError("None of the images to verify on can be read.", "Name readable ones.")
+        raise DataError("None of the images for the verification can be read.", "Give readable images.")
     return _check(first, np.array(scores), np.array(cells), labels)
 
 
 def _check(
     first: Runtime, scores: NDArray[np.float64], cells: NDArray[np.float64], labels: Sequence[str | None]
 ) -> ParityCheck:
-    """Scores [n,2] of both; of the maps' differences the largest, the mean, and the largest cell [n,3]."""
+    """Compute the differences.
+
+    Args:
+        first: The first runtime; its calibration gives the verdicts.
+        scores: Scores [N,2] of both runtimes.
+        cells: Array [N,3]: for each pair of maps the largest and the mean difference, and the largest cell.
+        labels: Labels [N]; None if unknown.
+    """
     if not (np.isfinite(scores).all() and np.isfinite(cells).all()):
-        raise DataError("Scores or maps of the exported model are no finite numbers.", "Take another precision.")
+        raise DataError("Scores or maps of the exported model are not finite.", "Use another precision.")
     gaps = np.abs(scores[:, 0] - scores[:, 1]) / np.abs(scores[:, 0]).max()
     calibration, changed = first.header.calibration, 0
     if calibration is not None:
-        changed = sum(calibration.verdict(one) != calibration.verdict(other) for one, other in scores.tolist())
+        changed = sum(calibration.verdict(left) != calibration.verdict(right) for left, right in scores.tolist())
     aurocs = _aurocs(scores, labels)
     return ParityCheck(
         images=len(scores),
@@ -103,11 +111,11 @@ def _check(
 def _rank_correlation(scores: NDArray[np.float64]) -> float | None:
     from scipy.stats import rankdata
 
-    if len(scores) < _FEW:
+    if len(scores) < _MIN_RANKED:
         return None
     first, second = rankdata(scores, axis=0).T
     spreads = first.std() * second.std()
-    if spreads == 0:  # all alike in one of them
+    if spreads == 0:  # all scores of one runtime are equal
         return float(np.array_equal(first, second))
     return float(np.mean((first - first.mean()) * (second - second.mean())) / spreads)
 

@@ -1,4 +1,4 @@
-"""A detector as an archive of `torch.export` (.pt2), with nothing pickled in it."""
+"""Export to a `torch.export` archive (.pt2) without pickled data."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 
 def write(source: ExportSource, target: Path, precision: str, images: Sequence[NDArray[np.uint8]]) -> None:
-    """Export to an archive, atomically.
+    """Export to a `torch.export` archive, atomically.
 
     Args:
         source: The model.
-        target: The `.pt2`.
-        precision: `fp32`, the only one it has.
-        images: Not needed.
+        target: The `.pt2` file.
+        precision: Always `fp32`.
+        images: Not used.
 
     Raises:
         OutputError: The target cannot be written.
     """
     del precision, images
     program = copy.copy(source.program)
-    program._example_inputs = None  # noqa: SLF001 - they would be pickled, and there is no public way to leave them out
+    program._example_inputs = None  # noqa: SLF001 - they would be pickled, and no public function removes them
     content = io.BytesIO()
     torch.export.save(program, content, extra_files={METADATA: source.metadata("fp32")})
     refuse_pickles(content.getvalue(), target)

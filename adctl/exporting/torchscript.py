@@ -1,4 +1,4 @@
-"""A detector as a TorchScript file: the graph of one image, called for each image of a batch."""
+"""Export to TorchScript: the graph for one image, called for each image of a batch."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class EachImage(nn.Module):
-    """Image by image through a traced graph: a trace knows numbers where it should know sizes.
+    """Module that calls a graph for each image of a batch, because a traced graph works only for one batch size.
 
     Args:
-        graph: Pixels [1,H,W,C] to scores [1] and maps [1,h,w].
+        graph: Graph from pixels [1,H,W,C] to scores [1] and maps [1,h,w].
     """
 
     def __init__(self, graph: nn.Module) -> None:
@@ -34,7 +34,7 @@ class EachImage(nn.Module):
         self.graph = graph
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels [B,H,W,C] of uint8 to scores [B] and maps [B,h,w]."""
+        """Return scores [B] and maps [B,h,w] of pixels [B,H,W,C], uint8."""
         scores = torch.jit.annotate(list[Tensor], [])
         maps = torch.jit.annotate(list[Tensor], [])
         for image in pixels.split(1):
@@ -49,9 +49,9 @@ def write(source: ExportSource, target: Path, precision: str, images: Sequence[N
 
     Args:
         source: The model.
-        target: The `.ts`.
-        precision: `fp32`, the only one it has.
-        images: Not needed.
+        target: The `.ts` file.
+        precision: Always `fp32`.
+        images: Not used.
 
     Raises:
         OutputError: The target cannot be written.
@@ -60,7 +60,7 @@ def write(source: ExportSource, target: Path, precision: str, images: Sequence[N
     graph = source.single.module(check_guards=False)
     content = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch recommends torch.export, which --format pt2 is
+        warnings.simplefilter("ignore")  # torch recommends torch.export, which --format pt2 uses
         traced = torch.jit.trace(graph, (source.example(1),), check_trace=False)
         torch.jit.save(torch.jit.script(EachImage(traced)), content, _extra_files={METADATA: source.metadata("fp32")})
     files.write_bytes(target, content.getvalue())

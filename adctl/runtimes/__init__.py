@@ -1,1 +1,1 @@
-"""Runtimes: different engines behind one call, pixels to scores and maps."""
+"""Inference runtimes behind one interface: pixels in, scores and anomaly maps out."""

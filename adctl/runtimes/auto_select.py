@@ -1,9 +1,9 @@
-"""The fastest runtime that is proved to score a model as torch does, and why it is.
+"""Select the fastest runtime verified against PyTorch, with the reason.
 
-`adctl export` writes `exports.json` beside a model: for each exported file what it came from, how it compared with
-torch on image files, and how fast both were, on this machine. Only a file that is still the one that was proved, made
-from the very tensors of the model, in single precision, on this machine and with the same version of its runtime is
-chosen without being asked for. Everything else is a reason to take torch, and is said.
+`adctl export` writes `exports.json` beside the model: one record for each exported file, with the result of its
+verification and its speed. A file is selected only if it is unchanged since then, was exported from the same tensors
+in single precision, and was verified on this machine with the installed version of its runtime. Otherwise PyTorch is
+selected.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _SCHEMA = "adctl.exports/1"
 
 @dataclass(frozen=True)
 class ParityRecord:
-    """What was measured of one exported file when it was made.
+    """Verification of one exported file, as stored in `exports.json`.
 
     Attributes:
-        file: Its name.
-        sha256: Of its bytes, and of the weights beside it where there are any.
-        tensors: SHA-256 of the tensors of the model it was made from.
-        runtime: That it is for.
-        version: Of that runtime's package.
+        file: File name.
+        sha256: Digests of the file and, if there is one, of its weights file, separated by a space.
+        tensors: SHA-256 of the tensors of the exported model.
+        runtime: Name of the runtime.
+        version: Version of the runtime's package.
         precision: `fp32`, `fp16` or `int8`.
-        machine: Where it was proved.
-        equal: Whether scores agreed within the tolerance of single precision and no verdict changed.
-        images_per_second: Of it.
-        torch_images_per_second: Of the model it came from, in the same minutes.
+        machine: Machine of the verification, as `this_machine` describes it.
+        equal: Whether all scores agreed within the tolerance of single precision and no verdict changed.
+        images_per_second: Speed of the exported file.
+        torch_images_per_second: Speed of the model in PyTorch, measured at the same time.
     """
 
     file: str
@@ -57,19 +57,19 @@ class ParityRecord:
     torch_images_per_second: float
 
     @property
-    def gain(self) -> float:
-        """How many times as fast as torch."""
+    def speedup(self) -> float:
+        """Speed relative to PyTorch."""
         return self.images_per_second / self.torch_images_per_second
 
 
 @dataclass(frozen=True)
 class RuntimeChoice:
-    """A runtime, the file to open with it, and the reason.
+    """Selected runtime, and the reason for the log.
 
     Attributes:
-        runtime: A name from `RUNTIMES`.
-        path: The model itself, or an exported file beside it.
-        reason: For the log.
+        runtime: Name of the runtime.
+        path: File to open: the model, or an exported file beside it.
+        reason: Reason in words.
     """
 
     runtime: str
@@ -77,118 +77,112 @@ class RuntimeChoice:
     reason: str
 
 
-def choose(path: Path, device: str = "auto", gpu: int | None = None) -> RuntimeChoice:
-    """The fastest proved runtime for a `model.safetensors`.
-
-    Args:
-        path: The model file.
-        device: As typed.
-        gpu: As typed.
+def choose_runtime(path: Path, device: str = "auto", gpu: int | None = None) -> RuntimeChoice:
+    """Select the fastest verified runtime for a `model.safetensors`, or PyTorch.
 
     Raises:
         ModelFileError: The model file cannot be read.
     """
     try:
-        proofs = read_parity_records(path.parent)
+        records = read_parity_records(path.parent)
     except DataError as error:
         return RuntimeChoice("torch", path, error.message)
-    if not proofs:
-        return RuntimeChoice("torch", path, "nothing is exported beside the model")
+    if not records:
+        return RuntimeChoice("torch", path, "there are no exported files beside the model")
     if _on_gpu(device, gpu):
-        return RuntimeChoice("torch", path, "exported files are proved on the CPU, and this is a GPU")
+        return RuntimeChoice("torch", path, "exported files are verified on the CPU, and a GPU is used")
     digest = tensors_digest(path)
-    faults = {proof.file: _fault(proof, path.parent, digest) for proof in proofs}
-    sound = sorted((one for one in proofs if faults[one.file] is None), key=lambda one: -one.gain)
-    if not sound:
+    faults = {record.file: _fault(record, path.parent, digest) for record in records}
+    usable = [record for record in records if faults[record.file] is None]
+    if not usable:
         return RuntimeChoice("torch", path, "; ".join(f"{name} {fault}" for name, fault in faults.items()))
-    best = sound[0]
-    if best.gain <= 1:
-        return RuntimeChoice("torch", path, f"{best.file} is equal but no faster ({best.gain:.1f} times)")
-    reason = f"{best.file} scores the same and was {best.gain:.1f} times as fast as torch on this machine"
+    best = max(usable, key=lambda record: record.speedup)
+    if best.speedup <= 1:
+        return RuntimeChoice("torch", path, f"{best.file} is not faster ({best.speedup:.1f} times as fast as torch)")
+    reason = f"{best.file} scores the same and was {best.speedup:.1f} times as fast as torch on this machine"
     return RuntimeChoice(best.runtime, path.parent / best.file, reason)
 
 
-def exported_for(path: Path, runtime: str) -> Path:
-    """The exported file beside a `model.safetensors` for a runtime, made from its very tensors; single precision first.
+def find_export(path: Path, runtime: str) -> Path:
+    """Return the file exported from a `model.safetensors` for a runtime, preferably in single precision.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such file beside the model.
     """
     digest = tensors_digest(path)
-    made = [one for one in read_parity_records(path.parent) if one.runtime == runtime and one.tensors == digest]
-    for proof in sorted(made, key=lambda one: one.precision != "fp32"):
-        if (path.parent / proof.file).is_file():
-            return path.parent / proof.file
+    records = [record for record in read_parity_records(path.parent) if record.runtime == runtime]
+    for record in sorted(records, key=lambda record: record.precision != "fp32"):
+        if record.tensors == digest and (path.parent / record.file).is_file():
+            return path.parent / record.file
     raise UsageError(
-        f"Beside {path} there is no file for the runtime '{runtime}' that was made from this model.",
+        f"Beside {path} there is no file for the runtime '{runtime}' that was exported from this model.",
         f"Write one with 'adctl export --format {format_of_runtime(runtime)}'.",
     )
 
 
-def record(folder: Path, proof: ParityRecord) -> None:
-    """Keep a proof, in place of an earlier one of the same file.
+def save_parity_record(folder: Path, record: ParityRecord) -> None:
+    """Add a record to `exports.json`; it replaces an earlier one of the same file.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The file cannot be written.
     """
     try:
-        others = [
-            one for one in read_parity_records(folder) if one.file != proof.file and (folder / one.file).is_file()
-        ]
-    except DataError:  # damaged: nothing in it is worth keeping
-        others = []
-    kept = [asdict(one) for one in (*others, proof)]
-    files.write_json(folder / EXPORTS, {"schema": _SCHEMA, "exports": kept})
+        records = read_parity_records(folder)
+    except DataError:  # a damaged file is replaced
+        records = []
+    kept = [other for other in records if other.file != record.file and (folder / other.file).is_file()]
+    entries = [asdict(each) for each in (*kept, record)]
+    files.write_json(folder / EXPORTS, {"schema": _SCHEMA, "exports": entries})
 
 
 def read_parity_records(folder: Path) -> list[ParityRecord]:
-    """Those beside a model, or none.
+    """Read the records in a model's folder; return an empty list if there are none.
 
     Raises:
-        DataError: The file of them is damaged.
+        DataError: `exports.json` is damaged.
     """
     document = run_folder.read_json(folder / EXPORTS)
     if document is None:
         return []
     try:
-        return [ParityRecord(**one) for one in document["exports"]]
+        return [ParityRecord(**entry) for entry in document["exports"]]
     except (KeyError, TypeError) as error:
         raise DataError(f"{folder / EXPORTS} is damaged: {error}.", "Delete it and export again.") from error
 
 
 def files_of(path: Path) -> Iterator[Path]:
-    """An exported file and the weights that lie beside it."""
+    """Yield an exported file and, if its format has one, the weights file beside it."""
     yield path
-    for one in EXPORT_FORMATS.values():
-        if one.suffix == path.suffix and one.sidecar:
-            yield path.with_suffix(one.sidecar)
+    for export_format in EXPORT_FORMATS.values():
+        if export_format.suffix == path.suffix and export_format.sidecar:
+            yield path.with_suffix(export_format.sidecar)
 
 
 def digest_of(path: Path) -> str:
-    """Of an exported file and its weights."""
-    return " ".join(files.sha256_file(one) for one in files_of(path))
+    """Return the SHA-256 digests of an exported file and its weights file, separated by a space."""
+    return " ".join(files.sha256_file(file) for file in files_of(path))
 
 
 def version_of(runtime: str) -> str | None:
-    """Of the package a runtime comes with; None where it is not installed."""
+    """Return the version of a runtime's package; None if it is not installed."""
     package = RUNTIMES[runtime].package
     if importlib.util.find_spec(package) is None:
         return None
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # under another name, as onnxruntime-gpu
+    except importlib.metadata.PackageNotFoundError:  # installed under another name, as onnxruntime-gpu
         return "unknown"
 
 
 def this_machine() -> str:
-    """What decides speed and rounding: the processor and how many cores this process may use."""
+    """Describe the processor and the number of its logical cores, which determine speed and rounding."""
     return f"{_processor()}, {os.cpu_count()} cores"
 
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as told:  # noqa: PTH123 - no file of ours
-            for line in told:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:  # noqa: PTH123 - a system file
+            for line in lines:
                 if line.startswith("model name"):
                     return line.partition(":")[2].strip()
     except OSError:
@@ -196,23 +190,24 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _fault(proof: ParityRecord, folder: Path, digest: str | None) -> str | None:
-    """Why an exported file is not to be taken, or None."""
-    path = folder / proof.file
+def _fault(record: ParityRecord, folder: Path, digest: str | None) -> str | None:
+    """Return the reason not to use an exported file, or None."""
+    path = folder / record.file
+    needed = f"{record.runtime} {record.version}"
     checks: list[tuple[bool, str]] = [
-        (proof.tensors != digest, "was made from another model"),
-        (proof.precision != "fp32", f"is {proof.precision}, which is used when its file is named"),
-        (not proof.equal, "did not score the same"),
-        (proof.machine != this_machine(), "was proved on another machine: export it again here"),
-        (proof.version != version_of(proof.runtime), f"needs {proof.runtime} {proof.version}, as when it was proved"),
+        (record.tensors != digest, "was exported from another model"),
+        (record.precision != "fp32", f"is {record.precision}, which is used only if you name the file"),
+        (not record.equal, "did not score the same"),
+        (record.machine != this_machine(), "was verified on another machine: export it again here"),
+        (record.version != version_of(record.runtime), f"was verified with {needed}, which is not installed"),
     ]
-    for wrong, fault in checks:
-        if wrong:
+    for failed, fault in checks:
+        if failed:
             return fault
-    # Last, since it reads the whole file.
-    if not all(one.is_file() for one in files_of(path)):
-        return "has gone"
-    return None if digest_of(path) == proof.sha256 else "was changed since it was proved"
+    if not all(file.is_file() for file in files_of(path)):
+        return "is missing"
+    # Last, because it reads the whole file.
+    return None if digest_of(path) == record.sha256 else "was changed after its verification"
 
 
 def _on_gpu(device: str, gpu: int | None) -> bool:
@@ -222,7 +217,7 @@ def _on_gpu(device: str, gpu: int | None) -> bool:
 
 
 def _has_gpu() -> bool:
-    """Whether torch would find one; asked of the system, since importing torch is what an exported file spares."""
+    """Return whether the system has a GPU for PyTorch; torch is not imported, because that takes seconds."""
     if platform.system() == "Darwin":
         return platform.machine() == "arm64"
-    return os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd")  # noqa: PTH110 - no files of ours
+    return os.path.exists("/dev/nvidiactl") or os.path.exists("/dev/kfd")  # noqa: PTH110 - system files

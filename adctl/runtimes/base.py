@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RuntimeOutput:
-    """What a runtime says of B images.
+    """Scores and anomaly maps of B images.
 
     Attributes:
-        scores: Array [B] of float64, raw.
-        maps: Array [B,h,w] of float32, raw, native resolution.
+        scores: Raw scores [B], float64.
+        maps: Raw anomaly maps [B,h,w], float32, in the detector's own resolution.
     """
 
     scores: NDArray[np.float64]
@@ -27,15 +27,15 @@ class RuntimeOutput:
 
 
 class Runtime(Protocol):
-    """A model ready to score.
+    """Interface of a loaded model.
 
     Attributes:
-        name: A name from `adctl.choices.RUNTIMES`.
-        header: Of the model file.
-        input: What it takes.
-        device: Where it computes.
-        callers: Threads that may call `predict` at a time; more than one where a core that is done with its part of one
-            batch then goes on with the next.
+        name: Name in `adctl.choices.RUNTIMES`.
+        header: Header of the model file.
+        input: Size and channels of the images it takes.
+        device: Device that computes, as `cpu` or `cuda:0`.
+        callers: Number of threads that should call `predict` at once. With 2, cores that finish early start on the
+            next batch.
     """
 
     name: str
@@ -45,5 +45,5 @@ class Runtime(Protocol):
     callers: int
 
     def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
-        """Score pixels [B,H,W,C] of uint8, brought to `input` already."""
+        """Score pixels [B,H,W,C], uint8, already resized to `input`."""
         ...

@@ -1,4 +1,4 @@
-"""Opening a model file with a runtime."""
+"""Open a model file with a runtime."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from adctl.choices import RUNTIMES
 from adctl.errors import UsageError, unknown_name
 from adctl.model_file import read_header
-from adctl.runtimes.auto_select import choose, exported_for
+from adctl.runtimes.auto_select import choose_runtime, find_export
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,53 +28,53 @@ def open_runtime(path: Path, device: str = "auto", gpu: int | None = None, runti
         path: `model.safetensors` or an exported file.
         device: `auto`, `cpu`, `cuda` or `mps`.
         gpu: Number of a CUDA GPU.
-        runtime: A name from `RUNTIMES`; None for the one that the file's ending asks for; `auto` for the fastest that
-            is proved to score a `model.safetensors` as torch does. Beside a model file the exported one is taken
-            that was made from the very same tensors; the calibration is always that of `path`.
+        runtime: A name from `RUNTIMES`; None selects by the file's suffix; `auto` selects the fastest verified one. For
+            a `model.safetensors` and another runtime, the file exported from it is opened, with the calibration of
+            `path`.
 
     Raises:
-        UsageError: The ending, the runtime or the device is unknown, or there is no such exported file.
-        ModelFileError: The file is damaged, foreign or too new.
+        UsageError: The suffix, the runtime or the device is unknown, or there is no such exported file.
+        ModelFileError: The file is damaged, not written by adctl or too new.
         MissingExtraError: The runtime is not installed.
     """
-    own = _own_runtime(path)
-    if runtime in (None, own):
-        return _opened(own, path, device, gpu)
+    default = _default_runtime(path)
+    if runtime in (None, default):
+        return _open(default, path, device, gpu)
     if runtime != AUTO and runtime not in RUNTIMES:
         raise unknown_name("runtime", str(runtime), [AUTO, *RUNTIMES])
-    if own != "torch":
+    if default != "torch":
         if runtime == AUTO:
-            return _opened(own, path, device, gpu)
+            return _open(default, path, device, gpu)
         raise UsageError(
-            f"{path} is a file for the runtime '{own}', not for '{runtime}'.",
-            f"Leave --runtime out, or give the model.safetensors or a file ending in {RUNTIMES[str(runtime)].suffix}.",
+            f"{path} is a file for the runtime '{default}', not for '{runtime}'.",
+            f"Omit --runtime, or give the model.safetensors or a file that ends in {RUNTIMES[str(runtime)].suffix}.",
         )
-    return _beside(path, device, gpu, str(runtime))
+    return _open_model(path, device, gpu, str(runtime))
 
 
-def _beside(path: Path, device: str, gpu: int | None, runtime: str) -> Runtime:
-    """Open a model.safetensors with another runtime than plain torch, or with the best one."""
+def _open_model(path: Path, device: str, gpu: int | None, runtime: str) -> Runtime:
+    """Open a `model.safetensors` with another runtime than the default, or with the fastest one."""
     if runtime == AUTO:
-        choice = choose(path, device, gpu)
+        choice = choose_runtime(path, device, gpu)
         log.info("Runtime %s: %s.", choice.runtime, choice.reason)
         name, target = choice.runtime, choice.path
     elif RUNTIMES[runtime].suffix == path.suffix:
         name, target = runtime, path
     else:
-        name, target = runtime, exported_for(path, runtime)
-    opened = _opened(name, target, device, gpu)
+        name, target = runtime, find_export(path, runtime)
+    opened = _open(name, target, device, gpu)
     opened.header = read_header(path)
     return opened
 
 
-def _opened(name: str, path: Path, device: str, gpu: int | None) -> Runtime:
+def _open(name: str, path: Path, device: str, gpu: int | None) -> Runtime:
     runtime: Runtime = pkgutil.resolve_name(RUNTIMES[name].reader)(path, device, gpu)
     return runtime
 
 
-def _own_runtime(path: Path) -> str:
+def _default_runtime(path: Path) -> str:
     for name, spec in RUNTIMES.items():
         if spec.suffix == path.suffix:
             return name
-    endings = sorted({spec.suffix for spec in RUNTIMES.values()})
-    raise UsageError(f"{path} is not a model file by its ending.", f"Models end in {', '.join(endings)}.")
+    suffixes = sorted({spec.suffix for spec in RUNTIMES.values()})
+    raise UsageError(f"{path} does not have the suffix of a model file.", f"Model files end in {', '.join(suffixes)}.")

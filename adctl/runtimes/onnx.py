@@ -1,6 +1,6 @@
-"""Scoring an exported ONNX file with ONNX Runtime; torch is not needed.
+"""Scoring with ONNX Runtime, without torch.
 
-On NVIDIA GPUs TensorRT is taken where ONNX Runtime was built with it, else CUDA.
+On NVIDIA GPUs, TensorRT is used if ONNX Runtime was built with it, otherwise CUDA.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ _CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "Tenso
 
 
 class OnnxRuntime:
-    """An ONNX file that `adctl export` wrote.
+    """Runtime for ONNX files that `adctl export` wrote.
 
-    On a CPU a single image is computed by all cores; of a batch each core takes pieces, with a session of its own
-    kind: sharing every small layer out among cores costs more than it brings.
+    On the CPU, all cores compute a single image together. A batch is split into parts, each computed by one thread:
+    dividing every small layer among the cores is slower.
 
     Args:
-        path: The file.
+        path: The `.onnx` file.
         device: `auto`, `cpu` or `cuda`.
         gpu: Number of a CUDA GPU.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
-        UsageError: It has no such device.
-        ModelFileError: The file is damaged, foreign or too new.
+        UsageError: ONNX Runtime does not support the device.
+        ModelFileError: The file is damaged, not written by adctl or too new.
     """
 
     name = "onnxruntime"
@@ -56,25 +56,25 @@ class OnnxRuntime:
         self._path = path
         self.device, self._providers = _choose(device, gpu, onnxruntime.get_available_providers())
         try:
-            self._session = self._open(threads=0)
-        except Exception as error:  # onnxruntime's own exceptions share no base
+            self._session = self._open(threads=0)  # 0: all cores
+        except Exception as error:  # the exceptions of onnxruntime have no common base class
             raise damaged(path, "ONNX file", error) from error
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA)
         self.header, self.origin = read_metadata(text, path)
         self.input = InputSpec.from_config(self.header.config)
-        self._preparing = Lock()
+        self._lock = Lock()
 
     def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
-        """Score pixels [B,H,W,C] of uint8."""
+        """Score pixels [B,H,W,C], uint8."""
         if len(pixels) == 1 or self.device != "cpu":
-            return _scored([_run(self._session, pixels)])
-        with self._preparing:
+            return _join([_run(self._session, pixels)])
+        with self._lock:  # two callers must not create them twice
             session, threads = self._single, self._threads
-        return _scored(list(threads.map(lambda piece: _run(session, piece), split_batch(pixels, CPU_PIECE))))
+        return _join(list(threads.map(lambda part: _run(session, part), split_batch(pixels, CPU_PIECE))))
 
     @cached_property
     def _single(self) -> Any:
-        """A session that computes on the thread that calls it."""
+        """Session that computes in the calling thread."""
         return self._open(threads=1)
 
     @cached_property
@@ -87,7 +87,7 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads
-        # Threads that wait by spinning take the cores from those that read images.
+        # Spinning threads would take processor time from the threads that read images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return onnxruntime.InferenceSession(str(self._path), options, providers=self._providers)
 
@@ -97,19 +97,19 @@ def _run(session: Any, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], 
     return scores, maps
 
 
-def _scored(parts: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> RuntimeOutput:
+def _join(parts: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> RuntimeOutput:
     scores = np.concatenate([scores for scores, _ in parts])
     return RuntimeOutput(scores.astype(np.float64), np.concatenate([maps for _, maps in parts]))
 
 
 def _choose(device: str, gpu: int | None, available: list[str]) -> tuple[str, list[Any]]:
-    """The device's name and the providers to hand to ONNX Runtime, best first."""
+    """Return the device's name and the ONNX Runtime providers for it, fastest first."""
     wants_gpu = gpu is not None or device == "cuda"
     has_gpu = _CUDA in available
     if device == "mps" or (wants_gpu and not has_gpu):
         raise UsageError(
-            f"This ONNX Runtime has no device '{device if gpu is None else f'cuda:{gpu}'}'.",
-            "It has: --device cpu" + (", --device cuda" if has_gpu else "") + ". For CUDA install onnxruntime-gpu.",
+            f"The installed ONNX Runtime does not support the device '{device if gpu is None else f'cuda:{gpu}'}'.",
+            f"Use --device cpu{' or --device cuda' if has_gpu else ''}. For CUDA, install onnxruntime-gpu.",
         )
     if wants_gpu or (device == "auto" and has_gpu):
         index = gpu or 0

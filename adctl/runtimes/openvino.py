@@ -1,4 +1,4 @@
-"""Scoring an exported OpenVINO model (model.xml with model.bin beside it); torch is not needed."""
+"""Scoring with OpenVINO (model.xml with model.bin beside it), without torch."""
 
 from __future__ import annotations
 
@@ -34,21 +34,23 @@ if TYPE_CHECKING:
     Part: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
 
 _REQUESTS = 3
-"""To each piece of a batch that is computed at a time."""
+"""Inference requests for each stream that computes at the same time."""
 
 _LARGE = 2**24
-_TOGETHER = 4
-"""Weights of more bytes than that do not stay in cache: read once for so many images instead of for each."""
+"""Bytes of weights that no longer stay in the processor's cache."""
+
+_IMAGES_IF_LARGE = 4
+"""Images in one request of a large model, so that its weights are read less often."""
 
 
 def import_openvino() -> Any:
-    """The package, without its telemetry: scoring and exporting tell nobody.
+    """Import OpenVINO without its telemetry, so that no usage data is sent.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: OpenVINO is not installed.
     """
     modules: dict[str, Any] = sys.modules
-    modules.setdefault("openvino_telemetry", None)  # it then takes its own stand-in
+    modules.setdefault("openvino_telemetry", None)  # OpenVINO then uses its own stub
     try:
         import openvino
     except ImportError as error:
@@ -57,21 +59,21 @@ def import_openvino() -> Any:
 
 
 class OpenVinoRuntime:
-    """An OpenVINO model that `adctl export` wrote.
+    """Runtime for OpenVINO models that `adctl export` wrote.
 
-    A single image is computed by all cores at once. Of a batch each core takes pieces of its own, which is faster in
-    all; the network is prepared for either when it is first asked for, with every size fixed. Measured with 256 x 256
-    pixels, PatchCore one image at a time takes four fifths of the time of pairs with open sizes.
+    All cores compute a single image together. A batch is split into parts that are computed in parallel, which is
+    faster. For each of the two, the network is compiled at its first use, with fixed sizes: PatchCore at 256 x 256
+    pixels takes four fifths of the time that it takes with variable sizes and two images at a time.
 
     Args:
-        path: The `.xml`.
+        path: The `.xml` file.
         device: `auto` or `cpu`.
-        gpu: None.
+        gpu: Must be None.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
-        UsageError: A GPU was asked for.
-        ModelFileError: The file is damaged, foreign or too new, or its weights are missing.
+        UsageError: A GPU was requested.
+        ModelFileError: The file is damaged, not written by adctl or too new, or its weights file is missing.
     """
 
     name = "openvino"
@@ -87,19 +89,19 @@ class OpenVinoRuntime:
         try:
             self._model = self._core.read_model(str(path))
             text = self._model.get_rt_info(METADATA).astype(str) if self._model.has_rt_info(METADATA) else None
-        except Exception as error:  # its exceptions are plain RuntimeErrors and more
+        except Exception as error:  # the exceptions of OpenVINO have no common base class
             raise damaged(path, "OpenVINO model", error) from error
         self.header, self.origin = read_metadata(text, path)
         self.input = InputSpec.from_config(self.header.config)
-        self._piece = _TOGETHER if path.with_suffix(".bin").stat().st_size > _LARGE else 1
-        self._preparing, self._alone = Lock(), Lock()
+        self._images = _IMAGES_IF_LARGE if path.with_suffix(".bin").stat().st_size > _LARGE else 1
+        self._compiling, self._single = Lock(), Lock()
 
     def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
-        """Score pixels [B,H,W,C] of uint8."""
+        """Score pixels [B,H,W,C], uint8."""
         if len(pixels) == 1:
-            with self._preparing:
+            with self._compiling:
                 request = self._latency
-            with self._alone:  # it takes all cores, and is one request
+            with self._single:  # there is only one such request
                 request.start(pixels)
                 parts = [request.finish()]
         else:
@@ -108,31 +110,32 @@ class OpenVinoRuntime:
         return RuntimeOutput(np.concatenate(scores).astype(np.float64), np.concatenate(maps))
 
     def _in_parallel(self, pixels: NDArray[np.uint8]) -> Iterator[Part]:
-        """The requests at rest take piece after piece, also for several callers at a time; order is kept.
+        """Compute the parts of a batch with the idle requests, and yield the results in order.
 
-        A caller waits for another only while it holds no request itself: two that waited for each other would for ever.
+        Several threads may call this. A caller waits for an idle request only while it holds none itself; otherwise
+        two callers could wait for each other forever.
         """
-        with self._preparing:
-            resting = self._throughput
-        under_way: deque[_Request] = deque()
+        with self._compiling:
+            idle = self._throughput
+        running: deque[_Request] = deque()
         try:
-            for piece in split_batch(pixels, self._piece):
+            for part in split_batch(pixels, self._images):
                 try:
-                    request = resting.get_nowait()
+                    request = idle.get_nowait()
                 except Empty:
-                    if under_way:
-                        yield under_way[0].finish()
-                        request = under_way.popleft()
+                    if running:
+                        yield running[0].finish()
+                        request = running.popleft()
                     else:
-                        request = resting.get()
-                request.start(piece)
-                under_way.append(request)
-            while under_way:
-                yield under_way[0].finish()
-                resting.put(under_way.popleft())
+                        request = idle.get()
+                request.start(part)
+                running.append(request)
+            while running:
+                yield running[0].finish()
+                idle.put(running.popleft())
         finally:
-            for request in under_way:  # after an error; nobody is to wait for them
-                resting.put(request)
+            for request in running:  # after an error: give them back to other callers
+                idle.put(request)
 
     @cached_property
     def _latency(self) -> _Request:
@@ -140,26 +143,26 @@ class OpenVinoRuntime:
 
     @cached_property
     def _throughput(self) -> SimpleQueue[_Request]:
-        compiled = self._compiled("THROUGHPUT", images=self._piece)
-        resting: SimpleQueue[_Request] = SimpleQueue()
-        # More than are computed at a time: a stream that is done finds the next piece waiting.
+        compiled = self._compiled("THROUGHPUT", images=self._images)
+        idle: SimpleQueue[_Request] = SimpleQueue()
+        # More requests than streams, so that a stream that finishes has its next part waiting.
         for _ in range(_REQUESTS * compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")):
-            resting.put(_Request(compiled))
-        return resting
+            idle.put(_Request(compiled))
+        return idle
 
     def _compiled(self, hint: str, images: int) -> Any:
         self._model.reshape([images, *self.input.shape])
-        # Single precision whatever the processor has: what was proved is what is computed.
+        # Always single precision, as in the verification, even if the processor has bfloat16.
         return self._core.compile_model(
             self._model, "CPU", {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": "f32"}
         )
 
 
 class _Request:
-    """The computation of one piece after another, in memory that stays in its place.
+    """Inference request that is used again and again, with fixed input and output memory.
 
-    Made by one thread at a time: two that come first to OpenVINO's tables of NumPy's types, which are filled at their
-    first use, wait for each other for ever, one holding the interpreter's lock and one the table's.
+    Only one thread at a time may create requests. OpenVINO fills its tables of NumPy types at first use; two threads
+    that do so at once deadlock, one with Python's global lock and the other with the lock of the table.
     """
 
     def __init__(self, compiled: Any) -> None:
@@ -169,13 +172,13 @@ class _Request:
         self._outputs = [self._request.get_tensor(name).data for name in OUTPUTS]
 
     def start(self, pixels: NDArray[np.uint8]) -> None:
-        """Begin with pixels [B,H,W,C], at most as many images as the network was prepared for."""
+        """Start computing pixels [B,H,W,C]; at most as many images as the network was compiled for."""
         self._count = len(pixels)
         self._pixels[: self._count] = pixels
         self._request.start_async()
 
     def finish(self) -> Part:
-        """Wait for their scores [B] and maps [B,h,w]."""
+        """Wait for the result, and return scores [B] and maps [B,h,w]."""
         self._request.wait()
         scores, maps = (output[: self._count].copy() for output in self._outputs)
         return scores, maps

@@ -1,4 +1,4 @@
-"""Scoring with PyTorch on any device it has."""
+"""Scoring with PyTorch, on any device that it supports."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 
 
 class TorchRuntime:
-    """A detector in evaluation mode on one device.
+    """Runtime for `model.safetensors` files.
 
     Args:
-        path: A `model.safetensors`.
+        path: The model file.
         device: `auto`, `cpu`, `cuda` or `mps`.
         gpu: Number of a CUDA GPU.
     """
@@ -44,13 +44,13 @@ class TorchRuntime:
 
     @classmethod
     def of(cls, detector: Detector, header: ModelHeader, device: torch.device) -> TorchRuntime:
-        """Wrap a detector that is in memory already."""
+        """Create a runtime from a detector in memory."""
         runtime = cls.__new__(cls)
         runtime.attach(detector, header, device)
         return runtime
 
     def attach(self, detector: Detector, header: ModelHeader, device: torch.device) -> None:
-        """Take a detector to a device."""
+        """Use a detector, and move it to a device."""
         self.header = header
         self.input = detector.input
         self.device = str(device)
@@ -60,7 +60,7 @@ class TorchRuntime:
         self._limit = BatchLimit(1 << 30)
 
     def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
-        """Score pixels [B,H,W,C] of uint8; a batch too large for memory is cut and tried again."""
+        """Score pixels [B,H,W,C], uint8; a batch that does not fit into memory is split and computed again."""
         with torch.inference_mode():
             images = to_input(pixels, self._device)
             parts: list[Prediction] = list(self._limit.run(self._forward, images))
@@ -73,14 +73,14 @@ class TorchRuntime:
 
 
 class CompiledTorchRuntime(TorchRuntime):
-    """The same, with the network compiled for this processor at the first image, which takes a minute."""
+    """PyTorch with `torch.compile`; compiling takes about a minute at the first batch."""
 
     name = "torch-compile"
 
     def attach(self, detector: Detector, header: ModelHeader, device: torch.device) -> None:
-        """Take a detector to a device; it is compiled when it is first used."""
+        """Use a detector, and move it to a device; it is compiled at the first batch."""
         super().attach(detector, header, device)
-        # Each size of a batch by itself: with sizes left open PyTorch simplifies indices for longer than anyone waits.
+        # One compilation for each batch size: with a variable size, compiling takes far too long.
         self._compiled = torch.compile(self._detector, dynamic=False)
 
     def _forward(self, images: torch.Tensor) -> Prediction:
@@ -91,6 +91,6 @@ class CompiledTorchRuntime(TorchRuntime):
         except BackendCompilerFailed as error:
             raise AdctlError(
                 f"PyTorch cannot compile this detector here: {str(error).strip().partition(chr(10))[0]}",
-                "Install a C++ compiler, or leave --runtime torch-compile out.",
+                "Install a C++ compiler, or omit --runtime torch-compile.",
             ) from error
         return prediction

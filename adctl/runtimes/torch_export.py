@@ -1,7 +1,7 @@
-"""Scoring an archive of `torch.export` (.pt2) with PyTorch, without this package's detectors or timm.
+"""Scoring an archive of `torch.export` (.pt2) with PyTorch, without the detectors of adctl or timm.
 
-`torch.export.load` unpickles whatever an archive holds pickled: example inputs, tensors of subclasses, custom objects.
-Those adctl writes hold none of these, and one that does is refused before PyTorch sees it.
+`torch.export.load` unpickles example inputs, custom objects and tensors of subclasses. Archives that adctl writes hold
+none of these; an archive that does is refused before PyTorch opens it.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PLAIN = {"weights": "weight_", "constants": "tensor_"}
-"""Folders of an archive, and how the names of plain tensors in them begin."""
+"""Folders of tensors in an archive, with the prefix that marks a plain, not pickled tensor."""
 
-_ELSEWHERE = ("models/", "extra/", ".data/")
-_AT_THE_TOP = {"archive_format", "archive_version", "byteorder", "version"}
+_OTHER_FOLDERS = ("models/", "extra/", ".data/")
+_TOP_LEVEL_FILES = {"archive_format", "archive_version", "byteorder", "version"}
 
 
 class ArchiveRuntime:
-    """An archive that `adctl export` wrote.
+    """Runtime for `torch.export` archives that `adctl export` wrote.
 
     Args:
-        path: The `.pt2`.
+        path: The `.pt2` file.
         device: `auto`, `cpu`, `cuda` or `mps`.
         gpu: Number of a CUDA GPU.
 
     Raises:
         UsageError: There is no such device.
-        ModelFileError: The file is damaged, foreign or too new, or holds pickled data.
+        ModelFileError: The file is damaged, not written by adctl or too new, or holds pickled data.
     """
 
     name = "torch-export"
@@ -53,38 +53,38 @@ class ArchiveRuntime:
         require_file(path)
         self._device = choose_device(device, gpu).device
         self.device = str(self._device)
-        content = path.read_bytes()  # once: what is looked through is what is loaded
+        content = path.read_bytes()  # read once, so that exactly the checked bytes are loaded
         refuse_pickles(content, path)
-        found: dict[str, Any] = {METADATA: ""}
+        metadata: dict[str, Any] = {METADATA: ""}
         try:
-            program = torch.export.load(io.BytesIO(content), extra_files=found)
-        except Exception as error:  # a damaged archive fails in as many ways as it has parts
+            program = torch.export.load(io.BytesIO(content), extra_files=metadata)
+        except Exception as error:  # a damaged archive can raise any exception
             raise damaged(path, "torch.export archive", error) from error
-        self.header, self.origin = read_metadata(found[METADATA] or None, path)
+        self.header, self.origin = read_metadata(metadata[METADATA] or None, path)
         self.input = InputSpec.from_config(self.header.config)
         self._graph = move_to_device_pass(program, self._device).module()
 
     def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
-        """Score pixels [B,H,W,C] of uint8."""
+        """Score pixels [B,H,W,C], uint8."""
         with torch.inference_mode():
             scores, maps = self._graph(torch.from_numpy(pixels).to(self._device))
         return RuntimeOutput(scores.cpu().double().numpy(), maps.cpu().numpy())
 
 
 def refuse_pickles(content: bytes, path: Path) -> None:
-    """Let only archives through in which nothing would be unpickled.
+    """Check that PyTorch would unpickle nothing in an archive.
 
     Args:
-        content: Of the archive.
-        path: Where it came from.
+        content: Bytes of the archive.
+        path: Path for error messages.
 
     Raises:
-        ModelFileError: It is no archive, or holds anything but a graph and plain tensors.
+        ModelFileError: The bytes are no archive, or hold anything but a graph and plain tensors.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for entry in archive.infolist():
-                # Everything lies in one folder, named after the file.
+                # All files are in one folder, which is named after the archive.
                 _require_plain(entry.filename.partition("/")[2], entry.file_size, path)
                 if entry.filename.endswith("_config.json"):
                     _require_plain_tensors(json.loads(archive.read(entry)), path)
@@ -100,7 +100,7 @@ def _require_plain(name: str, size: int, path: Path) -> None:
     elif name.startswith("data/sample_inputs/"):
         known = size == 0
     else:
-        known = name.startswith(_ELSEWHERE) or name in _AT_THE_TOP
+        known = name.startswith(_OTHER_FOLDERS) or name in _TOP_LEVEL_FILES
     if not known or name.endswith(("weights.pt", "constants.pt")):
         raise _pickled(name, path)
 
@@ -113,6 +113,6 @@ def _require_plain_tensors(config: dict[str, Any], path: Path) -> None:
 
 def _pickled(name: str, path: Path) -> ModelFileError:
     return ModelFileError(
-        f"{path} holds '{name}', which PyTorch would unpickle; adctl never does.",
-        "Take an archive that 'adctl export --format pt2' wrote.",
+        f"{path} holds '{name}', which PyTorch would unpickle. That can run code, so adctl refuses the file.",
+        "Use an archive that 'adctl export --format pt2' wrote.",
     )

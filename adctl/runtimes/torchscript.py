@@ -1,8 +1,7 @@
-"""Scoring an exported TorchScript file with PyTorch, without this package's detectors or timm.
+"""Scoring a TorchScript file with PyTorch, without the detectors of adctl or timm.
 
-A TorchScript file is read by PyTorch's own C++ reader. That is no pickle of Python's: it knows tensors, lists and the
-classes of TorchScript, and what it finds as code is compiled and run by TorchScript's interpreter, never by Python.
-A model is a program all the same: open those of people you trust.
+PyTorch reads the file in C++ and never with Python's pickle: only tensors, lists and TorchScript classes are created,
+and code in the file runs in TorchScript's interpreter. It is still a program: open only files that you trust.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ if TYPE_CHECKING:
 
 
 class TorchScriptRuntime:
-    """A TorchScript file that `adctl export` wrote.
+    """Runtime for TorchScript files that `adctl export` wrote.
 
     Args:
-        path: The `.ts`.
+        path: The `.ts` file.
         device: `auto`, `cpu`, `cuda` or `mps`.
         gpu: Number of a CUDA GPU.
 
     Raises:
         UsageError: There is no such device.
-        ModelFileError: The file is damaged, foreign or too new.
+        ModelFileError: The file is damaged, not written by adctl or too new.
     """
 
     name = "torchscript"
@@ -45,20 +44,20 @@ class TorchScriptRuntime:
         require_file(path)
         self._device = choose_device(device, gpu).device
         self.device = str(self._device)
-        found: dict[str, Any] = {METADATA: ""}
+        metadata: dict[str, Any] = {METADATA: ""}
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch recommends torch.export, which --format pt2 is
-                self._graph = torch.jit.load(str(path), map_location=self._device, _extra_files=found)
+                warnings.simplefilter("ignore")  # torch recommends torch.export, which --format pt2 uses
+                self._graph = torch.jit.load(str(path), map_location=self._device, _extra_files=metadata)
         except (RuntimeError, ValueError) as error:
             raise damaged(path, "TorchScript file", error) from error
-        text = found[METADATA]
+        text = metadata[METADATA]
         self.header, self.origin = read_metadata((text.decode() if isinstance(text, bytes) else text) or None, path)
         self.input = InputSpec.from_config(self.header.config)
 
     def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
-        """Score pixels [B,H,W,C] of uint8."""
-        # The optimizer would compile the graph anew for each batch size.
+        """Score pixels [B,H,W,C], uint8."""
+        # The optimizer would compile the graph again for each batch size.
         with torch.inference_mode(), optimized_execution(False):
             scores, maps = self._graph(torch.from_numpy(pixels).to(self._device))
         return RuntimeOutput(scores.cpu().double().numpy(), maps.cpu().numpy())
