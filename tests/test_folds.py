@@ -157,7 +157,7 @@ def test_models_have_not_seen_their_fold_nor_a_test_image(made, data):
     assert set().union(*held) == pool
     assert sum(map(len, held)) == len(pool) == len(table)
     assert set(read_header(made.trained.model).training.image_digests) == pool
-    assert "1 good images are test images too" in made.notes[0]
+    assert "1 good images are identical to test images" in made.notes[0]
 
 
 def test_out_of_fold_scores_are_those_of_the_folds_own_models(made, data):
@@ -202,7 +202,7 @@ def test_the_best_fold_is_chosen_by_good_images_alone(made):
         good = [float(line["score"]) for line in table if int(line["fold"]) == fold.number]
         middle, high = np.quantile(good, [0.5, 0.95])
         assert fold.tail == pytest.approx((high - middle) / middle)
-    assert "no test image takes part" in made.criterion
+    assert "test images are not used" in made.criterion
 
 
 def test_the_summary_says_it_all(made):

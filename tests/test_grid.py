@@ -285,4 +285,4 @@ def test_what_counts_as_a_grid():
 
 def test_one_training_at_a_time_is_planned(adctl, zippers):
     done = adctl("train", "--data", zippers, "--seed", "0,1", "--dry-run", code=2)
-    assert "speak of one training" in done.stderr
+    assert "work for one training only" in done.stderr

@@ -71,8 +71,9 @@ _HEADERS: dict[str, type[ImageFile]] = {
 _DECODE = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 _GREY = 2  # axes of a grey image
 _MAX_RESIZE_CHANNELS = 4  # limit of cv2.resize
-_JPEG_END = b"\xff\xd9"
-_PNG_END = b"IEND\xaeB`\x82"
+JPEG_END = b"\xff\xd9"
+PNG_END = b"IEND\xaeB`\x82"
+"""Last bytes of complete files."""
 _WIDTH, _HEIGHT, _ORIENTATION, _PHOTOMETRIC, _SAMPLES = 256, 257, 274, 262, 277
 _GREY_PHOTOMETRIC = {0, 1}  # TIFF PhotometricInterpretation: WhiteIsZero, BlackIsZero
 _COLOUR_AND_ALPHA, _GREY_AND_ALPHA = 4, 2
@@ -429,9 +430,9 @@ def check_size(path: Path, width: int, height: int) -> None:
 def _is_complete(header: Header, data: bytes) -> bool:
     """Return False if the end of the file is missing; checked for formats whose decoders fill missing parts grey."""
     if header.format == "JPEG":
-        return data.rfind(_JPEG_END, _start_of_scan(data)) >= 0
+        return data.rfind(JPEG_END, _start_of_scan(data)) >= 0
     if header.format == "PNG":
-        return data.rfind(_PNG_END) >= 0
+        return data.rfind(PNG_END) >= 0
     if header.format == "WEBP":
         return len(data) >= 8 + int.from_bytes(data[4:8], "little")
     return True

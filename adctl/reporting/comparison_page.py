@@ -5,17 +5,15 @@ The curves are computed here; all other numbers come from the comparison.
 
 from __future__ import annotations
 
-import base64
 import shlex
 from typing import TYPE_CHECKING, Any
-
-import cv2
 
 from adctl import __version__, files
 from adctl.metrics.curves import precision_recall_curve, roc_curve
 from adctl.metrics.table import Place, shown_in
 from adctl.records import GOOD
 from adctl.reporting.html_assets import plotly, read_assets, template, to_script_json
+from adctl.reporting.pictures import as_data_uri, as_jpeg
 from adctl.reporting.side_by_side import views
 
 if TYPE_CHECKING:
@@ -244,5 +242,4 @@ def _kind(image: Disagreement, names: Sequence[str]) -> str:
 
 
 def _data_uri(picture: NDArray[np.uint8]) -> str:
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")
+    return as_data_uri(as_jpeg(picture, _QUALITY))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from adctl.records import Box
 from adctl.scoring.heatmaps import ColourScale, colourise, overlay, upsample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from adctl.scoring.score_set import ScoreSet
 
     Rgb = NDArray[np.uint8]
+    Map = NDArray[np.float32]
     Reconstructor = Callable[[Rgb], Rgb]
 
 _SIDE = 200
@@ -61,7 +64,7 @@ def strips(
         reconstruct: Function from an image [H,W,3] to its reconstruction; None shows no reconstruction.
     """
     remaining = set(rows)
-    scale = _scale(scores)
+    scale = colour_scale(scores, (anomaly_map for _, anomaly_map in scores.maps()))
     for index, anomaly_map in scores.maps():
         if index in remaining:
             remaining.remove(index)
@@ -72,11 +75,74 @@ def strips(
             yield index, tiles
 
 
-def _scale(scores: ScoreSet) -> ColourScale:
-    """Return the colour scale for all pictures; without calibration it is computed from the maps."""
+@dataclass(frozen=True)
+class Thumbnail:
+    """Image of a scored row with a smaller copy, on which heatmaps are drawn.
+
+    Attributes:
+        row: The scored row.
+        image: Original image [H,W,3].
+        small: The smaller copy [h,w,3].
+        factor: Size of the copy relative to the image.
+    """
+
+    row: ScoredImage
+    image: Rgb
+    small: Rgb
+    factor: float
+
+    @classmethod
+    def read(cls, scores: ScoreSet, index: int, side: int) -> Thumbnail | None:
+        """Read the image of a row; None if it cannot be read.
+
+        Args:
+            scores: Scored set.
+            index: Row number.
+            side: Longer side of the copy in pixels.
+        """
+        row = scores.rows[index]
+        try:
+            image = to_display_image(read_pixels(Path(row.path), scores.channels, bit_depth=scores.bit_depth))
+        except ImageError:
+            return None
+        factor = side / max(image.shape[:2])
+        height, width = (max(1, round(length * factor)) for length in image.shape[:2])
+        return cls(row, image, resize(image, height, width), factor)
+
+    def overlay(self, scores: ScoreSet, index: int, anomaly_map: Map, scale: ColourScale) -> Rgb:
+        """Draw anomaly map, boxes, contour and ground truth of a row of the set, which shows the same image."""
+        return overlay(
+            self.small,
+            anomaly_map,
+            scale,
+            boxes=[self._shrink(box) for box in scores.rows[index].boxes],
+            contour_at=scores.calibration.pixel_threshold if scores.calibration else None,
+            truth=self._truth,
+        )
+
+    @cached_property
+    def _truth(self) -> NDArray[np.bool_] | None:
+        """Mask in the size of the copy, with even the smallest defect visible; None without a fitting mask."""
+        if self.row.mask is None:
+            return None
+        try:
+            mask = read_mask(Path(self.row.mask))
+        except ImageError:
+            return None
+        if mask.shape != self.image.shape[:2]:
+            return None
+        return np.asarray(resize(mask[..., None].astype(np.uint8) * 255, *self.small.shape[:2])[..., 0] > 0)
+
+    def _shrink(self, box: Box) -> Box:
+        width, height = max(2, round(box.width * self.factor)), max(2, round(box.height * self.factor))
+        return Box(round(box.x * self.factor), round(box.y * self.factor), width, height, box.peak)
+
+
+def colour_scale(scores: ScoreSet, maps: Iterable[Map]) -> ColourScale:
+    """Return the colour scale of a set; without calibration it is computed from the maps."""
     if scores.calibration:
         return ColourScale.from_calibration(scores.calibration)
-    scales = [ColourScale.from_values(anomaly_map) for _, anomaly_map in scores.maps()]
+    scales = [ColourScale.from_values(anomaly_map) for anomaly_map in maps]
     if not scales:
         return ColourScale(0, 1)
     return ColourScale(float(np.median([each.low for each in scales])), max(each.high for each in scales))
@@ -85,52 +151,23 @@ def _scale(scores: ScoreSet) -> ColourScale:
 def _tiles(
     scores: ScoreSet,
     index: int,
-    anomaly_map: NDArray[np.float32] | None,
+    anomaly_map: Map | None,
     scale: ColourScale,
     side: int,
     reconstruct: Reconstructor | None,
 ) -> list[Rgb]:
     """Return original, reconstruction (if wanted), map and overlay (if there is a map); empty for unreadable images."""
-    row, calibration = scores.rows[index], scores.calibration
-    try:
-        image = to_display_image(read_pixels(Path(row.path), scores.channels, bit_depth=scores.bit_depth))
-    except ImageError:
+    thumbnail = Thumbnail.read(scores, index, side)
+    if thumbnail is None:
         return []
-    factor = side / max(image.shape[:2])
-    height, width = max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor))
-    tiles = [resize(image, height, width)]
+    size = thumbnail.small.shape[:2]
+    tiles = [thumbnail.small]
     if reconstruct is not None:
-        tiles.append(resize(reconstruct(image), height, width))
+        tiles.append(resize(reconstruct(thumbnail.image), *size))
     if anomaly_map is None:
         return tiles
-    heatmap = overlay(
-        tiles[0],
-        anomaly_map,
-        scale,
-        boxes=[_shrunk(box, factor) for box in row.boxes],
-        contour_at=calibration.pixel_threshold if calibration else None,
-        truth=_truth(row, image.shape[:2], height, width),
-    )
-    return [*tiles, colourise(scale(upsample(anomaly_map, height, width))), heatmap]
-
-
-def _truth(row: ScoredImage, shape: tuple[int, ...], height: int, width: int) -> NDArray[np.bool_] | None:
-    """Return the mask at picture size, with even the smallest defect visible; None without a mask of the right size."""
-    if row.mask is None:
-        return None
-    try:
-        mask = read_mask(Path(row.mask))
-    except ImageError:
-        return None
-    if mask.shape != shape:
-        return None
-    covered = resize(mask[..., None].astype(np.uint8) * 255, height, width)[..., 0]
-    return np.asarray(covered > 0)
-
-
-def _shrunk(box: Box, factor: float) -> Box:
-    width, height = max(2, round(box.width * factor)), max(2, round(box.height * factor))
-    return Box(round(box.x * factor), round(box.y * factor), width, height, box.peak)
+    heatmap = thumbnail.overlay(scores, index, anomaly_map, scale)
+    return [*tiles, colourise(scale(upsample(anomaly_map, *size))), heatmap]
 
 
 def joined(tiles: list[Rgb]) -> Rgb:
@@ -151,4 +188,9 @@ def _data_uri(tiles: list[Rgb]) -> str:
         data = as_jpeg(strip, quality)
         if len(data) <= _MAX_BYTES:
             break
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
+    return as_data_uri(data)
+
+
+def as_data_uri(jpeg: bytes) -> str:
+    """Return a JPEG file as a data URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from adctl.data.images import mask_for, read_image, resize
-from adctl.errors import DataError, ImageError
-from adctl.records import Box, Sample
-from adctl.scoring.heatmaps import ColourScale, overlay
+from adctl.reporting.pictures import Thumbnail, colour_scale
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from numpy.typing import NDArray
-
     from adctl.evaluation.match_images import SharedScores
-    from adctl.records import ScoredImage
-
-    Rgb = NDArray[np.uint8]
-    Map = NDArray[np.float32]
+    from adctl.reporting.pictures import Rgb
 
 
 @dataclass(frozen=True)
@@ -49,61 +38,13 @@ def views(sets: Sequence[SharedScores], images: Sequence[int], side: int) -> Ite
         side: Longer side of each picture in pixels.
     """
     maps = [dict(scores.maps(images)) for scores in sets]
-    scales = [_scale(scores, set_maps) for scores, set_maps in zip(sets, maps, strict=True)]
+    scales = [colour_scale(scores, set_maps.values()) for scores, set_maps in zip(sets, maps, strict=True)]
     for index in images:
-        try:
-            image = read_image(Path(sets[0].rows[index].path), bit_depth=sets[0].bit_depth)
-        except ImageError:
+        thumbnail = Thumbnail.read(sets[0], index, side)
+        if thumbnail is None:
             continue
-        factor = side / max(image.shape[:2])
-        small = resize(image, max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor)))
-        truth = _truth(sets[0].rows[index], image, small)
         overlays = [
-            _overlay(scores, index, set_maps.get(index), scale, small, factor, truth)
+            thumbnail.overlay(scores, index, set_maps[index], scale) if index in set_maps else None
             for scores, set_maps, scale in zip(sets, maps, scales, strict=True)
         ]
-        yield Views(index, small, tuple(overlays))
-
-
-def _scale(scores: SharedScores, maps: dict[int, Map]) -> ColourScale:
-    """Return the colour scale of a set; without calibration it is computed from the maps."""
-    if scores.calibration:
-        return ColourScale.from_calibration(scores.calibration)
-    if not maps:
-        return ColourScale(0, 1)
-    return ColourScale.from_values(np.concatenate([values.ravel() for values in maps.values()]))
-
-
-def _overlay(
-    scores: SharedScores,
-    index: int,
-    anomaly_map: Map | None,
-    scale: ColourScale,
-    small: Rgb,
-    factor: float,
-    truth: NDArray[np.bool_] | None,
-) -> Rgb | None:
-    if anomaly_map is None:
-        return None
-    contour = scores.calibration.pixel_threshold if scores.calibration else None
-    boxes = [_shrunk(box, factor) for box in scores.rows[index].boxes]
-    return overlay(small, anomaly_map, scale, boxes=boxes, contour_at=contour, truth=truth)
-
-
-def _truth(row: ScoredImage, image: Rgb, small: Rgb) -> NDArray[np.bool_] | None:
-    """Return the mask at picture size, with even the smallest defect visible; None without a mask of the right size."""
-    if row.mask is None:
-        return None
-    sample = Sample(Path(row.path), row.key, row.label, Path(row.mask))
-    try:
-        mask = mask_for(sample, image.shape[1], image.shape[0])
-    except DataError:
-        return None
-    if mask is None:
-        return None
-    return np.asarray(resize(mask[..., None].astype(np.uint8) * 255, *small.shape[:2])[..., 0] > 0)
-
-
-def _shrunk(box: Box, factor: float) -> Box:
-    width, height = max(2, round(box.width * factor)), max(2, round(box.height * factor))
-    return Box(round(box.x * factor), round(box.y * factor), width, height, box.peak)
+        yield Views(index, thumbnail.small, tuple(overlays))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adctl import files, run_folder
-from adctl.data.images import IMAGE_SUFFIXES
+from adctl.data.images import IMAGE_SUFFIXES, JPEG_END, PNG_END
 from adctl.errors import UsageError
 from adctl.progress import SILENT, Reporter
 from adctl.records import Sample, ScoredImage, Verdict
@@ -60,7 +60,7 @@ _UNFINISHED = (
 )  # fmt: skip
 """Name patterns of unfinished image files."""
 
-_END_MARKS = {b"\x89PNG": b"IEND\xaeB`\x82", b"\xff\xd8\xff": b"\xff\xd9"}
+_END_MARKS = {b"\x89PNG": PNG_END, b"\xff\xd8\xff": JPEG_END}
 """First bytes of a format, and the last bytes of a complete file of that format."""
 
 

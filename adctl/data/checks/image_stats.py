@@ -6,8 +6,6 @@ also share their fine structure; copies do, and images of two different parts do
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -18,9 +16,10 @@ from adctl.data import storage
 from adctl.data.images import as_rgb, read_header, read_stored, resize, to_uint8
 from adctl.data.multichannel import read_channels, to_display_image
 from adctl.errors import AdctlError, ImageError
+from adctl.threads import map_ordered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -79,22 +78,12 @@ def collect_image_stats(
         workers: Number of threads, at least one.
         update: Function called with the number of images done.
     """
-    looks = []
-    for number, look in enumerate(_in_threads(list(samples), max(1, workers)), 1):
-        looks.append(look)
-        update(number, None)
-    return looks
-
-
-def _in_threads(samples: list[tuple[Sample, Part]], workers: int) -> Iterator[ImageStats]:
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[ImageStats]] = deque()
-        for sample, part in samples:
-            waiting.append(pool.submit(measure_image, sample, part))
-            if len(waiting) > _AHEAD * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    workers = max(1, workers)
+    results: list[ImageStats] = []
+    for stats in map_ordered(lambda each: measure_image(*each), samples, workers=workers, ahead=_AHEAD * workers):
+        results.append(stats)
+        update(len(results), None)
+    return results
 
 
 def measure_image(sample: Sample, part: Part) -> ImageStats:
