@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adctl.metrics.accumulator import Group, PixelAccumulator
-from adctl.metrics.table import PIXEL, names_of
+from adctl.metrics.table import PIXEL, error_bounds, names_of, values_of
 
 if TYPE_CHECKING:
     from adctl.metrics.bootstrap import Interval
@@ -109,13 +109,17 @@ class Meter(PixelAccumulator):
         absent = counts.absent_pixels()
         if absent:
             return PixelMetrics(**known, missing=dict.fromkeys(_ALL, absent))
-        known |= {name: float(value) for name, value in counts.ranking_metrics().items()}
+        known |= {name: float(value) for name, value in values_of(PIXEL, counts, at_threshold=False).items()}
         known["f1_max_threshold"] = counts.f1_max_threshold()
         if self.threshold is None:
             missing = dict.fromkeys(_AT_THRESHOLD, "there is no pixel threshold")
         else:
-            known |= {name: float(value) for name, value in counts.threshold_metrics().items() if np.isfinite(value)}
+            known |= {
+                name: float(value)
+                for name, value in values_of(PIXEL, counts, at_threshold=True).items()
+                if np.isfinite(value)
+            }
             missing = {
                 metric.name: metric.undefined for metric in PIXEL if metric.undefined and metric.name not in known
             }
-        return PixelMetrics(**known, errors={} if self.exact else counts.error_bounds(), missing=missing)
+        return PixelMetrics(**known, errors={} if self.exact else error_bounds(counts), missing=missing)

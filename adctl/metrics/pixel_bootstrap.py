@@ -15,6 +15,7 @@ from adctl.metrics.accumulator import Group, Label, PixelAccumulator
 from adctl.metrics.bootstrap import Interval, Resampling, can_resample, percentile_interval, replicates
 from adctl.metrics.pixel_counts import PixelCounts
 from adctl.metrics.regions import SIZES, MapPixels, ThresholdedPixels
+from adctl.metrics.table import PIXEL, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -122,7 +123,8 @@ class PixelSamples(PixelAccumulator):
 
         def measure(draws: Floats) -> dict[str, Floats]:
             total = PixelCounts(levels, **{name: draws @ array for name, array in arrays.items()})
-            return total.ranking_metrics() | ({} if self.threshold is None else total.threshold_metrics())
+            ranked = values_of(PIXEL, total, at_threshold=False)
+            return ranked | ({} if self.threshold is None else values_of(PIXEL, total, at_threshold=True))
 
         return measure
 

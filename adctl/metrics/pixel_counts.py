@@ -9,7 +9,7 @@ import numpy as np
 
 from adctl.metrics import ranking
 from adctl.metrics.curves import Curve
-from adctl.metrics.table import PIXEL, PRO_LIMIT, STRICT_PRO_LIMIT, values_of
+from adctl.metrics.ranking import PRO_LIMIT, STRICT_PRO_LIMIT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,18 +63,6 @@ class PixelCounts:
     def defects(self) -> Floats:
         """Number of defective pixels [...]."""
         return np.asarray(self.defective.sum(axis=-1))
-
-    def ranking_metrics(self) -> dict[str, Floats]:
-        """Compute the metrics that need no threshold, each [...]."""
-        return values_of(PIXEL, self, at_threshold=False)
-
-    def threshold_metrics(self) -> dict[str, Floats]:
-        """Compute the metrics at the threshold, each [...]."""
-        return values_of(PIXEL, self, at_threshold=True)
-
-    def error_bounds(self) -> dict[str, float]:
-        """Return the largest possible error of each ranking metric if levels are bins."""
-        return {metric.name: float(metric.max_error(self)) for metric in PIXEL if metric.max_error is not None}
 
     def f1_max_threshold(self) -> float:
         """Return the threshold just below the lowest value of the level with the highest F1."""

@@ -14,6 +14,9 @@ import numpy as np
 if TYPE_CHECKING:
     from adctl.metrics.labels import Floats
 
+PRO_LIMIT, STRICT_PRO_LIMIT = 0.30, 0.05
+"""False-positive rates up to which per-region overlap is integrated."""
+
 
 def counts_above(counts: Floats) -> Floats:
     """Return how many lie at or above each level, from no level to all: [...,k] to [...,k+1], starting with 0."""

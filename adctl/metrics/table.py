@@ -11,6 +11,7 @@ from enum import Flag, auto
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from adctl.metrics import ranking
+from adctl.metrics.ranking import PRO_LIMIT, STRICT_PRO_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from adctl.metrics.pixel_counts import PixelCounts
 
 C = TypeVar("C")
-
-PRO_LIMIT, STRICT_PRO_LIMIT = 0.30, 0.05
-"""False-positive rates up to which per-region overlap is integrated."""
 
 
 class Place(Flag):
@@ -299,6 +297,11 @@ METRICS: dict[str, Metric[ImageCounts] | Metric[PixelCounts]] = {
 def values_of(metrics: Iterable[Metric[C]], counts: C, *, at_threshold: bool) -> dict[str, Floats]:
     """Return the values of the metrics that depend on the threshold, or of those that do not, by name."""
     return {metric.name: metric.function(counts) for metric in metrics if metric.at_threshold == at_threshold}
+
+
+def error_bounds(counts: PixelCounts) -> dict[str, float]:
+    """Return the largest possible error of each ranking metric of pixels if levels are bins."""
+    return {metric.name: float(metric.max_error(counts)) for metric in PIXEL if metric.max_error is not None}
 
 
 def names_of(metrics: Iterable[Metric[C]], *, at_threshold: bool) -> tuple[str, ...]:
