@@ -1,7 +1,7 @@
-"""Choices by name: built-in detectors, export formats with the runtimes that open them, report formats. One table each.
+"""Tables of the choices by name: built-in detectors, export formats with their runtimes, and report formats.
 
-A new choice is one row here and the module that the row names. Standard library only: a row names its code as
-`module:function`, and nothing is imported until it is used.
+A new choice needs one row here and the module that the row names. A row names its code as text, `module:function`, so
+that nothing is imported before it is used. Standard library only.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ PRECISIONS = {"fp32": "", "fp16": "--half", "int8": "--int8"}
 
 @dataclass(frozen=True)
 class RuntimeSpec:
-    """A runtime.
+    """Description of a runtime.
 
     Attributes:
-        reader: Its class, as `module:Class`; called with the path, the device and the number of the GPU.
-        suffix: Suffix of the files it opens.
-        package: Python package that computes; its version is kept with a verified export.
+        reader: Runtime class, as `module:Class`; called with the path, the device and the number of the GPU.
+        suffix: Suffix of the files that it opens.
+        package: Python package that computes; its version is stored with a verified export.
     """
 
     reader: str
@@ -42,15 +42,15 @@ class RuntimeSpec:
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """A format of `adctl export`, and the runtime that opens it.
+    """Description of an export format, with the runtime that opens it.
 
     Attributes:
-        writer: Its function, as `module:function`; called with the source, the target, the precision and the images
-            to calibrate int8 on.
+        writer: Function that writes it, as `module:function`; called with the source, the target, the precision and
+            the images that calibrate int8.
         runtime: Name of the runtime, as after `--runtime`.
-        opened_by: The runtime.
-        precisions: Precisions it can be written in.
-        sidecar: Suffix of a second file beside the first, or empty.
+        opened_by: Description of the runtime.
+        precisions: Supported precisions.
+        sidecar: Suffix of the weights file beside the main file; empty if there is none.
     """
 
     writer: str
@@ -61,18 +61,18 @@ class ExportFormat:
 
     @property
     def suffix(self) -> str:
-        """Suffix of its files."""
+        """Suffix of the main file."""
         return self.opened_by.suffix
 
 
 @dataclass(frozen=True)
 class ReportFormat:
-    """A format of `adctl report`.
+    """Description of a report format.
 
     Attributes:
-        writer: Its function, as `module:function`; called with the scored set, its evaluation, the target and a
-            `ReportOptions`.
-        aliases: Other endings of `--out` that mean this format.
+        writer: Function that writes it, as `module:function`; called with the scored set, its evaluation, the target
+            and a `ReportOptions`.
+        aliases: Other file suffixes that select this format.
     """
 
     writer: str
@@ -109,9 +109,9 @@ EXPORT_FORMATS = {
 RUNTIMES = {
     "torch": RuntimeSpec("adctl.runtimes.torch:TorchRuntime", ".safetensors", "torch"),
     "torch-compile": RuntimeSpec("adctl.runtimes.torch:CompiledTorchRuntime", ".safetensors", "torch"),
-    **{one.runtime: one.opened_by for one in EXPORT_FORMATS.values()},
+    **{spec.runtime: spec.opened_by for spec in EXPORT_FORMATS.values()},
 }
-"""Runtimes by name, as after `--runtime`. Of two with the same suffix the first is the default for such files."""
+"""Runtimes by name, as after `--runtime`. If two have the same suffix, the first is the default for such files."""
 
 REPORT_FORMATS = {
     "html": ReportFormat("adctl.reporting.page:write_report", aliases=("htm",)),
@@ -126,9 +126,9 @@ REPORT_FORMATS = {
 
 def format_of_runtime(runtime: str) -> str:
     """Return the name of the export format that a runtime opens."""
-    return next(name for name, one in EXPORT_FORMATS.items() if one.runtime == runtime)
+    return next(name for name, spec in EXPORT_FORMATS.items() if spec.runtime == runtime)
 
 
 def formats_with(precision: str) -> list[str]:
     """Return the names of the export formats that can be written in a precision."""
-    return [name for name, one in EXPORT_FORMATS.items() if precision in one.precisions]
+    return [name for name, spec in EXPORT_FORMATS.items() if precision in spec.precisions]

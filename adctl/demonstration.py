@@ -1,4 +1,4 @@
-"""The whole of adctl on generated zippers: fetch, train, calibrate, score, report."""
+"""Demonstration on generated zipper images: fetch, train, calibrate, score, report."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demonstration made.
+    """Result of `demo`.
 
     Attributes:
-        model: The calibrated model file.
-        heatmaps: Folder of heatmaps and results.
-        page: The report.
-        evaluation: The metrics in it.
-        seconds: From nothing to the report.
+        model: Calibrated model file.
+        heatmaps: Folder of heatmaps and scores.
+        page: Report file.
+        evaluation: Metrics of the report.
+        seconds: Duration of all steps.
     """
 
     model: Path
@@ -41,22 +41,16 @@ class DemoResult:
 
 
 def demo(loaded: LoadedSettings[DemoSettings], reporter: Reporter = SILENT) -> DemoResult:
-    """Run every step as the commands of the same names would.
-
-    Args:
-        loaded: The settings; those that a step shares are handed on to it.
-        reporter: Told how far it is.
-    """
-    settings = loaded.settings
+    """Run the commands one after another; each step takes the settings that it shares with `adctl demo`."""
+    shared = asdict(loaded.settings)
     start = time.perf_counter()
     fetch_dataset("demo", reporter=reporter)
-    given = asdict(settings)
-    trained = train_once(_step(TrainSettings, given, dataset="demo", category="zipper"), reporter)
-    assert trained is not None, "a demo is not one of several processes"
-    calibrated = calibrate(_step(CalibrateSettings, given, model=trained.model, max_false_alarm=0.1), reporter)
+    trained = train_once(_step(TrainSettings, shared, dataset="demo", category="zipper"), reporter)
+    assert trained is not None, "the demo runs in one process"
+    calibrated = calibrate(_step(CalibrateSettings, shared, model=trained.model, max_false_alarm=0.1), reporter)
     heatmaps = trained.run / "heatmaps"
-    score(_step(ScoreSettings, given, model=calibrated.model, out=heatmaps), reporter)
-    reported = report(_step(ReportSettings, given, scores=(heatmaps,)), reporter)
+    score(_step(ScoreSettings, shared, model=calibrated.model, out=heatmaps), reporter)
+    reported = report(_step(ReportSettings, shared, scores=(heatmaps,)), reporter)
     return DemoResult(
         model=calibrated.model,
         heatmaps=heatmaps,
@@ -67,7 +61,7 @@ def demo(loaded: LoadedSettings[DemoSettings], reporter: Reporter = SILENT) -> D
 
 
 def _step(cls: type[S], shared: dict[str, Any], **own: Any) -> LoadedSettings[S]:
-    """Settings of one step: the demo's where they share a name, and its own."""
+    """Return the settings of one step: those that it shares with the demo, and its own."""
     values = {name: value for name, value in shared.items() if name in names_of(cls)} | own
     origins = {name: "demo" if name in values else "default" for name in names_of(cls)}
     return LoadedSettings(cls(**values), origins)

@@ -1,4 +1,4 @@
-"""The Python API on the built-in data set: train two detectors, score, compare.
+"""Example of the Python API: train two detectors on the demo dataset, score the test images, print the metrics.
 
 Run as: python examples/first_steps.py
 """
@@ -12,7 +12,7 @@ import adctl
 
 
 def main() -> None:
-    """Train, score and report with PatchCore and PaDiM."""
+    """Train, score and evaluate PatchCore and PaDiM."""
     adctl.fetch("demo")
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder) / "runs"
@@ -22,7 +22,7 @@ def main() -> None:
             reported = adctl.report(scored.folder, runs=runs)
             image, pixel = reported.evaluation.image, reported.evaluation.pixel
             print(
-                f"{arch:10} learned in {trained.seconds:5.1f} s, scored {scored.images_per_second:5.1f} images/s, "
+                f"{arch:10} trained in {trained.seconds:5.1f} s, scored {scored.images_per_second:5.1f} images/s, "
                 f"image AUROC {image.auroc:.3f}, AUPRO {pixel.aupro:.3f}"
             )
 

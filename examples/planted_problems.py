@@ -1,10 +1,10 @@
-"""Plant twelve problems in a copy of a data set, one of each kind, and see whether `adctl fetch check` finds them.
+"""Test of `adctl fetch check`: plant twelve problems in a copy of a dataset, one of each kind, and check the copy.
 
 usage: python examples/planted_problems.py [FOLDER]      FOLDER: one category in MVTec AD layout, with masks;
-                                                         freshly drawn zippers when left out
+                                                         default: newly generated zippers
 
-Prints what was planted and found, and what was found in the untouched data set; exits with 1 when a planted problem
-is missed, or when something is found that is neither planted nor in the untouched data set.
+Prints the planted problems that were found, and the findings in the original dataset. The exit code is 1 if a planted
+problem was missed, or if there is a finding that was neither planted nor in the original.
 """
 
 from __future__ import annotations
@@ -26,31 +26,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PLANTED = "planted_"
-"""Start of the names of all planted files."""
+"""Prefix of the names of planted files."""
 
 
 def plant(root: Path, spare: set[Path]) -> dict[str, Path]:
     """Plant one problem of each kind.
 
     Args:
-        root: The copy, which is changed.
-        spare: Images to leave alone, because something is the matter with them already.
+        root: Copy of the dataset; it is changed.
+        spare: Images to leave unchanged, because the original dataset has findings about them.
 
     Returns:
-        The file that a finding of each kind must name.
+        The file that the finding must name, by kind.
     """
-    good = _untouched(root / "train" / "good", spare)
-    tests = _untouched(root / "test" / "good", spare)
-    defects = (image for folder in _defects(root) for image in _untouched(folder, spare))
-    here, there = root / "train" / "good", root / "test" / "good"
+    train, test = root / "train" / "good", root / "test" / "good"
+    good, tests = _unchanged(train, spare), _unchanged(test, spare)
+    defects = (image for folder in _defects(root) for image in _unchanged(folder, spare))
     planted = {
-        "corrupt": here / f"{PLANTED}corrupt.jpg",
-        "empty-file": here / f"{PLANTED}nothing.png",
-        "duplicate": here / f"{PLANTED}copy.jpg",
-        "near-duplicate": here / f"{PLANTED}saved_again.jpg",
-        "leak": there / f"{PLANTED}leak.jpg",
-        "near-leak": there / f"{PLANTED}leak_saved_again.jpg",
-        "odd-exposure": here / f"{PLANTED}overexposed.png",
+        "corrupt": train / f"{PLANTED}corrupt.jpg",
+        "empty-file": train / f"{PLANTED}empty.png",
+        "duplicate": train / f"{PLANTED}copy.jpg",
+        "near-duplicate": train / f"{PLANTED}saved_again.jpg",
+        "leak": test / f"{PLANTED}leak.jpg",
+        "near-leak": test / f"{PLANTED}leak_saved_again.jpg",
+        "odd-exposure": train / f"{PLANTED}overexposed.png",
     }
     data = next(good).read_bytes()
     planted["corrupt"].write_bytes(data[: len(data) // 2])
@@ -66,7 +65,7 @@ def plant(root: Path, spare: set[Path]) -> dict[str, Path]:
 def _plant_masks(root: Path, defects: Iterator[Path]) -> dict[str, Path]:
     image = next(defects)
     _mask_of(root, image).unlink()
-    planted = {"missing-mask": image, "orphan-mask": _mask_of(root, image).with_name(f"{PLANTED}nobody_mask.png")}
+    planted = {"missing-mask": image, "orphan-mask": _mask_of(root, image).with_name(f"{PLANTED}orphan_mask.png")}
     cv2.imwrite(str(planted["orphan-mask"]), np.full((64, 64), 255, np.uint8))
     changes = {
         "mask-size": lambda mask: mask[:-1, :-2],
@@ -81,12 +80,12 @@ def _plant_masks(root: Path, defects: Iterator[Path]) -> dict[str, Path]:
 
 
 def _small(mask: Path) -> bool:
-    """Whether the inverse of a mask is seen to be one."""
+    """Return whether the defect is small enough for the inverted mask to be recognised as inverted."""
     pixels = cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
     return pixels is not None and 0 < (pixels > 0).mean() < 1 / 4
 
 
-def _untouched(folder: Path, spare: set[Path]) -> Iterator[Path]:
+def _unchanged(folder: Path, spare: set[Path]) -> Iterator[Path]:
     return (path for path in sorted(folder.iterdir()) if path not in spare and not path.name.startswith(PLANTED))
 
 
@@ -99,7 +98,7 @@ def _mask_of(root: Path, image: Path) -> Path:
 
 
 def _save_again(image: Path, copy: Path) -> None:
-    """A little smaller, a little brighter, compressed more strongly: what happens to a picture that is passed on."""
+    """Save a copy that is a little smaller, brighter and more strongly compressed, as happens when images are sent."""
     pixels = cv2.imread(str(image), cv2.IMREAD_UNCHANGED)
     smaller = cv2.resize(pixels, None, fx=0.9, fy=0.9, interpolation=cv2.INTER_AREA)
     cv2.imwrite(str(copy), cv2.convertScaleAbs(smaller, alpha=1.05, beta=4), [cv2.IMWRITE_JPEG_QUALITY, 80])
@@ -111,7 +110,7 @@ def _overexpose(image: Path, copy: Path) -> None:
 
 
 def check(folder: Path) -> list[dict[str, Any]]:
-    """The findings of `adctl fetch check FOLDER`."""
+    """Return the findings of `adctl fetch check FOLDER`."""
     command = [sys.executable, "-m", "adctl", "fetch", "check", str(folder), "--json", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     findings: list[dict[str, Any]] = json.loads(done.stdout)["result"][0]["findings"]
@@ -119,11 +118,11 @@ def check(folder: Path) -> list[dict[str, Any]]:
 
 
 def cases(findings: list[dict[str, Any]], root: Path) -> set[tuple[str, frozenset[str]]]:
-    """Kind and files of each case, the files relative to the data set."""
+    """Return the kind of each case and its files, relative to the dataset."""
     return {
-        (found["kind"], frozenset(str(Path(path).relative_to(root)) for path in case["paths"]))
-        for found in findings
-        for case in found["cases"]
+        (finding["kind"], frozenset(str(Path(path).relative_to(root)) for path in case["paths"]))
+        for finding in findings
+        for case in finding["cases"]
     }
 
 
@@ -137,7 +136,7 @@ def main() -> int:
 
 
 def compare(source: Path) -> int:
-    """What is found in a category before and after planting."""
+    """Print the findings before and after planting, and return the exit code."""
     before = cases(check(source), source)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder).resolve() / source.name
@@ -154,12 +153,10 @@ def compare(source: Path) -> int:
             print(f"{'found ' if found else 'MISSED'}  {kind:<16}{name}")
         names = {str(path.relative_to(root)) for path in planted.values()}
         false = [case for case in after - before if not case[1] & names]
-    print(
-        f"\nplanted {len(planted)}, missed {missed}, found beside them and not in the untouched data set: {len(false)}"
-    )
+    print(f"\nplanted {len(planted)}, missed {missed}, other new findings: {len(false)}")
     for kind, paths in false:
         print(f"  {kind}: {', '.join(sorted(paths))}")
-    print(f"in the untouched data set: {len(before)}")
+    print(f"findings in the original dataset: {len(before)}")
     for kind in sorted({kind for kind, _ in before}):
         print(f"  {kind}: {sum(each == kind for each, _ in before)}")
     return 1 if missed or false else 0

@@ -1,4 +1,4 @@
-"""Fixtures: real images, a small set of zippers, models trained once a session, and the command line."""
+"""Fixtures: real images, a small zipper dataset, models trained once per test session, and the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real web server on loopback that cuts, stalls, lies and corrupts when told to, and the faults it knows."""
+"""Web server on loopback that cuts, delays and corrupts downloads on request."""
 
 from __future__ import annotations
 

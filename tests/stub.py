@@ -1,4 +1,4 @@
-"""Make `adctl/__init__.pyi`, by which editors, type checkers and the documentation know the public functions.
+"""Write `adctl/__init__.pyi`, which describes the public functions to editors, type checkers and the documentation.
 
 Run as: python tests/stub.py
 """

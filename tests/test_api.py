@@ -1,4 +1,4 @@
-"""The Python API: what `import adctl` offers, its types, and that it scores as the command line does."""
+"""The Python API: public names, types, and the same scores as the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archives from strangers: unpacked whole into a folder of their own, or refused by name."""
+"""Unpacking untrusted archives: completely and inside the target folder, or refused with the reason."""
 
 from __future__ import annotations
 

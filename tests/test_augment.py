@@ -1,4 +1,4 @@
-"""Augmentation policies: what they keep, that they repeat, and what is said of wrong ones."""
+"""Augmentation policies: what they preserve, reproducibility, and errors for invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Autoencoders of one's own training: presets, sizes, masks that hide each patch once, learning, and ONNX."""
+"""Autoencoders: presets, image sizes, masks that cover each patch once, training, and ONNX export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Benchmarks: noise, comparisons with before, operations counted, and the command with all its files."""
+"""Benchmarks: noise, comparison with earlier results, operation counts, and the command with its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache of preprocessed images: the same pixels, found again only while nothing has changed."""
+"""The cache of preprocessed images: the same pixels, reused only while nothing has changed."""
 
 from __future__ import annotations
 

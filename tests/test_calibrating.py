@@ -1,4 +1,4 @@
-"""`adctl calibrate` and the verdicts of `adctl score`, through the real command line and the library."""
+"""`adctl calibrate` and the verdicts of `adctl score`, on the command line and from Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thresholds, p-values and probabilities from scores."""
+"""Thresholds, p-values and probabilities computed from scores."""
 
 from __future__ import annotations
 

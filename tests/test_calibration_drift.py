@@ -1,4 +1,4 @@
-"""Drift of scores against the calibration, and how many images are enough."""
+"""Drift of scores from the calibration, and the answer of the learning curve: how many images are enough."""
 
 from __future__ import annotations
 

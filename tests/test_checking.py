@@ -1,4 +1,4 @@
-"""What `adctl fetch check` finds, what it lets pass, and how it says so."""
+"""`adctl fetch check`: problems that it finds, datasets that it accepts, and its messages."""
 
 from __future__ import annotations
 

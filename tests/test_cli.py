@@ -1,4 +1,4 @@
-"""The real command line, in processes of its own: the whole way through, and every user's mistake."""
+"""The command line in its own processes: a complete run, and errors for users' mistakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What trades exactness for size and speed: kept directions, inverted lists, shared covariance."""
+"""Approximations for size and speed: reduced dimensions, inverted lists, shared covariance."""
 
 from __future__ import annotations
 

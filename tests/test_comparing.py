@@ -1,4 +1,4 @@
-"""`adctl report A B C`: which images sets share, what is said of them, and the page and animation it becomes."""
+"""`adctl report A B C`: matching of images, statistics, the page and the animation."""
 
 from __future__ import annotations
 

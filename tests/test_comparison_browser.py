@@ -1,4 +1,4 @@
-"""The comparison page as a person meets it, in a real browser."""
+"""The comparison page in a real browser."""
 
 from __future__ import annotations
 

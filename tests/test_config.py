@@ -1,4 +1,4 @@
-"""Settings: precedence, origins, and errors that name the culprit."""
+"""Settings: precedence, origins, and errors that name the setting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lazy coreset is a greedy one: each pick is the farthest row from all picked before it."""
+"""The lazy coreset algorithm is greedy: each pick is the row farthest from all earlier picks."""
 
 from __future__ import annotations
 

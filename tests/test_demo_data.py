@@ -1,4 +1,4 @@
-"""The generated zippers."""
+"""The generated zipper dataset."""
 
 from __future__ import annotations
 

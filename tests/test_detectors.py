@@ -1,4 +1,4 @@
-"""The contract of detectors, checked for every one built in, and what only some of them have."""
+"""The detector contract for every built-in detector, and features of single detectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Diffusion: simplex noise, sampling as diffusers does it, fixed noise in scoring and validating, learning, ONNX."""
+"""The diffusion detector: simplex noise, sampling as in diffusers, fixed noise in scoring, training, ONNX export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dinomaly: its attention, how hard cells are told from easy ones, and backbones of both kinds."""
+"""Dinomaly: attention, weighting of hard cells, and both kinds of backbones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every command line and every program in the README and in `docs/`, run as it stands there, page after page."""
+"""Every command and program in the README and in `docs/`, run page by page as it is printed."""
 
 from __future__ import annotations
 

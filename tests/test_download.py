@@ -1,4 +1,4 @@
-"""Downloads against a real server on loopback that cuts, stalls, lies and corrupts: a whole right file, or none."""
+"""Downloads from a faulty web server on loopback: a complete and correct file, or none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EfficientAD: what teacher, student and autoencoder learn, and how maps are scaled."""
+"""EfficientAD: training of teacher, student and autoencoder, and the scaling of maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine: batches, back-off, gradient steps, model files."""
+"""The engine: batches, retries with smaller batches, gradient steps, model files."""
 
 from __future__ import annotations
 

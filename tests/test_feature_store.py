@@ -1,4 +1,4 @@
-"""Gathered features: the same wherever they lie, with the memory that was forecast, and nothing left behind."""
+"""Stored features: equal in memory and on disk, memory as estimated, and no files left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetching data sets and weights from a site on loopback and from local files, and finding them again."""
+"""Fetching datasets and weights from a server on loopback and from local files, and finding them later."""
 
 from __future__ import annotations
 

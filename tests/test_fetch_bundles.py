@@ -1,4 +1,4 @@
-"""From a connected machine to a closed one, by the real command line: data sets, weights and wheels in one folder."""
+"""Bundles of datasets, weights and wheels: created on one machine, installed offline on another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every fault of a server ends in the whole, verified data set or in a clear error, never in a wrong data set."""
+"""Faults of the server: each leads to the complete, verified dataset or to a clear error."""
 
 from __future__ import annotations
 

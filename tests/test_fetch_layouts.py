@@ -1,4 +1,4 @@
-"""Each published layout, generated small and exactly as its authors have it, becomes adctl's own: counts and masks."""
+"""Conversion of each published layout, generated in a small size: number of images, and masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`adctl train --folds K`: nothing leaks, each image is scored by a model that has not seen it."""
+"""`adctl train --folds K`: no leaks, and each image is scored by a model that was not trained on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What detectors trained on frozen features share: whitening, features kept between epochs, repeatable defects."""
+"""Detectors trained on frozen features: whitening, stored features, reproducible synthetic defects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gates: what they read, when they fail, and the XML they leave."""
+"""Gates: parsing, failing, and the JUnit XML."""
 
 from __future__ import annotations
 

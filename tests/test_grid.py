@@ -1,4 +1,4 @@
-"""A grid of trainings: every combination once, right means and spreads, and a kill that loses one at most."""
+"""Grids of trainings: each combination once, means and spreads, and resuming after a kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Maps as pictures and boxes: geometry against references, and what a viewer must be able to rely on."""
+"""Heatmaps and boxes: geometry against references, and rules that a viewer relies on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every kind of file a camera, a colleague or a crash leaves behind: read rightly, or refused with a reason."""
+"""Reading of image files of all kinds: correct pixels, or an error with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stop that Python drops is asked for again."""
+"""An interrupt that Python loses is sent again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders as people have them: what is found, how it is labelled, what is left out and what is refused."""
+"""Dataset folders: images found, labels, ignored files and refused layouts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists of images, as spreadsheets and exports write them."""
+"""Lists of images in files written by spreadsheets and other programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparison of two detectors: DeLong's test against its definition, the paired bootstrap, and false findings."""
+"""Comparison of two detectors: DeLong's test, the paired bootstrap, and the rate of false findings."""
 
 from __future__ import annotations
 

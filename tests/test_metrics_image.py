@@ -1,4 +1,4 @@
-"""Image metrics, against scikit-learn and against slow references written from the definitions."""
+"""Image metrics against scikit-learn and against slow references written from the definitions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Confidence intervals: what is drawn, that the fast way is the slow way, and how often they hold the truth."""
+"""Confidence intervals: resampling, equality of the fast and the slow computation, and coverage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixel metrics, exact and streaming, against scikit-learn and against slow references written from the definitions."""
+"""Pixel metrics, exact and streaming, against scikit-learn and slow references written from the definitions."""
 
 from __future__ import annotations
 

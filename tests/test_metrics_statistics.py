@@ -1,4 +1,4 @@
-"""Statistics of scores, against numpy, scipy and definitions."""
+"""Statistics of scores against NumPy, SciPy and the definitions."""
 
 from __future__ import annotations
 

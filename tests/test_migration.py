@@ -1,8 +1,8 @@
-"""Files that version 0.1.0 wrote still open and mean the same.
+"""Files written by version 0.1.0 still open and give the same results.
 
-`files_0_1_0/` holds a tiny model of each detector with the scores that 0.1.0 gave three images, and a scored folder.
-To keep it small, tensors of the packaged backbone are left out, and large trained tensors were replaced by numbers
-drawn from the tensor's name before 0.1.0 calibrated and scored; both are put back here.
+`files_0_1_0/` holds a tiny model of each detector with its scores of three images, and a scored folder. To keep it
+small, the tensors of the packaged backbone were left out, and large trained tensors were replaced, before calibrating
+and scoring, by numbers generated from the tensor's name. The tests add both again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Images of more channels than colour has: read as they are stored, learned from and scored; others told of clearly."""
+"""Images with more than three channels: reading, training, scoring, and errors for unsupported ones."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The notebooks in `examples/notebooks/` run from top to bottom, as Jupyter runs them."""
+"""The notebooks in `examples/notebooks/`, run from start to end as Jupyter does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradient training: resumption, memory, processes, averages, schedules; float64 where equality counts."""
+"""Gradient training: resuming, memory, processes, weight averages, schedules; float64 where results must be equal."""
 
 from __future__ import annotations
 

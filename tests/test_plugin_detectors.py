@@ -1,4 +1,4 @@
-"""Detectors that other packages provide: found by entry points, trained, scored, exported, and named in model files."""
+"""Detectors of other packages: entry points, training, scoring, export, and names in model files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images to the network's pixels, maps back onto images, and the settings that decide how."""
+"""Preprocessing: images to network pixels, maps back to images, and the settings for both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regions of interest: what is seen of an image, where its map comes to lie, and that nothing outside counts."""
+"""Regions of interest: the part of the image that is used, the place of its map, and ignored pixels."""
 
 from __future__ import annotations
 

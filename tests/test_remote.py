@@ -1,4 +1,4 @@
-"""Remote folders, against a real S3 server on loopback: mirrored once, then only what has changed."""
+"""Remote folders on a real S3 server on loopback: downloaded once, then only changed files."""
 
 from __future__ import annotations
 

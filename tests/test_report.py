@@ -1,4 +1,4 @@
-"""Evaluation against direct computation, and the page's content; the browser has a file of its own."""
+"""The evaluation against direct computation, and the content of the report page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets that are not as they should be: each is explained on the page or refused by name."""
+"""Reports of incomplete or damaged scored sets: explained on the page, or refused with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page as a person meets it, in a real browser. Without Chromium these are skipped; under CI they then fail."""
+"""The report page in a real browser. Without Chromium the tests are skipped, but they fail under CI."""
 
 from __future__ import annotations
 

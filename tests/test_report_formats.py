@@ -1,4 +1,4 @@
-"""The report in other formats: what they say is what was evaluated, and each opens as what it claims to be."""
+"""Other report formats: same content as the evaluation, and valid files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics as gates for continuous integration: names, reasons, exit codes and the XML left behind."""
+"""Metrics as gates for continuous integration: names, reasons, exit codes and the XML file."""
 
 from __future__ import annotations
 

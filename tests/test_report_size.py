@@ -1,4 +1,4 @@
-"""A page of a thousand images stays small enough to send and opens quickly in a real browser."""
+"""The report page of a thousand images: small enough to send, and quick to open in a real browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training cut short by kill -9 and gone on with, through the real command line."""
+"""Resuming a training after kill -9, on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every runtime under one contract, files that are not what they should be, and the choice among them."""
+"""Runtimes: the same contract for all, invalid files, and automatic selection."""
 
 from __future__ import annotations
 

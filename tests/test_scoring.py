@@ -1,4 +1,4 @@
-"""The scoring pipeline: order, bounds and errors of its threads, and what it writes."""
+"""The scoring pipeline: order, bounds and errors of its threads, and the files it writes."""
 
 from __future__ import annotations
 

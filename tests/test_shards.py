@@ -1,4 +1,4 @@
-"""WebDataset shards: what the names in them mean."""
+"""WebDataset shards: the meaning of the file names in them."""
 
 from __future__ import annotations
 

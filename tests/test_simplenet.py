@@ -1,4 +1,4 @@
-"""SimpleNet: what it learns from, and what its discriminator adds."""
+"""SimpleNet: its training, and the effect of its discriminator."""
 
 from __future__ import annotations
 

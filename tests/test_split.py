@@ -1,4 +1,4 @@
-"""The split depends on what the images hold and on nothing else, and its parts never overlap."""
+"""The split depends only on the content of the images, and its parts do not overlap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images in archives and HDF5 files are read in place, like those in folders."""
+"""Images in archives and HDF5 files are read in place, like images in folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shape of the house: what may import what, and what must stay light."""
+"""The structure of the package: allowed imports, and modules that must import quickly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synthetic defects: exact masks, every image its own, and noise that is Perlin's."""
+"""Synthetic defects: exact masks, a different defect for each image, and Perlin noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large images in tiles: nothing left out, nothing seen twice as strange, and no seams."""
+"""Tiling of large images: complete cover, no double counting, and no seams."""
 
 from __future__ import annotations
 

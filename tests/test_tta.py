@@ -1,4 +1,4 @@
-"""Test-time augmentation: maps come back to where they were."""
+"""Test-time augmentation: maps are transformed back correctly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Watching a folder: every file once, through kills and restarts, and never half of one."""
+"""Watching a folder: each file once, despite kills and restarts, and never a partly written file."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The autoencoders on equal terms, against untrained networks of their shapes and the mean image.
+"""Benchmark of the autoencoders against untrained networks of the same shape and against the mean image.
 
     python examples/benchmarks/autoencoders.py FOLDER [NAME=VALUE ...]
 
-Trains each with its default settings and seed 0 on magnetic_tile, hazelnut_toy and the demo zippers by the real
-command line, scores the test parts and prints two Markdown tables: what each detector reaches, and its image AUROC
-where errors are measured in each space, trained and untrained. Runs stay in FOLDER: a second call trains only what
-is missing, and goes on with what was interrupted. Settings given as NAME=VALUE go to every training, as `epochs=10`.
+Trains each autoencoder on the command line with its default settings and seed 0, on magnetic_tile, hazelnut_toy and
+the demo zippers, and scores the test images. Prints two Markdown tables: the metrics of each detector, and its image
+AUROC for each error space, trained and untrained. Runs are stored in FOLDER: a second call continues where the first
+one stopped. NAME=VALUE changes a setting of all trainings, as `epochs=10`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CASES = {
     "diffusion": ["--arch", "diffusion"],
 }
 UNTRAINED = ["--epochs", "1", "--learning-rate", "1e-12"]
-"""Batch statistics are taken, but the weights stay as they were drawn."""
+"""Options with which batch statistics are computed but the random weights stay unchanged."""
 
 COLUMNS = {
     "image_auroc": ("image AUROC", ".3f"),
@@ -63,24 +63,24 @@ Rebuild: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
 
 
 def data_sets(folder: Path) -> dict[str, Path]:
-    """Names and folders in MVTec AD layout."""
+    """Return the folders of the datasets, in MVTec AD layout, by name."""
     if not (folder / "zipper").exists():
         generate(folder, seed=0)
     return {"magnetic_tile": DATA, "hazelnut_toy": DATA.parent / "hazelnut_toy", "zipper": folder / "zipper"}
 
 
 def train(name: str, data: Path, options: list[str], runs: Path) -> Path:
-    """The run's folder; trained, gone on with, or there already."""
+    """Train, or resume an interrupted training, unless the model exists; return the folder of the run."""
     run = runs / name
     if not (run / "model.safetensors").exists():
-        begun = (run / "settings.json").exists()
-        what = ["--resume", str(run)] if begun else ["--data", str(data), "--name", name, *options]
-        adctl("train", *what, runs=runs)
+        started = (run / "settings.json").exists()
+        arguments = ["--resume", str(run)] if started else ["--data", str(data), "--name", name, *options]
+        adctl("train", *arguments, runs=runs)
     return run
 
 
 def measure(run: Path, data: Path, runs: Path) -> dict[str, Any]:
-    """Score the test part and report."""
+    """Score the test images; return metrics, times and the number of parameters."""
     scored, _ = adctl("score", str(data), "--model", str(run), runs=runs)
     reported, _ = adctl("report", scored["folder"], runs=runs)
     image, pixel = reported["evaluation"]["image"], reported["evaluation"]["pixel"]
@@ -98,14 +98,14 @@ def measure(run: Path, data: Path, runs: Path) -> dict[str, Any]:
 
 
 def pixels(samples: tuple[Any, ...], side: int) -> torch.Tensor:
-    """Images [N,3,H,W] in [0, 1]."""
+    """Load images as a tensor [N,3,H,W] in [0, 1]."""
     return torch.stack(
         [torch.from_numpy(resize(read_image(s.path), side, side)).permute(2, 0, 1).float() / 255 for s in samples]
     )
 
 
 def by_space(dataset: Dataset, held_out: tuple[Any, ...], side: int, rebuild: Rebuild) -> Aurocs:
-    """Image AUROC of a network for each space, with errors against those of held-out good images."""
+    """Compute the image AUROC of a network for each error space, with error statistics of held-out good images."""
     images, good = pixels(dataset.test, side), pixels(held_out, side)
     defective = [sample.label != "good" for sample in dataset.test]
     with torch.inference_mode():
@@ -128,13 +128,13 @@ def by_space(dataset: Dataset, held_out: tuple[Any, ...], side: int, rebuild: Re
 
 
 def measured(error: ErrorMap, images: torch.Tensor, rebuilt: torch.Tensor) -> torch.Tensor:
-    """Errors [N,1,H,W], batch by batch."""
+    """Compute error maps [N,1,H,W], batch by batch."""
     pairs = zip(images.split(BATCH), rebuilt.split(BATCH), strict=True)
-    return torch.cat([error(real, made) for real, made in pairs])
+    return torch.cat([error(batch, reconstruction) for batch, reconstruction in pairs])
 
 
 def spaces(run: Path, dataset: Dataset) -> Aurocs:
-    """Image AUROC of a trained model for each space its errors could be measured in."""
+    """Compute the image AUROC of a trained model for each error space."""
     model = run / "model.safetensors"
     detector, _ = load_model(model)
     assert isinstance(detector, ReconstructionDetector)
@@ -142,22 +142,22 @@ def spaces(run: Path, dataset: Dataset) -> Aurocs:
 
 
 def mean_image(run: Path, dataset: Dataset) -> Aurocs:
-    """The baseline that needs no network: the mean of the images a run learned from as everyone's reconstruction."""
+    """Compute the image AUROC of a baseline without a network: the mean training image as every reconstruction."""
     split = read_split(run / "model.safetensors")
     mean = pixels(split.train, SIDE).mean(0, keepdim=True)
     return by_space(dataset, split.validation, SIDE, mean.expand_as)
 
 
 def study(name: str, data: Path, runs: Path, options: list[str]) -> list[dict[str, Any]]:
-    """All cases on one data set."""
+    """Measure all cases on one dataset."""
     dataset = open_mvtec(data)
     rows: list[dict[str, Any]] = []
-    for case, chosen in CASES.items():
+    for case, selected in CASES.items():
         label = f"{name}-{case.replace(', ', '-')}"
-        run = train(label, data, [*chosen, *options], runs)
-        untrained = train(f"{label}-untrained", data, [*chosen, *UNTRAINED], runs)
-        without = measure(untrained, data, runs)
-        row = measure(run, data, runs) | {"untrained": without["image_auroc"], "untrained_aupro": without["aupro"]}
+        run = train(label, data, [*selected, *options], runs)
+        untrained = train(f"{label}-untrained", data, [*selected, *UNTRAINED], runs)
+        baseline = measure(untrained, data, runs)
+        row = measure(run, data, runs) | {"untrained": baseline["image_auroc"], "untrained_aupro": baseline["aupro"]}
         row |= {"spaces": spaces(run, dataset), "untrained_spaces": spaces(untrained, dataset)}
         rows.append({"data": name, "detector": case, **row})
         print(f"{label} done", file=sys.stderr, flush=True)
@@ -166,7 +166,7 @@ def study(name: str, data: Path, runs: Path, options: list[str]) -> list[dict[st
 
 
 def results_table(rows: list[dict[str, Any]]) -> str:
-    """What each detector reaches."""
+    """Format the metrics of each detector as a Markdown table."""
     lines = [
         f"| data | detector | {' | '.join(title for title, _ in COLUMNS.values())} |",
         "|---" * (len(COLUMNS) + 2) + "|",
@@ -179,7 +179,7 @@ def results_table(rows: list[dict[str, Any]]) -> str:
 
 
 def spaces_table(rows: list[dict[str, Any]]) -> str:
-    """Image AUROC by space, trained / untrained."""
+    """Format the image AUROC by error space, trained / untrained, as a Markdown table."""
     lines = [f"| data | detector | {' | '.join(SPACES)} |", "|---" * (len(SPACES) + 2) + "|"]
     for row in rows:
         cells = []

@@ -1,11 +1,11 @@
-"""Time to decode and resize an image, beside a plain OpenCV loop, and how it scales over reading threads.
+"""Benchmark of decoding and resizing images, against a plain OpenCV loop, with 0 to 2 reading threads.
 
 usage: python examples/benchmarks/decoding.py FOLDER [SIDE]
 
-The loop is what one would write by hand: cv2.imread, cvtColor, resize by areas. Both do all images of the folder, in
-turns, so that drift of the machine meets both; the least time of the rounds counts. The files are read once before.
-Processor time says what an image costs; elapsed time says whether threads help, which a busy machine hides: the loop in
-two threads shows how much it hides.
+The plain loop calls cv2.imread, cvtColor and resize with area interpolation. All cases read all images of the folder
+in turn, so that other load on the machine affects them equally; the shortest time of the rounds counts. Processor time
+shows the cost of an image. Elapsed time shows whether threads help; on a busy machine, compare it with the plain loop
+in two threads.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ _LARGEST_RATIO = 1.1
 
 
 def plain(sample: Sample, side: int) -> None:
-    """The loop's body to compare with."""
+    """Read and resize one image with plain OpenCV."""
     image = cv2.imread(str(sample.path), cv2.IMREAD_COLOR)
     assert image is not None
     cv2.resize(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), (side, side), interpolation=cv2.INTER_AREA)
 
 
 def plain_in_threads(samples: Sequence[Sample], side: int, workers: int) -> None:
-    """The loop, spread over threads."""
+    """Run the plain loop in several threads."""
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(lambda sample: plain(sample, side), samples))
 
 
 def ours(samples: Sequence[Sample], side: int, workers: int) -> None:
-    """What training and scoring do."""
+    """Read the images as training and scoring do."""
     for item in stream_images(samples, InputSpec(side, side), workers=workers):
         assert item.error is None, item.error
 
 
 def _seconds(run: Callable[[], object]) -> tuple[float, float]:
-    """Of the processors, and elapsed."""
+    """Return the processor seconds and the elapsed seconds of a call."""
     start, processors = time.perf_counter(), time.process_time()
     run()
     return time.process_time() - processors, time.perf_counter() - start
 
 
 def main() -> int:
-    """Measure and print; exit with 1 where one image costs more than 1.1 times what the plain loop takes."""
+    """Print the table; return 1 if an image costs more than 1.1 times the processor time of the plain loop."""
     side = int(sys.argv[2]) if len(sys.argv) > 2 else 256  # noqa: PLR2004 - the second argument
     samples, _ = list_images([sys.argv[1]])
     cv2.setNumThreads(1)

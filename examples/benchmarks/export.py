@@ -1,11 +1,11 @@
-"""What exporting costs and brings: each format and precision against torch, on the same image files.
+"""Benchmark of the export formats and precisions against PyTorch: size, differences, speed, cold start.
 
     python examples/benchmarks/export.py [--data DIR] [--arch padim,patchcore] [--rounds N] [--images IMAGES]
 
-Trains each detector on a category in MVTec AD layout (default: ../shared/data/magnetic_tile beside this checkout), in
-a folder of its own, exports it in every format, also with weights in half precision and quantised to eight bits, and
-prints a table. Differences are those of `adctl export`, on the test images or on IMAGES; images a second are medians
-over rounds in which all runtimes take turns with the same batch; cold starts are medians of three processes.
+Trains each detector on a category in MVTec AD layout (default: ../shared/data/magnetic_tile beside this checkout),
+exports it in all formats and precisions, and prints a table. The differences are those of `adctl export`, on the test
+images or on IMAGES. Images per second are medians over rounds in which all runtimes take turns with the same batch;
+cold starts are medians of three processes.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ PRECISIONS: tuple[tuple[dict[str, bool], Sequence[str]], ...] = (
 
 
 def exported(model: Path, images: tuple[str, ...]) -> list[Exported]:
-    """Every format in every precision it has; one that fails its own verification is told of and left out."""
-    made = []
+    """Export to all formats and precisions; print those that fail their verification, and leave them out."""
+    exports = []
     for flags, formats in PRECISIONS:
         for name in formats:
             given = {"model": model, "runs": model.parent.parent, "format": (name,), "images": images, **flags}
             try:
-                made += export(load(ExportSettings, given)).exports
+                exports += export(load(ExportSettings, given)).exports
             except AdctlError as error:
                 print(f"{name} {flags}: {error.message}")
-    return made
+    return exports
 
 
 def speeds(runtimes: Sequence[Runtime], rounds: int) -> list[float]:
-    """Images a second of each, medians over rounds in which they take turns."""
+    """Return the median images per second of each runtime, over rounds in which they take turns."""
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, *runtimes[0].input.shape), np.uint8)
     seconds: list[list[float]] = [[] for _ in runtimes]
-    for turn in range(rounds + 1):  # the first warms up
+    for turn in range(rounds + 1):  # the first round is a warm-up
         for taken, runtime in zip(seconds, runtimes, strict=True):
             start = time.perf_counter()
             runtime.predict(pixels)
@@ -69,25 +69,26 @@ def speeds(runtimes: Sequence[Runtime], rounds: int) -> list[float]:
 
 
 def cold_start(path: Path) -> float:
-    """Seconds from the start of a process to its first verdict."""
+    """Return the seconds from the start of a process to its first verdict."""
     found = probe(path, "cpu", None, 1, 3)
     assert found is not None
     return found.seconds
 
 
-def row(made: Exported, speed: float) -> str:
-    """One line of the table."""
-    check = made.check
+def row(exported: Exported, speed: float) -> str:
+    """Format one line of the table."""
+    check = exported.check
     rank = "" if check.rank_correlation is None else f"{check.rank_correlation:.6f}"
     auroc = "" if check.auroc_change is None else f"{check.auroc_change:+.4f}"
     return (
-        f"| {made.format} {made.precision} | {made.bytes / 1e6:.1f} | {check.max_score_difference:.1e} | {rank} "
-        f"| {auroc} | {check.changed_verdicts} of {check.images} | {speed:.1f} | {cold_start(made.file):.2f} |"
+        f"| {exported.format} {exported.precision} | {exported.bytes / 1e6:.1f} | {check.max_score_difference:.1e} "
+        f"| {rank} | {auroc} | {check.changed_verdicts} of {check.images} | {speed:.1f} "
+        f"| {cold_start(exported.file):.2f} |"
     )
 
 
 def main() -> None:
-    """Print one table a detector."""
+    """Print one table for each detector."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--arch", default="padim,patchcore")
@@ -100,16 +101,16 @@ def main() -> None:
                 load(TrainSettings, {"data": given.data, "runs": folder, "arch": arch, "device": "cpu"})
             )
             assert trained is not None
-            made = exported(trained.model, tuple(given.images))
-            paths = [trained.model, *(one.file for one in made)]
+            exports = exported(trained.model, tuple(given.images))
+            paths = [trained.model, *(each.file for each in exports)]
             rates = speeds([open_runtime(path, "cpu") for path in paths], given.rounds)
             print(f"\n{arch} on {given.data.name}\n")
             print("| format | MB | max score difference | rank correlation | AUROC change | changed verdicts ", end="")
             print("| images/s | cold start, s |\n|---|---|---|---|---|---|---|---|")
             size = trained.model.stat().st_size / 1e6
             print(f"| torch | {size:.1f} | | | | | {rates[0]:.1f} | {cold_start(trained.model):.2f} |")
-            for one, rate in zip(made, rates[1:], strict=True):
-                print(row(one, rate))
+            for each, rate in zip(exports, rates[1:], strict=True):
+                print(row(each, rate))
 
 
 if __name__ == "__main__":

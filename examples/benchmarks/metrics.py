@@ -1,10 +1,10 @@
-"""Time and memory of pixel metrics, against torchmetrics and anomalib on the same maps.
+"""Benchmark of the pixel metrics, against torchmetrics and anomalib on the same maps: time and memory.
 
     python examples/benchmarks/metrics.py [--maps 200] [--stream 10000] [--anomalib PYTHON]
 
-PYTHON is an interpreter that has anomalib, if another than this one. Maps are made up: smooth noise of 256 x 256
-pixels, every other one with defects; making them is not timed. Each case runs in a process of its own, the best of
-three times counts. CPU seconds are those of all threads: on a busy machine they tell more. Prints a Markdown table.
+PYTHON is an interpreter that has anomalib (default: this one). The maps are smooth noise of 256 x 256 pixels, every
+second one with defects; generating them is not timed. Each case runs in its own process, and the best of three times
+counts. CPU seconds are summed over all threads and are more reliable on a busy machine. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ SIDE = 256
 REPEATS = 3
 FPR_LIMIT = 0.3
 LOW, HIGH = -8.0, 12.0
-"""No map leaves this range."""
+"""Range of all map values."""
 
 
 def pairs(number: int) -> Iterator[Pair]:
-    """Maps with their masks, the same ones every time."""
+    """Generate maps with their masks, always the same."""
     generator = np.random.default_rng(0)
     for index in range(number):
         noise = cv2.GaussianBlur(generator.standard_normal((SIDE, SIDE), np.float32), (0, 0), 2)
@@ -48,7 +48,7 @@ def pairs(number: int) -> Iterator[Pair]:
 
 
 def adctl_aupro(images: list[Pair]) -> dict[str, float]:
-    """Exact AUPRO alone."""
+    """Compute only the exact AUPRO."""
     from adctl.metrics.exact import aupro_exact
 
     maps, masks = zip(*images, strict=True)
@@ -56,14 +56,14 @@ def adctl_aupro(images: list[Pair]) -> dict[str, float]:
 
 
 def adctl_exact(images: list[Pair]) -> dict[str, float]:
-    """Every pixel metric, by defect type and size, exact."""
+    """Compute all pixel metrics exactly, also by defect type and size."""
     from adctl.metrics.exact import ExactMeter
 
     return _all_metrics(ExactMeter(3.0), images)
 
 
 def adctl_streaming(images: list[Pair]) -> dict[str, float]:
-    """Every pixel metric, by defect type and size, in histograms."""
+    """Compute all pixel metrics from histograms, also by defect type and size."""
     from adctl.metrics.streaming import HistogramMeter
 
     return _all_metrics(HistogramMeter(LOW, HIGH, 3.0), images)
@@ -77,7 +77,7 @@ def _all_metrics(meter: Any, images: list[Pair]) -> dict[str, float]:
 
 
 def anomalib_aupro(images: list[Pair]) -> dict[str, float]:
-    """The AUPRO of anomalib."""
+    """Compute AUPRO with anomalib."""
     import torch
     from anomalib.metrics.aupro import _AUPRO
 
@@ -89,20 +89,20 @@ def anomalib_aupro(images: list[Pair]) -> dict[str, float]:
 
 
 def torchmetrics_ranking(images: list[Pair]) -> dict[str, float]:
-    """AUROC and average precision of torchmetrics, exact, from one curve each."""
+    """Compute exact AUROC and average precision with torchmetrics."""
     import torch
     from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
     torch.set_num_threads(2)
     values = torch.from_numpy(np.concatenate([anomaly_map.ravel() for anomaly_map, _ in images]))
     truth = torch.from_numpy(np.concatenate([mask.ravel() for _, mask in images])).int()
-    # Shifted into 0-1, since it would squash anything else by a sigmoid.
+    # Scaled to 0-1, because torchmetrics would apply a sigmoid to other values.
     values = (values - LOW) / (HIGH - LOW)
     return {"auroc": float(binary_auroc(values, truth)), "ap": float(binary_average_precision(values, truth))}
 
 
 class Clock:
-    """Adds up the time spent inside its `with` blocks."""
+    """Sum of the time spent in its `with` blocks."""
 
     def __init__(self) -> None:
         self.wall = self.cpu = 0.0
@@ -125,7 +125,7 @@ CASES: dict[str, Callable[[list[Pair]], dict[str, float]]] = {
 
 
 def run_case(name: str, number: int) -> dict[str, Any]:
-    """Values, seconds and peak memory of one case, measured in this process."""
+    """Run one case in this process; return its values, seconds and peak memory."""
     images = list(pairs(number))
     CASES[name](images[:4])  # imports and first calls
     clocks = []
@@ -139,7 +139,7 @@ def run_case(name: str, number: int) -> dict[str, Any]:
 
 
 def stream(number: int) -> dict[str, Any]:
-    """Every pixel metric of more maps than one would hold, one in memory at a time."""
+    """Compute all pixel metrics of many maps, with one map in memory at a time."""
     from adctl.metrics.streaming import HistogramMeter
 
     meter, clock = HistogramMeter(LOW, HIGH, 3.0), Clock()
@@ -157,7 +157,7 @@ def _peak_gib() -> float:
 
 
 def in_own_process(python: str, *arguments: str) -> dict[str, Any] | None:
-    """The answer of this script called anew; None where a library is not installed."""
+    """Run this script in a new process, and return its result; None if a library is not installed."""
     done = subprocess.run(
         [python, str(Path(__file__)), *arguments], check=False, capture_output=True, text=True, encoding="utf-8"
     )
@@ -169,7 +169,7 @@ def in_own_process(python: str, *arguments: str) -> dict[str, Any] | None:
 
 
 def row(name: str, number: int, found: dict[str, Any]) -> str:
-    """One line of the table."""
+    """Format one line of the table."""
     values = (f"{found[key]:.6f}" if key in found else "" for key in ("aupro", "auroc", "ap"))
     costs = (f"{found[key]:.2f}" for key in ("seconds", "cpu", "peak_gib"))
     return f"| {name} | {number} | {' | '.join(values)} | {' | '.join(costs)} |"
@@ -196,9 +196,8 @@ def main() -> None:
     found = in_own_process(sys.executable, "--case", "stream", "--stream", str(options.stream))
     if found is not None:
         print(row("adctl, all pixel metrics, streaming", options.stream, found))
-        print(
-            "\nlargest errors by binning:", ", ".join(f"{name} {error:.1e}" for name, error in found["errors"].items())
-        )
+        errors = ", ".join(f"{name} {error:.1e}" for name, error in found["errors"].items())
+        print(f"\nlargest errors caused by binning: {errors}")
 
 
 if __name__ == "__main__":

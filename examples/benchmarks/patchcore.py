@@ -1,11 +1,11 @@
-"""What share of the patches PatchCore should keep, how to search it, and what picking them costs; PaDiM beside it.
+"""Benchmark of PatchCore by coreset size and search, with PaDiM for comparison, and of picking the coreset.
 
     python examples/benchmarks/patchcore.py [DATA] [OUT.json]
 
-First the real command line: each case trains, scores the test part and reports, into a Markdown table. Then, on the
-patches of the same data, the lazy picking of the coreset beside the plain algorithm, which looks at every patch for
-every pick: whether they pick the same, and how long each takes for a tenth of all patches (the plain one is timed for
-a while and extrapolated). DATA, in MVTec AD layout, is the demo data set, drawn anew, when it is not named.
+Trains, scores and reports each case on the command line, and prints a Markdown table. Then compares two algorithms
+that pick 10 % of the patches of the same data: lazy greedy, as adctl does, and plain greedy, which computes all
+distances for every pick. It prints whether they pick the same patches and how long they take; the time of plain greedy
+is extrapolated from its first 20 seconds. DATA is in MVTec AD layout (default: the demo dataset, newly generated).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ PLAIN_SECONDS = 20.0
 
 
 def measure(name: str, options: list[str], data: Path, runs: Path) -> dict[str, Any]:
-    """Train, score and report one case."""
+    """Train, score and evaluate one case."""
     trained, peak = adctl("train", "--data", str(data), "--name", name.replace(" ", ""), *options, runs=runs)
     scored, _ = adctl("score", str(data), "--model", trained["model"], runs=runs)
     reported, _ = adctl("report", scored["folder"], runs=runs)
@@ -63,7 +63,7 @@ def measure(name: str, options: list[str], data: Path, runs: Path) -> dict[str, 
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The figures as Markdown."""
+    """Format the results as a Markdown table."""
     lines = [
         "| detector | image AUROC | pixel AUROC | AUPRO | train, s | peak memory, GiB | score, images/s | file, MB |",
         "|---|---|---|---|---|---|---|---|",
@@ -79,7 +79,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 @torch.inference_mode()
 def patches_of(model: Path, data: Path) -> Tensor:
-    """What the coreset was picked from, rows [N,D]."""
+    """Compute the patch features [N,D] from which the coreset was picked."""
     detector, _ = load_model(model)
     assert isinstance(detector, PatchCore)
     learned = json.loads((model.parent / "split.json").read_text(encoding="utf-8"))["train"]
@@ -91,7 +91,7 @@ def patches_of(model: Path, data: Path) -> Tensor:
 
 
 def plain_greedy(vectors: Tensor, count: int, seed: int, seconds: float) -> list[int]:
-    """The textbook algorithm, one pass over all vectors a pick, for so long."""
+    """Pick vectors with plain k-center greedy, one pass over all vectors for each pick, until a time limit."""
     start = time.perf_counter()
     picks = [int(torch.randint(len(vectors), (1,), generator=torch.Generator().manual_seed(seed)))]
     squares = vectors.square().sum(1)
@@ -106,7 +106,7 @@ def plain_greedy(vectors: Tensor, count: int, seed: int, seconds: float) -> list
 
 
 def compare_picking(vectors: Tensor) -> dict[str, Any]:
-    """Lazy beside plain, for a tenth of all vectors."""
+    """Compare lazy and plain greedy for 10 % of the vectors."""
     count = max(1, round(0.1 * len(vectors)))
     start = time.perf_counter()
     lazy = k_center_greedy(vectors, count, seed=0).tolist()
@@ -126,18 +126,18 @@ def compare_picking(vectors: Tensor) -> dict[str, Any]:
     }
 
 
-def said(picking: dict[str, Any]) -> str:
-    """The comparison of the two ways of picking, in a sentence."""
+def summary(picking: dict[str, Any]) -> str:
+    """Describe the comparison of the two algorithms in a sentence."""
     extrapolated = " (extrapolated)" if picking["plain_picked"] < picking["picked"] else ""
     return (
         f"{picking['picked']} of {picking['patches']} patches: lazy {picking['lazy_seconds']:.1f} s, "
-        f"plain {picking['plain_seconds']:.0f} s{extrapolated}; of the {picking['plain_picked']} that the plain one "
-        f"picked, the first {picking['same_until']} are the same in the same order, {picking['shared']:.2%} in any."
+        f"plain {picking['plain_seconds']:.0f} s{extrapolated}; of the {picking['plain_picked']} picks of plain, the "
+        f"first {picking['same_until']} are the same in the same order, and {picking['shared']:.2%} in any order."
     )
 
 
 def main(data: Path | None = None, out: Path | None = None) -> None:
-    """Measure every case, compare the picking, print both."""
+    """Measure all cases, compare the algorithms, and print both."""
     with tempfile.TemporaryDirectory() as folder:
         if data is None:
             data = generate(Path(folder) / "data")
@@ -147,7 +147,7 @@ def main(data: Path | None = None, out: Path | None = None) -> None:
             print(f"{name} done", file=sys.stderr, flush=True)
         picking = compare_picking(patches_of(Path(rows[1]["model"]), data))
     print(table(rows))
-    print("", said(picking), sep="\n")
+    print("", summary(picking), sep="\n")
     if out is not None:
         out.write_text(json.dumps({"data": data.name, "rows": rows, "picking": picking}, indent=2) + "\n")
 

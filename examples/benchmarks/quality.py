@@ -1,10 +1,10 @@
-"""Quality and speed of each detector on a data set in MVTec AD layout, by the real command line.
+"""Benchmark of the quality and speed of the detectors on a dataset in MVTec AD layout.
 
     python examples/benchmarks/quality.py [DATA] [OUT.json]
 
-Trains with the default settings and seed 0, scores the test part, reports, and prints a Markdown table: image
-AUROC and AP, pixel AUROC and AUPRO, seconds to train, images scored a second from disk to disk, peak memory of
-training. DATA is `../shared/data/magnetic_tile` unless given.
+Trains each detector on the command line with its default settings and seed 0, scores the test images, and prints a
+Markdown table: image AUROC and AP, pixel AUROC and AUPRO, training time, images scored per second (files read and
+results written), and peak memory of training. DATA is `../shared/data/magnetic_tile` by default.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CASES = {
 
 
 def adctl(*arguments: str, runs: Path) -> tuple[dict[str, Any], float]:
-    """One command's JSON result and the peak memory of its process in GiB."""
+    """Run one command; return its JSON result and the peak memory of its process in GiB."""
     command = [sys.executable, "-m", "adctl", *arguments, "--runs", str(runs), "--json", "--quiet"]
     program = (
         "import json, resource, subprocess, sys; done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE);"
@@ -44,7 +44,7 @@ def adctl(*arguments: str, runs: Path) -> tuple[dict[str, Any], float]:
 
 
 def measure(name: str, options: list[str], data: Path, runs: Path) -> dict[str, Any]:
-    """Train, score and report one case."""
+    """Train, score and evaluate one case."""
     trained, peak = adctl("train", "--data", str(data), "--name", name.replace(" ", "_"), *options, runs=runs)
     scored, _ = adctl("score", str(data), "--model", trained["model"], runs=runs)
     reported, _ = adctl("report", scored["folder"], runs=runs)
@@ -64,7 +64,7 @@ def measure(name: str, options: list[str], data: Path, runs: Path) -> dict[str, 
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The figures as Markdown."""
+    """Format the results as a Markdown table."""
     lines = [
         "| detector | image AUROC | image AP | pixel AUROC | AUPRO | train, s | score, images/s | peak memory, GiB |",
         "|---|---|---|---|---|---|---|---|",
@@ -79,7 +79,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main(data: Path = DATA, out: Path | None = None) -> None:
-    """Measure every case and print the table."""
+    """Measure all cases, and print the table."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, options in CASES.items():

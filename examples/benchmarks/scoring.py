@@ -1,17 +1,16 @@
-"""What scoring from disk costs beyond the network, and how its memory grows with the number of images.
+"""Benchmark of the scoring pipeline: its speed compared with the network alone, and its memory over many images.
 
     python examples/benchmarks/scoring.py [MODEL IMAGES [ROUNDS]]        MODEL.safetensors, .onnx, .xml, ...
     python examples/benchmarks/scoring.py memory [COUNT [PLOT.png]]
 
-The first measures a model file (`adctl train --data .../magnetic_tile` when none is named, in a folder of its own)
-on the tensors of the images in memory, all at once, so that no core waits for the end of a batch, and scoring the same
-images from disk with heatmaps off and on; in turn, so that drift meets all alike. For a MODEL.xml of OpenVINO that lies
-beside its model.safetensors, the backbone alone is measured as well, in two ways: as OpenVINO's users run it, converted
-with fixed sizes and driven by OpenVINO's own queue of requests, on float32 tensors that need no more preparing; and by
-adctl's own runtime, on the pixels. Prints medians of images a second, and of the shares in the same round of either.
+The first form measures a model file (default: a model trained on magnetic_tile) in turns: on pixels in memory, in one
+large batch, and on the same images from disk, with and without heatmaps. For an OpenVINO model beside its
+model.safetensors, the backbone alone is measured too: with OpenVINO's own queue of requests on prepared float32
+tensors, and with adctl's runtime on pixels. Prints the median images per second, and the median share of the backbone's
+or the bare runtime's speed in the same round.
 
-The second scores COUNT small generated images (100,000 when not said) with a stand-in for the network that does next
-to nothing, so that the pipeline alone is seen, and prints the memory of the process along the way.
+The second form scores COUNT small generated images (default: 100,000) with a stand-in for the network that costs
+almost nothing, and prints the memory of the process as it runs.
 """
 
 from __future__ import annotations
@@ -55,19 +54,19 @@ DATA = Path(__file__).parents[3] / "shared" / "data" / "magnetic_tile"
 BATCH = 8
 MOST_IMAGES = 256
 QUEUE, OWN = "backbone, OpenVINO's queue", "backbone, adctl's runtime"
-"""What drives the backbone alone."""
+"""Names of the two cases that run the backbone alone."""
 
 EXPECTED = tuple(np.linspace(0.5, 0.8, 40).tolist())
-"""Scores of the stand-in's good images."""
+"""Scores of good images that calibrate the stand-in."""
 
 
 def settings(**given: object) -> LoadedSettings[ScoreSettings]:
-    """As the command line would load them."""
+    """Load settings as the command line does."""
     return load(ScoreSettings, given)
 
 
 def shares(model: Path, images: list[Sample], rounds: int) -> None:
-    """Print images a second of the bare runtime and from disk."""
+    """Print images per second of the bare runtime and from disk."""
     runtime = open_runtime(model, "cpu")
     loaded = [load_image(sample, runtime.input) for sample in images]
     pixels = np.stack([item.pixels for item in loaded if item.pixels is not None])
@@ -92,7 +91,7 @@ def shares(model: Path, images: list[Sample], rounds: int) -> None:
 
 
 def backbone_alone(model: Path, pixels: NDArray[np.uint8], folder: Path) -> dict[str, Callable[[], object]]:
-    """The backbone of a model in OpenVINO, on the same images; nothing for a detector without one."""
+    """Return the cases that run the backbone of a model in OpenVINO; none for a detector without a backbone."""
     from adctl.exporting.graph import ExportSource
 
     source = ExportSource.read(model)
@@ -112,12 +111,12 @@ def backbone_alone(model: Path, pixels: NDArray[np.uint8], folder: Path) -> dict
 
 
 def in_own_queue(network: torch.nn.Module, image: NDArray[np.float32]) -> Any:
-    """A network as OpenVINO's documentation has it run for throughput: converted, compiled, a queue of requests."""
+    """Convert and compile a network with a queue of requests, as OpenVINO's documentation recommends for throughput."""
     import openvino
     import torch
 
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the converter warns of its own internals
+        warnings.simplefilter("ignore")  # the converter warns about its own internals
         converted = openvino.convert_model(network, example_input=torch.from_numpy(image))
     converted.reshape({converted.inputs[0]: list(image.shape)})
     hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "f32"}
@@ -125,9 +124,9 @@ def in_own_queue(network: torch.nn.Module, image: NDArray[np.float32]) -> Any:
 
 
 def in_own_runtime(source: ExportSource, backbone: torch.nn.Module, folder: Path) -> Runtime:
-    """The backbone as adctl exports and runs detectors, from pixels on.
+    """Export and open the backbone as adctl does with detectors, from pixels.
 
-    Its scores are the means of its finest features, and its maps those of the channels: next to nothing beside it.
+    Scores and maps are means of its features, whose cost is small compared with the backbone.
     """
     import torch
 
@@ -147,9 +146,9 @@ def in_own_runtime(source: ExportSource, backbone: torch.nn.Module, folder: Path
 
 
 def from_disk(runtime: Runtime, images: list[Sample], out: Path, *, heatmaps: bool, maps: bool = True) -> None:
-    """Score as the command does, but for opening the model."""
+    """Score as the command does, with a model that is already open."""
     calibration = runtime.header.calibration
-    # A new folder each time: some file systems bring what replaces a file to the disk at once.
+    # A new folder each time: some file systems flush a file to disk when it replaces another one.
     folder = Path(tempfile.mkdtemp(dir=out))
     pictures = HeatmapWriter(folder, calibration, "none") if heatmaps else None
     given = settings(batch_size=BATCH).settings
@@ -162,7 +161,7 @@ def from_disk(runtime: Runtime, images: list[Sample], out: Path, *, heatmaps: bo
 
 
 def interleaved(cases: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each case in each round; the first round warms up and does not count."""
+    """Return the seconds of each case in each round, after a first round as warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(rounds + 1):
         for name, run in cases.items():
@@ -174,7 +173,7 @@ def interleaved(cases: dict[str, Callable[[], object]], rounds: int) -> dict[str
 
 
 class StandIn:
-    """In place of a network: the brightness of 8 x 8 blocks."""
+    """Runtime whose anomaly map is the mean brightness of 8 x 8 blocks."""
 
     name = "stand-in"
     device = "cpu"
@@ -188,13 +187,13 @@ class StandIn:
     )
 
     def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
-        """Pixels [B,64,64,3] to scores [B] and maps [B,8,8]."""
+        """Return scores [B] and maps [B,8,8] of pixels [B,64,64,3]."""
         maps = pixels.reshape(-1, 8, 8, 8, 24).mean((2, 4), dtype=np.float32) / 255
         return RuntimeOutput(maps.max((1, 2)).astype(np.float64), maps)
 
 
 def memory(count: int, plot: Path | None) -> None:
-    """Print the curve; every line is a twentieth of the images."""
+    """Print the memory after each twentieth of the images."""
     process = psutil.Process()
     with tempfile.TemporaryDirectory() as folder:
         paths = small_images(Path(folder), 256)
@@ -215,7 +214,7 @@ def memory(count: int, plot: Path | None) -> None:
 
 
 def small_images(folder: Path, count: int) -> list[Path]:
-    """Noise of 64 x 64 pixels."""
+    """Write images of noise, 64 x 64 pixels."""
     generator = np.random.default_rng(0)
     paths = [folder / f"{number:03}.jpg" for number in range(count)]
     for path in paths:
@@ -224,7 +223,7 @@ def small_images(folder: Path, count: int) -> list[Path]:
 
 
 def draw(curve: list[tuple[int, float]], path: Path) -> None:
-    """Memory over images as a picture."""
+    """Plot the memory over the number of images."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -237,7 +236,7 @@ def draw(curve: list[tuple[int, float]], path: Path) -> None:
 
 
 def trained(folder: Path) -> Path:
-    """The default model on the real images."""
+    """Train the default detector on magnetic_tile, and return its model file."""
     from adctl.training.single_run import train_once
 
     result = train_once(load(TrainSettings, {"data": DATA, "runs": folder, "device": "cpu"}))
@@ -246,7 +245,7 @@ def trained(folder: Path) -> Path:
 
 
 def main(*arguments: str) -> None:
-    """Measure what was asked for."""
+    """Run one of the two benchmarks."""
     if arguments[:1] == ("memory",):
         plot = Path(arguments[2]) if len(arguments) > 2 else None  # noqa: PLR2004 - the third argument
         memory(int(arguments[1]) if len(arguments) > 1 else 100_000, plot)

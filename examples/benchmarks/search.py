@@ -1,10 +1,10 @@
-"""How long PatchCore's search takes: exact, by inverted lists, and faiss where it is installed.
+"""Benchmark of PatchCore's nearest-neighbour search: exact, with inverted lists, and with faiss if it is installed.
 
     python examples/benchmarks/search.py [THREADS]
 
-Random vectors with the sizes of an image of 256 pixels against banks of 1 % and 10 % of 400 images, and of a batch of
-eight. The exact ones are checked to agree; all take turns, and the table holds medians, also as a share of what a bare
-matrix product of that size reaches. How much inverted lists lose depends on the data: `patchcore.py` measures it.
+The vectors are random, as many as in one image or in a batch of 8 images of 256 pixels; the memory banks are as large
+as 1 % and 10 % of the patches of 400 images. All searches take turns; the table shows median times, and the speed as a
+share of a bare matrix product of the same size. `patchcore.py` measures the loss of quality by inverted lists.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SECONDS = 20.0
 
 
 def faiss_search(bank: Tensor, threads: int) -> Callable[[Tensor], Tensor] | None:
-    """Faiss's exact search, or None without faiss."""
+    """Return the exact search of faiss, or None if faiss is not installed."""
     if importlib.util.find_spec("faiss") is None:
         return None
     import faiss
@@ -44,7 +44,7 @@ def faiss_search(bank: Tensor, threads: int) -> Callable[[Tensor], Tensor] | Non
 
 
 def bare_product(bank: Tensor) -> Callable[[Tensor], Tensor]:
-    """The matrix product alone, in blocks, without looking for a minimum."""
+    """Return a function that computes only the matrix product, in blocks, without the search for the minimum."""
 
     def multiply(queries: Tensor) -> Tensor:
         product = queries.new_empty(len(queries), 512)
@@ -56,25 +56,25 @@ def bare_product(bank: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def in_turns(searches: dict[str, Callable[[Tensor], Tensor]], queries: Tensor) -> dict[str, float]:
-    """Median seconds of each; as many rounds as the time allows."""
+    """Return the median seconds of each search, over as many rounds as the time limit allows."""
     taken: dict[str, list[float]] = {name: [] for name in searches}
-    begun = time.perf_counter()
+    beginning = time.perf_counter()
     for number in range(ROUNDS + 1):
         for name, search in searches.items():
             start = time.perf_counter()
             search(queries)
-            if number:  # the first round warms up
+            if number:  # the first round is a warm-up
                 taken[name].append(time.perf_counter() - start)
-        if number and time.perf_counter() - begun > SECONDS:
+        if number and time.perf_counter() - beginning > SECONDS:
             break
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
 @torch.inference_mode()
 def main(threads: int) -> None:
-    """Measure and print."""
+    """Measure all searches, and print the table."""
     torch.set_num_threads(threads)
-    print("| queries | bank | search | ms | of the bare product |", "|---|---|---|---|---|", sep="\n")
+    print("| queries | bank | search | ms | share of the bare product's speed |", "|---|---|---|---|---|", sep="\n")
     for count, rows in SIZES:
         generator = torch.Generator().manual_seed(0)
         queries = torch.randn(count, LENGTH, generator=generator)

@@ -1,4 +1,4 @@
-"""How long `adctl X --help` takes, against `python -c "import typer, rich"`, interleaved; medians and ratios.
+"""Benchmark of `adctl X --help` against `python -c "import typer, rich"`: median times and median ratios.
 
 Run as: python examples/benchmarks/startup.py [ROUNDS]
 """
@@ -14,21 +14,21 @@ COMMANDS = ["", "fetch", "train", "calibrate", "score", "report", "export", "ben
 
 
 def seconds(*arguments: str) -> float:
-    """Wall-clock seconds of one process."""
+    """Return the elapsed seconds of one process."""
     start = time.perf_counter()
     subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
 def main(rounds: int = 7) -> None:
-    """Measure and print the table."""
+    """Measure all commands in turn, and print the table."""
     cases = {"import typer, rich": ["-c", "import typer, rich"]}
     cases |= {f"adctl {name} --help".replace("  ", " "): ["-m", "adctl", *name.split(), "--help"] for name in COMMANDS}
     times: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(rounds + 1):
         for name, arguments in cases.items():
             taken = seconds(*arguments)
-            if turn:  # the first round fills the disk's cache
+            if turn:  # the first round fills the file cache
                 times[name].append(taken)
     base = times["import typer, rich"]
     for name, taken in times.items():

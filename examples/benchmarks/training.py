@@ -1,10 +1,10 @@
-"""What the training engine costs, and what gradient checkpointing saves.
+"""Benchmark of the training engine: its overhead, and the memory that gradient checkpointing saves.
 
     python examples/benchmarks/training.py [ROUNDS]
 
-Prints the time of a training step of `resnet` by the engine and by a bare PyTorch loop on the same model and
-batches, interleaved, with the median of the ratios; then the peak memory of a training with and without
-gradient checkpointing, each in a process of its own.
+Prints the time of a training step of `resnet` with the engine and with a bare PyTorch loop on the same model and
+batches, measured in turns, and the median ratio; then the peak memory of a training with and without gradient
+checkpointing, each in its own process.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 
 class Noise:
-    """Random images in memory."""
+    """Training set of random images in memory."""
 
     def __init__(self, count: int, size: int) -> None:
         self.pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
@@ -45,23 +45,23 @@ class Noise:
         return len(self.pixels)
 
     def name(self, index: int) -> str:
-        """Its number."""
+        """Return the number of an image as its name."""
         return str(index)
 
     def batches(self, size: int, order: Sequence[int] | None = None) -> Iterator[NDArray[np.uint8]]:
-        """Pixels [B,H,W,3]."""
+        """Yield batches of pixels [B,H,W,3]."""
         chosen = list(range(len(self)) if order is None else order)
         yield from (self.pixels[chosen[start : start + size]] for start in range(0, len(chosen), size))
 
 
-def by_engine(model: ResNetAutoencoder, images: Noise) -> float:
-    """Seconds a step."""
+def engine_step(model: ResNetAutoencoder, images: Noise) -> float:
+    """Return the seconds per step of the engine."""
     report = fit(FitJob(model, images, None, FitSettings(epochs=1, batch_size=BATCH), CPU, FitContext()))
     return BATCH / report.history[0].images_per_second
 
 
-def by_hand(model: ResNetAutoencoder, images: Noise) -> float:
-    """Seconds a step of the same arithmetic without the engine."""
+def bare_step(model: ResNetAutoencoder, images: Noise) -> float:
+    """Return the seconds per step of the same computation without the engine."""
     phase, *_ = model.phases()
     assert isinstance(phase, Optimize)
     parameters = list(phase.parameters)
@@ -78,13 +78,13 @@ def by_hand(model: ResNetAutoencoder, images: Noise) -> float:
 
 
 def overhead(rounds: int) -> None:
-    """Print the times and the ratio."""
+    """Print the times of a step, and their ratio."""
     model = ResNetAutoencoder(ResNetConfig(image_size=SIZE)).to(memory_format=torch.channels_last)
     images = Noise(BATCH * STEPS, SIZE)
     pairs = []
     for turn in range(rounds + 1):
-        pair = by_engine(model, images), by_hand(model, images)
-        if turn:  # the first round also pays for what is set up once
+        pair = engine_step(model, images), bare_step(model, images)
+        if turn:  # the first round includes work that is done once
             pairs.append(pair)
     engine, bare = (statistics.median(times) for times in zip(*pairs, strict=True))
     ratio = statistics.median(one / other for one, other in pairs)
@@ -92,13 +92,13 @@ def overhead(rounds: int) -> None:
 
 
 def peak(*, recompute: bool) -> float:
-    """GiB at the peak of a training of its own."""
+    """Return the peak memory of a training in a new process, GiB."""
     command = [sys.executable, __file__, "--peak", str(int(recompute))]
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def train_and_print_peak(*, recompute: bool) -> None:
-    """In a process of its own."""
+    """Train, and print the peak memory of this process, GiB."""
     model = ResNetAutoencoder(ResNetConfig(image_size=256))
     plan = FitSettings(epochs=1, batch_size=16, gradient_checkpointing=recompute)
     fit(FitJob(model, Noise(32, 256), None, plan, CPU, FitContext()))
@@ -106,7 +106,7 @@ def train_and_print_peak(*, recompute: bool) -> None:
 
 
 def main(rounds: int = 7) -> None:
-    """Print both."""
+    """Print the overhead and the peak memory."""
     overhead(rounds)
     without, with_ = peak(recompute=False), peak(recompute=True)
     print(f"peak memory, 256 pixels, batch 16: {without:.2f} GiB; with gradient checkpointing {with_:.2f} GiB")

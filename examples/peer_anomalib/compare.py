@@ -1,10 +1,10 @@
-"""PaDiM and PatchCore of adctl and of anomalib, on the same images with the same network: time, memory, quality.
+"""Comparison of adctl and anomalib: PaDiM and PatchCore on the same images with the same network.
 
     python examples/peer_anomalib/compare.py [--quick] [--data FOLDER] [--work FOLDER] [--formats onnx,openvino]
 
-Makes an environment of its own for anomalib in the work folder (or takes the Python of `--python`), then lets the two
-take turns, each step in a process of its own. What is done stays in the work folder: run it again to go on after an
-interruption. Prints a Markdown table. README.md says what is equal and what is not.
+Creates an environment for anomalib in the work folder (or uses the Python of `--python`), runs both alternately, each
+step in its own process, and prints a Markdown table of time, memory and quality. Finished steps are stored in the work
+folder: after an interruption, run the same command again. README.md describes the method.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ MEASURED = (
     "pathlib.Path(sys.argv[1]).write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10));"
     "sys.exit(code)"
 )
-"""The peak is noted when the work is done, as anomalib's is: what the interpreter touches to end does not count."""
+"""Program that runs one command and writes its peak memory before the interpreter exits, as `peer.py` does."""
 
 
 class Work:
-    """The folder of a comparison: what was measured so far, and where things lie.
+    """Work folder of a comparison, with the measurements so far.
 
     Args:
-        folder: Made if absent.
-        settings: What decides the figures; a folder measured with others is refused.
+        folder: Created if it does not exist.
+        settings: Settings that influence the results; a folder with other settings is refused.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -61,10 +61,10 @@ class Work:
         self._file = folder / "measured.json"
         self.done: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
         if self.done.setdefault("settings", settings) != settings:
-            raise SystemExit(f"{folder} was begun with {self.done['settings']}, not {settings}: name another --work.")
+            raise SystemExit(f"{folder} was used with {self.done['settings']}, not {settings}: give another --work.")
 
     def once(self, step: str, measure: Callable[[], Any]) -> Any:
-        """Measure, unless that was done before."""
+        """Run a step and store its result, or return the stored result."""
         if step not in self.done:
             print(f"{time.strftime('%H:%M:%S')} {step}", file=sys.stderr, flush=True)
             self.done[step] = measure()
@@ -73,7 +73,7 @@ class Work:
 
 
 def make_environment(folder: Path) -> str:
-    """Install anomalib; torch and torchvision in the same command, so that they fit each other."""
+    """Install anomalib, with torch and torchvision in the same command, so that their versions match."""
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
@@ -81,7 +81,7 @@ def make_environment(folder: Path) -> str:
 
 
 def take_part(data: Path, target: Path, most: int) -> dict[str, int]:
-    """Copy a data set in MVTec AD layout with all good training images and every n-th test image of each label."""
+    """Copy a dataset in MVTec AD layout, with all training images and every n-th test image."""
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(data / "train", target / "train")
     tests = sorted(path for path in (data / "test").glob("*/*") if path.is_file())
@@ -98,7 +98,7 @@ def take_part(data: Path, target: Path, most: int) -> dict[str, int]:
 
 
 def adctl(folder: Path, *arguments: object) -> tuple[dict[str, Any], float, float]:
-    """One command's JSON result, the seconds of its process and its peak memory in MiB."""
+    """Run one command; return its JSON result, the seconds of its process and its peak memory in MiB."""
     note = folder / "peak.txt"
     command = [sys.executable, "-c", MEASURED, note, *arguments, "--runs", folder / "runs", "--json", "--quiet"]
     start = time.perf_counter()
@@ -121,48 +121,49 @@ def fit_ours(work: Work, case: str) -> dict[str, Any]:
 
 
 def export_ours(work: Work, model: str, form: str) -> str | None:
-    """An exported model file, or None where this adctl or this environment has no such format."""
+    """Export a model; return the file, or None if the format is not available."""
     try:
         return str(adctl(work.folder, "export", "--model", model, "--format", form)[0]["exports"][0]["file"])
     except (SystemExit, ValueError) as error:
-        print(f"no {form}: {str(error)[:300]}", file=sys.stderr)
+        print(f"cannot export to {form}: {str(error)[:300]}", file=sys.stderr)
         return None
 
 
 def score_ours(work: Work, model: str, runtime: str) -> dict[str, Any]:
-    """Score the test images from disk, without heatmaps; with torch itself where that is meant, not what is faster."""
-    chosen = ["--runtime", "torch"] if runtime == "torch" else []
-    result, _, peak = adctl(work.folder, "score", work.folder / "data", "--model", model, *chosen)
+    """Score the test images from disk, without heatmaps."""
+    # By default adctl would use a faster export beside the model.
+    options = ["--runtime", "torch"] if runtime == "torch" else []
+    result, _, peak = adctl(work.folder, "score", work.folder / "data", "--model", model, *options)
     images = sum(result["counts"].values())
     quality = quality_of(ScoreSet.load(Path(result["folder"])))
     return {"rate": images / result["seconds"], "peak": peak, "folder": result["folder"], **quality}
 
 
 def quality_of(scores: ScoreSet) -> dict[str, Any]:
-    """Of a scored set, ours or theirs: the same code measures both."""
+    """Compute the metrics of a scored set, ours or theirs, with the same code."""
     evaluation = evaluate(scores)
     return {"auroc": evaluation.image.auroc, "aupro": evaluation.pixel.aupro if evaluation.pixel else None}
 
 
 def peer(work: Work, step: str, case: str, images: Path, *options: object) -> dict[str, Any]:
-    """One step of anomalib in its own environment, and the seconds of its process."""
+    """Run one step of anomalib in its own environment; return its result and the seconds of its process."""
     out = work.folder / "peer.json"
     command = [work.done["environment"], str(PEER), step, case, images, state_of(work, case), out, *options]
     start = time.perf_counter()
     with (work.folder / "peer.log").open("a") as log:
         done = subprocess.run([*map(str, command)], check=False, stdout=log, stderr=subprocess.STDOUT)
     if done.returncode:
-        raise SystemExit(f"anomalib failed; the end of {log.name} says why.")
+        raise SystemExit(f"anomalib failed; see the end of {log.name}.")
     return {"process": time.perf_counter() - start, **json.loads(out.read_text())}
 
 
 def state_of(work: Work, case: str) -> Path:
-    """Where anomalib's fitted detector is kept."""
+    """Return the file of anomalib's fitted detector."""
     return work.folder / f"{case.replace(' ', '').replace('%', '')}.peer.safetensors"
 
 
 def fit_theirs(work: Work, case: str, budget: float) -> dict[str, Any]:
-    """Fit on the images that ours learned from; the time for the rest of the coreset follows from its own rate."""
+    """Fit anomalib on the training images of our run; extrapolate the time if picking the coreset was stopped."""
     run = Path(work.done[f"fit ours: {case}"]["run"])
     good = work.folder / "learned"
     shutil.rmtree(good, ignore_errors=True)
@@ -180,7 +181,7 @@ def fit_theirs(work: Work, case: str, budget: float) -> dict[str, Any]:
 
 
 def score_theirs(work: Work, case: str, ours: str) -> dict[str, Any]:
-    """Predict the test images from disk; scores and maps go through the same evaluation as ours."""
+    """Predict the test images from disk, and evaluate the scores and maps with the same code as ours."""
     maps = work.folder / "maps.npz"
     taken = peer(work, "predict", case, work.folder / "data" / "test", "--maps", maps)
     with np.load(maps) as stored:
@@ -197,7 +198,7 @@ def score_theirs(work: Work, case: str, ours: str) -> dict[str, Any]:
 
 
 def run(work: Work, given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every step, in turns, and the rows of the table."""
+    """Run all steps, ours and theirs alternately, and return the rows of the table."""
     work.once("environment", lambda: given.python or make_environment(work.folder / "environment"))
     work.once("images", lambda: take_part(given.data, work.folder / "data", given.images))
     models: dict[str, dict[str, str]] = {}
@@ -217,7 +218,7 @@ def run(work: Work, given: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def score_in_turn(work: Work, case: str, models: dict[str, str], turn: int) -> None:
-    """One round of scoring of a case: each of our runtimes, then theirs."""
+    """Run one round of scoring for a case: each of our runtimes, then anomalib."""
     for runtime, model in models.items():
         work.once(
             f"score ours {turn}: {case}, {runtime}",
@@ -228,7 +229,7 @@ def score_in_turn(work: Work, case: str, models: dict[str, str], turn: int) -> N
 
 
 def rows_of(work: Work, case: str, runtimes: list[str], rounds: int) -> list[dict[str, Any]]:
-    """The table's rows of a case: theirs, then ours by runtime."""
+    """Return the table rows of a case: anomalib, then ours by runtime."""
     done = work.done
     theirs = [done[f"score theirs {turn}: {case}"] for turn in range(rounds)]
     rows = [row_of(f"{case}: anomalib", done[f"fit theirs: {case}"], theirs, theirs)]
@@ -241,7 +242,7 @@ def rows_of(work: Work, case: str, runtimes: list[str], rounds: int) -> list[dic
 def row_of(
     name: str, fitted: dict[str, Any], scored: list[dict[str, Any]], theirs: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """One row; the ratio of rates is the median over rounds, each within its round."""
+    """Return one row; the speed ratio is the median over rounds of the ratio within a round."""
     ratios = [ours["rate"] / other["rate"] for ours, other in zip(scored, theirs, strict=True)]
     return {
         "name": name,
@@ -257,7 +258,7 @@ def row_of(
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """As Markdown."""
+    """Format the rows as a Markdown table."""
     lines = [
         (
             "| detector | fit, s | peak of fit, MiB | score, images/s | times anomalib | peak of score, MiB "
@@ -276,35 +277,36 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def notes(work: Work) -> list[str]:
-    """What the table rests on."""
+    """Return notes on the images and on extrapolated times."""
     images = work.done["images"]
-    said = [
+    lines = [
         (
-            f"{images['train']} good images, of which both learn from the same 80 %; every n-th test image: "
-            f"{images['test']} of {images['of']}."
+            f"Both train on the same 80 % of {images['train']} good images and score {images['test']} of "
+            f"{images['of']} test images."
         )
     ]
     for case in CASES:
         picking = work.done[f"fit theirs: {case}"]["picking"]
         if picking and picking["picked"] < picking["count"]:
-            said.append(
-                f"{case}: anomalib picked {picking['picked']:.0f} of {picking['count']:.0f} in {picking['seconds']:.0f}"
-                " s; its fit is extrapolated from that rate, and its peak of memory is the one until then."
+            lines.append(
+                f"{case}: anomalib picked {picking['picked']:.0f} of {picking['count']:.0f} patches in "
+                f"{picking['seconds']:.0f} s; its fit time is extrapolated from that rate, and its peak memory was "
+                "measured until then."
             )
-    return said
+    return lines
 
 
 def main() -> None:
-    """Compare."""
+    """Run the comparison, and print the table and the notes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few images and little time: shows that it runs")
-    parser.add_argument("--data", type=Path, help="a data set in MVTec AD layout")
-    parser.add_argument("--work", type=Path, help="where everything lies")
-    parser.add_argument("--python", help="of an environment that has anomalib already")
-    parser.add_argument("--images", type=int, help="test images at most")
-    parser.add_argument("--budget", type=float, help="seconds that anomalib may pick a coreset")
-    parser.add_argument("--rounds", type=int, help="of scoring")
-    parser.add_argument("--formats", default="onnx", help="exported ones to score with too; empty for none")
+    parser.add_argument("--quick", action="store_true", help="few images and little time, as a test that it runs")
+    parser.add_argument("--data", type=Path, help="a dataset in MVTec AD layout")
+    parser.add_argument("--work", type=Path, help="work folder")
+    parser.add_argument("--python", help="Python of an environment that has anomalib")
+    parser.add_argument("--images", type=int, help="maximum number of test images")
+    parser.add_argument("--budget", type=float, help="seconds after which anomalib stops picking a coreset")
+    parser.add_argument("--rounds", type=int, help="number of scoring rounds")
+    parser.add_argument("--formats", default="onnx", help="export formats to score with as well; may be empty")
     given = parser.parse_args()
     given.formats = [form for form in given.formats.split(",") if form]
     defaults = {

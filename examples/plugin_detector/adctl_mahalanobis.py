@@ -1,6 +1,6 @@
-"""Mahalanobis distance of patch features from one Gaussian, the same for all places of the image.
+"""Mahalanobis distance of patch features from one Gaussian, the same at all positions of the image.
 
-Unlike PaDiM it needs no aligned parts, and its model is small: a mean and a matrix of channels x channels.
+Unlike PaDiM, it does not need aligned parts, and its model is small: a mean and a matrix of channels x channels.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 class MahalanobisConfig(FeatureConfig):
-    """Settings of the detector, beside those of the backbone."""
+    """Settings of the detector, in addition to those of the backbone."""
 
     ridge: float = Field(0.01, gt=0, description="Share of the mean variance added to the covariance's diagonal")
 
 
 class Mahalanobis(FeatureDetector):
-    """Mahalanobis distance of each patch feature from the good ones.
+    """Detector that scores each patch feature by its Mahalanobis distance from the features of good images.
 
     Attributes:
-        mean: Tensor [C].
-        whitening: Tensor [C,C]; the distance is the norm of (feature - mean) times it.
+        mean: Mean feature [C].
+        whitening: Matrix [C,C]; the distance is the norm of (feature - mean) @ whitening.
     """
 
     Config: ClassVar[type[MahalanobisConfig]] = MahalanobisConfig
@@ -47,7 +47,7 @@ class Mahalanobis(FeatureDetector):
             self.register_buffer(name, torch.empty(0))
 
     def phases(self) -> Sequence[Phase]:
-        """Return one pass over the images, which sums features and their products."""
+        """Return one pass over the images that sums the features and their products."""
         self._count = 0
         self._sum = torch.zeros(self.channels, dtype=torch.float64)
         self._products = torch.zeros(self.channels, self.channels, dtype=torch.float64)
@@ -69,7 +69,7 @@ class Mahalanobis(FeatureDetector):
         mean = self._sum / self._count
         covariance = self._products / self._count - torch.outer(mean, mean)
         covariance += self.config.ridge * covariance.diagonal().mean() * torch.eye(len(mean))
-        # With L L^T the covariance, the inverse of L^T turns an offset into standard deviations.
+        # If the covariance is L L^T, the inverse of L^T whitens: it converts offsets to standard deviations.
         whitening = torch.linalg.inv(torch.linalg.cholesky(covariance)).t()
         device = self.backbone.mean.device
         self._fit_buffer("mean", mean.float().to(device))

@@ -1,4 +1,4 @@
-"""The contract that every detector of adctl keeps."""
+"""Contract tests that every detector of adctl must pass."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from adctl.testing import DetectorContract
 
 
 class TestMahalanobis(DetectorContract):
-    """Contract tests of the detector."""
+    """Contract tests of the Mahalanobis detector."""
 
     arch = "mahalanobis"
