@@ -200,7 +200,7 @@ def test_a_zip_bomb_is_refused(tmp_path, into, monkeypatch):
 
 
 def test_endless_entries_are_refused(tmp_path, into, monkeypatch):
-    monkeypatch.setattr(module, "_MOST_MEMBERS", 3)
+    monkeypatch.setattr(module, "MAX_ENTRIES", 3)
     with pytest.raises(FetchError, match="more than 3 entries"):
         extract(pack(tmp_path / "x.tar", CONTENT), into)
 

@@ -7,7 +7,6 @@ archive itself counts as a folder. Ordinary files are tried first, so that they 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -40,7 +39,8 @@ def open_binary(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except (FileNotFoundError, NotADirectoryError):
-        return io.BytesIO(read_bytes(path))
+        container, name = _require_inside(path)
+        return container.open(name)
 
 
 def digest(path: Path) -> str:
@@ -109,6 +109,17 @@ def files_in(folder: Path) -> list[str]:
     except OSError:
         found = _inside(folder)
     return [] if found is None else found[0].list_folder(found[1])[1]
+
+
+def ignored_in(root: Path) -> list[tuple[Path, str]]:
+    """Return the members below a folder in a container that are not used, each with the reason; empty elsewhere."""
+    found = _inside(root)
+    if found is None:
+        return []
+    container, name = found
+    top = root if not name else root.parents[name.count("/")]
+    below = f"{name}/" if name else ""
+    return [(top / member, reason) for member, reason in container.ignored.items() if member.startswith(below)]
 
 
 def walk(root: Path, on_error: Callable[[OSError], None]) -> Iterator[tuple[Path, list[str], list[str]]]:

@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Self, cast
 
 from adctl import files
+from adctl.data.containers import MAX_ENTRIES, MAX_EXPANSION
 from adctl.errors import FetchError, OutputError
 from adctl.fetching.download import format_bytes
 
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from adctl.fetching.download import Progress
 
 _BLOCK = 1 << 18
-_MOST_MEMBERS = 1_000_000
-_MOST_EXPANSION = 200
-"""Largest allowed ratio of unpacked to packed size. Images hardly compress, so a larger ratio indicates an attack."""
 _ALWAYS_ALLOWED = 10_000_000
 """Unpacked bytes that are allowed at any ratio."""
 _END_OF_TAR = bytes(512)
@@ -121,17 +119,17 @@ class _Unpacking:
             raw.seek(0)
             members = self._zip_members(raw) if kind.startswith(b"PK") else self._tar_members(raw, kind)
             for count, member in enumerate(members):
-                if count >= _MOST_MEMBERS:
-                    raise FetchError(f"{self.archive.name} has more than {_MOST_MEMBERS} entries.", _REMEDY)
+                if count >= MAX_ENTRIES:
+                    raise FetchError(f"{self.archive.name} has more than {MAX_ENTRIES} entries.", _REMEDY)
                 self._unpack(member)
         return self.written
 
     def count(self, block: bytes) -> bytes:
         """Count decompressed bytes and return them, unless there are too many for the size of the archive."""
         self.unpacked += len(block)
-        if self.unpacked > max(_ALWAYS_ALLOWED, _MOST_EXPANSION * self.length):
+        if self.unpacked > max(_ALWAYS_ALLOWED, MAX_EXPANSION * self.length):
             raise FetchError(
-                f"{self.archive.name} unpacks to more than {_MOST_EXPANSION} times its size: it may be a zip bomb.",
+                f"{self.archive.name} unpacks to more than {MAX_EXPANSION} times its size: it may be a zip bomb.",
                 _REMEDY,
             )
         return block

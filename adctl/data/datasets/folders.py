@@ -40,7 +40,8 @@ def scan(
     Returns:
         The usable image files, and the ignored files and folders. Hidden ones are in neither list.
     """
-    images, ignored = [], []
+    images = []
+    ignored = [IgnoredPath(path, reason) for path, reason in storage.ignored_in(root)]
 
     def unreadable(error: OSError) -> None:
         ignored.append(IgnoredPath(Path(error.filename), "the folder cannot be read"))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _ENDING = ".tar"
 _MASKS = ("mask", "seg")
 _METADATA = (".json", ".cls")
+_MAX_METADATA = 1 << 20
+"""Maximum size of the metadata of one image, bytes."""
 
 
 def find_shards(path: Path) -> list[Path]:
@@ -86,11 +88,17 @@ def _read_fields(shard: Path, container: Container, members: dict[str, str]) -> 
     fields: dict[str, str] = {}
     try:
         if "json" in members:
-            table = json.loads(container.read(members["json"]))
+            table = json.loads(_read_text(container, members["json"]))
             fields |= {name: str(value) for name, value in table.items() if name in {"label", "split", "category"}}
         if "cls" in members:
-            fields.setdefault("label", container.read(members["cls"]).decode("utf-8").strip())
-    except (ValueError, AttributeError, OSError) as error:
+            fields.setdefault("label", _read_text(container, members["cls"]).strip())
+    except (ValueError, AttributeError, OSError, RecursionError) as error:
         name = members.get("json", members.get("cls"))
         raise DataError(f"Cannot read {shard}/{name}: {error}.", "Create the shard again.") from error
     return fields
+
+
+def _read_text(container: Container, name: str) -> str:
+    if container.sizes[name] > _MAX_METADATA:
+        raise OSError(f"it is larger than {_MAX_METADATA >> 20} MiB")
+    return container.read(name).decode("utf-8")
