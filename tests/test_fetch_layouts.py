@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from adctl.data.datasets.layouts import open_mvtec
-from adctl.data.images import read_image, read_mask
+from adctl.data.images import read_image
+from adctl.data.masks import read_mask
 from adctl.errors import DataError, UsageError
 from adctl.fetching.catalogue import catalogue, find_entry
 from adctl.fetching.converters import LAYOUTS, load_converter

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from adctl.data import images
-from adctl.data.images import image_size, mask_for, read_image, read_mask, resize, write_png
+from adctl.data.images import image_size, read_image, resize, write_png
+from adctl.data.masks import mask_for, read_mask
 from adctl.errors import DataError, ImageError, OutputError
 from adctl.records import Sample
 

@@ -12,7 +12,8 @@ import pytest
 
 from adctl.data.checks.check import check
 from adctl.data.datasets.layouts import list_images, open_data
-from adctl.data.images import mask_for, read_image
+from adctl.data.images import read_image
+from adctl.data.masks import mask_for
 from adctl.errors import DataError
 
 RANDOM = np.random.default_rng(0)

@@ -15,7 +15,8 @@ import pytest
 from adctl.data import containers, storage
 from adctl.data.checks.check import check
 from adctl.data.datasets.layouts import list_images, open_folders, open_mvtec
-from adctl.data.images import image_size, mask_for, read_image
+from adctl.data.images import image_size, read_image
+from adctl.data.masks import mask_for
 from adctl.data.split import split_good
 from adctl.errors import AdctlError, DataError, ImageError, UsageError
 

@@ -1,11 +1,12 @@
-"""Reading of image files and ground-truth masks as arrays, resizing, and writing of PNG files.
+"""Reading of image files as arrays, resizing, and writing of PNG files.
 
 Pillow reads the header first, so that a file that is too large or has several pages is refused before it is decoded.
-OpenCV decodes the pixels. Images of more than 8 bits are converted to 8 bits by one fixed scale, never normalised image
-by image, because exposure is information in visual inspection.
+OpenCV decodes the pixels, `adctl.data.tiff` those of TIFF files, and Pillow those of BMP files that OpenCV misreads.
+Images of more than 8 bits are converted to 8 bits by one fixed scale, never normalised image by image, because exposure
+is information in visual inspection. Gamma, white point and colour profiles are not applied for the same reason.
 
-Limitation: damage in the middle of a JPEG file with an intact end is not detected, because the decoder fills the
-damaged part without an error.
+Limitation: except on Linux with glibc, damage in the middle of a JPEG file with an intact end is not detected, because
+the decoder fills the damaged part without an error.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import re
 import threading
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import cv2
@@ -25,20 +26,18 @@ from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from PIL.WebPImagePlugin import WebPImageFile
 
 from adctl import files
-from adctl.data import storage
-from adctl.errors import DataError, ImageError
+from adctl.data import storage, tiff
+from adctl.data.native_messages import decode_quietly
+from adctl.errors import ImageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from PIL.ImageFile import ImageFile
-
-    from adctl.records import Sample
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy"})
 """Suffixes of image files, in lower case."""
@@ -50,7 +49,6 @@ MAX_PIXELS = 400_000_000
 """Maximum size of a usable image, width x height: 20,000 x 20,000 pixels, which take 1.2 GB when decoded."""
 
 RgbImage: TypeAlias = NDArray[np.uint8]
-BoolMask: TypeAlias = NDArray[np.bool_]
 
 _FORMATS = (
     ("JPEG", re.compile(rb"\xff\xd8\xff")),
@@ -69,20 +67,45 @@ _HEADERS: dict[str, type[ImageFile]] = {
 }
 # Keeps grey images at one channel and keeps the bit depth; drops alpha and applies the EXIF orientation.
 _DECODE = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
+_OTHER_FORMATS = (
+    ("a GIF image", re.compile(rb"GIF8")),
+    ("a JPEG 2000 image", re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51")),
+    ("an AVIF or HEIC image", re.compile(rb".{4}ftyp(?:avi|hei|hev|mif)", re.DOTALL)),
+    ("a JPEG XL image", re.compile(rb"\xff\x0a|\0\0\0\x0cJXL ")),
+    ("a JPEG XR image", re.compile(rb"II\xbc")),
+    ("a Photoshop file", re.compile(rb"8BPS")),
+    ("an OpenEXR image", re.compile(rb"\x76\x2f\x31\x01")),
+    ("a Git LFS pointer; fetch the file with git lfs pull", re.compile(rb"version http")),
+    ("a web page", re.compile(rb"\s*<(?:!DOCTYPE|html)", re.IGNORECASE)),
+)
+_SMALL_FILE = 64 << 20
+"""Size in bytes above which the header of a file is checked before the rest is read."""
+
+_MAX_DECODED = 4 * 2 * MAX_PIXELS
+"""Maximum size of a decoded image in bytes: the largest image with four channels of 16 bits."""
+
 _GREY = 2  # axes of a grey image
 _MAX_RESIZE_CHANNELS = 4  # limit of cv2.resize
 JPEG_END = b"\xff\xd9"
 PNG_END = b"IEND\xaeB`\x82"
 """Last bytes of complete files."""
-_WIDTH, _HEIGHT, _ORIENTATION, _PHOTOMETRIC, _SAMPLES = 256, 257, 274, 262, 277
-_GREY_PHOTOMETRIC = {0, 1}  # TIFF PhotometricInterpretation: WhiteIsZero, BlackIsZero
-_COLOUR_AND_ALPHA, _GREY_AND_ALPHA = 4, 2
+_ORIENTATION = 274
+_DAMAGE = re.compile("premature end|bad Huffman|bad arithmetic|instead of RST|Not enough")
+_EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker")
+_MAX_EXTRANEOUS = 16
+"""Bytes without meaning that cameras leave at the end of a JPEG; more of them are a sign of damage."""
+_CMYK_LAYERS = 4
+_BMP_CORE_HEADER = 12
+_BMP_FIELDS = ((0, 4), (14, 16), (16, 20))  # size of the header, bits per pixel, compression
+_BMP_PLAIN = {0, 1, 2}  # none, and two kinds of run lengths
+_RGB555 = 16
 _AXES_SWAPPED = range(5, 9)
 _GET_AGAIN = "Copy or save the file again, or remove it."
 _PAGES = (
     "Save the page to use as a separate file. If the pages are the channels of one image, save them as one page or as "
     "a NumPy array, and train with --set channels=N."
 )
+_SAVE_PLAIN = "Save it as an 8-bit or 16-bit grey or RGB image, as PNG or as TIFF without compression."
 _CONVERT = "Convert it to an 8-bit or 16-bit PNG, or remove it."
 
 # Damaged files raise ImageError; this turns off OpenCV's own, less clear messages on stderr.
@@ -102,6 +125,9 @@ class Header:
         several_pages: True if the file holds more than one image.
         orientation: EXIF orientation, 1 to 8.
         bands: Number of channels of a multichannel image; 0 for an ordinary grey or colour image.
+        bytes_per_pixel: Size of a decoded pixel.
+        unusual: True for a BMP file that OpenCV may read wrongly.
+        tags: Tags of a TIFF file.
     """
 
     format: str
@@ -110,6 +136,33 @@ class Header:
     several_pages: bool = False
     orientation: int = 1
     bands: int = 0
+    bytes_per_pixel: int = 3
+    unusual: bool = False
+    tags: tiff.TiffTags | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredImage:
+    """Pixels of an image in their stored number type.
+
+    Attributes:
+        pixels: Array [H,W] (grey), [H,W,3] in BGR order, or [H,W,C] if all channels were read.
+        depth: Bits in use, if the file states a depth that is neither 8 nor 16; None otherwise.
+    """
+
+    pixels: NDArray[Any]
+    depth: int | None = None
+
+    @property
+    def number_type(self) -> str:
+        """Number type and stated depth in words, such as "uint8" or "uint16 of 12 bits"."""
+        return f"{self.pixels.dtype}{f' of {self.depth} bits' if self.depth else ''}"
+
+    @property
+    def peak(self) -> int | None:
+        """Largest value, if the pixels are 16-bit integers of no stated depth; otherwise None."""
+        is_deep = self.depth is None and self.pixels.dtype.newbyteorder("=") == np.uint16
+        return int(self.pixels.max()) if is_deep else None
 
 
 def read_image(path: Path, *, bit_depth: int = 16) -> RgbImage:
@@ -118,7 +171,8 @@ def read_image(path: Path, *, bit_depth: int = 16) -> RgbImage:
     Args:
         path: A PNG, JPEG, BMP, TIFF, WebP or NumPy file, recognised by its content, not by its name.
         bit_depth: Used bits of 16-bit files, 8 to 16. With 12, which many cameras deliver, 4095 is white and higher
-            values saturate. Floating-point files must be within 0 to 1.
+            values saturate. It does not matter for TIFF files that state a depth of 9 to 15 bits. Floating-point files
+            must be within 0 to 1.
 
     Returns:
         Array of shape [H, W, 3], uint8.
@@ -130,15 +184,15 @@ def read_image(path: Path, *, bit_depth: int = 16) -> RgbImage:
     return as_rgb(path, read_stored(path), bit_depth=bit_depth)
 
 
-def as_rgb(path: Path, pixels: NDArray[Any], *, bit_depth: int = 16) -> RgbImage:
-    """Convert the pixels of `read_stored` to the result of `read_image`; raises the same errors."""
-    image = as_grey_or_rgb(path, pixels, bit_depth=bit_depth)
+def as_rgb(path: Path, stored: StoredImage, *, bit_depth: int = 16) -> RgbImage:
+    """Convert the result of `read_stored` to the result of `read_image`; raises the same errors."""
+    image = as_grey_or_rgb(path, stored, bit_depth=bit_depth)
     return _as_uint8(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)) if image.shape[2] == 1 else image
 
 
-def as_grey_or_rgb(path: Path, pixels: NDArray[Any], *, bit_depth: int = 16) -> NDArray[np.uint8]:
-    """Convert the pixels of `read_stored` like `as_rgb`, but keep grey images as [H, W, 1]."""
-    image = to_uint8(path, np.ascontiguousarray(pixels), bit_depth)  # [H, W] or [H, W, 3]
+def as_grey_or_rgb(path: Path, stored: StoredImage, *, bit_depth: int = 16) -> NDArray[np.uint8]:
+    """Convert the result of `read_stored` like `as_rgb`, but keep grey images as [H, W, 1]."""
+    image = to_uint8(path, np.ascontiguousarray(stored.pixels), stored.depth or bit_depth)  # [H, W] or [H, W, 3]
     if image.ndim == _GREY:
         return image[..., None]
     return _as_uint8(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image))  # in place is faster
@@ -162,47 +216,6 @@ def read_header(path: Path) -> Header:
             return _read_header(path, stream)
     except OSError as error:
         raise _unreadable(path, error) from error
-
-
-def read_mask(path: Path) -> BoolMask:
-    """Decode a ground-truth mask.
-
-    Returns:
-        Array of shape [H, W], bool: True (defect) where any colour channel is not zero.
-
-    Raises:
-        ImageError: The mask cannot be read; see `read_image`.
-    """
-    mask = read_stored(path)  # [H, W] or [H, W, 3]
-    defect: BoolMask = (mask != 0) if mask.ndim == _GREY else (mask != 0).any(axis=2)
-    return defect
-
-
-def mask_for(sample: Sample, width: int, height: int) -> BoolMask | None:
-    """Read the ground-truth mask of a sample and check its size.
-
-    Args:
-        sample: The image; its `mask` may be None.
-        width: Width of the image from `read_image`, pixels.
-        height: Height of the image from `read_image`, pixels.
-
-    Returns:
-        Array of shape [height, width], bool; None if the sample has no mask.
-
-    Raises:
-        ImageError: The mask cannot be read.
-        DataError: The mask and its image differ in size.
-    """
-    if sample.mask is None:
-        return None
-    mask = read_mask(sample.mask)
-    if mask.shape != (height, width):
-        raise DataError(
-            f"The mask {sample.mask} is {mask.shape[1]} x {mask.shape[0]} pixels, "
-            f"but its image {sample.path} is {width} x {height}.",
-            "Save the mask in the size of the displayed image (after EXIF rotation), or remove it.",
-        )
-    return mask
 
 
 def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -238,11 +251,8 @@ def write_png(path: Path, rgb: RgbImage) -> None:
     files.write_bytes(path, encoded.tobytes())
 
 
-def read_stored(path: Path) -> NDArray[Any]:
-    """Decode an image in its stored number type.
-
-    Returns:
-        Array of shape [H, W] for a grey image, or [H, W, 3] in BGR order.
+def read_stored(path: Path) -> StoredImage:
+    """Decode an image in its stored number type: grey, or colour in BGR order.
 
     Raises:
         ImageError: The image cannot be decoded or is multichannel; see `read_image`. Any number type is accepted.
@@ -256,17 +266,32 @@ def read_stored(path: Path) -> NDArray[Any]:
         )
     if header.format == "NPY":
         pixels = read_array(path, data)
-        return pixels[..., ::-1] if pixels.ndim > _GREY and pixels.shape[2] > 1 else pixels.reshape(pixels.shape[:2])
-    return decode(path, data, _DECODE)
+        return StoredImage(pixels[..., ::-1] if pixels.ndim > _GREY and pixels.shape[2] > 1 else _squeezed(pixels))
+    if header.tags is not None:
+        pixels = decode_tiff(path, data, header.tags, tiff.decode)
+        return StoredImage(_reversed_colours(pixels), header.tags.stated_depth)
+    return StoredImage(_by_pillow(path, data) if header.unusual else decode(path, data, _DECODE))
+
+
+def _reversed_colours(pixels: NDArray[Any]) -> NDArray[Any]:
+    if pixels.ndim == _GREY:
+        return pixels
+    is_fast = pixels.dtype in (np.uint8, np.uint16, np.float32)
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if is_fast else pixels[..., ::-1]
+
+
+def _squeezed(pixels: NDArray[Any]) -> NDArray[Any]:
+    return pixels.reshape(pixels.shape[:2])
 
 
 def read_file(path: Path) -> tuple[Header, bytes]:
     """Read the header and all bytes of an image file.
 
     Raises:
-        ImageError: The file cannot be read, is truncated, or its header is invalid.
+        ImageError: The file cannot be read, is truncated or larger than its image, or its header is invalid.
     """
     try:
+        _check_file_size(path)
         data = storage.read_bytes(path)
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -274,6 +299,18 @@ def read_file(path: Path) -> tuple[Header, bytes]:
     if not _is_complete(header, data):
         raise unusable_image(path, "it is truncated", _GET_AGAIN)
     return header, data
+
+
+def _check_file_size(path: Path) -> None:
+    """Check a large file by its header, before all of it is read."""
+    size = storage.file_size(path)
+    if size is None and not path.is_dir():  # reading a pipe may never end
+        raise OSError("it is not a regular file")
+    if size is None or size <= _SMALL_FILE:
+        return
+    header = read_header(path)
+    if size > header.width * header.height * header.bytes_per_pixel * 2 + _SMALL_FILE:
+        raise unusable_image(path, f"the file is larger than its image ({size >> 20} MiB)", _GET_AGAIN)
 
 
 def decode(path: Path, data: bytes, flags: int) -> NDArray[Any]:
@@ -285,15 +322,59 @@ def decode(path: Path, data: bytes, flags: int) -> NDArray[Any]:
         flags: OpenCV's `IMREAD_` flags.
 
     Raises:
-        ImageError: OpenCV cannot decode the data.
+        ImageError: OpenCV cannot decode the data, or finds them damaged.
     """
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image, messages = decode_quietly(data, flags)
     except cv2.error as error:
         raise unusable_image(path, f"OpenCV cannot decode it ({error.err})", _CONVERT) from error
     if image is None:
         raise unusable_image(path, "it is damaged, truncated or in an unsupported format", _GET_AGAIN)
+    if messages and _tells_damage(messages, data):
+        raise unusable_image(path, f"it is damaged ({messages})", _GET_AGAIN)
     return image
+
+
+def _tells_damage(messages: str, data: bytes) -> bool:
+    """Return True if the messages of a decoder mean that pixels are missing or wrong."""
+    extraneous = _EXTRANEOUS.search(messages)
+    if extraneous is None:
+        return _DAMAGE.search(messages) is not None
+    count = int(extraneous[1])
+    end = data.rfind(JPEG_END)
+    is_padding = len(set(data[max(0, end - count) : end])) <= 1
+    return count > _MAX_EXTRANEOUS and not is_padding
+
+
+def decode_tiff(
+    path: Path, data: bytes, tags: tiff.TiffTags, decoder: Callable[[bytes, tiff.TiffTags], NDArray[Any]]
+) -> NDArray[Any]:
+    """Decode a TIFF file with `adctl.data.tiff.decode` or `decode_channels`.
+
+    Raises:
+        ImageError: The file is damaged, or its arrangement of pixels is not supported.
+    """
+    try:
+        return decoder(data, tags)
+    except tiff.UnsupportedTiffError as error:
+        raise unusable_image(path, f"its TIFF format is not supported: {error}", _SAVE_PLAIN) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged tags and data raise exceptions of many types
+        raise unusable_image(
+            path, f"it is damaged, truncated or in an unsupported format ({error})", _GET_AGAIN
+        ) from error
+
+
+def _by_pillow(path: Path, data: bytes) -> NDArray[Any]:
+    """Decode a BMP file, [H,W,3] in BGR order."""
+    try:
+        with _header_lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = BmpImageFile(io.BytesIO(data))
+            return np.asarray(image.convert("RGB"))[..., ::-1]
+    except Exception as error:  # Pillow's parsers raise anything
+        raise unusable_image(path, f"it cannot be decoded ({error})", _CONVERT) from error
 
 
 def read_array(path: Path, data: bytes) -> NDArray[Any]:
@@ -308,7 +389,7 @@ def read_array(path: Path, data: bytes) -> NDArray[Any]:
         raise unusable_image(path, "it is damaged, or its array does not hold numbers", _GET_AGAIN) from error
     if pixels.ndim > _GREY and _channels_first(pixels.shape):
         pixels = np.moveaxis(pixels, 0, 2)
-    return np.ascontiguousarray(pixels)
+    return np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
 
 
 def to_uint8(path: Path, image: NDArray[Any], bit_depth: int) -> NDArray[np.uint8]:
@@ -319,7 +400,7 @@ def to_uint8(path: Path, image: NDArray[Any], bit_depth: int) -> NDArray[np.uint
     """
     if image.dtype == np.uint8:
         return _as_uint8(image)
-    if image.dtype == np.uint16:
+    if image.dtype.newbyteorder("=") == np.uint16:
         return _as_uint8(np.minimum(np.right_shift(image, bit_depth - 8), 255))
     if not np.issubdtype(image.dtype, np.floating):
         raise unusable_image(path, f"its pixels are {image.dtype}, which has no defined white level", _CONVERT)
@@ -340,17 +421,20 @@ def _as_uint8(pixels: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _read_header(path: Path, stream: BinaryIO) -> Header:
     """Read the header and check it against the limits."""
-    start = stream.read(12)
+    start = stream.read(16)
     stream.seek(0)
     if not start:
         raise unusable_image(path, "the file is empty", _GET_AGAIN)
     name = next((name for name, magic in _FORMATS if magic.match(start)), None)
     if name is None:
-        raise unusable_image(path, "it is not a PNG, JPEG, BMP, TIFF, WebP or NumPy image", _CONVERT)
+        other = next((f"it is {name}, " for name, magic in _OTHER_FORMATS if magic.match(start)), "it is ")
+        raise unusable_image(path, f"{other}not a PNG, JPEG, BMP, TIFF, WebP or NumPy image", _CONVERT)
     with _header_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             header = _HEADER_READERS[name](stream) if name in _HEADER_READERS else _other_header(name, stream)
+        except _UnsupportedError as error:
+            raise unusable_image(path, str(error), _CONVERT) from error
         except Exception as error:  # Pillow's parsers raise anything from struct.error to KeyError
             raise unusable_image(path, "its header is damaged or truncated", _GET_AGAIN) from error
     _check_limits(path, header)
@@ -358,28 +442,22 @@ def _read_header(path: Path, stream: BinaryIO) -> Header:
 
 
 def _tiff_header(stream: BinaryIO) -> Header:
-    """Read the first tag directory; Pillow's image class would refuse pixel types that OpenCV can read."""
-    start = stream.read(8)
-    is_big = start[2] == ord("+")  # BigTIFF has longer offsets
-    tags = ImageFileDirectory_v2(start + stream.read(8 if is_big else 0))
-    stream.seek(tags.next)
-    tags.load(stream)
-    samples = tags.get(_SAMPLES, 1)
-    ordinary = _GREY_AND_ALPHA if tags.get(_PHOTOMETRIC) in _GREY_PHOTOMETRIC else _COLOUR_AND_ALPHA
-    bands = samples if samples > ordinary else 0
-    return Header("TIFF", tags[_WIDTH], tags[_HEIGHT], bool(tags.next), tags.get(_ORIENTATION, 1), bands)
+    tags = tiff.read_tags(stream)
+    size = -(-tags.bits // 8) * tags.samples
+    return Header("TIFF", tags.width, tags.height, tags.several_pages, tags.orientation, tags.bands, size, tags=tags)
 
 
 def _array_header(stream: BinaryIO) -> Header:
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
-    shape, _, _ = read(stream)
+    shape, _, dtype = read(stream)
     if len(shape) not in {_GREY, _GREY + 1}:
         raise ValueError(f"an array with {len(shape)} axes is not an image")
     first = len(shape) > _GREY and _channels_first(shape)
     height, width = shape[1:] if first else shape[:2]
     channels = 1 if len(shape) == _GREY else shape[0 if first else -1]
-    return Header("NPY", width, height, bands=0 if channels in {1, 3} else channels)
+    bands = 0 if channels in {1, 3} else channels
+    return Header("NPY", width, height, bands=bands, bytes_per_pixel=channels * dtype.itemsize)
 
 
 def _channels_first(shape: Sequence[int]) -> bool:
@@ -387,12 +465,42 @@ def _channels_first(shape: Sequence[int]) -> bool:
     return shape[0] < shape[-1]
 
 
-_HEADER_READERS: dict[str, Callable[[BinaryIO], Header]] = {"TIFF": _tiff_header, "NPY": _array_header}
+def _bmp_header(stream: BinaryIO) -> Header:
+    header = _other_header("BMP", stream)
+    stream.seek(14)
+    fields = stream.read(20)
+    size, bits, compression = (int.from_bytes(fields[first:end], "little") for first, end in _BMP_FIELDS)
+    plain = size > _BMP_CORE_HEADER and bits != _RGB555 and compression in _BMP_PLAIN
+    return replace(header, unusual=not plain)
+
+
+def _jpeg_header(stream: BinaryIO) -> Header:
+    try:
+        image = JpegImageFile(stream)
+    except SyntaxError as error:
+        if "bit layers" not in str(error):
+            raise
+        raise _UnsupportedError("it is a JPEG image with more than 8 bits") from error
+    if image.layers >= _CMYK_LAYERS and "adobe" not in image.info:
+        raise _UnsupportedError("it is a CMYK image that does not say whether its inks are inverted")
+    return Header("JPEG", *image.size, orientation=_orientation(image))
 
 
 def _other_header(name: str, stream: BinaryIO) -> Header:
     image = _HEADERS[name](stream)
-    return Header(name, *image.size, getattr(image, "n_frames", 1) > 1, _orientation(image))
+    return Header(name, *image.size, getattr(image, "n_frames", 1) > 1, _orientation(image), bytes_per_pixel=8)
+
+
+class _UnsupportedError(Exception):
+    """Description of a kind of file that is not supported."""
+
+
+_HEADER_READERS: dict[str, Callable[[BinaryIO], Header]] = {
+    "TIFF": _tiff_header,
+    "NPY": _array_header,
+    "BMP": _bmp_header,
+    "JPEG": _jpeg_header,
+}
 
 
 def _orientation(image: ImageFile) -> int:
@@ -411,6 +519,9 @@ def _check_limits(path: Path, header: Header) -> None:
     if header.several_pages:
         raise unusable_image(path, "it has several pages", _PAGES)
     check_size(path, header.width, header.height)
+    size = header.width * header.height * header.bytes_per_pixel
+    if size > _MAX_DECODED:
+        raise unusable_image(path, f"it takes {size >> 30} GiB when decoded", "Cut it into several images.")
 
 
 def check_size(path: Path, width: int, height: int) -> None:

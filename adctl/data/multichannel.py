@@ -6,15 +6,13 @@ Channels keep their stored order. Grey and colour images are read by `adctl.data
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
-from adctl.data import images
-from adctl.data.images import read_image, to_uint8, unusable_image
-from adctl.errors import MissingExtraError
+from adctl.data import images, tiff
+from adctl.data.images import StoredImage, read_image, to_uint8, unusable_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,18 +39,18 @@ def read_pixels(path: Path, channels: int, *, bit_depth: int = 16) -> NDArray[np
 
     Raises:
         ImageError: The image cannot be read (see `read_image`), or has another number of channels.
-        MissingExtraError: The image is a multichannel TIFF, and the package tifffile is not installed.
     """
     if channels in _GREY_OR_RGB:
         return images.as_grey_or_rgb(path, images.read_stored(path), bit_depth=bit_depth)
-    pixels = read_channels(path)
+    stored = read_channels(path)
+    pixels = stored.pixels
     if pixels.shape[2] != channels:
         raise unusable_image(
             path,
             f"it has {pixels.shape[2]} channels, but {channels} are expected",
             f"Use images with {channels} channels, or train with --set channels={pixels.shape[2]}.",
         )
-    return to_uint8(path, pixels, bit_depth)
+    return to_uint8(path, pixels, stored.depth or bit_depth)
 
 
 def array_pixels(name: Path, array: NDArray[Any], channels: int, *, bit_depth: int = 16) -> NDArray[np.uint8]:
@@ -83,32 +81,31 @@ def array_pixels(name: Path, array: NDArray[Any], channels: int, *, bit_depth: i
     return to_uint8(name, np.ascontiguousarray(pixels), bit_depth)
 
 
-def read_channels(path: Path) -> NDArray[Any]:
+def read_channels(path: Path) -> StoredImage:
     """Decode all channels of an image, [H, W, C], in their stored number type; colour comes in RGB order.
 
     Raises:
-        ImageError: The image cannot be decoded, or is stored rotated or mirrored. Any number type is accepted.
-        MissingExtraError: The image is a TIFF, and the package tifffile is not installed.
+        ImageError: The image cannot be decoded. Any number type is accepted.
     """
     header, data = images.read_file(path)
-    if header.orientation != 1:
-        raise unusable_image(path, "it is stored rotated or mirrored", "Save it in its displayed orientation.")
-    if header.format == "TIFF":
-        pixels = _tiff(path, data)
-    elif header.format == "NPY":
+    if header.tags is not None:
+        pixels = images.decode_tiff(path, data, header.tags, tiff.decode_channels)
+        return StoredImage(pixels, header.tags.stated_depth)
+    if header.format == "NPY":
         pixels = images.read_array(path, data)
     else:
-        pixels = images.decode(path, data, cv2.IMREAD_UNCHANGED)
+        pixels = tiff.apply_orientation(images.decode(path, data, cv2.IMREAD_UNCHANGED), header.orientation)
         if pixels.ndim > 2 and pixels.shape[2] in {_COLOUR, _ALPHA}:  # noqa: PLR2004 - grey
             pixels = np.concatenate([pixels[..., _COLOUR - 1 :: -1], pixels[..., _COLOUR:]], axis=2)
-    return pixels[..., None] if pixels.ndim == 2 else pixels  # noqa: PLR2004 - grey
+    return StoredImage(pixels[..., None] if pixels.ndim == 2 else pixels)  # noqa: PLR2004 - grey
 
 
 def read_display_image(path: Path, *, bit_depth: int = 16) -> RgbImage:
     """Read an image with any number of channels as RGB for display; raises the same errors as `read_pixels`."""
     if not images.read_header(path).bands:
         return read_image(path, bit_depth=bit_depth)
-    return to_display_image(to_uint8(path, read_channels(path), bit_depth))
+    stored = read_channels(path)
+    return to_display_image(to_uint8(path, stored.pixels, stored.depth or bit_depth))
 
 
 def to_display_image(pixels: NDArray[np.uint8]) -> RgbImage:
@@ -125,20 +122,3 @@ def to_display_image(pixels: NDArray[np.uint8]) -> RgbImage:
     if pixels.shape[2] < _COLOUR:
         return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels[..., 0]), cv2.COLOR_GRAY2RGB), np.uint8)
     return np.ascontiguousarray(pixels[..., :_COLOUR])
-
-
-def _tiff(path: Path, data: bytes) -> NDArray[Any]:
-    """Decode the only page, [H,W] or [H,W,C]; OpenCV reads at most four channels, and these not always correctly."""
-    try:
-        import tifffile
-    except ImportError as error:
-        raise MissingExtraError("tifffile", "multichannel") from error
-    try:
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
-            page = file.pages.first
-            pixels, axes = page.asarray(), page.axes
-    except Exception as error:  # damaged tags raise exceptions of many types
-        raise unusable_image(
-            path, f"it cannot be decoded ({error})", "Save it again, without compression or with Deflate."
-        ) from error
-    return np.moveaxis(pixels, 0, 2) if axes.startswith("S") else pixels

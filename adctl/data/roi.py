@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from adctl.data.images import MIN_SIDE, read_mask, resize
+from adctl.data.images import MIN_SIDE, resize
+from adctl.data.masks import read_mask
 from adctl.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from adctl.data.images import BoolMask, RgbImage
+    from adctl.data.images import RgbImage
+    from adctl.data.masks import BoolMask
 
 FILL = 128
 """Grey value of hidden pixels; it is near zero after the network's normalisation."""

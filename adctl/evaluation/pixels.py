@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adctl.data.images import read_mask, resize
+from adctl.data.images import resize
+from adctl.data.masks import read_mask
 from adctl.errors import DataError, ImageError
 from adctl.metrics.exact import ExactMeter
 from adctl.metrics.pixel_bootstrap import PixelSamples

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from adctl.data.images import read_mask, resize
+from adctl.data.images import resize
+from adctl.data.masks import read_mask
 from adctl.data.multichannel import read_pixels, to_display_image
 from adctl.errors import ImageError
 from adctl.records import Box

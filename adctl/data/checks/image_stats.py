@@ -49,6 +49,7 @@ class ImageStats:
         width: Width of the image, pixels.
         height: Height of the image, pixels.
         mode: Channels and number type, such as "grey uint8".
+        peak: Largest value of a 16-bit image that states no depth; None for other images.
         brightness: Mean luminance, 0 to 255.
         contrast: Standard deviation of the luminance.
         hash: Perceptual hash, 64 bits.
@@ -62,6 +63,7 @@ class ImageStats:
     width: int = 0
     height: int = 0
     mode: str = ""
+    peak: int | None = None
     brightness: float = 0.0
     contrast: float = 0.0
     hash: int = 0
@@ -91,7 +93,7 @@ def measure_image(sample: Sample, part: Part) -> ImageStats:
     digest = ""
     try:
         digest = storage.digest(sample.path)
-        rgb, mode = _read_rgb_and_mode(sample.path)
+        rgb, mode, peak = _read_rgb_and_mode(sample.path)
     except ImageError as error:
         return ImageStats(sample, part, digest, error)
     except (OSError, AdctlError) as error:
@@ -107,6 +109,7 @@ def measure_image(sample: Sample, part: Part) -> ImageStats:
         width,
         height,
         mode,
+        peak,
         float(mean.item()),
         float(deviation.item()),
         perceptual_hash(grey),
@@ -114,14 +117,16 @@ def measure_image(sample: Sample, part: Part) -> ImageStats:
     )
 
 
-def _read_rgb_and_mode(path: Path) -> tuple[RgbImage, str]:
-    """Read an image as RGB, and describe its channels and number type."""
+def _read_rgb_and_mode(path: Path) -> tuple[RgbImage, str, int | None]:
+    """Read an image as RGB; return it with its channels and number type in words, and its `StoredImage.peak`."""
     bands = read_header(path).bands
     if bands:
         stored = read_channels(path)
-        return to_display_image(to_uint8(path, stored, 16)), f"{bands} channels {stored.dtype}"
+        rgb = to_display_image(to_uint8(path, stored.pixels, stored.depth or 16))
+        return rgb, f"{bands} channels {stored.number_type}", stored.peak
     stored = read_stored(path)
-    return as_rgb(path, stored), f"{'grey' if stored.ndim == 2 else 'colour'} {stored.dtype}"  # noqa: PLR2004 - axes
+    kind = "grey" if stored.pixels.ndim == 2 else "colour"  # noqa: PLR2004 - axes
+    return as_rgb(path, stored), f"{kind} {stored.number_type}", stored.peak
 
 
 def perceptual_hash(grey: NDArray[np.generic]) -> int:

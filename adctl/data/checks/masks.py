@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adctl.data.checks.findings import Finding, FindingCase, make_finding
-from adctl.data.images import read_mask
+from adctl.data.masks import read_mask
 from adctl.errors import ImageError
 from adctl.records import GOOD
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from adctl.data.checks.image_stats import ImageStats
-    from adctl.data.images import BoolMask
+    from adctl.data.masks import BoolMask
 
 _INVERTED_SHARE = 0.5
 """Marked share of a mask, and of its border, above which the mask is taken to be inverted."""

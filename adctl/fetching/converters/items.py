@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from adctl import files
-from adctl.data.images import IMAGE_SUFFIXES, image_size, read_mask
+from adctl.data.images import IMAGE_SUFFIXES, image_size
+from adctl.data.masks import read_mask
 from adctl.errors import DataError, ImageError
 from adctl.records import GOOD
 
