@@ -339,6 +339,7 @@ def calibrate(
     defect_rate: float | None = None,
     threshold: float | None = None,
     warn_at: float | None = None,
+    overwrite: bool = False,
     runs: StrPath = "runs",
     out: StrPath | None = None,
     in_place: bool = False,
@@ -369,6 +370,7 @@ def calibrate(
         defect_rate: Share of defective parts on the line, for costs. Above 0, below 1. Default: as in the images.
         threshold: The threshold itself, in units of the score.
         warn_at: Level of a second, lower threshold for warnings, by the same method. Above 0.
+        overwrite: Replace files in the place of the output that adctl did not write.
         runs: Folder of all runs.
         out: File of the calibrated model.
         in_place: Replace the model file itself.
@@ -393,6 +395,7 @@ def score(
     watch_idle: float | None = None,
     settle: float = 2.0,
     tta: str | Sequence[str] | None = None,
+    overwrite: bool = False,
     runs: StrPath = "runs",
     out: StrPath | None = None,
     heatmaps: bool | None = None,
@@ -414,6 +417,7 @@ def score(
         watch_idle: Stop watching when no image has arrived for this time. Above 0.
         settle: Time a new file must stay unchanged before it is read. At least 0.
         tta: Average over these views of each image. Default: those of the calibration.
+        overwrite: Replace files in the place of the output that adctl did not write.
         runs: Folder of all runs.
         out: Folder for heatmaps and results.
         heatmaps: Write a heatmap picture of each image. Default: on with `out`.
@@ -446,6 +450,7 @@ def report(
     seed: int = 0,
     fail_if: str | Sequence[str] = (),
     junit: StrPath | None = None,
+    overwrite: bool = False,
     runs: StrPath = "runs",
     out: StrPath | None = None,
     contact_sheet: StrPath | None = None,
@@ -464,6 +469,7 @@ def report(
         seed: Seed of all random numbers. At least 0.
         fail_if: A gate fails if this holds; see the examples.
         junit: JUnit XML file of the gates.
+        overwrite: Replace files in the place of the output that adctl did not write.
         runs: Folder of all runs.
         out: File of the report.
         contact_sheet: PNG file of all images beside their heatmaps, worst mistakes first.
@@ -514,6 +520,7 @@ def export(
     half: bool = False,
     int8: bool = False,
     tolerance: float | None = None,
+    overwrite: bool = False,
     runs: StrPath = "runs",
     out: StrPath | None = None,
 ) -> ExportResult:
@@ -527,6 +534,7 @@ def export(
         half: Store weights in half precision (onnx, openvino).
         int8: Quantise the network to 8 bits (onnx, openvino).
         tolerance: Largest relative difference of scores. Above 0. Default: 0.001, `half` 0.01, `int8` 0.25.
+        overwrite: Replace files in the place of the output that adctl did not write.
         runs: Folder of all runs.
         out: File or folder for the export. Default: beside the model.
 
@@ -548,6 +556,7 @@ def bench(
     fail_if: str | Sequence[str] = (),
     junit: StrPath | None = None,
     against: StrPath | None = None,
+    overwrite: bool = False,
     runs: StrPath = "runs",
     out: StrPath | None = None,
     markdown: StrPath | None = None,
@@ -569,6 +578,7 @@ def bench(
         fail_if: A gate fails if this holds; see the examples.
         junit: JUnit XML file of the gates.
         against: Earlier JSON file; a gate fails if the model is slower beyond the noise.
+        overwrite: Replace files in the place of the output that adctl did not write.
         runs: Folder of all runs.
         out: JSON file of the measurements.
         markdown: Markdown file of measurements and gates.
@@ -757,12 +767,14 @@ def fetch_check(
     folder: StrPath,
     *,
     sheet: StrPath | None = None,
+    overwrite: bool = False,
 ) -> list[CheckResult]:
     """Check a folder of images: list its problems and how to mend them.
 
     Args:
         folder: Folder, archive or manifest of images.
         sheet: PNG file that shows the problems as pictures.
+        overwrite: Replace files in the place of the output that adctl did not write.
 
     Returns:
         The findings, one result for each category.

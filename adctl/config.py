@@ -186,6 +186,13 @@ class GateSettings(RunsSettings):
 
 
 @settings_class
+class OverwriteSettings(CommandSettings):
+    """Settings of commands that write files where the user says."""
+
+    overwrite: bool = OUTPUT(False, "Replace files in the place of the output that adctl did not write.")
+
+
+@settings_class
 class ComputeSettings(RunsSettings):
     """Settings of commands that compute with a model."""
 
@@ -313,7 +320,7 @@ class TrainSettings(DeviceSettings, DataSettings):
     "adctl calibrate --max-false-alarm 0.01 --warn-at 0.05",
     "adctl calibrate --model line3 --defects parts/bad --cost-miss 50 --cost-alarm 1",
 )
-class CalibrateSettings(DeviceSettings, ModelSettings):
+class CalibrateSettings(DeviceSettings, ModelSettings, OverwriteSettings):
     """Settings of `adctl calibrate`."""
 
     good: Folder | None = INPUT(None, "Folder of other good images.", unset="the held-out images")
@@ -356,7 +363,7 @@ class CalibrateSettings(DeviceSettings, ModelSettings):
     "adctl score 'parts/new/*.png' --model line3 --json --fail-on-anomaly",
     "adctl score --watch inbox --model line3 --out results",
 )
-class ScoreSettings(DeviceSettings, ModelSettings):
+class ScoreSettings(DeviceSettings, ModelSettings, OverwriteSettings):
     """Settings of `adctl score`."""
 
     images: Texts = INPUT((), "Folders, files or glob patterns.", argument=True, unset="the test images")
@@ -384,7 +391,7 @@ class ScoreSettings(DeviceSettings, ModelSettings):
     "adctl report heatmaps --fail-if 'image_auroc<0.95' --junit gates.xml",
     "adctl report scores-a scores-b --animation maps.gif",
 )
-class ReportSettings(GateSettings):
+class ReportSettings(GateSettings, OverwriteSettings):
     """Settings of `adctl report`."""
 
     scores: Paths = REPORT(
@@ -411,7 +418,7 @@ class ReportSettings(GateSettings):
     "adctl export --model line3 --format onnx,openvino",
     "adctl export parts/test --format openvino --int8",
 )
-class ExportSettings(ModelSettings):
+class ExportSettings(ModelSettings, OverwriteSettings):
     """Settings of `adctl export`."""
 
     images: Texts = INPUT((), "Images to verify the export on.", argument=True, unset="held-out and test images")
@@ -432,7 +439,7 @@ class ExportSettings(ModelSettings):
     "adctl bench --out today.json --against last.json",
     "adctl bench --fail-if 'p95_ms>50' --markdown bench.md",
 )
-class BenchSettings(ComputeSettings, GateSettings):
+class BenchSettings(ComputeSettings, GateSettings, OverwriteSettings):
     """Settings of `adctl bench`."""
 
     models: Paths = MEASUREMENT((), "Model files, measured in alternation.", argument=True, unset="the last model")
@@ -488,7 +495,7 @@ class FetchSettings(TransferSettings):
     "adctl fetch check parts/good --sheet check.png",
     "adctl fetch check parts --strict --json",
 )
-class FetchCheckSettings(CommandSettings):
+class FetchCheckSettings(OverwriteSettings):
     """Settings of `adctl fetch check`."""
 
     folder: Folder | None = CHECK(None, "Folder, archive or manifest of images.", argument=True)

@@ -1,23 +1,31 @@
 """Atomic file writing: write a temporary file, flush it to disk (fsync), rename it.
 
-A reader never sees a partly written file.
+A reader never sees a partly written file. Files and folders that killed processes left are removed, and a file that
+adctl did not write is replaced only if the user asks for it.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
+import platform
+import re
 import secrets
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+import shutil
+import time
+import zlib
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from adctl.errors import OutputError
+from adctl.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
 _REMEDIES = {
     errno.ENOSPC: "Free some space or choose another folder; files that were complete before are unchanged.",
@@ -28,6 +36,26 @@ _REMEDIES = {
     errno.ENOTDIR: "A part of that path is a file: choose another folder.",
     errno.EEXIST: "A file of that name exists already: choose another folder.",
 }
+
+_PARTIAL = re.compile(r"\.(?:(?P<machine>[0-9a-f]{8})\.(?P<pid>\d+)\.)?(?:[0-9a-f]{16})\.partial$")
+_OLD = 7 * 24 * 3600
+"""Age in seconds after which a temporary file is removed whoever wrote it."""
+
+_LONGEST = 40
+"""Characters of a file's name in the name of its temporary file; file systems limit names to 255 bytes."""
+
+_swept: set[str] = set()
+
+PNG_MARK = b"Software\0adctl"
+"""Content of the text chunk in PNG files of adctl (keyword, NUL, text)."""
+
+_TEXT_MARKS = re.compile(
+    rb'content="adctl |Made by adctl|## adctl |"schema": ?"adctl\.|<adctl |name="adctl\.|\Afigure,part,value,'
+)
+"""Texts in the HTML, Markdown, JSON, XML and CSV files of adctl."""
+
+_TEXT_SUFFIXES = frozenset({".html", ".htm", ".md", ".txt", ".json", ".jsonl", ".xml", ".csv", ".svg", ".tex"})
+_HEAD, _TAIL = 2**20, 2**16
 
 
 @contextmanager
@@ -56,7 +84,8 @@ def make_folder(path: Path) -> Path:
 def atomic_path(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush the file to disk and rename it to `path`.
 
-    On any exception, Ctrl-C included, the temporary file is removed and `path` stays unchanged.
+    On any exception, Ctrl-C included, the temporary file is removed and `path` stays unchanged. The file gets the
+    permissions that the umask gives to new files, also if a library writes it with others.
 
     Args:
         path: The final file.
@@ -69,10 +98,13 @@ def atomic_path(path: Path, *, flush: bool = True) -> Iterator[Path]:
     make_folder(path.parent)
     with output_errors(path):
         # The name is chosen before the file is created, so that an interrupt in between leaves no file behind.
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+        temporary = partial_path(path)
         try:
             temporary.touch(exist_ok=False)
+            mode = temporary.stat().st_mode
             yield temporary
+            if temporary.stat().st_mode != mode:
+                temporary.chmod(mode)
             if flush:
                 with temporary.open("rb+") as stream:
                     os.fsync(stream.fileno())
@@ -80,6 +112,271 @@ def atomic_path(path: Path, *, flush: bool = True) -> Iterator[Path]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` for files that belong together; it is removed at the end.
+
+    The caller renames a folder inside it to `path` when that is complete.
+
+    Raises:
+        OutputError: The folder cannot be created.
+    """
+    make_folder(path.parent)
+    temporary = partial_path(path)
+    try:
+        with output_errors(path):
+            temporary.mkdir()
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def partial_path(path: Path) -> Path:
+    """Return an unused name beside `path` for unfinished content, and sweep the folder once in each process.
+
+    The name holds this machine and process, so that another process can tell whether its owner still runs.
+    """
+    if str(path.parent) not in _swept:
+        _swept.add(str(path.parent))
+        sweep(path.parent)
+    return path.with_name(f".{path.name[:_LONGEST]}.{_machine()}.{os.getpid()}.{secrets.token_hex(8)}.partial")
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files and folders of processes that no longer run; one that cannot be removed stays."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = _PARTIAL.search(entry.name) if entry.name.startswith(".") else None
+            if found is None or not _is_abandoned(entry, found["machine"], int(found["pid"] or 0)):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    Path(entry.path).unlink()
+
+
+def _is_abandoned(entry: os.DirEntry[str], machine: str | None, pid: int) -> bool:
+    if machine == _machine() and os.name == "posix":
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:  # a process of another user
+            return False
+        return False
+    # On another machine, nobody can tell whether a process runs.
+    return time.time() - entry.stat(follow_symlinks=False).st_mtime > _OLD
+
+
+@cache
+def _machine() -> str:
+    """Return a short name of the machine, and of the container on it, whose process numbers these are."""
+    try:
+        processes = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        processes = 0
+    return hashlib.sha256(f"{platform.node()} {processes}".encode()).hexdigest()[:8]
+
+
+class AppendFile:
+    """File that grows by whole records: one that cannot be written completely is taken back.
+
+    Args:
+        path: File; created if it does not exist.
+        size: Bytes to keep of an existing file; None keeps all.
+    """
+
+    def __init__(self, path: Path, size: int | None = None) -> None:
+        self._stream = path.open("ab", buffering=0)
+        if size is not None:
+            self._stream.truncate(size)
+        self._size = self._stream.seek(0, os.SEEK_END)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return self._size
+
+    def add(self, record: bytes) -> None:
+        """Append a record; after this, a killed process does not lose it."""
+        rest = memoryview(record)
+        try:
+            while rest:
+                rest = rest[self._stream.write(rest) :]
+        except BaseException:
+            self._stream.truncate(self._size)
+            raise
+        self._size += len(record)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+class DeferredErrorFile(io.RawIOBase):
+    """File whose writes never fail, for HDF5, which crashes when it closes a file after a failed write.
+
+    After a failure nothing more is written; `check` raises the error. A file with an error is of no use.
+
+    Args:
+        path: File to write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._stream = path.open("wb+", buffering=0)
+        self.error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the first error of a write."""
+        if self.error is not None:
+            raise self.error
+
+    def write(self, data: Any) -> int:
+        """Write all bytes, or keep the error."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while rest and self.error is None:
+                rest = rest[self._stream.write(rest) :]
+        except OSError as error:
+            self.error = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """Change the size, or keep the error."""
+        try:
+            return self._stream.truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+        return size or 0
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer; what is missing after an error is zero."""
+        view = memoryview(buffer).cast("B")
+        count = self._stream.readinto(view) or 0
+        view[count:] = bytes(len(view) - count)
+        return len(view)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move the position."""
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._stream.tell()
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+        super().close()
+
+
+@contextmanager
+def folder_lock(folder: Path, what: str) -> Iterator[None]:
+    """Hold the only right to write results into a folder.
+
+    Args:
+        folder: Existing folder.
+        what: Command that writes, for the message.
+
+    Raises:
+        UsageError: Another process holds it.
+        OutputError: The lock file cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".adctl.lock")
+    with output_errors(folder):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:  # which is an OSError too
+            raise UsageError(
+                f"Another '{what}' writes into {folder}.", "Stop it, or choose another folder with --out."
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        with suppress(OSError):
+            (folder / ".adctl.lock").unlink()
+
+
+def require_replaceable(targets: Iterable[Path | None], *, overwrite: bool, claimed: Collection[Path] = ()) -> None:
+    """Raise if a file would be replaced that adctl did not write.
+
+    Args:
+        targets: Files that will be written; None stands for a file that is not wanted.
+        overwrite: Whether the user allows it with `--overwrite`.
+        claimed: Files that are known to be written by adctl.
+
+    Raises:
+        UsageError: A target exists that adctl did not write, or is a folder; the message names it.
+    """
+    wanted = [target for target in targets if target is not None]
+    foreign = [
+        path for path in wanted if os.path.lexists(path) and path not in claimed and not (overwrite or is_ours(path))
+    ]
+    if foreign:
+        refuse(foreign)
+
+
+def refuse(foreign: Sequence[Path]) -> NoReturn:
+    """Raise the error for files of the user in the place of the output."""
+    more = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
+    raise UsageError(
+        f"{foreign[0]}{more} exists already, and adctl did not write it.",
+        "Choose another place for the output, or replace it with --overwrite.",
+    )
+
+
+def is_ours(path: Path) -> bool:
+    """Return whether a file bears a mark of adctl: a text or a name in it that adctl writes in its format."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as stream:
+            content = stream.read(_HEAD)
+            stream.seek(max(len(content), stream.seek(0, os.SEEK_END) - _TAIL))
+            content += stream.read()
+    except OSError:
+        return False
+    if path.suffix.lower() in _TEXT_SUFFIXES:
+        return _TEXT_MARKS.search(content) is not None
+    return b"adctl" in content or b"adctl" in _slides_author(path)
+
+
+def _slides_author(path: Path) -> bytes:
+    """Return the properties of an Office document, which are compressed; nothing for other files."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as document:
+            return document.read("docProps/core.xml")
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
+        return b""
+
+
+def mark_png(data: bytes) -> bytes:
+    """Insert the mark of adctl into an encoded PNG file, after its header."""
+    chunk = b"tEXt" + PNG_MARK
+    header = 33  # signature (8 bytes) and IHDR (25 bytes)
+    mark = (len(PNG_MARK)).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    return data[:header] + mark + data[header:]
 
 
 def write_bytes(path: Path, data: bytes, *, flush: bool = True) -> None:
@@ -94,8 +391,27 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write an indented JSON document atomically; non-ASCII characters are not escaped."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write an indented JSON document atomically; see `to_json`."""
+    write_text(path, to_json(value, indent=2) + "\n")
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Return a value as JSON that UTF-8 can encode; NaN and infinity are not allowed.
+
+    Non-ASCII characters are not escaped, unless a text holds bytes of a file name that are not UTF-8, which Python
+    keeps as lone surrogates: a parser gets the same text back.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    return text if is_encodable(text) else json.dumps(value, indent=indent, allow_nan=False)
+
+
+def is_encodable(text: str) -> bool:
+    """Return whether UTF-8 can encode a text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def sha256_file(path: Path) -> str:

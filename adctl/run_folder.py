@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import json
+import logging
 import os
 import platform
 import re
@@ -21,7 +22,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from adctl import __version__, files
-from adctl.errors import DataError, UsageError
+from adctl.errors import DataError, OutputError, UsageError
+
+log = logging.getLogger(__name__)
 
 LAST = "last.json"
 RUN = "run.json"
@@ -49,17 +52,23 @@ def new_folder(parent: Path, *parts: str, name: str | None = None) -> Path:
                 folder.mkdir()
             except FileExistsError as error:
                 if name:
-                    raise UsageError(f"The run {folder} exists already.", "Choose another --name.") from error
+                    raise UsageError(f"The run {folder} exists already.", _remedy_for(folder)) from error
                 continue
         return folder
     raise AssertionError("unreachable: itertools.count never ends")
 
 
 def set_last(runs: Path, kind: Kind, path: Path) -> None:
-    """Record `path` as the last model or scores."""
-    paths = _read_last(runs)
+    """Record `path` as the last model or scores; warn if that is not possible, since the work itself is done."""
+    try:
+        paths = _read_last(runs)
+    except DataError:  # the file is damaged and is written anew
+        paths = {}
     paths[kind] = _relative(path, runs)
-    files.write_json(runs / LAST, paths)
+    try:
+        files.write_json(runs / LAST, paths)
+    except OutputError as error:
+        log.warning("%s The next command needs the path %s.", error.message, path)
 
 
 def get_last(runs: Path, kind: Kind) -> Path:
@@ -138,6 +147,12 @@ def environment() -> dict[str, Any]:
 def timestamp() -> str:
     """Return the local time in ISO 8601 format, in seconds, with its UTC offset."""
     return datetime.now(UTC).astimezone().isoformat(timespec="seconds")
+
+
+def _remedy_for(folder: Path) -> str:
+    if (folder / RUN).exists() or (folder / MODEL).exists():
+        return "Choose another --name."
+    return f"It was interrupted: continue it with --resume {folder.name}, or choose another --name."
 
 
 def _version(package: str) -> str | None:

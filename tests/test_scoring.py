@@ -97,7 +97,7 @@ def test_maps_come_back_as_they_were_whatever_the_blocks(tmp_path_factory, sizes
     generator = np.random.default_rng(0)
     maps = [generator.random(size, np.float32) for size in sizes]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("adctl.scoring.score_set._WAITING_MAPS", block)
+        patch.setattr("adctl.scoring.map_file._WAITING_MAPS", block)
         with ScoreWriter(folder, {}, None, keep_maps=True) as writer:
             writer.add(ScoredImage("e", "e", None, None, None, None, Verdict.ERROR, error="e"))
             for number, values in enumerate(maps):
@@ -150,5 +150,7 @@ def test_an_error_while_writing_ends_the_scoring(patchcore, zippers, tmp_path):
     first = next(iter(sorted((zippers / "test").rglob("*.png"))))
     blocked = out / first.relative_to(zippers / "test")
     blocked.mkdir(parents=True)  # where the first picture goes
-    with pytest.raises(OutputError, match="Cannot write"):
+    with pytest.raises(UsageError, match="exists already"):
         score(settings_for(patchcore, zippers / "test", out))
+    with pytest.raises(OutputError, match="Cannot write"):
+        score(settings_for(patchcore, zippers / "test", out, overwrite=True))

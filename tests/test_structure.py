@@ -46,6 +46,7 @@ ROOMS = [
     "options",
     "threads",
     "progress",
+    "names",
     "paths",
     "records",
     "choices",

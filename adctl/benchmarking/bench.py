@@ -105,6 +105,8 @@ def bench(loaded: LoadedSettings[BenchSettings], reporter: Reporter = SILENT) ->
     """
     settings = loaded.settings
     gates = [Gate.parse(text) for text in settings.fail_if]
+    outputs = (settings.out, settings.junit, settings.markdown, settings.plot)
+    files.require_replaceable(outputs, overwrite=settings.overwrite)
     baseline = None if settings.against is None else read_baseline(settings.against)
     paths = [run_folder.find_model(settings.runs, given) for given in settings.models or (None,)]
     wanted = [(path, runtime) for path in paths for runtime in settings.runtime or (None,)]

@@ -101,7 +101,7 @@ def write_plot(path: Path, result: BenchResult) -> None:
     )
     figure.suptitle(f"adctl bench on {result.device}: {machine_text(result)}", fontsize=9)
     with files.atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": "adctl"})
 
 
 def _draw_throughput(axes: Axes, result: BenchResult) -> None:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adctl import run_folder
+from adctl import files, run_folder
 from adctl.calibration.calibration_scores import collect_scores, wanted_views
 from adctl.errors import UsageError
 from adctl.model_file import SUFFIX, read_header, recalibrate, save_model
@@ -111,6 +111,7 @@ def calibrate(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter = SI
         raise UsageError(f"{source} is an exported model.", "Calibrate its model.safetensors, then export it again.")
     if settings.out == source:
         raise UsageError(f"--out {source} is the model file itself.", "Give another file, or use --in-place.")
+    files.require_replaceable([settings.out], overwrite=settings.overwrite)
     before = read_header(source)
     fitted: tuple[Detector, ModelHeader] | None = None
     if settings.folds is None:
@@ -126,6 +127,8 @@ def calibrate(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter = SI
     for note in notes:
         log.warning("%s", note)
     target = source if settings.in_place else settings.out or source.with_name(_file_name(chosen))
+    if settings.out is None and not settings.in_place:
+        files.require_replaceable([target], overwrite=settings.overwrite)
     if fitted is None:
         recalibrate(source, target, chosen)
     else:

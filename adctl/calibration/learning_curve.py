@@ -82,6 +82,8 @@ def learning_curve(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter
     model = run_folder.find_model(settings.runs, settings.model)
     if model.suffix != SUFFIX:
         raise UsageError(f"{model} is an exported model.", "Name the model.safetensors of its run.")
+    folder = settings.out or model.parent / FOLDER
+    files.require_replaceable((folder / JSON, folder / PICTURE), overwrite=settings.overwrite)
     refitter = Refitter(model, loaded, reporter)
     defects = list_images((str(settings.defects),))[0] if settings.defects else []
     counts = training_sizes(len(refitter.split.train), _SMALLEST)
@@ -96,7 +98,7 @@ def learning_curve(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter
             update(len(points), len(counts))
     held_out = len(refitter.split.calibration)
     answer = estimate_sample_size(tuple(points), held_out, settings.max_false_alarm or _RATE)
-    curve = LearningCurve(model, settings.out or model.parent / FOLDER, tuple(points), held_out, len(defects), answer)
+    curve = LearningCurve(model, folder, tuple(points), held_out, len(defects), answer)
     _write(curve)
     return curve
 
@@ -153,7 +155,7 @@ def _draw(curve: LearningCurve, target: Path) -> None:
     if curve.answer.enough is not None:
         axes.axvline(curve.answer.enough, color=_BLUE, linestyle=":")
     _label(axes, curve, counts)
-    figure.savefig(target, format="png", dpi=110)
+    figure.savefig(target, format="png", dpi=110, metadata={"Software": "adctl"})
 
 
 def _label(axes: Axes, curve: LearningCurve, counts: list[int]) -> None:

@@ -26,10 +26,12 @@ def run(call: Call[FetchCheckSettings]) -> int:
     from adctl.data.checks.check import check
     from adctl.data.checks.contact_sheet import write_contact_sheet
     from adctl.data.checks.findings import Severity
+    from adctl.files import require_replaceable
 
     settings = call.settings
     if settings.folder is None:
         raise UsageError("No folder was given.", "Name it: adctl fetch check DIR")
+    require_replaceable([settings.sheet], overwrite=settings.overwrite)
     checked = check(settings.folder, reporter=call.reporter)
     if settings.sheet is not None:
         write_contact_sheet(settings.sheet, checked)

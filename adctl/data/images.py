@@ -241,14 +241,19 @@ def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint
     return image
 
 
-def write_png(path: Path, rgb: RgbImage) -> None:
+def write_png(path: Path, rgb: RgbImage, *, mark: bool = False) -> None:
     """Write an RGB image of shape [H, W, 3], uint8, as a PNG file, atomically.
+
+    Args:
+        path: File to write.
+        rgb: The image.
+        mark: Whether the file says that adctl wrote it, so that a later call may replace it.
 
     Raises:
         OutputError: The file cannot be written.
     """
     _, encoded = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-    files.write_bytes(path, encoded.tobytes())
+    files.write_bytes(path, files.mark_png(encoded.tobytes()) if mark else encoded.tobytes())
 
 
 def read_stored(path: Path) -> StoredImage:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adctl import run_folder
+from adctl import files, run_folder
 from adctl.calibration.calibration_scores import held_out_images, training_images
 from adctl.choices import EXPORT_FORMATS, PRECISIONS, RUNTIMES, formats_with
 from adctl.data.datasets.layouts import list_images
@@ -22,12 +22,20 @@ from adctl.errors import AdctlError, DataError, UsageError
 from adctl.exporting.graph import ExportSource
 from adctl.exporting.parity import ParityCheck, check_parity
 from adctl.progress import SILENT, Reporter
-from adctl.runtimes.auto_select import ParityRecord, digest_of, files_of, save_parity_record, this_machine, version_of
+from adctl.runtimes.auto_select import (
+    EXPORTS,
+    ParityRecord,
+    digest_of,
+    files_of,
+    save_parity_record,
+    this_machine,
+    version_of,
+)
 from adctl.runtimes.loading import open_runtime
 from adctl.scoring.tta import with_views
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -105,6 +113,7 @@ def export(loaded: LoadedSettings[ExportSettings], reporter: Reporter = SILENT) 
     if model.suffix != ".safetensors":
         raise UsageError(f"{model} is already an exported file.", "Give the model.safetensors instead.")
     targets = _targets(model, settings, precision)
+    _require_replaceable(targets.values(), overwrite=settings.overwrite)
     samples = _verification_images(model, settings)
     source = ExportSource.read(model)
     images = _calibration_images(model, settings, source) if precision == "int8" else []
@@ -178,6 +187,14 @@ def _targets(model: Path, settings: ExportSettings, precision: str) -> dict[str,
             )
         return dict.fromkeys(suffixes, out)
     return {name: (out or model.parent) / f"{stem}{suffix}" for name, suffix in suffixes.items()}
+
+
+def _require_replaceable(targets: Iterable[Path], *, overwrite: bool) -> None:
+    """Raise if a file would be replaced that is neither an export of adctl nor the weights beside one."""
+    for target in targets:
+        own = list(files_of(target))
+        claimed = own if files.is_ours(target) else []
+        files.require_replaceable([*own, target.parent / EXPORTS], overwrite=overwrite, claimed=claimed)
 
 
 def _verification_images(model: Path, settings: ExportSettings) -> list[Sample]:

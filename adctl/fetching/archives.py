@@ -14,7 +14,6 @@ import re
 import shutil
 import stat
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from contextlib import contextmanager
@@ -64,17 +63,12 @@ def extract(
     """
     if into.exists():
         raise OutputError(f"{into} exists already.", "Choose a new folder.")
-    files.make_folder(into.parent)
-    with files.output_errors(into):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{into.name}.", suffix=".partial", dir=into.parent))
-    try:
+    with files.atomic_folder(into) as temporary:
         unpacked = files.make_folder(temporary / "unpacked")
         with _archive_errors(archive):
             written = _Unpacking(archive, unpacked, wanted, progress).run()
         with files.output_errors(into):
             unpacked.rename(into)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return written
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adctl import __version__, files
@@ -25,6 +23,7 @@ from adctl.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from adctl.fetching.download import Transfer
 
@@ -251,15 +250,10 @@ def _complete_folder(out: Path) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to `out` when it is complete."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} exists already.", "Choose a new folder for the bundle.")
-    files.make_folder(out.parent)
-    with files.output_errors(out):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    try:
+    with files.atomic_folder(out) as temporary:
         complete = files.make_folder(temporary / "complete")
         yield complete
         with files.output_errors(out):
             if out.exists():
                 out.rmdir()
             complete.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -8,12 +8,9 @@ zipper (Bergmann et al. 2019). No files and no network are needed.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -22,6 +19,9 @@ from numpy.typing import NDArray
 from adctl import files
 from adctl.data.images import write_png
 from adctl.errors import OutputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Plane = NDArray[np.float32]
 Edit = Callable[["_Scene", np.random.Generator], "_Scene"]
@@ -140,16 +140,12 @@ def generate(
                 f"{target} exists already and was not made by adctl.", "Move it, or choose another folder."
             )
     files.make_folder(root)
-    with files.output_errors(target):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{CATEGORY}.", suffix=".partial", dir=root))
-        try:
-            _write_all(temporary / "new", record, progress)
-            if target.exists():
-                # Moved aside first: an interruption never leaves an incomplete data set under this name.
-                target.rename(temporary / "replaced")
-            (temporary / "new").rename(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with files.output_errors(target), files.atomic_folder(target) as temporary:
+        _write_all(temporary / "new", record, progress)
+        if target.exists():
+            # Moved aside first: an interruption never leaves an incomplete data set under this name.
+            target.rename(temporary / "replaced")
+        (temporary / "new").rename(target)
     return target
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from adctl import files
 from adctl.errors import UsageError
 from adctl.evaluation.compare import SetComparison, compare_sets
 from adctl.evaluation.match_images import match_images
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from adctl.config import LoadedSettings, ReportSettings
 
 PAGE = "comparison.html"
-_USED = {"scores", "animation", "out", "title", "ci", "ci_level", "ci_samples", "seed", "runs"}
+_USED = {"scores", "animation", "out", "title", "ci", "ci_level", "ci_samples", "seed", "runs", "overwrite"}
 """Report settings that may be given for a comparison; a comparison always has confidence intervals."""
 
 
@@ -64,11 +65,12 @@ def compare(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT)
         )
     if settings.animation is not None:
         check_animation(settings.animation)
+    target = settings.out or folders[0] / PAGE
+    files.require_replaceable([target, settings.animation], overwrite=settings.overwrite)
     with reporter.stage("matching images"):
         shared = match_images([ScoreSet.load(folder) for folder in folders])
     with reporter.stage("comparing"):
         comparison = compare_sets(shared, Resampling(settings.ci_samples, settings.ci_level, settings.seed))
-    target = settings.out or folders[0] / PAGE
     with reporter.stage("writing the comparison"):
         page = write_comparison(shared.sets, comparison, target, title=settings.title)
         animation = None

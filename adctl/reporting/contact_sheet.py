@@ -55,7 +55,7 @@ def write_contact_sheet(path: Path, scores: ScoreSet) -> int:
             for line in lines
         ]
     )
-    write_png(path, _add_colour_bar(body))
+    write_png(path, _add_colour_bar(body), mark=True)
     return len(cells)
 
 

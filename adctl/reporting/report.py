@@ -6,7 +6,7 @@ import pkgutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adctl import run_folder
+from adctl import files, run_folder
 from adctl.choices import REPORT_FORMATS
 from adctl.errors import UsageError, unknown_name
 from adctl.evaluation.evaluate import Evaluation, evaluate
@@ -69,6 +69,9 @@ def report(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT) 
     gates = _gates(settings)
     formats = _formats(settings)
     folder = settings.scores[0] if settings.scores else run_folder.get_last(settings.runs, "scores")
+    targets = _targets(formats, settings, folder)
+    outputs = [path for _, path in targets]
+    files.require_replaceable([*outputs, settings.junit, settings.contact_sheet], overwrite=settings.overwrite)
     scores = ScoreSet.load(folder)
     # Intervals of image metrics take little time; intervals of pixel metrics read all maps a second time.
     resampling = Resampling(settings.ci_samples, settings.ci_level, settings.seed)
@@ -76,7 +79,6 @@ def report(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT) 
         evaluation = evaluate(scores, resampling, pixel_intervals=settings.ci)
     results = _check_gates(gates, evaluation, folder, settings.junit)
     with reporter.stage("writing the report"):
-        targets = _targets(formats, settings, folder)
         options = ReportOptions(
             title=settings.title, findings=settings.findings, reconstructions=settings.reconstructions
         )
@@ -84,8 +86,7 @@ def report(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT) 
             pkgutil.resolve_name(REPORT_FORMATS[name].writer)(scores, evaluation, path, options)
         if settings.contact_sheet is not None:
             write_contact_sheet(settings.contact_sheet, scores)
-    written = tuple(path for _, path in targets)
-    return ReportResult(folder, written[0], evaluation, results, written, settings.contact_sheet)
+    return ReportResult(folder, outputs[0], evaluation, results, tuple(outputs), settings.contact_sheet)
 
 
 def _formats(settings: ReportSettings) -> tuple[str, ...]:

@@ -165,6 +165,7 @@ class _Deck:
     def to_bytes(self) -> bytes:
         """Return the content of the file."""
         stream = io.BytesIO()
+        self._presentation.core_properties.author = "adctl"
         self._presentation.save(stream)
         return stream.getvalue()
 

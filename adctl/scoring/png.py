@@ -15,6 +15,8 @@ try:
 except ImportError:  # isal exists for x86 and ARM only
     from zlib import compress, crc32
 
+from adctl.files import PNG_MARK
+
 if TYPE_CHECKING:
     from adctl.data.images import RgbImage
 
@@ -34,7 +36,8 @@ def encode_png(rgb: RgbImage) -> bytes:
     np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])  # wraps around modulo 256, as the filter requires
     header = struct.pack(">IIBBBBB", width, height, _BITS, _RGB, 0, 0, 0)
     data = compress(rows.data, _LEVEL)
-    return _SIGNATURE + b"".join(map(_chunk, (b"IHDR", b"IDAT", b"IEND"), (header, data, b"")))
+    chunks = {b"IHDR": header, b"tEXt": PNG_MARK, b"IDAT": data, b"IEND": b""}
+    return _SIGNATURE + b"".join(map(_chunk, chunks, chunks.values()))
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -6,14 +6,17 @@ of images waits in memory.
 
 from __future__ import annotations
 
+import hashlib
 import heapq
+import json
 import logging
 import math
+import os
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,10 +30,12 @@ from adctl.model_file import tensors_digest
 from adctl.progress import SILENT, Reporter
 from adctl.records import GOOD, Box, Calibration, ScoredImage, Verdict
 from adctl.runtimes.loading import open_runtime
+from adctl.scoring.heatmap_names import HeatmapNames
 from adctl.scoring.heatmaps import LARGEST, ColourScale, boxes_from_map, heatmap_picture
+from adctl.scoring.map_file import MAPS
 from adctl.scoring.png import encode_png
 from adctl.scoring.predict import PredictedImage, predict
-from adctl.scoring.score_set import ScoreRow, ScoreSet, ScoreWriter
+from adctl.scoring.score_set import CSV, JSONL, MANIFEST, ScoreRow, ScoreSet, ScoreWriter, claimed_files
 from adctl.scoring.tta import parse_views, with_views
 from adctl.threads import map_ordered
 from adctl.thresholds import drift
@@ -135,12 +140,14 @@ class ScoreResult:
 def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) -> ScoreResult:
     """Score folders, files or globs with a model file.
 
+    If the output folder holds an incomplete set of the same call, only the missing images are scored.
+
     Args:
         loaded: Settings and their origins; both are saved in `scores.json`.
         reporter: Receiver of progress reports.
 
     Raises:
-        UsageError: The model, an image or the device does not exist.
+        UsageError: The model, an image or the device does not exist, or a file of the user would be overwritten.
         DataError: No image could be scored.
         OutputError: The results cannot be written; rows written before the error are kept.
     """
@@ -148,10 +155,14 @@ def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     model = run_folder.find_model(settings.runs, settings.model)
     log.info("Model %s.", model)
     samples, ignored = _find_images(settings.images, model)
+    if settings.out is not None:
+        _check_targets(settings, settings.out, samples)
     runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta)
     calibration = runtime.header.calibration
     folder = settings.out or run_folder.new_folder(model.parent / "scores")
     manifest = build_manifest(loaded, model, runtime, ignored)
+    if settings.out is not None:
+        manifest["job"] = _job(settings, manifest, samples)
     start = time.perf_counter()
     summary = ScoreSummary(calibration)
     _score_all(loaded, runtime, samples, folder, manifest, summary, reporter)
@@ -165,6 +176,56 @@ def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
         log.warning("Images that could not be scored: %d. The reasons are in results.csv.", counts[Verdict.ERROR])
     run_folder.set_last(settings.runs, "scores", folder)
     return build_result(model, folder, runtime, summary, start, ignored)
+
+
+def _check_targets(settings: ScoreSettings, folder: Path, samples: Sequence[Sample]) -> None:
+    """Raise if results would be written over images, over files of the user, or outside the folder.
+
+    Raises:
+        UsageError: Such a file exists; the message names it.
+    """
+    own, old_heatmaps = claimed_files(folder)
+    results = [folder / name for name in (MANIFEST, CSV, JSONL, *([MAPS] if settings.maps else []))]
+    files.require_replaceable(results, overwrite=settings.overwrite, claimed=own)
+    if not wants_heatmaps(settings):
+        return
+    names = HeatmapNames(folder)
+    heatmaps = [names.path(sample.key) for sample in samples]
+    resolve = cache(Path.resolve)  # only folders are resolved, and there are few of them
+    images = {resolve(sample.path.parent) / sample.path.name for sample in samples}
+    for sample, target in zip(samples, heatmaps, strict=True):
+        place = resolve(target.parent)
+        if place / target.name in images:
+            raise UsageError(
+                f"The heatmap of {sample.path} would be written over an image in {folder}.",
+                "Choose another folder with --out, or write no heatmaps with --no-heatmaps.",
+            )
+        if not place.is_relative_to(resolve(folder)):
+            raise UsageError(
+                f"The heatmap of {sample.path} would be written outside {folder}, to {place}.",
+                "Choose another folder with --out, which contains no links.",
+            )
+    claimed = old_heatmaps | {path for path in heatmaps if own and path.exists() and files.is_ours(path)}
+    strict = [path for path in heatmaps if path not in claimed and os.path.lexists(path)]
+    if strict and not settings.overwrite:
+        files.refuse(strict)
+
+
+def _job(settings: ScoreSettings, manifest: dict[str, Any], samples: Sequence[Sample]) -> str:
+    """Return a digest of what decides the results: model, runtime, images and their state, and what is written."""
+
+    @cache
+    def state(path: Path) -> tuple[int, int]:
+        try:
+            stat = path.stat()
+        except OSError:  # a file inside an archive
+            return state(path.parent) if path != path.parent else (0, 0)
+        return stat.st_size, stat.st_mtime_ns
+
+    images = [(sample.key, str(sample.path), sample.label, str(sample.mask), *state(sample.path)) for sample in samples]
+    known = [manifest[name] for name in ("model", "views", "runtime")]
+    written = [wants_heatmaps(settings), settings.draw, settings.maps]
+    return hashlib.sha256(json.dumps([known, written, images]).encode()).hexdigest()
 
 
 class ScoreSummary:
@@ -271,20 +332,37 @@ def _score_all(
     reporter: Reporter,
 ) -> None:
     settings, calibration = loaded.settings, runtime.header.calibration
-    heatmaps = HeatmapWriter(folder, calibration, settings.draw) if wants_heatmaps(settings) else None
-    if heatmaps is not None:
-        heatmaps.check_targets(samples)
+    names = HeatmapNames(folder)
+    targets = {sample.key: names.path(sample.key) for sample in samples}
+    old_heatmaps = claimed_files(folder)[1]
+    heatmaps = HeatmapWriter(names, calibration, settings.draw) if wants_heatmaps(settings) else None
     start = time.perf_counter()
     with (
         reporter.stage("scoring", len(samples)) as update,
-        ScoreWriter(folder, manifest, calibration, keep_maps=settings.maps) as writer,
-        # Closed before the writer, so that no thread writes into a closed file.
-        closing(scored_rows(runtime, samples, settings, heatmaps, writer.add)) as rows,
+        ScoreWriter(
+            folder,
+            manifest,
+            calibration,
+            keep_maps=settings.maps,
+            # Heatmaps of this run are written before the first row.
+            replaces=old_heatmaps - set(targets.values()) if heatmaps else old_heatmaps,
+            keep=lambda row: heatmaps is None or row.score is None or targets[row.key].is_file(),
+        ) as writer,
     ):
-        for done, row in enumerate(rows, 1):
+        for row in writer.done:
             summary.add(row)
-            update(done, len(samples))
-        writer.note("seconds", None if sharing() else round(time.perf_counter() - start, 3))
+        if writer.rows:
+            log.info("Continuing: %d of %d images were scored before.", writer.rows, len(samples))
+        missing = samples[writer.rows :]
+        # Closed before the writer, so that no thread writes into a closed file.
+        with closing(scored_rows(runtime, missing, settings, heatmaps, writer.add)) as rows:
+            for row in rows:
+                summary.add(row)
+                if row.score is None and targets[row.key] in old_heatmaps:
+                    targets[row.key].unlink(missing_ok=True)
+                update(writer.rows, len(samples))
+        whole = not writer.done and not sharing()
+        writer.note("seconds", round(time.perf_counter() - start, 3) if whole else None)
         drift_found = summary.drift()
         writer.note("drift", asdict(drift_found) if drift_found else None)
 
@@ -375,40 +453,35 @@ def to_row(predicted: PredictedImage, rule: DecisionRule | None) -> ScoredImage:
 
 
 class HeatmapWriter:
-    """Writer of one heatmap file per image, named like the image, all with the same colour scale."""
+    """Writer of one heatmap file per image, named like the image, all with the same colour scale.
 
-    def __init__(self, folder: Path, calibration: Calibration | None, draw: str) -> None:
-        self._folder = folder
+    Args:
+        names: File of each image.
+        calibration: Calibration that fixes the colour scale, or None.
+        draw: Marks of anomalous regions: `none`, `contours`, `boxes` or `both`.
+        spare: Function that tells whether a file must not be replaced; its image then gets no heatmap.
+    """
+
+    def __init__(
+        self,
+        names: HeatmapNames,
+        calibration: Calibration | None,
+        draw: str,
+        *,
+        spare: Callable[[Path], bool] = lambda _: False,
+    ) -> None:
+        self._names = names
+        self._spare = spare
         self._contour_at = calibration.pixel_threshold if calibration and draw in ("contours", "both") else None
         self._boxes = draw in ("boxes", "both")
         self._scale = ColourScale.from_calibration(calibration) if calibration else None
-        self._keys: dict[PurePosixPath, str] = {}
-
-    def check_targets(self, samples: Sequence[Sample]) -> None:
-        """Raise if a heatmap would overwrite an input image.
-
-        Raises:
-            UsageError: A heatmap would overwrite an input image.
-        """
-        resolve = cache(Path.resolve)  # only folders are resolved, and there are few of them
-        images = {resolve(sample.path.parent) / sample.path.name for sample in samples}
-        for sample in samples:
-            target = self._folder / PurePosixPath(sample.key).with_suffix(".png")
-            if resolve(target.parent) / target.name in images:
-                raise UsageError(
-                    f"The heatmap of {sample.path} would be written over an image in {self._folder}.",
-                    "Choose another folder with --out, or write no heatmaps with --no-heatmaps.",
-                )
 
     def target(self, predicted: PredictedImage) -> Path | None:
         """Return the path of the image's heatmap, or None for an unreadable image."""
         if predicted.item.display is None:
             return None
-        key = predicted.item.sample.key
-        name = PurePosixPath(key).with_suffix(".png")
-        if self._keys.setdefault(name, key) != key:  # a.jpg and a.png are in the same folder
-            name = PurePosixPath(key + ".png")
-        return self._folder / name
+        target = self._names.path(predicted.item.sample.key)
+        return None if self._spare(target) else target
 
     def write(self, predicted: PredictedImage, row: ScoredImage, target: Path) -> None:
         """Write the heatmap of one scored image; several threads may call this at once."""

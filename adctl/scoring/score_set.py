@@ -1,34 +1,37 @@
 """Scored set on disk: a folder with `scores.json`, `results.csv`, `results.jsonl` and optionally `maps.h5`.
 
-`ScoreWriter` writes it row by row with constant memory; `ScoreSet` reads it. A file is never half-written: rows go
-to `.partial` files, which are renamed at the end. After an error or Ctrl-C they are renamed too; they then hold the
-images scored so far, and `scores.json` says `"complete": false`.
+`ScoreWriter` writes it row by row with constant memory; `ScoreSet` reads it. Rows can be read as soon as they are
+written, and `scores.json` says `"complete": false` until all are there. A killed, interrupted or failed run keeps its
+rows, and the same run continues behind them.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from adctl import files
-from adctl.errors import DataError, UsageError
+from adctl.errors import DataError, OutputError, UsageError
+from adctl.names import csv_cell
 from adctl.records import Calibration, ScoredImage
+from adctl.scoring.heatmap_names import HeatmapNames
 from adctl.scoring.heatmaps import upsample
+from adctl.scoring.map_file import MAPS, MapSpool
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Sequence
     from types import TracebackType
 
     from adctl.paths import StrPath
@@ -37,61 +40,78 @@ SCHEMA = "adctl.scores/1"
 MANIFEST = "scores.json"
 CSV = "results.csv"
 JSONL = "results.jsonl"
-MAPS = "maps.h5"
 COLUMNS = (
     *("path", "key", "label", "score", "p_value", "probability", "threshold", "verdict"),
     *("boxes", "peak", "width", "height", "error"),
 )
 
-_CHUNK = 2**18
-"""Bytes of an HDF5 chunk of maps."""
-
-_WAITING_MAPS = 2**20
-"""Bytes of maps that are collected in memory before they are written."""
-
 
 class ScoreWriter:
-    """Writer of a scored set, row by row.
+    """Writer of a scored set, row by row; the first row takes the place of what was in the folder.
 
     Args:
         folder: Folder of the files; created if it does not exist.
-        manifest: JSON-safe facts about the run: model, digests, settings.
+        manifest: JSON-safe facts about the run: model, digests, settings. If its `job` equals that of an incomplete
+            set in the folder, writing continues behind the rows there.
         calibration: Calibration of the verdicts, or None.
         keep_maps: Whether to store raw anomaly maps of float32 in `maps.h5`; each map covers its whole image.
+        replaces: Files of an earlier set that are removed with it.
+        keep: Function that tells whether a row of the incomplete set still has its other files.
+
+    Attributes:
+        done: Rows that were in the folder already.
+        rows: Number of rows in the folder.
 
     Raises:
+        UsageError: Another process writes into the folder.
         OutputError: The folder cannot be written.
     """
 
     def __init__(
-        self, folder: Path, manifest: dict[str, Any], calibration: Calibration | None, *, keep_maps: bool
+        self,
+        folder: Path,
+        manifest: dict[str, Any],
+        calibration: Calibration | None,
+        *,
+        keep_maps: bool,
+        replaces: Collection[Path] = (),
+        keep: Callable[[ScoredImage], bool] = lambda _: True,
     ) -> None:
         self.folder = folder
+        self.done: tuple[ScoredImage, ...] = ()
         self.rows = 0
         self._manifest = dict(manifest)
         self._calibration = calibration
-        self._keep_maps = keep_maps
-        self._maps: _MapFile | None = None
+        self._replaces = replaces
+        self._keep = keep
+        self._maps = MapSpool(folder) if keep_maps else None
+        self._jsonl: files.AppendFile | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         files.make_folder(self.folder)
-        with files.output_errors(self.folder):
-            self._csv_stream = self._open(CSV, newline="")
-            self._jsonl = self._open(JSONL)
-        self._csv = csv.writer(self._csv_stream)
-        self._csv.writerow(COLUMNS)
+        self._stack.enter_context(files.folder_lock(self.folder, "adctl score"))
+        try:
+            files.sweep(self.folder)
+            with files.output_errors(self.folder):
+                self._resume()
+        except BaseException:
+            self._stack.close()
+            raise
         return self
 
     def add(self, row: ScoredImage, anomaly_map: NDArray[np.float32] | None = None) -> None:
         """Write one row, and its anomaly map [h,w] if maps are kept; an image without a score has no map."""
         with files.output_errors(self.folder):
-            if self._keep_maps and anomaly_map is not None:
-                self._map_file(anomaly_map.shape).add(self.rows, anomaly_map)
+            if self._jsonl is None:
+                self._begin()
+            if self._maps is not None and anomaly_map is not None:
+                self._maps.add(self.rows, anomaly_map)
             values = row.to_dict()
-            self._csv.writerow(csv_fields(values))
-            self._jsonl.write(json_line(values))
-        self.rows += 1
+            assert self._jsonl is not None
+            self._jsonl.add(json_line(values).encode())
+            self.rows += 1
+            self._csv.add(csv_line(values).encode())
 
     def note(self, name: str, value: Any) -> None:
         """Add an entry to the manifest; the value must be JSON-safe."""
@@ -100,38 +120,67 @@ class ScoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            with files.output_errors(self.folder):
-                self._stack.close()
-            if self.rows:
-                self._publish(complete=kind is None)
-        finally:
-            for name in (CSV, JSONL, MAPS):
-                self._partial(name).unlink(missing_ok=True)
+        with self._stack:
+            if self._jsonl is None:
+                return
+            try:
+                if self._maps is not None:
+                    with files.output_errors(self.folder):
+                        self._maps.publish()
+            except OutputError:
+                self._publish(complete=False)
+                raise
+            self._publish(complete=kind is None)
 
-    def _open(self, name: str, newline: str | None = "\n") -> IO[str]:
-        stream = self._partial(name).open("w", encoding="utf-8", newline=newline)
-        return self._stack.enter_context(stream)
+    def _begin(self) -> None:
+        """Remove an earlier set, and open the files."""
+        # The old manifest is replaced first, so that nobody reads new rows with an old manifest.
+        self._publish(complete=False)
+        for path in (self.folder / MAPS, *self._replaces):
+            path.unlink(missing_ok=True)
+        MapSpool(self.folder).remove()
+        self._open(0, csv_text(COLUMNS))
 
-    def _map_file(self, shape: tuple[int, ...]) -> _MapFile:
-        if self._maps is None:
-            self._maps = self._stack.enter_context(_MapFile(self._partial(MAPS), shape))
-        return self._maps
+    def _resume(self) -> None:
+        """Continue behind the rows of an incomplete set of the same job, if there is one."""
+        lines = self._usable_lines()
+        if not lines:
+            return
+        self.done = tuple(row for row, _ in lines)
+        self.rows = len(lines)
+        table = csv_text(COLUMNS) + "".join(csv_line(row.to_dict()) for row in self.done)
+        self._open(sum(size for _, size in lines), table)
+
+    def _usable_lines(self) -> list[tuple[ScoredImage, int]]:
+        """Return the leading rows of an incomplete set of the same job that have their files, and their bytes."""
+        job = self._manifest.get("job")
+        before = read_claim(self.folder)
+        if job is None or before is None or before.get("complete") is not False or before.get("job") != job:
+            return []
+        stored = set() if self._maps is None else self._maps.recover()
+        found: list[tuple[ScoredImage, int]] = []
+        for line in (self.folder / JSONL).read_bytes().split(b"\n")[:-1]:
+            try:
+                row = ScoredImage.from_dict(json.loads(line))
+            except (ValueError, TypeError, KeyError):
+                break
+            if not self._keep(row) or (self._maps is not None and row.score is not None and len(found) not in stored):
+                break
+            found.append((row, len(line) + 1))
+        return found
+
+    def _open(self, size: int, table: str) -> None:
+        files.write_bytes(self.folder / CSV, table.encode(), flush=False)
+        self._jsonl = files.AppendFile(self.folder / JSONL, size)
+        self._csv = files.AppendFile(self.folder / CSV)
+        self._stack.callback(self._jsonl.close)
+        self._stack.callback(self._csv.close)
+        if self._maps is not None:
+            self._maps.open(self.rows)
+            self._stack.callback(self._maps.close)
 
     def _publish(self, *, complete: bool) -> None:
-        with files.output_errors(self.folder):
-            # The old manifest is removed first, so that nobody reads new rows with an old manifest.
-            (self.folder / MANIFEST).unlink(missing_ok=True)
-            for name in (CSV, JSONL, MAPS):
-                if self._partial(name).exists():
-                    self._partial(name).replace(self.folder / name)
-                else:
-                    (self.folder / name).unlink(missing_ok=True)
         write_manifest(self.folder, self._manifest, self._calibration, rows=self.rows, complete=complete)
-
-    def _partial(self, name: str) -> Path:
-        # The process id keeps two runs with the same folder from writing into each other's files.
-        return self.folder / f".{name}.{os.getpid()}.partial"
 
 
 def write_manifest(
@@ -145,56 +194,6 @@ def write_manifest(
     plain = asdict(calibration) if calibration else None
     summary = {"schema": SCHEMA, "complete": complete, "rows": rows, "calibration": plain}
     files.write_json(folder / MANIFEST, summary | manifest)
-
-
-class _MapFile:
-    """HDF5 file of raw anomaly maps with their row numbers and sizes; smaller maps are padded with NaN.
-
-    Maps are collected and written together, because one HDF5 call costs more time than writing a small map.
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        self._file = h5py.File(path, "w")
-        # HDF5 uses memory for every chunk, so small maps share a chunk.
-        chunk = (max(1, _CHUNK // (4 * math.prod(shape))), *shape)
-        size: dict[str, Any] = {"shape": (0, *shape), "maxshape": (None, None, None), "chunks": chunk}
-        self._maps = self._file.create_dataset("maps", dtype="f4", fillvalue=np.nan, **size)
-        self._rows = self._file.create_dataset("rows", shape=(0,), maxshape=(None,), dtype="i8", chunks=(1024,))
-        self._sizes = self._file.create_dataset("sizes", shape=(0, 2), maxshape=(None, 2), dtype="i8", chunks=(1024, 2))
-        self._waiting: list[tuple[int, NDArray[np.float32]]] = []
-        self._bytes = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._write()
-        finally:
-            self._file.close()
-
-    def add(self, row: int, anomaly_map: NDArray[np.float32]) -> None:
-        self._waiting.append((row, anomaly_map))
-        self._bytes += anomaly_map.nbytes
-        if self._bytes >= _WAITING_MAPS:
-            self._write()
-
-    def _write(self) -> None:
-        waiting, self._waiting, self._bytes = self._waiting, [], 0
-        if not waiting:
-            return
-        count, rows, columns = self._maps.shape
-        sizes = np.array([anomaly_map.shape for _, anomaly_map in waiting])
-        rows, columns = max(rows, sizes[:, 0].max()), max(columns, sizes[:, 1].max())
-        block = np.full((len(waiting), rows, columns), np.nan, np.float32)
-        for index, (_, anomaly_map) in enumerate(waiting):
-            block[index, : anomaly_map.shape[0], : anomaly_map.shape[1]] = anomaly_map
-        self._maps.resize((count + len(waiting), rows, columns))
-        self._rows.resize(count + len(waiting), axis=0)
-        self._sizes.resize(count + len(waiting), axis=0)
-        self._maps[count:] = block
-        self._rows[count:] = [row for row, _ in waiting]
-        self._sizes[count:] = sizes
 
 
 @dataclass(frozen=True)
@@ -233,9 +232,7 @@ class ScoreSet:
                     f"{folder / MANIFEST} has the format '{manifest['schema']}'; this adctl reads '{SCHEMA}'.",
                     "Use the adctl version that wrote the file, or score the images again.",
                 )
-            # splitlines would also split at other characters, which file names may contain.
-            lines = (folder / JSONL).read_text(encoding="utf-8").rstrip("\n").split("\n")
-            rows = tuple(ScoredImage.from_dict(json.loads(line)) for line in lines)
+            rows = tuple(_read_rows(folder / JSONL, complete=manifest.get("complete", True)))
             calibration = manifest["calibration"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"The scores in {folder} are damaged: {error}.", "Score the images again.") from error
@@ -429,12 +426,60 @@ def csv_fields(values: dict[str, Any]) -> list[object]:
     """Return one line of `results.csv` from `ScoredImage.to_dict`, in the order of `COLUMNS`."""
     values = values | {"boxes": ";".join(_box_text(box) for box in values["boxes"])}
     # repr keeps every digit of a float64, so that the CSV orders images exactly as the detector did.
-    return [repr(v) if isinstance(v := values[name], float) else v for name in COLUMNS]
+    return [repr(v) if isinstance(v := values[name], float) else csv_cell(v) for name in COLUMNS]
+
+
+def csv_line(values: dict[str, Any]) -> str:
+    """Return one line of `results.csv` as text from `ScoredImage.to_dict`."""
+    return csv_text(csv_fields(values))
+
+
+def csv_text(fields: Sequence[object]) -> str:
+    """Return one line of a CSV file, with its end."""
+    line = io.StringIO()
+    csv.writer(line).writerow(fields)
+    return line.getvalue()
 
 
 def json_line(values: dict[str, Any]) -> str:
     """Return one line of `results.jsonl` from `ScoredImage.to_dict`."""
-    return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
+    return files.to_json(values) + "\n"
+
+
+def read_claim(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest of a scored set, complete or not; None if the folder holds none."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and manifest.get("schema") == SCHEMA else None
+
+
+def claimed_files(folder: Path) -> tuple[set[Path], set[Path]]:
+    """Return the files in a folder that belong to its scored set, and its heatmaps; both empty without one."""
+    manifest = read_claim(folder)
+    if manifest is None:
+        return set(), set()
+    own = {folder / name for name in (MANIFEST, CSV, JSONL, MAPS)}
+    try:
+        settings = {name: entry["value"] for name, entry in manifest["settings"].items()}
+        wrote = settings["heatmaps"] if settings["heatmaps"] is not None else settings["out"] is not None
+        rows = [json.loads(line) for line in (folder / JSONL).read_bytes().split(b"\n")[:-1]] if wrote else []
+        names = HeatmapNames(folder)
+        heatmaps = [names.path(row["key"]) for row in rows]
+        return own, {path for row, path in zip(rows, heatmaps, strict=True) if row["score"] is not None}
+    except (OSError, ValueError, KeyError, TypeError):
+        return own, set()
+
+
+def _read_rows(path: Path, *, complete: bool) -> Iterator[ScoredImage]:
+    # splitlines would also split at other characters, which file names may contain.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    if not complete or not lines[-1]:  # the last line is being written
+        lines.pop()
+    if not lines:
+        raise ValueError("there is no row yet")
+    yield from (ScoredImage.from_dict(json.loads(line)) for line in lines)
 
 
 def _box_text(box: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ from adctl.data.images import IMAGE_SUFFIXES, JPEG_END, PNG_END
 from adctl.errors import UsageError
 from adctl.progress import SILENT, Reporter
 from adctl.records import Sample, ScoredImage, Verdict
+from adctl.scoring.heatmap_names import HeatmapNames
 from adctl.scoring.score import (
     HeatmapWriter,
     ScoreResult,
@@ -35,8 +36,8 @@ from adctl.scoring.score import (
     scored_rows,
     wants_heatmaps,
 )
-from adctl.scoring.score_set import write_manifest
-from adctl.scoring.watch_log import Owner, Stamp, WatchLog
+from adctl.scoring.score_set import CSV, JSONL, MANIFEST, write_manifest
+from adctl.scoring.watch_log import LOG, Owner, Stamp, WatchLog, claimed_by_watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -212,6 +213,8 @@ def watch(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
             f"The folder of the results, {folder}, must not contain the watched folder {watched}.",
             "Choose another folder with --out.",
         )
+    results = [folder / name for name in (MANIFEST, CSV, JSONL, LOG)]
+    files.require_replaceable(results, overwrite=settings.overwrite, claimed=claimed_by_watch(folder))
     log.info("Model %s.", model)
     runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta)
     start = time.perf_counter()
@@ -251,7 +254,10 @@ class _Watch:
         self._inbox = Inbox(watched, watch_log.done, settle=self._settings.settle, without=watch_log.folder)
         calibration = runtime.header.calibration
         wanted = wants_heatmaps(self._settings)
-        self._heatmaps = HeatmapWriter(watch_log.folder, calibration, self._settings.draw) if wanted else None
+        names = HeatmapNames(watch_log.folder)
+        self._written = {names.path(key) for key in watch_log.done}
+        draw = self._settings.draw
+        self._heatmaps = HeatmapWriter(names, calibration, draw, spare=self._is_foreign) if wanted else None
         self._summary = ScoreSummary(calibration)
 
     def run(self, reporter: Reporter) -> ScoreSummary:
@@ -319,6 +325,13 @@ class _Watch:
             self._publish(complete=False)
         level = logging.DEBUG if row.verdict is Verdict.GOOD else logging.INFO
         log.log(level, "%s: %s", row.key, row.error or f"{row.verdict}, score {row.score:.4g}")
+
+    def _is_foreign(self, heatmap: Path) -> bool:
+        """Return whether a file of the user is in the place of a heatmap, and say so."""
+        if heatmap in self._written or self._settings.overwrite or not heatmap.exists() or files.is_ours(heatmap):
+            return False
+        log.warning("%s exists already, and adctl did not write it: this image gets no heatmap.", heatmap)
+        return True
 
     def _publish(self, *, complete: bool) -> None:
         if self._log.rows:  # a scored set has at least one row

@@ -9,18 +9,15 @@ repairs them after a kill. Raw maps are not saved, because a kill would damage t
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 
-from filelock import FileLock, Timeout
-
 from adctl import files
 from adctl.errors import DataError, UsageError
-from adctl.scoring.score_set import COLUMNS, CSV, JSONL, csv_fields, json_line
+from adctl.scoring.score_set import COLUMNS, CSV, JSONL, MANIFEST, claimed_files, csv_line, json_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
 
 SCHEMA = "adctl.watch/1"
 LOG = "watch.jsonl"
-_LOCK = ".watch.lock"
 
 
 class Stamp(NamedTuple):
@@ -86,8 +82,8 @@ class WatchLog:
     def __enter__(self) -> Self:
         files.make_folder(self.folder)
         try:
+            self._stack.enter_context(files.folder_lock(self.folder, "adctl score"))
             with files.output_errors(self.folder):
-                self._lock()
                 self._recover()
                 self._open()
         except BaseException:
@@ -112,7 +108,7 @@ class WatchLog:
             self._log.flush()
             self._jsonl.write(json_line(values))
             self._jsonl.flush()
-            self._csv_stream.write(_csv_line(values))
+            self._csv_stream.write(csv_line(values))
             self._csv_stream.flush()
         self.done[row.key] = stamp
         self.rows += 1
@@ -121,17 +117,6 @@ class WatchLog:
         """Flush the rows to disk, so that they survive a power failure."""
         with files.output_errors(self.folder):
             os.fsync(self._log.fileno())
-
-    def _lock(self) -> None:
-        lock = FileLock(self.folder / _LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise UsageError(
-                f"Another 'adctl score --watch' writes into {self.folder}.",
-                "Stop it, or choose another folder with --out.",
-            ) from error
-        self._stack.callback(lock.release)
 
     def _open(self) -> None:
         self._log = self._append(LOG)
@@ -158,7 +143,7 @@ class WatchLog:
                 self.done[entry["key"]] = Stamp(entry["size"], entry["mtime_ns"])
                 self.rows += 1
                 jsonl.write(json_line(entry["row"]))
-                table.write(_csv_line(entry["row"]))
+                table.write(csv_line(entry["row"]))
 
     def _entries(self, path: Path) -> Iterator[dict[str, Any]]:
         """Check the first line of the log and yield the entries of the other lines."""
@@ -186,10 +171,10 @@ class WatchLog:
                 )
 
 
-def _csv_line(values: dict[str, Any]) -> str:
-    line = io.StringIO()
-    csv.writer(line).writerow(csv_fields(values))
-    return line.getvalue()
+def claimed_by_watch(folder: Path) -> set[Path]:
+    """Return the files in a folder that belong to a watch log or scored set there, without heatmaps."""
+    own = claimed_files(folder)[0]
+    return own | {folder / name for name in (LOG, CSV, JSONL, MANIFEST)} if files.is_ours(folder / LOG) else own
 
 
 def _remove_partial_line(path: Path) -> None:

@@ -38,6 +38,7 @@ from adctl.model_file import ModelHeader, Training
 from adctl.records import CalibrationScores, Sample
 from adctl.runtimes.base import Runtime, RuntimeOutput
 from adctl.runtimes.loading import open_runtime
+from adctl.scoring.heatmap_names import HeatmapNames
 from adctl.scoring.score import HeatmapWriter, scored_rows
 from adctl.scoring.score_set import ScoreWriter
 from adctl.thresholds.methods import ThresholdRule, calibrate
@@ -150,7 +151,7 @@ def from_disk(runtime: Runtime, images: list[Sample], out: Path, *, heatmaps: bo
     calibration = runtime.header.calibration
     # A new folder each time: some file systems flush a file to disk when it replaces another one.
     folder = Path(tempfile.mkdtemp(dir=out))
-    pictures = HeatmapWriter(folder, calibration, "none") if heatmaps else None
+    pictures = HeatmapWriter(HeatmapNames(folder), calibration, "none") if heatmaps else None
     given = settings(batch_size=BATCH).settings
     with (
         ScoreWriter(folder, {}, calibration, keep_maps=maps) as writer,

@@ -45,7 +45,7 @@ def write_contact_sheet(path: Path, checked: Sequence[CheckResult]) -> None:
     for block in blocks:
         sheet.paste(block, (0, top))
         top += block.height
-    write_png(path, np.asarray(sheet))
+    write_png(path, np.asarray(sheet), mark=True)
 
 
 def _category_blocks(checked: CheckResult) -> Iterator[Image.Image]:
