@@ -1,1 +1,1 @@
-"""Detectors: one file an algorithm, one small contract for all."""
+"""Detectors: one file for each algorithm, with shared parts in `components`."""

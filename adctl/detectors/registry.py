@@ -1,7 +1,7 @@
-"""Detectors by name: those built in, and those that installed packages provide by the entry points `adctl.detectors`.
+"""Detectors by name: built-in detectors, and detectors of installed packages with entry points `adctl.detectors`.
 
-Standard library only. A detector's module is imported when its class is asked for; entry points are read only when a
-name is not built in.
+Standard library only. The module of a detector is imported when its class is requested; entry points are read only for
+names that are not built in.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _plugins() -> dict[str, EntryPoint]:
 
 
 def _package(one: EntryPoint) -> DetectorPackage:
-    assert one.dist is not None  # entry points that are read from installed packages know theirs
+    assert one.dist is not None  # set for entry points of installed packages
     return DetectorPackage(one.dist.name, one.dist.version)
 
 
@@ -95,7 +95,7 @@ def _load(one: EntryPoint) -> type[Detector]:
     package = _package(one)
     try:
         cls = one.load()
-    except Exception as error:  # whatever the package's code raises
+    except Exception as error:  # the package may raise any error
         raise PluginError(
             f"The detector '{one.name}' of the package {package} cannot be imported: {type(error).__name__}: {error}",
             f"Repair or update that package: pip install --upgrade --force-reinstall {package.name}",

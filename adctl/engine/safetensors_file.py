@@ -70,7 +70,7 @@ def read_header(path: Path) -> dict[str, Any]:
     except (SafetensorError, OSError) as error:
         raise ModelFileError(
             f"{path} is not a complete model file: {error}.",
-            "Copy it again from where it was made, or train again.",
+            "Copy it again from its origin, or train again.",
         ) from error
     if _KEY not in metadata:
         raise ModelFileError(

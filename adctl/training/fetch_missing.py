@@ -1,4 +1,4 @@
-"""Fetching what a training names and this computer does not have, for `adctl train --fetch`."""
+"""Fetching of the dataset and weights that a training needs, for `adctl train --fetch`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def fetch_missing(settings: TrainSettings, reporter: Reporter = SILENT) -> None:
-    """Fetch the dataset and the backbone's weights if the settings ask for it; what is here stays as it is.
+    """Fetch the dataset and the backbone's weights if `fetch` is set and they are not on this computer.
 
     Args:
         settings: Settings of the training; nothing happens unless `fetch` is set.
-        reporter: Shows progress of downloads.
+        reporter: Receiver of progress.
 
     Raises:
         UsageError: The dataset or the model is unknown, or the licence was not accepted.
@@ -45,7 +45,7 @@ def _fetch_dataset(settings: TrainSettings, reporter: Reporter) -> None:
     if settings.dataset is not None:
         entry = find_entry(settings.dataset)
     elif categories == [ALL_CATEGORIES] or _is_here(categories):
-        return  # without a name, 'all' is refused with advice when the dataset is opened
+        return  # opening the dataset raises an error for 'all' without a dataset
     else:
         entry = _holder_of(categories[0])
     if not categories and len(entry.categories) > 1:

@@ -366,14 +366,14 @@ def _options(given: dict[str, Any], arch: str) -> dict[str, Any]:
 
 
 def _line(category: str | None, arch: str, rows: Sequence[GridRow]) -> GridSummaryRow:
-    made = [row for row in rows if row.error is None]
-    seconds = [row.train_seconds for row in made if row.train_seconds is not None]
+    successful = [row for row in rows if row.error is None]
+    seconds = [row.train_seconds for row in successful if row.train_seconds is not None]
     return GridSummaryRow(
         category,
         arch,
-        seeds=len(made),
-        failed=len(rows) - len(made),
-        metrics=mean_stds(row.metrics for row in made),
+        seeds=len(successful),
+        failed=len(rows) - len(successful),
+        metrics=mean_stds(row.metrics for row in successful),
         train_seconds=mean_std(seconds) if seconds else None,
     )
 
@@ -383,12 +383,17 @@ def _mean_line(arch: str, rows: Sequence[GridRow], categories: int) -> GridSumma
     for row in rows:
         if row.error is None:
             by_seed.setdefault(row.seed, []).append(row)
-    whole = [made for made in by_seed.values() if len(made) == categories]
-    means = [_means(made) for made in whole]
-    seconds = [row.train_seconds for made in whole for row in made if row.train_seconds is not None]
+    complete = [seed_rows for seed_rows in by_seed.values() if len(seed_rows) == categories]
+    means = [_means(seed_rows) for seed_rows in complete]
+    seconds = [row.train_seconds for seed_rows in complete for row in seed_rows if row.train_seconds is not None]
     seeds = len(dict.fromkeys(row.seed for row in rows))
     return GridSummaryRow(
-        MEAN_CATEGORY, arch, len(whole), seeds - len(whole), mean_stds(means), mean_std(seconds) if seconds else None
+        MEAN_CATEGORY,
+        arch,
+        len(complete),
+        seeds - len(complete),
+        mean_stds(means),
+        mean_std(seconds) if seconds else None,
     )
 
 
