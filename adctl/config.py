@@ -156,9 +156,9 @@ def command(name: str, summary: str, *examples: str, switches: tuple[Option, ...
 
     def declare(cls: type[S]) -> type[S]:
         cls.command, cls.summary, cls.examples, cls.switches = name, summary, examples, switches
-        made = settings_class(cls)
-        COMMANDS[name] = made
-        return made
+        settings = settings_class(cls)
+        COMMANDS[name] = settings
+        return settings
 
     return declare
 
@@ -187,7 +187,7 @@ class GateSettings(RunsSettings):
 
 @settings_class
 class OverwriteSettings(CommandSettings):
-    """Settings of commands that write files where the user says."""
+    """Settings of commands that write files to paths that the user gives."""
 
     overwrite: bool = OUTPUT(False, "Replace files in the place of the output that adctl did not write.")
 
@@ -644,15 +644,15 @@ def load(cls: type[S], flags: Mapping[str, Any], config: Path | None = None) -> 
 
 
 def validated(cls: type[S], values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> S:
-    """Construct settings from values as they come from files, texts or Python.
+    """Create settings from values of settings files, the environment, flags or Python, and check them.
 
     Args:
         cls: The command's settings class.
-        values: By name; the others keep their defaults.
-        origins: Where each came from, for the message.
+        values: Values by name; other settings keep their defaults.
+        origins: Origin of each value by name, for error messages.
 
     Raises:
-        UsageError: A value is out of bounds or a name unknown.
+        UsageError: A value is out of bounds, or a name is unknown.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -668,14 +668,14 @@ def validated(cls: type[S], values: Mapping[str, Any], origins: Mapping[str, str
 
 
 def _lists(cls: type[CommandSettings], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values with single ones made lists where a setting takes several."""
+    """Return the values, with lists for the settings that take several."""
     declared, hints = declared_in(cls), get_type_hints(cls, include_extras=True)
-    made = dict(values)
+    listed = dict(values)
     for name, value in values.items():
         if is_several(hints[name]) and value is not None and not isinstance(value, list | tuple):
             split = declared[name].commas and isinstance(value, str)
-            made[name] = [part.strip() for part in value.split(",")] if split else [value]
-    return made
+            listed[name] = [part.strip() for part in value.split(",")] if split else [value]
+    return listed
 
 
 def _from_environment(cls: type[CommandSettings]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ WIDTH = 112
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 _PATHS = {"calibration", "images", "roi", "weights"}
-"""Settings that hold paths as texts, since they take patterns or other words too."""
+"""Settings that hold paths as texts, because they also accept patterns or other words."""
 
 _COMMAND_LINE_WORDS = {
     "; repeatable": "",
@@ -43,7 +43,7 @@ _COMMAND_LINE_WORDS = {
     "several with commas": "several as a list",
     "both with a comma": "a list of both",
 }
-"""Words of help texts with what they are in Python."""
+"""Words of help texts, with their replacements in the Python docstrings."""
 
 _NAMES = {Path: "StrPath", types.NoneType: "None", Any: "Any"}
 
@@ -64,8 +64,8 @@ def from_settings(
         only: Settings that the function takes; all when empty.
         without: Settings that only the command takes.
         required: Settings without a default.
-        positional: Settings that may be given by position, besides the arguments of the command.
-        accepts: Types of settings that take more in Python, such as a list instead of a text with commas.
+        positional: Settings that may be given by position, in addition to the arguments of the command.
+        accepts: Types of settings that accept more in Python, such as a list instead of a text with commas.
     """
     wider = accepts or {}
     options = [
@@ -187,14 +187,14 @@ def _document(text: str, options: Sequence[Option]) -> str:
 
 
 def _argument_text(option: Option, flags: Mapping[str, str]) -> str:
-    told = option.help
+    text = option.help
     if option.bounds:
-        told += f" {option.bounds[0].upper()}{option.bounds[1:]}."
+        text += f" {option.bounds[0].upper()}{option.bounds[1:]}."
     if option.unset:
-        told += f" Default: {option.unset}."
-    for words, instead in _COMMAND_LINE_WORDS.items():
-        told = told.replace(words, instead)
-    told = re.sub(r"--[a-z][a-z0-9-]*", lambda found: f"`{flags.get(found[0], found[0])}`", told)
+        text += f" Default: {option.unset}."
+    for words, replacement in _COMMAND_LINE_WORDS.items():
+        text = text.replace(words, replacement)
+    text = re.sub(r"--[a-z][a-z0-9-]*", lambda match: f"`{flags.get(match[0], match[0])}`", text)
     return textwrap.fill(
-        f"{option.name}: {told}", WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False
+        f"{option.name}: {text}", WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False
     )

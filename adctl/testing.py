@@ -219,13 +219,13 @@ class DetectorContract:
         assert all(torch.equal(before[name], after[name]) for name in before)
 
     def test_the_cost_of_training_is_known_before(self) -> None:
-        """`adctl train --dry-run` can tell memory, operations and disk."""
+        """`adctl train --dry-run` can estimate memory, operations and disk space."""
         cost = self.untrained().estimate_cost(100)
         assert isinstance(cost, CostEstimate)
         assert min(cost.memory, cost.flops, cost.disk) >= 0
 
     def test_images_of_many_channels_are_accepted_or_refused(self) -> None:
-        """`channels` is respected, or refused with an error that says why."""
+        """`channels` is used, or refused with an error that gives the reason."""
         try:
             detector = self.untrained(channels=_BANDS)
         except (AdctlError, ValidationError):
@@ -234,7 +234,7 @@ class DetectorContract:
 
     @pytest.mark.parametrize("size", _SIZES)
     def test_any_size_is_accepted_or_refused(self, size: int) -> None:
-        """An image size is respected, or refused with an error that says why."""
+        """An image size is used, or refused with an error that gives the reason."""
         try:
             detector = self.untrained(image_size=size)
         except (AdctlError, ValidationError):

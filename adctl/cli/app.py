@@ -31,7 +31,7 @@ class _Group(TyperGroup):
         self.commands: Any = {path: None for path in COMMANDS if " " not in path}
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Build a command when it is asked for: to build all takes as long as to import Typer."""
+        """Build a command when it is used: building all of them takes as long as importing Typer."""
         return Command(cmd_name) if cmd_name in self.commands else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:

@@ -31,6 +31,6 @@ def _text(result: Benchmark) -> RenderableType:
     (_, *headers), *lines = table_rows(result.results)
     shown = [rows([*lines, ("machine", machine_text(result.results))], "figure", *headers)]
     if result.gates:
-        told = [("passed" if one.passed else "FAILED", one.gate, one.subject, one.message) for one in result.gates]
-        shown += ["", rows(told, "gate", "", "model", "")]
+        gates = [("passed" if one.passed else "FAILED", one.gate, one.subject, one.message) for one in result.gates]
+        shown += ["", rows(gates, "gate", "", "model", "")]
     return Group(*shown)

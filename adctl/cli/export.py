@@ -27,20 +27,20 @@ def _text(result: ExportResult) -> RenderableType:
     return rows([*lines, ("next", f"adctl score --model {result.exports[0].file}", *[""] * (len(columns) - 1))])
 
 
-def _column(made: Exported) -> list[tuple[str, str]]:
-    check = made.check
+def _column(exported: Exported) -> list[tuple[str, str]]:
+    check = exported.check
     rank = "unknown" if check.rank_correlation is None else f"{check.rank_correlation:.6f}"
     auroc = "no labelled images"
     if check.auroc is not None and check.auroc_change is not None:
         auroc = f"{check.auroc_change:+.4f} from {check.auroc:.4f}"
     return [
-        ("exported", str(made.file)),
-        ("precision, size", f"{made.precision}, {made.bytes / 1e6:.1f} MB"),
+        ("exported", str(exported.file)),
+        ("precision, size", f"{exported.precision}, {exported.bytes / 1e6:.1f} MB"),
         ("verified on", f"{check.images} image files"),
         ("score difference, max / mean", f"{check.max_score_difference:.2e} / {check.mean_score_difference:.2e}"),
         ("map difference, max / mean", f"{check.max_map_difference:.2e} / {check.mean_map_difference:.2e}"),
         ("rank correlation", rank),
         ("changed verdicts", str(check.changed_verdicts)),
         ("AUROC change", auroc),
-        ("speed", f"{made.images_per_second:.1f} images/s; torch {made.torch_images_per_second:.1f}"),
+        ("speed", f"{exported.images_per_second:.1f} images/s; torch {exported.torch_images_per_second:.1f}"),
     ]

@@ -40,12 +40,12 @@ def grid_text(result: GridResult) -> RenderableType:
 
 def _next(result: GridResult) -> list[tuple[str, str]]:
     """Return the command that compares the detectors on the first category."""
-    made = [row for row in result.rows if row.run is not None and row.score_seconds is not None]
-    if not made:
+    scored = [row for row in result.rows if row.run is not None and row.score_seconds is not None]
+    if not scored:
         return []
-    first = made[0]
-    alike = [row.run for row in made if (row.category, row.seed) == (first.category, first.seed)]
-    folders = " ".join(f"{result.folder}/{run}/test-scores" for run in alike)
+    first = scored[0]
+    runs = [row.run for row in scored if (row.category, row.seed) == (first.category, first.seed)]
+    folders = " ".join(f"{result.folder}/{run}/test-scores" for run in runs)
     return [("next", f"adctl report {folders}")]
 
 

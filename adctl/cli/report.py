@@ -38,6 +38,6 @@ def _text(result: ReportResult) -> RenderableType:
     files += [("contact sheet", str(result.contact_sheet))] if result.contact_sheet else []
     shown = [metrics_table(result.evaluation, files)]
     if result.gates:
-        told = [("passed" if one.passed else "FAILED", one.gate, one.message) for one in result.gates]
-        shown += ["", rows(told, "gate", "", "")]
+        gates = [("passed" if gate.passed else "FAILED", gate.gate, gate.message) for gate in result.gates]
+        shown += ["", rows(gates, "gate", "", "")]
     return Group(*shown)

@@ -1,8 +1,8 @@
-"""Reading of ground-truth masks. Which pixels of a mask are the defect is decided by looking at all of its values.
+"""Reading of ground-truth masks. All values of a mask together determine which pixels are the defect.
 
-Masks come as 0 and 1, as 0 and 255, with a few labels, in colours, as transparency, or from a JPEG file, whose values
-are smeared around those that were meant. Black is the background wherever it occurs. `Mask.doubt` says what was not
-clear. A mask that seems to be inverted is not inverted; `adctl.data.checks` finds it.
+Masks have values 0 and 1 or 0 and 255, a few labels, colours, or transparency; in JPEG files, the values are spread
+around the intended ones. Black, if it occurs, is the background. `Mask.doubt` describes what was unclear. A mask that
+seems to be inverted is not inverted; `adctl.data.checks` finds it.
 """
 
 from __future__ import annotations

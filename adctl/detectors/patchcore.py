@@ -114,12 +114,12 @@ class PatchCore(FeatureDetector):
         for name in self.fitted:
             self.register_buffer(name, torch.empty(0))
         self.blur = GaussianBlur(config.blur)
-        self._seen = FeatureBuffer()
+        self._features = FeatureBuffer()
         self._lists: tuple[Tensor, InvertedLists] | None = None
 
     def phases(self) -> Sequence[Phase]:
         """Return one pass that collects all patch features, and then computes statistics and coreset."""
-        self._seen = FeatureBuffer()  # a failed fit may have left features
+        self._features = FeatureBuffer()  # a failed fit may have left features
         return (Observe(self.patches, self._absorb, self._finish, "memory bank"),)
 
     def forward(self, images: Tensor) -> Prediction:
@@ -194,15 +194,15 @@ class PatchCore(FeatureDetector):
 
     def _absorb(self, patches: Tensor) -> None:
         # The buffer holds half precision; statistics, bank and distances use single precision or more.
-        self._seen.add(patches)
+        self._features.add(patches)
 
     def _finish(self, progress: Progress) -> None:
-        with closing(self._seen) as seen:
-            self._find_directions(seen)
+        with closing(self._features) as features:
+            self._find_directions(features)
             device = self.directions.device
-            patches = sum(batch[:, 0].numel() for batch in seen)
-            reduced = (to_rows(self.reduced(batch.to(device).float())) for batch in seen.drain())
-            rows = _move_if_it_fits(seen.rows(reduced, patches, self.directions.shape[1]), device)
+            patches = sum(batch[:, 0].numel() for batch in features)
+            reduced = (to_rows(self.reduced(batch.to(device).float())) for batch in features.drain())
+            rows = _move_if_it_fits(features.rows(reduced, patches, self.directions.shape[1]), device)
             count = max(1, round(self.config.coreset_ratio * patches))
             log.info("Selecting %d of %d patches for the memory bank.", count, patches)
             chosen = k_center_greedy(rows, count, seed=self.config.seed, progress=progress)
@@ -210,13 +210,13 @@ class PatchCore(FeatureDetector):
             self._fit_buffer("bank", bank)
             self._fit_buffer("step", step)
 
-    def _find_directions(self, seen: FeatureBuffer) -> None:
+    def _find_directions(self, features: FeatureBuffer) -> None:
         """Fit the statistics and directions that reduce features [B,C,h,w] to rows of the bank."""
         device = self.backbone.mean.device
-        centre, spread = smoothed(*place_statistics(seen, device), _SMALLEST_DEVIATION)
+        centre, spread = smoothed(*place_statistics(features, device), _SMALLEST_DEVIATION)
         self._fit_buffer("centre", centre.float())
         self._fit_buffer("spread", spread.float())
-        rows = (to_rows(self._standardised(batch.to(device).float())) for batch in seen)
+        rows = (to_rows(self._standardised(batch.to(device).float())) for batch in features)
         # The products are computed in single precision, which is faster, and summed in double precision.
         sums = summed(CovarianceSums(len(part), exact(part).sum(0), exact(part.t() @ part)) for part in rows)
         variances, directions = principal_directions(sums.mean_and_covariance()[1])

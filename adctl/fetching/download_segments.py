@@ -25,7 +25,7 @@ _BLOCK = 1 << 18
 _PROGRESS_INTERVAL = 0.1
 _STATE_INTERVAL = 1.0
 _STOP_TIMEOUT = 0.5
-"""Seconds to wait for each thread to end after it was told to stop."""
+"""Seconds to wait for each thread to end after it was asked to stop."""
 
 
 @dataclass

@@ -88,7 +88,7 @@ def remote_sources(request: FetchRequest, reporter: Reporter, transfer: Transfer
     entry = request.entry
     if entry.kind is DatasetKind.MANUAL:
         raise UsageError(
-            f"{entry.title} has to be downloaded by hand. {entry.steps.format(homepage=entry.homepage)}",
+            f"{entry.title} has to be downloaded manually. {entry.steps.format(homepage=entry.homepage)}",
             f"Then: adctl fetch {entry.name} --from FOLDER --accept-license",
         )
     groups = _download_groups(request)
@@ -178,7 +178,7 @@ def _delete(downloads: Sequence[DownloadResult]) -> None:
 
 def _manual_remedy(entry: CatalogueEntry) -> str:
     flag = " --accept-license" if entry.restricted else ""
-    return f"Or download it by hand from {entry.homepage}: adctl fetch {entry.name} --from ARCHIVE_OR_FOLDER{flag}."
+    return f"Or download it manually from {entry.homepage}: adctl fetch {entry.name} --from ARCHIVE_OR_FOLDER{flag}."
 
 
 # ---- files and folders on this machine

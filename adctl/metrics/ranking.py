@@ -19,7 +19,7 @@ PRO_LIMIT, STRICT_PRO_LIMIT = 0.30, 0.05
 
 
 def counts_above(counts: Floats) -> Floats:
-    """Return how many lie at or above each level, from no level to all: [...,k] to [...,k+1], starting with 0."""
+    """Return the number of values at or above each level of a histogram [...,k], as [...,k+1], starting with 0."""
     cumulative = np.cumsum(counts[..., ::-1], axis=-1, dtype=np.float64)
     return np.concatenate([np.zeros_like(cumulative[..., :1]), cumulative], axis=-1)
 
