@@ -95,6 +95,8 @@ _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker")
 _MAX_EXTRANEOUS = 16
 """Bytes without meaning that cameras leave at the end of a JPEG; more of them are a sign of damage."""
 _CMYK_LAYERS = 4
+_DEEP = 16  # bits
+_PNG_DEPTH_AT = 24
 _BMP_CORE_HEADER = 12
 _BMP_FIELDS = ((0, 4), (14, 16), (16, 20))  # size of the header, bits per pixel, compression
 _BMP_PLAIN = {0, 1, 2}  # none, and two kinds of run lengths
@@ -126,6 +128,7 @@ class Header:
         orientation: EXIF orientation, 1 to 8.
         bands: Number of channels of a multichannel image; 0 for an ordinary grey or colour image.
         bytes_per_pixel: Size of a decoded pixel.
+        deep: True for integers of 16 bits.
         unusual: True for a BMP file that OpenCV may read wrongly.
         tags: Tags of a TIFF file.
     """
@@ -137,6 +140,7 @@ class Header:
     orientation: int = 1
     bands: int = 0
     bytes_per_pixel: int = 3
+    deep: bool = False
     unusual: bool = False
     tags: tiff.TiffTags | None = None
 
@@ -449,7 +453,17 @@ def _read_header(path: Path, stream: BinaryIO) -> Header:
 def _tiff_header(stream: BinaryIO) -> Header:
     tags = tiff.read_tags(stream)
     size = -(-tags.bits // 8) * tags.samples
-    return Header("TIFF", tags.width, tags.height, tags.several_pages, tags.orientation, tags.bands, size, tags=tags)
+    return Header(
+        "TIFF",
+        tags.width,
+        tags.height,
+        tags.several_pages,
+        tags.orientation,
+        tags.bands,
+        size,
+        tags.is_deep,
+        tags=tags,
+    )
 
 
 def _array_header(stream: BinaryIO) -> Header:
@@ -462,12 +476,20 @@ def _array_header(stream: BinaryIO) -> Header:
     height, width = shape[1:] if first else shape[:2]
     channels = 1 if len(shape) == _GREY else shape[0 if first else -1]
     bands = 0 if channels in {1, 3} else channels
-    return Header("NPY", width, height, bands=bands, bytes_per_pixel=channels * dtype.itemsize)
+    return Header(
+        "NPY", width, height, bands=bands, bytes_per_pixel=channels * dtype.itemsize, deep=dtype.str[1:] == "u2"
+    )
 
 
 def _channels_first(shape: Sequence[int]) -> bool:
     """Return True if an array is [C,H,W], assuming that the channel axis is the shortest."""
     return shape[0] < shape[-1]
+
+
+def _png_header(stream: BinaryIO) -> Header:
+    header = _other_header("PNG", stream)
+    stream.seek(_PNG_DEPTH_AT)
+    return replace(header, deep=stream.read(1) == bytes([_DEEP]))
 
 
 def _bmp_header(stream: BinaryIO) -> Header:
@@ -503,6 +525,7 @@ class _UnsupportedError(Exception):
 _HEADER_READERS: dict[str, Callable[[BinaryIO], Header]] = {
     "TIFF": _tiff_header,
     "NPY": _array_header,
+    "PNG": _png_header,
     "BMP": _bmp_header,
     "JPEG": _jpeg_header,
 }

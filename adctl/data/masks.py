@@ -142,8 +142,9 @@ def _interpret_transparent(pixels: NDArray[Any], visible: BoolMask) -> Mask:
 def _interpret_colours(pixels: NDArray[Any], *, is_lossy: bool) -> Mask:
     """Interpret an opaque mask, [H,W,C]: black is the background, or else the most frequent colour of the border."""
     level = _level(pixels)
-    low, top = level.min(), level.max()
-    if low in {0, top} or (is_lossy and low * 255 <= _NEAR * top):
+    low, top = float(level.min()), float(level.max())
+    has_black = low == 0 or (is_lossy and low * 255 <= _NEAR * top)
+    if has_black or (pixels == pixels[0, 0]).all():
         return _interpret_levels(level, is_lossy=is_lossy)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     colours, counts = np.unique(border, axis=0, return_counts=True)

@@ -96,6 +96,11 @@ class TiffTags:
         return self.compression == _JPEG
 
     @property
+    def is_deep(self) -> bool:
+        """True for unsigned integers of 16 bits."""
+        return self.bits == _WORD and self.format in {_UNSIGNED, _UNDEFINED}
+
+    @property
     def stated_depth(self) -> int | None:
         """Depth if the file states one that is neither 8 nor 16 bits; None otherwise."""
         return self.bits if _BYTE < self.bits < _WORD else None

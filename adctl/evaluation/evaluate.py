@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from adctl.data.datasets.ground_truth import doubtful_label_notes
 from adctl.errors import DataError
 from adctl.evaluation.pixels import measure_pixels
 from adctl.metrics.curves import Curve, precision_recall_curve, roc_curve
@@ -160,6 +161,7 @@ def _set_notes(scores: ScoreSet, labelled: int) -> list[str]:
             notes.append("The threshold is not below any score, so no image is rejected.")
         elif scores.calibration.threshold < min(values):
             notes.append("The threshold is below every score, so every image is rejected.")
+    notes += doubtful_label_notes(row.label for row in scores.rows)
     if not scores.manifest.get("complete", True):
         notes.append("Scoring was interrupted: this report covers the images scored before that.")
     return notes

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adctl.data.images import resize
-from adctl.data.masks import read_mask
+from adctl.data.masks import interpret_mask
 from adctl.errors import DataError, ImageError
 from adctl.metrics.exact import ExactMeter
 from adctl.metrics.pixel_bootstrap import PixelSamples
@@ -77,15 +77,17 @@ def measure_pixels(scores: ScoreSet, resampling: Resampling | None = None) -> Me
     if not scores.has_maps:
         return MeasuredPixels(notes=("No pixel metrics: anomaly maps were not saved; run adctl score with --maps.",))
     problems: list[str] = []
+    doubts: list[str] = []
     meter = _meter(scores)
-    _add_maps(meter, scores, problems)
+    _add_maps(meter, scores, problems, doubts)
     metrics = meter.result()
     samples = None
     if resampling and metrics.auroc is not None:
         samples = PixelSamples(meter)
-        _add_maps(samples, scores, [])
+        _add_maps(samples, scores, [], [])
         metrics = samples.with_intervals(metrics, resampling)
-    return MeasuredPixels(metrics, meter.curves(), (*_shrinking_note(scores), *_shorten(problems)), samples)
+    notes = (*_shrinking_note(scores), *_doubt_note(doubts), *_shorten(problems))
+    return MeasuredPixels(metrics, meter.curves(), notes, samples)
 
 
 def measured_size(height: int, width: int) -> tuple[int, int]:
@@ -112,12 +114,19 @@ def _pixels(row: ScoredImage) -> int:
     return height * width
 
 
-def _add_maps(accumulator: PixelAccumulator, scores: ScoreSet, problems: list[str]) -> None:
-    """Add every map that can be evaluated to the accumulator, and append a sentence on each other one to `problems`."""
+def _add_maps(accumulator: PixelAccumulator, scores: ScoreSet, problems: list[str], doubts: list[str]) -> None:
+    """Add every map that can be evaluated to the accumulator.
+
+    Args:
+        accumulator: Receiver of maps and masks.
+        scores: Scored set.
+        problems: List to which a sentence on each map that cannot be evaluated is appended.
+        doubts: List to which a clause on each mask that was not clear is appended.
+    """
     for row, anomaly_map in _maps(scores):
         if not _pixels(row) or row.height is None or row.width is None:
             continue
-        mask = None if row.label == GOOD else _mask_of(row)
+        mask = None if row.label == GOOD else _mask_of(row, doubts)
         if isinstance(mask, str):
             problems.append(mask)
             continue
@@ -136,19 +145,22 @@ def _maps(scores: ScoreSet) -> Iterator[tuple[ScoredImage, Map]]:
         yield scores.rows[index], anomaly_map
 
 
-def _mask_of(row: ScoredImage) -> Mask | str:
+def _mask_of(row: ScoredImage, doubts: list[str]) -> Mask | str:
     """Return the mask, or a sentence that says why the image cannot be evaluated."""
     if row.mask is None:
         return f"{row.key} has no mask and is left out of the pixel metrics."
     try:
-        mask = read_mask(Path(row.mask))
+        found = interpret_mask(Path(row.mask))
     except ImageError as error:
         return f"{row.key} is left out of the pixel metrics: {error.message}"
+    mask = found.defect
     if mask.shape != (row.height, row.width):
         return (
             f"{row.key} is left out of the pixel metrics: its mask is {mask.shape[1]} x {mask.shape[0]} pixels, "
             f"the image {row.width} x {row.height}."
         )
+    if found.doubt:
+        doubts.append(f"{row.mask}: {found.doubt}")
     return mask
 
 
@@ -163,6 +175,12 @@ def _shrinking_note(scores: ScoreSet) -> list[str]:
     if not larger:
         return []
     return [f"Images larger than {_LONGEST} pixels: {larger}. Their pixel metrics are computed at {_LONGEST} pixels."]
+
+
+def _doubt_note(doubts: list[str]) -> list[str]:
+    if not doubts:
+        return []
+    return [f"Masks that were not clear: {len(doubts)}, such as {doubts[0]}. Save masks as PNG, with 0 and 255."]
 
 
 def _shorten(problems: list[str]) -> list[str]:

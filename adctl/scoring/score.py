@@ -23,6 +23,7 @@ import numpy as np
 
 from adctl import files, run_folder
 from adctl.data.datasets.layouts import list_images
+from adctl.data.depth import warn_of_depth
 from adctl.datasets import dataset_of_run
 from adctl.detectors.components.shared_feature_cache import sharing
 from adctl.errors import DataError, UsageError
@@ -158,6 +159,7 @@ def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     if settings.out is not None:
         _check_targets(settings, settings.out, samples)
     runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta)
+    warn_of_depth(samples, runtime.input.bit_depth)
     calibration = runtime.header.calibration
     folder = settings.out or run_folder.new_folder(model.parent / "scores")
     manifest = build_manifest(loaded, model, runtime, ignored)

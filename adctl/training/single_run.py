@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from adctl import files, run_folder
 from adctl.config import TrainSettings, names_of
 from adctl.data.datasets.remote import absolute_path
+from adctl.data.depth import warn_of_depth
 from adctl.data.folds import split_fold
 from adctl.data.loader import ImageSource
 from adctl.data.preprocess import InputSpec
@@ -119,6 +120,7 @@ def plan_training(settings: TrainSettings) -> TrainingPlan:
     config = detector_config(settings)
     device = choose_device(settings.device, settings.gpu)
     dataset = open_dataset(settings)
+    warn_of_depth(dataset.train, config.bit_depth)
     validation = settings.validation_share if cls.needs_validation else 0.0
     return TrainingPlan(dataset, _split(settings, dataset, validation), config, device)
 

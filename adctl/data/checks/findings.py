@@ -113,6 +113,16 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
         "Masks that seem to be inverted",
         "Invert them: the defect must be white, and everything else black.",
     ),
+    "unclear-mask": (
+        Severity.WARNING,
+        "Masks whose values are not clear",
+        "Check that they are read as meant. Save masks as PNG, with 0 for the background and 255 for the defect.",
+    ),
+    "unused-bits": (
+        Severity.WARNING,
+        "16-bit images that use only the lower bits",
+        "If the camera delivers fewer bits, train with the setting that is named; otherwise the images are too dark.",
+    ),
     "odd-exposure": (
         Severity.WARNING,
         "Good images with unusual exposure",

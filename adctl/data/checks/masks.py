@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adctl.data.checks.findings import Finding, FindingCase, make_finding
-from adctl.data.masks import read_mask
+from adctl.data.masks import interpret_mask
 from adctl.errors import ImageError
 from adctl.records import GOOD
 
@@ -45,7 +45,7 @@ def find_faulty_masks(stats: Sequence[ImageStats], unused: Iterable[Path]) -> li
             kind, detail = fault
             assert image.sample.mask is not None
             cases[kind].append(FindingCase((image.sample.mask, image.sample.path), detail))
-    kinds = ("missing-mask", "orphan-mask", "corrupt-mask", "mask-size", "empty-mask", "inverted-mask")
+    kinds = ("missing-mask", "orphan-mask", "corrupt-mask", "mask-size", "empty-mask", "inverted-mask", "unclear-mask")
     return [found for kind in kinds for found in make_finding(kind, cases[kind])]
 
 
@@ -53,9 +53,10 @@ def _find_fault(image: ImageStats) -> tuple[str, str] | None:
     """Return the kind of fault of an image's mask and its detail; None if no fault is found."""
     assert image.sample.mask is not None
     try:
-        mask = read_mask(image.sample.mask)
+        found = interpret_mask(image.sample.mask)
     except ImageError as error:
         return "corrupt-mask", error.message
+    mask = found.defect
     height, width = mask.shape
     if image.error is None and (width, height) != (image.width, image.height):
         return "mask-size", f"{width} x {height}, but the image is {image.width} x {image.height}"
@@ -64,7 +65,7 @@ def _find_fault(image: ImageStats) -> tuple[str, str] | None:
     area, border = float(mask.mean()), float(_border(mask).mean())
     if area > _INVERTED_SHARE and border > _INVERTED_SHARE:
         return "inverted-mask", f"{area:.0%} of the mask and {border:.0%} of its border are marked"
-    return None
+    return ("unclear-mask", found.doubt) if found.doubt else None
 
 
 def _border(mask: BoolMask) -> BoolMask:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adctl.data.checks.findings import Finding, FindingCase, make_finding
+from adctl.data.depth import describe_depth
 from adctl.records import GOOD
 
 if TYPE_CHECKING:
@@ -52,6 +53,13 @@ def find_exposure_outliers(stats: Sequence[ImageStats]) -> list[Finding]:
                 cases.setdefault(image, []).append(f"{name} {measured:.3g}, expected {max(0, low):.3g} to {high:.3g}")
     found = [FindingCase((image.sample.path,), "; ".join(details)) for image, details in cases.items()]
     return make_finding("odd-exposure", found)
+
+
+def find_unused_bits(stats: Sequence[ImageStats]) -> list[Finding]:
+    """Find 16-bit images that use only their lower bits, all of one bit depth together."""
+    deep = [image for image in stats if image.peak is not None]
+    problem = describe_depth((image.peak or 0 for image in deep), 16)
+    return make_finding("unused-bits", [FindingCase((deep[0].sample.path.parent,), problem)] if problem else [])
 
 
 def find_mode_outliers(stats: Sequence[ImageStats]) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,12 @@ DEFECT = "defect"
 
 GOOD_NAMES = {"good", "ok", "normal"}
 """Names of folders of good images, in lower case."""
+
+_GOOD_WORDS = GOOD_NAMES | {"goods", "okay", "pass", "passed", "clean", "healthy", "intact", "flawless"}
+_NEUTRAL_WORDS = {"image", "images", "part", "parts", "sample", "samples", "test", "new", "old", "set", "batch", "only"}
+_WITHOUT_DEFECT = re.compile(
+    r"(?:no|non|not|without|zero)\W*(?:defect|fault|anomal|damage|flaw)|(?:defect|fault|anomaly|damage|flaw)\W*free"
+)
 
 
 @dataclass(frozen=True)
@@ -105,9 +112,26 @@ def _label(path: Path, root: Path) -> str | None:
     return GOOD if parts[0].casefold() in GOOD_NAMES else parts[0]
 
 
-def _label_notes(samples: Iterable[Sample]) -> list[str]:
+def _label_notes(samples: Sequence[Sample]) -> list[str]:
     unlabelled = sum(sample.label is None for sample in samples)
-    return [f"Test images without a label, scored but not used for metrics: {unlabelled}."] if unlabelled else []
+    notes = [f"Test images without a label, scored but not used for metrics: {unlabelled}."] if unlabelled else []
+    return notes + doubtful_label_notes(sample.label for sample in samples)
+
+
+def doubtful_label_notes(labels: Iterable[str | None]) -> list[str]:
+    """Return a sentence on each label that counts as a defect although its name says good, such as `good_2`."""
+    counts = Counter(label for label in labels if label not in {GOOD, None})
+    return [
+        f"Images labelled '{label}' count as defective: {count}. If they are good, rename '{label}' to '{GOOD}'."
+        for label, count in sorted(counts.items(), key=str)
+        if label is not None and _says_good(label)
+    ]
+
+
+def _says_good(label: str) -> bool:
+    text = label.casefold().replace("_", " ")
+    words = set(re.findall("[a-z]+", text)) - _NEUTRAL_WORDS
+    return (bool(words) and words <= _GOOD_WORDS) or _WITHOUT_DEFECT.search(text) is not None
 
 
 def _mask_notes(samples: Sequence[Sample], ambiguous: Sequence[Path]) -> list[str]:

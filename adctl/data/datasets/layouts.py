@@ -31,6 +31,7 @@ from adctl.data.datasets.ground_truth import (
     DEFECT,
     GOOD_NAMES,
     TestImages,
+    doubtful_label_notes,
     good_folder,
     is_category,
     relative_key,
@@ -154,7 +155,8 @@ def _open_listed(
         raise DataError(f"{path} lists no good training image.", "Give good images the label good.")
     _check_disjoint(good, test)
     ignored = [IgnoredPath(s.path, f"a training image, but labelled {s.label}") for s in train if s.label != GOOD]
-    return Dataset(path.stem, chosen, path, layout, good, test, tuple(ignored), tuple(_split_notes(rows)))
+    notes = _split_notes(rows) + doubtful_label_notes(sample.label for sample in test)
+    return Dataset(path.stem, chosen, path, layout, good, test, tuple(ignored), tuple(notes))
 
 
 def _split_notes(rows: list[ManifestRow]) -> list[str]:
