@@ -395,14 +395,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, to_json(value, indent=2) + "\n")
 
 
-def to_json(value: Any, indent: int | None = None) -> str:
-    """Return a value as JSON that UTF-8 can encode; NaN and infinity are not allowed.
+def to_json(value: Any, indent: int | None = None, *, allow_nan: bool = False) -> str:
+    """Return a value as JSON that UTF-8 can encode.
 
     Non-ASCII characters are not escaped, unless a text holds bytes of a file name that are not UTF-8, which Python
     keeps as lone surrogates: a parser gets the same text back.
     """
-    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
-    return text if is_encodable(text) else json.dumps(value, indent=indent, allow_nan=False)
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=allow_nan)
+    return text if is_encodable(text) else json.dumps(value, indent=indent, allow_nan=allow_nan)
 
 
 def is_encodable(text: str) -> bool:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import sys
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from adctl import __version__
-from adctl.cli import interrupts
+from adctl.cli import interrupts, streams
 from adctl.cli.command import UNLIMITED, ClickError, Command, split_subcommand
 from adctl.config import COMMANDS
 from adctl.errors import AdctlError, UsageError
 
-INTERRUPTED = 130
+_MEMORY_SIGNS = ("Cannot allocate memory", "cannot allocate memory", "failed to map segment", "can't start new thread")
+_MEMORY_REMEDY = "Use fewer or smaller images at once (--batch-size), or raise the limit of memory (ulimit -v)."
 
 _EPILOG = (
     "Exit codes: 0 success, 1 failure, 2 wrong usage, 3 images rejected (score --fail-on-anomaly) or a gate failed "
-    "(bench --fail-if, bench --against, report --fail-if), 130 interrupted. "
+    "(bench --fail-if, bench --against, report --fail-if), 130 interrupted, "
+    "143 or 129 ended by SIGTERM or SIGHUP. "
     "A setting comes from its flag, else from the variable ADCTL_NAME, else from --config FILE, else it is the default."
 )
 
@@ -81,8 +83,18 @@ def run(arguments: list[str]) -> int:
     Args:
         arguments: Arguments after `adctl`; `help X` is `X --help`.
     """
-    as_json = "--json" in arguments
     interrupts.install()
+    streams.prepare()
+    code = _run(arguments)
+    failure = streams.stdout_failure()
+    if failure is None:
+        return code
+    streams.write_stderr(f"error: Cannot write to the standard output: {failure}.\n")
+    return AdctlError.exit_code
+
+
+def _run(arguments: list[str]) -> int:
+    as_json = "--json" in arguments
     try:
         code: Any = app([*arguments[1:], "--help"] if arguments[:1] == ["help"] else arguments, standalone_mode=False)
     except AdctlError as error:
@@ -90,14 +102,21 @@ def run(arguments: list[str]) -> int:
     except ClickError as error:
         return _usage_error(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("Interrupted. Complete results are kept; no file is half-written.\n")
-        return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
+        streams.write_stderr("Interrupted. Complete results are kept; no file is half-written.\n")
+        return interrupts.exit_code()
     except Exception as error:  # noqa: BLE001 - the boundary: an error in adctl itself, reported as one
-        return _internal_error(error, as_json=as_json, verbose="--verbose" in arguments or "-v" in arguments)
+        return _unexpected_error(error, as_json=as_json, verbose="--verbose" in arguments or "-v" in arguments)
     return code if isinstance(code, int) else 0
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    """Return whether memory ran out, also where a limit stops a library from loading."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError) or any(sign in str(seen) for sign in _MEMORY_SIGNS):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def _print_error(error: AdctlError, *, as_json: bool) -> int:
@@ -112,9 +131,15 @@ def _usage_error(error: Exception, *, as_json: bool) -> int:
     command = f"{context.command_path} " if context is not None else "adctl "
     message = str(getattr(error, "format_message", lambda: error)())
     if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
-        sys.stderr.write(f"{message}\n")
+        streams.write_stderr(f"{message}\n")
         return UsageError.exit_code
     return _print_error(UsageError(message, f"See '{command}--help'."), as_json=as_json)
+
+
+def _unexpected_error(error: Exception, *, as_json: bool, verbose: bool) -> int:
+    if _lacks_memory(error):
+        return _print_error(AdctlError(f"There is not enough memory: {error}.", _MEMORY_REMEDY), as_json=as_json)
+    return _internal_error(error, as_json=as_json, verbose=verbose)
 
 
 def _internal_error(error: Exception, *, as_json: bool, verbose: bool) -> int:
@@ -123,8 +148,16 @@ def _internal_error(error: Exception, *, as_json: bool, verbose: bool) -> int:
 
     text = "".join(traceback.format_exception(error))
     if verbose:
-        sys.stderr.write(text)
-    with tempfile.NamedTemporaryFile("w", prefix="adctl-", suffix=".log", delete=False, encoding="utf-8") as log:
+        streams.write_stderr(text)
+    details = "what --verbose prints"
+    with (
+        suppress(OSError),  # the folder of temporary files may be full
+        tempfile.NamedTemporaryFile(
+            "w", prefix="adctl-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as log,
+    ):
         log.write(text)
+        log.flush()
+        details = f"the details in {log.name}"
     message = f"Internal error: {type(error).__name__}: {error}"
-    return _print_error(AdctlError(message, f"Please report it, with the details in {log.name}."), as_json=as_json)
+    return _print_error(AdctlError(message, f"Please report it, with {details}."), as_json=as_json)

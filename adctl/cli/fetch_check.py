@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from adctl.cli.output import Call, rows
 from adctl.errors import UsageError
+from adctl.names import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -78,11 +79,12 @@ def _finding(found: Finding, root: Path) -> Iterator[RenderableType]:
     style = {"error": "bold red", "warning": "bold yellow"}[found.severity]
     yield Text.assemble((f"{found.severity}: ", style), (f"{found.title}: {len(found.cases)}", "bold"))
     for case in found.cases[:_SHOWN_CASES]:
-        yield Text(f"  {', '.join(_short(path, root) for path in case.paths)}   ({case.detail})")
+        yield Text(f"  {', '.join(_short(path, root) for path in case.paths)}   ({printable(case.detail)})")
     if len(found.cases) > _SHOWN_CASES:
         yield Text(f"  and {len(found.cases) - _SHOWN_CASES} more; --json lists them all")
     yield Text(f"  remedy: {found.remedy}", style="dim")
 
 
 def _short(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) and path != root else str(path)
+    short = path.relative_to(root).as_posix() if path.is_relative_to(root) and path != root else str(path)
+    return printable(short)

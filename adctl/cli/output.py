@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -10,8 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
-from adctl.cli import interrupts
+from adctl.cli import interrupts, streams
 from adctl.config import COMMANDS, LoadedSettings, S, load, names_of
+from adctl.files import to_json
+from adctl.names import printable
 from adctl.progress import Reporter
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def rows(lines: Iterable[Sequence[str]], *headers: str) -> RenderableType:
         header = headers[index] if headers else ""
         table.add_column(header, style="cyan" if index == 0 else "", overflow="fold", no_wrap=index == 0)
     for line in gathered:
-        table.add_row(*map(Text, line))
+        table.add_row(*(Text(printable(cell, keep="\n")) for cell in line))
     return table
 
 
@@ -164,12 +165,11 @@ def print_text(shown: RenderableType) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on stdout."""
+    """Print one JSON document on stdout, in UTF-8 whatever the locale is."""
     from pydantic_core import to_jsonable_python
 
     plain = to_jsonable_python(value, inf_nan_mode="constants", fallback=str)
-    sys.stdout.write(json.dumps(plain, ensure_ascii=False, indent=2) + "\n")
-    sys.stdout.flush()
+    streams.write_stdout(to_json(plain, indent=2, allow_nan=True) + "\n")
 
 
 def print_error(error: AdctlError, *, as_json: bool) -> None:
@@ -185,9 +185,9 @@ def print_error(error: AdctlError, *, as_json: bool) -> None:
     from rich.text import Text
 
     console = stderr()
-    console.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
+    console.print(Text.assemble(("error: ", "bold red"), printable(error.message, keep="\n")), soft_wrap=True)
     if error.remedy:
-        console.print(Text.assemble(("remedy: ", "bold"), error.remedy), soft_wrap=True)
+        console.print(Text.assemble(("remedy: ", "bold"), printable(error.remedy, keep="\n")), soft_wrap=True)
 
 
 def stderr() -> Console:
@@ -217,7 +217,7 @@ class _StderrHandler(logging.Handler):
 
         style = "yellow" if record.levelno >= logging.WARNING else "dim"
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        stderr().print(Text(prefix + record.getMessage(), style=style), soft_wrap=True)
+        stderr().print(Text(prefix + printable(record.getMessage(), keep="\n"), style=style), soft_wrap=True)
 
 
 class _KeepHandler(logging.Handler):

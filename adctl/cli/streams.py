@@ -1,0 +1,82 @@
+"""Standard output and error: any text in any encoding, and a failure of the output as one message."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from contextlib import suppress
+
+_failure: str | None = None
+
+
+class _Output(io.TextIOWrapper):
+    """Standard output that remembers its first failure, after which it takes and drops everything."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            _keep(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            _keep(error)
+
+
+def prepare() -> None:
+    """Make both streams take any text; characters that the encoding lacks are escaped."""
+    # If one was closed before the start, no other file must get its number.
+    if sys.stdout is None:
+        sys.stdout = _Output(_null(os.O_RDONLY), "utf-8", "backslashreplace")  # writing fails
+    if sys.stderr is None:
+        sys.stderr = io.TextIOWrapper(_null(os.O_WRONLY), encoding="utf-8")
+    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
+        encoding, lines = sys.stdout.encoding, sys.stdout.line_buffering
+        sys.stdout = _Output(sys.stdout.buffer, encoding, "backslashreplace", line_buffering=lines)
+
+
+def stdout_failure() -> str | None:
+    """Write out the standard output, and return why a write failed; None if all went well."""
+    with suppress(ValueError):  # it is closed
+        sys.stdout.flush()
+    return _failure
+
+
+def write_stdout(text: str) -> None:
+    """Write text in UTF-8, whatever the encoding of the stream is; `stdout_failure` tells of a failure."""
+    sys.stdout.flush()
+    buffer = getattr(sys.stdout, "buffer", None)
+    if buffer is None:
+        sys.stdout.write(text)
+        return
+    try:
+        buffer.write(text.encode())
+        buffer.flush()
+    except OSError as error:
+        _keep(error)
+
+
+def write_stderr(text: str) -> None:
+    """Write text on the standard error if it can be written to."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def _null(flags: int) -> io.BufferedWriter:
+    return open(os.open(os.devnull, flags), "wb")  # noqa: PTH123 - stays open
+
+
+def _keep(error: OSError) -> None:
+    """Remember a failure, and drop what is not written: Python would try again at its end, with another message."""
+    global _failure  # noqa: PLW0603 - a process has one standard output
+    _failure = _failure or (os.strerror(error.errno) if error.errno else str(error))
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+        sys.stdout.flush()
