@@ -53,7 +53,8 @@ def _best() -> DeviceChoice:
         return _cuda(0, "the first CUDA GPU")
     if torch.backends.mps.is_available():
         return DeviceChoice(torch.device("mps"), "an Apple GPU, and no CUDA GPU")
-    return DeviceChoice(torch.device("cpu"), f"no GPU found; {torch.get_num_threads()} threads")
+    threads = torch.get_num_threads()
+    return DeviceChoice(torch.device("cpu"), f"no GPU found; {threads} thread{'' if threads == 1 else 's'}")
 
 
 def available_devices() -> list[str]:
