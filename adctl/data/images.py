@@ -487,9 +487,9 @@ def _channels_first(shape: Sequence[int]) -> bool:
 
 
 def _png_header(stream: BinaryIO) -> Header:
-    header = _other_header("PNG", stream)
-    stream.seek(_PNG_DEPTH_AT)
-    return replace(header, deep=stream.read(1) == bytes([_DEEP]))
+    deep = stream.read(_PNG_DEPTH_AT + 1)[-1] == _DEEP
+    stream.seek(0)
+    return _other_header("PNG", stream, deep=deep)
 
 
 def _bmp_header(stream: BinaryIO) -> Header:
@@ -513,9 +513,10 @@ def _jpeg_header(stream: BinaryIO) -> Header:
     return Header("JPEG", *image.size, orientation=_orientation(image))
 
 
-def _other_header(name: str, stream: BinaryIO) -> Header:
+def _other_header(name: str, stream: BinaryIO, *, deep: bool = False) -> Header:
     image = _HEADERS[name](stream)
-    return Header(name, *image.size, getattr(image, "n_frames", 1) > 1, _orientation(image), bytes_per_pixel=8)
+    several = getattr(image, "n_frames", 1) > 1
+    return Header(name, *image.size, several, _orientation(image), bytes_per_pixel=8, deep=deep)
 
 
 class _UnsupportedError(Exception):

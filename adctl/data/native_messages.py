@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -44,11 +44,11 @@ def decode_quietly(data: bytes, flags: int) -> tuple[NDArray[Any] | None, str]:
     encoded = np.frombuffer(data, np.uint8)
     if _stream is None:
         return cv2.imdecode(encoded, flags), ""
-    start = _stream.enter()
+    _stream.enter()
     try:
         pixels = cv2.imdecode(encoded, flags)
     finally:
-        printed = _stream.leave(start)
+        printed = _stream.leave()
     if not printed:
         return pixels, ""
     # Another thread's image may have caused the message; alone, this one tells.
@@ -76,43 +76,48 @@ class _CaughtStream:
             raise OSError("no buffer for messages")
         library.setvbuf(self._file, None, _UNBUFFERED, 0)
         self._readers = 0
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
         os.register_at_fork(after_in_child=self._restore)
 
     def _restore(self) -> None:
-        self._readers, self._condition = 0, threading.Condition()
+        self._readers, self._lock = 0, threading.Lock()
+        self._idle = threading.Condition(self._lock)
         self._pointer.value = self._original
 
-    def enter(self) -> int:
-        """Catch messages together with other threads; returns the position to give to `leave`."""
-        with self._condition:
+    def enter(self) -> None:
+        """Catch messages together with other threads."""
+        with self._lock:
             if not self._readers:
-                self._rewind(self._file)
                 self._pointer.value = self._file
             self._readers += 1
-        return int(self._tell(self._file))
 
-    def leave(self, start: int) -> bool:
-        """Stop to catch messages; returns True if some thread's image caused one since `enter`."""
-        printed = int(self._tell(self._file)) != start
-        with self._condition:
+    def leave(self) -> bool:
+        """Stop to catch messages; returns True if this or another thread's image caused one."""
+        printed = self._buffer[0] != b"\0"
+        with self._lock:
             self._readers -= 1
             if not self._readers:
                 self._pointer.value = self._original
-                self._condition.notify_all()
+                self._idle.notify_all()
         return printed
 
     @contextmanager
-    def alone(self) -> Iterator[Any]:
+    def alone(self) -> Iterator[Callable[[], str]]:
         """Catch messages while no other thread decodes; yields a function that returns their text."""
-        with self._condition:
-            self._condition.wait_for(lambda: not self._readers)
-            self._rewind(self._file)
+        with self._lock:
+            self._idle.wait_for(lambda: not self._readers)
+            self._clear()
             self._pointer.value = self._file
             try:
                 yield lambda: self._buffer.raw[: self._tell(self._file)].decode("utf-8", "replace").strip()
             finally:
                 self._pointer.value = self._original
+                self._clear()
+
+    def _clear(self) -> None:
+        self._rewind(self._file)
+        self._buffer[0] = b"\0"
 
 
 def _open_stream() -> _CaughtStream | None:
