@@ -9,14 +9,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from adctl import __version__, files
+from adctl import __version__, documents, files
 from adctl.choices import DETECTORS
 from adctl.detectors.registry import DetectorPackage, detector_class, package_of
 from adctl.engine import safetensors_file
-from adctl.errors import ModelFileError, UsageError
-from adctl.records import Calibration
+from adctl.errors import AdctlError, ModelFileError, UsageError
+from adctl.records import Calibration  # noqa: TC001 - pydantic resolves it at run time
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,32 +88,38 @@ class ModelHeader:
         """Rebuild from the dictionary of `to_dict`.
 
         Raises:
-            ModelFileError: The format is newer or older than `FORMAT`, or a field is missing.
+            ModelFileError: The format is newer or older than `FORMAT`, or a field is missing or has a wrong type.
         """
-        if value.get("format", 0) > FORMAT:
+        stored = value.get("format", 0)
+        if isinstance(stored, int) and stored > FORMAT:
             raise ModelFileError(
-                f"{path} has model format {value['format']}; adctl {__version__} reads up to {FORMAT}.",
+                f"{path} has model format {stored}; adctl {__version__} reads up to {FORMAT}.",
                 "Upgrade adctl on this machine: pip install --upgrade adctl",
             )
-        if value.get("format", 0) < FORMAT:
+        if isinstance(stored, int) and stored < FORMAT:
             raise ModelFileError(
                 f"{path} has model format {value.get('format')}, which stores no calibration scores; adctl "
                 f"{__version__} reads format {FORMAT}.",
                 "Train the model again with this adctl; the same data and settings give the same weights.",
             )
         try:
-            training = {**value["training"], "image_digests": tuple(value["training"]["image_digests"])}
-            calibration, package = value["calibration"], value.get("package")
-            return cls(
-                arch=value["arch"],
-                config=value["config"],
-                training=Training(**training),
-                calibration=Calibration.from_dict(calibration) if calibration else None,
-                adctl_version=value["adctl_version"],
-                package=DetectorPackage(**package) if package else None,
-            )
-        except (KeyError, TypeError) as error:
-            raise ModelFileError(f"The header of {path} is incomplete: {error}.", "Use an intact copy.") from error
+            header = documents.convert(value, _StoredHeader)
+        except ValueError as error:
+            raise ModelFileError(f"The header of {path} is damaged: {error}.", "Use an intact copy.") from error
+        return cls(**{name: getattr(header, name) for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class _StoredHeader:
+    """Header as it is stored: complete, with the format and without defaults."""
+
+    format: int
+    arch: str
+    config: dict[str, Any]
+    training: Training
+    calibration: Calibration | None
+    adctl_version: str
+    package: DetectorPackage | None = None
 
 
 def save_model(path: Path, detector: Detector, header: ModelHeader) -> None:
@@ -145,7 +149,10 @@ def load_model(path: Path) -> tuple[Detector, ModelHeader]:
     tensors, raw = safetensors_file.read(path)
     header = ModelHeader.from_dict(raw, path)
     detector = build_detector(header, path)
-    detector.load_state(tensors)
+    try:
+        detector.load_state(tensors)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error.message}", error.remedy) from error
     return detector.eval(), header
 
 
@@ -180,7 +187,9 @@ def build_detector(header: ModelHeader, path: Path) -> Detector:
     cls = detector_class(header.arch)
     try:
         return cls(cls.Config(**header.config))
-    except (ValidationError, UsageError) as error:
+    except Exception as error:  # networks refuse impossible settings in their own ways
+        if isinstance(error, AdctlError) and not isinstance(error, UsageError):
+            raise
         remedy = "Use an intact copy."
         if header.package is not None and installed != header.package:
             remedy = f"It was trained with {header.package}, and {installed} is installed: {_how_to_install(header)}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 GOOD = "good"
@@ -59,6 +61,11 @@ class Box:
     peak: float
 
 
+def _require_ascending(name: str, values: Sequence[float]) -> None:
+    if any(first > second for first, second in pairwise(values)):
+        raise ValueError(f"its {name} are not ascending")
+
+
 def _plain_box(box: Box) -> dict[str, Any]:
     return {"x": box.x, "y": box.y, "width": box.width, "height": box.height, "peak": box.peak}
 
@@ -82,11 +89,14 @@ class CalibrationScores:
     folds: int = 0
     views: tuple[str, ...] = ()
 
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> CalibrationScores:
-        """Rebuild from the dictionary of `asdict`."""
-        lists = {name: tuple(value[name]) for name in ("good", "peaks", "defective", "views")}
-        return cls(**lists, folds=value["folds"])
+    def __post_init__(self) -> None:
+        """Check the order, on which p-values and quantiles depend.
+
+        Raises:
+            ValueError: Scores are not ascending.
+        """
+        for name in ("good", "peaks", "defective"):
+            _require_ascending(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +130,16 @@ class ProbabilityCurve:
     probabilities: tuple[float, ...]
     tail: Tail | None = None
 
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> ProbabilityCurve:
-        """Rebuild from the dictionary of `asdict`."""
-        tail = Tail(**value["tail"]) if value["tail"] else None
-        return cls(tuple(value["scores"]), tuple(value["probabilities"]), tail)
+    def __post_init__(self) -> None:
+        """Check the nodes.
+
+        Raises:
+            ValueError: There are not as many probabilities as scores, or either is not ascending.
+        """
+        if len(self.scores) != len(self.probabilities):
+            raise ValueError(f"it has {len(self.scores)} scores, but {len(self.probabilities)} probabilities")
+        _require_ascending("scores", self.scores)
+        _require_ascending("probabilities", (0.0, *self.probabilities, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,16 +191,6 @@ class Calibration:
             return Verdict.WARN
         return Verdict.GOOD
 
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Calibration:
-        """Rebuild from the dictionary of `asdict`."""
-        rebuilt = {
-            "score_range": tuple(value["score_range"]),
-            "evidence": CalibrationScores.from_dict(value["evidence"]),
-            "probability": ProbabilityCurve.from_dict(value["probability"]),
-        }
-        return cls(**{**value, **rebuilt})
-
 
 @dataclass(frozen=True, slots=True)
 class ScoredImage:
@@ -227,9 +232,3 @@ class ScoredImage:
         """Return a JSON-safe dictionary with keys in the order of the attributes."""
         plain = {name: getattr(self, name) for name in ScoredImage.__slots__}  # `asdict` would copy every value
         return {**plain, "verdict": str(self.verdict), "boxes": tuple(map(_plain_box, self.boxes))}
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> ScoredImage:
-        """Rebuild from the dictionary of `to_dict`."""
-        boxes = tuple(Box(**box) for box in value["boxes"])
-        return cls(**{**value, "verdict": Verdict(value["verdict"]), "boxes": boxes})

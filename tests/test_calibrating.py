@@ -170,7 +170,7 @@ def test_saved_scores_that_cannot_be_used_are_refused(world, model, tmp_path, da
     (scored / "results.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     if damage == "nothing":
         (scored / "scores.json").unlink()
-    says = {"nan": "not finite", "no good": "no good image", "nothing": "holds no scores"}[damage]
+    says = {"nan": "finite number", "no good": "no good image", "nothing": "holds no scores"}[damage]
     with pytest.raises((DataError, UsageError), match=says):
         calibrate(loaded(model, scores=scored, method="f1"))
 

@@ -49,6 +49,7 @@ ROOMS = [
     "names",
     "paths",
     "records",
+    "documents",
     "choices",
     "errors",
 ]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _SMALLEST_SCALE, _LARGEST_SCALE = 1 / 16, 16.0
 
+_DAMAGED = "The file is damaged or was edited: train again, or take an intact copy."
+
 
 class DetectorConfig(BaseModel):
     """Settings of a detector: validated, JSON-safe, stored completely in the model file."""
@@ -110,7 +112,7 @@ class Detector(nn.Module, ABC):
     """Base class of detectors: from images to uncalibrated scores and maps, higher for more anomalous images.
 
     Subclasses register the statistics that fitting computes as buffers and name them in `fitted`. These buffers are
-    empty at first, and get the stored shape when a model file is loaded.
+    empty at first, of the type that fitting gives, and get the stored shape when a model file is loaded.
     """
 
     Config: ClassVar[type[DetectorConfig]]
@@ -190,19 +192,45 @@ class Detector(nn.Module, ABC):
         """Load all weights and fitted statistics from the tensors of a model file.
 
         Raises:
-            ModelFileError: The tensors do not fit the detector.
+            ModelFileError: The tensors do not fit the detector: they are missing, of another type or shape, hold values
+                that are not finite, or contradict each other.
         """
+        check_tensors(self, tensors)
         for name in self.fitted:
             if name in tensors:
                 self.register_buffer(name, torch.empty_like(tensors[name]))
         try:
             self.load_state_dict(dict(tensors), strict=True)
         except RuntimeError as error:
-            raise ModelFileError(
-                f"The model file does not fit its own settings: {error}",
-                "The file is damaged or was edited: train again, or take an intact copy.",
-            ) from error
+            raise ModelFileError(f"The tensors do not fit the model's own settings: {error}", _DAMAGED) from error
         self.check_fitted()
+        self.check_state()
+
+    def check_state(self) -> None:
+        """Check the relations between loaded statistics: their shapes, and values that must be positive.
+
+        Subclasses that name buffers in `fitted` extend it; all tensors are finite and of the right type already.
+
+        Raises:
+            ModelFileError: The statistics contradict each other or the settings.
+        """
+
+    def _require_state(self, name: str, *shape: int | None, positive: bool = False) -> Tensor:
+        """Return a buffer after checking its shape, where None stands for any length, and its sign.
+
+        Raises:
+            ModelFileError: The shape is another, or a value that must be positive is not.
+        """
+        value = self.get_buffer(name)
+        fits = len(shape) == value.ndim and all(
+            want in (None, have) for want, have in zip(shape, value.shape, strict=True)
+        )
+        if not fits:
+            wanted = [*("any" if length is None else length for length in shape)]
+            raise ModelFileError(f"'{name}' has the shape {[*value.shape]}; it must be {wanted}.", _DAMAGED)
+        if positive and not bool((value > 0).all()):
+            raise ModelFileError(f"'{name}' holds values that are not positive.", _DAMAGED)
+        return value
 
     def _fit_buffer(self, name: str, value: Tensor) -> None:
         """Set a fitted buffer."""
@@ -216,3 +244,22 @@ class Detector(nn.Module, ABC):
         def __call__(self, images: Tensor) -> Prediction:
             """Score images; see `forward`."""
             ...
+
+
+def check_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Check that stored tensors have the types of a module's own and hold finite values.
+
+    Raises:
+        ModelFileError: A tensor has another type, or a value that is not finite.
+    """
+    own = module.state_dict()
+    for name, tensor in tensors.items():
+        if name in own and tensor.dtype != own[name].dtype:
+            raise ModelFileError(f"'{name}' is {_type(tensor)}; it must be {_type(own[name])}.", _DAMAGED)
+        # The extremes are infinite or NaN if any value is; they need no memory.
+        if tensor.is_floating_point() and tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+            raise ModelFileError(f"'{name}' holds values that are not finite numbers.", _DAMAGED)
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -110,6 +110,14 @@ class EfficientAD(Detector):
         maps = ((self._distances(images) - self.centre) / self.spread).mean(1)
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
+    def check_state(self) -> None:
+        """Check that the standard deviations of good maps are positive.
+
+        Raises:
+            ModelFileError: One is not.
+        """
+        self._require_state("spread", *self.spread.shape, positive=True)
+
     @classmethod
     def training_defaults(cls, config: DetectorConfig) -> dict[str, Any]:
         """Return small batches: networks trained from scratch need many steps, and these networks are small."""

@@ -112,6 +112,18 @@ class PaDiM(FeatureDetector):
             return CostEstimate(memory=min(buffered, free) + CHUNK, flops=flops, disk=max(0, buffered - free))
         return CostEstimate(memory=3 * 8 * places * dimensions**2, flops=4.0 * places * dimensions**3)
 
+    def check_state(self) -> None:
+        """Check the shapes of projection, mean and whitening.
+
+        Raises:
+            ModelFileError: A shape contradicts the settings.
+        """
+        places, dimensions = self.grid**2, self.dimensions
+        self._require_state("projection", self.channels, dimensions)
+        self._require_state("mean", places, dimensions)
+        shared = self.config.covariance == "shared"
+        self._require_state("whitening", places, dimensions, *(() if shared else (dimensions,)))
+
     def whitened(self, images: Tensor) -> Tensor:
         """Return the features [P,B,D] with zero mean and identity covariance at each place."""
         offsets = self._projected(images) - self.mean.unsqueeze(1)

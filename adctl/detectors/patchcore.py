@@ -112,7 +112,7 @@ class PatchCore(FeatureDetector):
     def __init__(self, config: PatchCoreConfig) -> None:
         super().__init__(config)
         for name in self.fitted:
-            self.register_buffer(name, torch.empty(0))
+            self.register_buffer(name, torch.empty(0, dtype=torch.int8 if name == "bank" else torch.float32))
         self.blur = GaussianBlur(config.blur)
         self._features = FeatureBuffer()
         self._lists: tuple[Tensor, InvertedLists] | None = None
@@ -142,6 +142,20 @@ class PatchCore(FeatureDetector):
         flops = 2.0 * patches * (kept * reduced + self.channels * (self.channels + reduced))
         memory = min(held, free) + min(CHUNK, buffered) + _BYTES_PER_PATCH * patches + 4 * kept * reduced
         return CostEstimate(memory=memory, flops=flops, disk=disk)
+
+    def check_state(self) -> None:
+        """Check the shapes of the statistics and the bank, and that deviations and step are positive.
+
+        Raises:
+            ModelFileError: A shape contradicts the settings, or a divisor is not positive.
+        """
+        kept = min(self.config.dimensions, self.channels)
+        self._require_state("centre", self.channels, self.grid, self.grid)
+        self._require_state("spread", self.channels, self.grid, self.grid, positive=True)
+        self._require_state("directions", self.channels, kept)
+        self._require_state("scales", kept + 1)
+        self._require_state("step", positive=True)
+        self._require_state("bank", None, kept)
 
     def reduced(self, patches: Tensor) -> Tensor:
         """Reduce features [B,C,h,w] to the vectors [B,D,h,w] that are compared with the bank."""

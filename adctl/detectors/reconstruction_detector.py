@@ -139,8 +139,20 @@ class ReconstructionDetector(Detector):
             ModelFileError: The tensors do not fit the detector.
         """
         if all(name in tensors for name in _STATISTICS):
-            self._set_statistics(NormalErrorStats(*(torch.empty_like(tensors[name]) for name in _STATISTICS)))
+            empty = (torch.empty(tensors[name].shape) for name in _STATISTICS)
+            self._set_statistics(NormalErrorStats(*empty))
         super().load_state(tensors)
+
+    def check_state(self) -> None:
+        """Check the shapes of the statistics of normal errors, and that the deviations are positive.
+
+        Raises:
+            ModelFileError: The shapes contradict the settings, or a deviation is not positive.
+        """
+        unfitted = self.usual_level.shape[1:] == (1, 1)
+        shape = (len(self.error.weights), *((1, 1) if unfitted else (self.input.height, self.input.width)))
+        self._require_state("usual_level", *shape)
+        self._require_state("usual_spread", *shape, positive=True)
 
     @property
     def backbone_name(self) -> str | None:

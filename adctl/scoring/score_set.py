@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -22,13 +22,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from adctl import files
+from adctl import documents, files
 from adctl.errors import DataError, OutputError, UsageError
 from adctl.names import csv_cell
 from adctl.records import Calibration, ScoredImage
 from adctl.scoring.heatmap_names import HeatmapNames
 from adctl.scoring.heatmaps import upsample
 from adctl.scoring.map_file import MAPS, MapSpool
+from adctl.scoring.score_files import AGAIN, read_manifest, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -44,6 +45,12 @@ COLUMNS = (
     *("path", "key", "label", "score", "p_value", "probability", "threshold", "verdict"),
     *("boxes", "peak", "width", "height", "error"),
 )
+
+_KINDS = {"maps": "f", "rows": "i", "sizes": "i"}
+"""Datasets of `maps.h5` and NumPy's letters for the kind of their values."""
+
+_LARGEST_MAP = 2**28
+"""Values of the largest map that is read; damaged files can ask for any memory."""
 
 
 class ScoreWriter:
@@ -161,8 +168,8 @@ class ScoreWriter:
         found: list[tuple[ScoredImage, int]] = []
         for line in (self.folder / JSONL).read_bytes().split(b"\n")[:-1]:
             try:
-                row = ScoredImage.from_dict(json.loads(line))
-            except (ValueError, TypeError, KeyError):
+                row = documents.parse(line, ScoredImage)
+            except ValueError:
                 break
             if not self._keep(row) or (self._maps is not None and row.score is not None and len(found) not in stored):
                 break
@@ -225,18 +232,14 @@ class ScoreSet:
                 f"{folder} holds no scores ({MANIFEST} is missing).",
                 "Name a folder that 'adctl score' wrote, or run 'adctl score' first.",
             )
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            if manifest["schema"] != SCHEMA:
-                raise DataError(
-                    f"{folder / MANIFEST} has the format '{manifest['schema']}'; this adctl reads '{SCHEMA}'.",
-                    "Use the adctl version that wrote the file, or score the images again.",
-                )
-            rows = tuple(_read_rows(folder / JSONL, complete=manifest.get("complete", True)))
-            calibration = manifest["calibration"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"The scores in {folder} are damaged: {error}.", "Score the images again.") from error
-        return cls(folder, manifest, rows, Calibration.from_dict(calibration) if calibration else None)
+        manifest, calibration = read_manifest(folder / MANIFEST, SCHEMA)
+        complete = manifest.get("complete", True)
+        rows = read_rows(folder / JSONL, complete=complete)
+        if complete and len(rows) < manifest.get("rows", 0):
+            raise DataError(
+                f"{folder / JSONL} is damaged: it has {len(rows)} rows, and {MANIFEST} says {manifest['rows']}.", AGAIN
+            )
+        return cls(folder, manifest, rows, calibration)
 
     @property
     def bit_depth(self) -> int:
@@ -250,7 +253,7 @@ class ScoreSet:
 
     @property
     def _config(self) -> dict[str, Any]:
-        config: dict[str, Any] = self.manifest.get("model", {}).get("config", {})
+        config: dict[str, Any] = (self.manifest.get("model") or {}).get("config", {})
         return config
 
     @property
@@ -314,7 +317,7 @@ class AnomalyMaps(Mapping[str, NDArray[np.float32]]):
             raise KeyError(image) from None
         with self._damage():
             height, width = self._sizes[index]
-            return np.asarray(self._file["maps"][index, :height, :width])
+            return np.asarray(self._file["maps"][index, :height, :width], np.float32)
 
     def __iter__(self) -> Iterator[str]:
         return (self._rows[row].path for row in self.kept)
@@ -338,14 +341,35 @@ class AnomalyMaps(Mapping[str, NDArray[np.float32]]):
     def kept(self) -> dict[int, int]:
         """Index of each map in the file, by row number."""
         with self._damage():
-            return {int(row): index for index, row in enumerate(self._file["rows"][:])}
+            self._check_shapes()
+            numbers = self._file["rows"][:].tolist()
+            if len(set(numbers)) < len(numbers) or any(not 0 <= number < len(self._rows) for number in numbers):
+                raise ValueError(f"its maps do not belong to the {len(self._rows)} rows of the results")
+            return {number: index for index, number in enumerate(numbers)}
 
     @cached_property
     def _sizes(self) -> Sequence[tuple[int, int]]:
         # Older scored sets have no sizes, because all their maps have the same size.
-        stored = self._file
-        sizes = stored["sizes"][:].tolist() if "sizes" in stored else [stored["maps"].shape[1:]] * len(self.kept)
+        stored, (_, rows, columns) = self._file, self._file["maps"].shape
+        sizes = stored["sizes"][:].tolist() if "sizes" in stored else [(rows, columns)] * len(self.kept)
+        if any(not (0 < height <= rows and 0 < width <= columns) for height, width in sizes):
+            raise ValueError("the size of a map is not possible")
         return [(height, width) for height, width in sizes]
+
+    def _check_shapes(self) -> None:
+        """Check types and shapes before anything is read, since a damaged file may ask for any memory.
+
+        Raises:
+            ValueError: They are not those of maps.
+        """
+        stored = self._file
+        shapes = {name: stored[name].shape for name in ("maps", "rows", "sizes") if name in stored}
+        kinds = {name: stored[name].dtype.kind for name in shapes}
+        count = len(shapes["rows"]) and shapes["rows"][0]
+        expected = {"maps": (count, *shapes["maps"][1:3]), "rows": (count,), "sizes": (count, 2)}
+        right = all(shapes[name] == expected[name] and kinds[name] == _KINDS[name] for name in shapes)
+        if not right or count > len(self._rows) or math.prod(shapes["maps"][1:]) > _LARGEST_MAP:
+            raise ValueError(f"its datasets have the shapes {shapes}")
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
@@ -367,8 +391,9 @@ class AnomalyMaps(Mapping[str, NDArray[np.float32]]):
     def _damage(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, KeyError, ValueError) as error:
-            raise DataError(f"{self.path} is damaged: {error}.", "Score the images again.") from error
+        # HDF5 refuses damaged files in all these ways.
+        except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
+            raise DataError(f"{self.path} is damaged: {error}.", AGAIN) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -449,10 +474,10 @@ def json_line(values: dict[str, Any]) -> str:
 def read_claim(folder: Path) -> dict[str, Any] | None:
     """Return the manifest of a scored set, complete or not; None if the folder holds none."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = documents.parse((folder / MANIFEST).read_bytes(), dict)
     except (OSError, ValueError):
         return None
-    return manifest if isinstance(manifest, dict) and manifest.get("schema") == SCHEMA else None
+    return manifest if manifest.get("schema") == SCHEMA else None
 
 
 def claimed_files(folder: Path) -> tuple[set[Path], set[Path]]:
@@ -464,22 +489,12 @@ def claimed_files(folder: Path) -> tuple[set[Path], set[Path]]:
     try:
         settings = {name: entry["value"] for name, entry in manifest["settings"].items()}
         wrote = settings["heatmaps"] if settings["heatmaps"] is not None else settings["out"] is not None
-        rows = [json.loads(line) for line in (folder / JSONL).read_bytes().split(b"\n")[:-1]] if wrote else []
+        rows = [documents.parse_json(line) for line in (folder / JSONL).read_bytes().split(b"\n")[:-1]] if wrote else []
         names = HeatmapNames(folder)
         heatmaps = [names.path(row["key"]) for row in rows]
         return own, {path for row, path in zip(rows, heatmaps, strict=True) if row["score"] is not None}
     except (OSError, ValueError, KeyError, TypeError):
         return own, set()
-
-
-def _read_rows(path: Path, *, complete: bool) -> Iterator[ScoredImage]:
-    # splitlines would also split at other characters, which file names may contain.
-    lines = path.read_text(encoding="utf-8").split("\n")
-    if not complete or not lines[-1]:  # the last line is being written
-        lines.pop()
-    if not lines:
-        raise ValueError("there is no row yet")
-    yield from (ScoredImage.from_dict(json.loads(line)) for line in lines)
 
 
 def _box_text(box: dict[str, Any]) -> str:
