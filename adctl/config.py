@@ -23,6 +23,7 @@ from typing import (
     get_type_hints,
 )
 
+from adctl import documents
 from adctl.choices import DETECTORS, EXPORT_FORMATS, REPORT_FORMATS, RUNTIMES, formats_with
 from adctl.errors import UsageError, unknown_name
 from adctl.options import PREFIX, Bounds, Group, Option, declared_in, describe, flag_name, is_several, is_table, switch
@@ -696,10 +697,9 @@ def _from_environment(cls: type[CommandSettings]) -> dict[str, Any]:
 
 
 def _from_text(variable: str, text: str) -> Any:
-    import json
 
     try:
-        return json.loads(text)
+        return documents.parse_json(text)
     except ValueError as error:
         raise UsageError(
             f"The environment variable {variable} cannot be read: {error}.",
@@ -726,7 +726,6 @@ def _from_file(path: Path, cls: type[CommandSettings]) -> dict[str, Any]:
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    import json
     import tomllib
 
     import yaml
@@ -735,7 +734,7 @@ def _parse(path: Path) -> dict[str, Any]:
         ".toml": tomllib.loads,
         ".yaml": yaml.safe_load,
         ".yml": yaml.safe_load,
-        ".json": json.loads,
+        ".json": documents.parse_json,
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -744,7 +743,7 @@ def _parse(path: Path) -> dict[str, Any]:
         document: Any = reader(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError(f"The settings file {path} does not exist.", "Check the path given to --config.") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except Exception as error:  # readers of YAML and TOML refuse odd texts in their own ways, deep nesting among them
         raise UsageError(f"The settings file {path} cannot be read: {error}", "Correct the place it names.") from error
     if document is None:  # an empty YAML file
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adctl import run_folder
 from adctl.data.datasets.layouts import Dataset, categories_in, open_data, open_folders, open_mvtec
@@ -71,10 +71,10 @@ def dataset_of_run(folder: Path) -> Dataset | None:
     manifest = run_folder.read_manifest(folder)
     if manifest is None:
         return None
-    source: dict[str, Any] = manifest["dataset"]
-    if source["layout"] == "folders":
-        test, masks = (Path(source[name]) if source[name] else None for name in ("test", "masks"))
-        return _open_folders(Path(source["good"]), test, masks)
+    source = manifest.dataset
+    if source.layout == "folders" and source.good is not None:
+        test, masks = (None if path is None else Path(path) for path in (source.test, source.masks))
+        return _open_folders(Path(source.good), test, masks)
     # For the MVTec AD layout, the recorded root is the category's own folder.
-    listed = source["layout"] in {"manifest", "webdataset"}
-    return open_data(Path(source["root"]), source["category"] if listed else None)
+    listed = source.layout in {"manifest", "webdataset"}
+    return open_data(Path(source.root), source.category if listed else None)

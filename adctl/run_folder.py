@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
-import json
 import logging
 import os
 import platform
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from adctl import __version__, files
+from adctl import __version__, documents, files
 from adctl.errors import DataError, OutputError, UsageError
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ SPLIT = "split.json"
 MODEL = "model.safetensors"
 SUMMARY = "summary.json"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "scikit-learn", "safetensors")
+
+_DELETE = "Delete it, and give models, images and scores by path."
 
 Kind = Literal["model", "scores"]
 
@@ -107,13 +109,39 @@ def find_model(runs: Path, model: Path | None) -> Path:
     raise UsageError(f"Cannot find a model {model}.", f"Give a model file, or the folder or name of a run in {runs}.")
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class RunDataset:
+    """Dataset of a run, in its manifest: see `adctl.data.datasets`; paths are absolute."""
+
+    layout: str
+    root: str
+    name: str | None = None
+    category: str | None = None
+    good: str | None = None
+    test: str | None = None
+    masks: str | None = None
+
+
+@dataclass(frozen=True)
+class _RunCalibration:
+    threshold: float
+
+
+@dataclass(frozen=True)
+class RunManifest:
+    """Entries of a run's manifest that are read again."""
+
+    dataset: RunDataset
+    calibration: _RunCalibration
+
+
+def read_manifest(folder: Path) -> RunManifest | None:
     """Read the manifest of a run folder; return None if the folder has none.
 
     Raises:
         DataError: The manifest is damaged.
     """
-    return read_json(folder / RUN)
+    return documents.read(folder / RUN, RunManifest, _DELETE, others="ignore")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -122,14 +150,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     Raises:
         DataError: The file is damaged.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is damaged: {error}.", "Delete it, and give models and scores by path.") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} is damaged: not a JSON object.", "Delete it, and give models and scores by path.")
+    value: dict[str, Any] | None = documents.read(path, dict, _DELETE)
     return value
 
 
@@ -162,8 +183,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _read_last(runs: Path) -> dict[str, Any]:
-    return read_json(runs / LAST) or {}
+def _read_last(runs: Path) -> dict[str, str]:
+    return documents.read(runs / LAST, dict[str, str], _DELETE) or {}
 
 
 def _relative(path: Path, runs: Path) -> str:

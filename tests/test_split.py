@@ -119,18 +119,20 @@ def test_vanished_image(samples):
         split_good(samples, calibration=0.2, validation=0.1, seed=0)
 
 
-def test_json_round_trip(samples):
+def test_json_round_trip(samples, tmp_path):
     split = split_good(samples, calibration=0.2, validation=0.1, seed=7)
     value = json.loads(json.dumps(split.to_dict()))
-    assert Split.from_dict(value, reversed(samples)) == split
+    (tmp_path / "split.json").write_text(json.dumps(value))
+    assert Split.read(tmp_path / "split.json", reversed(samples), "") == split
     assert (value["seed"], value["calibration_share"], value["validation_share"]) == (7, 0.2, 0.1)
     assert set(value["digests"]) == {sample.key for sample in samples}
 
 
-def test_from_dict_names_what_is_gone(samples):
+def test_reading_a_split_names_what_is_gone(samples, tmp_path):
     value = split_good(samples, calibration=0.2, validation=0.1, seed=7).to_dict()
+    (tmp_path / "split.json").write_text(json.dumps(value))
     with pytest.raises(DataError, match=r"missing from the dataset: 1, such as train/good/039\.png"):
-        Split.from_dict(value, samples[:-1])
+        Split.read(tmp_path / "split.json", samples[:-1], "")
 
 
 def test_training_digest_tells_sets_apart(samples):

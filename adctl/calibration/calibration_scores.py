@@ -5,7 +5,6 @@ PyTorch is imported only to score images, so that a calibration with stored scor
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,10 +151,7 @@ def read_split(model: Path) -> Split:
             f"{model} is not in the folder of its training run, so its held-out good images are unknown.",
             "Name good images that the model was not trained on with --good DIR.",
         )
-    try:
-        return Split.from_dict(json.loads(path.read_text(encoding="utf-8")), dataset.train)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} is damaged: {error}.", "Name good images with --good DIR.") from error
+    return Split.read(path, dataset.train, "Name good images with --good DIR.")
 
 
 def read_scored_set(path: Path, model: Path, header: ModelHeader) -> CalibrationScores:
@@ -171,7 +167,7 @@ def read_scored_set(path: Path, model: Path, header: ModelHeader) -> Calibration
         DataError: The scores are damaged or of another model, or there are none of unseen good images.
     """
     scores = ScoreSet.load(path.parent if path.is_file() else path)
-    source = scores.manifest.get("model", {})
+    source = scores.manifest.get("model") or {}
     if source.get("tensors_sha256") != tensors_digest(model):
         raise DataError(
             f"The scores in {scores.folder} were not made by {model}, but by {source.get('path', 'another model')}.",

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
+from adctl import documents
 from adctl.config import COMMANDS, COMMON_OPTIONS, options_of, synonyms_of
 from adctl.errors import UsageError
 from adctl.options import Option, flag_name, is_table
@@ -135,15 +136,13 @@ def _value(option: Option, typed: Any) -> Any:
 
 def _pairs(flag: str, given: tuple[str, ...]) -> dict[str, Any]:
     """Return NAME=VALUE texts as a table; a value that is JSON is read as JSON, any other as text."""
-    import json
-
     table: dict[str, Any] = {}
     for pair in given:
         name, equals, text = pair.partition("=")
         if not equals:
             raise UsageError(f"{flag} {pair} has no value.", f"Write NAME=VALUE, such as {flag} coreset_ratio=0.1.")
         try:
-            table[name.strip().replace("-", "_")] = json.loads(text)
+            table[name.strip().replace("-", "_")] = documents.parse_json(text)
         except ValueError:
             table[name.strip().replace("-", "_")] = text
     return table

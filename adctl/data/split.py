@@ -12,11 +12,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from adctl import documents
 from adctl.data import storage
 from adctl.errors import DataError, ImageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from adctl.records import Sample
 
@@ -59,32 +61,50 @@ class Split:
         }
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any], samples: Iterable[Sample]) -> Split:
-        """Rebuild from the dictionary of `to_dict`.
+    def read(cls, path: Path, samples: Iterable[Sample], remedy: str) -> Split:
+        """Read the document of `to_dict` from a file.
 
         Args:
-            value: Result of `to_dict`.
+            path: The file.
             samples: The dataset's current good images; images that are not in the split are ignored.
+            remedy: Remedy for a damaged file.
 
         Raises:
-            DataError: An image of the split is missing.
+            DataError: The file is missing or damaged, or an image of the split is missing.
         """
+        stored = documents.read(path, _StoredSplit, remedy)
+        if stored is None:
+            raise DataError(f"There is no file {path}.", remedy)
+        parts = {name: getattr(stored, name) for name in ("train", "validation", "calibration")}
+        if not {key for keys in parts.values() for key in keys} <= stored.digests.keys():
+            raise DataError(f"{path} is damaged: it has no digest of some of its images.", remedy)
         found = {sample.key: sample for sample in samples}
-        missing = sorted(set(value["digests"]) - set(found))
+        missing = sorted(set(stored.digests) - set(found))
         if missing:
             raise DataError(
                 f"Images of the split are missing from the dataset: {len(missing)}, such as {missing[0]}.",
                 "Restore them, or start a new training.",
             )
-        names = ("train", "validation", "calibration")
-        parts = {name: tuple(found[key] for key in value[name]) for name in names}
         return cls(
-            **parts,
-            digests=dict(value["digests"]),
-            seed=value["seed"],
-            validation_share=value["validation_share"],
-            calibration_share=value["calibration_share"],
+            **{name: tuple(found[key] for key in keys) for name, keys in parts.items()},
+            digests=stored.digests,
+            seed=stored.seed,
+            validation_share=stored.validation_share,
+            calibration_share=stored.calibration_share,
         )
+
+
+@dataclass(frozen=True)
+class _StoredSplit:
+    """Document of a split, as `Split.to_dict` writes it."""
+
+    seed: int
+    validation_share: float
+    calibration_share: float
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    calibration: tuple[str, ...]
+    digests: dict[str, str]
 
 
 def split_good(samples: Sequence[Sample], *, calibration: float, validation: float, seed: int) -> Split:

@@ -7,7 +7,6 @@ zipper (Bergmann et al. 2019). No files and no network are needed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from adctl import files
+from adctl import documents, files
 from adctl.data.images import write_png
 from adctl.errors import OutputError
 
@@ -170,7 +169,7 @@ def _write_all(folder: Path, record: dict[str, int], progress: Callable[[int, in
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
     try:
-        record: dict[str, Any] = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        record: dict[str, Any] = documents.parse((folder / _RECORD).read_bytes(), dict)
     except (OSError, ValueError):
         return None
     return record

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import queue
 import threading
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from adctl import files
+from adctl import documents, files
 from adctl.errors import OutputError
 from adctl.fetching.http import BadRangeError, PermanentError, RetryableError, read_block
 
@@ -62,7 +61,7 @@ class PartialDownload:
 def read_partial(part: Path, state: Path, url: str) -> PartialDownload:
     """Read the state of an earlier download; empty if it was from another address or does not fit the part."""
     try:
-        stored = json.loads(state.read_text(encoding="utf-8"))
+        stored = documents.parse_json(state.read_text(encoding="utf-8"))
         segments = tuple(Segment(*map(int, numbers)) for numbers in stored["pieces"])
         length = part.stat().st_size
         same_address = stored["url"] == _fingerprint(url)

@@ -12,11 +12,10 @@ Functions that read a bundle verify the digest of every file they read.
 
 from __future__ import annotations
 
-import json
 import tarfile
 from typing import TYPE_CHECKING, Any
 
-from adctl import files
+from adctl import documents, files
 from adctl.errors import FetchError
 from adctl.fetching.digests import list_files, read_digests
 from adctl.fetching.store import Provenance
@@ -42,7 +41,10 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
     Raises:
         FetchError: It is damaged, or was made by a later version of adctl.
     """
-    manifest: dict[str, Any] = json.loads(verified_file(bundle, MANIFEST).read_text(encoding="utf-8"))
+    try:
+        manifest: dict[str, Any] = documents.parse(verified_file(bundle, MANIFEST).read_bytes(), dict)
+    except ValueError as error:
+        raise FetchError(f"{bundle / MANIFEST} is damaged: {error}.", "Create the bundle again.") from error
     if manifest.get("format") != FORMAT:
         raise FetchError(
             f"The bundle {bundle} was made by a later version of adctl ({manifest.get('adctl')}).", "Update adctl."

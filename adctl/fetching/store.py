@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from adctl import __version__, files
+from adctl import __version__, documents, files
 from adctl.errors import FetchError, unknown_name
 
 if TYPE_CHECKING:
@@ -74,10 +73,17 @@ def fetched_categories(entry: CatalogueEntry, folder: Path) -> tuple[str, ...]:
 def read_provenance(folder: Path) -> dict[str, Provenance]:
     """Read the provenance of a data set's categories; empty if there is no readable record."""
     try:
-        stored = json.loads((folder / _RECORD).read_text(encoding="utf-8"))["categories"]
-        return {name: Provenance(**{**entry, "urls": tuple(entry["urls"])}) for name, entry in stored.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        stored = documents.parse((folder / _RECORD).read_bytes(), _Record, others="ignore")
+    except (OSError, ValueError):
         return {}
+    return stored.categories
+
+
+@dataclass(frozen=True)
+class _Record:
+    """Entries of `fetched.json` that are read again."""
+
+    categories: dict[str, Provenance]
 
 
 def record_provenance(entry: CatalogueEntry, folder: Path, new: Mapping[str, Provenance]) -> None:

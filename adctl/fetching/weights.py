@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import shutil
@@ -11,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adctl import __version__, files
+from adctl import __version__, documents, files
 from adctl.errors import FetchError, UsageError
 from adctl.fetching import packing
 from adctl.fetching.catalogue import RemoteFile
@@ -109,7 +108,7 @@ def list_weights(root: Path) -> list[Path]:
 def check_weights(path: Path) -> bool | None:
     """Return whether weights match their recorded digest; None if there is no record."""
     try:
-        record = json.loads(_record_path(path).read_text(encoding="utf-8"))
+        record = documents.parse_json(_record_path(path).read_text(encoding="utf-8"))
         return bool(files.sha256_file(path) == record["sha256"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -138,7 +137,7 @@ def _import_file(name: str, source: Path, staging: Path, path: Path) -> dict[str
     known: dict[str, Any] = {}
     if packing.is_bundle(source):
         record = packing.verified_file(source, f"weights/{name}.json")
-        known = json.loads(record.read_text(encoding="utf-8"))
+        known = documents.parse_json(record.read_text(encoding="utf-8"))
         source = packing.verified_file(source, f"weights/{name}.safetensors")
     if not source.is_file():
         raise UsageError(f"There is no file {source}.", "Check the path given to --from.")
@@ -176,7 +175,7 @@ def _intact_weights(path: Path) -> FetchedWeights | None:
     """Return weights fetched before, if they still match their record; otherwise None."""
     if not check_weights(path):
         return None
-    record = json.loads(_record_path(path).read_text(encoding="utf-8"))
+    record = documents.parse_json(_record_path(path).read_text(encoding="utf-8"))
     try:
         facts = (record["sha256"], record["bytes"], record["verified"], record["licence"])
     except KeyError:

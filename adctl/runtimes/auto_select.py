@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import platform
 from dataclasses import asdict, dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from adctl import files, run_folder
+from adctl import documents, files
 from adctl.choices import EXPORT_FORMATS, RUNTIMES, format_of_runtime
-from adctl.errors import DataError, UsageError
+from adctl.errors import DataError, ModelFileError, UsageError
 from adctl.model_file import tensors_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 EXPORTS = "exports.json"
 _SCHEMA = "adctl.exports/1"
@@ -60,6 +64,12 @@ class ParityRecord:
     def speedup(self) -> float:
         """Speed relative to PyTorch."""
         return self.images_per_second / self.torch_images_per_second
+
+
+@dataclass(frozen=True)
+class _Exports:
+    schema: str
+    exports: tuple[ParityRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -141,13 +151,33 @@ def read_parity_records(folder: Path) -> list[ParityRecord]:
     Raises:
         DataError: `exports.json` is damaged.
     """
-    document = run_folder.read_json(folder / EXPORTS)
+    remedy = "Delete it and export again."
+    document = documents.read(folder / EXPORTS, _Exports, remedy)
     if document is None:
         return []
+    for record in document.exports:
+        if record.runtime not in RUNTIMES or PurePath(record.file).name != record.file:
+            raise DataError(f"{folder / EXPORTS} is damaged: {record.file} for {record.runtime}.", remedy)
+    return list(document.exports)
+
+
+def verify_export(path: Path) -> None:
+    """Check that an exported file and its weights are those that were verified when they were written.
+
+    A file without a record beside it is not checked.
+
+    Raises:
+        ModelFileError: The bytes have changed.
+    """
     try:
-        return [ParityRecord(**entry) for entry in document["exports"]]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{folder / EXPORTS} is damaged: {error}.", "Delete it and export again.") from error
+        records = [record for record in read_parity_records(path.parent) if record.file == path.name]
+    except DataError as error:
+        log.warning("%s cannot be checked: %s", path, error.message)
+        return
+    if records and records[0].sha256 != digest_of(path):
+        raise ModelFileError(
+            f"{path} is damaged: it does not match its checksum in {EXPORTS}.", "Export it again with 'adctl export'."
+        )
 
 
 def files_of(path: Path) -> Iterator[Path]:

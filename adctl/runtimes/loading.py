@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from adctl.choices import RUNTIMES
 from adctl.errors import UsageError, unknown_name
 from adctl.model_file import read_header
-from adctl.runtimes.auto_select import choose_runtime, find_export
+from adctl.runtimes.auto_select import choose_runtime, find_export, verify_export
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +38,8 @@ def open_runtime(path: Path, device: str = "auto", gpu: int | None = None, runti
         MissingExtraError: The runtime is not installed.
     """
     default = _default_runtime(path)
+    if default != "torch":
+        verify_export(path)
     if runtime in (None, default):
         return _open(default, path, device, gpu)
     if runtime != AUTO and runtime not in RUNTIMES:
@@ -55,13 +57,14 @@ def open_runtime(path: Path, device: str = "auto", gpu: int | None = None, runti
 def _open_model(path: Path, device: str, gpu: int | None, runtime: str) -> Runtime:
     """Open a `model.safetensors` with another runtime than the default, or with the fastest one."""
     if runtime == AUTO:
-        choice = choose_runtime(path, device, gpu)
+        choice = choose_runtime(path, device, gpu)  # compares the checksum
         log.info("Runtime %s: %s.", choice.runtime, choice.reason)
         name, target = choice.runtime, choice.path
     elif RUNTIMES[runtime].suffix == path.suffix:
         name, target = runtime, path
     else:
         name, target = runtime, find_export(path, runtime)
+        verify_export(target)
     opened = _open(name, target, device, gpu)
     opened.header = read_header(path)
     return opened

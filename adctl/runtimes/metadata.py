@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from adctl import documents
 from adctl.errors import ModelFileError, UsageError
 from adctl.model_file import ModelHeader
 
@@ -60,11 +61,11 @@ def read_metadata(text: str | None, path: Path) -> tuple[ModelHeader, ExportOrig
     if text is None:
         raise ModelFileError(f"{path} was not written by adctl: it has no calibration.", _REMEDY)
     try:
-        value = json.loads(text)
-        header = ModelHeader.from_dict(value, path)
-        return header, ExportOrigin(**value["export"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFileError(f"The metadata of {path} is damaged or from another version of adctl.", _REMEDY) from error
+        value = documents.parse(text, dict)
+        origin = documents.convert(value.pop("export", None), ExportOrigin)
+    except ValueError as error:
+        raise ModelFileError(f"The metadata of {path} is damaged or from another adctl: {error}.", _REMEDY) from error
+    return ModelHeader.from_dict(value, path), origin
 
 
 def damaged(path: Path, kind: str, error: object) -> ModelFileError:

@@ -7,13 +7,13 @@ none of these; an archive that does is refused before PyTorch opens it.
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.export.passes import move_to_device_pass
 
+from adctl import documents
 from adctl.data.preprocess import InputSpec
 from adctl.engine.device import choose_device
 from adctl.errors import ModelFileError
@@ -87,7 +87,7 @@ def refuse_pickles(content: bytes, path: Path) -> None:
                 # All files are in one folder, which is named after the archive.
                 _require_plain(entry.filename.partition("/")[2], entry.file_size, path)
                 if entry.filename.endswith("_config.json"):
-                    _require_plain_tensors(json.loads(archive.read(entry)), path)
+                    _require_plain_tensors(documents.parse_json(archive.read(entry)), path)
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
         raise damaged(path, "torch.export archive", error) from error
 

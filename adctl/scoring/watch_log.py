@@ -9,21 +9,20 @@ repairs them after a kill. Raw maps are not saved, because a kill would damage t
 from __future__ import annotations
 
 import csv
-import json
 import os
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 
-from adctl import files
+from adctl import documents, files
 from adctl.errors import DataError, UsageError
+from adctl.records import ScoredImage  # noqa: TC001 - pydantic resolves it at run time
 from adctl.scoring.score_set import COLUMNS, CSV, JSONL, MANIFEST, claimed_files, csv_line, json_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from adctl.records import ScoredImage
 
 SCHEMA = "adctl.watch/1"
 LOG = "watch.jsonl"
@@ -140,17 +139,17 @@ class WatchLog:
         ):
             csv.writer(table).writerow(COLUMNS)
             for entry in self._entries(path):
-                self.done[entry["key"]] = Stamp(entry["size"], entry["mtime_ns"])
+                self.done[entry.key] = Stamp(entry.size, entry.mtime_ns)
                 self.rows += 1
-                jsonl.write(json_line(entry["row"]))
-                table.write(csv_line(entry["row"]))
+                jsonl.write(json_line(entry.row.to_dict()))
+                table.write(csv_line(entry.row.to_dict()))
 
-    def _entries(self, path: Path) -> Iterator[dict[str, Any]]:
+    def _entries(self, path: Path) -> Iterator[_Entry]:
         """Check the first line of the log and yield the entries of the other lines."""
         with path.open(encoding="utf-8", newline="\n") as stream:
             try:
-                self._check_owner(json.loads(next(stream)))
-                yield from map(json.loads, stream)
+                self._check_owner(documents.parse(next(stream), dict))
+                yield from (documents.parse(line, _Entry) for line in stream)
             except (ValueError, KeyError, TypeError, StopIteration) as error:
                 raise DataError(
                     f"The file {path} is damaged: {error}.",
@@ -169,6 +168,16 @@ class WatchLog:
                     f"{self.folder} holds the results of another {name}: {first_line[name]}.",
                     "Choose another folder with --out.",
                 )
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Line of the log: an image file and its row."""
+
+    key: str
+    size: int
+    mtime_ns: int
+    row: ScoredImage
 
 
 def claimed_by_watch(folder: Path) -> set[Path]:

@@ -211,7 +211,7 @@ def _fold(
         model=model,
         images=len(plan.split.train),
         held_out=len(good.scores),
-        threshold=float(record["calibration"]["threshold"]),
+        threshold=record.calibration.threshold,
         tail=_tail(good.scores),
         metrics=tested.metrics if tested else {},
     )

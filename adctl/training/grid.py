@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adctl import files, run_folder
+from adctl import documents, files, run_folder
 from adctl.config import LoadedSettings, TrainSettings
 from adctl.datasets import ALL_CATEGORIES, categories_of, open_dataset
 from adctl.detectors.components.shared_feature_cache import shared_features
@@ -287,8 +287,8 @@ def _folder(settings: TrainSettings) -> tuple[Path, dict[Combination, GridRow]]:
 
 def _read_rows(folder: Path, known: dict[str, Any]) -> dict[Combination, GridRow]:
     try:
-        rows = [GridRow(**row) for row in known["combinations"]]
-    except (KeyError, TypeError) as error:
+        rows = documents.convert(known.get("combinations"), list[GridRow])
+    except ValueError as error:
         raise DataError(f"{folder / run_folder.SUMMARY} is damaged: {error}.", "Choose another --name.") from error
     there = [row for row in rows if row.run is None or (folder / row.run / run_folder.MODEL).is_file()]
     return {row.combination: row for row in there}

@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import shutil
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adctl import files, run_folder
+from adctl import documents, files, run_folder
 from adctl.config import LoadedSettings, TrainSettings, validated
 from adctl.engine.checkpoints import FOLDER as CHECKPOINTS
 from adctl.engine.checkpoints import CheckpointFolder
@@ -35,6 +36,12 @@ MAY_DIFFER = frozenset(
     }
 )  # fmt: skip
 """Settings that do not influence the result."""
+
+
+@dataclass(frozen=True)
+class _StoredSettings:
+    schema: str
+    settings: dict[str, dict[str, Any]]
 
 
 def save_settings(run: Path, loaded: LoadedSettings[TrainSettings], split: Split) -> None:
@@ -79,10 +86,13 @@ def load_settings(run: Path, loaded: LoadedSettings[TrainSettings]) -> LoadedSet
         UsageError: A setting given now would change the result; the message names it, with both values.
         DataError: The settings of the run are damaged.
     """
-    stored = run_folder.read_json(run / SETTINGS)
-    if stored is None or stored.get("schema") != _SCHEMA:
-        raise DataError(f"{run / SETTINGS} is damaged.", "Train again.")
-    started: dict[str, dict[str, Any]] = stored["settings"]
+    stored = documents.read(run / SETTINGS, _StoredSettings, "Train again.")
+    if stored is None or stored.schema != _SCHEMA:
+        raise DataError(f"{run / SETTINGS} is damaged: it has another format.", "Train again.")
+    started = stored.settings
+    wrong = next((name for name, entry in started.items() if not {"value", "from"} <= entry.keys()), None)
+    if wrong is not None:
+        raise DataError(f"{run / SETTINGS} is damaged: '{wrong}' has no value or no origin.", "Train again.")
     now = loaded.table()
     given = {name for name, origin in loaded.origins.items() if origin != "default"}
     differing = [

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
+from adctl import documents
 from adctl.data import storage
 from adctl.data.datasets.folders import os_reason
 from adctl.data.datasets.ground_truth import DEFECT, GOOD_NAMES
@@ -115,7 +115,7 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = documents.parse_json(line)
         except ValueError as error:
             raise _line_error(path, number, f"it is not JSON ({error})", "Write one JSON object per line.") from error
         if not isinstance(value, dict):
@@ -179,7 +179,7 @@ def _existing_file(manifest: Path, number: int, name: str) -> Path:
         try:
             if storage.file_size(path) is not None:
                 return path
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a name that holds a null character
             continue
     raise _line_error(manifest, number, f"{name} does not exist", f"Write paths relative to {manifest.parent}.")
 

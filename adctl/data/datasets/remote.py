@@ -9,7 +9,6 @@ the credentials (environment, profiles).
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import shutil
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from adctl import files
+from adctl import documents, files
 from adctl.data.containers import is_container_name
 from adctl.data.images import IMAGE_SUFFIXES
 from adctl.errors import FetchError, MissingExtraError, OutputError, UsageError
@@ -153,7 +152,7 @@ def _copy_one(filesystem: Any, entry: Mapping[str, Any], target: Path) -> None:
 def _read_index(base: Path) -> dict[str, str]:
     """Read the file names and stamps of the last update; if the index is missing or damaged, delete the mirror."""
     try:
-        table: dict[str, str] = json.loads((base / _INDEX).read_text(encoding="utf-8"))
+        table = documents.parse((base / _INDEX).read_bytes(), dict[str, str])
     except (OSError, ValueError):
         shutil.rmtree(base / _FOLDER, ignore_errors=True)
         return {}

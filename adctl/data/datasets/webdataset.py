@@ -8,11 +8,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from adctl import documents
 from adctl.data import storage
 from adctl.data.containers import Container, open_container
 from adctl.data.datasets.manifests import ManifestRow, make_row
@@ -88,7 +88,7 @@ def _read_fields(shard: Path, container: Container, members: dict[str, str]) -> 
     fields: dict[str, str] = {}
     try:
         if "json" in members:
-            table = json.loads(_read_text(container, members["json"]))
+            table = documents.parse_json(_read_text(container, members["json"]))
             fields |= {name: str(value) for name, value in table.items() if name in {"label", "split", "category"}}
         if "cls" in members:
             fields.setdefault("label", _read_text(container, members["cls"]).strip())

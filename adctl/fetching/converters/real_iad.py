@@ -12,10 +12,10 @@ defect are good.
 
 from __future__ import annotations
 
-import json
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from adctl import documents
 from adctl.errors import DataError
 from adctl.fetching.converters.items import TRAIN, CopyFile, MergeMasks, find_root
 from adctl.records import GOOD
@@ -44,7 +44,7 @@ def read(place: Path, category: str, known: Sequence[str]) -> Iterator[Item]:
     assert images is not None
     assert path is not None
     try:
-        split = json.loads(path.read_text(encoding="utf-8"))
+        split = documents.parse_json(path.read_text(encoding="utf-8"))
         normal = split["meta"]["normal_class"]
         yield from (item for sample in split["train"] for item in _training_image(images, sample))
         yield from (item for sample in split["test"] for item in _test_image(images, sample, normal))
