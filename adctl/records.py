@@ -89,15 +89,6 @@ class CalibrationScores:
     folds: int = 0
     views: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        """Check the order, on which p-values and quantiles depend.
-
-        Raises:
-            ValueError: Scores are not ascending.
-        """
-        for name in ("good", "peaks", "defective"):
-            _require_ascending(name, getattr(self, name))
-
 
 @dataclass(frozen=True, slots=True)
 class Tail:

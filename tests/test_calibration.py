@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from typing import get_args
 
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import genpareto
 from sklearn.metrics import f1_score, precision_score, recall_score
 
+from adctl import documents
 from adctl.config import CalibrationMethod
 from adctl.errors import DataError, UsageError
 from adctl.records import Calibration, CalibrationScores, Verdict
@@ -303,7 +303,7 @@ def test_a_judge_says_all_of_it():
 def test_calibration_survives_json():
     for seen in (evidence(np.arange(9.0)), evidence(np.arange(9.0), np.arange(5.0, 12.0), views=("hflip",))):
         chosen, _ = calibrate(ThresholdRule("conformal", 0.2, warn=0.4), seen)
-        assert Calibration.from_dict(json.loads(json.dumps(asdict(chosen)))) == chosen
+        assert documents.convert(asdict(chosen), Calibration) == chosen
 
 
 def test_no_scores_and_broken_scores_are_refused():

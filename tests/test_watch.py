@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from adctl import documents
 from adctl.config import LoadedSettings, ScoreSettings, names_of, validated
 from adctl.errors import DataError, UsageError
 from adctl.records import ScoredImage, Verdict
@@ -147,7 +148,7 @@ def test_a_torn_line_is_cut_off_and_the_results_follow_the_journal(tmp_path):
         journal.add(row("c.png"), Stamp(5, 6))
         assert journal.rows == 3
     lines = (tmp_path / "results.jsonl").read_text("utf-8").strip("\n").split("\n")
-    assert [ScoredImage.from_dict(json.loads(line)) for line in lines] == [
+    assert [documents.parse(line, ScoredImage) for line in lines] == [
         row(key) for key in ("a.png", "b, \u2028.png", "c.png")
     ]
     with (tmp_path / "results.csv").open(encoding="utf-8", newline="") as stream:
