@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from adctl.errors import OutputError, UsageError
+from adctl.names import encodable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -386,8 +387,8 @@ def write_bytes(path: Path, data: bytes, *, flush: bool = True) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically; line ends are not converted."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write a UTF-8 text file atomically; line ends are not converted, and bytes that are not UTF-8 are escaped."""
+    write_bytes(path, encodable(text).encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -12,6 +12,8 @@ from pathlib import PurePosixPath
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, which terminals obey; characters that turn the direction of text; and lone surrogates."""
 
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
+
 _BYTES = range(0xDC80, 0xDD00)
 """Surrogates that stand for the bytes 0x80 to 0xFF."""
 
@@ -26,6 +28,11 @@ def printable(text: str, keep: str = "") -> str:
         keep: Control characters that stay, such as line ends.
     """
     return _CONTROL.sub(lambda found: found[0] if found[0] in keep else _escaped(ord(found[0])), text)
+
+
+def encodable(text: str) -> str:
+    r"""Return a text that UTF-8 can encode: bytes of file names that are not UTF-8 are escaped, such as `\xfc`."""
+    return _SURROGATES.sub(lambda found: _escaped(ord(found[0])), text)
 
 
 def csv_cell(value: object) -> object:

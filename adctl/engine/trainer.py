@@ -24,6 +24,7 @@ from adctl.engine.gradient_loop import GradientLoop
 from adctl.engine.history import FitReport
 from adctl.engine.phases import Batch, Observe, total
 from adctl.engine.precision import choose_precision
+from adctl.errors import TrainingError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -62,6 +63,10 @@ class FitJob:
     resume: bool = False
 
 
+_FIRST = 8
+"""Images read at once to see whether they vary; most often the first are enough."""
+
+
 def seed_everything(seed: int) -> None:
     """Seed torch, for reproducible initial weights."""
     torch.manual_seed(seed)
@@ -75,10 +80,33 @@ def fit(job: FitJob, devices: Devices | None = None) -> FitReport:
         devices: Devices that train together, or None for the device of the job.
 
     Raises:
-        TrainingError: The loss is not finite, or a single image does not fit into memory.
+        TrainingError: The loss is not finite, a single image does not fit into memory, or the images do not vary.
         ModelFileError: The checkpoint is damaged or belongs to another network.
         ImageError: An image cannot be read.
     """
+    _require_variation(job.train)
+    try:
+        return _fit_on(job, devices)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise TrainingError(
+            f"The features of the training images do not vary enough: {error}.",
+            "Use images that differ from one another, as photographs of different parts do.",
+        ) from error
+
+
+def _require_variation(images: Images) -> None:
+    """Raise if each image has one colour only."""
+    for pixels in images.batches(_FIRST):
+        flat = pixels.reshape(len(pixels), -1, pixels.shape[-1])
+        if (flat != flat[:, :1]).any():
+            return
+    raise TrainingError(
+        f"The training images do not vary: each of the {len(images)} images has one colour only, such as all white.",
+        "Check the camera, the exposure and the region of interest, and use images that show parts.",
+    )
+
+
+def _fit_on(job: FitJob, devices: Devices | None) -> FitReport:
     several = devices is not None and devices.count > 1
     if not several and not distributed.is_launched_externally():
         return _fit(job, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -215,7 +214,7 @@ def _write_manifest(selection: _Selection, base: Path, folder: Path, lines: tupl
         "weights": list(selection.weights),
         "install": list(lines),
     }
-    files.write_text(folder / packing.MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    files.write_text(folder / packing.MANIFEST, files.to_json(manifest, indent=2) + "\n")
     files.write_text(folder / "INSTALL.txt", _instructions(manifest, lines))
 
 

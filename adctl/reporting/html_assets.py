@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import jinja2
+
+from adctl.files import to_json
 
 _HERE = Path(__file__).parent
 
@@ -26,7 +27,7 @@ def read_assets(*names: str) -> str:
 
 def to_script_json(value: Any) -> str:
     """Convert a value to JSON that is safe inside a script element, whatever characters its strings contain."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    text = to_json(value)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 

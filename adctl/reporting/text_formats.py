@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from adctl import __version__, files
+from adctl.names import csv_cell, printable
 from adctl.reporting.content import DEFAULT_OPTIONS, ReportOptions, build_content
 from adctl.reporting.named_metrics import named_metrics
 from adctl.reporting.notable_images import notable_images
@@ -71,8 +72,8 @@ def write_csv(scores: ScoreSet, evaluation: Evaluation, target: Path, options: R
         name, _, part = metric.name.partition(".")
         bounds = (metric.interval.low, metric.interval.high) if metric.interval else (None, None)
         numbers = [value if value is None else repr(value) for value in (metric.value, *bounds)]
-        writer.writerow([name, part, *numbers, metric.reason])
-    files.write_bytes(target, stream.getvalue().encode("utf-8"))
+        writer.writerow([name, csv_cell(part), *numbers, csv_cell(metric.reason)])
+    files.write_text(target, stream.getvalue())
 
 
 def write_document(
@@ -121,4 +122,4 @@ def _table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def _escaped(text: str) -> str:
     """Escape text so that Markdown shows it unchanged; file names may contain any character."""
-    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
+    return _MARKUP.sub(r"\\\1", printable(" ".join(text.split())))

@@ -32,6 +32,7 @@ from adctl.metrics.ensemble import combine_scores, standardise
 from adctl.metrics.image import image_metrics
 from adctl.metrics.mean_std import MeanStd, mean_stds
 from adctl.metrics.table import IMAGE, Place
+from adctl.names import csv_cell
 from adctl.progress import SILENT, Reporter
 from adctl.records import GOOD
 from adctl.runtimes.loading import open_runtime
@@ -292,7 +293,7 @@ def _write(result: CrossValidationResult, scored: Sequence[_Scored]) -> None:
         scores = one.good.scores
         columns = (one.good.keys, scores.tolist(), standardise(scores, scores).tolist(), one.good.peaks.tolist())
         for key, value, standard, peak in zip(*columns, strict=True):
-            table.writerow((key, one.fold.number, repr(value), repr(standard), repr(peak)))
+            table.writerow((csv_cell(key), one.fold.number, repr(value), repr(standard), repr(peak)))
     files.write_text(result.run / OUT_OF_FOLD, stream.getvalue())
     files.write_json(result.run / run_folder.SUMMARY, {"schema": "adctl.folds/1", **summary(result)})
 

@@ -29,6 +29,7 @@ from adctl.detectors.registry import detector_class
 from adctl.engine import distributed
 from adctl.errors import AdctlError, DataError, UsageError
 from adctl.metrics.mean_std import MeanStd, mean_std, mean_stds
+from adctl.names import csv_cell
 from adctl.progress import SILENT, Reporter
 from adctl.training.evaluate import METRICS, can_test, evaluate_on_test
 from adctl.training.resume import MAY_DIFFER
@@ -417,7 +418,7 @@ def _write(folder: Path, settings: TrainSettings, rows: Sequence[GridRow]) -> Gr
     table.writerow(_COLUMNS)
     for row in rows:
         values = {**asdict(row), **row.metrics}
-        table.writerow([values.get(name) for name in _COLUMNS])
+        table.writerow([csv_cell(values.get(name)) for name in _COLUMNS])
     files.write_text(folder / RESULTS, stream.getvalue())
     files.write_text(folder / TABLE, markdown(result))
     files.write_json(folder / run_folder.SUMMARY, summary)

@@ -1,0 +1,195 @@
+"""One odd thing ends no run: odd names, images without variation, folders that may not be written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, settings
+from test_scoring import settings_for
+
+from adctl import run_folder
+from adctl.config import LoadedSettings, ReportSettings, names_of, validated
+from adctl.errors import TrainingError
+from adctl.reporting.report import report
+from adctl.scoring.score import score
+from adctl.scoring.score_set import ScoreSet
+from adctl.training.single_run import train_once
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names of files differ there")
+ODD = (
+    b"M\xfcnchen.png",
+    b"=1+1.png",
+    b"-x.png",
+    b"@a.png",
+    b"esc\x1b[31m.png",
+    b"line\nend.png",
+    b"tab\t.png",
+    b"ok.png",
+)
+
+
+@pytest.fixture(scope="module")
+def odd(zippers, tmp_path_factory):
+    """Images with odd names, two of them in a folder with an odd name."""
+    folder = tmp_path_factory.mktemp("odd") / "in"
+    images = sorted((zippers / "train" / "good").iterdir())
+    (folder / "=cmd").mkdir(parents=True)
+    for image, name in zip(images, ODD, strict=False):
+        shutil.copy(image, os.fsencode(folder) + b"/" + name)
+    shutil.copy(images[-1], os.fsencode(folder) + b"/=cmd/\xe4.png")
+    return folder
+
+
+# ---- names
+
+
+@linux
+def test_odd_names_are_rows_like_others(patchcore, odd, tmp_path):
+    result = score(settings_for(patchcore, odd, tmp_path / "out"))
+    assert (len(result), result.counts["error"]) == (9, 0)
+    keys = {row.key for row in ScoreSet.load(result.folder).rows}
+    assert keys == {os.fsdecode(name) for name in ODD} | {os.fsdecode(b"=cmd/\xe4.png")}
+    assert all(Path(row.path).exists() for row in result)
+    with (result.folder / "results.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    shown = {row["key"] for row in rows}
+    assert {"M\\xfcnchen.png", "'=1+1.png", "'-x.png", "'@a.png", "esc\\x1b[31m.png", "ok.png"} <= shown
+    assert all(row["key"].isprintable() for row in rows)
+    assert len(list(result.folder.rglob("*.png"))) == 9
+
+
+@linux
+def test_an_odd_name_that_cannot_be_read_is_an_error_row(patchcore, odd, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(odd, folder)
+    Path(os.fsdecode(os.fsencode(folder) + b"/M\xfcnchen.png")).write_bytes(b"damaged")
+    result = score(settings_for(patchcore, folder, tmp_path / "out"))
+    assert (len(result), result.counts["error"]) == (9, 1)
+    assert "M\\xfcnchen" in (tmp_path / "out" / "results.csv").read_text("utf-8")
+
+
+@linux
+@pytest.mark.parametrize("format_name", ["html", "md", "csv", "json", "pdf", "pptx"])
+def test_odd_names_stand_in_every_report(patchcore, odd, tmp_path, format_name):
+    pytest.importorskip("pptx")
+    pytest.importorskip("reportlab")
+    score(settings_for(patchcore, odd, tmp_path / "out"))
+    given = {"scores": (tmp_path / "out",), "format": (format_name,), "contact_sheet": tmp_path / "sheet.png"}
+    written = report(
+        LoadedSettings(validated(ReportSettings, given), dict.fromkeys(names_of(ReportSettings), "default"))
+    )
+    content = written.page.read_bytes()
+    if format_name != "pdf":
+        assert b"\x1b" not in (b"" if format_name == "pptx" else content)
+    if format_name == "pptx":
+        assert zipfile.ZipFile(written.page).testzip() is None
+
+
+@linux
+def test_odd_names_can_be_learned_from(odd, tmp_path):
+    trained = train_once(settings(arch="padim", good=odd, runs=tmp_path / "runs"))
+    names = json.loads((trained.run / "split.json").read_text("utf-8"))["digests"]
+    assert any("\udcfc" in name for name in names)
+    result = score(settings_for(trained, odd, tmp_path / "out"))
+    assert result.counts["error"] == 0
+
+
+# ---- images without variation
+
+
+@pytest.mark.parametrize("arch", ["padim", "patchcore", "simplenet", "efficientad", "dinomaly", "cnn"])
+@pytest.mark.parametrize("colours", ["white", "greys"])
+def test_images_of_one_colour_are_refused(tmp_path, arch, colours):
+    for number in range(12):
+        value = 255 if colours == "white" else 10 * number
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((64 + number, 64, 3), value, np.uint8))
+    given = {"weights": "random"} if arch in ("dinomaly", "efficientad") else {}
+    with pytest.raises(TrainingError, match="do not vary"):
+        train_once(settings(arch=arch, good=tmp_path, runs=tmp_path / "runs", epochs=1, **given))
+
+
+def test_features_without_variation_are_told():
+    from adctl.engine import trainer
+
+    class Job:
+        train = property(lambda self: self)
+
+        def batches(self, size):
+            yield np.random.default_rng(0).integers(0, 255, (2, 4, 4, 3), np.uint8)
+
+    def fails(*_):
+        torch.linalg.cholesky(torch.zeros(3, 3))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "_fit_on", fails)
+        with pytest.raises(TrainingError, match="vary enough"):
+            trainer.fit(Job())
+
+
+@pytest.mark.parametrize("arch", ["padim", "patchcore", "simplenet"])
+def test_equal_images_with_content_end_in_no_internal_error(zippers, tmp_path, arch):
+    image = cv2.imread(str(zippers / "train/good/000.png"))
+    for number in range(12):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image, [cv2.IMWRITE_PNG_COMPRESSION, number % 10])
+        with (tmp_path / f"{number}.png").open("ab") as stream:
+            stream.write(bytes(number))
+    try:
+        train_once(settings(arch=arch, good=tmp_path, runs=tmp_path / "runs", epochs=1))
+    except TrainingError as error:
+        assert "vary" in error.message  # noqa: PT017 - either is right
+
+
+# ---- folders one may not write
+
+
+@pytest.fixture
+def unprivileged():
+    """Function that runs adctl without root's right to ignore permissions."""
+    command = []
+    if os.name != "posix":
+        pytest.skip("permissions differ there")
+    if os.geteuid() == 0:
+        rights = "-dac_override,-dac_read_search"
+        command = ["setpriv", "--inh-caps", rights, "--bounding-set", rights]
+        if shutil.which("setpriv") is None or subprocess.run([*command, "true"], check=False).returncode:
+            pytest.skip("root ignores permissions, and setpriv cannot change that here")
+
+    def run(*words, cwd):
+        return subprocess.run(
+            [*command, sys.executable, "-m", "adctl", *map(str, words)], cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+def test_a_read_only_working_folder_changes_no_exit_code(patchcore, zippers, tmp_path, unprivileged):
+    readonly, out = tmp_path / "readonly", tmp_path / "out"
+    readonly.mkdir()
+    shutil.copytree(zippers / "test", readonly / "images")
+    shutil.copy(patchcore.model, readonly / "model.safetensors")
+    out.mkdir()
+    readonly.chmod(0o555)
+    words = ("score", "images", "--model", "model.safetensors", "--out", out / "o", "--fail-on-anomaly")
+    expected = score(settings_for(patchcore, readonly / "images", tmp_path / "mine"))
+    done = unprivileged(*words, cwd=readonly)
+    assert done.returncode == (3 if expected.counts["reject"] else 0), done.stderr
+    assert "warning: Cannot write" in done.stderr
+    assert ScoreSet.load(out / "o").manifest["complete"] is True
+
+
+def test_a_damaged_pointer_is_written_anew(tmp_path):
+    (tmp_path / "last.json").write_text("{")
+    run_folder.set_last(tmp_path, "scores", tmp_path)
+    assert run_folder.get_last(tmp_path, "scores") == tmp_path
