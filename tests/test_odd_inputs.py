@@ -193,3 +193,56 @@ def test_a_damaged_pointer_is_written_anew(tmp_path):
     (tmp_path / "last.json").write_text("{")
     run_folder.set_last(tmp_path, "scores", tmp_path)
     assert run_folder.get_last(tmp_path, "scores") == tmp_path
+
+
+# ---- what is no regular file
+
+
+@linux
+def test_a_watched_folder_ignores_pipes_sockets_and_files_without_end(patchcore, zippers, tmp_path, caplog):
+    import socket
+    import threading
+
+    from adctl.config import ScoreSettings
+    from adctl.scoring import watch
+
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    os.mkfifo(inbox / "f.png")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(inbox / "s.png"))
+    (inbox / "d.png").symlink_to("/dev/zero")
+    shutil.copy(zippers / "train/good/000.png", inbox / "a.png")
+    stop = threading.Event()
+
+    def grow() -> None:
+        while not stop.wait(0.02):
+            with (inbox / "g.png").open("ab") as stream:
+                stream.write(b"x")
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    given = {"model": patchcore.model, "watch": inbox, "watch_idle": 0.5, "settle": 0.2, "out": tmp_path / "out"}
+    values = validated(ScoreSettings, {**given, "runs": tmp_path, "watch_for": 60.0})
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(watch, "_LONGEST_WAIT", 0.5)
+            result = watch.watch(LoadedSettings(values, dict.fromkeys(names_of(ScoreSettings), "default")))
+    finally:
+        stop.set()
+        writer.join()
+        listener.close()
+    assert [row.key for row in result] == ["a.png"]
+    assert result.seconds < 30
+
+
+@linux
+def test_a_pipe_is_an_error_and_never_waited_for(tmp_path):
+    from adctl.data.images import read_image
+    from adctl.errors import ImageError
+
+    os.mkfifo(tmp_path / "f.png")
+    with pytest.raises(ImageError, match="regular file"):
+        read_image(tmp_path / "f.png")
+    with pytest.raises(ImageError, match="regular file"):
+        read_image(Path("/dev/zero"))

@@ -6,16 +6,17 @@ archive itself counts as a folder. Ordinary files are tried first, so that they 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 from typing import TYPE_CHECKING
 
 from adctl.data.containers import Container, is_container_name, open_container
-from adctl.files import sha256_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from io import BufferedReader
     from pathlib import Path
     from typing import BinaryIO
 
@@ -28,7 +29,8 @@ def read_bytes(path: Path) -> bytes:
         DataError: The file lies in a damaged container.
     """
     try:
-        return path.read_bytes()
+        with _open_regular(path) as stream:
+            return stream.read()
     except (FileNotFoundError, NotADirectoryError):
         container, name = _require_inside(path)
         return container.read(name)
@@ -37,18 +39,34 @@ def read_bytes(path: Path) -> bytes:
 def open_binary(path: Path) -> BinaryIO:
     """Open a file for reading; raises the same errors as `read_bytes`."""
     try:
-        return path.open("rb")
+        return _open_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         container, name = _require_inside(path)
         return container.open(name)
 
 
+def _open_regular(path: Path) -> BufferedReader:
+    """Open a regular file; a pipe or device, which could block for ever, raises an `OSError`."""
+    # Without O_NONBLOCK the call itself would wait for a writer of a pipe.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    descriptor = os.open(path, flags)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError("it is a pipe, socket or device, and no regular file")
+
+
 def digest(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes; raises the same errors as `read_bytes`."""
     try:
-        return sha256_file(path)
+        stream = _open_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         return hashlib.sha256(read_bytes(path)).hexdigest()
+    with stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def is_folder(path: Path) -> bool:

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import math
 import os
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 from adctl import files, run_folder
@@ -56,6 +58,9 @@ _MIN_PAUSE = 0.25
 _PATIENCE = 10
 """Waiting time for an unreadable file, as a multiple of the settling time."""
 
+_LONGEST_WAIT = 120.0
+"""Seconds after which a file that still changes no longer keeps a watch with `watch_idle` from ending."""
+
 _UNFINISHED = (
     ".*", "~*", "*~", "tmp*", "*.tmp.*", "*.temp.*", "*.part.*", "*.partial.*", "*.crdownload.*", "*.filepart.*"
 )  # fmt: skip
@@ -89,11 +94,13 @@ class _PendingFile:
     Attributes:
         stamp: Size and modification time.
         since: Time when this state was first found, in seconds of the monotonic clock.
+        first: Time when the file was first found.
         tried: Whether scoring was tried in this state.
     """
 
     stamp: Stamp
     since: float
+    first: float
     tried: bool = False
 
 
@@ -114,6 +121,7 @@ class Inbox:
         self._without = without.resolve()
         self._pending: dict[object, _PendingFile] = {}  # by inode and by key
         self._unreachable = False
+        self._told: set[Path] = set()
 
     def new_files(self) -> list[NewFile]:
         """Scan the folder once and return the files to score now, sorted by key."""
@@ -127,12 +135,17 @@ class Inbox:
             stat = path.stat()
         except OSError:  # the file was deleted or renamed after the folder was listed
             return None
+        if not S_ISREG(stat.st_mode):  # a pipe would block, and a device has no end
+            if path not in self._told and not _is_unfinished(path):
+                self._told.add(path)
+                log.warning("%s is ignored: it is a pipe, socket or device, and no regular file.", path)
+            return None
         key, stamp, inode = path.relative_to(self._folder).as_posix(), Stamp.of(stat), (stat.st_dev, stat.st_ino)
         if self._done.get(key) == stamp:
             return None
         known = before.get(inode) or before.get(key)
         if known is None or known.stamp != stamp:
-            pending, unchanged = _PendingFile(stamp, now), None
+            pending, unchanged = _PendingFile(stamp, now, now if known is None else known.first), None
             ready = known is None and key not in self._done and _has_end_mark(path)
         else:
             pending, unchanged = known, now - known.since
@@ -141,6 +154,9 @@ class Inbox:
         if _is_unfinished(path):
             return None
         self._pending[key] = pending
+        if now - pending.first > _LONGEST_WAIT and path not in self._told:
+            self._told.add(path)
+            log.warning("Waiting for %s, which has been changing for %.0f s.", path, now - pending.first)
         last_try = unchanged is not None and unchanged >= _PATIENCE * self._settle
         if not (ready or last_try):
             return None
@@ -167,9 +183,17 @@ class Inbox:
     def _is_excluded(self, folder: Path) -> bool:
         return folder.name.startswith(".") or (folder.name == self._without.name and folder.resolve() == self._without)
 
-    def waiting(self) -> int:
-        """Return the number of images that are in the folder but not scored yet."""
-        return sum(isinstance(key, str) and self._done.get(key) != file.stamp for key, file in self._pending.items())
+    def waiting(self, longest: float = math.inf) -> int:
+        """Return the number of images in the folder that are not scored yet.
+
+        Args:
+            longest: Seconds after which an image that still changes does not count.
+        """
+        now = time.monotonic()
+        return sum(
+            isinstance(key, str) and self._done.get(key) != file.stamp and now - file.first <= longest
+            for key, file in self._pending.items()
+        )
 
 
 def _is_unfinished(path: Path) -> bool:
@@ -286,7 +310,7 @@ class _Watch:
             pause = max(_MIN_PAUSE, 2 * (time.monotonic() - scan_started))
             if new_files:
                 self._score(new_files, until, update)
-            if new_files or self._inbox.waiting():
+            if new_files or self._inbox.waiting(_LONGEST_WAIT):
                 last = time.monotonic()
             idle = time.monotonic() - last
             if time.monotonic() >= until or idle >= (self._settings.watch_idle or float("inf")):
