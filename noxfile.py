@@ -57,6 +57,13 @@ def slow(session: nox.Session) -> None:
     session.notify("minimums")
 
 
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Run the tests on randomly changed files with a hundred times the examples, for about an hour."""
+    session.install(".[dev]")
+    session.run("pytest", "tests/test_fuzz.py", *session.posargs, env={"ADCTL_FUZZ": "100", "OMP_NUM_THREADS": "1"})
+
+
 @nox.session(python=OLDEST_PYTHON)
 def minimums(session: nox.Session) -> None:
     """Run the tests with exactly the lowest versions that pyproject.toml admits, on the oldest Python."""

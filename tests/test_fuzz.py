@@ -10,6 +10,8 @@ import os
 import random
 import shutil
 import struct
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -18,15 +20,18 @@ from test_report import Maker
 
 from adctl import run_folder
 from adctl.calibration.calibration_scores import read_split
+from adctl.choices import EXPORT_FORMATS
 from adctl.config import ReportSettings, TrainSettings, load
 from adctl.data.datasets.manifests import read_manifest
 from adctl.datasets import dataset_of_run
 from adctl.engine import safetensors_file
 from adctl.errors import AdctlError, DataError, ModelFileError
+from adctl.exporting.export import write_format
 from adctl.fetching.store import read_provenance
 from adctl.model_file import ModelHeader, load_model, read_header, recalibrate, tensors_digest
 from adctl.reporting.report import report
-from adctl.runtimes.auto_select import choose_runtime, verify_export
+from adctl.runtimes.auto_select import choose_runtime, digest_of, files_of, verify_export
+from adctl.runtimes.loading import open_runtime
 from adctl.runtimes.metadata import ExportOrigin, metadata_text, read_metadata
 from adctl.scoring.score_set import ScoreSet
 from adctl.training.resume import load_settings
@@ -400,3 +405,71 @@ def test_configs(tmp_path, suffix):
 def test_header_of_a_model_round_trips(patchcore):
     header = read_header(patchcore.model)
     assert ModelHeader.from_dict(json.loads(json.dumps(header.to_dict())), patchcore.model) == header
+
+
+@pytest.fixture(scope="module")
+def exports(patchcore):
+    """One exported file of each format."""
+    from adctl.exporting.graph import ExportSource
+
+    source, made = ExportSource.read(patchcore.model), {}
+    for name, kind in EXPORT_FORMATS.items():
+        made[name] = patchcore.model.with_name(f"fuzzed{kind.suffix}")
+        write_format(name, source, made[name])
+    return made
+
+
+@pytest.mark.parametrize("kind", EXPORT_FORMATS)
+def test_bytes_of_exported_files_with_a_checksum(exports, tmp_path, kind):
+    for file in files_of(exports[kind]):
+        shutil.copy(file, tmp_path)
+    path = tmp_path / exports[kind].name
+    record = EXPORT | {"file": path.name, "sha256": digest_of(path)}
+    (tmp_path / "exports.json").write_text(json.dumps({"schema": "adctl.exports/1", "exports": [record]}))
+    verify_export(path)
+    for file in files_of(path):
+        data = file.read_bytes()
+        for seed in seeds(20):
+            file.write_bytes(damaged_bytes(data, random.Random(seed)))
+            if file.read_bytes() != data:
+                with pytest.raises(ModelFileError, match="checksum"):
+                    open_runtime(path, "cpu")
+        file.write_bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "pt2"])
+def test_bytes_of_archives_without_a_record(exports, tmp_path, kind):
+    path = tmp_path / exports[kind].name
+    data = exports[kind].read_bytes()
+    told = 0
+    for seed in seeds(25):
+        path.write_bytes(damaged_bytes(data, random.Random(seed)))
+        told += is_told(open_runtime, path, "cpu")
+    assert told > 20 * MANY
+
+
+_OPEN = """
+import sys
+from adctl.errors import AdctlError
+from adctl.runtimes.loading import open_runtime
+from pathlib import Path
+for path in map(Path, sys.argv[1:]):
+    try:
+        open_runtime(path, "cpu")
+    except AdctlError as error:
+        assert error.message and error.remedy
+"""
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_bytes_of_graphs_without_a_record(exports, tmp_path, kind):
+    paths = []
+    for seed in seeds(15):
+        for file in files_of(exports[kind]):
+            copy = tmp_path / f"{seed}{file.suffix}"
+            copy.write_bytes(file.read_bytes())
+        paths.append(tmp_path / f"{seed}{exports[kind].suffix}")
+        paths[-1].write_bytes(damaged_bytes(paths[-1].read_bytes(), random.Random(seed)))
+    # In a process of their own, since their libraries are not Python.
+    done = subprocess.run([sys.executable, "-c", _OPEN, *map(str, paths)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -7,6 +7,7 @@ also holds one JSON text: the header of the model file (calibration, settings, t
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,17 @@ def require_file(path: Path) -> None:
     """Raise a `ModelFileError` if there is no such file; the error of the runtime's library would be less clear."""
     if not path.is_file():
         raise ModelFileError(f"There is no model file {path}.", "Check the path, or write one with 'adctl export'.")
+
+
+def require_intact_archive(archive: zipfile.ZipFile) -> None:
+    """Compare every file in an archive with its checksum, since PyTorch ignores them.
+
+    Raises:
+        zipfile.BadZipFile: A file is damaged; the message names it.
+    """
+    wrong = archive.testzip()
+    if wrong is not None:
+        raise zipfile.BadZipFile(f"{wrong} does not match its checksum")
 
 
 def require_cpu(device: str, gpu: int | None, runtime: str) -> None:

@@ -18,7 +18,7 @@ from adctl.data.preprocess import InputSpec
 from adctl.engine.device import choose_device
 from adctl.errors import ModelFileError
 from adctl.runtimes.base import RuntimeOutput
-from adctl.runtimes.metadata import METADATA, damaged, read_metadata, require_file
+from adctl.runtimes.metadata import METADATA, damaged, read_metadata, require_file, require_intact_archive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,12 +83,15 @@ def refuse_pickles(content: bytes, path: Path) -> None:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            require_intact_archive(archive)
             for entry in archive.infolist():
                 # All files are in one folder, which is named after the archive.
                 _require_plain(entry.filename.partition("/")[2], entry.file_size, path)
                 if entry.filename.endswith("_config.json"):
                     _require_plain_tensors(documents.parse_json(archive.read(entry)), path)
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+    except Exception as error:  # zipfile and zlib refuse damaged archives in their own ways
+        if isinstance(error, ModelFileError):
+            raise
         raise damaged(path, "torch.export archive", error) from error
 
 

@@ -7,6 +7,7 @@ and code in the file runs in TorchScript's interpreter. It is still a program: o
 from __future__ import annotations
 
 import warnings
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.jit._fuser import optimized_execution
 from adctl.data.preprocess import InputSpec
 from adctl.engine.device import choose_device
 from adctl.runtimes.base import RuntimeOutput
-from adctl.runtimes.metadata import METADATA, damaged, read_metadata, require_file
+from adctl.runtimes.metadata import METADATA, damaged, read_metadata, require_file, require_intact_archive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,10 +47,12 @@ class TorchScriptRuntime:
         self.device = str(self._device)
         metadata: dict[str, Any] = {METADATA: ""}
         try:
+            with zipfile.ZipFile(path) as archive:
+                require_intact_archive(archive)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch recommends torch.export, which --format pt2 uses
                 self._graph = torch.jit.load(str(path), map_location=self._device, _extra_files=metadata)
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # zipfile and torch refuse damaged archives in their own ways
             raise damaged(path, "TorchScript file", error) from error
         text = metadata[METADATA]
         self.header, self.origin = read_metadata((text.decode() if isinstance(text, bytes) else text) or None, path)
