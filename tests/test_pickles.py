@@ -172,7 +172,8 @@ def test_calibration(trap, patchcore, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(patchcore.model.parent, folder)
     model = folder / "model.safetensors"
-    (folder / "run.json").write_bytes(pickle.dumps(trap))
-    assert "run.json" in refused("calibrate", "--model", model, "--folds", 2, "--device", "cpu", capsys=capsys)
+    for name in ("run.json", "split.json", "settings.json"):
+        (folder / name).write_bytes(pickle.dumps(trap))
+    assert ".json is damaged" in refused("calibrate", "--model", model, "--folds", 2, "--device", "cpu", capsys=capsys)
     model.write_bytes(pickle.dumps(trap))
     refused("calibrate", "--model", model, "--good", good, "--device", "cpu", capsys=capsys)
