@@ -17,7 +17,7 @@ import secrets
 import shutil
 import time
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -285,6 +285,17 @@ class DeferredErrorFile(io.RawIOBase):
         """Close the file."""
         self._stream.close()
         super().close()
+
+
+@contextmanager
+def new_hdf5(path: Path) -> Iterator[Any]:
+    """Yield a new HDF5 file; a full disk raises an `OSError` when it is closed."""
+    import h5py
+
+    with closing(DeferredErrorFile(path)) as disk:
+        with h5py.File(disk, "w") as stored:
+            yield stored
+        disk.check()
 
 
 @contextmanager

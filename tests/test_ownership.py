@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
 from test_scoring import settings_for
 
 from adctl import files
@@ -267,3 +268,28 @@ def test_leftovers_of_dead_processes_are_swept_and_those_of_living_ones_stay(tmp
 
 def test_a_long_name_has_a_temporary_file_too(tmp_path):
     files.write_text(tmp_path / ("é" * 120 + ".csv"), "x")
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+def test_an_animation_bears_the_mark(tmp_path, suffix, monkeypatch):
+    from PIL import Image
+
+    from adctl.reporting import animation
+
+    monkeypatch.setattr(animation, "_frames", lambda *_: [Image.new("RGB", (64, 64), name) for name in ("red", "blue")])
+    assert files.is_ours(animation.write_animation([], None, tmp_path / f"x{suffix}"))
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_and_no_crash(tmp_path):
+    program = (
+        "import resource, signal, sys; import numpy as np; from pathlib import Path; from adctl import files\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
+        "try:\n"
+        "    with files.new_hdf5(Path(sys.argv[1])) as stored: stored['x'] = np.ones(100000)\n"
+        "except OSError as error: print('told', error.errno)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "x.h5")], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "told 27\n"), done.stderr

@@ -147,7 +147,7 @@ class PreprocessedCache:
         """Write a new file with the known images, followed by the missing ones."""
         log.info("Preprocessing %d images into the cache %s.", len(missing), self.path)
         digests = {number: digest for digest, number in missing.items()}
-        with files.atomic_path(self.path) as temporary, h5py.File(temporary, "w") as stored:
+        with files.atomic_path(self.path) as temporary, files.new_hdf5(temporary) as stored:
             stored.attrs["settings"] = self._settings
             writer = _Writer(stored, self._spec.shape)
             for digest, pixels in self._stored_rows(known):

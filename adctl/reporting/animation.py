@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from adctl import files
 from adctl.errors import DataError, UsageError
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     from adctl.evaluation.compare import Disagreement, SetComparison
     from adctl.evaluation.match_images import SharedScores
 
+_MARK = b"Made by adctl"
 _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".gif": ("GIF", {"disposal": 2}),
-    ".webp": ("WEBP", {"quality": 85}),
+    ".gif": ("GIF", {"disposal": 2, "comment": _MARK}),
+    ".webp": ("WEBP", {"quality": 85, "xmp": _MARK}),
     ".png": ("PNG", {}),
     ".apng": ("PNG", {}),
 }
@@ -71,6 +73,9 @@ def write_animation(sets: Sequence[SharedScores], comparison: SetComparison, tar
         )
     size = (max(frame.width for frame in frames), max(frame.height for frame in frames))
     pictures = [_padded(frame, size) for frame in frames]
+    information = PngInfo()
+    information.add_text("Software", "adctl")
+    options = {**options, "pnginfo": information} if kind == "PNG" else options
     with files.atomic_path(target) as temporary:
         pictures[0].save(
             temporary,

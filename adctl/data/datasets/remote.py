@@ -137,16 +137,11 @@ def _copy(filesystem: Any, address: str, wanted: Sequence[tuple[Mapping[str, Any
 
 
 def _copy_one(filesystem: Any, entry: Mapping[str, Any], target: Path) -> None:
-    files.make_folder(target.parent)
-    temporary = target.with_name(f".{target.name}.partial")
-    try:
+    with files.atomic_path(target, flush=False) as temporary:
         filesystem.get_file(entry["name"], str(temporary))
         size = temporary.stat().st_size
         if entry.get("size") not in (None, size):
             raise EOFError(f"{entry['name']} has {entry['size']} bytes, but {size} were received")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_index(base: Path) -> dict[str, str]:
