@@ -17,6 +17,8 @@ from adctl.errors import AdctlError, UsageError
 _MEMORY_SIGNS = ("Cannot allocate memory", "cannot allocate memory", "failed to map segment", "can't start new thread")
 _MEMORY_REMEDY = "Use fewer or smaller images at once (--batch-size), or raise the limit of memory (ulimit -v)."
 
+_INTERRUPTED = 130
+
 _EPILOG = (
     "Exit codes: 0 success, 1 failure, 2 wrong usage, 3 images rejected (score --fail-on-anomaly) or a gate failed "
     "(bench --fail-if, bench --against, report --fail-if), 130 interrupted, "
@@ -102,10 +104,12 @@ def _run(arguments: list[str]) -> int:
     except ClickError as error:
         return _usage_error(error, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
-        streams.write_stderr("Interrupted. Complete results are kept; no file is half-written.\n")
-        return interrupts.exit_code()
+        code = _INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the boundary: an error in adctl itself, reported as one
         return _unexpected_error(error, as_json=as_json, verbose="--verbose" in arguments or "-v" in arguments)
+    if code == _INTERRUPTED:  # newer versions of Typer return this code for Ctrl-C
+        streams.write_stderr("Interrupted. Complete results are kept; no file is half-written.\n")
+        return interrupts.exit_code()
     return code if isinstance(code, int) else 0
 
 
