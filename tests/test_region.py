@@ -110,7 +110,7 @@ def test_large_masks_stay_small_in_the_settings(tmp_path):
 
 
 def test_tiles_contradict_a_region():
-    with pytest.raises(ValueError, match="in one piece"):
+    with pytest.raises(ValueError, match="cannot be combined with tiles or scales"):
         DetectorConfig(tile=64, roi="0,0,32,32")
 
 
