@@ -203,7 +203,7 @@ def test_a_pickle_is_never_loaded(tmp_path):
             return (print, ("owned",))
 
     torch.save({"weight": Evil()}, tmp_path / "w.pth")
-    with pytest.raises(ModelFileError, match="never unpickles"):
+    with pytest.raises(ModelFileError, match="which adctl never loads"):
         find_weights("resnet18", str(tmp_path / "w.pth"))
 
 
