@@ -41,13 +41,13 @@ def trap(tmp_path, monkeypatch):
 
 
 def refused(*arguments, capsys):
-    """Run a command; it fails with a message, and not as a defect of adctl."""
+    """Run a command; it fails with a message, and not as an internal error."""
     code = run([str(argument) for argument in arguments])
     told = capsys.readouterr().err
     assert code in (1, 2, 3), told
     assert "error:" in told.lower()
     assert "Traceback" not in told
-    assert "defect of adctl" not in told
+    assert "Internal error" not in told
     return told
 
 
