@@ -225,11 +225,12 @@ def test_file_without_permission(file):
 
 
 def test_permission_is_reported_whoever_runs_the_tests(file, monkeypatch):
-    def denied(path):
+    def denied(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", denied)
-    assert "permission denied" in refusal(file(b"x"))
+    path = file(b"x")
+    monkeypatch.setattr("adctl.data.storage._open_regular", denied)
+    assert "permission denied" in refusal(path)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows says permission denied")
