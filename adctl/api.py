@@ -250,20 +250,8 @@ def fetch_bundle(loaded: LoadedSettings[FetchBundleSettings]) -> BundleResult:
         AdctlError: An item does not exist or cannot be fetched, or the folder cannot be written.
     """
     from adctl.fetching.bundles import make_bundle
-    from adctl.fetching.download import Transfer
 
-    settings = loaded.settings
-    assert settings.folder is not None
-    return make_bundle(
-        settings.folder,
-        include=settings.include,
-        wheels=settings.wheels,
-        requirement=settings.requirement,
-        platform=settings.platform,
-        python=settings.python,
-        accept_license=settings.accept_license,
-        transfer=Transfer.of(settings),
-    )
+    return make_bundle(loaded.settings)
 
 
 @from_settings(FetchCheckSettings, required=("folder",), without=("strict",))
@@ -274,17 +262,11 @@ def fetch_check(loaded: LoadedSettings[FetchCheckSettings]) -> list[CheckResult]
         The findings, one result for each category.
 
     Raises:
-        AdctlError: There is no such folder, or it holds no images.
+        AdctlError: There is no such folder, it holds no images, or the sheet would replace a file of the user.
     """
-    from adctl.data.checks.check import check
-    from adctl.data.checks.contact_sheet import write_contact_sheet
+    from adctl.data.checks.check import check_with_sheet
 
-    settings = loaded.settings
-    assert settings.folder is not None
-    found = check(settings.folder)
-    if settings.sheet is not None:
-        write_contact_sheet(settings.sheet, found)
-    return found
+    return check_with_sheet(loaded.settings)
 
 
 @from_settings(FetchVerifySettings)

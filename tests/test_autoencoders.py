@@ -33,6 +33,7 @@ VARIANTS = [
     ("vit", {}),
     ("vit", {"masks": 3}),
     ("vit", {"decoder": "transformer"}),
+    ("vit", {"width": 16, "heads": 8}),
     ("vit", {"masked": False}),
     ("vit", {"masked": False, "decoder": "transformer", "patch": 8}),
 ]
@@ -116,6 +117,11 @@ def test_settings_of_the_transformer_that_clash_are_refused(options):
     with pytest.raises(ValidationError) as caught:
         VisionTransformerConfig(**options)
     assert caught.value.errors()[0]["loc"][0] in options
+
+
+def test_heads_that_are_left_alone_must_suit_the_width_too():
+    with pytest.raises(UsageError, match="--set heads of vit is not valid: must divide the width, 20"):
+        detector_config(TrainSettings(arch="vit", options={"width": 20}))
 
 
 @pytest.mark.parametrize("decoder", ["transformer", "cnn"])

@@ -199,6 +199,12 @@ def test_folds_score_every_good_image_and_learn_from_all(model):
     assert np.median(made.calibration.evidence.good) > 0
 
 
+def test_folds_notice_a_damaged_run(model):
+    (model.parent / "run.json").write_text('{"schema": "adctl.run/1"')
+    with pytest.raises(DataError, match=r"run\.json is damaged"):
+        calibrate(loaded(model, folds=2))
+
+
 def test_cutting_keeps_copies_together():
     from adctl.records import Sample
 

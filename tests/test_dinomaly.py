@@ -57,6 +57,14 @@ def test_a_size_the_coarsest_features_do_not_divide_is_refused():
         build(image_size=72)
 
 
+@pytest.mark.parametrize(
+    ("layers", "says"), [((), "at least one"), ((1, 1), "not different"), ((3, 1), "fine to coarse")]
+)
+def test_layers_that_cannot_be_paired_are_refused(layers, says):
+    with pytest.raises(UsageError, match=says):
+        Dinomaly(DinomalyConfig(image_size=64, layers=layers))
+
+
 @torch.inference_mode()
 def test_what_is_rebuilt_exactly_is_not_strange(monkeypatch):
     detector = build(blur=0)

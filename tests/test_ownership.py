@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT
 from test_scoring import settings_for
 
+import adctl
 from adctl import files
 from adctl.config import LoadedSettings, ScoreSettings, names_of, validated
 from adctl.errors import UsageError
@@ -188,6 +189,10 @@ def test_outputs_of_the_other_commands_spare_the_users_files(patchcore, parts, t
     curve = LoadedSettings(validated(CalibrateSettings, {"model": patchcore.model, "out": theirs}), {})
     with pytest.raises(UsageError, match="did not write it"):
         learning_curve(curve)
+    (theirs / "sheet.png").write_text("mine")
+    with pytest.raises(UsageError, match="did not write it"):
+        adctl.fetch_check(parts, sheet=theirs / "sheet.png")
+    assert (theirs / "sheet.png").read_text() == "mine"
 
 
 @pytest.mark.parametrize("format_name", ["html", "md", "csv", "json", "pdf", "pptx"])

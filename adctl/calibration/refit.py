@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from adctl import run_folder
 from adctl.calibration.calibration_scores import score_samples
 from adctl.config import LoadedSettings, TrainSettings, names_of
 from adctl.data.folds import assign_folds
@@ -41,7 +42,7 @@ class Refitter:
 
     Raises:
         UsageError: The model file is not in the folder of its run.
-        DataError: The images of the run have changed.
+        DataError: The images of the run have changed, or its manifest is damaged.
     """
 
     def __init__(self, model: Path, loaded: LoadedSettings[CalibrateSettings], reporter: Reporter) -> None:
@@ -51,6 +52,7 @@ class Refitter:
                 f"{model} is not in the folder of its training run, so its training settings are unknown.",
                 "Name the folder of the run, or the model file in it, with --model.",
             )
+        run_folder.read_manifest(run)  # raises if the run is damaged
         self._calibrate = loaded.settings
         self._reporter = reporter
         self._settings = load_settings(run, _compute_settings(loaded)).settings

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adctl.cli.output import Call, rows
-from adctl.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,22 +16,8 @@ if TYPE_CHECKING:
 def run(call: Call[FetchBundleSettings]) -> None:
     """Write the bundle."""
     from adctl.fetching.bundles import make_bundle
-    from adctl.fetching.download import Transfer
 
-    settings = call.settings
-    if settings.folder is None:
-        raise UsageError("No folder for the bundle was given.", "Name a new one: adctl fetch bundle OUT")
-    result = make_bundle(
-        settings.folder,
-        include=settings.include,
-        wheels=settings.wheels,
-        requirement=settings.requirement,
-        platform=settings.platform,
-        python=settings.python,
-        accept_license=settings.accept_license,
-        transfer=Transfer.of(settings),
-        reporter=call.reporter,
-    )
+    result = make_bundle(call.settings, reporter=call.reporter)
     call.finish(result, lambda: _text(result))
 
 

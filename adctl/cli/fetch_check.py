@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adctl.cli.output import Call, rows
-from adctl.errors import UsageError
 from adctl.names import printable
 
 if TYPE_CHECKING:
@@ -24,18 +23,11 @@ _SHOWN_KINDS = 4
 
 def run(call: Call[FetchCheckSettings]) -> int:
     """Check a folder, archive or manifest; return 1 if there are errors, with --strict also for warnings."""
-    from adctl.data.checks.check import check
-    from adctl.data.checks.contact_sheet import write_contact_sheet
+    from adctl.data.checks.check import check_with_sheet
     from adctl.data.checks.findings import Severity
-    from adctl.files import require_replaceable
 
     settings = call.settings
-    if settings.folder is None:
-        raise UsageError("No folder was given.", "Name it: adctl fetch check DIR")
-    require_replaceable([settings.sheet], overwrite=settings.overwrite)
-    checked = check(settings.folder, reporter=call.reporter)
-    if settings.sheet is not None:
-        write_contact_sheet(settings.sheet, checked)
+    checked = check_with_sheet(settings, reporter=call.reporter)
     call.finish(checked, lambda: _text(checked, settings.sheet))
     bad = {Severity.ERROR, Severity.WARNING} if settings.strict else {Severity.ERROR}
     return 1 if any(each.count(severity) for each in checked for severity in bad) else 0

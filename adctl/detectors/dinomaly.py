@@ -47,7 +47,7 @@ class DinomalyConfig(DetectorConfig):
     )
     width: int = Field(128, ge=16, multiple_of=4, description="Length of the vector of a cell")
     depth: int = Field(4, ge=_GROUPS, le=24, description="Layers of the decoder")
-    heads: int = Field(4, ge=1, description="Attention heads")
+    heads: int = Field(4, ge=1, validate_default=True, description="Attention heads")
     dropout: float = Field(0.2, ge=0, lt=1, description="Dropout in the bottleneck during training")
     blur: float = Field(1.0, ge=0, description="Gaussian smoothing of the map, sigma in cells")
     score_share: float = Field(0.01, gt=0, le=1, description="Fraction of the highest cells whose mean is the score")
@@ -73,7 +73,12 @@ class Dinomaly(Detector):
     def __init__(self, config: DinomalyConfig) -> None:
         super().__init__(config)
         self.backbone = Backbone(config.backbone, config.layers, config.image_size, channels=config.channels)
-        coarsest = max(self.backbone.strides)
+        levels, strides = self.backbone.levels, self.backbone.strides
+        if len(set(levels)) < len(levels) or sorted(strides) != list(strides):
+            raise UsageError(
+                f"The layers {levels} are not different, or not from fine to coarse.", "Name each once, in that order."
+            )
+        coarsest = max(strides)
         if config.image_size % coarsest:
             below = max(1, config.image_size // coarsest) * coarsest
             raise UsageError(

@@ -41,7 +41,7 @@ class VisionTransformerConfig(AutoencoderConfig):
     size: Literal["tiny", "small", "base"] = Field("tiny", description="Width and depth; base is the published size")
     width: int = Field(192, ge=16, multiple_of=4, description="Length of the vector of a patch")
     depth: int = Field(6, ge=1, le=24, description="Layers of the encoder")
-    heads: int = Field(8, ge=1, description="Attention heads")
+    heads: int = Field(8, ge=1, validate_default=True, description="Attention heads")
     patch: Literal[8, 16, 32] = Field(16, description="Side of a patch, pixels")
     decoder: Literal["cnn", "transformer"] = Field("cnn", description="Decoder from vectors to pixels")
     masked: bool = Field(True, description="Reconstruct each patch from other patches, in training and in scoring")
@@ -96,7 +96,7 @@ class _ConvolutionalDecoder(nn.Module):
         super().__init__()
         self.side = config.side
         doublings = config.patch.bit_length() - 1
-        widths = [max(config.width >> level, _NARROWEST) for level in range(doublings + 1)]
+        widths = [config.width, *(max(config.width >> level, _NARROWEST) for level in range(1, doublings + 1))]
         self.mix = nn.Sequential(*(_block(nn.Conv2d(widths[0], widths[0], 3, 1, 1), widths[0]) for _ in range(2)))
         self.enlarge = nn.Sequential(
             *(

@@ -14,6 +14,7 @@ from adctl.fetching import packing, store
 from adctl.fetching.catalogue import DatasetKind, find_entry
 from adctl.fetching.datasets import FetchResult, fetch_dataset
 from adctl.fetching.digests import compare_digests, read_digests, write_digests
+from adctl.fetching.download import Transfer
 from adctl.fetching.finding import list_datasets
 from adctl.fetching.weights import FetchedWeights, fetch_weights, list_weights
 from adctl.fetching.wheelhouse import collect_wheels
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from adctl.fetching.download import Transfer
+    from adctl.config import FetchBundleSettings
 
 
 @dataclass(frozen=True)
@@ -74,52 +75,48 @@ class _Selection:
 
 
 def make_bundle(
-    out: Path,
-    *,
-    include: Sequence[str] = (),
-    wheels: bool = True,
-    requirement: str | None = None,
-    platform: str | None = None,
-    python: str | None = None,
-    accept_license: bool = False,
-    root: Path | None = None,
-    transfer: Transfer | None = None,
-    reporter: Reporter = SILENT,
+    settings: FetchBundleSettings, *, root: Path | None = None, reporter: Reporter = SILENT
 ) -> BundleResult:
     """Collect data sets, weights and wheels for a machine without a network; missing data is fetched first.
 
     Args:
-        out: Folder to create.
-        include: `NAME`, `NAME/CATEGORY` or `weights/MODEL`; everything on this machine when empty.
-        wheels: Whether to include the wheels of adctl and its dependencies.
-        requirement: Requirement to install on the other machine instead of adctl.
-        platform: Platform tag of that machine, in pip's form; None takes that of this machine.
-        python: Python version of that machine; None takes that of this machine.
-        accept_license: Accept the licences of data that has to be fetched.
+        settings: Folder to create, contents, the other machine, and settings of downloads.
         root: Folder of all fetched data; `data_dir()` when None.
-        transfer: Download settings.
         reporter: Receives progress.
 
     Raises:
-        UsageError: A requested name does not exist, or there is nothing to bundle.
+        UsageError: No folder is given, a requested name does not exist, or there is nothing to bundle.
         FetchError: Something could not be fetched, or pip could not collect the wheels.
         OutputError: The bundle cannot be written.
     """
-    base = root or data_dir()
-    selection = _select(include, base)
-    if not (selection.datasets or selection.weights or wheels):
+    out = settings.folder
+    if out is None:
+        raise UsageError("No folder for the bundle was given.", "Name a new one: adctl fetch bundle OUT")
+    base, transfer = root or data_dir(), Transfer.of(settings)
+    selection = _select(settings.include, base)
+    if not (selection.datasets or selection.weights or settings.wheels):
         raise UsageError("There is nothing to bundle.", "Name data sets or weights with --include NAME.")
     for name, categories in selection.datasets.items():
         fetch_dataset(
-            name, categories=categories, accept_license=accept_license, root=base, transfer=transfer, reporter=reporter
+            name,
+            categories=categories,
+            accept_license=settings.accept_license,
+            root=base,
+            transfer=transfer,
+            reporter=reporter,
         )
     for name in selection.weights:
         fetch_weights(name, root=base, transfer=transfer, reporter=reporter)
     with _complete_folder(out) as folder:
         lines = []
-        if wheels:
+        if settings.wheels:
             with reporter.stage("collecting wheels"):
-                needed = collect_wheels(folder / "wheels", requirement=requirement, platform=platform, python=python)
+                needed = collect_wheels(
+                    folder / "wheels",
+                    requirement=settings.requirement,
+                    platform=settings.platform,
+                    python=settings.python,
+                )
             lines.append(f"python -m pip install --no-index --find-links wheels '{needed}'")
         lines.append("adctl fetch --from . --accept-license")
         _copy_data(selection, base, folder, reporter)

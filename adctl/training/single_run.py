@@ -188,8 +188,9 @@ def detector_config(settings: TrainSettings) -> DetectorConfig:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "options"
         flag = flag_name(name) if name in flags else f"--set {name}"
+        reason = first["msg"].removeprefix("Value error, ")
         raise UsageError(
-            f"The setting {flag} of {settings.arch} is not valid: {first['msg']}. Got {first['input']!r} instead.",
+            f"The setting {flag} of {settings.arch} is not valid: {reason}. Got {first['input']!r} instead.",
             f"Its default is {cls.model_fields[name].default!r}." if name in cls.model_fields else "",
         ) from error
 

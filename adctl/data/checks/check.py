@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from adctl import files
 from adctl.data.checks.duplicates import find_duplicates
 from adctl.data.checks.findings import KINDS, Finding, FindingCase, Severity, make_finding
 from adctl.data.checks.image_stats import ImageStats, Part, collect_image_stats
@@ -17,12 +18,14 @@ from adctl.data.datasets.layouts import categories_in, open_data, open_folders
 from adctl.data.datasets.manifests import is_manifest
 from adctl.data.datasets.remote import local_copy
 from adctl.data.datasets.webdataset import find_shards
+from adctl.errors import UsageError
 from adctl.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from adctl.config import FetchCheckSettings
     from adctl.data.datasets.layouts import Dataset
     from adctl.records import Sample
 
@@ -64,6 +67,28 @@ class CheckResult:
     def count(self, severity: Severity) -> int:
         """Return the number of cases with the given severity."""
         return sum(len(found.cases) for found in self.findings if found.severity is severity)
+
+
+def check_with_sheet(settings: FetchCheckSettings, *, reporter: Reporter = SILENT) -> list[CheckResult]:
+    """Check the folder of the settings, and write the contact sheet if they ask for one.
+
+    Returns:
+        One result for each category.
+
+    Raises:
+        UsageError: No folder is given, there is none, or the sheet would replace a file of the user.
+        DataError: No images are found, or the layout is unknown or invalid.
+        OutputError: The sheet cannot be written.
+    """
+    if settings.folder is None:
+        raise UsageError("No folder was given.", "Name it: adctl fetch check DIR")
+    files.require_replaceable([settings.sheet], overwrite=settings.overwrite)
+    checked = check(settings.folder, reporter=reporter)
+    if settings.sheet is not None:
+        from adctl.data.checks.contact_sheet import write_contact_sheet
+
+        write_contact_sheet(settings.sheet, checked)
+    return checked
 
 
 def check(path: Path, *, workers: int = 2, reporter: Reporter = SILENT) -> list[CheckResult]:

@@ -72,6 +72,8 @@ class Backbone(nn.Module):
         self.name = name
         self.image_size = image_size
         levels = tuple(levels) if levels is not None else _default_levels(name, image_size, strides)
+        if not levels:
+            raise UsageError("A backbone needs at least one feature level.", "Name one, such as --set layers=[2].")
         self.levels = levels
         self._inputs = _COLOURS if channels == 1 else channels
         self.network = _create(name, levels, image_size, **self._first_layer)
