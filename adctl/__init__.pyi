@@ -99,6 +99,7 @@ class _TrainSettings(TypedDict, total=False):
     good: StrPath | None
     test: StrPath | None
     masks: StrPath | None
+    group: str | None
     fetch: bool
     accept_license: bool
     roi: StrPath | None
@@ -159,6 +160,7 @@ def train(
     good: StrPath | None = None,
     test: StrPath | None = None,
     masks: StrPath | None = None,
+    group: str | None = None,
     fetch: bool = False,
     accept_license: bool = False,
     roi: StrPath | None = None,
@@ -214,6 +216,7 @@ def train(
         good: Plain folder of good images.
         test: Folder of test images, loose or in one folder for each label.
         masks: Folder of ground-truth masks for `test`.
+        group: Groups held out as a whole: folder, day, or a name pattern such as 'lot{group}_'.
         fetch: Fetch a missing dataset and backbone.
         accept_license: Accept the licence of the dataset for `fetch`.
         roi: Region of interest: a rectangle in pixels, or a mask file.
@@ -766,6 +769,7 @@ def fetch_bundle(
 def fetch_check(
     folder: StrPath,
     *,
+    group: str | None = None,
     sheet: StrPath | None = None,
     overwrite: bool = False,
 ) -> list[CheckResult]:
@@ -773,6 +777,7 @@ def fetch_check(
 
     Args:
         folder: Folder, archive or manifest of images.
+        group: Groups of the good images: folder, day, or a name pattern.
         sheet: PNG file that shows the problems as pictures.
         overwrite: Replace files in the place of the output that adctl did not write.
 
@@ -780,7 +785,7 @@ def fetch_check(
         The findings, one result for each category.
 
     Raises:
-        AdctlError: There is no such folder, or it holds no images.
+        AdctlError: There is no such folder, it holds no images, or the sheet would replace a file of the user.
     """
 
 def fetch_verify(

@@ -219,6 +219,9 @@ class DataSettings(RunsSettings):
     good: Folder | None = DATA(None, "Plain folder of good images.")
     test: Folder | None = DATA(None, "Folder of test images, loose or in one folder for each label.")
     masks: Folder | None = DATA(None, "Folder of ground-truth masks for --test.")
+    group: str | None = DATA(
+        None, "Groups held out as a whole: folder, day, or a name pattern such as 'lot{group}_'.", "HOW"
+    )
 
 
 @command(
@@ -500,6 +503,7 @@ class FetchCheckSettings(OverwriteSettings):
     """Settings of `adctl fetch check`."""
 
     folder: Folder | None = CHECK(None, "Folder, archive or manifest of images.", argument=True)
+    group: str | None = CHECK(None, "Groups of the good images: folder, day, or a name pattern.", "HOW")
     sheet: File | None = CHECK(None, "PNG file that shows the problems as pictures.")
     strict: bool = CHECK(False, "Exit with code 1 on warnings too, not only on errors.")
 

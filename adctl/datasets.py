@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adctl import run_folder
+from adctl.data.datasets.grouping import with_groups
 from adctl.data.datasets.layouts import Dataset, categories_in, open_data, open_folders, open_mvtec
 from adctl.data.datasets.remote import local_copy
 from adctl.errors import UsageError
@@ -13,18 +14,23 @@ from adctl.fetching.finding import find_dataset
 
 if TYPE_CHECKING:
     from adctl.config import DataSettings
+    from adctl.run_folder import RunDataset
 
 ALL_CATEGORIES = "all"
 """Value of `--category` that selects all categories."""
 
 
 def open_dataset(settings: DataSettings) -> Dataset:
-    """Open the dataset that the settings name; its layout is read, but no image is decoded.
+    """Open the dataset that the settings name, with its groups; its layout is read, but no image is decoded.
 
     Raises:
-        UsageError: The settings name no dataset or several, or it does not exist.
+        UsageError: The settings name no dataset or several, it does not exist, or `group` does not fit its images.
         DataError: The layout is unknown or invalid.
     """
+    return with_groups(_open(settings), settings.group)
+
+
+def _open(settings: DataSettings) -> Dataset:
     if settings.good is not None:
         if settings.data is not None or settings.dataset is not None:
             raise UsageError("--good cannot be combined with --data or --dataset.", "Give only one of them.")
@@ -71,7 +77,10 @@ def dataset_of_run(folder: Path) -> Dataset | None:
     manifest = run_folder.read_manifest(folder)
     if manifest is None:
         return None
-    source = manifest.dataset
+    return with_groups(_open_source(manifest.dataset), manifest.dataset.group)
+
+
+def _open_source(source: RunDataset) -> Dataset:
     if source.layout == "folders" and source.good is not None:
         test, masks = (None if path is None else Path(path) for path in (source.test, source.masks))
         return _open_folders(Path(source.good), test, masks)

@@ -34,12 +34,14 @@ class Sample:
         key: Name of the image within the dataset: a relative path with forward slashes, equal on every machine.
         label: `"good"`, the name of a defect type, or None if unknown.
         mask: Ground-truth mask file of a defective image (non-zero pixels are defect), or None.
+        group: Item, position, lot or day that the image belongs to, or None; see `adctl.data.groups`.
     """
 
     path: Path
     key: str
     label: str | None = None
     mask: Path | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

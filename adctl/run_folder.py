@@ -120,6 +120,7 @@ class RunDataset:
     good: str | None = None
     test: str | None = None
     masks: str | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)

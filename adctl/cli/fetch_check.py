@@ -51,6 +51,8 @@ def _understood(checked: CheckResult) -> Iterator[tuple[str, str]]:
     tests = ", ".join(f"{count} {label}" for label, count in checked.test_images.items()) or "none"
     yield "dataset", f"{checked.path} ({checked.layout} layout, category {checked.category})"
     yield "good images", str(checked.train_images)
+    if checked.groups:
+        yield "groups", f"{len(checked.groups)}: {_most(checked.groups)}"
     yield "test images", f"{tests}; {checked.masks} with a mask"
     yield "sizes", _most(checked.sizes)
     yield "modes", _most(checked.modes)

@@ -108,10 +108,13 @@ def _size(summary: ModelSummary) -> str:
 
 
 def _plan_json(plan: TrainingPlan, needs: ResourceEstimate) -> dict[str, Any]:
+    from adctl.data.groups import group_counts
+
     data = plan.dataset
     return {
         "dataset": {"name": data.name, "category": data.category, "layout": data.layout, "root": data.root},
         "train_images": len(data.train),
+        "groups": group_counts(data.train),
         "test_images": data.test_counts,
         "masks": data.mask_count,
         "split": {part: len(getattr(plan.split, part)) for part in ("train", "validation", "calibration")},
@@ -124,7 +127,10 @@ def _plan_json(plan: TrainingPlan, needs: ResourceEstimate) -> dict[str, Any]:
 
 
 def _plan_text(plan: TrainingPlan, needs: ResourceEstimate) -> RenderableType:
+    from adctl.data.groups import group_counts
+
     data, split = plan.dataset, plan.split
+    groups = group_counts(data.train)
     defective = sum(count for label, count in data.test_counts.items() if label != "good")
     tests = ", ".join(f"{count} {label}" for label, count in data.test_counts.items()) or "none"
     ignored = [(f"ignored {item.path.name}", item.reason) for item in data.ignored[:_SHOWN_IGNORED]]
@@ -134,6 +140,7 @@ def _plan_text(plan: TrainingPlan, needs: ResourceEstimate) -> RenderableType:
         [
             ("dataset", f"{data.root} ({data.layout} layout)"),
             ("good images", f"{len(data.train)} in {_sizes(needs)}"),
+            *([("groups", ", ".join(f"{name} ({count})" for name, count in groups.items()))] if groups else []),
             (
                 "split",
                 ", ".join(f"{len(getattr(split, part))} for {part}" for part in ("train", "validation", "calibration")),

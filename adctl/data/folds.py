@@ -1,15 +1,14 @@
 """Division of good images into folds for cross-validation, and the split of each fold's model.
 
-Folds contain no test images, and no good image that is byte for byte equal to a test image.
+Folds contain no test images, and no good image that is byte for byte equal to a test image. A group is in one fold.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from adctl.data.split import Split, file_digest, split_good
+from adctl.data.split import Split, file_digest, ranked_units, split_good
 from adctl.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def assign_folds(samples: Sequence[Sample], digests: Mapping[str, str], folds: int) -> list[list[Sample]]:
-    """Divide images by content into folds of about equal size; identical copies stay together.
+    """Divide images by content into folds of about equal size; identical copies and groups stay together.
 
     Args:
         samples: Images with distinct keys.
@@ -30,14 +29,20 @@ def assign_folds(samples: Sequence[Sample], digests: Mapping[str, str], folds: i
         The images of each fold.
 
     Raises:
-        DataError: There are fewer different images than folds.
+        DataError: There are fewer different images or groups than folds.
     """
-    different = {digests[sample.key] for sample in samples}
-    ranked = sorted(different, key=lambda digest: hashlib.sha256(digest.encode()).digest())
+    ranked = ranked_units(samples, digests)
     if len(ranked) < folds:
-        raise DataError(f"{len(ranked)} different good images are too few for {folds} folds.", "Lower --folds.")
-    fold_of = {digest: rank % folds for rank, digest in enumerate(ranked)}
-    return [[sample for sample in samples if fold_of[digests[sample.key]] == fold] for fold in range(folds)]
+        what = "groups" if any(sample.group is not None for sample in samples) else "different good images"
+        raise DataError(f"{len(ranked)} {what} are too few for {folds} folds.", "Lower --folds.")
+    sizes = [0] * folds
+    fold_of: dict[str, int] = {}
+    contents = [{digests[sample.key] for sample in unit} for unit in ranked]
+    for content, unit in sorted(zip(contents, ranked, strict=True), key=lambda pair: -len(pair[0])):
+        fold = sizes.index(min(sizes))  # large groups come first, so that folds get about equal sizes
+        sizes[fold] += len(content)
+        fold_of.update((sample.key, fold) for sample in unit)
+    return [[sample for sample in samples if fold_of[sample.key] == fold] for fold in range(folds)]
 
 
 def split_fold(
@@ -55,7 +60,7 @@ def split_fold(
 
     Raises:
         UsageError: There is no such fold.
-        DataError: There are too few different images.
+        DataError: There are too few different images or groups.
         ImageError: A file cannot be read.
     """
     if fold is not None and fold > folds:

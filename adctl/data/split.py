@@ -1,19 +1,19 @@
 """Split of the good images into training, validation (chooses the epoch) and calibration (sets the threshold).
 
-The three parts share no image and no byte-identical copies, because a threshold computed from training images would
-underestimate the false alarms on new images.
+The three parts share no image, no byte-identical copies and no group, because a threshold computed from training
+images, or from images that resemble them, would underestimate the false alarms on new images.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adctl import documents
 from adctl.data import storage
+from adctl.data.groups import units_of
 from adctl.errors import DataError, ImageError
 
 if TYPE_CHECKING:
@@ -111,38 +111,45 @@ def split_good(samples: Sequence[Sample], *, calibration: float, validation: flo
     """Split good images by their content, independent of their names, folders and order.
 
     Different images are sorted by a hash of seed and content; calibration takes the first, validation the next,
-    training the rest. Identical copies stay together and count as one image.
+    training the rest. Identical copies stay together and count as one image. So do the images of a group, which count
+    as so many images as they are; the shares are then met as nearly as whole groups allow.
 
     Args:
         samples: Good images with distinct keys.
-        calibration: Share of calibration images, 0 to 1; at least one image if above 0.
-        validation: Share of validation images, 0 to 1; at least one image if above 0.
+        calibration: Share of calibration images, 0 to 1; at least one image or group if above 0.
+        validation: Share of validation images, 0 to 1; at least one image or group if above 0.
         seed: Seed of the split.
 
     Raises:
-        DataError: There are too few different images.
+        DataError: There are too few different images or groups.
         ImageError: A file cannot be read.
     """
     digests = {sample.key: file_digest(sample) for sample in samples}
-    copies: defaultdict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        copies[digests[sample.key]].append(sample)
-    ranked = sorted(copies, key=lambda digest: hashlib.sha256(f"{seed}:{digest}".encode()).digest())
-    calibration_end = _count(calibration, len(ranked))
-    train_start = calibration_end + _count(validation, len(ranked))
-    _check_enough(len(samples), len(ranked), train_start)
+    different = len(set(digests.values()))
+    units = ranked_units(samples, digests, f"{seed}:")
+    held_out, rest = _take(units, _count(calibration, different), digests)
+    validating, training = _take(rest, _count(validation, different), digests)
+    _check_enough(samples, different, sum(len(_contents(unit, digests)) for unit in (*held_out, *validating)), units)
 
-    def part(chosen: Sequence[str]) -> tuple[Sample, ...]:
-        return tuple(sorted((s for digest in chosen for s in copies[digest]), key=lambda s: s.key))
+    def part(chosen: Sequence[Sequence[Sample]]) -> tuple[Sample, ...]:
+        return tuple(sorted((sample for unit in chosen for sample in unit), key=lambda sample: sample.key))
 
     return Split(
-        train=part(ranked[train_start:]),
-        validation=part(ranked[calibration_end:train_start]),
-        calibration=part(ranked[:calibration_end]),
+        train=part(training),
+        validation=part(validating),
+        calibration=part(held_out),
         digests=dict(sorted(digests.items())),
         seed=seed,
         validation_share=validation,
         calibration_share=calibration,
+    )
+
+
+def ranked_units(samples: Iterable[Sample], digests: Mapping[str, str], salt: str = "") -> list[list[Sample]]:
+    """Return the sets of images that stay together, in an order that depends only on their contents and the salt."""
+    return sorted(
+        units_of(samples, digests),
+        key=lambda unit: hashlib.sha256(f"{salt}{min(_contents(unit, digests))}".encode()).digest(),
     )
 
 
@@ -176,12 +183,35 @@ def _count(share: float, total: int) -> int:
     return max(1, math.floor(share * total + 0.5)) if share > 0 else 0
 
 
-def _check_enough(total: int, different: int, held_out: int) -> None:
+def _contents(unit: Iterable[Sample], digests: Mapping[str, str]) -> set[str]:
+    return {digests[sample.key] for sample in unit}
+
+
+def _take(
+    units: Sequence[list[Sample]], wanted: int, digests: Mapping[str, str]
+) -> tuple[Sequence[list[Sample]], Sequence[list[Sample]]]:
+    """Divide units after the first ones that hold about the wanted number of different images; one at least if any."""
+    taken = end = 0
+    for unit in units:
+        size = len(_contents(unit, digests))
+        if taken >= wanted or (end and taken + size - wanted > wanted - taken):
+            break
+        taken, end = taken + size, end + 1
+    return units[:end], units[end:]
+
+
+def _check_enough(samples: Sequence[Sample], different: int, held_out: int, units: Sequence[object]) -> None:
+    total = len(samples)
     copies = f" ({total} with identical copies)" if total > different else ""
     if different < MIN_GOOD:
         raise DataError(
             f"Too few good images to train and to set a threshold: {different} different{copies}.",
             f"Give at least {MIN_GOOD}; 50 or more are better.",
+        )
+    if held_out >= different and len(units) < different:
+        raise DataError(
+            f"No good image is left to train on: whole groups are held out, and there are only {len(units)}.",
+            "Give images of more groups, or leave out --group; then a new group may give more false alarms.",
         )
     if held_out >= different:
         raise DataError(

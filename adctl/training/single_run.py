@@ -446,6 +446,7 @@ def _write_manifest(result: TrainResult, loaded: LoadedSettings[TrainSettings], 
                     name: absolute_path(path) if (path := getattr(settings, name)) else None
                     for name in ("good", "test", "masks")
                 },
+                "group": settings.group,
                 "training_digest": training_digest(plan.split.train, plan.split.digests),
             },
             "split": {name: len(getattr(plan.split, name)) for name in ("train", "validation", "calibration")},

@@ -14,10 +14,12 @@ from adctl.data.checks.masks import find_faulty_masks
 from adctl.data.checks.outliers import find_exposure_outliers, find_mode_outliers, find_size_outliers, find_unused_bits
 from adctl.data.datasets.folders import find_subfolder, subfolders_of
 from adctl.data.datasets.ground_truth import GOOD_NAMES, is_category
+from adctl.data.datasets.grouping import with_groups
 from adctl.data.datasets.layouts import categories_in, open_data, open_folders
 from adctl.data.datasets.manifests import is_manifest
 from adctl.data.datasets.remote import local_copy
 from adctl.data.datasets.webdataset import find_shards
+from adctl.data.groups import group_counts
 from adctl.errors import UsageError
 from adctl.progress import SILENT, Reporter
 
@@ -47,6 +49,7 @@ class CheckResult:
         train_images: Number of good training images.
         test_images: Number of test images by label.
         masks: Number of test images with a mask.
+        groups: Number of good images in each group; empty without groups.
         sizes: Number of images by size, such as "640 x 480", most frequent first.
         modes: Number of images by channels and number type, such as "grey uint8", most frequent first.
         notes: Sentences about the interpretation of the layout.
@@ -59,6 +62,7 @@ class CheckResult:
     train_images: int
     test_images: dict[str, int]
     masks: int
+    groups: dict[str, int]
     sizes: dict[str, int]
     modes: dict[str, int]
     notes: tuple[str, ...]
@@ -83,7 +87,7 @@ def check_with_sheet(settings: FetchCheckSettings, *, reporter: Reporter = SILEN
     if settings.folder is None:
         raise UsageError("No folder was given.", "Name it: adctl fetch check DIR")
     files.require_replaceable([settings.sheet], overwrite=settings.overwrite)
-    checked = check(settings.folder, reporter=reporter)
+    checked = check(settings.folder, group=settings.group, reporter=reporter)
     if settings.sheet is not None:
         from adctl.data.checks.contact_sheet import write_contact_sheet
 
@@ -91,12 +95,13 @@ def check_with_sheet(settings: FetchCheckSettings, *, reporter: Reporter = SILEN
     return checked
 
 
-def check(path: Path, *, workers: int = 2, reporter: Reporter = SILENT) -> list[CheckResult]:
+def check(path: Path, *, group: str | None = None, workers: int = 2, reporter: Reporter = SILENT) -> list[CheckResult]:
     """Check every image and mask of a dataset.
 
     Args:
         path: A category in MVTec AD layout, a folder of categories, a plain folder of good images, an archive of any of
             these, WebDataset shards, or a manifest.
+        group: Groups of the good images; see `adctl.data.groups`.
         workers: Number of threads that read images.
         reporter: Progress reporter.
 
@@ -104,11 +109,11 @@ def check(path: Path, *, workers: int = 2, reporter: Reporter = SILENT) -> list[
         One result for each category.
 
     Raises:
-        UsageError: There is no such folder.
+        UsageError: There is no such folder, or `group` does not fit its images.
         DataError: No images are found, or the layout is unknown or invalid.
     """
     results = []
-    for dataset in _datasets(local_copy(path)):
+    for dataset in (with_groups(found, group) for found in _datasets(local_copy(path))):
         with reporter.stage(f"checking {dataset.category}", len(dataset.train) + len(dataset.test)) as update:
             results.append(check_dataset(dataset, workers=workers, update=update))
     return results
@@ -152,6 +157,7 @@ def check_dataset(dataset: Dataset, *, workers: int, update: Callable[[int, int 
         train_images=len(dataset.train),
         test_images=dataset.test_counts,
         masks=dataset.mask_count,
+        groups=group_counts(dataset.train),
         sizes=_count_values(f"{image.width} x {image.height}" for image in readable),
         modes=_count_values(image.mode for image in readable),
         notes=dataset.notes,

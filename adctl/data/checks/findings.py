@@ -85,7 +85,7 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
     "near-duplicate": (
         Severity.WARNING,
         "Nearly the same image several times",
-        "Check them. Images that were saved or taken twice make the dataset look larger than it is.",
+        "Check them. Remove images that were saved or taken twice, or give images of one part the same group: --group.",
     ),
     "missing-mask": (
         Severity.WARNING,

@@ -1,4 +1,4 @@
-"""Manifests: CSV or JSONL files that list images with their split, label, mask and category.
+"""Manifests: CSV or JSONL files that list images with their split, label, mask, category and group.
 
     path,split,label,mask
     shots/0001.png,train,good,
@@ -36,6 +36,7 @@ _NAMES = {
     "label": ("label", "class", "defect", "defect_type", "anomaly"),
     "mask": ("mask", "mask_path"),
     "category": ("category", "object"),
+    "group": ("group",),
 }
 """Accepted names of each column, in lower case, as in the manifests of public datasets."""
 
@@ -150,7 +151,7 @@ def make_row(place: str, key: str, image: Path, mask: Path | None, fields: Mappi
         key: Name of the image within the dataset.
         image: The image file.
         mask: The mask file, or None.
-        fields: `split`, `label` and `category` as written; empty or missing if not specified.
+        fields: `split`, `label`, `category` and `group` as written; empty or missing if not specified.
 
     Raises:
         DataError: The split is unknown.
@@ -160,7 +161,7 @@ def make_row(place: str, key: str, image: Path, mask: Path | None, fields: Mappi
     if written and split is None:
         raise DataError(f"{place}: the split '{written}' is unknown.", "Write train or test.")
     label = _label(fields.get("label", ""), split, has_mask=mask is not None)
-    sample = Sample(image, key, label, mask if label != GOOD else None)
+    sample = Sample(image, key, label, mask if label != GOOD else None, fields.get("group") or None)
     return ManifestRow(sample, split, fields.get("category") or None)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _ENDING = ".tar"
 _MASKS = ("mask", "seg")
 _METADATA = (".json", ".cls")
+_FIELDS = {"label", "split", "category", "group"}
 _MAX_METADATA = 1 << 20
 """Maximum size of the metadata of one image, bytes."""
 
@@ -89,7 +90,7 @@ def _read_fields(shard: Path, container: Container, members: dict[str, str]) -> 
     try:
         if "json" in members:
             table = documents.parse_json(_read_text(container, members["json"]))
-            fields |= {name: str(value) for name, value in table.items() if name in {"label", "split", "category"}}
+            fields |= {name: str(value) for name, value in table.items() if name in _FIELDS}
         if "cls" in members:
             fields.setdefault("label", _read_text(container, members["cls"]).strip())
     except (ValueError, AttributeError, OSError, RecursionError) as error:
