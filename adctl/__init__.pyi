@@ -346,6 +346,7 @@ def calibrate(
     runs: StrPath = "runs",
     out: StrPath | None = None,
     in_place: bool = False,
+    strict: bool = False,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     gpu: int | None = None,
     workers: int = 2,
@@ -377,6 +378,7 @@ def calibrate(
         runs: Folder of all runs.
         out: File of the calibrated model.
         in_place: Replace the model file itself.
+        strict: Fail if there are too few images for the rate of `max_false_alarm`.
         device: Device that computes.
         gpu: Number of the GPU; implies `device` cuda. At least 0.
         workers: Threads that read images. At least 0, at most 64.

@@ -94,7 +94,7 @@ def calibrate(loaded: LoadedSettings[CalibrateSettings]) -> CalibrateResult:
     return run(loaded)
 
 
-@from_settings(ScoreSettings, without=("fail_on_anomaly",), accepts={"tta": f"{_NAMES} | None"})
+@from_settings(ScoreSettings, without=("fail_on_anomaly", "report"), accepts={"tta": f"{_NAMES} | None"})
 def score(loaded: LoadedSettings[ScoreSettings]) -> ScoreResult:
     """Score images: an anomaly score, an anomaly map and a verdict for each.
 

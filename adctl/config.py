@@ -358,6 +358,7 @@ class CalibrateSettings(DeviceSettings, ModelSettings, OverwriteSettings):
 
     out: File | None = OUTPUT(None, "File of the calibrated model.")
     in_place: bool = OUTPUT(False, "Replace the model file itself.")
+    strict: bool = OUTPUT(False, "Fail if there are too few images for the rate of --max-false-alarm.")
 
 
 @command(
@@ -382,6 +383,7 @@ class ScoreSettings(DeviceSettings, ModelSettings, OverwriteSettings):
     out: Folder | None = OUTPUT(None, "Folder for heatmaps and results.")
     heatmaps: bool | None = OUTPUT(None, "Write a heatmap picture of each image.", unset="on with --out")
     draw: Literal["none", "contours", "boxes", "both"] = OUTPUT("none", "Mark anomalous regions on heatmaps.")
+    report: bool = OUTPUT(False, "Write report.html too, into the folder of the results.")
     maps: bool = OUTPUT(True, "Keep raw anomaly maps in maps.h5, for the report.")
     fail_on_anomaly: bool = OUTPUT(False, "Exit with code 3 if an image is rejected.")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from adctl import __version__, documents, files
+from adctl import __version__, documents, files, run_folder
 from adctl.choices import DETECTORS
 from adctl.detectors.registry import DetectorPackage, detector_class, package_of
 from adctl.engine import safetensors_file
@@ -174,6 +174,21 @@ def tensors_digest(path: Path) -> str | None:
         ModelFileError: The file is missing, damaged or not written by adctl.
     """
     return safetensors_file.tensors_digest(path) if path.suffix == SUFFIX else None
+
+
+def run_of(model: Path, runs: Path) -> Path:
+    """Return the folder of the run that a model belongs to: its own, or that of a run trained on the same images.
+
+    Args:
+        model: Model file; one that was moved or written with `calibrate --out` belongs to a run elsewhere.
+        runs: Folder of all runs.
+
+    Raises:
+        ModelFileError: The header of the model cannot be read.
+    """
+    if model.suffix != SUFFIX or (model.parent / run_folder.RUN).is_file():
+        return model.parent
+    return run_folder.find_trained_on(runs, read_header(model).training.digest) or model.parent
 
 
 def build_detector(header: ModelHeader, path: Path) -> Detector:

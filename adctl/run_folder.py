@@ -4,6 +4,7 @@ runs/
 last.json                        {"model": "…", "scores": "…"}, relative paths, no symbolic links
 20261123-162500-padim-zipper/
 model.safetensors
+calibrations.json              the model files that `adctl calibrate` wrote from it, oldest first
 run.json                       the manifest: settings and their origins, versions, digests, timings
 split.json                     the good images in each part of the split
 """
@@ -16,7 +17,7 @@ import logging
 import os
 import platform
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,8 @@ LAST = "last.json"
 RUN = "run.json"
 SPLIT = "split.json"
 MODEL = "model.safetensors"
+CALIBRATIONS = "calibrations.json"
+_CALIBRATIONS_SCHEMA = "adctl.calibrations/1"
 SUMMARY = "summary.json"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "scikit-learn", "safetensors")
 
@@ -96,17 +99,96 @@ def get_last(runs: Path, kind: Kind) -> Path:
 def find_model(runs: Path, model: Path | None) -> Path:
     """Find a model file by its path, by the folder or name of its run, or return the last one if `model` is None.
 
+    A run means its newest calibration, and a file means itself.
+
     Raises:
         UsageError: There is no such model.
+        DataError: The list of the run's calibrations is damaged.
     """
     if model is None:
         return get_last(runs, "model")
     for candidate in (model, runs / model):
         if candidate.is_dir() and (candidate / MODEL).is_file():
-            return candidate / MODEL
+            return newest_model(candidate)
         if candidate.is_file():
             return candidate
     raise UsageError(f"Cannot find a model {model}.", f"Give a model file, or the folder or name of a run in {runs}.")
+
+
+@dataclass(frozen=True)
+class _CalibratedFile:
+    """Model file with a new calibration: its name, or its absolute path outside of the run's folder."""
+
+    file: str
+    training_digest: str
+
+
+@dataclass(frozen=True)
+class _Calibrations:
+    schema: str
+    files: tuple[_CalibratedFile, ...]
+
+
+def newest_model(run: Path) -> Path:
+    """Return the model file of a run that was calibrated last; files outside of its folder do not count.
+
+    Raises:
+        DataError: The list of the run's calibrations is damaged.
+    """
+    inside = (run / entry.file for entry in reversed(_read_calibrations(run)))
+    return next((path for path in inside if path.parent == run and path.is_file()), run / MODEL)
+
+
+def add_calibration(run: Path, model: Path, training_digest: str) -> None:
+    """Record that a model file is the newest calibration of a run; warn if that is not possible.
+
+    Args:
+        run: Folder of the run.
+        model: Calibrated model file, in this folder or elsewhere.
+        training_digest: Digest of the images that it was trained on, which `--folds` changes.
+    """
+    inside = model.parent.absolute() == run.absolute()
+    entry = _CalibratedFile(model.name if inside else str(model.absolute()), training_digest)
+    kept = [other for other in _read_calibrations(run) if other.file != entry.file]
+    try:
+        files.write_json(
+            run / CALIBRATIONS, {"schema": _CALIBRATIONS_SCHEMA, "files": [asdict(one) for one in (*kept, entry)]}
+        )
+    except OutputError as error:
+        log.warning("%s The next command needs the path %s.", error.message, model)
+
+
+def find_trained_on(runs: Path, training_digest: str) -> Path | None:
+    """Return the folder of a run that was trained or refitted on the images with this digest; None if there is none."""
+    for manifest in sorted((*runs.glob(f"*/{RUN}"), *runs.glob(f"*/*/{RUN}"))):
+        run = manifest.parent
+        try:
+            stored = read_manifest(run)
+            digests = {entry.training_digest for entry in _read_calibrations(run)}
+        except DataError:  # a damaged run cannot help, and is not asked for
+            continue
+        if stored is not None and training_digest in {stored.dataset.training_digest, *digests}:
+            return run
+    return None
+
+
+def warn_of_newer(model: Path) -> None:
+    """Warn if the run of a model file has a newer calibration; exported files begin with the name of their model.
+
+    Raises:
+        DataError: The list of the run's calibrations is damaged.
+    """
+    newest = newest_model(model.parent)
+    exported = model.suffix != newest.suffix and model.stem.startswith(newest.stem)
+    if newest.is_file() and model != newest and not exported:
+        log.warning(
+            "%s has a newer calibration, %s. The thresholds of %s are used.", model.parent, newest.name, model.name
+        )
+
+
+def _read_calibrations(run: Path) -> tuple[_CalibratedFile, ...]:
+    found = documents.read(run / CALIBRATIONS, _Calibrations, f"Delete it, and give models of {run} by path.")
+    return found.files if found else ()
 
 
 @dataclass(frozen=True)
@@ -121,6 +203,7 @@ class RunDataset:
     test: str | None = None
     masks: str | None = None
     group: str | None = None
+    training_digest: str | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pytest
 from conftest import CommandLine, settings
 from safetensors import safe_open
 
+from adctl import run_folder
 from adctl.calibration.calibrate import calibrate, threshold_rule
 from adctl.config import CalibrateSettings, LoadedSettings, names_of
 from adctl.data.folds import assign_folds
@@ -40,7 +41,8 @@ def world(tmp_path_factory, zippers):
 @pytest.fixture
 def model(world, tmp_path):
     """A copy of the run, to calibrate without leaving traces."""
-    shutil.copytree(world.folder / "runs" / "line", tmp_path / "runs" / "line")
+    without = shutil.ignore_patterns("model-*", "calibrations.json", "scores")
+    shutil.copytree(world.folder / "runs" / "line", tmp_path / "runs" / "line", ignore=without)
     return tmp_path / "runs" / "line" / "model.safetensors"
 
 
@@ -72,6 +74,87 @@ def test_thresholds_are_chosen_again_without_the_network(model):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_name_of_a_run_means_its_newest_calibration(model, zippers):
+    run = CommandLine(model.parent.parent.parent)
+    image = next((zippers / "test" / "good").iterdir())
+    text = run("calibrate", "--model", "line", "--max-false-alarm", "0.25", "--device", "cpu").stdout
+    assert text.splitlines()[-1].split(maxsplit=1) == ["next", "adctl score FOLDER --model line"]
+    newest = run("score", zippers / "test", "--model", "line", "--device", "cpu", "--out", "heat", "--report").stdout
+    assert "model-conformal-0.25.safetensors" in newest
+    assert "(conformal 0.25)" in newest
+    assert newest.splitlines()[-1].split() == ["open", "heat/report.html"]
+    assert (run.folder / "heat" / "report.html").is_file()
+    old = run.json("score", image, "--model", "runs/line/model.safetensors", "--device", "cpu")
+    assert old["result"]["method"] == "percentile 99"
+    assert [text for text in old["warnings"] if "newer calibration, model-conformal-0.25.safetensors" in text]
+    run("calibrate", "--model", "line", "--sigmas", "2", "--in-place")
+    assert run_folder.find_model(run.folder / "runs", Path("line")) == model
+    assert read_header(model).calibration.method == "sigma"
+
+
+@pytest.mark.parametrize("count", [0, 3, 12])
+def test_score_ends_with_the_rejected_images(count, capsys):
+    from adctl.cli.output import print_text
+    from adctl.cli.score import _text
+    from adctl.config import ScoreSettings
+    from adctl.records import Verdict
+    from adctl.scoring.score import ScoreResult, TopAnomaly
+
+    verdicts = [Verdict.REJECT] * count + [Verdict.GOOD] * (20 - count)
+    worst = tuple(TopAnomaly(f"p/{n}.png", 20.5 - n, 0.04, 0.99, verdict) for n, verdict in enumerate(verdicts[:10]))
+    counts = {"good": 20 - count, "warn": 0, "reject": count, "uncalibrated": 0, "error": 0}
+    report = Path("out/report.html")
+    result = ScoreResult(
+        Path("m"),
+        Path("out"),
+        counts,
+        (),
+        1.0,
+        "cpu",
+        1.0,
+        None,
+        "conformal 0.01",
+        None,
+        worst,
+        report,
+    )
+    print_text(_text(result, ScoreSettings(out=Path("out"))))
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines if line.startswith("p/")]
+    assert names == [f"p/{n}.png" for n in range(min(count, 10))]
+    assert ("worst 10 of 12 rejected" in "".join(lines)) == (count == 12)
+    assert lines[-1].split() == ["open", "out/report.html"]
+
+
+def test_a_file_is_named_by_what_it_achieves(model, caplog):
+    few = calibrate(loaded(model, max_false_alarm=0.05))
+    assert few.model.name == "model-conformal-0.2.safetensors"
+    assert few.calibration.promised_false_alarm == few.calibration.level == 0.2
+    assert few.notes[-1] == "Take 15 more good images, or use --folds 5, which uses all."
+    calibrate(loaded(model, max_false_alarm=0.01))
+    assert "Take 95 more good images." in caplog.messages
+    before = sorted(model.parent.iterdir())
+    done = CommandLine(model.parent)("calibrate", "--model", model, "--max-false-alarm", "0.01", "--strict", code=1)
+    assert "Take 95 more good images." in done.stderr
+    assert sorted(model.parent.iterdir()) == before
+
+
+def test_a_model_written_elsewhere_knows_its_dataset(model, tmp_path):
+    from adctl.calibration.calibration_scores import held_out_images
+    from adctl.config import ScoreSettings
+    from adctl.scoring.score import score
+
+    runs = model.parent.parent
+    for values in ({"sigmas": 2}, {"folds": 2}):
+        there = tmp_path / "line" / "x.safetensors"
+        calibrate(loaded(model, out=there, **values))
+        assert len(held_out_images(there, runs)) == 4
+        given = ScoreSettings(model=there, runs=runs, device="cpu")
+        result = score(LoadedSettings(given, dict.fromkeys(names_of(ScoreSettings), "test")))
+        assert len(result) > 6
+    assert run_folder.find_model(runs, Path("line")) == model
+
+
 def test_only_the_header_changes(model):
     made = calibrate(loaded(model, max_false_alarm=0.25)).model
     assert tensors_digest(made) == tensors_digest(model)
@@ -97,7 +180,7 @@ def test_the_evidence_is_what_scoring_the_held_out_images_gives(model):
     from adctl.calibration.calibration_scores import held_out_images
 
     kept = read_header(model).calibration.evidence
-    for number, sample in enumerate(held_out_images(model)):
+    for number, sample in enumerate(held_out_images(model, model.parent.parent)):
         target = model.parent / "held" / f"{number}.png"
         target.parent.mkdir(exist_ok=True)
         shutil.copy(sample.path, target)

@@ -256,7 +256,7 @@ def test_documents_of_runs(patchcore, tmp_path, name):
     settings = load(TrainSettings, {"resume": run})
     readers = {
         "run.json": lambda: dataset_of_run(run),
-        "split.json": lambda: read_split(run / "model.safetensors"),
+        "split.json": lambda: read_split(run / "model.safetensors", run.parent),
         "settings.json": lambda: load_settings(run, settings),
         "last.json": lambda: run_folder.get_last(run, "model"),
         "exports.json": lambda: (choose_runtime(run / "model.safetensors", "cpu"), verify_export(run / "model.onnx")),

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, CommandLine
 from test_scoring import settings_for
 
 import adctl
@@ -193,6 +193,15 @@ def test_outputs_of_the_other_commands_spare_the_users_files(patchcore, parts, t
     with pytest.raises(UsageError, match="did not write it"):
         adctl.fetch_check(parts, sheet=theirs / "sheet.png")
     assert (theirs / "sheet.png").read_text() == "mine"
+
+
+def test_a_report_of_the_user_is_refused_before_scoring(patchcore, parts, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.html").write_text("mine")
+    done = CommandLine(tmp_path)("score", parts, "--model", patchcore.model, "--out", out, "--report", code=2)
+    assert "report.html exists already" in done.stderr
+    assert [path.name for path in out.iterdir()] == ["report.html"]
 
 
 @pytest.mark.parametrize("format_name", ["html", "md", "csv", "json", "pdf", "pptx"])

@@ -29,6 +29,7 @@ from adctl.data.loader import load_image
 from adctl.datasets import dataset_of_run
 from adctl.errors import DataError
 from adctl.gates import Gate, GateResult, check, write_junit
+from adctl.model_file import run_of
 from adctl.progress import SILENT, Reporter
 from adctl.runtimes.auto_select import files_of
 from adctl.runtimes.loading import open_runtime
@@ -142,7 +143,7 @@ def _find_images(path: Path, settings: BenchSettings) -> Sequence[Sample]:
     if settings.images:
         return list_images(settings.images)[0]
     try:
-        dataset = dataset_of_run(path.parent)
+        dataset = dataset_of_run(run_of(path, settings.runs))
     except DataError as error:
         log.debug("No images to read from disk: %s", error.message)
         return ()

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from adctl import files, run_folder
 from adctl.calibration.calibration_scores import collect_scores, wanted_views
-from adctl.errors import UsageError
-from adctl.model_file import SUFFIX, read_header, recalibrate, save_model
+from adctl.errors import DataError, UsageError
+from adctl.model_file import SUFFIX, read_header, recalibrate, run_of, save_model
 from adctl.options import flag_name
 from adctl.progress import SILENT, Reporter
-from adctl.thresholds import methods
+from adctl.thresholds import conformal, methods
 from adctl.thresholds.methods import ThresholdRule
 from adctl.thresholds.supervised import Costs
 
@@ -100,13 +100,14 @@ def calibrate(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter = SI
 
     Raises:
         UsageError: The model or the images do not exist, or flags contradict each other.
-        DataError: There are too few usable images, or the scores are of another model.
+        DataError: There are too few usable images, with `strict` also for the wanted rate, or the scores are of another
+            model.
         OutputError: The model file cannot be written.
     """
     settings = loaded.settings
     _check(settings)
     rule = threshold_rule(settings)
-    source = run_folder.find_model(settings.runs, settings.model)
+    source = _find_source(settings)
     if source.suffix != SUFFIX:
         raise UsageError(f"{source} is an exported model.", "Calibrate its model.safetensors, then export it again.")
     if settings.out == source:
@@ -124,6 +125,7 @@ def calibrate(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter = SI
         )
         fitted = detector, header
     chosen, notes = methods.calibrate(rule, scores)
+    notes = (*notes, *_missing_images(rule, chosen, before, strict=settings.strict))
     for note in notes:
         log.warning("%s", note)
     target = source if settings.in_place else settings.out or source.with_name(_file_name(chosen))
@@ -133,8 +135,35 @@ def calibrate(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter = SI
         recalibrate(source, target, chosen)
     else:
         save_model(target, fitted[0], fitted[1].with_calibration(chosen))
+    run = run_of(source, settings.runs)
+    if (run / run_folder.RUN).is_file():
+        run_folder.add_calibration(run, target, (fitted[1] if fitted else before).training.digest)
     run_folder.set_last(settings.runs, "model", target)
     return CalibrateResult(source, target, chosen, before.calibration, notes)
+
+
+def _find_source(settings: CalibrateSettings) -> Path:
+    """Return the model file to calibrate; with `in_place`, a run means the model that was trained."""
+    found = run_folder.find_model(settings.runs, settings.model)
+    named = settings.model is None or settings.model.name == found.name
+    return found if named or not settings.in_place else found.with_name(run_folder.MODEL)
+
+
+def _missing_images(rule: ThresholdRule, chosen: Calibration, model: ModelHeader, *, strict: bool) -> tuple[str, ...]:
+    """Return how many good images are missing for the wanted rate, and whether folds would have enough of them.
+
+    Raises:
+        DataError: Images are missing, and `strict` is set.
+    """
+    count = chosen.good_images
+    if rule.method != "conformal" or count >= (needed := conformal.images_needed(rule.level)):
+        return ()
+    advice = f"Take {needed - count} more good images."
+    if not chosen.evidence.folds and model.training.images + count >= needed:
+        advice = f"{advice[:-1]}, or use --folds 5, which uses all."
+    if strict:
+        raise DataError(f"{count} good images cannot guarantee a false-alarm rate of {rule.level:g}.", advice)
+    return (advice,)
 
 
 def threshold_rule(settings: CalibrateSettings) -> ThresholdRule:

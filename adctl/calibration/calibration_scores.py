@@ -14,7 +14,7 @@ from adctl.data.datasets.layouts import list_images
 from adctl.data.split import Split
 from adctl.datasets import dataset_of_run
 from adctl.errors import DataError, UsageError
-from adctl.model_file import tensors_digest
+from adctl.model_file import run_of, tensors_digest
 from adctl.records import GOOD, CalibrationScores
 from adctl.scoring.score_set import ScoreSet
 
@@ -70,7 +70,7 @@ def _score_images(
     if known is not None and settings.good is None and views == known.views:
         new = () if defective is None else tuple(sorted(defective.scores.tolist()))
         return CalibrationScores(known.good, known.peaks, new or known.defective, known.folds, views)
-    samples = held_out_images(model) if settings.good is None else unseen_images(settings.good, header)
+    samples = held_out_images(model, settings.runs) if settings.good is None else unseen_images(settings.good, header)
     good = score_samples(runtime, samples, settings, reporter, "scoring good images")
     return calibration_scores_of(good, defective, views=views)
 
@@ -117,35 +117,36 @@ def unseen_images(folder: Path, header: ModelHeader) -> list[Sample]:
     return unseen
 
 
-def held_out_images(model: Path) -> list[Sample]:
+def held_out_images(model: Path, runs: Path) -> list[Sample]:
     """Return the good images that were held out for calibration when the model was trained.
 
     Raises:
-        UsageError: The model file is not in the folder of its run.
+        UsageError: The run of the model is not known.
         DataError: The file of the split is damaged.
     """
-    return list(read_split(model).calibration)
+    return list(read_split(model, runs).calibration)
 
 
-def training_images(model: Path) -> list[Sample]:
+def training_images(model: Path, runs: Path) -> list[Sample]:
     """Return the good images that the model was trained on.
 
     Raises:
-        UsageError: The model file is not in the folder of its run.
+        UsageError: The run of the model is not known.
         DataError: The file of the split is damaged.
     """
-    return list(read_split(model).train)
+    return list(read_split(model, runs).train)
 
 
-def read_split(model: Path) -> Split:
+def read_split(model: Path, runs: Path) -> Split:
     """Read how the good images of a model's run were split.
 
     Raises:
-        UsageError: The model file is not in the folder of its run.
+        UsageError: The run of the model is not known.
         DataError: The file of the split is damaged.
     """
-    path = model.parent / run_folder.SPLIT
-    dataset = dataset_of_run(model.parent)
+    run = run_of(model, runs)
+    path = run / run_folder.SPLIT
+    dataset = dataset_of_run(run)
     if dataset is None or not path.is_file():
         raise UsageError(
             f"{model} is not in the folder of its training run, so its held-out good images are unknown.",

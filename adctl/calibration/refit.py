@@ -12,6 +12,7 @@ from adctl.calibration.calibration_scores import score_samples
 from adctl.config import LoadedSettings, TrainSettings, names_of
 from adctl.data.folds import assign_folds
 from adctl.errors import UsageError
+from adctl.model_file import run_of
 from adctl.runtimes.torch import TorchRuntime
 from adctl.scoring.predict import CollectedScores, calibration_scores_of
 from adctl.scoring.tta import with_views
@@ -46,7 +47,7 @@ class Refitter:
     """
 
     def __init__(self, model: Path, loaded: LoadedSettings[CalibrateSettings], reporter: Reporter) -> None:
-        run = model.parent
+        run = run_of(model, loaded.settings.runs)
         if not (run / SETTINGS).is_file():
             raise UsageError(
                 f"{model} is not in the folder of its training run, so its training settings are unknown.",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from adctl.cli.output import Call, rows, sparkline
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import RenderableType
 
     from adctl.calibration.calibrate import CalibrateResult
@@ -26,10 +28,10 @@ def run(call: Call[CalibrateSettings]) -> None:
     from adctl.calibration.calibrate import calibrate
 
     result = calibrate(call.loaded, call.reporter)
-    call.finish(result, lambda: _text(result))
+    call.finish(result, lambda: _text(result, call.settings))
 
 
-def _text(result: CalibrateResult) -> RenderableType:
+def _text(result: CalibrateResult, settings: CalibrateSettings) -> RenderableType:
     chosen, before = result.calibration, result.previous
     basis = f"{chosen.good_images} good images"
     if chosen.defect_images:
@@ -45,8 +47,21 @@ def _text(result: CalibrateResult) -> RenderableType:
             ("threshold", f"{chosen.threshold:.6g}{was}, from {basis}"),
             *warn,
             ("false alarms", false_alarms(chosen)),
+            ("next", f"adctl score FOLDER --model {_name_of(result.model, settings.runs)}"),
         ]
     )
+
+
+def _name_of(model: Path, runs: Path) -> str:
+    """Return the shortest name for --model: that of a run in the usual folder, or the path."""
+    import shlex
+
+    from adctl.config import CalibrateSettings
+    from adctl.run_folder import newest_model
+
+    run = model.parent
+    is_run = run.parent == runs == CalibrateSettings().runs and newest_model(run) == model
+    return shlex.quote(run.name if is_run else str(model))
 
 
 def false_alarms(chosen: Calibration) -> str:

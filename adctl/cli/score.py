@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adctl.cli.output import Call, rows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from rich.console import RenderableType
 
     from adctl.config import ScoreSettings
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
 
 ANOMALIES_FOUND = 3
 _UNJUDGED = 1
+_REPORT = "report.html"
 _COUNTED = {
     "good": "good",
     "warn": "to inspect",
@@ -25,22 +30,49 @@ _COUNTED = {
 
 def run(call: Call[ScoreSettings]) -> int:
     """Score images, or watch a folder; return 3 for a rejected image if --fail-on-anomaly is given."""
-    if call.settings.watch is None:
-        from adctl.scoring.score import score
+    from adctl.files import require_replaceable
 
-        result = score(call.loaded, call.reporter)
-    else:
-        from adctl.scoring.watch import watch
-
-        result = watch(call.loaded, call.reporter)
-    call.finish(result, lambda: _text(result))
-    if not call.settings.fail_on_anomaly:
+    settings = call.settings
+    if settings.report and settings.out is not None:
+        require_replaceable([settings.out / _REPORT], overwrite=settings.overwrite)
+    result = _score(call)
+    if settings.report and len(result):
+        result = replace(result, report=_write_report(call, result.folder))
+    call.finish(result, lambda: _text(result, settings))
+    if not settings.fail_on_anomaly:
         return 0
     # An image that could not be judged must not pass a gate either.
     return ANOMALIES_FOUND if result.counts["reject"] else _UNJUDGED if result.counts["error"] else 0
 
 
-def _text(result: ScoreResult) -> RenderableType:
+def _score(call: Call[ScoreSettings]) -> ScoreResult:
+    if call.settings.watch is None:
+        from adctl.scoring.score import score
+
+        return score(call.loaded, call.reporter)
+    from adctl.scoring.watch import watch
+
+    return watch(call.loaded, call.reporter)
+
+
+def _write_report(call: Call[ScoreSettings], scores: Path) -> Path:
+    """Write the report of the scores beside them, as `adctl report` does by default."""
+    from adctl.config import LoadedSettings, ReportSettings, names_of
+    from adctl.reporting.report import report
+
+    settings = ReportSettings(scores=(scores,), overwrite=call.settings.overwrite)
+    origins = dict.fromkeys(names_of(ReportSettings), "default")
+    return report(LoadedSettings(settings, origins), call.reporter).page
+
+
+def _text(result: ScoreResult, settings: ScoreSettings) -> RenderableType:
+    from rich.console import Group
+
+    rejected = [part for table in _rejected(result) for part in ("", table, "")]
+    return Group(_summary(result), *rejected, rows(_to_open(result, settings)))
+
+
+def _summary(result: ScoreResult) -> RenderableType:
     counted = ", ".join(f"{count} {_COUNTED[verdict]}" for verdict, count in result.counts.items() if count) or "none"
     return rows(
         [
@@ -50,11 +82,32 @@ def _text(result: ScoreResult) -> RenderableType:
             *([("drift", result.drift.reason)] if result.drift and result.drift.drifted else []),
             *([("ignored", f"{len(result.ignored)} files; scores.json gives the reasons")] if result.ignored else []),
             ("results", f"{result.folder}: results.csv, results.jsonl"),
-            ("next", "adctl report"),
         ]
     )
 
 
+def _rejected(result: ScoreResult) -> Iterator[RenderableType]:
+    """Yield the table of the rejected images with the highest scores."""
+    worst = [image for image in result.strangest if image.verdict == "reject"]
+    if worst:
+        count = result.counts["reject"]
+        title = "rejected" if count == len(worst) else f"worst {len(worst)} of {count} rejected"
+        lines = [(image.path, f"{image.score:.6g}", f"{image.p_value:.3g}") for image in worst]
+        yield rows(lines, title, "score", "p-value")
+
+
+def _to_open(result: ScoreResult, settings: ScoreSettings) -> Iterator[tuple[str, str]]:
+    """Yield the file or folder to open, and the command that makes the report."""
+    from adctl.scoring.score import wants_heatmaps
+
+    if result.report is not None:
+        yield "open", str(result.report)
+        return
+    if wants_heatmaps(settings):
+        yield "open", f"{result.folder}: a heatmap of each image"
+    yield "next", "adctl report"
+
+
 def _thresholds(result: ScoreResult) -> str:
     warn = f"; warning above {result.warn_threshold:.6g}" if result.warn_threshold is not None else ""
-    return f"{result.threshold:.6g}{warn}"
+    return f"{result.threshold:.6g} ({result.method}){warn}"

@@ -21,6 +21,7 @@ from adctl.datasets import dataset_of_run
 from adctl.errors import AdctlError, DataError, UsageError
 from adctl.exporting.graph import ExportSource
 from adctl.exporting.parity import ParityCheck, check_parity
+from adctl.model_file import run_of
 from adctl.progress import SILENT, Reporter
 from adctl.runtimes.auto_select import (
     EXPORTS,
@@ -202,15 +203,15 @@ def _verification_images(model: Path, settings: ExportSettings) -> list[Sample]:
     if settings.images:
         samples = list_images(settings.images)[0]
     else:
-        dataset = dataset_of_run(model.parent)
-        samples = [*held_out_images(model), *(dataset.test if dataset else ())]
+        dataset = dataset_of_run(run_of(model, settings.runs))
+        samples = [*held_out_images(model, settings.runs), *(dataset.test if dataset else ())]
     step = max(1, -(-len(samples) // _MAX_VERIFICATION_IMAGES))
     return list(samples[::step])
 
 
 def _calibration_images(model: Path, settings: ExportSettings, source: ExportSource) -> list[NDArray[np.uint8]]:
     """Load images [1,H,W,C] that calibrate the quantisation: from `calibration`, or from the training images."""
-    samples = list_images(settings.calibration)[0] if settings.calibration else training_images(model)
+    samples = list_images(settings.calibration)[0] if settings.calibration else training_images(model, settings.runs)
     step = max(1, -(-len(samples) // _MAX_CALIBRATION_IMAGES))
     loaded = (load_image(sample, source.detector.input) for sample in samples[::step])
     pixels = [item.pixels[None] for item in loaded if item.pixels is not None]

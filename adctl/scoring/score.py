@@ -27,7 +27,7 @@ from adctl.data.depth import warn_of_depth
 from adctl.datasets import dataset_of_run
 from adctl.detectors.components.shared_feature_cache import sharing
 from adctl.errors import DataError, UsageError
-from adctl.model_file import tensors_digest
+from adctl.model_file import run_of, tensors_digest
 from adctl.progress import SILENT, Reporter
 from adctl.records import GOOD, Box, Calibration, ScoredImage, Verdict
 from adctl.runtimes.loading import open_runtime
@@ -97,8 +97,10 @@ class ScoreResult:
         device: Device that computed the scores.
         threshold: Threshold of the verdicts, or None if the model is not calibrated.
         warn_threshold: Lower threshold, above which a person should check the image, or None.
+        method: Method and level of the threshold, such as "conformal 0.02", or None.
         drift: Comparison of the scores with those of the calibration, or None without calibration.
         strangest: The ten images with the highest scores, the highest first.
+        report: Report of these scores, if one was written.
     """
 
     model: Path
@@ -109,8 +111,10 @@ class ScoreResult:
     device: str
     threshold: float | None
     warn_threshold: float | None
+    method: str | None
     drift: Drift | None
     strangest: tuple[TopAnomaly, ...]
+    report: Path | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -155,7 +159,7 @@ def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     settings = loaded.settings
     model = run_folder.find_model(settings.runs, settings.model)
     log.info("Model %s.", model)
-    samples, ignored = _find_images(settings.images, model)
+    samples, ignored = _find_images(settings, model)
     if settings.out is not None:
         _check_targets(settings, settings.out, samples)
     runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta)
@@ -290,6 +294,7 @@ def build_result(
         device=runtime.device,
         threshold=calibration.threshold if calibration else None,
         warn_threshold=calibration.warn_threshold if calibration else None,
+        method=f"{calibration.method} {calibration.level:.4g}" if calibration else None,
         drift=drift_found,
         strangest=summary.top_anomalies(),
     )
@@ -308,7 +313,9 @@ def open_model(model: Path, device: str, gpu: int | None, runtime: str, tta: str
     Raises:
         UsageError: The device or a view does not exist, or the calibration used other views.
         ModelFileError: The model file cannot be used.
+        DataError: The list of the run's calibrations is damaged.
     """
+    run_folder.warn_of_newer(model)
     opened = open_runtime(model, device, gpu, runtime)
     calibration = opened.header.calibration
     if calibration is None:
@@ -501,11 +508,11 @@ class HeatmapWriter:
         files.write_bytes(target, encode_png(picture), flush=False)
 
 
-def _find_images(images: tuple[str, ...], model: Path) -> tuple[list[Sample], list[IgnoredPath]]:
+def _find_images(settings: ScoreSettings, model: Path) -> tuple[list[Sample], list[IgnoredPath]]:
     """Return the named images, or else the test images of the dataset that the model was trained on."""
-    if images:
-        return list_images(images)
-    dataset = dataset_of_run(model.parent)
+    if settings.images:
+        return list_images(settings.images)
+    dataset = dataset_of_run(run_of(model, settings.runs))
     if dataset is None or not dataset.test:
         raise UsageError("No images to score were given.", "Name folders, files or globs: adctl score FOLDER")
     log.info("Scoring the test images of %s.", dataset.root)

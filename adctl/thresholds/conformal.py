@@ -23,8 +23,8 @@ def by_false_alarm(good: Scores, rate: float) -> Threshold:
     """Return the smallest threshold that a new good image exceeds with probability at most `rate`.
 
     It is the k-th smallest of the scores [n], k = ceil((n + 1)(1 - rate)). With too few images no threshold guarantees
-    the rate. The threshold is then the highest score, and its note gives the rate that this guarantees and the number
-    of images needed.
+    the rate. The threshold is then the highest score, its level is the rate that this guarantees, and its note gives
+    the number of images needed.
 
     Raises:
         DataError: There are no scores, or some are not finite.
@@ -38,7 +38,7 @@ def by_false_alarm(good: Scores, rate: float) -> Threshold:
         f"{count} good images cannot guarantee a false-alarm rate of {rate:g}: that needs {images_needed(rate)}. "
         f"The threshold is the highest good score, which guarantees {1 / (count + 1):.3g}."
     )
-    return Threshold(float(ordered[-1]), rate, note)
+    return Threshold(float(ordered[-1]), 1 / (count + 1), note)
 
 
 def images_needed(rate: float) -> int:
