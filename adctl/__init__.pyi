@@ -404,7 +404,7 @@ def score(
     runs: StrPath = "runs",
     out: StrPath | None = None,
     heatmaps: bool | None = None,
-    draw: Literal["none", "contours", "boxes", "both"] = "none",
+    draw: Literal["none", "contours", "boxes", "both"] = "contours",
     maps: bool = True,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     gpu: int | None = None,
@@ -426,7 +426,7 @@ def score(
         runs: Folder of all runs.
         out: Folder for heatmaps and results.
         heatmaps: Write a heatmap picture of each image. Default: on with `out`.
-        draw: Mark anomalous regions on heatmaps.
+        draw: Marks around regions above the pixel threshold on heatmaps.
         maps: Keep raw anomaly maps in maps.h5, for the report.
         device: Device that computes.
         gpu: Number of the GPU; implies `device` cuda. At least 0.

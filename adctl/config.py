@@ -382,7 +382,9 @@ class ScoreSettings(DeviceSettings, ModelSettings, OverwriteSettings):
 
     out: Folder | None = OUTPUT(None, "Folder for heatmaps and results.")
     heatmaps: bool | None = OUTPUT(None, "Write a heatmap picture of each image.", unset="on with --out")
-    draw: Literal["none", "contours", "boxes", "both"] = OUTPUT("none", "Mark anomalous regions on heatmaps.")
+    draw: Literal["none", "contours", "boxes", "both"] = OUTPUT(
+        "contours", "Marks around regions above the pixel threshold on heatmaps."
+    )
     report: bool = OUTPUT(False, "Write report.html too, into the folder of the results.")
     maps: bool = OUTPUT(True, "Keep raw anomaly maps in maps.h5, for the report.")
     fail_on_anomaly: bool = OUTPUT(False, "Exit with code 3 if an image is rejected.")

@@ -13,7 +13,9 @@ from hypothesis.extra.numpy import arrays
 from skimage.measure import label, regionprops
 
 from adctl.records import Box, Calibration, ScoredImage, Verdict
-from adctl.scoring.heatmaps import ColourScale, boxes_from_map, colourise, heatmap_picture, overlay, upsample
+from adctl.scoring.colour_bar import ColourScale, colour_bar, colourise
+from adctl.scoring.heatmaps import boxes_from_map, heatmap_picture, overlay, upsample
+from adctl.scoring.mark_colour import mark_colour, to_lab
 
 CALIBRATION = Calibration("percentile", 3.0, 2.0, 99.0, 50, 0, 0.02, (1.0, 2.9))
 SCALE = ColourScale.from_calibration(CALIBRATION)
@@ -126,13 +128,87 @@ def test_the_ground_truth_is_drawn_around_the_defect_not_over_it():
     assert (drawn != 120).any()
 
 
-@pytest.mark.parametrize("size", [(16, 16), (60, 900), (900, 60), (2000, 3000), (40, 40)])
+@pytest.mark.parametrize("size", [(16, 16), (60, 900), (900, 60), (2000, 3000), (40, 40), (300, 900)])
 def test_sheets_have_a_legible_size(size):
     row = dataclasses.replace(ROW, width=size[1], height=size[0], boxes=(Box(1, 1, 10, 10, 3.0),))
     picture = heatmap_picture(grey(*size), np.full((8, 8), 1, np.float32), SCALE, row)
     assert picture.dtype == np.uint8
-    assert 320 <= picture.shape[1] <= 1600
+    assert 320 <= picture.shape[1] <= 1960
     assert picture.shape[0] <= 900
+
+
+def test_a_sheet_shows_image_map_colour_bar_and_overlay_beside_each_other():
+    values = np.zeros((8, 8), np.float32)
+    values[2:5, 2:5] = 4
+    picture = heatmap_picture(grey(200, 256), values, SCALE, ROW, contour_at=2.0)
+    middle = picture[70:240]
+    shown, heat, bar, marked = (middle[:, start : start + 256] for start in (10, 276, 542, 672))
+    assert (shown == 120).all()
+    np.testing.assert_array_equal(heat, colourise(SCALE(upsample(values, 200, 256)))[3:173])
+    np.testing.assert_array_equal(bar[:, :120], colour_bar(200, SCALE)[3:173])
+    changed = (marked[:, :256] != 120).any(axis=2)
+    assert 0.1 < changed.mean() < 0.4
+
+
+def test_a_wide_image_is_shown_above_its_map_and_overlay():
+    values = np.zeros((8, 8), np.float32)
+    picture = heatmap_picture(grey(100, 400), values, SCALE, dataclasses.replace(ROW, verdict=Verdict.GOOD))
+    assert picture.shape[1] < 2 * 400
+    column = picture[:, 200]
+    assert (column == 120).all(axis=1).sum() == 200  # the image and the overlay, which has no tint
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [
+        (ColourScale(0.625, 3.75, 2.5), ["1", "1.5", "2", "2.5", "3", "3.5"]),
+        (ColourScale(-0.0002, 0.0007), ["-0.0002", "0", "0.0002", "0.0004", "0.0006"]),
+        (ColourScale(75, 450, 300), ["100", "150", "200", "250", "300", "350", "400", "450"]),
+    ],
+)
+def test_the_colour_bar_has_round_numbers(scale, expected):
+    positions, texts = zip(*scale.ticks(), strict=True)
+    assert list(texts) == expected
+    assert all(-1e-9 <= position <= 1 + 1e-9 for position in positions)
+
+
+@pytest.mark.parametrize("height", [90, 110, 256, 592])
+def test_the_colour_bar_names_the_threshold_and_no_numbers_overlap(height):
+    bar, nameless = colour_bar(height, SCALE), colour_bar(height, dataclasses.replace(SCALE, threshold=None))
+    assert bar.shape == (height, 120, 3)
+    dark = (bar[:, 20:] < 60).all(axis=2).any(axis=1)
+    assert dark[round(height * 0.4) - 8 : round(height * 0.4) + 30].any()
+    assert not (nameless[:, 26:] < 60).all(axis=2).any()
+    rows = np.flatnonzero((bar[:, 21:] != 255).any(axis=(1, 2)))
+    assert rows.min() >= 0
+
+
+PARTS = {
+    "dark": (22, 24, 28), "bright": (240, 240, 242), "grey": (130, 130, 132), "yellow": (245, 200, 20),
+    "orange": (240, 130, 20), "red": (200, 35, 35), "brown": (120, 80, 45), "green": (30, 120, 60),
+    "blue": (30, 70, 170), "turquoise": (40, 180, 180), "violet": (120, 40, 150), "skin": (225, 180, 150),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_regions_above_the_threshold_stand_out_on_parts_of_every_colour(part):
+    image = np.clip(np.random.default_rng(0).normal(PARTS[part], 8, (64, 64, 3)), 0, 255).astype(np.uint8)
+    values = np.zeros((8, 8), np.float32)
+    values[:, 4:] = 1.3 * CALIBRATION.pixel_threshold
+    plain, tinted = (
+        to_lab(overlay(image, values, SCALE)[:, columns]).mean(axis=(0, 1)) for columns in (slice(0, 20), slice(44, 64))
+    )
+    assert np.linalg.norm(plain - tinted) > 35
+    assert np.linalg.norm(plain - to_lab(np.array([[mark_colour(image)]], np.uint8))[0, 0]) > 80
+
+
+def test_a_few_pixels_of_a_colour_do_not_exclude_it():
+    image = grey()
+    chosen = mark_colour(image)
+    image[:4, :4] = chosen
+    assert mark_colour(image) == chosen
+    image[:40] = chosen
+    assert mark_colour(image) != chosen
 
 
 def test_a_sheet_outlines_regions_only_where_the_verdict_says_so():

@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from adctl import files
 from adctl.errors import DataError, UsageError
 from adctl.reporting.side_by_side import views
-from adctl.scoring.heatmaps import to_ascii
+from adctl.scoring.lettering import to_ascii
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

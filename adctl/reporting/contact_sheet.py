@@ -10,19 +10,22 @@ import numpy as np
 from adctl.data.images import write_png
 from adctl.errors import DataError
 from adctl.reporting.notable_images import worst_first
-from adctl.reporting.pictures import joined, strips
-from adctl.scoring.heatmaps import caption, colour_bar
+from adctl.reporting.pictures import colour_scale, joined, strips
+from adctl.scoring.colour_bar import colour_bar
+from adctl.scoring.heatmaps import caption
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from adctl.reporting.pictures import Rgb
+    from adctl.scoring.colour_bar import ColourScale
     from adctl.scoring.score_set import ScoreSet
 
 MAX_IMAGES = 96
 """Largest number of images on a sheet."""
 
-_COLUMNS, _SIDE, _GAP, _BACKGROUND = 4, 160, 10, 250
+_BAR_HEIGHT = 220
+_COLUMNS, _SIDE, _GAP, _BACKGROUND = 3, 160, 10, 255
 
 
 def write_contact_sheet(path: Path, scores: ScoreSet) -> int:
@@ -39,8 +42,9 @@ def write_contact_sheet(path: Path, scores: ScoreSet) -> int:
         DataError: No image can be read, or the anomaly maps are damaged.
         OutputError: The file cannot be written.
     """
+    scale = colour_scale(scores)
     order = worst_first(scores)[:MAX_IMAGES]
-    cell_of = {index: _cell(scores, index, tiles) for index, tiles in strips(scores, order, _SIDE)}
+    cell_of = {index: _cell(scores, index, tiles) for index, tiles in strips(scores, order, _SIDE, scale)}
     cells = [cell_of[index] for index in order if index in cell_of]
     if not cells:
         raise DataError(
@@ -55,13 +59,13 @@ def write_contact_sheet(path: Path, scores: ScoreSet) -> int:
             for line in lines
         ]
     )
-    write_png(path, _add_colour_bar(body), mark=True)
+    write_png(path, _add_colour_bar(body, scale), mark=True)
     return len(cells)
 
 
 def _cell(scores: ScoreSet, index: int, tiles: list[Rgb]) -> Rgb:
-    picture = joined([tiles[0], tiles[-1]] if len(tiles) > 1 else tiles)
-    width = max(picture.shape[1], 2 * _SIDE)
+    picture = joined(tiles)
+    width = max(picture.shape[1], 3 * _SIDE)
     return np.vstack([caption(scores.rows[index], width), _padded(picture, picture.shape[0], width)])
 
 
@@ -77,10 +81,10 @@ def _padded(picture: Rgb, height: int, width: int) -> Rgb:
     return padded
 
 
-def _add_colour_bar(body: Rgb) -> Rgb:
+def _add_colour_bar(body: Rgb, scale: ColourScale) -> Rgb:
     """Add a margin, and at the right the colour bar that applies to all images."""
-    bar = _padded(colour_bar(_SIDE), body.shape[0], colour_bar(1).shape[1])
-    framed = cv2.copyMakeBorder(
-        np.hstack([body, bar]), _GAP, 0, _GAP, _GAP, cv2.BORDER_CONSTANT, value=(_BACKGROUND,) * 3
-    )
+    bar = colour_bar(_BAR_HEIGHT, scale)
+    height = max(len(body), len(bar))
+    parts = [_padded(part, height, part.shape[1]) for part in (body, bar)]
+    framed = cv2.copyMakeBorder(np.hstack(parts), _GAP, 0, _GAP, _GAP, cv2.BORDER_CONSTANT, value=(_BACKGROUND,) * 3)
     return np.asarray(framed, np.uint8)

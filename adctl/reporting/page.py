@@ -12,7 +12,7 @@ from adctl.records import GOOD
 from adctl.reporting.content import DEFAULT_OPTIONS, ReportOptions, build_content
 from adctl.reporting.html_assets import plotly, read_assets, template, to_script_json
 from adctl.reporting.notable_images import worst_first
-from adctl.reporting.pictures import pictures
+from adctl.reporting.pictures import colour_scale, pictures
 from adctl.reporting.reconstructions import reconstructor
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from adctl.evaluation.evaluate import Evaluation
     from adctl.reporting.pictures import Reconstructor
+    from adctl.scoring.colour_bar import ColourScale
     from adctl.scoring.score_set import ScoreSet
 
 
@@ -42,7 +43,8 @@ def write_report(
         DataError: The anomaly maps are damaged.
     """
     reconstruct, reconstruction_notes = reconstructor(scores) if options.reconstructions else (None, ())
-    data = _page_data(scores, evaluation, options.gallery_limit, reconstruct)
+    scale = colour_scale(scores)
+    data = _page_data(scores, evaluation, options.gallery_limit, scale, reconstruct)
     content = build_content(scores, evaluation, options.title)
     page = template("template.html").render(
         content=content,
@@ -60,9 +62,13 @@ def write_report(
 
 
 def _page_data(
-    scores: ScoreSet, evaluation: Evaluation, gallery_limit: int, reconstruct: Reconstructor | None
+    scores: ScoreSet,
+    evaluation: Evaluation,
+    gallery_limit: int,
+    scale: ColourScale,
+    reconstruct: Reconstructor | None,
 ) -> dict[str, Any]:
-    shown = dict(pictures(scores, worst_first(scores)[:gallery_limit], reconstruct))
+    shown = dict(pictures(scores, worst_first(scores)[:gallery_limit], scale, reconstruct))
     rows = [
         {
             "key": row.key,

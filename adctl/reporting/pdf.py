@@ -13,7 +13,7 @@ from adctl.errors import MissingExtraError
 from adctl.reporting.charts import charts
 from adctl.reporting.content import DEFAULT_OPTIONS, ReportOptions, build_content
 from adctl.reporting.notable_images import notable_images
-from adctl.reporting.pictures import as_jpeg, joined, strips
+from adctl.reporting.pictures import as_jpeg, colour_scale, joined, strips
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,13 +148,14 @@ def _findings(scores: ScoreSet, limit: int) -> list[Any]:
     from reportlab.platypus import Image, KeepTogether
 
     images = notable_images(scores, limit)
-    tiles_of = dict(strips(scores, [image.index for image in images], _SIDE))
+    scale = colour_scale(scores)
+    tiles_of = dict(strips(scores, [image.index for image in images], _SIDE, scale))
     parts: list[Any] = [_heading("Most important images")] if images else []
     for image in images:
         title = _paragraph(f"{image.title}: {image.row.key}", 10, bold=True, before=6)
         block = [title, _paragraph(image.facts, 9, _SOFT)]
         if image.index in tiles_of:
-            strip = joined(tiles_of[image.index])
+            strip = joined(tiles_of[image.index], scale)
             scale = min(_WIDTH / strip.shape[1], _MAX_HEIGHT / strip.shape[0])
             size = (strip.shape[1] * scale * mm, strip.shape[0] * scale * mm)
             block.append(Image(io.BytesIO(as_jpeg(strip)), *size, hAlign="LEFT"))

@@ -15,8 +15,8 @@ from adctl.data.images import resize
 from adctl.data.masks import read_mask
 from adctl.data.multichannel import read_pixels, to_display_image
 from adctl.errors import ImageError
-from adctl.records import Box
-from adctl.scoring.heatmaps import ColourScale, colourise, overlay, upsample
+from adctl.scoring.colour_bar import ColourScale, colour_bar, colourise
+from adctl.scoring.heatmaps import overlay, upsample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -32,29 +32,39 @@ if TYPE_CHECKING:
 
 _SIDE = 200
 _GAP = 4
-_DARK = (11, 13, 16)
+_MIN_BAR = 90
+_GREY, _WHITE = 127, 255
 _MAX_BYTES = 13_000
 """Largest size of a JPEG, so that a page with 1000 of them (as text a third larger) and Plotly is below 25 MB."""
 
+LEGEND = (
+    "Original, anomaly map, overlay. Tinted and outlined: regions above the pixel threshold. "
+    "White dashes: ground truth. All images have the same colour scale."
+)
 _QUALITIES = (82, 70, 55, 40, 25, 10)
 
 
 def pictures(
-    scores: ScoreSet, rows: Collection[int], reconstruct: Reconstructor | None = None
+    scores: ScoreSet, rows: Collection[int], scale: ColourScale, reconstruct: Reconstructor | None = None
 ) -> Iterator[tuple[int, str]]:
     """Yield row number and picture (a data URI) of each row whose image can be read, rows with a map first.
 
     Args:
         scores: Scored set.
         rows: Row numbers.
+        scale: Colour scale of the set.
         reconstruct: Function from an image [H,W,3] to its reconstruction; None shows no reconstruction.
     """
-    for index, tiles in strips(scores, rows, _SIDE, reconstruct):
+    for index, tiles in strips(scores, rows, _SIDE, scale, reconstruct):
         yield index, _data_uri(tiles)
 
 
 def strips(
-    scores: ScoreSet, rows: Collection[int], side: int, reconstruct: Reconstructor | None = None
+    scores: ScoreSet,
+    rows: Collection[int],
+    side: int,
+    scale: ColourScale,
+    reconstruct: Reconstructor | None = None,
 ) -> Iterator[tuple[int, list[Rgb]]]:
     """Yield row number and tiles of each row: original, reconstruction, anomaly map and overlay, as far as they exist.
 
@@ -62,10 +72,10 @@ def strips(
         scores: Scored set.
         rows: Row numbers.
         side: Longer side of a tile in pixels.
+        scale: Colour scale of the set.
         reconstruct: Function from an image [H,W,3] to its reconstruction; None shows no reconstruction.
     """
     remaining = set(rows)
-    scale = colour_scale(scores, (anomaly_map for _, anomaly_map in scores.maps()))
     for index, anomaly_map in scores.maps():
         if index in remaining:
             remaining.remove(index)
@@ -84,13 +94,11 @@ class Thumbnail:
         row: The scored row.
         image: Original image [H,W,3].
         small: The smaller copy [h,w,3].
-        factor: Size of the copy relative to the image.
     """
 
     row: ScoredImage
     image: Rgb
     small: Rgb
-    factor: float
 
     @classmethod
     def read(cls, scores: ScoreSet, index: int, side: int) -> Thumbnail | None:
@@ -108,15 +116,14 @@ class Thumbnail:
             return None
         factor = side / max(image.shape[:2])
         height, width = (max(1, round(length * factor)) for length in image.shape[:2])
-        return cls(row, image, resize(image, height, width), factor)
+        return cls(row, image, resize(image, height, width))
 
-    def overlay(self, scores: ScoreSet, index: int, anomaly_map: Map, scale: ColourScale) -> Rgb:
-        """Draw anomaly map, boxes, contour and ground truth of a row of the set, which shows the same image."""
+    def overlay(self, scores: ScoreSet, anomaly_map: Map, scale: ColourScale) -> Rgb:
+        """Tint the copy by an anomaly map of a set, and draw the contour and the ground truth."""
         return overlay(
             self.small,
             anomaly_map,
             scale,
-            boxes=[self._shrink(box) for box in scores.rows[index].boxes],
             contour_at=scores.calibration.pixel_threshold if scores.calibration else None,
             truth=self._truth,
         )
@@ -134,15 +141,13 @@ class Thumbnail:
             return None
         return np.asarray(resize(mask[..., None].astype(np.uint8) * 255, *self.small.shape[:2])[..., 0] > 0)
 
-    def _shrink(self, box: Box) -> Box:
-        width, height = max(2, round(box.width * self.factor)), max(2, round(box.height * self.factor))
-        return Box(round(box.x * self.factor), round(box.y * self.factor), width, height, box.peak)
 
-
-def colour_scale(scores: ScoreSet, maps: Iterable[Map]) -> ColourScale:
-    """Return the colour scale of a set; without calibration it is computed from the maps."""
+def colour_scale(scores: ScoreSet, maps: Iterable[Map] | None = None) -> ColourScale:
+    """Return the colour scale of a set; without calibration it is computed from the given maps, or all maps."""
     if scores.calibration:
         return ColourScale.from_calibration(scores.calibration)
+    if maps is None:
+        maps = (anomaly_map for _, anomaly_map in scores.maps())
     scales = [ColourScale.from_values(anomaly_map) for anomaly_map in maps]
     if not scales:
         return ColourScale(0, 1)
@@ -167,14 +172,20 @@ def _tiles(
         tiles.append(resize(reconstruct(thumbnail.image), *size))
     if anomaly_map is None:
         return tiles
-    heatmap = thumbnail.overlay(scores, index, anomaly_map, scale)
+    heatmap = thumbnail.overlay(scores, anomaly_map, scale)
     return [*tiles, colourise(scale(upsample(anomaly_map, *size))), heatmap]
 
 
-def joined(tiles: list[Rgb]) -> Rgb:
-    """Join tiles of the same height side by side."""
-    gap = np.full((len(tiles[0]), _GAP, 3), _DARK, np.uint8)
-    return np.hstack([part for tile in tiles for part in (tile, gap)][:-1])
+def joined(tiles: list[Rgb], scale: ColourScale | None = None) -> Rgb:
+    """Join tiles of the same height side by side, with the colour bar of a scale right of the anomaly map."""
+    gap = np.full((len(tiles[0]), _GAP, 3), _GREY if scale is None else _WHITE, np.uint8)
+    bar = [] if scale is None or len(tiles) == 1 else [colour_bar(max(len(tiles[0]), _MIN_BAR), scale)]
+    shown = [_grown(tile, len(bar[0])) if bar else tile for tile in tiles]
+    return np.hstack([part for tile in (*shown[:-1], *bar, shown[-1]) for part in (tile, gap)][:-1])
+
+
+def _grown(tile: Rgb, height: int) -> Rgb:
+    return np.pad(tile, ((0, height - len(tile)), (0, 0), (0, 0)), constant_values=_WHITE)
 
 
 def as_jpeg(picture: Rgb, quality: int = 90) -> bytes:

@@ -44,7 +44,7 @@ def views(sets: Sequence[SharedScores], images: Sequence[int], side: int) -> Ite
         if thumbnail is None:
             continue
         overlays = [
-            thumbnail.overlay(scores, index, set_maps[index], scale) if index in set_maps else None
+            thumbnail.overlay(scores, set_maps[index], scale) if index in set_maps else None
             for scores, set_maps, scale in zip(sets, maps, scales, strict=True)
         ]
         yield Views(index, thumbnail.small, tuple(overlays))

@@ -10,7 +10,7 @@ from adctl.errors import MissingExtraError
 from adctl.reporting.charts import charts
 from adctl.reporting.content import DEFAULT_OPTIONS, ReportOptions, build_content
 from adctl.reporting.notable_images import NotableImage, notable_images
-from adctl.reporting.pictures import as_jpeg, joined, strips
+from adctl.reporting.pictures import LEGEND, as_jpeg, colour_scale, joined, strips
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,9 +67,11 @@ def write_slides(
             deck.add_slide(table.title)
             deck.add_table(table, table.rows[start : start + _MAX_ROWS])
     notable = notable_images(scores, options.findings)
-    tiles_of = dict(strips(scores, [image.index for image in notable], _SIDE))
+    scale = colour_scale(scores)
+    tiles_of = dict(strips(scores, [image.index for image in notable], _SIDE, scale))
     for number, image in enumerate(notable, 1):
-        _image_slide(deck, image, tiles_of.get(image.index), f"Image {number} of {len(notable)}")
+        tiles = tiles_of.get(image.index)
+        _image_slide(deck, image, joined(tiles, scale) if tiles else None, f"Image {number} of {len(notable)}")
     _closing(deck, content)
     files.write_bytes(target, deck.to_bytes())
 
@@ -90,18 +92,16 @@ def _opening(deck: _Deck, content: ReportContent) -> None:
             deck.add_text(below, top + 0.75, 0.4, size=11, left=left, width=width, colour=_SOFT)
 
 
-def _image_slide(deck: _Deck, image: NotableImage, tiles: list[Rgb] | None, number: str) -> None:
+def _image_slide(deck: _Deck, image: NotableImage, strip: Rgb | None, number: str) -> None:
     deck.add_slide(image.title)
     deck.add_text(image.row.key, 1.3, 0.4, size=16)
     deck.add_text(image.facts, 1.7, 0.4, size=14, colour=_SOFT)
-    if tiles is None:
+    if strip is None:
         deck.add_text("The image can no longer be read; perhaps it was moved or deleted.", 3, 0.5, size=14)
     else:
-        strip = joined(tiles)
         width = min(_WIDE - 2 * _MARGIN, 4.5 * strip.shape[1] / strip.shape[0])
         deck.add_picture(as_jpeg(strip), _MARGIN, 2.3, width)
-        legend = "Original, anomaly map, overlay. Dashed line: ground truth. Boxes: regions above the pixel threshold."
-        deck.add_text(legend if len(tiles) > 1 else "Original.", 6.85, 0.35, size=11, colour=_SOFT)
+        deck.add_text(LEGEND, 6.85, 0.35, size=11, colour=_SOFT)
     deck.add_text(number, 6.85, 0.35, size=11, left=_WIDE - 2.6, width=2, colour=_SOFT)
 
 

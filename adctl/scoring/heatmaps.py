@@ -5,17 +5,18 @@ Works on arrays and records; it does not run detectors or write files.
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from adctl.data.images import resize
-from adctl.records import Box, Calibration, ScoredImage, Verdict
+from adctl.records import Box, ScoredImage, Verdict
+from adctl.scoring.colour_bar import BAR_WIDTH, ColourScale, colour_bar, colourise
+from adctl.scoring.lettering import BACKGROUND, INK, LINE_HEIGHT, put_text, text_width
+from adctl.scoring.mark_colour import mark_colour
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,69 +26,32 @@ if TYPE_CHECKING:
     Rgb = NDArray[np.uint8]
     Map = NDArray[np.float32]
 
-_THRESHOLD_AT = 0.6
-"""Position of the pixel threshold on the colour scale, 0 to 1."""
-
-_SPAN = 1.25
-"""Width of the colour scale as a multiple of the pixel threshold: from 0.25 to 1.5 times the threshold."""
-
-_OPACITY = 0.75
+_OPACITY = 0.45
 _FADE = (0.5, 0.8)
-"""Positions on the scale where colour starts and where it reaches full opacity. Colour starts at 0.875 times the
-threshold: maps of good parts have values not far below, and an earlier start would colour the whole picture."""
+"""Positions on the scale where the tint starts and where it reaches full opacity. It starts at 0.875 times the
+threshold: maps of good parts have values not far below, and an earlier start would tint the whole picture."""
 
-_TINY = 1e-12
-LARGEST = 768
-"""Largest height or width of a shown image, in pixels; see `heatmap_picture`."""
+LARGEST = 512
+"""Largest height or width of a shown image, in pixels: three beside each other and the colour bar fit on a screen."""
 
 _SMALLEST = 256
-_MIN_WIDTH = 320
+_MIN_WIDTH = 400
+_MIN_BAR = 100
+_STACK_FROM = 2.2
+"""Width relative to height from which the pictures of an image stand below each other."""
+
 _MIN_REGION = 0.0005
-_BAR_WIDTH = 14
-_LINE_HEIGHT = 19
-_GAP = 8
-_BACKGROUND = 250
-_TEXT_COLOUR = (25, 25, 28)
+_GAP, _MARGIN = 10, 5
+_TOP, _BOTTOM = _MARGIN + 3 * LINE_HEIGHT + _MARGIN, LINE_HEIGHT + _MARGIN
+"""Heights above and below the pictures in pixels, for text."""
+
 _VERDICT_COLOURS = {
     Verdict.REJECT: (200, 30, 30),
     Verdict.WARN: (170, 100, 0),
     Verdict.GOOD: (20, 120, 60),
     Verdict.UNCALIBRATED: (110, 110, 110),
 }
-_CONTOUR = (255, 255, 255)
-_BOX = (0, 255, 255)
-_TRUTH = (90, 255, 150)
-
-
-@dataclass(frozen=True)
-class ColourScale:
-    """Linear scale from map values to the range 0 to 1.
-
-    Attributes:
-        low: Map value that becomes 0, as do all lower values.
-        high: Map value that becomes 1, as do all higher values.
-    """
-
-    low: float
-    high: float
-
-    @classmethod
-    def from_calibration(cls, calibration: Calibration) -> ColourScale:
-        """Return the scale of a calibrated model, the same for all images, with the pixel threshold at 60 %."""
-        threshold = calibration.pixel_threshold if calibration.pixel_threshold is not None else calibration.threshold
-        lowest, highest = calibration.score_range
-        # The range of the good scores is used too, because the threshold can be close to zero.
-        span = max(abs(threshold) * _SPAN, highest - lowest, _TINY)
-        return cls(threshold - span * _THRESHOLD_AT, threshold + span * (1 - _THRESHOLD_AT))
-
-    @classmethod
-    def from_values(cls, values: Map) -> ColourScale:
-        """Return a scale from the median to the maximum of the values, for models without calibration."""
-        return cls(float(np.median(values)), float(values.max()))
-
-    def __call__(self, values: Map) -> Map:
-        """Scale map values to the range 0 to 1."""
-        return np.asarray(np.clip((values - self.low) / max(self.high - self.low, _TINY), 0, 1), np.float32)
+_TRUTH = (255, 255, 255)
 
 
 def upsample(anomaly_map: Map, height: int, width: int) -> Map:
@@ -135,12 +99,6 @@ def boxes_from_map(anomaly_map: Map, threshold: float, width: int, height: int) 
     return tuple(sorted(large or [box for _, box in regions_found], key=lambda box: -box.peak))
 
 
-def colourise(values: Map) -> Rgb:
-    """Convert values from 0 to 1 to RGB colours of the map inferno, which colour-blind people can read too."""
-    levels = np.asarray(np.clip(values, 0, 1) * 255, np.uint8)
-    return np.asarray(cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB))
-
-
 def overlay(
     image: Rgb,
     anomaly_map: Map,
@@ -150,7 +108,9 @@ def overlay(
     contour_at: float | None = None,
     truth: NDArray[np.bool_] | None = None,
 ) -> Rgb:
-    """Draw the heatmap over an image; pixels with low map values keep their colours.
+    """Tint an image where the anomaly map is high, in a colour that differs from those of the image.
+
+    Pixels with low map values keep their colours. The higher the value, the stronger the tint.
 
     Args:
         image: RGB image [H,W,3].
@@ -162,11 +122,11 @@ def overlay(
     """
     height, width = image.shape[:2]
     values = upsample(anomaly_map, height, width)
-    picture = image.copy()
-    _tint(picture, values, scale)
-    thickness = max(1, round(max(height, width) / 400))
+    picture, colour = image.copy(), mark_colour(image)
+    _tint(picture, values, scale, colour)
+    thickness = max(1, round(max(height, width) / 250))
     if contour_at is not None:
-        _outline(picture, values > contour_at, _CONTOUR, thickness)
+        _outline(picture, values > contour_at, colour, thickness)
     if truth is not None:
         # The line is drawn outside the mask, so that a small defect stays visible.
         around = np.ones((2 * thickness + 5,) * 2, np.uint8)
@@ -174,17 +134,17 @@ def overlay(
     for box in boxes:
         corner = (box.x + box.width - 1, box.y + box.height - 1)
         cv2.rectangle(picture, (box.x, box.y), corner, (0, 0, 0), thickness + 2)
-        cv2.rectangle(picture, (box.x, box.y), corner, _BOX, thickness)
+        cv2.rectangle(picture, (box.x, box.y), corner, colour, thickness)
     return picture
 
 
 def heatmap_picture(
     image: Rgb, anomaly_map: Map, scale: ColourScale, row: ScoredImage, *, contour_at: float | None = None
 ) -> Rgb:
-    """Draw the picture that `adctl score` writes: caption, original image, heatmap and colour bar.
+    """Draw the picture that `adctl score` writes: caption, image, anomaly map with its colour bar, and overlay.
 
     Args:
-        image: RGB image [H,W,3] of any size; it is shown with its longer side between 256 and 768 pixels.
+        image: RGB image [H,W,3] of any size; it is shown with its longer side between 256 and 512 pixels.
         anomaly_map: Anomaly map [h,w].
         scale: Colour scale of the whole folder.
         row: Row of the image, with boxes in pixels of the original.
@@ -192,31 +152,106 @@ def heatmap_picture(
     """
     factor = min(max(1.0, _SMALLEST / max(image.shape[:2])), LARGEST / max(image.shape[:2]))
     height, width = max(24, round(image.shape[0] * factor)), max(24, round(image.shape[1] * factor))
-    shown = resize(image, height, width)
+    shown, values = resize(image, height, width), upsample(anomaly_map, height, width)
     boxes = [_resize_box(box, width / (row.width or width), height / (row.height or height)) for box in row.boxes]
     contour = None if row.verdict is Verdict.GOOD else contour_at
-    right = overlay(shown, anomaly_map, scale, boxes=boxes, contour_at=contour)
-    columns = [0, width + _GAP, 2 * (width + _GAP)]
-    picture_width = max(_MIN_WIDTH, columns[2] + _BAR_WIDTH)
-    head = caption(row, picture_width)
-    picture = np.full((len(head) + height, picture_width, 3), _BACKGROUND, np.uint8)
-    picture[: len(head)] = head
-    for column, part in zip(columns, (shown, right, colour_bar(height)), strict=True):
-        picture[len(head) :, column : column + part.shape[1]] = part
+    marked = overlay(shown, values, scale, boxes=boxes, contour_at=contour)
+    panels = {"Image": shown, "Anomaly map": colourise(scale(values)), "Overlay": marked}
+    layout = _below_each_other(panels) if width > _STACK_FROM * height else _side_by_side(panels)
+    picture = np.full((*layout.size, 3), BACKGROUND, np.uint8)
+    for (top, left), (title, panel) in zip(layout.corners, panels.items(), strict=True):
+        put_text(picture, title, left, top - LINE_HEIGHT)
+        picture[top : top + height, left : left + width] = panel
+    (top, left), length = layout.bar
+    picture[top : top + length, left : left + BAR_WIDTH] = colour_bar(length, scale)
+    picture[_MARGIN : _MARGIN + 2 * LINE_HEIGHT, _GAP:] = caption(row, layout.size[1] - _GAP)
+    put_text(picture, _legend(row, values, contour), _GAP, layout.size[0] - LINE_HEIGHT)
     return picture
 
 
-def _tint(picture: Rgb, values: Map, scale: ColourScale) -> None:
-    """Blend the colours of values [H,W] into a picture [H,W,3] where the values are high enough, in place."""
+@dataclass(frozen=True)
+class _Layout:
+    """Places in a heatmap picture.
+
+    Attributes:
+        size: Height and width of the picture.
+        corners: Top and left of each panel; its title is above.
+        bar: Top and left, and the height of the colour bar.
+    """
+
+    size: tuple[int, int]
+    corners: list[tuple[int, int]]
+    bar: tuple[tuple[int, int], int]
+
+
+def _side_by_side(panels: dict[str, Rgb]) -> _Layout:
+    """Place panels of the same size beside each other, and the colour bar before the last one."""
+    height, width = next(iter(panels.values())).shape[:2]
+    right = _GAP
+    corners = []
+    for title in panels:
+        corners.append((_TOP, right))
+        right += max(width, text_width(title)) + _GAP
+    left = corners[-1][1]
+    corners[-1] = (_TOP, left + BAR_WIDTH + _GAP)
+    length = max(height, _MIN_BAR)
+    return _Layout(
+        (_TOP + length + _BOTTOM, max(_MIN_WIDTH, right + BAR_WIDTH + _GAP)), corners, ((_TOP, left), length)
+    )
+
+
+def _below_each_other(panels: dict[str, Rgb]) -> _Layout:
+    """Place panels of the same size below each other, and the colour bar at the right of all."""
+    height, width = next(iter(panels.values())).shape[:2]
+    step = height + _MARGIN + LINE_HEIGHT
+    corners = [(_TOP + number * step, _GAP) for number in range(len(panels))]
+    length = corners[-1][0] + height - _TOP
+    left = width + 2 * _GAP
+    return _Layout((_TOP + length + _BOTTOM, left + BAR_WIDTH + _GAP), corners, ((_TOP, left), length))
+
+
+def caption(row: ScoredImage, width: int) -> Rgb:
+    """Draw a line with verdict, score and threshold, and a line with the file name."""
+    picture = np.full((2 * LINE_HEIGHT, width, 3), BACKGROUND, np.uint8)
+    put_text(picture, _verdict_text(row), 0, 0, _VERDICT_COLOURS.get(row.verdict, INK))
+    put_text(picture, row.key, 0, LINE_HEIGHT, keep_end=True)
+    return picture
+
+
+def _verdict_text(row: ScoredImage) -> str:
+    score = f"score {row.score:.4g}" if row.score is not None else ""
+    if row.threshold is None:
+        return f"NO THRESHOLD   {score}"
+    relation = "above" if row.score is not None and row.score > row.threshold else "not above"
+    return f"{str(row.verdict).upper()}   {score}, {relation} the threshold {row.threshold:.4g}"
+
+
+def _legend(row: ScoredImage, values: Map, contour_at: float | None) -> str:
+    if contour_at is None:
+        return "In boxes: above the pixel threshold" if row.boxes else "Tinted: high values of the anomaly map"
+    if values.max() <= contour_at:
+        return f"No region is above the pixel threshold {contour_at:.3g}"
+    return f"Outlined: above the pixel threshold {contour_at:.3g}"
+
+
+def _tint(picture: Rgb, values: Map, scale: ColourScale, colour: tuple[int, int, int]) -> None:
+    """Blend a colour into a picture [H,W,3] where the values [H,W] are high enough, in place."""
     begin = scale.low + _FADE[0] * (scale.high - scale.low)
     left, top, width, height = cv2.boundingRect((values >= begin).view(np.uint8))
     if width == 0:
         return
     part = (slice(top, top + height), slice(left, left + width))
-    level = scale(values[part])
-    opacity = _OPACITY * np.clip((level - _FADE[0]) / (_FADE[1] - _FADE[0]), 0, 1)
-    below = np.ascontiguousarray(picture[part])
-    picture[part] = cv2.blendLinear(below, colourise(level), 1 - opacity, opacity)
+    # Linear in the values, so both steps of scaling are one.
+    fade = ColourScale(begin, scale.low + _FADE[1] * (scale.high - scale.low))
+    opacity = _OPACITY * fade(values[part])
+    below, above = np.ascontiguousarray(picture[part]), _plane(colour, *picture.shape[:2])[part]
+    picture[part] = cv2.blendLinear(below, above, 1 - opacity, opacity)
+
+
+@lru_cache(maxsize=8)
+def _plane(colour: tuple[int, int, int], height: int, width: int) -> Rgb:
+    """Return a picture [height,width,3] of one colour; making one takes longer than blending it."""
+    return np.full((height, width, 3), colour, np.uint8)
 
 
 def _outline(
@@ -236,65 +271,3 @@ def _outline(
 def _resize_box(box: Box, across: float, down: float) -> Box:
     width, height = max(1, round(box.width * across)), max(1, round(box.height * down))
     return Box(round(box.x * across), round(box.y * down), width, height, box.peak)
-
-
-@lru_cache
-def colour_bar(height: int) -> Rgb:
-    """Return the colour bar [height,W,3], highest value at the top, with a line at the pixel threshold.
-
-    The result is cached, so callers must not change it.
-    """
-    ramp = np.linspace(1, 0, height, dtype=np.float32)[:, None].repeat(_BAR_WIDTH, axis=1)
-    bar = colourise(ramp)
-    bar[round(height * (1 - _THRESHOLD_AT))] = _CONTOUR
-    return bar
-
-
-def caption(row: ScoredImage, width: int) -> Rgb:
-    """Draw a line with verdict, score and threshold, and a line with the file name."""
-    picture = np.full((2 * _LINE_HEIGHT + 4, width, 3), _BACKGROUND, np.uint8)
-    available = width - 8
-    name = _draw_text(to_ascii(row.key))
-    if name.shape[1] > available:
-        dots = _draw_text("...")
-        name = np.hstack([dots, name[:, name.shape[1] - available + dots.shape[1] :]])
-    verdict = _draw_text(_verdict_text(row))[:, :available]
-    colour = _VERDICT_COLOURS.get(row.verdict, _TEXT_COLOUR)
-    for top, text, ink in ((3, verdict, colour), (3 + _LINE_HEIGHT, name, _TEXT_COLOUR)):
-        line = picture[top : top + _LINE_HEIGHT, 4 : 4 + text.shape[1]]
-        opacity = text[: len(line), :, None] / np.float32(255)
-        line[:] = np.rint(_BACKGROUND + opacity * (np.array(ink, np.float32) - _BACKGROUND))
-    return picture
-
-
-def _draw_text(text: str) -> NDArray[np.uint8]:
-    """Return a line of text as opacity [_LINE_HEIGHT,W], 0 to 255."""
-    return np.hstack([_glyph(character) for character in text])
-
-
-@lru_cache(maxsize=256)
-def _glyph(character: str) -> NDArray[np.uint8]:
-    """Return one character as opacity; cached, because drawing text takes longer than drawing the heatmap."""
-    font = _font(13)
-    cell = Image.new("L", (max(1, round(font.getlength(character))), _LINE_HEIGHT))
-    ImageDraw.Draw(cell).text((0, 0), character, fill=255, font=font)
-    return np.asarray(cell)
-
-
-def _verdict_text(row: ScoredImage) -> str:
-    score = f"{row.score:.4g}" if row.score is not None else ""
-    if row.threshold is None:
-        return f"NO THRESHOLD  {score}"
-    sign = ">" if row.verdict is Verdict.REJECT else "<="
-    return f"{str(row.verdict).upper()}  {score} {sign} {row.threshold:.4g}"
-
-
-def to_ascii(text: str) -> str:
-    """Convert text to ASCII, because Pillow's default font has no accents or other scripts."""
-    without_accents = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
-    return without_accents.encode("ascii", "replace").decode("ascii")
-
-
-@lru_cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

@@ -31,8 +31,9 @@ from adctl.model_file import run_of, tensors_digest
 from adctl.progress import SILENT, Reporter
 from adctl.records import GOOD, Box, Calibration, ScoredImage, Verdict
 from adctl.runtimes.loading import open_runtime
+from adctl.scoring.colour_bar import ColourScale
 from adctl.scoring.heatmap_names import HeatmapNames
-from adctl.scoring.heatmaps import LARGEST, ColourScale, boxes_from_map, heatmap_picture
+from adctl.scoring.heatmaps import LARGEST, boxes_from_map, heatmap_picture
 from adctl.scoring.map_file import MAPS
 from adctl.scoring.png import encode_png
 from adctl.scoring.predict import PredictedImage, predict
