@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 from conftest import Pixels
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import nn
 
 from adctl.engine import distributed
@@ -16,11 +18,11 @@ from adctl.engine.checkpoints import CheckpointFolder
 from adctl.engine.context import FitContext
 from adctl.engine.ema import ExponentialMovingAverage
 from adctl.engine.gradient_checkpointing import checkpoint_activations
-from adctl.engine.history import FitSettings, to_csv
+from adctl.engine.history import Epoch, FitSettings, to_csv
 from adctl.engine.lr_schedule import SCHEDULES, LearningRateSchedule
 from adctl.engine.phases import Batch, Critic, Optimize
 from adctl.engine.trainer import FitJob, fit
-from adctl.engine.training_log import FolderTrainingLog, TrainingLog
+from adctl.engine.training_log import FolderTrainingLog, TrainingLog, loss_figure
 from adctl.errors import ModelFileError, TrainingError, UsageError
 
 CPU = torch.device("cpu")
@@ -360,3 +362,24 @@ def test_a_small_data_set_gets_more_epochs_and_as_much_more_patience(caplog):
     waits = train(Rebuilds(), Pixels(8), epochs=2, min_steps=20, batch_size=4, patience=1, learning_rate=1e-30)
     assert waits.stopped_early
     assert len(waits.history) == waits.best_epoch + 5
+
+
+@pytest.mark.parametrize(
+    ("epochs", "first", "last"),
+    [(1, 1, 1), (2, 1, 0.3), (20, 1, 0.1), (37, 0.401, 0.4), (200, 5000, 0.02), (12, 3, -1)],
+)
+def test_the_chart_of_the_loss_has_few_numbers_that_do_not_overlap(epochs, first, last):
+    losses = np.linspace(first, last, epochs) if last <= 0 else np.geomspace(first, last, epochs)
+    history = [Epoch(n, float(loss), {}, float(loss), 1e-3, 1.0) for n, loss in enumerate(losses, 1)]
+    figure = loss_figure(history, "zipper")
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.axes
+    assert axes.get_title() == "Loss by epoch · zipper"
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        ticks = [tick for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()) if low <= tick.get_loc() <= high]
+        texts = [tick.label1 for tick in ticks if tick.label1.get_text()]
+        assert 1 <= len(texts) <= 11
+        places = [label.get_window_extent() for label in texts]
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(places, 2))
+    assert all(float(label.get_text()).is_integer() for label in axes.get_xticklabels())

@@ -20,11 +20,20 @@ from adctl.engine.history import to_csv
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from adctl.engine.history import Epoch
 
 HISTORY = "history.csv"
 PICTURE = "loss.png"
 TENSORBOARD = "tensorboard"
+
+_FEW = 3
+"""Largest number of epochs whose losses are marked with dots."""
+
+_WIDE, _MANY_DECADES = 8, 1e3
+"""Ratios of the highest to the lowest loss from which the axis is logarithmic, and has powers of ten only."""
 
 _DRAWN_EVERY = 10.0
 """Minimum seconds between two charts, because drawing a chart takes longer than a short epoch."""
@@ -98,7 +107,7 @@ class FolderTrainingLog(TrainingLog):
             self._writer.close()
 
     def _draw(self) -> None:
-        files.write_bytes(self.folder / PICTURE, loss_picture(self._undrawn))
+        files.write_bytes(self.folder / PICTURE, loss_picture(self._undrawn, self.folder.name))
         self._undrawn, self._drawn = [], time.monotonic()
 
 
@@ -132,27 +141,54 @@ def _coloured(images: Tensor) -> Tensor:
     return images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)  # noqa: PLR2004 - colours
 
 
-def loss_picture(history: list[Epoch]) -> bytes:
-    """Return a chart of training and validation loss per epoch, as PNG."""
+def loss_picture(history: list[Epoch], name: str = "") -> bytes:
+    """Return a chart of training and validation loss per epoch, as PNG.
+
+    Args:
+        history: Records of the epochs, one or more.
+        name: Name of the run, for the title.
+    """
+    figure = loss_figure(history, name)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=110)
+    return out.getvalue()
+
+
+def loss_figure(history: list[Epoch], name: str = "") -> Figure:
+    """Return the chart of `loss_picture` as a figure of matplotlib."""
     from matplotlib.figure import Figure  # the import takes a third of a second
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     epochs = [epoch.number for epoch in history]
-    marker = "o" if len(history) == 1 else None
+    marker = "o" if len(history) <= _FEW else None
     axes.plot(epochs, [epoch.loss for epoch in history], label="training", color="#0072b2", marker=marker)
     checked = [(epoch.number, epoch.validation) for epoch in history if epoch.validation is not None]
     if checked:
         axes.plot(*zip(*checked, strict=True), label="validation", color="#d55e00", marker=marker)
     values = [epoch.loss for epoch in history] + [value for _, value in checked]
-    if min(values) > 0:
-        axes.set_yscale("log")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if 0 < _WIDE * min(values) < max(values):
+        _set_log_scale(axes)
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+    axes.set_title(" · ".join(filter(None, ("Loss by epoch", name))))
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
-    axes.grid(visible=True, which="both", alpha=0.25)
+    axes.grid(visible=True, alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=110)
-    return out.getvalue()
+    return figure
+
+
+def _set_log_scale(axes: Axes) -> None:
+    """Set a logarithmic loss axis with plain numbers: 1, 2 and 5 in each decade, or only powers of ten if many."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    factors = (1.0, 2.0, 5.0) if high / low < _MANY_DECADES else (1.0,)
+    axes.yaxis.set_major_locator(LogLocator(10, subs=factors, numticks=9))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())

@@ -156,8 +156,8 @@ def _findings(scores: ScoreSet, limit: int) -> list[Any]:
         block = [title, _paragraph(image.facts, 9, _SOFT)]
         if image.index in tiles_of:
             strip = joined(tiles_of[image.index], scale)
-            scale = min(_WIDTH / strip.shape[1], _MAX_HEIGHT / strip.shape[0])
-            size = (strip.shape[1] * scale * mm, strip.shape[0] * scale * mm)
+            factor = min(_WIDTH / strip.shape[1], _MAX_HEIGHT / strip.shape[0])
+            size = (strip.shape[1] * factor * mm, strip.shape[0] * factor * mm)
             block.append(Image(io.BytesIO(as_jpeg(strip)), *size, hAlign="LEFT"))
         parts.append(KeepTogether(block))
     return parts
