@@ -24,15 +24,15 @@ def count_flops(path: Path) -> float | None:
 
 def _by_torch(path: Path) -> float:
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
+    from adctl.engine.model_summary import FlopCounter
     from adctl.model_file import load_model
 
     detector, _ = load_model(path)
     height, width, channels = detector.input.shape
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounter() as counter, torch.no_grad():
         detector(torch.zeros(1, channels, height, width))
-    return float(counter.get_total_flops())
+    return float(counter.total)
 
 
 def _by_onnx(path: Path) -> float | None:

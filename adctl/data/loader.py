@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import logging
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -36,6 +37,10 @@ log = logging.getLogger(__name__)
 
 # Images are already read in parallel; OpenCV's own threads would compete with the network for the cores.
 cv2.setNumThreads(1)
+
+
+_EARLY = 32
+"""Images that are read while modules are imported and the network is built."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -182,9 +187,23 @@ class ImageSource:
         self._cache = None if cache is None else PreprocessedCache(cache, spec)
         self._rows: NDArray[np.int64] = np.empty(0, np.int64)
         self._kept: Pixels | None = None
+        self._early: dict[int, Future[LoadedImage]] = {}
 
     def __len__(self) -> int:
         return self._ends[-1] if self.samples else 0
+
+    def read_ahead(self, count: int = _EARLY) -> None:
+        """Start reading the first images in other threads, for the first pass over them; do nothing for tiled images.
+
+        Args:
+            count: Number of images; what they take as network inputs stays in memory until then.
+        """
+        if self.spec.tiled or self._cache is not None or not self.workers:
+            return
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="adctl-early")
+        for index, sample in enumerate(self.samples[:count]):
+            self._early[index] = pool.submit(load_image, sample, self.spec)
+        pool.shutdown(wait=False)
 
     def name(self, index: int) -> str:
         """Return the path of an image, for messages."""
@@ -240,10 +259,15 @@ class ImageSource:
 
     def _inputs(self, images: Sequence[int]) -> Iterator[tuple[int, Pixels]]:
         """Yield (image index, pixels) of every input of the given images."""
-        items = stream_images((self.samples[image] for image in images), self.spec, workers=self.workers)
+        ahead = 1 if self.spec.tiled else 4 * self.workers
+        items = map_ordered(self._load, images, workers=self.workers, ahead=ahead, name="adctl-read")
         for image, item in zip(images, _require_readable(items), strict=True):
             for pixels in network_inputs(item, self.spec):
                 yield image, pixels
+
+    def _load(self, image: int) -> LoadedImage:
+        early = self._early.pop(image, None)
+        return load_image(self.samples[image], self.spec) if early is None else early.result()
 
     def _in_order(self, order: Sequence[int]) -> Iterator[Pixels]:
         """Yield inputs in the given order."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field, field_validator
-from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
@@ -21,6 +20,7 @@ from adctl.detectors.components.anomaly_maps import GaussianBlur, top_mean
 from adctl.detectors.components.backbones import DEFAULT, Backbone
 from adctl.detectors.components.config_checks import check_heads
 from adctl.detectors.components.feature_cache import FeatureCache
+from adctl.detectors.components.timm_models import import_timm
 from adctl.detectors.components.whitening import Whitening, whitening_phase
 from adctl.engine.phases import Batch, LossTerms, Optimize
 from adctl.errors import UsageError
@@ -95,7 +95,8 @@ class Dinomaly(Detector):
         self.outputs = nn.ModuleList(nn.Linear(config.width, length) for length in self.lengths)
         self.blur = GaussianBlur(config.blur)
         side = config.image_size // coarsest
-        self.register_buffer("places", build_sincos2d_pos_embed([side, side], config.width), persistent=False)
+        embedding = import_timm("timm.layers.pos_embed_sincos").build_sincos2d_pos_embed
+        self.register_buffer("places", embedding([side, side], config.width), persistent=False)
         self._easy_share = 0.0
 
     def phases(self) -> Sequence[Phase]:

@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
-from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from adctl.detectors.components.config_checks import check_heads, require_multiple
+from adctl.detectors.components.timm_models import import_timm
 from adctl.detectors.reconstruction_detector import Autoencoder, AutoencoderConfig
 
 if TYPE_CHECKING:
     from adctl.detectors.base import DetectorConfig
     from adctl.detectors.components.losses import Objective
     from adctl.engine.phases import Batch, LossTerms
+
+build_sincos2d_pos_embed = import_timm("timm.layers.pos_embed_sincos").build_sincos2d_pos_embed
+Block = import_timm("timm.models.vision_transformer").Block
 
 _SIZES = {
     "tiny": {"width": 192, "depth": 6},

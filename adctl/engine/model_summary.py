@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,7 +34,7 @@ class ModelSummary:
 def summarise(network: nn.Module, image: Tensor) -> ModelSummary:
     """Count the parameters of a network, and its operations on one image [1,C,H,W]."""
     parameters = list(network.parameters())
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounter()
     with torch.no_grad(), counter:
         network(image)
     return ModelSummary(
@@ -42,5 +42,41 @@ def summarise(network: nn.Module, image: Tensor) -> ModelSummary:
         parameters=sum(one.numel() for one in parameters),
         trainable=sum(one.numel() for one in parameters if one.requires_grad),
         stored=sum(one.numel() * one.element_size() for one in network.state_dict().values()),
-        flops=int(counter.get_total_flops()),
+        flops=counter.total,
     )
+
+
+class FlopCounter(TorchDispatchMode):
+    """Context that counts floating-point operations as `torch.utils.flop_counter.FlopCounterMode` does.
+
+    That one imports PyTorch's compiler, which takes as long as importing PyTorch.
+
+    Attributes:
+        total: Operations so far, with a multiply-add as two.
+    """
+
+    def __init__(self) -> None:
+        from torch.utils.flop_counter import flop_registry  # slow to import
+
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+        self._formulas: dict[Any, Any] = flop_registry
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Compute an operation and add its cost."""
+        del types
+        kwargs = kwargs or {}
+        formula = self._formulas.get(func.overloadpacket)
+        if formula is None:
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        result = func(*args, **kwargs)
+        if formula is not None:
+            self.total += int(formula(*args, **kwargs, out_val=result))
+        return result

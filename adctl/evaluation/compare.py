@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats
 
 from adctl.evaluation.pixels import measure_pixels
 from adctl.metrics.comparison import Comparison, compare_image_metrics, compare_replicates, holm
@@ -317,6 +316,8 @@ def _is_correct(verdict: Verdict, label: str | None) -> bool:
 
 
 def _disagreements(names: Sequence[str], sets: Sequence[SharedScores]) -> tuple[Disagreement, ...]:
+    from scipy import stats  # slow to import
+
     scores = np.array([[row.score for row in scored_set.rows] for scored_set in sets], np.float64)
     ranks = (stats.rankdata(scores, axis=1) - 0.5) / scores.shape[1]
     spreads = ranks.max(axis=0) - ranks.min(axis=0)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
 
 from adctl.errors import DataError
 from adctl.metrics.bootstrap import Interval, Resampling, can_resample, percentile_interval, replicates
@@ -73,6 +72,8 @@ def delong(
     Raises:
         DataError: A score is not a finite number, or only one class is present.
     """
+    from scipy import stats  # slow to import
+
     first_scores, second_scores, truth = _check_pair(first, second, labels, names)
     first_auroc, first_defective, first_good = _placements(first_scores, truth)
     second_auroc, second_defective, second_good = _placements(second_scores, truth)
@@ -206,6 +207,8 @@ def _placements(values: Floats, truth: Bools) -> tuple[float, Floats, Floats]:
 
     DeLong et al. call these shares placement values; ties count half.
     """
+    from scipy import stats
+
     defective, good = values[truth], values[~truth]
     ranks = stats.rankdata(values)
     of_defective = (ranks[truth] - stats.rankdata(defective)) / len(good)

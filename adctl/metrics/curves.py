@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn import metrics as sk
 
 from adctl.errors import DataError
 from adctl.metrics.labels import Bools, Floats, absent_class, check_labelled_scores, has_both_classes
@@ -47,6 +46,8 @@ def roc_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
     """
     values, truth = check_labelled_scores(scores, labels)
     _require_both_classes(truth)
+    from sklearn import metrics as sk  # slow to import
+
     fpr, tpr, thresholds = sk.roc_curve(truth, values)
     return Curve(fpr, tpr, thresholds)
 
@@ -63,6 +64,8 @@ def precision_recall_curve(scores: ArrayLike, labels: ArrayLike) -> Curve:
     """
     values, truth = check_labelled_scores(scores, labels)
     _require_both_classes(truth)
+    from sklearn import metrics as sk
+
     precision, recall, thresholds = sk.precision_recall_curve(truth, values, drop_intermediate=True)
     return Curve(recall, precision, np.append(thresholds, np.inf))
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,5 +41,7 @@ def combine_scores(scores: Sequence[ArrayLike], good: Sequence[ArrayLike]) -> di
         good: For each model, raw scores of good images it was not trained on.
     """
     standard = np.stack([standardise(*pair) for pair in zip(scores, good, strict=True)])
+    from scipy import stats  # slow to import
+
     ranks = np.stack([(stats.rankdata(values) - 0.5) / len(values) for values in map(np.asarray, scores)])
     return {"mean": standard.mean(axis=0), "max": standard.max(axis=0), "rank": ranks.mean(axis=0)}

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
 
 from adctl.metrics.labels import Floats, check_labelled_scores
 from adctl.records import GOOD
@@ -89,6 +88,8 @@ def distribution(scores: ArrayLike) -> Distribution | None:
     Raises:
         DataError: A score is not a finite number.
     """
+    from scipy import stats  # slow to import
+
     values, _ = check_labelled_scores(scores, np.zeros(np.shape(scores), np.bool_))
     if not len(values):
         return None
@@ -149,6 +150,8 @@ def normality(scores: Floats) -> Normality | None:
     """Test finite scores [n] for normality; return None for fewer than three scores, or if all are equal."""
     if len(scores) < _SHAPIRO[0] or not _varies(scores):
         return None
+    from scipy import stats
+
     if len(scores) <= _SHAPIRO[1]:
         # Standardising does not change the result, but scipy warns about a narrow range far from zero.
         result, name = stats.shapiro((scores - scores.mean()) / scores.std()), "shapiro-wilk"

