@@ -558,7 +558,7 @@ def _exposure(scene: _Scene, rng: Random, strength: float) -> Change:
     """A large area with another brightness, and a soft border."""
     size = _log_uniform(rng, 0.3, 1.0) * scene.length
     everywhere = replace(scene, area=np.ones_like(scene.area))  # light also falls on the background
-    cover = _blob(everywhere, rng, size, ragged=0.5, soft=0.8)
+    cover = _blob(everywhere, rng, size, soft=0.8)
     gain = math.exp(_sign(rng) * 0.9 * strength)
     return _mix(scene.values, scene.values * gain + 0.15 * (gain - 1), cover), cover
 
