@@ -455,6 +455,7 @@ def report(
     seed: int = 0,
     fail_if: str | Sequence[str] = (),
     junit: StrPath | None = None,
+    sarif: StrPath | None = None,
     overwrite: bool = False,
     runs: StrPath = "runs",
     out: StrPath | None = None,
@@ -474,6 +475,7 @@ def report(
         seed: Seed of all random numbers. At least 0.
         fail_if: A gate fails if this holds; see the examples.
         junit: JUnit XML file of the gates.
+        sarif: SARIF file of the failed gates, for code scanning.
         overwrite: Replace files in the place of the output that adctl did not write.
         runs: Folder of all runs.
         out: File of the report.
@@ -560,6 +562,7 @@ def bench(
     cold_starts: int = 3,
     fail_if: str | Sequence[str] = (),
     junit: StrPath | None = None,
+    sarif: StrPath | None = None,
     against: StrPath | None = None,
     overwrite: bool = False,
     runs: StrPath = "runs",
@@ -582,6 +585,7 @@ def bench(
         cold_starts: Processes started to measure cold start and memory. At least 0.
         fail_if: A gate fails if this holds; see the examples.
         junit: JUnit XML file of the gates.
+        sarif: SARIF file of the failed gates, for code scanning.
         against: Earlier JSON file; a gate fails if the model is slower beyond the noise.
         overwrite: Replace files in the place of the output that adctl did not write.
         runs: Folder of all runs.

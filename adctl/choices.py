@@ -123,6 +123,10 @@ REPORT_FORMATS = {
 }
 """Report formats by name, which is also the suffix of their files."""
 
+GATE_FORMATS = {"junit": "adctl.gate_files:write_junit", "sarif": "adctl.gate_files:write_sarif"}
+"""Formats of gate results by the setting that names their file, each with its writer; called with the file, the name of
+the command, the results and the file of each subject."""
+
 
 def format_of_runtime(runtime: str) -> str:
     """Return the name of the export format that a runtime opens."""

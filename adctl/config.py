@@ -178,12 +178,16 @@ class ModelSettings(RunsSettings):
     model: File | None = INPUT(None, "Model file, or folder or name of a run.", unset="the last model")
 
 
+_ANNOTATE = switch("annotate", "Print failed gates as annotations of GitHub Actions; automatic there.", "Gates")
+
+
 @settings_class
 class GateSettings(RunsSettings):
     """Settings of commands that check limits."""
 
     fail_if: Texts = GATES((), "Exit with code 3 if this holds; see the examples; repeatable.", "CONDITION")
     junit: File | None = GATES(None, "JUnit XML file of the gates.")
+    sarif: File | None = GATES(None, "SARIF file of the failed gates, for code scanning.")
 
 
 @settings_class
@@ -398,6 +402,7 @@ class ScoreSettings(DeviceSettings, ModelSettings, OverwriteSettings):
     "adctl report heatmaps --out report.html",
     "adctl report heatmaps --fail-if 'image_auroc<0.95' --junit gates.xml",
     "adctl report scores-a scores-b --animation maps.gif",
+    switches=(_ANNOTATE,),
 )
 class ReportSettings(GateSettings, OverwriteSettings):
     """Settings of `adctl report`."""
@@ -446,6 +451,7 @@ class ExportSettings(ModelSettings, OverwriteSettings):
     "adctl bench line3 --out today.json",
     "adctl bench --out today.json --against last.json",
     "adctl bench --fail-if 'p95_ms>50' --markdown bench.md",
+    switches=(_ANNOTATE,),
 )
 class BenchSettings(ComputeSettings, GateSettings, OverwriteSettings):
     """Settings of `adctl bench`."""

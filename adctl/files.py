@@ -55,7 +55,9 @@ _TEXT_MARKS = re.compile(
 )
 """Texts in the HTML, Markdown, JSON, XML and CSV files of adctl."""
 
-_TEXT_SUFFIXES = frozenset({".html", ".htm", ".md", ".txt", ".json", ".jsonl", ".xml", ".csv", ".svg", ".tex"})
+_TEXT_SUFFIXES = frozenset(
+    {".html", ".htm", ".md", ".txt", ".json", ".jsonl", ".xml", ".csv", ".svg", ".tex", ".sarif"}
+)
 _HEAD, _TAIL = 2**20, 2**16
 
 

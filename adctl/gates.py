@@ -1,4 +1,4 @@
-"""Gates for continuous integration: conditions on metrics that make a command fail, with results as JUnit XML.
+"""Gates for continuous integration: conditions on metrics that make a command fail.
 
 A gate is written `NAME>NUMBER` (or `<`, `>=`, `<=`) and states when to fail: `p95_ms>50`, `image_auroc<0.95`. No
 other expression is evaluated. A metric that could not be measured fails its gates. Standard library only.
@@ -11,14 +11,11 @@ import operator
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree as ET  # used only for writing
 
-from adctl import files
 from adctl.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Mapping
 
 EXIT_CODE = 3
 """Exit code of a command when a gate failed."""
@@ -27,8 +24,6 @@ _EXPRESSION = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.]*)\s*(>=|<=|>|<)\s*([-+]?[0
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le
 }  # fmt: skip
-# Characters that XML 1.0 does not allow, escaped or not.
-_NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -119,33 +114,3 @@ def _check_one(gate: Gate, metrics: Mapping[str, float | None], subject: str, re
 def exit_code(results: Iterable[GateResult]) -> int:
     """Return 0 if every gate passed, else `EXIT_CODE`."""
     return 0 if all(result.passed for result in results) else EXIT_CODE
-
-
-def write_junit(path: Path, suite: str, results: Sequence[GateResult]) -> None:
-    """Write gate results as JUnit XML, the test report format that CI systems display.
-
-    Args:
-        path: The file to write.
-        suite: Name of the test suite: the command.
-        results: The results; each becomes one test case.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    failures = sum(not result.passed for result in results)
-    counted = {"tests": str(len(results)), "failures": str(failures), "errors": "0", "skipped": "0"}
-    root = ET.Element("testsuites", counted)
-    parent = ET.SubElement(root, "testsuite", {"name": suite, **counted})
-    for result in results:
-        names = {"classname": _xml_text(f"{suite}.{result.subject}"), "name": _xml_text(result.gate), "time": "0"}
-        case = ET.SubElement(parent, "testcase", names)
-        if result.passed:
-            ET.SubElement(case, "system-out").text = _xml_text(result.message)
-        else:
-            ET.SubElement(case, "failure", {"message": _xml_text(result.message)})
-    ET.indent(root)
-    files.write_bytes(path, ET.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n")
-
-
-def _xml_text(text: str) -> str:
-    return _NOT_XML.sub("\ufffd", text)

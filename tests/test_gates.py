@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from adctl.errors import UsageError
-from adctl.gates import EXIT_CODE, Gate, GateResult, check, exit_code, write_junit
+from adctl.gate_files import github_annotations, write_junit, write_sarif
+from adctl.gates import EXIT_CODE, Gate, GateResult, check, exit_code
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e9, max_value=1e9)
 
@@ -60,3 +64,133 @@ def test_junit_holds_every_result_whatever_it_is_called(tmp_path_factory, drawn)
     assert suite.get("tests") == str(len(drawn))
     assert suite.get("failures") == str(sum(not passed for _, passed in drawn))
     assert [case.find("failure") is None for case in suite] == [passed for _, passed in drawn]
+
+
+SCHEMA = {
+    "type": "object",
+    "required": ["version", "runs"],
+    "properties": {
+        "$schema": {"type": "string", "format": "uri"},
+        "version": {"const": "2.1.0"},
+        "runs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["tool"],
+                "properties": {
+                    "tool": {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "required": ["driver"],
+                        "properties": {
+                            "driver": {
+                                "type": "object",
+                                "additionalProperties": False,
+                                "required": ["name"],
+                                "properties": {
+                                    "name": {"type": "string"},
+                                    "version": {"type": "string"},
+                                    "informationUri": {"type": "string", "pattern": "^https://"},
+                                    "rules": {
+                                        "type": "array",
+                                        "uniqueItems": True,
+                                        "items": {
+                                            "type": "object",
+                                            "additionalProperties": False,
+                                            "required": ["id"],
+                                            "properties": {
+                                                "id": {"type": "string"},
+                                                "shortDescription": {"$ref": "#/$defs/message"},
+                                                "defaultConfiguration": {
+                                                    "properties": {"level": {"$ref": "#/$defs/level"}}
+                                                },
+                                            },
+                                        },
+                                    },
+                                },
+                            }
+                        },
+                    },
+                    "columnKind": {"enum": ["utf16CodeUnits", "unicodeCodePoints"]},
+                    "results": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "additionalProperties": False,
+                            "required": ["message"],
+                            "properties": {
+                                "ruleId": {"type": "string"},
+                                "ruleIndex": {"type": "integer", "minimum": -1},
+                                "level": {"$ref": "#/$defs/level"},
+                                "message": {"$ref": "#/$defs/message"},
+                                "locations": {
+                                    "type": "array",
+                                    "minItems": 1,
+                                    "items": {
+                                        "required": ["physicalLocation"],
+                                        "properties": {
+                                            "physicalLocation": {
+                                                "required": ["artifactLocation"],
+                                                "properties": {
+                                                    "artifactLocation": {
+                                                        "required": ["uri"],
+                                                        "properties": {"uri": {"pattern": "^[!-~]+$"}},
+                                                    },
+                                                    "region": {
+                                                        "properties": {"startLine": {"type": "integer", "minimum": 1}}
+                                                    },
+                                                },
+                                            }
+                                        },
+                                    },
+                                },
+                            },
+                        },
+                    },
+                },
+            },
+        },
+    },
+    "$defs": {
+        "level": {"enum": ["none", "note", "warning", "error"]},
+        "message": {
+            "type": "object",
+            "required": ["text"],
+            "additionalProperties": False,
+            "properties": {"text": {"type": "string"}},
+        },
+    },
+}
+"""The part of the OASIS schema of SARIF 2.1.0 that concerns what is written."""
+
+
+@given(st.lists(st.tuples(st.text(min_size=1), st.booleans()), max_size=4))
+def test_sarif_has_a_rule_for_each_gate_and_a_result_for_each_failure(tmp_path_factory, drawn):
+    results = [GateResult(f"{text}>1", text, passed, f"because {text}") for text, passed in drawn]
+    path = tmp_path_factory.mktemp("sarif") / "gates.sarif"
+    write_sarif(path, "adctl.bench", results, {})
+    document = json.loads(path.read_text(encoding="utf-8"))
+    jsonschema.validate(document, SCHEMA)
+    (run,) = document["runs"]
+    rules = run["tool"]["driver"]["rules"]
+    assert {rule["id"] for rule in rules} == {result.gate for result in results}
+    assert len(run["results"]) == sum(not passed for _, passed in drawn)
+    assert all(rules[found["ruleIndex"]]["id"] == found["ruleId"] for found in run["results"])
+
+
+def test_sarif_places_are_relative_to_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    failed = [GateResult("a>1", name, False, "because.") for name in ("in", "out")]
+    places = {"in": tmp_path / "my scores" / "scores.json", "out": Path("/else/where.json")}
+    write_sarif(tmp_path / "gates.sarif", "adctl.report", failed, places)
+    found = json.loads((tmp_path / "gates.sarif").read_text())["runs"][0]["results"]
+    uris = [one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for one in found]
+    assert uris == ["my%20scores/scores.json", "file:///else/where.json"]
+
+
+def test_annotations_are_one_line_each_whatever_the_text():
+    gates = [GateResult("a>1", "x", True, "fine"), GateResult("a,b:1", "50 %", False, "one\ntwo::three")]
+    assert github_annotations("adctl report", gates, ["a note"]) == [
+        "::error title=adctl report%3A a%2Cb%3A1::50 %25: one%0Atwo::three",
+        "::warning title=adctl report::a note",
+    ]

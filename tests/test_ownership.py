@@ -164,20 +164,27 @@ def test_outputs_of_the_other_commands_spare_the_users_files(patchcore, parts, t
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     calls = {
-        report: (ReportSettings, {"scores": (tmp_path / "a",)}, ("out", "contact_sheet", "junit")),
+        report: (ReportSettings, {"scores": (tmp_path / "a",)}, ("out", "contact_sheet", "junit", "sarif")),
         compare: (ReportSettings, {"scores": (tmp_path / "a", tmp_path / "b")}, ("out", "animation")),
         calibrate: (CalibrateSettings, {"model": patchcore.model}, ("out",)),
-        bench: (BenchSettings, {"models": (patchcore.model,)}, ("out", "junit", "markdown", "plot")),
+        bench: (BenchSettings, {"models": (patchcore.model,)}, ("out", "junit", "sarif", "markdown", "plot")),
         export: (ExportSettings, {"model": patchcore.model}, ("out",)),
     }
-    suffixes = {"contact_sheet": ".png", "animation": ".gif", "junit": ".xml", "plot": ".png", "markdown": ".md"}
+    suffixes = {
+        "contact_sheet": ".png",
+        "animation": ".gif",
+        "junit": ".xml",
+        "sarif": ".sarif",
+        "plot": ".png",
+        "markdown": ".md",
+    }
     usual = {report: ".html", compare: ".html", calibrate: ".safetensors", bench: ".json", export: ".onnx"}
     for function, (cls, given, outputs) in calls.items():
         for output in outputs:
             target = theirs / f"x{suffixes.get(output, usual[function])}"
             target.write_text("<html>mine: adctl</html>" if target.suffix not in (".onnx", ".png", ".gif") else "mine")
             before = target.read_bytes()
-            more = {"fail_if": ("image_auroc<0.1",)} if output == "junit" and function is report else {}
+            more = {"fail_if": ("image_auroc<0.1",)} if output in ("junit", "sarif") and function is report else {}
             settings = LoadedSettings(validated(cls, {**given, **more, output: target}), {})
             if target.suffix == ".safetensors":
                 target.write_bytes(before := b"mine")
@@ -219,7 +226,8 @@ def test_a_report_is_written_again_without_a_flag(patchcore, parts, tmp_path, fo
 
 
 def test_what_adctl_writes_bears_its_mark(patchcore, tmp_path):
-    from adctl.gates import Gate, check, write_junit
+    from adctl.gate_files import write_junit
+    from adctl.gates import Gate, check
 
     write_junit(
         tmp_path / "gates.xml", "adctl.report", check([Gate.parse("image_auroc<0.5")], {"image_auroc": 1.0}, "x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -78,9 +79,22 @@ def test_what_is_no_gate_is_refused_before_anything_is_written(adctl, gate, told
     assert not (adctl.folder / "scores" / "report.html").exists()
 
 
-def test_junit_without_a_gate_is_refused(adctl):
+@pytest.mark.parametrize("flag", ["--junit", "--sarif"])
+def test_a_file_of_gates_without_a_gate_is_refused(adctl, flag):
     scored(adctl.folder / "scores", LABELLED)
-    assert "--fail-if" in adctl("report", "scores", "--junit", "gates.xml", code=2).stderr
+    assert "--fail-if" in adctl("report", "scores", flag, "gates.xml", code=2).stderr
+
+
+def test_a_failed_gate_is_annotated_in_github_and_written_as_sarif(adctl):
+    scored(adctl.folder / "scores", LABELLED)
+    gate = ["report", "scores", "--fail-if", "image_auroc<0.99", "--sarif", "gates.sarif"]
+    done = adctl(*gate, code=3, GITHUB_ACTIONS="true")
+    assert "::error title=adctl report%3A image_auroc<0.99::scores: image_auroc is 0.888889;" in done.stdout
+    assert "::warning title=adctl report::No pixel metrics" in done.stdout
+    (result,) = json.loads((adctl.folder / "gates.sarif").read_text())["runs"][0]["results"]
+    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "scores/scores.json"
+    assert "::error" in adctl(*gate, "--annotate", "--json", code=3).stderr
+    assert "::" not in adctl(*gate, code=3, GITHUB_ACTIONS="").stdout
 
 
 @given(

@@ -36,6 +36,7 @@ ROOMS = [
     "data",
     "run_folder",
     "engine",
+    "gate_files",
     "gates",
     "metrics",
     "thresholds",

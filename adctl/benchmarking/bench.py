@@ -28,7 +28,8 @@ from adctl.data.datasets.layouts import list_images
 from adctl.data.loader import load_image
 from adctl.datasets import dataset_of_run
 from adctl.errors import DataError
-from adctl.gates import Gate, GateResult, check, write_junit
+from adctl.gate_files import gate_files, write_gate_files
+from adctl.gates import Gate, GateResult, check
 from adctl.model_file import run_of
 from adctl.progress import SILENT, Reporter
 from adctl.runtimes.auto_select import files_of
@@ -106,7 +107,7 @@ def bench(loaded: LoadedSettings[BenchSettings], reporter: Reporter = SILENT) ->
     """
     settings = loaded.settings
     gates = [Gate.parse(text) for text in settings.fail_if]
-    outputs = (settings.out, settings.junit, settings.markdown, settings.plot)
+    outputs = (settings.out, *gate_files(settings).values(), settings.markdown, settings.plot)
     files.require_replaceable(outputs, overwrite=settings.overwrite)
     baseline = None if settings.against is None else read_baseline(settings.against)
     paths = [run_folder.find_model(settings.runs, given) for given in settings.models or (None,)]
@@ -262,8 +263,8 @@ def _write(benchmark: Benchmark, settings: BenchSettings) -> None:
         files.write_json(
             settings.out, {"time": run_folder.timestamp(), "environment": run_folder.environment(), **results.to_dict()}
         )
-    if settings.junit is not None:
-        write_junit(settings.junit, "adctl.bench", gates)
+    places = {f"{model.name} {model.runtime}": model.path for model in results.models}
+    write_gate_files(settings, "adctl.bench", gates, places)
     if settings.markdown is not None:
         write_markdown(settings.markdown, results, gates)
     if settings.plot is not None:

@@ -20,6 +20,7 @@ def run(call: Call[BenchSettings]) -> int:
 
     result = bench(call.loaded, call.reporter)
     call.finish({**result.results.to_dict(), "gates": result.gates}, lambda: _text(result))
+    call.annotate("adctl bench", result.gates)
     return exit_code(result.gates)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from adctl.errors import AdctlError
+    from adctl.gates import GateResult
 
 _UNWRAPPED = 2000
 
@@ -64,6 +66,21 @@ class Call(Generic[S]):
             print_json(document(self._path.split()[0], result=result, warnings=self._warnings))
         else:
             print_text(show())
+
+    def annotate(self, title: str, gates: Iterable[GateResult], notes: Iterable[str] = ()) -> None:
+        """Print failed gates and notes as annotations, in GitHub Actions or with --annotate.
+
+        They go to stdout, or with --json to stderr, which GitHub Actions reads too.
+        """
+        if not self.asked("annotate") and os.environ.get("GITHUB_ACTIONS") != "true":
+            return
+        from adctl import gate_files
+
+        lines = "".join(f"{line}\n" for line in gate_files.github_annotations(title, gates, notes))
+        if self.as_json:
+            streams.write_stderr(lines)
+        else:
+            sys.stdout.write(lines)
 
 
 class RichReporter(Reporter):

@@ -28,6 +28,7 @@ def run(call: Call[ReportSettings]) -> int:
 
     result = report(call.loaded, call.reporter)
     call.finish(result, lambda: _text(result))
+    call.annotate("adctl report", result.gates, result.evaluation.notes)
     return exit_code(result.gates)
 
 

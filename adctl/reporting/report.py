@@ -10,13 +10,14 @@ from adctl import files, run_folder
 from adctl.choices import REPORT_FORMATS
 from adctl.errors import UsageError, unknown_name
 from adctl.evaluation.evaluate import Evaluation, evaluate
-from adctl.gates import Gate, GateResult, check, write_junit
+from adctl.gate_files import gate_files, require_conditions, write_gate_files
+from adctl.gates import Gate, GateResult, check
 from adctl.metrics.bootstrap import Resampling
 from adctl.progress import SILENT, Reporter
 from adctl.reporting.contact_sheet import write_contact_sheet
 from adctl.reporting.content import ReportOptions
 from adctl.reporting.named_metrics import named_metrics
-from adctl.scoring.score_set import ScoreSet
+from adctl.scoring.score_set import MANIFEST, ScoreSet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,13 +72,15 @@ def report(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT) 
     folder = settings.scores[0] if settings.scores else run_folder.get_last(settings.runs, "scores")
     targets = _targets(formats, settings, folder)
     outputs = [path for _, path in targets]
-    files.require_replaceable([*outputs, settings.junit, settings.contact_sheet], overwrite=settings.overwrite)
+    others = [*gate_files(settings).values(), settings.contact_sheet]
+    files.require_replaceable([*outputs, *others], overwrite=settings.overwrite)
     scores = ScoreSet.load(folder)
     # Intervals of image metrics take little time; intervals of pixel metrics read all maps a second time.
     resampling = Resampling(settings.ci_samples, settings.ci_level, settings.seed)
     with reporter.stage("evaluating"):
         evaluation = evaluate(scores, resampling, pixel_intervals=settings.ci)
-    results = _check_gates(gates, evaluation, folder, settings.junit)
+    results = _check_gates(gates, evaluation, folder)
+    write_gate_files(settings, "adctl.report", results, {folder.name: folder / MANIFEST})
     with reporter.stage("writing the report"):
         options = ReportOptions(
             title=settings.title, findings=settings.findings, reconstructions=settings.reconstructions
@@ -112,16 +115,11 @@ def _targets(formats: tuple[str, ...], settings: ReportSettings, folder: Path) -
 
 
 def _gates(settings: ReportSettings) -> list[Gate]:
-    if settings.junit is not None and not settings.fail_if:
-        raise UsageError("--junit needs a condition to check.", "Add --fail-if 'image_auroc<0.95'.")
+    require_conditions(settings)
     return [Gate.parse(text) for text in settings.fail_if]
 
 
-def _check_gates(gates: list[Gate], evaluation: Evaluation, folder: Path, junit: Path | None) -> tuple[GateResult, ...]:
-    """Check the conditions against the metrics, and write the results as JUnit XML if a file is given."""
+def _check_gates(gates: list[Gate], evaluation: Evaluation, folder: Path) -> tuple[GateResult, ...]:
     metrics = named_metrics(evaluation)
     values = {name: metric.value for name, metric in metrics.items()}
-    results = check(gates, values, folder.name, {name: metric.reason for name, metric in metrics.items()})
-    if junit is not None:
-        write_junit(junit, "adctl.report", results)
-    return tuple(results)
+    return tuple(check(gates, values, folder.name, {name: metric.reason for name, metric in metrics.items()}))
