@@ -112,7 +112,7 @@ class _TrainSettings(TypedDict, total=False):
     synthetic: str | Sequence[str] | None
     backbone: str | None
     weights: StrPath | None
-    image_size: int | None
+    image_size: int | str | Sequence[int] | None
     options: Mapping[str, Any] | None
     error: str | Mapping[str, float] | None
     noise_level: float | Sequence[float] | None
@@ -174,7 +174,7 @@ def train(
     arch: str = "patchcore",
     backbone: str | None = None,
     weights: StrPath | None = None,
-    image_size: int | None = None,
+    image_size: int | str | Sequence[int] | None = None,
     options: Mapping[str, Any] | None = None,
     error: str | Mapping[str, float] | None = None,
     noise_level: float | Sequence[float] | None = None,
@@ -231,7 +231,7 @@ def train(
             an installed package.
         backbone: timm model that computes the features.
         weights: Pretrained weights: .safetensors or .pth file, or 'random'.
-        image_size: Height and width that images are resized to, in pixels. At least 32, at most 4096.
+        image_size: Size that images are resized to, in pixels: one number for a square, or HEIGHTxWIDTH.
         options: Option of the detector, such as coreset_ratio=0.1.
         error: Error spaces of an autoencoder's map, with weights.
         noise_level: Noise level of the diffusion autoencoder, as a share of its steps.

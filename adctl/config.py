@@ -26,6 +26,7 @@ from typing import (
 from adctl import documents
 from adctl.choices import DETECTORS, EXPORT_FORMATS, REPORT_FORMATS, RUNTIMES, formats_with
 from adctl.errors import UsageError, unknown_name
+from adctl.image_sizes import ImageSize
 from adctl.options import PREFIX, Bounds, Group, Option, declared_in, describe, flag_name, is_several, is_table, switch
 
 if TYPE_CHECKING:
@@ -257,8 +258,12 @@ class TrainSettings(DeviceSettings, DataSettings):
     arch: str = DETECTOR("patchcore", _ARCH, synonyms=("model", "detector", "method"))
     backbone: str | None = DETECTOR(None, "timm model that computes the features.")
     weights: str | None = DETECTOR(None, "Pretrained weights: .safetensors or .pth file, or 'random'.", "FILE")
-    image_size: Annotated[int, Bounds(ge=32, le=4096)] | None = DETECTOR(
-        None, "Height and width that images are resized to, in pixels.", synonyms=("size", "imgsz")
+    image_size: ImageSize | None = DETECTOR(
+        None,
+        "Size that images are resized to, in pixels: one number for a square, or HEIGHTxWIDTH.",
+        "256 or 192x448",
+        aliases=("--size",),
+        synonyms=("size", "imgsz"),
     )
     options: dict[str, Any] = DETECTOR(
         {}, "Option of the detector, such as coreset_ratio=0.1; repeatable.", "NAME=VALUE", flag="--set"

@@ -49,6 +49,7 @@ class Option:
         argument: Whether it is a positional argument.
         commas: Whether one text holds several values, separated by commas.
         unset: Effect of giving no value, in words.
+        aliases: Further spellings on the command line that are accepted and not shown.
         synonyms: Other names that users try; errors suggest this one.
         name: Name in settings files and in Python.
         flags: Spellings on the command line.
@@ -72,6 +73,7 @@ class Option:
     argument: bool = False
     commas: bool = False
     unset: str = ""
+    aliases: tuple[str, ...] = ()
     synonyms: tuple[str, ...] = ()
     name: str = ""
     flags: tuple[str, ...] = ()
@@ -107,12 +109,13 @@ class Group:
         argument: bool = False,
         commas: bool = False,
         unset: str = "",
+        aliases: tuple[str, ...] = (),
         synonyms: tuple[str, ...] = (),
     ) -> T:
         """Declare one setting: its default, its help and, as in `Option`, what else there is to say."""
         declared = Option(
             help=text, group=self.title, metavar=metavar, flag=flag, argument=argument, commas=commas, unset=unset,
-            synonyms=synonyms,
+            aliases=aliases, synonyms=synonyms,
         )  # fmt: skip
         if isinstance(default, dict):
             return cast("T", dataclasses.field(default_factory=dict, metadata={_METADATA: declared}))
@@ -224,8 +227,8 @@ def _type_in_words(values: Any, *, several: bool) -> str:
     names = {int: "whole number", float: "number", str: "text", Path: "path", bool: "true or false"}
     parts = []
     for member in _members(values):
-        plain = _plain(member)
-        parts += [f"'{choice}'" for choice in _choices(member)] or [names.get(plain, "table")]
+        own = [mark.words for mark in getattr(member, "__metadata__", ()) if hasattr(mark, "words")]
+        parts += own or [f"'{choice}'" for choice in _choices(member)] or [names.get(_plain(member), "table")]
     return ("list of: " if several else "") + " or ".join(parts)
 
 

@@ -17,7 +17,8 @@ The detector is registered by an entry point of the group `adctl.detectors`: its
   model file. Nothing else may influence a score;
 - be exportable: `torch.export` traces `forward` with any number of images. A detector that cannot be exported raises a
   UsageError in `check_exportable` and sets `exportable = False` in its test;
-- accept any `image_size`, or refuse it with an error of `adctl.errors`.
+- accept any `image_size`, or refuse it with an error of `adctl.errors`. `any_shape = True` says that the height of its
+  input may differ from its width (`config.sides`); other detectors get square images.
 
 The model is trained once for each class of tests, on a small generated dataset. pytest is required; onnx, onnxscript
 and onnxruntime are required for the export test, which is skipped without them.
@@ -36,6 +37,7 @@ import torch
 from pydantic import ValidationError
 
 from adctl.config import LoadedSettings, TrainSettings, names_of, validated
+from adctl.data.images import resize
 from adctl.detectors.base import CostEstimate, Detector, Prediction
 from adctl.detectors.registry import detector_class, package_of
 from adctl.engine.batching import to_input
@@ -44,6 +46,7 @@ from adctl.errors import AdctlError, ModelFileError, UsageError
 from adctl.exporting.export import write_format
 from adctl.exporting.graph import ExportSource
 from adctl.fetching.demo_dataset import generate, render
+from adctl.image_sizes import both_sides
 from adctl.model_file import ModelHeader, Training, load_model, save_model
 from adctl.runtimes.loading import open_runtime
 from adctl.training.single_run import train_once
@@ -60,7 +63,7 @@ if TYPE_CHECKING:
 
 _IMAGES = 5
 _BANDS = 6
-_SIZES = (33, 50, 96)
+_SIZES = (33, 50, 96, (64, 96))
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,14 @@ class DetectorContract:
     Attributes:
         arch: Name of the detector, as after `adctl train --arch`.
         options: Settings of the detector for the test, as after `--set`.
-        image_size: Side of the images, pixels.
+        image_size: Size of the images, pixels: the side of a square, or height and width.
         epochs: Epochs of gradient training, where there is any.
         exportable: Whether `adctl export` can write the detector.
     """
 
     arch: ClassVar[str] = ""
     options: ClassVar[dict[str, Any]] = {}
-    image_size: ClassVar[int] = 64
+    image_size: ClassVar[int | tuple[int, int]] = 64
     epochs: ClassVar[int] = 2
     exportable: ClassVar[bool] = True
 
@@ -148,18 +151,17 @@ class DetectorContract:
 
     def test_a_defect_raises_the_score_where_it_is(self, trained: TrainedDetector) -> None:
         """A large, bright defect raises the score, and the map is highest there; this is not a measure of quality."""
-        size = trained.detector.input.height
-        good, _ = render(7, None, size)
+        height, width = trained.detector.input.height, trained.detector.input.width
+        good = resize(render(7, None, max(height, width))[0], height, width)
         bad = good.copy()
-        bad[size // 2 : size // 2 + 10, 8:18] = (255, 0, 255)
+        bad[height // 2 : height // 2 + 10, 8:18] = (255, 0, 255)
         prediction = _predict(trained.detector, to_input(np.stack([good, bad]), torch.device("cpu")))
         assert prediction.scores[1] > prediction.scores[0]
         difference = prediction.maps[1] - prediction.maps[0]
         row, column = divmod(int(difference.argmax()), difference.shape[1])
-        cell = size / difference.shape[0]
-        near = size // 4
-        assert abs((row + 0.5) * cell - (size // 2 + 5)) < near
-        assert abs((column + 0.5) * cell - 13) < near
+        near = min(height, width) // 4
+        assert abs((row + 0.5) * height / difference.shape[0] - (height // 2 + 5)) < near
+        assert abs((column + 0.5) * width / difference.shape[1] - 13) < near
 
     def test_a_saved_detector_scores_the_same_when_loaded(self, trained: TrainedDetector, tmp_path: Path) -> None:
         """The model file holds everything that a score depends on."""
@@ -233,13 +235,13 @@ class DetectorContract:
         assert detector.input.channels == _BANDS
 
     @pytest.mark.parametrize("size", _SIZES)
-    def test_any_size_is_accepted_or_refused(self, size: int) -> None:
+    def test_any_size_is_accepted_or_refused(self, size: int | tuple[int, int]) -> None:
         """An image size is used, or refused with an error that gives the reason."""
         try:
             detector = self.untrained(image_size=size)
         except (AdctlError, ValidationError):
             return
-        assert (detector.input.height, detector.input.width) == (size, size)
+        assert (detector.input.height, detector.input.width) == both_sides(size)
 
     def test_an_exported_detector_scores_as_torch_does(self, trained: TrainedDetector, tmp_path: Path) -> None:
         """ONNX Runtime gives the same scores and maps, for one image and for several."""

@@ -19,6 +19,7 @@ from adctl.detectors.registry import detector_class
 from adctl.detectors.vit import VisionTransformerAutoencoder, VisionTransformerConfig
 from adctl.engine.phases import Batch, Optimize
 from adctl.errors import UsageError
+from adctl.image_sizes import parse_size
 from adctl.testing import check_onnx
 from adctl.training.single_run import detector_config, fit_settings
 
@@ -103,11 +104,13 @@ def test_what_is_given_wins_over_presets_and_sizes():
         ("cnn", 120, {"blocks": 4}, "112 or 128"),
         ("vit", 120, {}, "112 or 128"),
         ("vit", 33, {"patch": 32, "masked": False}, "32 or 64"),
+        ("cnn", "120x130", {}, "96x128 or 128x160"),
+        ("resnet", (96, 100), {}, "96 or 96x128"),
     ],
 )
 def test_a_size_that_does_not_fit_names_those_that_do(arch, size, options, sizes):
     with pytest.raises(UsageError) as caught:
-        detector_config(TrainSettings(arch=arch, image_size=size, options=options))
+        detector_config(TrainSettings(arch=arch, image_size=parse_size(size), options=options))
     assert "--image-size" in caught.value.message
     assert sizes in caught.value.message
 

@@ -163,7 +163,7 @@ def test_codes_are_off_by_half_a_step_at_most_and_what_lies_far_out_is_brought_t
 def test_a_map_has_cells_of_the_size_that_was_asked_for_and_no_finer_ones_than_the_backbone(cell, side):
     cls = detector_class("patchcore")
     detector = cls(cls.Config(image_size=128, cell=cell)).eval()
-    assert detector.grid == side
+    assert detector.grid == (side, side)
     patches = detector.patches(torch.rand(2, 3, 128, 128))
     assert patches.shape == (2, detector.channels, side, side)
 
@@ -174,7 +174,7 @@ def test_no_feature_is_passed_over_where_cells_are_wide(finest, side):
     for place in range(finest):
         level = torch.zeros(1, 1, finest, finest)
         level[..., place, place] = 1
-        assert stack_levels([level], side).sum() > 0
+        assert stack_levels([level], (side, finest)).sum() > 0
 
 
 @torch.inference_mode()

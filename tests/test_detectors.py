@@ -28,6 +28,7 @@ for arch in sorted(DETECTORS):
     base = ExportedElsewhere if arch in EXPORTED_ELSEWHERE else DetectorContract
     name = f"Test_{arch}"
     globals()[name] = type(name, (base,), {"arch": arch, "epochs": EPOCHS.get(arch, 2)})
+    globals()[f"{name}_wide"] = type(f"{name}_wide", (base,), {"arch": arch, "image_size": (64, 128), "epochs": 2})
 
 
 def test_unknown_arch_lists_the_known_ones():
@@ -59,5 +60,22 @@ def test_any_timm_backbone_works_transformers_too(zippers, tmp_path):
 
 def test_a_size_the_patches_do_not_divide_is_refused():
     cls = detector_class("patchcore")
-    with pytest.raises(UsageError, match="vit_tiny"):
-        cls(cls.Config(backbone="vit_tiny_patch16_224", image_size=72))
+    for size in (72, (64, 72)):
+        with pytest.raises(UsageError, match="vit_tiny"):
+            cls(cls.Config(backbone="vit_tiny_patch16_224", image_size=size))
+
+
+@torch.inference_mode()
+def test_a_transformer_takes_images_that_are_not_square():
+    cls = detector_class("dinomaly")
+    detector = cls(cls.Config(backbone="vit_tiny_patch16_224", image_size=(64, 96), width=16, depth=2)).eval()
+    assert detector(torch.rand(2, 3, 64, 96)).maps.shape == (2, 4, 6)
+
+
+def test_a_detector_for_squares_refuses_other_shapes():
+    class Square(detector_class("padim")):
+        any_shape = False
+
+    with pytest.raises(UsageError, match="square images only, not 64x96") as caught:
+        Square(Square.Config(image_size=(64, 96)))
+    assert "--image-size 64" in caught.value.remedy

@@ -137,7 +137,7 @@ def private():
 
 detector = PatchCore(PatchCore.Config(coreset_ratio=0.001)).eval()
 (phase,) = detector.phases()
-features = torch.rand(8, detector.channels, detector.grid, detector.grid)
+features = torch.rand(8, detector.channels, *detector.grid)
 with torch.inference_mode():
     phase.embed(torch.rand(8, 3, 256, 256))
     start, peaks, over = private(), [], threading.Event()

@@ -48,6 +48,7 @@ ROOMS = [
     "threads",
     "progress",
     "names",
+    "image_sizes",
     "paths",
     "records",
     "documents",

@@ -124,7 +124,7 @@ def _parameter(option: Option) -> Any:
         spelled[-1] += f"/{option.off}"
     if option.boolean:
         return TyperOption(param_decls=[option.name, *spelled], is_flag=True)
-    return TyperOption(param_decls=[option.name, *spelled], type=str, multiple=option.repeatable)
+    return TyperOption(param_decls=[option.name, *spelled, *option.aliases], type=str, multiple=option.repeatable)
 
 
 def _value(option: Option, typed: Any) -> Any:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from adctl.data.images import resize
 from adctl.data.roi import FILL, decode_region
+from adctl.image_sizes import both_sides
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +66,7 @@ class InputSpec:
         settings = {name: config[name] for name in _SETTINGS if name in config}
         if "scales" in settings:
             settings["scales"] = tuple(settings["scales"])
-        return cls(config["image_size"], config["image_size"], **settings)
+        return cls(*both_sides(config["image_size"]), **settings)
 
     @property
     def shape(self) -> tuple[int, int, int]:

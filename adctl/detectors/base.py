@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from adctl.data.preprocess import InputSpec, Resize
 from adctl.data.roi import decode_region
-from adctl.errors import ModelFileError
+from adctl.errors import ModelFileError, UsageError
+from adctl.image_sizes import ImageSize, both_sides, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,14 +35,16 @@ class DetectorConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    image_size: int = Field(256, ge=32, le=4096, description="Side of the square input of the network, pixels")
+    image_size: ImageSize = Field(
+        256, description="Size of the network's input, pixels: the side of a square, or height and width"
+    )
     channels: int = Field(
         3, ge=1, le=64, description="Image channels: 3 for colour, 1 for grey, others for multichannel files"
     )
     resize: Resize = Field(
         "squash",
-        description="How images become square: without keeping the aspect ratio (squash), by padding (pad) or by a "
-        "centre crop (crop)",
+        description="How images are fitted into it: without keeping the aspect ratio (squash), by padding (pad) or by "
+        "a centre crop (crop)",
     )
     bit_depth: int = Field(16, ge=8, le=16, description="Used bits of 16-bit files; with 12, 4095 is white")
     tile: int | None = Field(
@@ -52,6 +55,11 @@ class DetectorConfig(BaseModel):
         (1.0,), min_length=1, description="Magnifications whose results are averaged; those below 1 need tiles"
     )
     roi: str | None = Field(None, description="Region of interest: x,y,width,height in pixels, or a mask")
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the network's input, pixels."""
+        return both_sides(self.image_size)
 
     @field_validator("roi")
     @classmethod
@@ -127,7 +135,16 @@ class Detector(nn.Module, ABC):
     recomputed: ClassVar[tuple[type[nn.Module], ...]] = ()
     """Types of modules whose activations gradient checkpointing recomputes."""
 
+    any_shape: ClassVar[bool] = False
+    """Whether the input may have a height that differs from its width."""
+
     def __init__(self, config: DetectorConfig) -> None:
+        height, width = config.sides
+        if height != width and not self.any_shape:
+            raise UsageError(
+                f"{type(self).__name__} takes square images only, not {size_text(config.image_size)}.",
+                f"Give one number, such as --image-size {min(height, width)}.",
+            )
         super().__init__()
         self.config = config
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from adctl.detectors.components.config_checks import require_multiple
 from adctl.detectors.reconstruction_detector import Autoencoder, AutoencoderConfig
+from adctl.image_sizes import ImageSize
 
 if TYPE_CHECKING:
     from adctl.detectors.base import DetectorConfig
@@ -53,7 +54,7 @@ _WIDEST = 8
 class CNNConfig(AutoencoderConfig):
     """Settings of the convolutional autoencoder; explicit values have precedence over the preset."""
 
-    image_size: int = Field(128, ge=32, le=4096, description="Side of the square input of the network, pixels")
+    image_size: ImageSize = Field(128, description=AutoencoderConfig.model_fields["image_size"].description)
     preset: Literal["standard", "plain"] = Field(
         "standard", description="plain: four ReLU blocks without normalisation, trained by squared error only"
     )
@@ -108,7 +109,8 @@ class ConvolutionalAutoencoder(Autoencoder):
             for inputs, outputs in itertools.pairwise(widths[::-1])
         )
         self.output = nn.ConvTranspose2d(widths[0], channels, 4, 2, 1)
-        cells = widths[-1] * (config.image_size // 2**config.blocks) ** 2
+        height, width = config.sides
+        cells = widths[-1] * (height // 2**config.blocks) * (width // 2**config.blocks)
         self.squeeze = nn.Linear(cells, config.latent)
         self.expand = nn.Linear(config.latent, cells)
 

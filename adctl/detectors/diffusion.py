@@ -22,6 +22,7 @@ from adctl.detectors.components.simplex_noise import simplex_noise
 from adctl.detectors.reconstruction_detector import ReconstructionConfig, ReconstructionDetector
 from adctl.engine.phases import Optimize
 from adctl.errors import MissingExtraError
+from adctl.image_sizes import ImageSize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +47,7 @@ _CHECKED = 4
 class DiffusionConfig(ReconstructionConfig):
     """Settings of the diffusion model; explicit values have precedence over `size`."""
 
-    image_size: int = Field(64, ge=32, le=4096, description="Side of the square input of the network, pixels")
+    image_size: ImageSize = Field(64, description=ReconstructionConfig.model_fields["image_size"].description)
     error: str = Field("l2", description=ReconstructionConfig.model_fields["error"].description)
     around: float = Field(0.06, gt=0, le=1, description=ReconstructionConfig.model_fields["around"].description)
     blur: tuple[float, ...] = Field(
@@ -192,7 +193,7 @@ class NoisePredictor(nn.Module):
         self.patch = config.patch
         self.stretch = _LONGEST / config.steps
         self.unet = UNet2DModel(
-            sample_size=config.image_size // config.patch,
+            sample_size=(config.sides[0] // config.patch, config.sides[1] // config.patch),
             in_channels=packed,
             out_channels=packed,
             block_out_channels=config.widths,
@@ -306,7 +307,7 @@ class Diffusion(ReconstructionDetector):
 
     def _draw(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw noise [count,C,H,W] of unit variance, on the CPU."""
-        shape = (count, self.config.channels, self.config.image_size, self.config.image_size)
+        shape = (count, self.config.channels, *self.config.sides)
         if self.config.noise == "gaussian":
             return torch.randn(shape, generator=generator)
         seed = int(torch.randint(2**31, (), generator=generator))

@@ -24,6 +24,7 @@ from adctl.detectors.components.timm_models import import_timm
 from adctl.detectors.components.whitening import Whitening, whitening_phase
 from adctl.engine.phases import Batch, LossTerms, Optimize
 from adctl.errors import UsageError
+from adctl.image_sizes import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,23 +68,25 @@ class Dinomaly(Detector):
 
     Config = DinomalyConfig
     needs_validation = True
+    any_shape = True
     config: DinomalyConfig
     places: Tensor
 
     def __init__(self, config: DinomalyConfig) -> None:
         super().__init__(config)
-        self.backbone = Backbone(config.backbone, config.layers, config.image_size, channels=config.channels)
+        self.backbone = Backbone(config.backbone, config.layers, config.sides, channels=config.channels)
         levels, strides = self.backbone.levels, self.backbone.strides
         if len(set(levels)) < len(levels) or sorted(strides) != list(strides):
             raise UsageError(
                 f"The layers {levels} are not different, or not from fine to coarse.", "Name each once, in that order."
             )
         coarsest = max(strides)
-        if config.image_size % coarsest:
-            below = max(1, config.image_size // coarsest) * coarsest
+        if any(side % coarsest for side in config.sides):
+            height, width = (max(1, side // coarsest) * coarsest for side in config.sides)
             raise UsageError(
-                f"The coarsest features are {coarsest} pixels apart, which does not divide {config.image_size}.",
-                f"Choose an --image-size that is a multiple of {coarsest}, such as {below}.",
+                f"The coarsest features are {coarsest} pixels apart, which does not divide "
+                f"{size_text(config.image_size)}.",
+                f"Choose an --image-size that is a multiple of {coarsest}, such as {size_text((height, width))}.",
             )
         self.groups = _group_levels(self.backbone.channels, self.backbone.strides)
         channels = [self.backbone.channels[group[0]] for group in self.groups]
@@ -94,9 +97,9 @@ class Dinomaly(Detector):
         self.decoder = nn.ModuleList(_Layer(config.width, config.heads) for _ in range(config.depth))
         self.outputs = nn.ModuleList(nn.Linear(config.width, length) for length in self.lengths)
         self.blur = GaussianBlur(config.blur)
-        side = config.image_size // coarsest
+        grid = [side // coarsest for side in config.sides]
         embedding = import_timm("timm.layers.pos_embed_sincos").build_sincos2d_pos_embed
-        self.register_buffer("places", embedding([side, side], config.width), persistent=False)
+        self.register_buffer("places", embedding(grid, config.width), persistent=False)
         self._easy_share = 0.0
 
     def phases(self) -> Sequence[Phase]:

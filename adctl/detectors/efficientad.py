@@ -12,6 +12,7 @@ and are narrower, because on a CPU the networks of the paper would take longer t
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -24,7 +25,7 @@ from adctl.detectors.components.anomaly_maps import top_mean
 from adctl.detectors.components.backbones import DEFAULT, Backbone
 from adctl.detectors.components.config_checks import require_multiple
 from adctl.detectors.components.feature_cache import FeatureCache
-from adctl.detectors.components.feature_maps import resize_square, stack_levels
+from adctl.detectors.components.feature_maps import resize_grid, stack_levels
 from adctl.detectors.components.feature_statistics import Accumulator, VarianceSums, smoothed
 from adctl.detectors.components.normalisation import Normalisation
 from adctl.detectors.components.synthetic_anomalies import paint_anomaly
@@ -72,6 +73,7 @@ class EfficientAD(Detector):
 
     Config = EfficientADConfig
     needs_validation = True
+    any_shape = True
     config: EfficientADConfig
     centre: Tensor
     spread: Tensor
@@ -82,10 +84,9 @@ class EfficientAD(Detector):
         self.normalise = Normalisation("imagenet", channels)
         self.teacher = _feature_network(channels, config.width, length)
         self.student = _feature_network(channels, config.width, 2 * length)
-        self.autoencoder = _Autoencoder(channels, config.width, length, config.image_size // _DEEPEST)
-        cells = config.image_size // _STRIDE
-        self.register_buffer("centre", torch.zeros(2, cells, cells))
-        self.register_buffer("spread", torch.ones(2, cells, cells))
+        self.autoencoder = _Autoencoder(channels, config.width, length, _grid(config, _DEEPEST))
+        self.register_buffer("centre", torch.zeros(2, *_grid(config, _STRIDE)))
+        self.register_buffer("spread", torch.ones(2, *_grid(config, _STRIDE)))
         self._pretrained: Mapping[str, Tensor] | None = None
 
     def phases(self) -> Sequence[Phase]:
@@ -135,7 +136,7 @@ class EfficientAD(Detector):
 
     def _distillation_target(self) -> _DistillationTarget:
         """Return the target of the teacher; it exists during training only, so it is not in the model file."""
-        backbone = Backbone(self.config.backbone, None, self.config.image_size, channels=self.config.channels)
+        backbone = Backbone(self.config.backbone, None, self.config.sides, channels=self.config.channels)
         if self._pretrained is not None:
             backbone.load_pretrained(self._pretrained)
         return _DistillationTarget(backbone, self.config).to(self.normalise.mean.device)
@@ -184,12 +185,12 @@ class _DistillationTarget(nn.Module):
         self.backbone = backbone
         self.whitening = Whitening(sum(backbone.channels), config.features)
         self.views = config.views
-        self.cells = config.image_size // _STRIDE
+        self.grid = _grid(config, _STRIDE)
         self._cache = FeatureCache()
 
     def features(self, images: Tensor) -> Tensor:
         """Return the backbone's features [B,C,h,w] of images [B,C,H,W], on the grid of the teacher."""
-        return resize_square(stack_levels(self.backbone(images)), self.cells)
+        return resize_grid(stack_levels(self.backbone(images)), self.grid)
 
     @torch.no_grad()
     def forward(self, batch: Batch, *, with_defects: bool) -> tuple[Tensor, Tensor]:
@@ -215,7 +216,7 @@ class _DistillationTarget(nn.Module):
 class _Autoencoder(nn.Module):
     """Autoencoder from the image through a short latent vector to features, which learns typical arrangements only."""
 
-    def __init__(self, channels: int, width: int, outputs: int, side: int) -> None:
+    def __init__(self, channels: int, width: int, outputs: int, grid: tuple[int, int]) -> None:
         super().__init__()
         half = width // 2
         self.encode = nn.Sequential(
@@ -224,15 +225,20 @@ class _Autoencoder(nn.Module):
             nn.Conv2d(half, half, 4, 2, 1), nn.ReLU(),
             nn.Conv2d(half, half, 4, 2, 1), nn.ReLU(),
         )  # fmt: skip
-        self.shape = (half, side, side)
-        self.squeeze = nn.Linear(half * side**2, _LATENT)
-        self.spread = nn.Linear(_LATENT, half * side**2)
+        self.shape = (half, *grid)
+        self.squeeze = nn.Linear(math.prod(self.shape), _LATENT)
+        self.spread = nn.Linear(_LATENT, math.prod(self.shape))
         self.decode = nn.Sequential(*_upsample(half, half), *_upsample(half, half), nn.Conv2d(half, outputs, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         latent = self.squeeze(self.encode(images).flatten(1))
         features: Tensor = self.decode(self.spread(latent).unflatten(1, self.shape))
         return features
+
+
+def _grid(config: EfficientADConfig, stride: int) -> tuple[int, int]:
+    """Return the rows and columns of cells that are as wide as a stride."""
+    return config.sides[0] // stride, config.sides[1] // stride
 
 
 def _feature_network(channels: int, width: int, outputs: int) -> nn.Sequential:

@@ -51,6 +51,7 @@ class FeatureDetector(Detector):
     strides: ClassVar[tuple[int, ...]] = (8, 16)
     """Strides of the levels read from a convolutional backbone, unless the settings give `layers`."""
 
+    any_shape = True
     config: FeatureConfig
 
     def __init__(self, config: FeatureConfig) -> None:
@@ -70,12 +71,19 @@ class FeatureDetector(Detector):
         return sum(self.backbone.channels) + (self.backbone.channels[0] if self.config.context > 1 else 0)
 
     @property
-    def grid(self) -> int:
-        """Side of the map in cells, at most that of the finest level."""
-        finest = self.config.image_size // min(self.backbone.strides)
-        if self.config.cell is None:
-            return finest
-        return min(finest, max(1, round(self.config.image_size / self.config.cell)))
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the map, at most those of the finest level."""
+        stride, cell = min(self.backbone.strides), self.config.cell
+        height, width = self.config.sides
+        if cell is None:
+            return -(-height // stride), -(-width // stride)
+        rows, columns = (min(side // stride, max(1, round(side / cell))) for side in (height, width))
+        return rows, columns
+
+    @property
+    def places(self) -> int:
+        """Number of cells of the map."""
+        return self.grid[0] * self.grid[1]
 
     def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
         """Load the pretrained weights of the backbone."""

@@ -100,12 +100,12 @@ class PaDiM(FeatureDetector):
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B,3,H,W]; the maps have the cells of the finest level of the backbone."""
         distances = self.whitened(images).square().sum(2).sqrt().t()
-        maps = self.blur(distances.reshape(images.shape[0], self.grid, self.grid))
+        maps = self.blur(distances.reshape(images.shape[0], *self.grid))
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
     def estimate_cost(self, images: int) -> CostEstimate:
         """Estimate the cost: a covariance for each place, or with shared covariance the features of all images."""
-        places, dimensions = self.grid**2, self.dimensions
+        places, dimensions = self.places, self.dimensions
         if self.config.covariance == "shared":
             buffered, free = 2 * images * places * self.channels, room()
             flops = 4.0 * images * places * self.channels * (self.channels + dimensions)
@@ -118,7 +118,7 @@ class PaDiM(FeatureDetector):
         Raises:
             ModelFileError: A shape contradicts the settings.
         """
-        places, dimensions = self.grid**2, self.dimensions
+        places, dimensions = self.places, self.dimensions
         self._require_state("projection", self.channels, dimensions)
         self._require_state("mean", places, dimensions)
         shared = self.config.covariance == "shared"

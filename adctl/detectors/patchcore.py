@@ -123,7 +123,7 @@ class PatchCore(FeatureDetector):
         return (Observe(self.patches, self._absorb, self._finish, "memory bank"),)
 
     def forward(self, images: Tensor) -> Prediction:
-        """Score images [B,3,H,W]; the maps have `grid` cells a side."""
+        """Score images [B,3,H,W]; the maps have the rows and columns of `grid`."""
         standardised = self._standardised(self.patches(images))
         along = self._along(standardised)
         beyond = self.scales[-1] * (_square_length(standardised) - _square_length(along))
@@ -133,7 +133,7 @@ class PatchCore(FeatureDetector):
 
     def estimate_cost(self, images: int) -> CostEstimate:
         """Estimate the cost of fitting: features are buffered in half precision, on disk if memory is too small."""
-        patches = images * self.grid**2
+        patches = images * self.places
         kept = max(1, round(self.config.coreset_ratio * patches))
         reduced = min(self.config.dimensions, self.channels)
         buffered, rows = 2 * patches * self.channels, 4 * patches * reduced
@@ -150,8 +150,8 @@ class PatchCore(FeatureDetector):
             ModelFileError: A shape contradicts the settings, or a divisor is not positive.
         """
         kept = min(self.config.dimensions, self.channels)
-        self._require_state("centre", self.channels, self.grid, self.grid)
-        self._require_state("spread", self.channels, self.grid, self.grid, positive=True)
+        self._require_state("centre", self.channels, *self.grid)
+        self._require_state("spread", self.channels, *self.grid, positive=True)
         self._require_state("directions", self.channels, kept)
         self._require_state("scales", kept + 1)
         self._require_state("step", positive=True)

@@ -76,6 +76,7 @@ class ReconstructionDetector(Detector):
     """
 
     needs_validation = True
+    any_shape = True
     config: ReconstructionConfig
     usual_level: Tensor
     usual_spread: Tensor
@@ -84,9 +85,7 @@ class ReconstructionDetector(Detector):
         super().__init__(config)
         weights = parse_weights(config.error, SPACES)
         compared = (
-            Backbone(config.backbone, None, config.image_size, STRIDES, config.channels)
-            if "features" in weights
-            else None
+            Backbone(config.backbone, None, config.sides, STRIDES, config.channels) if "features" in weights else None
         )
         self.error = ErrorMap(weights, config.blur, compared)
         self._set_statistics(NormalErrorStats(torch.zeros(len(weights), 1, 1), torch.ones(len(weights), 1, 1)))
@@ -248,7 +247,7 @@ class Autoencoder(ReconstructionDetector):
         terms = parse_spec(self.config.loss)
         backbone = None
         if any(term.needs_backbone for term in terms):
-            backbone = Backbone(self.config.backbone, None, self.config.image_size, channels=self.config.channels)
+            backbone = Backbone(self.config.backbone, None, self.config.sides, channels=self.config.channels)
             if self._pretrained is not None:
                 backbone.load_pretrained(self._pretrained)
         device = next(self.parameters()).device

@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from adctl.detectors.components.config_checks import require_multiple
 from adctl.detectors.reconstruction_detector import Autoencoder, AutoencoderConfig
+from adctl.image_sizes import ImageSize
 
 _STAGES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 _WIDTHS = (64, 128, 256, 512)
@@ -21,7 +22,7 @@ _REDUCTION = 32
 class ResNetConfig(AutoencoderConfig):
     """Settings of the ResNet autoencoder."""
 
-    image_size: int = Field(128, ge=32, le=4096, description="Side of the square input of the network, pixels")
+    image_size: ImageSize = Field(128, description=AutoencoderConfig.model_fields["image_size"].description)
     encoder: Literal["resnet18", "resnet34"] = Field("resnet18", description="Network of the encoder")
     latent: int = Field(1024, ge=8, description="Length of the latent vector")
     skips: bool = Field(False, description="Skip connections between equal levels; they can copy defects")
@@ -116,7 +117,8 @@ class ResNetAutoencoder(Autoencoder):
         super().__init__(config)
         self.encoder = _Encoder(config.channels, _STAGES[config.encoder])
         self.decoder = _Decoder(config.channels, skips=config.skips)
-        cells = _WIDTHS[-1] * (config.image_size // _REDUCTION) ** 2
+        height, width = config.sides
+        cells = _WIDTHS[-1] * (height // _REDUCTION) * (width // _REDUCTION)
         self.squeeze = nn.Linear(cells, config.latent)
         self.expand = nn.Linear(config.latent, cells)
 

@@ -98,7 +98,7 @@ class SimpleNet(PaDiM):
         """Score images [B,C,H,W]; the maps have the cells of the finest level of the backbone."""
         mean, deviation = self.scales.view(2, 2, 1, 1)
         distance, logit = (self._raw_maps(images) - mean) / deviation
-        cells = (distance + self.config.verdict * logit).reshape(images.shape[0], self.grid, self.grid)
+        cells = (distance + self.config.verdict * logit).reshape(images.shape[0], *self.grid)
         maps = self.blur(cells)
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
@@ -152,7 +152,7 @@ class SimpleNet(PaDiM):
 
     def _with_coverage(self, images: Tensor, masks: Tensor) -> Tensor:
         """Return whitened features with the fraction of the cell that the masks [B,H,W] cover appended, [B,P,D+1]."""
-        coverage = F.interpolate(masks.unsqueeze(1).float(), size=(self.grid, self.grid), mode="area")
+        coverage = F.interpolate(masks.unsqueeze(1).float(), size=self.grid, mode="area")
         return torch.cat([self.whitened(images).transpose(0, 1), coverage.flatten(1).unsqueeze(2)], 2)
 
     def _fit_scales(self, sums: VarianceSums, progress: Progress) -> None:

@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 from adctl.detectors.components.config_checks import check_heads, require_multiple
 from adctl.detectors.components.timm_models import import_timm
 from adctl.detectors.reconstruction_detector import Autoencoder, AutoencoderConfig
+from adctl.image_sizes import ImageSize, both_sides
 
 if TYPE_CHECKING:
     from adctl.detectors.base import DetectorConfig
@@ -39,7 +40,7 @@ _NARROWEST = 32
 class VisionTransformerConfig(AutoencoderConfig):
     """Settings of the vision transformer autoencoder; explicit values have precedence over `size`."""
 
-    image_size: int = Field(128, ge=32, le=4096, description="Side of the square input of the network, pixels")
+    image_size: ImageSize = Field(128, description=AutoencoderConfig.model_fields["image_size"].description)
     size: Literal["tiny", "small", "base"] = Field("tiny", description="Width and depth; base is the published size")
     width: int = Field(192, ge=16, multiple_of=4, description="Length of the vector of a patch")
     depth: int = Field(6, ge=1, le=24, description="Layers of the encoder")
@@ -59,7 +60,9 @@ class VisionTransformerConfig(AutoencoderConfig):
     @field_validator("masks")
     @classmethod
     def _no_more_than_patches(cls, value: int, info: ValidationInfo) -> int:
-        patches = (info.data.get("image_size", 32) // info.data.get("patch", 8)) ** 2
+        patch = info.data.get("patch", 8)
+        height, width = both_sides(info.data.get("image_size", 32))
+        patches = (height // patch) * (width // patch)
         if info.data.get("masked") and value > patches:
             raise ValueError(f"must not exceed the number of patches of an image, {patches}")
         return value
@@ -72,9 +75,14 @@ class VisionTransformerConfig(AutoencoderConfig):
         return self
 
     @property
-    def side(self) -> int:
-        """Number of patches along a side."""
-        return self.image_size // self.patch
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.sides[0] // self.patch, self.sides[1] // self.patch
+
+    @property
+    def patches(self) -> int:
+        """Number of patches."""
+        return self.grid[0] * self.grid[1]
 
 
 class _TransformerDecoder(nn.Module):
@@ -82,12 +90,12 @@ class _TransformerDecoder(nn.Module):
 
     def __init__(self, config: VisionTransformerConfig, channels: int) -> None:
         super().__init__()
-        self.side, self.patch = config.side, config.patch
+        self.grid, self.patch = config.grid, config.patch
         self.layers = _layers(config, _DECODER_DEPTH)
         self.pixels = nn.Linear(config.width, channels * config.patch**2)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        grid = self.pixels(self.layers(vectors)).transpose(1, 2).unflatten(2, (self.side, self.side))
+        grid = self.pixels(self.layers(vectors)).transpose(1, 2).unflatten(2, self.grid)
         return torch.sigmoid(F.pixel_shuffle(grid, self.patch))
 
 
@@ -96,7 +104,7 @@ class _ConvolutionalDecoder(nn.Module):
 
     def __init__(self, config: VisionTransformerConfig, channels: int) -> None:
         super().__init__()
-        self.side = config.side
+        self.grid = config.grid
         doublings = config.patch.bit_length() - 1
         widths = [config.width, *(max(config.width >> level, _NARROWEST) for level in range(1, doublings + 1))]
         self.mix = nn.Sequential(*(_block(nn.Conv2d(widths[0], widths[0], 3, 1, 1), widths[0]) for _ in range(2)))
@@ -109,7 +117,7 @@ class _ConvolutionalDecoder(nn.Module):
         self.output = nn.Conv2d(widths[-1], channels, 3, 1, 1)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        grid = vectors.transpose(1, 2).unflatten(2, (self.side, self.side))
+        grid = vectors.transpose(1, 2).unflatten(2, self.grid)
         return torch.sigmoid(self.output(self.enlarge(self.mix(grid))))
 
 
@@ -139,10 +147,10 @@ class VisionTransformerAutoencoder(Autoencoder):
         self.hole = nn.Parameter(0.02 * torch.randn(1, 1, width)) if config.masked else None
         decoder = _TransformerDecoder if config.decoder == "transformer" else _ConvolutionalDecoder
         self.decoder = decoder(config, channels)
-        places = build_sincos2d_pos_embed([config.side, config.side], width)
+        places = build_sincos2d_pos_embed([*config.grid], width)
         self.register_buffer("places", places, persistent=False)
         generator = torch.Generator().manual_seed(config.seed)
-        self.register_buffer("order", torch.randperm(config.side**2, generator=generator))
+        self.register_buffer("order", torch.randperm(config.patches, generator=generator))
 
     @classmethod
     def training_defaults(cls, config: DetectorConfig) -> dict[str, Any]:
@@ -169,7 +177,7 @@ class VisionTransformerAutoencoder(Autoencoder):
         """
         if not (self.config.masked and self.training):
             return super().loss(batch, objective)
-        patches = self.config.side**2
+        patches = self.config.patches
         count = max(1, round(patches / self.config.masks))
         order = torch.rand(len(batch.images), patches, device=batch.images.device).argsort(1)
         hidden = self._pixels(order[:, :count])
@@ -204,11 +212,11 @@ class VisionTransformerAutoencoder(Autoencoder):
 
     def _pixels(self, hidden: Tensor) -> Tensor:
         """Return the mask [B,1,H,W] of the pixels of patches with the indices [B,h]."""
-        side, patch = self.config.side, self.config.patch
-        cells = torch.zeros(hidden.shape[0], side**2, dtype=torch.bool, device=hidden.device)
+        (rows, columns), patch = self.config.grid, self.config.patch
+        cells = torch.zeros(hidden.shape[0], rows * columns, dtype=torch.bool, device=hidden.device)
         cells = cells.scatter(1, hidden, torch.ones_like(hidden, dtype=torch.bool))
-        spread = cells.view(-1, 1, side, 1, side, 1).expand(-1, -1, -1, patch, -1, patch)
-        return spread.reshape(-1, 1, side * patch, side * patch)
+        spread = cells.view(-1, 1, rows, 1, columns, 1).expand(-1, -1, -1, patch, -1, patch)
+        return spread.reshape(-1, 1, rows * patch, columns * patch)
 
 
 def _layers(config: VisionTransformerConfig, depth: int) -> nn.Sequential:

@@ -24,6 +24,7 @@ from adctl.detectors.components import timm_models
 from adctl.detectors.components.graph_capture import capturing
 from adctl.engine.batch_size import CPU_PIECE
 from adctl.errors import ModelFileError, UsageError, unknown_name
+from adctl.image_sizes import both_sides, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +48,8 @@ class Backbone(nn.Module):
         name: Name of a timm model.
         levels: Indices of feature levels; None takes the levels with the given strides, or four blocks from the middle
             of a vision transformer.
-        image_size: Side of the square input, pixels; transformers fit their position embedding to it.
+        image_size: Side of the square input, or height and width, pixels; transformers fit their position embedding to
+            it.
         strides: Strides of the levels of a convolutional network, if `levels` is None.
         channels: Channels of the images. For 1 and 3 the network is used as trained. For others, timm adapts the first
             layer: the weights of red, green and blue are repeated and scaled, so that equal intensities give the same
@@ -65,7 +67,7 @@ class Backbone(nn.Module):
         self,
         name: str,
         levels: Sequence[int] | None,
-        image_size: int,
+        image_size: int | tuple[int, int],
         strides: Sequence[int] = (8, 16),
         channels: int = _COLOURS,
     ) -> None:
@@ -81,9 +83,10 @@ class Backbone(nn.Module):
         info: Any = self.network.feature_info
         self.channels: tuple[int, ...] = tuple(info.channels())
         self.strides: tuple[int, ...] = tuple(info.reduction())
-        if _is_transformer(name) and image_size % self.strides[0]:
+        if _is_transformer(name) and any(side % self.strides[0] for side in both_sides(image_size)):
             raise UsageError(
-                f"The patches of '{name}' are {self.strides[0]} pixels wide, which does not divide {image_size}.",
+                f"The patches of '{name}' are {self.strides[0]} pixels wide, which does not divide "
+                f"{size_text(image_size)}.",
                 f"Choose an --image-size that is a multiple of {self.strides[0]}.",
             )
         config = _pretrained_config(name)
@@ -184,7 +187,7 @@ def find_weights(name: str, given: str | None) -> PretrainedWeights | None:
     )
 
 
-def _create(name: str, levels: Sequence[int], image_size: int, **source: Any) -> nn.Module:
+def _create(name: str, levels: Sequence[int], image_size: int | tuple[int, int], **source: Any) -> nn.Module:
     if not timm_models.is_model(name):
         raise unknown_name("backbone", name, _similar_models(name))
     sized: dict[str, Any] = {"img_size": image_size} if _is_transformer(name) else {}
@@ -195,7 +198,8 @@ def _create(name: str, levels: Sequence[int], image_size: int, **source: Any) ->
             )
     except (IndexError, AssertionError, ValueError) as error:
         raise UsageError(
-            f"The backbone '{name}' cannot be built with levels {tuple(levels)} at {image_size} pixels: {error}",
+            f"The backbone '{name}' cannot be built with levels {tuple(levels)} at {size_text(image_size)} pixels: "
+            f"{error}",
             "Choose other layers, or an image size that is a multiple of the patch size.",
         ) from error
     return _cut(network)
@@ -224,7 +228,7 @@ def _cut(network: nn.Module) -> nn.Module:
     return network
 
 
-def _default_levels(name: str, image_size: int, strides: Sequence[int]) -> tuple[int, ...]:
+def _default_levels(name: str, image_size: int | tuple[int, int], strides: Sequence[int]) -> tuple[int, ...]:
     if _is_transformer(name):
         depth = len(_levels(name, image_size))
         return tuple(sorted({round(depth * share) - 1 for share in (1 / 3, 1 / 2, 2 / 3, 5 / 6)}))
@@ -232,7 +236,7 @@ def _default_levels(name: str, image_size: int, strides: Sequence[int]) -> tuple
     return tuple(reductions.index(stride) for stride in strides if stride in reductions)
 
 
-def _levels(name: str, image_size: int) -> list[dict[str, Any]]:
+def _levels(name: str, image_size: int | tuple[int, int]) -> list[dict[str, Any]]:
     """Return timm's information about each feature level of a network."""
     info: Any = _create(name, (0,), image_size).feature_info
     levels: list[dict[str, Any]] = info.info

@@ -18,31 +18,39 @@ def to_rows(features: Tensor) -> Tensor:
     return features.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def local_average(features: Tensor, side: int) -> Tensor:
-    """Average features [B,C,h,w] over windows of an odd side; at borders, over the part inside the map."""
-    if side == 1:
+def local_average(features: Tensor, rows: int, columns: int | None = None) -> Tensor:
+    """Average features [B,C,h,w] over windows of odd sides; at borders, over the part inside the map.
+
+    Args:
+        features: The feature maps.
+        rows: Height of a window, cells.
+        columns: Width of a window, cells; None makes it square.
+    """
+    window = (rows, rows if columns is None else columns)
+    if window == (1, 1):
         return features
-    return F.avg_pool2d(features, side, stride=1, padding=side // 2, count_include_pad=False)
+    margin = (window[0] // 2, window[1] // 2)
+    return F.avg_pool2d(features, window, stride=1, padding=margin, count_include_pad=False)
 
 
-def stack_levels(levels: Sequence[Tensor], side: int | None = None) -> Tensor:
+def stack_levels(levels: Sequence[Tensor], grid: tuple[int, int] | None = None) -> Tensor:
     """Resize feature maps [B,C,h,w] of several levels to one grid, and concatenate their channels.
 
     Args:
         levels: The feature maps, finest level first.
-        side: Side of the grid in cells, at most the side of the finest level, which is the default.
+        grid: Rows and columns of the grid, at most those of the finest level, which are the default.
     """
-    finest = levels[0].shape[-1]
-    resized = [resize_square(level, finest) for level in levels]
-    if side is not None:
+    finest = (levels[0].shape[-2], levels[0].shape[-1])
+    resized = [resize_grid(level, finest) for level in levels]
+    if grid is not None:
         # Interpolation reads the two nearest cells only, so average over the area of a coarse cell first.
-        covered = 2 * (finest // (2 * side)) + 1
-        resized = [resize_square(local_average(level, covered), side) for level in resized]
+        rows, columns = (2 * (fine // (2 * side)) + 1 for fine, side in zip(finest, grid, strict=True))
+        resized = [resize_grid(local_average(level, rows, columns), grid) for level in resized]
     return torch.cat(resized, dim=1)
 
 
-def resize_square(features: Tensor, side: int) -> Tensor:
-    """Resize features [B,C,h,h] to [B,C,side,side] by bilinear interpolation."""
-    if features.shape[-1] == side:
+def resize_grid(features: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Resize features [B,C,h,w] to the rows and columns of a grid by bilinear interpolation."""
+    if tuple(features.shape[-2:]) == grid:
         return features
-    return F.interpolate(features, size=(side, side), mode="bilinear", align_corners=False)
+    return F.interpolate(features, size=grid, mode="bilinear", align_corners=False)

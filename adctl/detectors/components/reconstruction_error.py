@@ -5,6 +5,7 @@ Tensors only; this module does not know how the reconstruction was computed.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -68,10 +69,10 @@ def normal_error_stats(sums: VarianceSums, around: float) -> NormalErrorStats:
     Args:
         sums: Sums over `ErrorMap.logarithms` of held-out good images. Training images are unsuitable: a network that
             has memorised them has small errors on them, especially where good images differ.
-        around: Sigma of the Gaussian that defines the neighbourhood, fraction of the side.
+        around: Sigma of the Gaussian that defines the neighbourhood, fraction of the square root of the area.
     """
     mean = sums.total / sums.count
-    blur = GaussianBlur(around * mean.shape[-1]).to(mean)
+    blur = GaussianBlur(around * math.sqrt(mean.shape[-1] * mean.shape[-2])).to(mean)
     level = blur(mean)
     # The deviation from the smoothed level, not from the mean of each place, so that edges, which always have large
     # errors, get a large deviation.
