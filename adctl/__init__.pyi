@@ -103,6 +103,7 @@ class _TrainSettings(TypedDict, total=False):
     fetch: bool
     accept_license: bool
     roi: StrPath | None
+    new_groups: bool
     calibration_share: float
     validation_share: float
     cache: StrPath | None
@@ -164,6 +165,7 @@ def train(
     fetch: bool = False,
     accept_license: bool = False,
     roi: StrPath | None = None,
+    new_groups: bool = False,
     calibration_share: float = 0.2,
     validation_share: float = 0.1,
     cache: StrPath | None = None,
@@ -220,6 +222,7 @@ def train(
         fetch: Fetch a missing dataset and backbone.
         accept_license: Accept the licence of the dataset for `fetch`.
         roi: Region of interest: a rectangle in pixels, or a mask file.
+        new_groups: Set the threshold for good images of a new group, such as the next lot.
         calibration_share: Share of good images held out for the threshold. Above 0, below 1.
         validation_share: Share of good images held out to choose the epoch. Above 0, below 1.
         cache: Folder that keeps decoded and resized images.
@@ -326,6 +329,7 @@ def calibrate(
     *,
     model: StrPath | None = None,
     good: StrPath | None = None,
+    group: str | None = None,
     defects: StrPath | None = None,
     scores: StrPath | None = None,
     folds: int | None = None,
@@ -333,6 +337,7 @@ def calibrate(
     tta: str | Sequence[str] | None = None,
     method: Literal["percentile", "sigma", "mad", "tail", "conformal", "f1", "precision", "recall", "cost", "fixed"] | None = None,
     max_false_alarm: float | None = None,
+    new_groups: bool = False,
     percentile: float | None = None,
     sigmas: float | None = None,
     min_precision: float | None = None,
@@ -357,6 +362,7 @@ def calibrate(
     Args:
         model: Model file, or folder or name of a run. Default: the last model.
         good: Folder of other good images. Default: the held-out images.
+        group: Groups of the images of `good`: folder, day, or a name pattern.
         defects: Folder of labelled defective images.
         scores: Folder of labelled scores from 'adctl score', instead of images.
         folds: Train this many models: each good image is scored by one not trained on it. At least 2, at most 100.
@@ -365,6 +371,7 @@ def calibrate(
         method: Method of the threshold. Choices: percentile, sigma, mad, tail, conformal, f1, precision, recall,
             cost, fixed. Default: that of the level given, else percentile.
         max_false_alarm: Guaranteed highest rate of false alarms, by method conformal or tail. Above 0, below 1.
+        new_groups: Set the threshold for a new group, such as the next lot.
         percentile: Percentile of good scores. Above 0, at most 100. Default: 99.
         sigmas: Standard deviations above the mean, or median with mad. Above 0. Default: 3.
         min_precision: Lowest share of defects among alarms. Above 0, at most 1.

@@ -243,6 +243,7 @@ class TrainSettings(DeviceSettings, DataSettings):
     fetch: bool = DATA(False, "Fetch a missing dataset and backbone, also with --dry-run.")
     accept_license: bool = DATA(False, "Accept the licence of the dataset for --fetch.")
     roi: str | None = DATA(None, "Region of interest: a rectangle in pixels, or a mask file.", "X,Y,W,H")
+    new_groups: bool = DATA(False, "Set the threshold for good images of a new group, such as the next lot.")
     calibration_share: Share = DATA(0.2, "Share of good images held out for the threshold.")
     validation_share: Share = DATA(0.1, "Share of good images held out to choose the epoch.")
     cache: Folder | None = DATA(None, "Folder that keeps decoded and resized images.")
@@ -337,6 +338,7 @@ class CalibrateSettings(DeviceSettings, ModelSettings, OverwriteSettings):
     """Settings of `adctl calibrate`."""
 
     good: Folder | None = INPUT(None, "Folder of other good images.", unset="the held-out images")
+    group: str | None = INPUT(None, "Groups of the images of --good: folder, day, or a name pattern.", "HOW")
     defects: Folder | None = INPUT(None, "Folder of labelled defective images.")
     scores: Folder | None = INPUT(None, "Folder of labelled scores from 'adctl score', instead of images.")
     folds: FoldCount | None = INPUT(None, "Train this many models: each good image is scored by one not trained on it.")
@@ -349,6 +351,7 @@ class CalibrateSettings(DeviceSettings, ModelSettings, OverwriteSettings):
     max_false_alarm: Share | None = THRESHOLD(
         None, "Guaranteed highest rate of false alarms, by method conformal or tail.", "RATE"
     )
+    new_groups: bool = THRESHOLD(False, "Set the threshold for a new group, such as the next lot.")
     percentile: Annotated[float, Bounds(gt=0, le=100)] | None = THRESHOLD(
         None, "Percentile of good scores.", unset="99"
     )

@@ -83,6 +83,7 @@ class CalibrationScores:
         folds: Number of cross-fitting models that gave the good scores, each fitted without the images it scored; 0 if
             the final model scored held-out images.
         views: Views of test-time augmentation used for scoring; see `adctl.scoring.tta`.
+        groups: Group of each good score; empty if the images have no groups.
     """
 
     good: tuple[float, ...]
@@ -90,6 +91,16 @@ class CalibrationScores:
     defective: tuple[float, ...] = ()
     folds: int = 0
     views: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that each score has a group, if any has one.
+
+        Raises:
+            ValueError: There are not as many groups as scores.
+        """
+        if self.groups and len(self.groups) != len(self.good):
+            raise ValueError(f"it has {len(self.good)} good scores, but {len(self.groups)} groups")
 
 
 @dataclass(frozen=True, slots=True)

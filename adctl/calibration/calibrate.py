@@ -13,7 +13,7 @@ from adctl.errors import DataError, UsageError
 from adctl.model_file import SUFFIX, read_header, recalibrate, run_of, save_model
 from adctl.options import flag_name
 from adctl.progress import SILENT, Reporter
-from adctl.thresholds import conformal, methods
+from adctl.thresholds import conformal, methods, new_groups
 from adctl.thresholds.methods import ThresholdRule
 from adctl.thresholds.supervised import Costs
 
@@ -69,6 +69,7 @@ _LEVELS = {
     "mad": _Level("sigmas", 3.0),
     "tail": _Level("max_false_alarm", 0.01, 1),
     "conformal": _Level("max_false_alarm", 0.01, 1),
+    new_groups.METHOD: _Level("max_false_alarm", 0.01, 1),
     "precision": _Level("min_precision", None, 1),
     "recall": _Level("min_recall", None, 1),
     "fixed": _Level("threshold", None),
@@ -150,19 +151,23 @@ def _find_source(settings: CalibrateSettings) -> Path:
 
 
 def _missing_images(rule: ThresholdRule, chosen: Calibration, model: ModelHeader, *, strict: bool) -> tuple[str, ...]:
-    """Return how many good images are missing for the wanted rate, and whether folds would have enough of them.
+    """Return how many good images or groups are missing for the wanted rate, and whether folds would have enough.
 
     Raises:
-        DataError: Images are missing, and `strict` is set.
+        DataError: Images or groups are missing, and `strict` is set.
     """
-    count = chosen.good_images
-    if rule.method != "conformal" or count >= (needed := conformal.images_needed(rule.level)):
+    count, what = chosen.good_images, "good images"
+    if rule.method == new_groups.METHOD:
+        count, what = len(set(chosen.evidence.groups)), "groups"
+    elif rule.method != "conformal":
         return ()
-    advice = f"Take {needed - count} more good images."
-    if not chosen.evidence.folds and model.training.images + count >= needed:
+    if count >= (needed := conformal.images_needed(rule.level)):
+        return ()
+    advice = f"Take {needed - count} more {what}."
+    if what != "groups" and not chosen.evidence.folds and model.training.images + count >= needed:
         advice = f"{advice[:-1]}, or use --folds 5, which uses all."
     if strict:
-        raise DataError(f"{count} good images cannot guarantee a false-alarm rate of {rule.level:g}.", advice)
+        raise DataError(f"{count} {what} cannot guarantee a false-alarm rate of {rule.level:g}.", advice)
     return (advice,)
 
 
@@ -174,6 +179,10 @@ def threshold_rule(settings: CalibrateSettings) -> ThresholdRule:
     """
     given = {name: value for name in _METHOD_OF if (value := getattr(settings, name)) is not None}
     implied = {_METHOD_OF[name] for name in given}
+    if settings.new_groups:
+        if settings.method is not None:
+            raise UsageError("--new-groups and --method contradict each other.", "Leave out one of them.")
+        implied = {new_groups.METHOD}
     if settings.method is None and len(implied) > 1:
         flags = " and ".join(flag_name(name) for name in given)
         raise UsageError(f"{flags} belong to different methods.", "Give one of them, or choose one with --method.")
@@ -184,7 +193,7 @@ def threshold_rule(settings: CalibrateSettings) -> ThresholdRule:
         if name not in allowed:
             known = ", ".join(flag_name(setting) for setting in allowed) or "none"
             raise UsageError(
-                f"{flag_name(name)} does not belong to --method {method}.", f"Flags of this method: {known}."
+                f"{flag_name(name)} does not belong to {_flag_of(method)}.", f"Flags of this method: {known}."
             )
     if level is None:
         return ThresholdRule(method, warn=settings.warn_at, costs=_costs(settings, method))
@@ -193,6 +202,10 @@ def threshold_rule(settings: CalibrateSettings) -> ThresholdRule:
         raise UsageError(f"--method {method} needs a level.", f"Give it with {flag_name(level.setting)}.")
     _check_warning(settings.warn_at, level)
     return ThresholdRule(method, float(value), settings.warn_at)
+
+
+def _flag_of(method: str) -> str:
+    return "--new-groups" if method == new_groups.METHOD else f"--method {method}"
 
 
 def _costs(settings: CalibrateSettings, method: str) -> Costs:
@@ -220,6 +233,8 @@ def _check(settings: CalibrateSettings) -> None:
     sources = [name for name in ("scores", "folds", "good") if getattr(settings, name) is not None]
     if len(sources) > 1:
         raise UsageError(f"{' and '.join(map(flag_name, sources))} contradict each other.", "Give one of them.")
+    if settings.group is not None and settings.good is None:
+        raise UsageError("--group gives groups to the images of --good, which is missing.", "Give --good DIR too.")
     for name in ("defects", "tta"):
         if settings.scores is not None and getattr(settings, name) is not None:
             raise UsageError(

@@ -6,11 +6,13 @@ PyTorch is imported only to score images, so that a calibration with stored scor
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adctl import run_folder
 from adctl.data.datasets.layouts import list_images
+from adctl.data.groups import assign_groups
 from adctl.data.split import Split
 from adctl.datasets import dataset_of_run
 from adctl.errors import DataError, UsageError
@@ -69,8 +71,11 @@ def _score_images(
     defective = score_samples(runtime, defects, settings, reporter, "scoring defective images") if defects else None
     if known is not None and settings.good is None and views == known.views:
         new = () if defective is None else tuple(sorted(defective.scores.tolist()))
-        return CalibrationScores(known.good, known.peaks, new or known.defective, known.folds, views)
-    samples = held_out_images(model, settings.runs) if settings.good is None else unseen_images(settings.good, header)
+        return replace(known, defective=new or known.defective)
+    if settings.good is None:
+        samples = held_out_images(model, settings.runs)
+    else:
+        samples = unseen_images(settings.good, header, settings.group)
     good = score_samples(runtime, samples, settings, reporter, "scoring good images")
     return calibration_scores_of(good, defective, views=views)
 
@@ -98,11 +103,16 @@ def score_samples(
         return collect(runtime, samples, batch_size=settings.batch_size, workers=settings.workers)
 
 
-def unseen_images(folder: Path, header: ModelHeader) -> list[Sample]:
+def unseen_images(folder: Path, header: ModelHeader, group: str | None = None) -> list[Sample]:
     """Return the good images of a folder that the model was not trained on.
 
+    Args:
+        folder: Folder of images, or a manifest.
+        header: Header of the model file.
+        group: Groups of the images; see `adctl.data.groups`.
+
     Raises:
-        UsageError: The folder does not exist.
+        UsageError: The folder does not exist, or `group` does not fit its images.
         DataError: There are no such images.
     """
     samples, _ = list_images((str(folder),))
@@ -114,7 +124,7 @@ def unseen_images(folder: Path, header: ModelHeader) -> list[Sample]:
             f"{folder} has no good images that the model was not trained on.",
             "Give good images that were not used to train this model.",
         )
-    return unseen
+    return unseen if group is None else list(assign_groups(unseen, group))
 
 
 def held_out_images(model: Path, runs: Path) -> list[Sample]:

@@ -66,10 +66,17 @@ def _name_of(model: Path, runs: Path) -> str:
 
 def false_alarms(chosen: Calibration) -> str:
     """Return the expected rate of false alarms in words, and whether it is guaranteed."""
+    from adctl.thresholds import new_groups
+
     if chosen.promised_false_alarm is not None:
         rate = f"at most {100 * chosen.promised_false_alarm:.3g} % of new good images"
+        if chosen.method == new_groups.METHOD:
+            groups = len(set(chosen.evidence.groups))
+            return f"{rate} of new groups, on average: guaranteed, if new groups resemble these {groups}"
         return f"{rate}: guaranteed, if they resemble these images"
     why = ", estimated by folds: not guaranteed" if chosen.evidence.folds else ": not guaranteed"
+    if chosen.evidence.groups and chosen.method != new_groups.METHOD:
+        why += " on new groups"
     return f"about {100 * chosen.expected_false_alarm:.3g} % of new good images expected{why}"
 
 

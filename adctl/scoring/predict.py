@@ -110,11 +110,13 @@ class CollectedScores:
         keys: Keys of the images.
         scores: Raw scores [n] of float64.
         peaks: Highest value of each anomaly map [n], float64.
+        groups: Group of each image; an image without a group has its key. Empty if no image has a group.
     """
 
     keys: tuple[str, ...]
     scores: NDArray[np.float64]
     peaks: NDArray[np.float64]
+    groups: tuple[str, ...] = ()
 
     @classmethod
     def concatenate(cls, parts: Sequence[CollectedScores]) -> CollectedScores:
@@ -123,6 +125,7 @@ class CollectedScores:
             tuple(key for part in parts for key in part.keys),
             np.concatenate([part.scores for part in parts]),
             np.concatenate([part.peaks for part in parts]),
+            tuple(group for part in parts for group in part.groups),
         )
 
 
@@ -139,7 +142,9 @@ def collect(runtime: Runtime, samples: Sequence[Sample], *, batch_size: int | st
         keys.append(predicted.item.sample.key)
         scores.append(predicted.score)
         peaks.append(predicted.peak)
-    return CollectedScores(tuple(keys), np.array(scores, np.float64), np.array(peaks, np.float64))
+    group_of = {sample.key: sample.group or sample.key for sample in samples}
+    groups = tuple(group_of[key] for key in keys) if any(sample.group is not None for sample in samples) else ()
+    return CollectedScores(tuple(keys), np.array(scores, np.float64), np.array(peaks, np.float64), groups)
 
 
 def calibration_scores_of(
@@ -153,10 +158,12 @@ def calibration_scores_of(
         folds: Number of cross-validation models that gave the good scores; 0 if the saved model gave them.
         views: Views of test-time augmentation used for these scores.
     """
+    order = np.argsort(good.scores, kind="stable")
     return CalibrationScores(
-        good=tuple(sorted(good.scores.tolist())),
+        good=tuple(good.scores[order].tolist()),
         peaks=tuple(sorted(good.peaks.tolist())),
         defective=() if defective is None else tuple(sorted(defective.scores.tolist())),
         folds=folds,
         views=views,
+        groups=tuple(good.groups[place] for place in order) if good.groups else (),
     )

@@ -3,6 +3,7 @@
     unsupervised.py  thresholds from good scores alone: percentile, mean + k sigma, median + k MAD
     pareto_tail.py   generalised Pareto model of the highest good scores, and thresholds from it
     conformal.py     thresholds with a guaranteed false-alarm rate; conformal p-values
+    new_groups.py    thresholds for a new group, such as the next lot, from scores of several groups
     supervised.py    thresholds from good and defective scores: best F1, given precision or recall, least cost
     methods.py       the table of methods; compute a calibration from a threshold rule and held-out scores
     decision.py      verdict, p-value and anomaly probability of one score

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adctl.records import Calibration, CalibrationScores, ProbabilityCurve, Verdict
+from adctl.thresholds import new_groups
 from adctl.thresholds.conformal import p_values
 from adctl.thresholds.pareto_tail import fit_tail, survival
 
@@ -52,15 +53,21 @@ class DecisionRule:
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration
         self._good = np.array(calibration.evidence.good)
+        self._groups = calibration.evidence.groups if calibration.method == new_groups.METHOD else ()
 
     def __call__(self, score: float) -> Decision:
         """Decide about one raw score."""
         scores = np.array([score])
         return Decision(
             verdict=self.calibration.verdict(score),
-            p_value=float(p_values(self._good, scores)[0]),
+            p_value=float(self._p_values(scores)[0]),
             probability=float(anomaly_probabilities(self.calibration.probability, scores)[0]),
         )
+
+    def _p_values(self, scores: Scores) -> Scores:
+        if self._groups:
+            return new_groups.exceedance(self._good, self._groups, scores, or_equal=True)
+        return p_values(self._good, scores)
 
 
 def fit_probability(scores: CalibrationScores) -> ProbabilityCurve:

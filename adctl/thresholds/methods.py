@@ -8,7 +8,7 @@ import numpy as np
 
 from adctl.errors import UsageError, unknown_name
 from adctl.records import Calibration, CalibrationScores
-from adctl.thresholds import conformal, pareto_tail, supervised, unsupervised
+from adctl.thresholds import conformal, new_groups, pareto_tail, supervised, unsupervised
 from adctl.thresholds.decision import fit_probability
 from adctl.thresholds.supervised import EQUAL_COSTS, Costs
 from adctl.thresholds.unsupervised import Threshold, check_scores
@@ -29,8 +29,9 @@ FIXED = "fixed"
 """Method whose level is the threshold itself."""
 
 METHODS = (*UNSUPERVISED, *SUPERVISED, FIXED)
+"""Values of `--method`; the method for new groups has a flag of its own."""
 
-_GUARANTEED = ("percentile", "conformal")
+_GUARANTEED = ("percentile", "conformal", new_groups.METHOD)
 """Methods that guarantee a false-alarm rate: their threshold is at or above a score whose rank is known beforehand."""
 
 _WITHOUT_LEVEL = ("f1", "cost")
@@ -79,7 +80,7 @@ def calibrate(rule: ThresholdRule, scores: CalibrationScores) -> tuple[Calibrati
         level=threshold.level,
         good_images=len(good),
         defect_images=len(scores.defective),
-        expected_false_alarm=conformal.expected_rate(good, threshold.value),
+        expected_false_alarm=_expected_rate(rule, scores, threshold),
         score_range=(float(good.min()), float(good.max())),
         promised_false_alarm=_guaranteed_rate(rule, scores),
         warn_threshold=warning.value if warning else None,
@@ -88,7 +89,34 @@ def calibrate(rule: ThresholdRule, scores: CalibrationScores) -> tuple[Calibrati
         probability=fit_probability(scores),
     )
     notes = [chosen.note for chosen in (threshold, warning) if chosen is not None and chosen.note is not None]
-    return calibration, (*notes, *_extreme_threshold_notes(scores, threshold.value))
+    return calibration, (*notes, *_group_notes(rule, scores), *_extreme_threshold_notes(scores, threshold.value))
+
+
+def leave_group_out(rule: ThresholdRule, scores: CalibrationScores) -> list[new_groups.GroupScores]:
+    """Return the false alarms of each group of the calibration scores if the other groups set the threshold.
+
+    Returns:
+        One entry for each group, most false alarms first; empty if there are no groups or the rule needs defects.
+    """
+    if rule.method not in UNSUPERVISED or not scores.groups:
+        return []
+    choose = UNSUPERVISED[rule.method]
+    return new_groups.leave_group_out(
+        np.array(scores.good), scores.groups, lambda others: choose(others, rule.level).value
+    )
+
+
+def _group_notes(rule: ThresholdRule, scores: CalibrationScores) -> list[str]:
+    left_out = leave_group_out(rule, scores)
+    if not left_out or not new_groups.groups_differ(np.array(scores.good), scores.groups):
+        return []
+    return [new_groups.difference_text(left_out)]
+
+
+def _expected_rate(rule: ThresholdRule, scores: CalibrationScores, threshold: Threshold) -> float:
+    if rule.method == new_groups.METHOD:
+        return float(new_groups.exceedance(np.array(scores.good), scores.groups, np.array([threshold.value]))[0])
+    return conformal.expected_rate(np.array(scores.good), threshold.value)
 
 
 def _choose(rule: ThresholdRule, level: float, scores: CalibrationScores) -> Threshold:
@@ -97,6 +125,8 @@ def _choose(rule: ThresholdRule, level: float, scores: CalibrationScores) -> Thr
         return UNSUPERVISED[rule.method](good, level)
     if rule.method == FIXED:
         return Threshold(level, level)
+    if rule.method == new_groups.METHOD:
+        return new_groups.by_new_group(good, scores.groups, level)
     if rule.method not in SUPERVISED:
         raise unknown_name("method", rule.method, METHODS)
     if not scores.defective:
@@ -143,13 +173,16 @@ def _guaranteed_rate(rule: ThresholdRule, scores: CalibrationScores) -> float | 
     """Return the guaranteed false-alarm rate, or None.
 
     Scores from several cross-validation models give no guarantee: they are not exchangeable with scores of the final
-    model.
+    model. Nor do scores of groups, except by the method for new groups: images of a new group are not exchangeable with
+    them.
     """
-    if rule.method not in _GUARANTEED or scores.folds:
+    if rule.method not in _GUARANTEED or scores.folds or (scores.groups and rule.method != new_groups.METHOD):
         return None
     count = len(scores.good)
     if rule.method == "conformal":
         return conformal.guaranteed_rate(count, rule.level)
+    if rule.method == new_groups.METHOD:
+        return new_groups.promised_rate(scores.groups, rule.level)
     # A percentile is at or above the score of this rank, for every distribution.
     rank = int(np.floor((count - 1) * rule.level / 100)) + 1
     return (count + 1 - rank) / (count + 1)

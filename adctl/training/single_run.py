@@ -15,6 +15,7 @@ from adctl.config import TrainSettings, names_of
 from adctl.data.datasets.remote import absolute_path
 from adctl.data.depth import warn_of_depth
 from adctl.data.folds import split_fold
+from adctl.data.groups import group_counts
 from adctl.data.loader import ImageSource
 from adctl.data.preprocess import InputSpec
 from adctl.data.roi import encode_region
@@ -37,6 +38,7 @@ from adctl.options import flag_name
 from adctl.progress import SILENT, Reporter
 from adctl.runtimes.torch import TorchRuntime
 from adctl.scoring.predict import calibration_scores_of, collect
+from adctl.thresholds import new_groups
 from adctl.thresholds.methods import ThresholdRule, calibrate
 from adctl.training import resume
 
@@ -54,6 +56,9 @@ log = logging.getLogger(__name__)
 
 _CHECKPOINTS_IN_TRAINING = 2
 """Number of checkpoints during training: the newest, and one more in case its file is lost."""
+
+NEW_GROUPS_RATE = 0.01
+"""False-alarm rate of the threshold for a new group."""
 
 _DETECTOR_FLAGS = ("backbone", "image_size", "roi", "loss", "error", "noise_level")
 """Settings of training that are options of some detectors."""
@@ -122,7 +127,24 @@ def plan_training(settings: TrainSettings) -> TrainingPlan:
     dataset = open_dataset(settings)
     warn_of_depth(dataset.train, config.bit_depth)
     validation = settings.validation_share if cls.needs_validation else 0.0
-    return TrainingPlan(dataset, _split(settings, dataset, validation), config, device)
+    split = _split(settings, dataset, validation)
+    if settings.new_groups:
+        _require_groups(settings, dataset, split)
+    return TrainingPlan(dataset, split, config, device)
+
+
+def _require_groups(settings: TrainSettings, dataset: Dataset, split: Split) -> None:
+    """Raise if there are too few groups for a threshold for new groups."""
+    if not group_counts(dataset.train):
+        raise UsageError(
+            "--new-groups needs groups, and the images have none.",
+            "Say how to tell them with --group: folder, day, or a name pattern such as 'lot{group}_'.",
+        )
+    if settings.folds is None and len(group_counts(split.calibration)) == 1:
+        raise UsageError(
+            "--new-groups needs at least 2 groups for the threshold, and --calibration-share holds out only 1.",
+            "Raise --calibration-share, or let each group be held out in turn with --folds.",
+        )
 
 
 def _split(settings: TrainSettings, dataset: Dataset, validation: float) -> Split:
@@ -274,7 +296,7 @@ def train_into(
     detector, header, report = _fit_new(settings, plan, context)
     if calibration_scores is None:
         calibration_scores = _score_calibration_images(detector, header, settings, plan, reporter)
-    header = header.with_calibration(_default_calibration(calibration_scores))
+    header = header.with_calibration(_default_calibration(settings, calibration_scores))
     model = run / run_folder.MODEL
     save_model(model, detector, header)
     checkpoints.clear(settings.keep_checkpoints)
@@ -420,11 +442,14 @@ def _score_calibration_images(
     return calibration_scores_of(good)
 
 
-def _default_calibration(scores: CalibrationScores) -> Calibration:
+def _default_calibration(settings: TrainSettings, scores: CalibrationScores) -> Calibration:
     """Compute the calibration by the default rule; `adctl calibrate` applies other rules later."""
-    calibration, notes = calibrate(ThresholdRule(), scores)
+    # A fold may hold out a single group; the calibration of the whole cross-validation has all of them.
+    for_groups = settings.new_groups and settings.fold is None
+    rule = ThresholdRule(new_groups.METHOD, NEW_GROUPS_RATE) if for_groups else ThresholdRule()
+    calibration, notes = calibrate(rule, scores)
     for note in notes:
-        log.info("%s", note)
+        log.log(logging.WARNING if scores.groups else logging.INFO, "%s", note)
     return calibration
 
 
