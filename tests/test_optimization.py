@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from adctl.engine.phases import Batch, Critic, Optimize
 from adctl.engine.trainer import FitJob, fit
 from adctl.engine.training_log import FolderTrainingLog, TrainingLog, loss_figure
 from adctl.errors import ModelFileError, TrainingError, UsageError
+from adctl.progress import Reporter
 
 CPU = torch.device("cpu")
 
@@ -384,3 +386,17 @@ def test_the_chart_of_the_loss_has_few_numbers_that_do_not_overlap(epochs, first
         assert not any(one.overlaps(other) for one, other in itertools.combinations(places, 2))
     shown = [label.get_text().replace("\N{MINUS SIGN}", "-") for label in axes.get_xticklabels()]
     assert all(float(text).is_integer() for text in shown)
+
+
+def test_progress_counts_steps_and_tells_the_loss():
+    shown = []
+
+    class Kept(Reporter):
+        @contextmanager
+        def stage(self, title, total=None, *, in_bytes=False):
+            yield lambda done, note: shown.append((done, total, note))
+
+    report = train(Rebuilds(), epochs=2, batch_size=6, around=FitContext(Kept()))
+    assert [done for done, *_ in shown] == [1, 2, 3, 4, 5, 6]
+    assert {total for _, total, _ in shown} == {6}
+    assert shown[-1][2] == f"epoch 2 of 2, loss {report.history[-1].loss:.4g}"

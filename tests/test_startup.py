@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 
@@ -109,3 +111,38 @@ def test_operations_are_counted_as_by_torch(arch):
     with torch.no_grad(), FlopCounter() as ours:
         detector(image)
     assert ours.total == theirs.get_total_flops() > 0
+
+
+# ---- progress
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals differ there")
+@pytest.mark.parametrize("flags", [(), ("--quiet",)])
+def test_a_terminal_shows_what_is_going_on_from_the_start(flags, zippers, tmp_path):
+    words = ["train", "--data", zippers, "--arch", "padim", "--image-size", "64", "--runs", tmp_path, *flags]
+    shown = on_terminal([sys.executable, "-m", "adctl", *map(str, words)])
+    opening = shown.partition("model ")[0]
+    stages = ["Loading PyTorch ...", "reading the list of images ...", "building the network ...", "calibrating ..."]
+    assert [stage for stage in stages if stage in opening] == ([] if flags else stages)
+    assert opening.startswith("" if flags else stages[0])
+    assert not opening.rpartition("\r")[2].strip(), "the status is removed before the result"
+
+
+def on_terminal(command: list[str]) -> str:
+    """What a command shows on a terminal of 80 columns; it must succeed."""
+    import pty
+    import termios
+
+    reading, writing = pty.openpty()
+    termios.tcsetwinsize(writing, (24, 80))
+    with subprocess.Popen(
+        command, stdin=writing, stdout=writing, stderr=writing, env={**os.environ, "NO_COLOR": "1"}
+    ) as process:
+        os.close(writing)
+        shown = bytearray()
+        with contextlib.suppress(OSError):  # the terminal is closed
+            while part := os.read(reading, 4096):
+                shown += part
+        os.close(reading)
+    assert process.returncode == 0, shown
+    return shown.decode()

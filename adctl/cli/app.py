@@ -88,6 +88,7 @@ def run(arguments: list[str]) -> int:
     interrupts.install()
     streams.prepare()
     code = _run(arguments)
+    streams.clear_status()
     failure = streams.stdout_failure()
     if failure is None:
         return code

@@ -12,6 +12,9 @@ from adctl.config import COMMANDS, COMMON_OPTIONS, options_of, synonyms_of
 from adctl.errors import UsageError
 from adctl.options import Option, flag_name, is_table
 
+_WITH_TORCH = ("train", "calibrate", "export", "demo")
+"""Commands that import PyTorch, which takes seconds."""
+
 UNLIMITED = 10_000
 """Width that help may have; Click would stop at 80 columns of a wider terminal."""
 
@@ -56,6 +59,10 @@ class Command(TyperCommand):
         """Run the command, or print its settings; return the exit code, or None for 0."""
         import importlib
 
+        from adctl.cli import streams
+
+        if not ctx.params.get("quiet"):
+            streams.show_status("Loading PyTorch ..." if self.path in _WITH_TORCH else "Loading ...")
         from adctl.cli.output import Call, rows
 
         given = {option.name: _value(option, ctx.params.get(option.name)) for option in self.options}

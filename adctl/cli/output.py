@@ -14,7 +14,7 @@ from adctl.cli import interrupts, streams
 from adctl.config import COMMANDS, LoadedSettings, S, load, names_of
 from adctl.files import to_json
 from adctl.names import printable
-from adctl.progress import Reporter
+from adctl.progress import Reporter, Update
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from adctl.gates import GateResult
 
 _UNWRAPPED = 2000
+
+_ESTIMATED_OVER = 300.0
+"""Seconds of past work from which the time left is estimated; a single step of a training may take half a minute."""
 
 
 class Call(Generic[S]):
@@ -84,20 +87,18 @@ class Call(Generic[S]):
 
 
 class RichReporter(Reporter):
-    """Progress bars with the time left, for work that takes more than a second; silent if stderr is no terminal.
+    """Titles of stages at once, and bars with the time left after a second; silent if stderr is no terminal.
 
     Args:
-        quiet: Show no bars on a terminal either.
+        quiet: Show nothing on a terminal either.
     """
 
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet
 
     @contextmanager
-    def stage(
-        self, title: str, total: int | None = None, *, in_bytes: bool = False
-    ) -> Iterator[Callable[[int, int | None], None]]:
-        """Show a bar after the stage has taken one second."""
+    def stage(self, title: str, total: int | None = None, *, in_bytes: bool = False) -> Iterator[Update]:
+        """Show the title, and a bar after the stage has taken one second."""
         console = stderr()
         if self.quiet or not console.is_terminal:
             yield _only_check
@@ -115,18 +116,22 @@ class RichReporter(Reporter):
         bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
+            TextColumn("{task.fields[note]}"),
             *((DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)),
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            speed_estimate_period=_ESTIMATED_OVER,
         )
-        task = bar.add_task(title, total=total)
-        start = time.monotonic()
+        task = bar.add_task(title, total=total, note="")
+        start, whole = time.monotonic(), total
+        streams.show_status(f"{title} ...")
 
-        def advance(done: int, of: int | None = None) -> None:
+        def advance(done: int, total: int | None = None, note: str = "") -> None:
             interrupts.check()
-            bar.update(task, completed=done, total=total if of is None else of)
+            bar.update(task, completed=done, total=whole if total is None else total, note=note)
             if not bar.live.is_started and time.monotonic() - start > 1:
+                streams.clear_status()
                 bar.start()
 
         try:
@@ -135,8 +140,8 @@ class RichReporter(Reporter):
             bar.stop()
 
 
-def _only_check(done: int, total: int | None = None) -> None:
-    del done, total
+def _only_check(done: int, total: int | None = None, note: str = "") -> None:
+    del done, total, note
     interrupts.check()
 
 
@@ -171,6 +176,7 @@ def print_text(shown: RenderableType) -> None:
     """Print results as text on stdout; if that is no terminal, lines are not wrapped or padded."""
     from rich.console import Console
 
+    streams.clear_status()
     console = Console(highlight=False)
     if console.is_terminal:
         console.print(shown)
@@ -208,9 +214,10 @@ def print_error(error: AdctlError, *, as_json: bool) -> None:
 
 
 def stderr() -> Console:
-    """Return the console of progress, notes and errors."""
+    """Return the console of progress, notes and errors, on a line of its own."""
     from rich.console import Console
 
+    streams.clear_status()
     return Console(stderr=True, highlight=False)
 
 

@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 
 _failure: str | None = None
+_status = ""
 
 
 class _Output(io.TextIOWrapper):
@@ -46,8 +47,31 @@ def stdout_failure() -> str | None:
     return _failure
 
 
+def show_status(text: str) -> None:
+    """Show a line on the standard error until something else is written; nothing if that is no terminal."""
+    global _status  # noqa: PLW0603 - a process has one terminal
+    try:
+        if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+            return
+        width = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError, AttributeError):
+        return
+    clear_status()
+    _status = text[: max(width - 1, 0)]
+    write_stderr_part(_status)
+
+
+def clear_status() -> None:
+    """Remove the line of `show_status`."""
+    global _status  # noqa: PLW0603 - a process has one terminal
+    if _status:
+        write_stderr_part("\r" + " " * len(_status) + "\r")
+        _status = ""
+
+
 def write_stdout(text: str) -> None:
     """Write text in UTF-8, whatever the encoding of the stream is; `stdout_failure` tells of a failure."""
+    clear_status()
     sys.stdout.flush()
     buffer = getattr(sys.stdout, "buffer", None)
     if buffer is None:
@@ -61,7 +85,13 @@ def write_stdout(text: str) -> None:
 
 
 def write_stderr(text: str) -> None:
-    """Write text on the standard error if it can be written to."""
+    """Write text on the standard error, on a line of its own, if it can be written to."""
+    clear_status()
+    write_stderr_part(text)
+
+
+def write_stderr_part(text: str) -> None:
+    """Write text on the standard error where the cursor is, if it can be written to."""
     with suppress(OSError, ValueError):
         sys.stderr.write(text)
         sys.stderr.flush()

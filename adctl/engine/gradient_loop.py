@@ -112,15 +112,14 @@ class GradientLoop:
         self.step = GradientStep(self.phase, self.state, self.settings, self.fabric, self.context, train)
         self.checkpointer = Checkpointer(self.state, number, self.settings, self.context, self.fabric)
         with ExitStack() as stack:
-            update = stack.enter_context(self.context.reporter.stage(self.phase.title, self.epochs))
+            steps = self.batches.steps * self.epochs
+            self.update = stack.enter_context(self.context.reporter.stage(self.phase.title, steps))
             if self.settings.gradient_checkpointing:
                 self._checkpoint_activations(stack)
-            update(position.epoch - 1, self.epochs)
             while position.epoch <= self.epochs and not self._is_stale():
                 epoch = self._epoch(train, validation)
                 self._keep_best(epoch)
                 self.context.training_log.epoch(self.report.history, self._preview(validation, epoch.number))
-                update(epoch.number, self.epochs)
                 position.next_epoch()
                 self.checkpointer.epoch_done(epoch.number)
         self.report.best_epoch = position.best_epoch
@@ -168,11 +167,17 @@ class GradientLoop:
         return epoch
 
     def _train_steps(self, train: Images, epoch_start: float) -> None:
-        steps = self.batches.epoch(self.state.position.epoch)[self.state.position.done :]
+        position = self.state.position
+        planned = self.batches.epoch(position.epoch)
+        steps = planned[position.done :]
+        seen = sum(len(step.indices) for step in planned[: position.done])
         order = [index for step in steps for index in step.indices]
         batches = train.batches(self.state.global_batch_size // self.fabric.world_size, order)
         for step, pixels in zip(steps, batches, strict=True):
             self.step(pixels, step)
+            seen += len(pixels)
+            loss = sum(value for name, value in position.sums.items() if not name.startswith("critic/")) / seen
+            self.update(position.step, note=f"epoch {position.epoch} of {self.epochs}, loss {loss:.4g}")
             self.checkpointer.step_done(epoch_start)
 
     def _mean_terms(self, images: int) -> dict[str, float]:

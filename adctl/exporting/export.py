@@ -116,7 +116,8 @@ def export(loaded: LoadedSettings[ExportSettings], reporter: Reporter = SILENT) 
     targets = _targets(model, settings, precision)
     _require_replaceable(targets.values(), overwrite=settings.overwrite)
     samples = _verification_images(model, settings)
-    source = ExportSource.read(model)
+    with reporter.stage("reading the model"):
+        source = ExportSource.read(model)
     images = _calibration_images(model, settings, source) if precision == "int8" else []
     reference = open_runtime(model, "cpu")
     exports = []

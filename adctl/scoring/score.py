@@ -163,7 +163,8 @@ def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     samples, ignored = _find_images(settings, model)
     if settings.out is not None:
         _check_targets(settings, settings.out, samples)
-    runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta)
+    with reporter.stage("opening the model"):
+        runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta)
     warn_of_depth(samples, runtime.input.bit_depth)
     calibration = runtime.header.calibration
     folder = settings.out or run_folder.new_folder(model.parent / "scores")

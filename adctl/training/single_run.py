@@ -248,7 +248,8 @@ def train_once(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILEN
     """
     run, loaded = resume.find_run(loaded)
     settings = loaded.settings
-    plan = plan_training(settings)
+    with reporter.stage("reading the list of images"):
+        plan = plan_training(settings)
     log.info("Device %s: %s.", plan.device.device, plan.device.reason)
     for note in plan.dataset.notes:
         log.info("%s", note)
@@ -351,7 +352,8 @@ def _fit_new(
     train, validation = _image_sources(settings, plan)
     if settings.devices is None:
         train.read_ahead()  # modules are imported meanwhile
-    detector, weights = _new_detector(settings, plan.config)
+    with context.reporter.stage("building the network"):
+        detector, weights = _new_detector(settings, plan.config)
     report = _fit(detector, settings, plan, context, (train, validation))
     header = ModelHeader(
         settings.arch,
