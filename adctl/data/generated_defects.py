@@ -32,8 +32,8 @@ Random: TypeAlias = np.random.Generator
 Change = tuple[Plane, Plane]
 """Changed image [H,W,C] and the coverage [H,W] by the defect, in [0, 1]."""
 
-STRENGTHS = (0.15, 1.0)
-"""Weakest and strongest defect; 1 changes a pixel by about the whole contrast of the image."""
+STRENGTHS = (0.1, 1.0)
+"""Weakest and strongest defect; 1 changes a pixel by about the whole contrast of a textured image."""
 BORDER = 8
 """Distance from the border of the part or of the image within which a border defect has its centre, pixels."""
 BORDER_SHARE = 0.2
@@ -44,7 +44,11 @@ _MAX_BYTES = 2
 _COVERED = 0.2
 """Coverage above which a pixel belongs to the mask."""
 _FAINTEST = 0.05
-"""Smallest mean change over the mask, in units of contrast."""
+"""Smallest mean change over the mask on a textured image, in units of contrast."""
+_TEXTURED = 0.05
+"""Deviation of the fine texture of a textured image, in units of contrast; on smoother ones defects are weaker."""
+_SMOOTHEST = 0.4
+"""Smallest factor of the strength, on images without texture."""
 _FEWEST = 5
 """Smallest mask, pixels."""
 _ATTEMPTS = 12
@@ -64,7 +68,7 @@ class GeneratedDefect:
         image: Image of the shape and type of the good one.
         mask: Mask [H,W], true exactly where a value differs from the good image.
         kind: Name from `KINDS`.
-        strength: Strength of the defect; 1 changes a pixel by about the whole contrast of the image.
+        strength: Strength of the defect, as in `STRENGTHS`.
         at_border: Whether the mask reaches within `BORDER` pixels of the border of the part or of the image.
     """
 
@@ -135,12 +139,13 @@ def paint(
         strength = _log_uniform(rng, *STRENGTHS)
     edge = _edge_distance(area)
     at_border = _chance(rng, BORDER_SHARE)
+    visibility = _visibility(values, area)
     for _ in range(_ATTEMPTS):
         scene = _Scene(values, area, _place(rng, area, edge, at_border=at_border or kind == "chip"))
-        changed, cover = painter(scene, rng, strength)
+        changed, cover = painter(scene, rng, strength * visibility)
         mask = cover > _COVERED
         result = _as_given(image, changed * np.float32(unit) + np.float32(low), mask, unit)
-        if _visible(image, result, mask, unit):
+        if _visible(image, result, mask, visibility * unit):
             break
         strength *= _STRONGER
     return GeneratedDefect(result, mask, kind, strength, bool((edge[mask] <= BORDER).any()))
@@ -170,6 +175,12 @@ def _range(image: NDArray[Any]) -> tuple[float, float]:
     low = min(0.0, float(image.min()))
     dark, bright = (float(value) for value in np.percentile(image, (1, 99)))
     return low, max(bright - dark, _BRIGHTNESS * (bright - low), 1e-6 if image.dtype.kind == "f" else _LEVELS)
+
+
+def _visibility(values: Plane, area: Mask) -> float:
+    """Return a factor of the strength: a change that texture hides is obvious on a smooth surface."""
+    fine = np.sqrt(_blurred((values - _blurred(values, 2.0)) ** 2, 4.0).mean(axis=2))
+    return float(np.clip(math.sqrt(np.median(fine[area]) / _TEXTURED), _SMOOTHEST, 1.0))
 
 
 def _as_given(image: NDArray[Any], values: Plane, mask: Mask, unit: float) -> NDArray[Any]:
