@@ -452,7 +452,7 @@ def score(
 def report(
     scores: StrPath | None = None,
     *,
-    format: Literal["html", "md", "json", "csv", "pdf", "pptx"] | Sequence[Literal["html", "md", "json", "csv", "pdf", "pptx"]] = (),
+    format: Literal["html", "md", "json", "csv", "tex", "pdf", "pptx"] | Sequence[Literal["html", "md", "json", "csv", "tex", "pdf", "pptx"]] = (),
     title: str | None = None,
     findings: int = 12,
     reconstructions: bool = False,
@@ -467,12 +467,13 @@ def report(
     runs: StrPath = "runs",
     out: StrPath | None = None,
     contact_sheet: StrPath | None = None,
+    figures: StrPath | None = None,
 ) -> ReportResult:
     """Evaluate scores and write the report.
 
     Args:
         scores: Folders from 'adctl score'; several are compared. Default: the last scores.
-        format: Formats. Choices: html, md, json, csv, pdf, pptx. Default: the ending of `out`, else html.
+        format: Formats. Choices: html, md, json, csv, tex, pdf, pptx. Default: the ending of `out`, else html.
         title: Title of the report.
         findings: Images shown in md, pdf and pptx, mistakes first. At least 1, at most 500.
         reconstructions: Show the autoencoder's reconstruction of each image.
@@ -487,6 +488,7 @@ def report(
         runs: Folder of all runs.
         out: File of the report.
         contact_sheet: PNG file of all images beside their heatmaps, worst mistakes first.
+        figures: Folder for ROC, PR and histogram as SVG and PDF, for a paper.
 
     Returns:
         The metrics, the files and the outcome of the gates.
@@ -498,24 +500,28 @@ def report(
 def compare(
     scores: Sequence[StrPath],
     *,
+    format: Literal["html", "md", "json", "csv", "tex", "pdf", "pptx"] | Sequence[Literal["html", "md", "json", "csv", "tex", "pdf", "pptx"]] = (),
     title: str | None = None,
     ci_level: float = 0.95,
     ci_samples: int = 1000,
     seed: int = 0,
     runs: StrPath = "runs",
     out: StrPath | None = None,
+    figures: StrPath | None = None,
     animation: StrPath | None = None,
 ) -> CompareResult:
-    """Compare scored sets on the images they share and write one HTML page.
+    """Compare scored sets on the images they share and write a page or LaTeX tables.
 
     Args:
         scores: Folders from 'adctl score'; several are compared. Default: the last scores.
+        format: Formats. Choices: html, md, json, csv, tex, pdf, pptx. Default: the ending of `out`, else html.
         title: Title of the report.
         ci_level: Level of the confidence intervals. Above 0, below 1.
         ci_samples: Bootstrap samples. At least 100, at most 100000.
         seed: Seed of all random numbers. At least 0.
         runs: Folder of all runs.
         out: File of the report.
+        figures: Folder for ROC, PR and histogram as SVG and PDF, for a paper.
         animation: Animation of the compared maps: a .gif, .webp or .png file.
 
     Returns:

@@ -128,12 +128,12 @@ def report(loaded: LoadedSettings[ReportSettings]) -> ReportResult:
 
 @from_settings(
     ReportSettings,
-    only=("scores", "title", "ci_level", "ci_samples", "seed", "out", "animation", "runs"),
+    only=("scores", "format", "title", "ci_level", "ci_samples", "seed", "out", "figures", "animation", "runs"),
     required=("scores",),
     accepts={"scores": "Sequence[StrPath]"},
 )
 def compare(loaded: LoadedSettings[ReportSettings]) -> CompareResult:
-    """Compare scored sets on the images they share and write one HTML page.
+    """Compare scored sets on the images they share and write a page or LaTeX tables.
 
     Returns:
         The comparison and its files.

@@ -118,10 +118,18 @@ REPORT_FORMATS = {
     "md": ReportFormat("adctl.reporting.text_formats:write_markdown", aliases=("markdown",)),
     "json": ReportFormat("adctl.reporting.text_formats:write_document"),
     "csv": ReportFormat("adctl.reporting.text_formats:write_csv"),
+    "tex": ReportFormat("adctl.reporting.latex:write_latex", aliases=("latex",)),
     "pdf": ReportFormat("adctl.reporting.pdf:write_pdf"),
     "pptx": ReportFormat("adctl.reporting.slides:write_slides"),
 }
 """Report formats by name, which is also the suffix of their files."""
+
+COMPARISON_FORMATS = {
+    "html": "adctl.reporting.comparison_page:write_comparison",
+    "tex": "adctl.reporting.latex:write_comparison_tables",
+}
+"""Formats of a comparison by name, each with its writer; called with the sets, their comparison, the target and the
+title."""
 
 GATE_FORMATS = {"junit": "adctl.gate_files:write_junit", "sarif": "adctl.gate_files:write_sarif"}
 """Formats of gate results by the setting that names their file, each with its writer; called with the file, the name of

@@ -429,6 +429,7 @@ class ReportSettings(GateSettings, OverwriteSettings):
 
     out: File | None = OUTPUT(None, "File of the report.")
     contact_sheet: File | None = OUTPUT(None, "PNG file of all images beside their heatmaps, worst mistakes first.")
+    figures: Folder | None = OUTPUT(None, "Folder for ROC, PR and histogram as SVG and PDF, for a paper.")
     animation: File | None = OUTPUT(None, "Animation of the compared maps: a .gif, .webp or .png file.")
 
 

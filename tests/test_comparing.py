@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from test_report_formats import check_latex
 
 import adctl as package
 from adctl.config import ReportSettings, load
@@ -26,7 +27,7 @@ from adctl.metrics.image import image_metrics
 from adctl.records import Calibration, ScoredImage, Verdict
 from adctl.reporting.animation import write_animation
 from adctl.reporting.compare import compare
-from adctl.reporting.comparison_page import metric_rows, summarise
+from adctl.reporting.comparison_page import defect_rows, metric_rows, summarise
 from adctl.reporting.report import report
 from adctl.scoring.score_set import ScoreSet, ScoreWriter
 
@@ -325,3 +326,34 @@ def test_settings_take_one_folder_or_several(monkeypatch):
     assert load(ReportSettings, {"scores": "a"}).settings.scores == (Path("a"),)
     monkeypatch.setenv("ADCTL_SCORES", "b")
     assert load(ReportSettings, {}).settings.scores == (Path("b"),)
+
+
+def test_each_defect_type_is_compared_as_if_it_were_alone(sets):
+    found = compare_sets(match_images(sets), FEW)
+    rows = {(row["defect"], row["name"]): row["cells"] for row in defect_rows(found)}
+    assert {kind for kind, _ in rows} == {"hole", "scratch"}
+    for kind in ("hole", "scratch"):
+        for number, scores in enumerate(sets):
+            own = [row for row in scores.rows if row.label in ("good", kind)]
+            expected = image_metrics([row.score for row in own], [row.label == kind for row in own], 1.0)
+            assert rows[kind, "image AUROC"][number]["value"] == f"{expected.auroc:.3f}"
+            assert rows[kind, "recall"][number]["value"] == f"{expected.recall:.3f}"
+            assert rows[kind, "AUPRO"][number]["value"] == f"{found.sets[number].pixel.by_defect[kind].aupro:.3f}"
+
+
+def test_the_files_of_a_comparison_lie_where_they_were_asked_for(adctl, sets):
+    (adctl.folder / "paper").mkdir()
+    folders = [one.folder for one in sets]
+    wanted = ["--format", "html,tex", "--out", "paper", "--figures", "paper/figures", "--ci-samples", "100"]
+    done = adctl.json("report", *folders, *wanted)
+    assert done["result"]["files"] == ["paper/comparison.html", "paper/comparison.tex"]
+    assert 'id="defects"' in (adctl.folder / "paper" / "comparison.html").read_text("utf-8")
+    text = (adctl.folder / "paper" / "comparison.tex").read_text("utf-8")
+    check_latex(text)
+    assert text.count(r"\begin{tabular}") == 3
+    assert r"hole & 6 & image AUROC &" in text
+    assert {path.name for path in (adctl.folder / "paper" / "figures").iterdir()} == {
+        "roc.svg", "roc.pdf", "pr.svg", "pr.pdf"
+    }  # fmt: skip
+    assert "Use html or tex." in adctl("report", *folders, "--out", "c.pdf", code=2).stderr
+    assert not (adctl.folder / "c.pdf").exists()

@@ -141,6 +141,11 @@ def test_the_tables_say_the_same(made):
     assert text == markdown(made)
     line = next(line for line in made.table if (line.category, line.arch) == ("first", "padim"))
     assert f"| first | padim | {line.metrics['image_auroc']} |" in text
+    kinds = sorted(name.partition(".")[2] for name in line.metrics if name.startswith("image_auroc."))
+    assert kinds == sorted(evaluate(ScoreSet.load(made.folder / made.rows[0].run / "test-scores")).by_defect)
+    assert f"image AUROC by defect type, first:\n\n| detector | {' | '.join(kinds)} |" in text
+    assert f"| padim | {line.metrics[f'image_auroc.{kinds[0]}']} |" in text
+    assert float(table[0][f"pixel_aupro.{kinds[0]}"]) == made.rows[0].metrics[f"pixel_aupro.{kinds[0]}"]
     assert "- second, patchcore, seed 1: Too few good images" in text
 
 

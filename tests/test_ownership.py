@@ -211,7 +211,7 @@ def test_a_report_of_the_user_is_refused_before_scoring(patchcore, parts, tmp_pa
     assert [path.name for path in out.iterdir()] == ["report.html"]
 
 
-@pytest.mark.parametrize("format_name", ["html", "md", "csv", "json", "pdf", "pptx"])
+@pytest.mark.parametrize("format_name", ["html", "md", "csv", "json", "tex", "pdf", "pptx"])
 def test_a_report_is_written_again_without_a_flag(patchcore, parts, tmp_path, format_name):
     pytest.importorskip("pptx")
     pytest.importorskip("reportlab")

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
+from xml.etree import ElementTree as ET
 
 import pytest
 from test_report import CALIBRATION, HOSTILE, MANIFEST, Maker
 
+from adctl import files
 from adctl.config import ReportSettings, load
 from adctl.errors import MissingExtraError, UsageError
 from adctl.evaluation.evaluate import evaluate
+from adctl.metrics.statistics import p_text
 from adctl.records import Calibration
 from adctl.reporting.content import build_content
+from adctl.reporting.latex import escape
 from adctl.reporting.named_metrics import named_metrics
 from adctl.reporting.notable_images import notable_images
 from adctl.reporting.pdf import write_pdf
@@ -38,9 +43,11 @@ def reported(scores, **settings):
 def test_several_formats_share_a_name(scores, tmp_path):
     pytest.importorskip("reportlab")
     pytest.importorskip("pptx")
-    found = reported(scores, format=["html", "md", "json", "csv", "pdf", "pptx"], out=tmp_path / "out" / "line.html")
+    found = reported(
+        scores, format=["html", "md", "json", "csv", "tex", "pdf", "pptx"], out=tmp_path / "out" / "line.html"
+    )
     assert [file.name for file in found.files] == [
-        f"line.{name}" for name in ("html", "md", "json", "csv", "pdf", "pptx")
+        f"line.{name}" for name in ("html", "md", "json", "csv", "tex", "pdf", "pptx")
     ]
     assert all(file.stat().st_size > 100 for file in found.files)
     assert found.page == found.files[0]
@@ -121,8 +128,8 @@ def test_every_format_bears_sets_that_lack_something(tmp_path, kind):
         if kind in ("no maps", "uncalibrated"):
             maker.add("hole", 4.0)
     scores = maker.scores(keep_maps=kind != "no maps", manifest={})
-    found = reported(scores, format=["html", "md", "json", "csv", "pdf", "pptx"])
-    assert len(found.files) == 6
+    found = reported(scores, format=["html", "md", "json", "csv", "tex", "pdf", "pptx"])
+    assert len(found.files) == 7
 
 
 def test_mistakes_come_first_and_leave_room_for_the_strongest(tmp_path):
@@ -140,3 +147,67 @@ def test_the_summary_tells_what_is_promised(tmp_path):
     summary = " ".join(build_content(scores, evaluate(scores)).summary)
     assert "at most 10 % of good images like the 50 images used for the calibration" in summary
     assert "In 100.0 % of all pairs" in summary
+
+
+def check_latex(text: str) -> None:
+    """Check what LaTeX would refuse: unbalanced braces and environments, bare special characters, uneven rows."""
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    bare = re.sub(r"\\[&%$#_{}]", "", body)
+    assert bare.count("{") == bare.count("}")
+    assert not re.search(r"[%#_^~<>|\"]", bare)
+    assert body.count(r"\begin{") == body.count(r"\end{")
+    for columns, rows in re.findall(r"\\begin{tabular}{(\w+)}(.*?)\\end{tabular}", body, re.DOTALL):
+        assert [rows.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+        lines = [re.sub(r"\\[&%$#_{}]", "", line) for line in rows.splitlines() if line.endswith(r" \\")]
+        assert len(lines) > 1
+        assert all(line.count("&") == len(columns) - 1 for line in lines)
+
+
+def test_latex_tables_hold_the_metrics_of_all_and_of_each_defect_type(scores, tmp_path):
+    found = reported(scores, out=tmp_path / "table.tex")
+    text = found.page.read_text("utf-8")
+    check_latex(text)
+    assert r"\label{tab:metrics}" in text
+    assert r"\label{tab:by-defect-type}" in text
+    assert f"Ranking of images: AUROC & {found.evaluation.image.auroc:.3f} & " in text
+    assert rf"scratch & 2 & 1 & 0.500 & {found.evaluation.by_defect['scratch'].auroc:.3f} &" in text
+
+
+def test_latex_shows_any_name_unchanged():
+    assert escape("50 % of a_b & {x}\\y") == r"50 \% of a\_b \& \{x\}\textbackslash{}y"
+    check_latex(
+        "\\begin{tabular}{l}\n\\toprule\nx \\\\\n\\midrule\n"
+        + escape('~^<>|"#$\x1b')
+        + " \\\\\n\\bottomrule\n\\end{tabular}"
+    )
+
+
+def test_figures_for_papers_are_svg_and_pdf_with_embedded_fonts(scores, tmp_path):
+    for _ in range(2):
+        found = reported(scores, figures=tmp_path / "figures")
+        assert [path.name for path in found.figures] == [
+            f"{name}.{kind}" for name in ("histogram", "roc", "pr") for kind in ("svg", "pdf")
+        ]
+        assert all(map(files.is_ours, found.figures))
+    for path in found.figures:
+        content = path.read_bytes()
+        if path.suffix == ".svg":
+            assert ET.fromstring(content).tag == "{http://www.w3.org/2000/svg}svg"
+        else:
+            assert content.startswith(b"%PDF-")
+            assert b"/Type3" not in content
+
+
+def test_a_report_for_a_folder_lies_in_it(scores, tmp_path):
+    (tmp_path / "out").mkdir()
+    assert reported(scores, out=tmp_path / "out").page == tmp_path / "out" / "report.html"
+
+
+def test_no_p_value_is_zero():
+    assert [p_text(value) for value in (0.0, 4e-9, 0.001, 0.0324, 1.0)] == [
+        "< 0.001",
+        "< 0.001",
+        "0.001",
+        "0.032",
+        "1.000",
+    ]

@@ -39,7 +39,8 @@ def comparison_text(result: CompareResult) -> RenderableType:
                         if one.images_per_second
                     ),
                     *(("note", note) for note in found.notes),
-                    ("comparison", str(result.page)),
+                    *(("comparison", str(file)) for file in result.files),
+                    *([("figures", ", ".join(map(str, result.figures)))] if result.figures else []),
                     *([("animation", str(result.animation))] if result.animation else []),
                 ]
             ),
@@ -50,12 +51,14 @@ def comparison_text(result: CompareResult) -> RenderableType:
 
 
 def _tests(result: CompareResult) -> list[tuple[str, ...]]:
+    from adctl.metrics.statistics import p_text
+
     lines = []
     for pair in result.comparison.pairs:
         test = pair.metrics.get("image_auroc")
         if test is not None:
             values = (
-                "-" if value is None else f"{value:.4f}" for value in (test.p_value, pair.corrected.get("image_auroc"))
+                "-" if value is None else p_text(value) for value in (test.p_value, pair.corrected.get("image_auroc"))
             )
             lines.append((f"{pair.second} minus {pair.first}", f"{test.difference:+.4f}", *values))
     return lines

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from adctl.training.grid import GridResult, GridSummaryRow
 
+_MAX_TABLES = 4
+
 
 def grid_text(result: GridResult) -> RenderableType:
     """Return one line for each category and detector, then failures and files."""
@@ -35,7 +37,25 @@ def grid_text(result: GridResult) -> RenderableType:
         ("tables", "summary.json, results.csv, table.md"),
         *_next(result),
     ]
-    return Group(table, Padding(rows(facts), (1, 0, 0, 0)))
+    shown = [*_by_defect(result), rows(facts)]
+    return Group(table, *(Padding(part, (1, 0, 0, 0)) for part in shown))
+
+
+def _by_defect(result: GridResult) -> list[RenderableType]:
+    """Return the tables by defect type; none if there are many, because `table.md` has them too."""
+    from adctl.training.grid import defect_tables
+
+    tables = defect_tables(result)
+    if len(tables) > _MAX_TABLES:
+        return []
+    return [
+        rows(
+            [(arch, *cells) for arch, cells in table.cells.items()],
+            " ".join(filter(None, (table.category, table.metric))),
+            *table.defects,
+        )
+        for table in tables
+    ]
 
 
 def _next(result: GridResult) -> list[tuple[str, str]]:

@@ -37,6 +37,7 @@ def _text(result: ReportResult) -> RenderableType:
 
     files = [("report", str(file)) for file in result.files]
     files += [("contact sheet", str(result.contact_sheet))] if result.contact_sheet else []
+    files += [("figures", ", ".join(map(str, result.figures)))] if result.figures else []
     shown = [metrics_table(result.evaluation, files)]
     if result.gates:
         gates = [("passed" if gate.passed else "FAILED", gate.gate, gate.message) for gate in result.gates]

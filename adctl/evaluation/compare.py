@@ -14,7 +14,7 @@ import numpy as np
 
 from adctl.evaluation.pixels import measure_pixels
 from adctl.metrics.comparison import Comparison, compare_image_metrics, compare_replicates, holm
-from adctl.metrics.image import ImageMetrics, image_metrics
+from adctl.metrics.image import ImageMetrics, image_metrics, image_metrics_by_defect
 from adctl.records import GOOD, Verdict
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class ModelResult:
         threshold: Threshold of the verdicts, or None if the model was not calibrated.
         image: Image metrics over the shared images.
         pixel: Pixel metrics over the shared images, or None without anomaly maps or masks.
+        by_defect: Image metrics of each defect type against all good images.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ModelResult:
     threshold: float | None
     image: ImageMetrics
     pixel: PixelMetrics | None
+    by_defect: dict[str, ImageMetrics] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,9 @@ def _model_result(name: str, scores: SharedScores, pixels: MeasuredPixels, resam
         threshold=threshold,
         image=image_metrics(values, truth, threshold, resampling=resampling, names=keys),
         pixel=pixels.metrics,
+        by_defect=image_metrics_by_defect(
+            values, [row.label for row in scores.rows if row.label is not None], threshold, resampling=resampling
+        ),
     )
 
 

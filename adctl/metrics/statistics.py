@@ -19,6 +19,11 @@ _SHAPIRO = (3, 5000)
 """Smallest and largest number of scores for which the p-value of the Shapiro-Wilk test is valid."""
 
 
+def p_text(value: float) -> str:
+    """Return a p-value with three decimals; `< 0.001` for a smaller one, because no p-value is zero."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"  # noqa: PLR2004 - three decimals
+
+
 @dataclass(frozen=True)
 class Normality:
     """Result of a test for a normal distribution; a small p-value means that the scores are not normal.

@@ -1,4 +1,4 @@
-"""Charts of a report as PNG images, for PDF and slides: score histogram with threshold, ROC and PR curve.
+"""Charts of a report: score histogram with threshold, ROC and PR curve; as PNG images, or as SVG and PDF files.
 
 No display is needed. Colour-blind people can distinguish the colours, and so can readers of a grey print.
 """
@@ -8,41 +8,89 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
+from adctl import __version__, files
 from adctl.records import GOOD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from adctl.evaluation.evaluate import Evaluation
     from adctl.scoring.score_set import ScoreSet
 
+    Draw = Callable[[Any], None]
+
+FIGURES = ("histogram", "roc", "pr")
+"""Names of the charts, and of their files without suffix."""
+
+FIGURE_SUFFIXES = (".svg", ".pdf")
 _GOOD, _BAD, _OTHER, _INK = "#2f7fc1", "#d9702f", "#7d8590", "#16202b"
 _MAX_BINS = 40
 
 
 def charts(scores: ScoreSet, evaluation: Evaluation) -> list[bytes]:
     """Return PNG files of the same size: a histogram if there are scores, ROC and PR curve if both classes exist."""
-    images = [_to_png(lambda axes: _histogram(axes, scores))] if any(r.score is not None for r in scores.rows) else []
+    return [_encode(draw, "png", titled=True) for draw in drawings(scores, evaluation).values()]
+
+
+def drawings(scores: ScoreSet, evaluation: Evaluation) -> dict[str, Draw]:
+    """Return the function that draws each chart on axes of matplotlib, by its name in `FIGURES`."""
+    found: dict[str, Draw] = {}
+    if any(row.score is not None for row in scores.rows):
+        found["histogram"] = lambda axes: _histogram(axes, scores)
     if "roc" in evaluation.curves:
-        images.append(_to_png(lambda axes: _roc(axes, evaluation)))
-        images.append(_to_png(lambda axes: _pr(axes, evaluation)))
-    return images
+        found["roc"] = lambda axes: _roc(axes, evaluation)
+        found["pr"] = lambda axes: _pr(axes, evaluation)
+    return found
 
 
-def _to_png(draw: Callable[[Any], None]) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def figure_files(folder: Path) -> list[Path]:
+    """Return the files that `write_figures` may write."""
+    return [folder / f"{name}{suffix}" for name in FIGURES for suffix in FIGURE_SUFFIXES]
+
+
+def write_figures(folder: Path, drawn: Mapping[str, Draw]) -> list[Path]:
+    """Write charts for a paper, without titles, as SVG and PDF with embedded fonts.
+
+    Args:
+        folder: Folder of the files; it is made if it does not exist.
+        drawn: Function that draws each chart, by its name in `FIGURES`.
+
+    Returns:
+        The files.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    written = []
+    for name, draw in drawn.items():
+        for suffix in FIGURE_SUFFIXES:
+            path = folder / f"{name}{suffix}"
+            files.write_bytes(path, _encode(draw, suffix[1:], titled=False))
+            written.append(path)
+    return written
+
+
+def _encode(draw: Draw, kind: str, *, titled: bool) -> bytes:
+    """Return a chart as a file that is the same each time."""
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6, 3.4), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     draw(axes)
+    if not titled:
+        axes.set_title("")
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     stream = io.BytesIO()
-    canvas.figure.savefig(stream, format="png", dpi=160)
+    date = {"svg": "Date", "pdf": "CreationDate"}.get(kind)
+    metadata = {"Creator": f"Made by adctl {__version__}", date: None} if date else {}
+    # Publishers refuse Type 3 fonts; 42 is TrueType.
+    with mpl.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "adctl"}):
+        figure.savefig(stream, format=kind, dpi=160, metadata=metadata)
     return stream.getvalue()
 
 
@@ -81,3 +129,26 @@ def _curve(axes: Any, evaluation: Evaluation, name: str, point: tuple[float | No
             axes.plot(curve["x"], curve["y"], color=colour, linestyle=style, linewidth=2, label=label)
     if None not in point:
         axes.plot(*point, marker="D", color=_INK, linestyle="none", label="images at the threshold", clip_on=False)
+
+
+def curves_of_models(curves: Mapping[str, Mapping[str, Any]]) -> dict[str, Draw]:
+    """Return functions that draw the ROC and PR curves of several models.
+
+    Args:
+        curves: Curves `roc` and `pr` of each model, as dictionaries with `x` and `y`, by its name.
+    """
+    if not curves:
+        return {}
+    styles = ("-", "--", ":", "-.")
+    colours = ("#0072b2", "#d55e00", "#007f5f", "#b3588f", "#8a6d00", "#2b8cbe", "#333333")
+
+    def draw(axes: Any, name: str, across: str, up: str) -> None:
+        for number, (model, own) in enumerate(curves.items()):
+            style = {"color": colours[number % len(colours)], "linestyle": styles[number % len(styles)]}
+            axes.plot(own[name]["x"], own[name]["y"], label=model, linewidth=2, **style)
+        axes.set(xlabel=across, ylabel=up, xlim=(-0.02, 1.02), ylim=(-0.02, 1.03))
+
+    return {
+        "roc": lambda axes: draw(axes, "roc", "false-alarm rate", "recall"),
+        "pr": lambda axes: draw(axes, "pr", "recall", "precision"),
+    }

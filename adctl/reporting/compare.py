@@ -1,11 +1,13 @@
-"""Comparison report of several scored sets: an HTML page and, if wanted, an animation."""
+"""Comparison report of several scored sets: an HTML page, LaTeX tables, figures and an animation."""
 
 from __future__ import annotations
 
+import pkgutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adctl import files
+from adctl.choices import COMPARISON_FORMATS
 from adctl.errors import UsageError
 from adctl.evaluation.compare import SetComparison, compare_sets
 from adctl.evaluation.match_images import match_images
@@ -13,7 +15,9 @@ from adctl.metrics.bootstrap import Resampling
 from adctl.options import flag_name
 from adctl.progress import SILENT, Reporter
 from adctl.reporting.animation import check_animation, write_animation
-from adctl.reporting.comparison_page import write_comparison
+from adctl.reporting.charts import curves_of_models, figure_files, write_figures
+from adctl.reporting.comparison_page import model_curves
+from adctl.reporting.targets import find_targets
 from adctl.scoring.score_set import ScoreSet
 
 if TYPE_CHECKING:
@@ -21,8 +25,21 @@ if TYPE_CHECKING:
 
     from adctl.config import LoadedSettings, ReportSettings
 
-PAGE = "comparison.html"
-_USED = {"scores", "animation", "out", "title", "ci", "ci_level", "ci_samples", "seed", "runs", "overwrite"}
+NAME = "comparison"
+_USED = {
+    "scores",
+    "animation",
+    "figures",
+    "format",
+    "out",
+    "title",
+    "ci",
+    "ci_level",
+    "ci_samples",
+    "seed",
+    "runs",
+    "overwrite",
+}
 """Report settings that may be given for a comparison; a comparison always has confidence intervals."""
 
 
@@ -31,18 +48,22 @@ class CompareResult:
     """Result of a comparison report.
 
     Attributes:
-        page: HTML file.
+        page: File of the comparison, in the first of several formats.
         animation: Animation file, or None.
         comparison: Metrics, tests and disagreements shown in the files.
+        files: All files of the comparison.
+        figures: Curves of all models as SVG and PDF files.
     """
 
     page: Path
     animation: Path | None
     comparison: SetComparison
+    files: tuple[Path, ...] = ()
+    figures: tuple[Path, ...] = ()
 
 
 def compare(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT) -> CompareResult:
-    """Compare scored sets on the images that all of them have, and write an HTML page.
+    """Compare scored sets on the images that all of them have, and write a page or tables.
 
     Args:
         loaded: Settings, with two or more folders of scores.
@@ -65,15 +86,24 @@ def compare(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT)
         )
     if settings.animation is not None:
         check_animation(settings.animation)
-    target = settings.out or folders[0] / PAGE
-    files.require_replaceable([target, settings.animation], overwrite=settings.overwrite)
+    targets = find_targets(settings, folders[0] / NAME, COMPARISON_FORMATS)
+    figures = figure_files(settings.figures) if settings.figures is not None else []
+    outputs = [path for _, path in targets]
+    files.require_replaceable([*outputs, *figures, settings.animation], overwrite=settings.overwrite)
     with reporter.stage("matching images"):
         shared = match_images([ScoreSet.load(folder) for folder in folders])
     with reporter.stage("comparing"):
         comparison = compare_sets(shared, Resampling(settings.ci_samples, settings.ci_level, settings.seed))
     with reporter.stage("writing the comparison"):
-        page = write_comparison(shared.sets, comparison, target, title=settings.title)
+        for name, path in targets:
+            write = pkgutil.resolve_name(COMPARISON_FORMATS[name])
+            write(shared.sets, comparison, path, title=settings.title)
+        drawn: list[Path] = []
+        if settings.figures is not None:
+            names = [result.name for result in comparison.sets]
+            curves = dict(zip(names, model_curves(shared.sets, comparison), strict=False))
+            drawn = write_figures(settings.figures, curves_of_models(curves))
         animation = None
         if settings.animation is not None:
             animation = write_animation(shared.sets, comparison, settings.animation)
-    return CompareResult(page, animation, comparison)
+    return CompareResult(outputs[0], animation, comparison, tuple(outputs), tuple(drawn))

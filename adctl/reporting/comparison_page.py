@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from adctl import __version__, files
 from adctl.metrics.curves import precision_recall_curve, roc_curve
-from adctl.metrics.table import Place, shown_in
+from adctl.metrics.statistics import p_text
+from adctl.metrics.table import METRICS, Place, shown_in
 from adctl.records import GOOD
+from adctl.reporting.content import ABSENT, Table
 from adctl.reporting.html_assets import plotly, read_assets, template, to_script_json
 from adctl.reporting.pictures import as_data_uri, as_jpeg
 from adctl.reporting.side_by_side import views
@@ -25,11 +27,18 @@ if TYPE_CHECKING:
 
     from adctl.evaluation.compare import Disagreement, ModelResult, SetComparison
     from adctl.evaluation.match_images import SharedScores
+    from adctl.metrics.bootstrap import Interval
     from adctl.metrics.comparison import Comparison
+    from adctl.metrics.image import ImageMetrics
+    from adctl.metrics.pixel import PixelMetrics
+    from adctl.metrics.table import Metric
 
 _SIDE = 220
 _QUALITY = 80
 _SIGNIFICANT = 0.05
+_DEFECT_METRICS = ("image_auroc", "image_recall", "pixel_aupro")
+_DEFECT_NOTE = "Each defect type is compared with all good images; recall is that at the threshold of each model."
+_TEST_NOTE = "Paired tests: DeLong for image AUROC, bootstrap for all others; Holm's correction over all pairs."
 
 
 def write_comparison(
@@ -51,12 +60,14 @@ def write_comparison(
         DataError: The anomaly maps are damaged.
     """
     names = [result.name for result in comparison.sets]
-    data = {"curves": _curves(sets, comparison), "names": names}
+    data = {"curves": model_curves(sets, comparison), "names": names}
     page = template("comparison.html").render(
         title=title or " · ".join(names),
         comparison=comparison,
         summary=summarise(comparison),
         metrics=metric_rows(comparison),
+        defects=defect_rows(comparison),
+        defect_note=_DEFECT_NOTE,
         tests=_test_rows(comparison),
         level=100 * comparison.resampling.level,
         sets=[_details(result) for result in comparison.sets],
@@ -106,36 +117,85 @@ def _compare_with_best(best: str, comparison: SetComparison) -> tuple[list[str],
 
 def metric_rows(comparison: SetComparison) -> list[dict[str, Any]]:
     """Return a row for each metric: its name and, for each set, the value, its interval and whether it is the best."""
+    rows = [
+        _compared(_capitalised(one.label), [_metric(result, name) for result in comparison.sets], one)
+        for name, one in shown_in(Place.COMPARISON).items()
+    ]
+    return [row for row in rows if row is not None]
+
+
+def defect_rows(comparison: SetComparison) -> list[dict[str, Any]]:
+    """Return a row as `metric_rows` does for each defect type and metric, with the defect and its number of images."""
     rows = []
-    for name, one in shown_in(Place.COMPARISON).items():
-        cells = [_metric(result, name) for result in comparison.sets]
-        values = [value for value, _ in cells if value is not None]
-        if not values:
-            continue
-        best = max(values) if one.higher_is_better else min(values)
-        rows.append(
-            {
-                "name": _capitalised(one.label),
-                "cells": [
-                    {
-                        "value": "–" if value is None else f"{value:.3f}",  # noqa: RUF001 - a dash in a cell
-                        "range": "" if bounds is None else f"{bounds.low:.3f} to {bounds.high:.3f}",
-                        "best": value == best and len(set(values)) > 1,
-                    }
-                    for value, bounds in cells
-                ],
-            }
-        )
+    for kind, first in comparison.sets[0].by_defect.items():
+        for name in _DEFECT_METRICS:
+            one = METRICS[name]
+            row = _compared(one.label, [_metric(result, name, kind) for result in comparison.sets], one)
+            if row is not None:
+                rows.append({**row, "defect": kind, "images": first.defective})
     return rows
+
+
+def _compared(
+    label: str, cells: list[tuple[float | None, Interval | None]], metric: Metric[Any]
+) -> dict[str, Any] | None:
+    """Return a row of cells, one for each set; None if no set has the metric."""
+    values = [value for value, _ in cells if value is not None]
+    if not values:
+        return None
+    best = max(values) if metric.higher_is_better else min(values)
+    return {
+        "name": label,
+        "cells": [
+            {
+                "value": ABSENT if value is None else f"{value:.3f}",
+                "range": "" if bounds is None else f"{bounds.low:.3f} to {bounds.high:.3f}",
+                "best": value == best and len(set(values)) > 1,
+            }
+            for value, bounds in cells
+        ],
+    }
+
+
+def compared_tables(comparison: SetComparison) -> list[Table]:
+    """Return the metrics of each set, those of each defect type, and the tests as tables of text."""
+    names = tuple(result.name for result in comparison.sets)
+    level = f"{100 * comparison.resampling.level:.4g} %"
+    intervals = f"In brackets: {level} confidence intervals by bootstrap."
+    metrics = tuple((row["name"], *map(_cell_text, row["cells"])) for row in metric_rows(comparison))
+    defects = tuple(
+        (row["defect"], str(row["images"]), row["name"], *map(_cell_text, row["cells"]))
+        for row in defect_rows(comparison)
+    )
+    tests = tuple(
+        (row["pair"], row["metric"], row["difference"], row["range"], row["p"], row["corrected"])
+        for row in _test_rows(comparison)
+        if row["main"]
+    )
+    counts = f"{comparison.good} good and {comparison.defective} defective images. {intervals}"
+    tables = (
+        Table("Metrics", ("Metric", *names), metrics, counts),
+        Table("By defect type", ("Defect", "Images", "Metric", *names), defects, _DEFECT_NOTE),
+        Table("Tests", ("Pair", "Metric", "Difference", f"{level} interval", "p", "p, Holm"), tests, _TEST_NOTE),
+    )
+    return [table for table in tables if table.rows]
+
+
+def _cell_text(cell: dict[str, Any]) -> str:
+    return f"{cell['value']} [{cell['range']}]" if cell["range"] else str(cell["value"])
 
 
 def _capitalised(label: str) -> str:
     return label[:1].upper() + label[1:]
 
 
-def _metric(result: ModelResult, name: str) -> tuple[float | None, Any]:
+def _metric(result: ModelResult, name: str, defect: str | None = None) -> tuple[float | None, Interval | None]:
+    """Return the value and the interval of a metric, of the whole set or of a defect type."""
     level, _, metric = name.partition("_")
-    metrics = result.image if level == "image" else result.pixel
+    metrics: ImageMetrics | PixelMetrics | None = result.image if level == "image" else result.pixel
+    if defect is not None:
+        by_defect = result.by_defect if level == "image" else result.pixel.by_defect if result.pixel else {}
+        metrics = by_defect.get(defect)
     return (None, None) if metrics is None else (getattr(metrics, metric), metrics.intervals.get(metric))
 
 
@@ -164,10 +224,9 @@ def _range(test: Comparison) -> str:
 
 def _p(value: float | None, *, equals: bool = False) -> str:
     if value is None:
-        return "unknown" if equals else "–"  # noqa: RUF001 - a dash in a cell
-    if value < 0.001:  # noqa: PLR2004 - three digits are shown
-        return "< 0.001"
-    return f"= {value:.3f}" if equals else f"{value:.3f}"
+        return "unknown" if equals else ABSENT
+    text = p_text(value)
+    return f"= {text}" if equals and not text.startswith("<") else text
 
 
 def _join_names(names: Sequence[str]) -> str:
@@ -188,7 +247,7 @@ def _details(result: ModelResult) -> list[tuple[str, str]]:
     return [(name, value or "not recorded") for name, value in lines]
 
 
-def _curves(sets: Sequence[SharedScores], comparison: SetComparison) -> list[dict[str, Any]]:
+def model_curves(sets: Sequence[SharedScores], comparison: SetComparison) -> list[dict[str, Any]]:
     """Return the ROC and precision-recall curve of each set; no curves without good and defective images."""
     if not comparison.good or not comparison.defective:
         return []

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adctl.files import sha256_file
+from adctl.metrics.statistics import p_text
 from adctl.metrics.table import METRICS
 from adctl.reporting.named_metrics import named_metrics
 
@@ -249,7 +250,7 @@ def _distributions(evaluation: Evaluation) -> Table | None:
     for kind, scores in evaluation.distributions.items():
         values = (scores.mean, scores.sd, scores.minimum, scores.median, scores.maximum)
         texts = [ABSENT if value is None else f"{value:.4g}" for value in values]
-        normal = f"{scores.normality.p_value:.2g}" if scores.normality else ABSENT
+        normal = p_text(scores.normality.p_value) if scores.normality else ABSENT
         lines.append((kind, str(scores.count), *texts, normal))
     headers = ("Class", "Images", "Mean", "SD", "Lowest", "Median", "Highest", "Normality test, p")
     return Table("Scores by class", headers, tuple(lines), _effect_size_note(evaluation)) if lines else None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adctl.evaluation.evaluate import outcome
+from adctl.metrics.statistics import p_text
 
 if TYPE_CHECKING:
     from adctl.records import ScoredImage
@@ -43,7 +44,7 @@ class NotableImage:
         row = self.row
         parts = [row.label or "no label", f"score {row.score:.4g}"]
         parts += [] if row.threshold is None else [f"threshold {row.threshold:.4g}"]
-        parts += [] if row.p_value is None else [f"p-value {row.p_value:.2g}"]
+        parts += [] if row.p_value is None else [f"p-value {p_text(row.p_value)}"]
         parts += [] if row.probability is None else [f"anomaly probability {row.probability:.0%}"]
         return " · ".join(parts)
 

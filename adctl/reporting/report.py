@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 from adctl import files, run_folder
 from adctl.choices import REPORT_FORMATS
-from adctl.errors import UsageError, unknown_name
+from adctl.errors import UsageError
 from adctl.evaluation.evaluate import Evaluation, evaluate
 from adctl.gate_files import gate_files, require_conditions, write_gate_files
 from adctl.gates import Gate, GateResult, check
 from adctl.metrics.bootstrap import Resampling
 from adctl.progress import SILENT, Reporter
+from adctl.reporting.charts import drawings, figure_files, write_figures
 from adctl.reporting.contact_sheet import write_contact_sheet
 from adctl.reporting.content import ReportOptions
 from adctl.reporting.named_metrics import named_metrics
+from adctl.reporting.targets import find_targets
 from adctl.scoring.score_set import MANIFEST, ScoreSet
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class ReportResult:
         gates: Result of each condition.
         files: All files of the report.
         contact_sheet: Picture of the images, or None if it was not wanted.
+        figures: Charts as SVG and PDF files.
     """
 
     scores: Path
@@ -44,6 +47,7 @@ class ReportResult:
     gates: tuple[GateResult, ...] = ()
     files: tuple[Path, ...] = ()
     contact_sheet: Path | None = None
+    figures: tuple[Path, ...] = ()
 
 
 def report(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT) -> ReportResult:
@@ -68,11 +72,11 @@ def report(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT) 
             "Name two or more folders of scores: adctl report A B.",
         )
     gates = _gates(settings)
-    formats = _formats(settings)
     folder = settings.scores[0] if settings.scores else run_folder.get_last(settings.runs, "scores")
-    targets = _targets(formats, settings, folder)
+    targets = find_targets(settings, folder / "report", REPORT_FORMATS)
     outputs = [path for _, path in targets]
     others = [*gate_files(settings).values(), settings.contact_sheet]
+    others += figure_files(settings.figures) if settings.figures is not None else []
     files.require_replaceable([*outputs, *others], overwrite=settings.overwrite)
     scores = ScoreSet.load(folder)
     # Intervals of image metrics take little time; intervals of pixel metrics read all maps a second time.
@@ -89,29 +93,8 @@ def report(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT) 
             pkgutil.resolve_name(REPORT_FORMATS[name].writer)(scores, evaluation, path, options)
         if settings.contact_sheet is not None:
             write_contact_sheet(settings.contact_sheet, scores)
-    return ReportResult(folder, outputs[0], evaluation, results, tuple(outputs), settings.contact_sheet)
-
-
-def _formats(settings: ReportSettings) -> tuple[str, ...]:
-    """Return the wanted formats, or else the format that matches the suffix of the output file."""
-    if settings.format:
-        return tuple(dict.fromkeys(settings.format))
-    if settings.out is None or not settings.out.suffix:
-        return ("html",)
-    ending = settings.out.suffix[1:].lower()
-    for name, report_format in REPORT_FORMATS.items():
-        if ending in (name, *report_format.aliases):
-            return (name,)
-    raise unknown_name("format in --out", ending, REPORT_FORMATS)
-
-
-def _targets(formats: tuple[str, ...], settings: ReportSettings, folder: Path) -> list[tuple[str, Path]]:
-    """Return format and file of each report; files of several formats differ only in their suffixes."""
-    out = settings.out or folder / "report"
-    if settings.out is not None and len(formats) == 1:
-        return [(formats[0], out)]
-    stem = out.with_suffix("") if out.suffix[1:].lower() in REPORT_FORMATS else out
-    return [(name, stem.with_name(f"{stem.name}.{name}")) for name in formats]
+        figures = () if settings.figures is None else write_figures(settings.figures, drawings(scores, evaluation))
+    return ReportResult(folder, outputs[0], evaluation, results, tuple(outputs), settings.contact_sheet, tuple(figures))
 
 
 def _gates(settings: ReportSettings) -> list[Gate]:

@@ -10,6 +10,7 @@ from adctl.config import LoadedSettings, ScoreSettings, names_of
 from adctl.evaluation.evaluate import evaluate
 from adctl.metrics.table import Place, shown_in
 from adctl.progress import SILENT, Reporter
+from adctl.reporting.named_metrics import named_metrics
 from adctl.scoring.score import score
 from adctl.scoring.score_set import ScoreSet
 
@@ -29,13 +30,17 @@ METRICS: dict[str, str] = {name: one.column or one.label for name, one in shown_
 """Names and table headings of the metrics; metrics that the test images do not allow are left out."""
 
 
+DEFECT_METRICS = ("image_auroc", "pixel_aupro")
+"""Metrics that are also given for each defect type, against all good images, by names such as `image_auroc.scratch`."""
+
+
 @dataclass(frozen=True)
 class TestResult:
     """Result of a model on the test images.
 
     Attributes:
         scores: The scored set.
-        metrics: Metrics by the names of `METRICS`.
+        metrics: Metrics by the names of `METRICS`, and `DEFECT_METRICS` of each defect type.
         seconds: Time of scoring.
     """
 
@@ -72,14 +77,11 @@ def evaluate_on_test(model: Path, settings: TrainSettings, reporter: Reporter = 
 
 
 def metrics_of(evaluation: Evaluation) -> dict[str, float]:
-    """Return the metrics of `METRICS` that the evaluation has."""
-    metrics = {}
-    for name in METRICS:
-        group, _, bare = name.partition("_")
-        value = getattr(getattr(evaluation, group), bare, None)
-        if value is not None:
-            metrics[name] = float(value)
-    return metrics
+    """Return the metrics of `METRICS` that the evaluation has, then `DEFECT_METRICS` of each defect type."""
+    found = named_metrics(evaluation)
+    names = [*METRICS, *(f"{name}.{kind}" for name in DEFECT_METRICS for kind in evaluation.by_defect)]
+    values = {name: found[name].value for name in names if name in found}
+    return {name: float(value) for name, value in values.items() if value is not None}
 
 
 def shown(spreads: dict[str, MeanStd]) -> tuple[str, ...]:

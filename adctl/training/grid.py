@@ -29,14 +29,14 @@ from adctl.detectors.registry import detector_class
 from adctl.engine import distributed
 from adctl.errors import AdctlError, DataError, UsageError
 from adctl.metrics.mean_std import MeanStd, mean_std, mean_stds
-from adctl.names import csv_cell
+from adctl.names import csv_cell, printable
 from adctl.progress import SILENT, Reporter
-from adctl.training.evaluate import METRICS, can_test, evaluate_on_test
+from adctl.training.evaluate import DEFECT_METRICS, METRICS, can_test, evaluate_on_test
 from adctl.training.resume import MAY_DIFFER
 from adctl.training.single_run import train_once
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +49,7 @@ MEAN_CATEGORY = "mean"
 SHARED_NOTE = "Features of frozen backbones are shared, so later trainings take less time than they would alone."
 
 _AXES = frozenset({"arch", "category", "seed", "seeds"})
-_COLUMNS = (
-    *("category", "arch", "seed", *METRICS),
-    *("train_seconds", "score_seconds", "shared", "images", "threshold", "run", "sha256", "error"),
-)
+_LAST_COLUMNS = ("train_seconds", "score_seconds", "shared", "images", "threshold", "run", "sha256", "error")
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ class GridRow:
         train_seconds: Time of training; shorter if features were shared with an earlier combination.
         score_seconds: Time of scoring, also shorter with shared features; None without labelled test images.
         shared: Number of images, in training, calibration and scoring, whose features were already computed.
-        metrics: Metrics on the test images, by the names of `adctl.training.evaluate.METRICS`.
+        metrics: Metrics on the test images, by the names of `adctl.training.evaluate.metrics_of`.
         error: Error message if the training failed, or None.
     """
 
@@ -117,7 +114,7 @@ class GridSummaryRow:
         arch: Name of the detector.
         seeds: Number of successful seeds.
         failed: Number of failed seeds.
-        metrics: Metrics by the names of `adctl.training.evaluate.METRICS`.
+        metrics: Metrics by the names of `adctl.training.evaluate.metrics_of`.
         train_seconds: Time of one training; None if all failed.
     """
 
@@ -239,6 +236,11 @@ def markdown(result: GridResult) -> str:
         cells = [str(line.metrics.get(name, "")) for name in names]
         seconds = f"{line.train_seconds.mean:.1f}" if line.train_seconds else ""
         lines.append(f"| {' | '.join([_shown(line.category), line.arch, *cells, seconds, str(line.seeds)])} |")
+    for table in defect_tables(result):
+        title = f"{table.metric} by defect type" + (f", {table.category}" if table.category else "")
+        lines += ["", f"{title}:", "", f"| detector | {' | '.join(map(_cell, table.defects))} |"]
+        lines += ["|" + "---|" * (1 + len(table.defects))]
+        lines += [f"| {' | '.join([arch, *cells])} |" for arch, cells in table.cells.items()]
     lines += ["", "± is the sample standard deviation over seeds."]
     if any(line.category == MEAN_CATEGORY for line in result.table):
         lines.append(f"`{MEAN_CATEGORY}` is the mean over categories, for seeds with results of all categories.")
@@ -249,6 +251,40 @@ def markdown(result: GridResult) -> str:
         lines += ["", "Failed:", ""]
         lines += [f"- {_shown(row.category)}, {row.arch}, seed {row.seed}: {row.error}" for row in failures]
     return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class DefectTable:
+    """One metric by defect type, for the detectors on one category.
+
+    Attributes:
+        category: The category, or None if the dataset has none.
+        metric: Label of the metric.
+        defects: Defect types, the columns.
+        cells: Mean and standard deviation over seeds as text, in the order of `defects`, for each detector.
+    """
+
+    category: str | None
+    metric: str
+    defects: tuple[str, ...]
+    cells: dict[str, tuple[str, ...]]
+
+
+def defect_tables(result: GridResult) -> list[DefectTable]:
+    """Return the tables by defect type, for each category and each metric of `DEFECT_METRICS` that exists."""
+    tables = []
+    for category in dict.fromkeys(line.category for line in result.table if line.category != MEAN_CATEGORY):
+        lines = [line for line in result.table if line.category == category]
+        for name in DEFECT_METRICS:
+            columns = _defect_columns([line.metrics for line in lines], name)
+            cells = {line.arch: tuple(str(line.metrics.get(column, "")) for column in columns) for line in lines}
+            defects = tuple(column.partition(".")[2] for column in columns)
+            tables += [DefectTable(category, METRICS[name], defects, cells)] if columns else []
+    return tables
+
+
+def _defect_columns(metrics: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    return sorted({key for own in metrics for key in own if key.startswith(f"{name}.")})
 
 
 def _ordered(rows: dict[Combination, GridRow], wanted: Sequence[Combination]) -> list[GridRow]:
@@ -415,14 +451,20 @@ def _write(folder: Path, settings: TrainSettings, rows: Sequence[GridRow]) -> Gr
     }
     stream = io.StringIO(newline="")
     table = csv.writer(stream)
-    table.writerow(_COLUMNS)
+    defects = [column for name in DEFECT_METRICS for column in _defect_columns([row.metrics for row in rows], name)]
+    columns = ("category", "arch", "seed", *METRICS, *_LAST_COLUMNS, *defects)
+    table.writerow(map(csv_cell, columns))
     for row in rows:
         values = {**asdict(row), **row.metrics}
-        table.writerow([csv_cell(values.get(name)) for name in _COLUMNS])
+        table.writerow([csv_cell(values.get(name)) for name in columns])
     files.write_text(folder / RESULTS, stream.getvalue())
     files.write_text(folder / TABLE, markdown(result))
     files.write_json(folder / run_folder.SUMMARY, summary)
     return result
+
+
+def _cell(text: str) -> str:
+    return printable(text).replace("|", "\\|")
 
 
 def _shown(category: str | None) -> str:
