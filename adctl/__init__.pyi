@@ -113,7 +113,7 @@ class _TrainSettings(TypedDict, total=False):
     synthetic: str | Sequence[str] | None
     backbone: str | None
     weights: StrPath | None
-    image_size: int | str | Sequence[int] | None
+    image_size: int | str | Sequence[int]
     options: Mapping[str, Any] | None
     error: str | Mapping[str, float] | None
     noise_level: float | Sequence[float] | None
@@ -176,7 +176,7 @@ def train(
     arch: str = "patchcore",
     backbone: str | None = None,
     weights: StrPath | None = None,
-    image_size: int | str | Sequence[int] | None = None,
+    image_size: int | str | Sequence[int] = "auto",
     options: Mapping[str, Any] | None = None,
     error: str | Mapping[str, float] | None = None,
     noise_level: float | Sequence[float] | None = None,
@@ -234,7 +234,8 @@ def train(
             an installed package.
         backbone: timm model that computes the features.
         weights: Pretrained weights: .safetensors or .pth file, or 'random'.
-        image_size: Size that images are resized to, in pixels: one number for a square, or HEIGHTxWIDTH.
+        image_size: Size that images are resized to, in pixels: one number for a square, HEIGHTxWIDTH, or auto: the
+            shape of the images.
         options: Option of the detector, such as coreset_ratio=0.1.
         error: Error spaces of an autoencoder's map, with weights.
         noise_level: Noise level of the diffusion autoencoder, as a share of its steps.

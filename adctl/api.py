@@ -56,7 +56,7 @@ _WEIGHTS = "str | Mapping[str, float]"
         "arch": _NAMES,
         "category": f"{_NAMES} | None",
         "seed": "int | Sequence[int]",
-        "image_size": "int | str | Sequence[int] | None",
+        "image_size": "int | str | Sequence[int]",
         "synthetic": f"{_NAMES} | None",
         "loss": f"{_WEIGHTS} | None",
         "error": f"{_WEIGHTS} | None",

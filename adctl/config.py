@@ -259,10 +259,11 @@ class TrainSettings(DeviceSettings, DataSettings):
     arch: str = DETECTOR("patchcore", _ARCH, synonyms=("model", "detector", "method"))
     backbone: str | None = DETECTOR(None, "timm model that computes the features.")
     weights: str | None = DETECTOR(None, "Pretrained weights: .safetensors or .pth file, or 'random'.", "FILE")
-    image_size: ImageSize | None = DETECTOR(
-        None,
-        "Size that images are resized to, in pixels: one number for a square, or HEIGHTxWIDTH.",
-        "256 or 192x448",
+    image_size: Literal["auto"] | ImageSize | None = DETECTOR(
+        "auto",
+        "Size that images are resized to, in pixels: one number for a square, HEIGHTxWIDTH, or auto: the shape of the "
+        "images.",
+        "auto, 256 or 192x448",
         aliases=("--size",),
         synonyms=("size", "imgsz"),
     )

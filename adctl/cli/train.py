@@ -121,6 +121,7 @@ def _plan_json(plan: TrainingPlan, needs: ResourceEstimate) -> dict[str, Any]:
         "ignored": [{"path": item.path, "reason": item.reason} for item in data.ignored],
         "notes": data.notes,
         "config": plan.config,
+        "image_size": None if plan.size is None else {"size": plan.config.image_size, "reason": plan.size.reason},
         "device": {"name": str(plan.device.device), "reason": plan.device.reason},
         "forecast": needs,
     }
@@ -149,6 +150,7 @@ def _plan_text(plan: TrainingPlan, needs: ResourceEstimate) -> RenderableType:
             ("masks", f"{data.mask_count} for {defective} defective test images"),
             *((f"note {number}", note) for number, note in enumerate(data.notes, 1)),
             *ignored,
+            *([("image size", str(plan.size))] if plan.size else []),
             ("detector", f"{type(plan.config).__name__.removesuffix('Config')}: {_options(plan)}"),
             ("device", f"{plan.device.device}: {plan.device.reason}"),
             (

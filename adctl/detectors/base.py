@@ -158,6 +158,12 @@ class Detector(nn.Module, ABC):
         del config
         return {}
 
+    @classmethod
+    def size_step(cls, config: DetectorConfig) -> int:
+        """Return the number of pixels of which both sides of an automatically chosen input are multiples."""
+        del config
+        return 32
+
     @property
     def input(self) -> InputSpec:
         """Format of the input images; the detector normalises them itself."""

@@ -27,6 +27,7 @@ from adctl.image_sizes import ImageSize
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from adctl.detectors.base import DetectorConfig
     from adctl.engine.phases import Batch, LossTerms, Phase
 
 _SIZES: dict[str, dict[str, Any]] = {
@@ -97,9 +98,13 @@ class DiffusionConfig(ReconstructionConfig):
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
-        step = self.patch * 2 ** (len(self.widths) - 1)
-        require_multiple("DiffusionConfig", self.image_size, step, "the reduction by patch and widths")
+        require_multiple("DiffusionConfig", self.image_size, self.reduction, "the reduction by patch and widths")
         return self
+
+    @property
+    def reduction(self) -> int:
+        """Ratio of the image's resolution to the lowest resolution in the network."""
+        return int(self.patch * 2 ** (len(self.widths) - 1))
 
 
 @dataclass(frozen=True)
@@ -242,6 +247,12 @@ class Diffusion(ReconstructionDetector):
         generator = torch.Generator().manual_seed(config.seed)
         self.register_buffer("drawn", self._draw(config.draws * count, generator))
         self.register_buffer("signal", torch.tensor(_kept_signal(config)).sqrt(), persistent=False)
+
+    @classmethod
+    def size_step(cls, config: DetectorConfig) -> int:
+        """Return the reduction of the network."""
+        assert isinstance(config, DiffusionConfig)
+        return config.reduction
 
     def phases(self) -> Sequence[Phase]:
         """Return the phases: training of the noise prediction, statistics of normal errors."""

@@ -39,7 +39,7 @@ from adctl.runtimes.loading import open_runtime
 from adctl.scoring.predict import CollectedScores, calibration_scores_of, collect
 from adctl.training import resume
 from adctl.training.evaluate import can_test, evaluate_on_test
-from adctl.training.single_run import plan_training, train_into, train_once
+from adctl.training.single_run import plan_training, train_into, train_once, with_chosen_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,6 +153,7 @@ def cross_validate(loaded: LoadedSettings[TrainSettings], reporter: Reporter = S
             "Train the folds one by one: --folds K --fold N --devices ....",
         )
     plan = plan_training(settings)
+    loaded = with_chosen_size(loaded, plan)
     if run is None:
         run = run_folder.new_folder(settings.runs, settings.arch, plan.dataset.category, "folds", name=settings.name)
         resume.save_settings(run, loaded, plan.split)

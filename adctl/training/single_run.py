@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from adctl import files, run_folder
-from adctl.config import TrainSettings, names_of
+from adctl.config import LoadedSettings, TrainSettings, names_of
 from adctl.data.datasets.remote import absolute_path
 from adctl.data.depth import warn_of_depth
 from adctl.data.folds import split_fold
@@ -41,16 +41,17 @@ from adctl.scoring.predict import calibration_scores_of, collect
 from adctl.thresholds import new_groups
 from adctl.thresholds.methods import ThresholdRule, calibrate
 from adctl.training import resume
+from adctl.training.image_shape import choose_size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from adctl.config import LoadedSettings
     from adctl.data.datasets.layouts import Dataset
     from adctl.detectors.base import Detector, DetectorConfig
     from adctl.detectors.components.backbones import PretrainedWeights
     from adctl.records import Calibration, CalibrationScores, Sample
     from adctl.training.augmentation import Augmentation
+    from adctl.training.image_shape import ChosenSize
 
 log = logging.getLogger(__name__)
 
@@ -79,12 +80,14 @@ class TrainingPlan:
         split: Good images for training, validation and calibration.
         config: Settings of the detector.
         device: The device, with the reason of its choice.
+        size: Size of the network's input that was chosen by the images; None if it was given.
     """
 
     dataset: Dataset
     split: Split
     config: DetectorConfig
     device: DeviceChoice
+    size: ChosenSize | None = None
 
 
 @dataclass(frozen=True)
@@ -126,11 +129,12 @@ def plan_training(settings: TrainSettings) -> TrainingPlan:
     device = choose_device(settings.device, settings.gpu)
     dataset = open_dataset(settings)
     warn_of_depth(dataset.train, config.bit_depth)
+    size = choose_size(cls, config, dataset.train) if _sized_by_images(settings) else None
     validation = settings.validation_share if cls.needs_validation else 0.0
     split = _split(settings, dataset, validation)
     if settings.new_groups:
         _require_groups(settings, dataset, split)
-    return TrainingPlan(dataset, split, config, device)
+    return TrainingPlan(dataset, split, config if size is None else size.config, device, size)
 
 
 def _require_groups(settings: TrainSettings, dataset: Dataset, split: Split) -> None:
@@ -145,6 +149,19 @@ def _require_groups(settings: TrainSettings, dataset: Dataset, split: Split) -> 
             "--new-groups needs at least 2 groups for the threshold, and --calibration-share holds out only 1.",
             "Raise --calibration-share, or let each group be held out in turn with --folds.",
         )
+
+
+def with_chosen_size(loaded: LoadedSettings[TrainSettings], plan: TrainingPlan) -> LoadedSettings[TrainSettings]:
+    """Return the settings with the size that was chosen by the images, so that a stored run keeps it."""
+    if plan.size is None:
+        return loaded
+    log.info("Image size %s", plan.size)
+    settings = replace(loaded.settings, image_size=plan.config.image_size)
+    return LoadedSettings(settings, loaded.origins | {"image_size": "auto"})
+
+
+def _sized_by_images(settings: TrainSettings) -> bool:
+    return settings.image_size == "auto" and "image_size" not in settings.options
 
 
 def _split(settings: TrainSettings, dataset: Dataset, validation: float) -> Split:
@@ -178,6 +195,8 @@ def effective_settings(loaded: LoadedSettings[TrainSettings]) -> dict[str, dict[
         if getattr(fitting, name) != getattr(settings, name):
             table[name] = {"value": getattr(fitting, name), "from": f"default of {settings.arch}"}
     for name, value in config.model_dump(mode="json").items():
+        if name == "image_size" and _sized_by_images(settings):
+            continue  # the images decide
         if name in settings.options:
             origin = loaded.origins["options"].replace("--options", f"--set {name}")
         elif table.get(name, {}).get("value") is not None:
@@ -196,7 +215,7 @@ def detector_config(settings: TrainSettings) -> DetectorConfig:
     """
     cls = detector_class(settings.arch).Config
     flags = {name: getattr(settings, name) for name in _DETECTOR_FLAGS}
-    given = {**{name: value for name, value in flags.items() if value is not None}, **settings.options}
+    given = {**{name: value for name, value in flags.items() if value not in (None, "auto")}, **settings.options}
     for name in given:
         if name not in cls.model_fields:
             raise unknown_name(f"option of {settings.arch}", name, cls.model_fields)
@@ -253,6 +272,8 @@ def train_once(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILEN
     log.info("Device %s: %s.", plan.device.device, plan.device.reason)
     for note in plan.dataset.notes:
         log.info("%s", note)
+    loaded = with_chosen_size(loaded, plan)
+    settings = loaded.settings
     if run is not None:
         resume.check_data(run, plan.split)
     if distributed.is_secondary_process():

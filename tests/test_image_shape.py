@@ -1,0 +1,128 @@
+"""Sizes of the network's input: given as number or height and width, or chosen by the shapes of the images."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+from conftest import settings
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adctl.data.roi import encode_region
+from adctl.detectors.padim import PaDiM, PaDiMConfig
+from adctl.detectors.registry import detector_class
+from adctl.errors import UsageError
+from adctl.image_sizes import both_sides, parse_size, size_for_aspect, size_text
+from adctl.model_file import load_model
+from adctl.records import Sample
+from adctl.training.image_shape import choose_size
+from adctl.training.single_run import effective_settings, plan_training, train_once
+
+
+def photographs(folder, *shapes):
+    """Write noise images of these heights and widths; return their samples."""
+    folder.mkdir(parents=True, exist_ok=True)
+    samples = []
+    for number, (height, width) in enumerate(shapes):
+        path = folder / f"{number:03}.png"
+        cv2.imwrite(str(path), np.random.default_rng(number).integers(60, 200, (height, width, 3), np.uint8))
+        samples.append(Sample(path, path.name))
+    return samples
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [(256, 256), ("256", 256), ("192x448", (192, 448)), ([192, 448], (192, 448)), (" 64 X 64 ", 64), ((96, 96), 96)],
+)
+def test_a_size_is_a_number_or_height_and_width(value, size):
+    assert parse_size(value) == size
+    assert settings(image_size=value).settings.image_size == size
+    assert parse_size(size_text(size)) == size
+
+
+@pytest.mark.parametrize("value", ["", "abc", "192x", "1x2x3", 31, "31x64", "64x4097", [], [64, 64, 64], 64.5, True])
+def test_what_is_no_size_is_refused_by_name(value):
+    with pytest.raises(UsageError, match=r"--image-size is not valid: .* such as 192x448") as caught:
+        settings(image_size=value)
+    assert repr(value) in caught.value.message
+
+
+@given(st.floats(1 / 8, 8), st.sampled_from([(256, 32), (128, 32), (64, 8), (256, 14)]))
+def test_a_chosen_size_has_the_aspect_the_area_and_the_step(aspect, square_and_step):
+    square, step = square_and_step
+    height, width = both_sides(size_for_aspect(aspect, square, step))
+    assert height % step == width % step == 0
+    assert min(height, width) >= 32
+    assert 0.45 < height * width / square**2 < 2
+    assert 0.5 < width / height / aspect < 2
+
+
+@pytest.mark.parametrize(
+    ("shapes", "size", "reason"),
+    [
+        ([(100, 100)] * 3, 256, "about square"),
+        ([(100, 114)] * 3, 256, "about square"),
+        ([(500, 1250), (100, 255), (90, 210)], (160, 416), r"2\.5 times as wide as high"),
+        ([(1250, 500)] * 3, (416, 160), r"2\.5 times as high as wide"),
+        ([(100, 100), (100, 300), (300, 100)], 256, "vary, from"),
+        ([(100, 150), (100, 400), (100, 260)], 256, "vary, from"),
+        ([(40, 800)], (96, 736), r"--set tile=40 keeps their proportions"),
+        ([], 256, "unknown"),
+    ],
+)
+def test_the_shape_of_the_images_decides(tmp_path, shapes, size, reason):
+    chosen = choose_size(PaDiM, PaDiMConfig(), photographs(tmp_path, *shapes))
+    assert chosen.config.image_size == size
+    assert re.search(reason, str(chosen))
+
+
+def test_the_region_of_interest_has_the_shape_that_counts(tmp_path):
+    config = PaDiMConfig(roi=encode_region("0,0,200,80"))
+    assert choose_size(PaDiM, config, photographs(tmp_path, (300, 300))).config.image_size == (160, 416)
+
+
+@pytest.mark.parametrize(("arch", "size"), [("diffusion", (40, 104)), ("resnet", (96, 224)), ("cnn", (96, 224))])
+def test_each_detector_has_its_own_area_and_step(tmp_path, arch, size):
+    cls = detector_class(arch)
+    config = choose_size(cls, cls.Config(), photographs(tmp_path, (100, 250))).config
+    assert config.image_size == size
+    cls(config)
+
+
+def test_tiles_stay_square_and_so_does_a_detector_for_squares(tmp_path):
+    class Square(PaDiM):
+        any_shape = False
+
+    samples = photographs(tmp_path, (100, 250))
+    assert choose_size(PaDiM, PaDiMConfig(tile=64), samples).config.image_size == 256
+    assert choose_size(Square, PaDiMConfig(), samples).config.image_size == 256
+
+
+def test_unreadable_images_do_not_count(tmp_path):
+    samples = photographs(tmp_path, (100, 250), (100, 250))
+    samples[0].path.write_bytes(b"no image")
+    assert choose_size(PaDiM, PaDiMConfig(), samples).config.image_size == (160, 416)
+
+
+def test_training_stores_the_chosen_size_with_the_run_and_the_model(tmp_path):
+    photographs(tmp_path / "good", *[(40, 100)] * 8)
+    loaded = settings(arch="patchcore", good=tmp_path / "good", runs=tmp_path / "runs", image_size="auto")
+    assert effective_settings(loaded)["image_size"]["value"] == "auto"
+    plan = plan_training(loaded.settings)
+    assert plan.config.image_size == (160, 416)
+    assert str(plan.size).startswith("160x416: the images are 2.5 times as wide as high (40x100, the median of 8")
+    result = train_once(loaded)
+    detector, header = load_model(result.model)
+    assert (detector.input.height, detector.input.width) == (160, 416)
+    assert header.config["image_size"] == [160, 416]
+    stored = json.loads((result.run / "settings.json").read_text())["settings"]["image_size"]
+    assert stored == {"value": [160, 416], "from": "auto"}
+
+
+def test_a_square_model_stores_one_number(patchcore):
+    _, header = load_model(patchcore.model)
+    assert header.config["image_size"] == 64
