@@ -73,6 +73,23 @@ def _plain_box(box: Box) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
+class InputRange:
+    """Usual values of one statistic of the images; see `adctl.data.input_stats`.
+
+    Attributes:
+        name: Name in `adctl.thresholds.drift.INPUTS`.
+        first: First quartile.
+        median: Median.
+        third: Third quartile.
+    """
+
+    name: str
+    first: float
+    median: float
+    third: float
+
+
+@dataclass(frozen=True, slots=True)
 class CalibrationScores:
     """Scores from which thresholds are computed; stored, so that thresholds can be recomputed without the images.
 
@@ -84,6 +101,7 @@ class CalibrationScores:
             the final model scored held-out images.
         views: Views of test-time augmentation used for scoring; see `adctl.scoring.tta`.
         groups: Group of each good score; empty if the images have no groups.
+        inputs: Usual values of the good images' statistics; empty if they are unknown or too few.
     """
 
     good: tuple[float, ...]
@@ -92,6 +110,7 @@ class CalibrationScores:
     folds: int = 0
     views: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    inputs: tuple[InputRange, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that each score has a group, if any has one.

@@ -63,6 +63,42 @@ def taken(inbox: Inbox) -> list[str]:
     return [file.key for file in inbox.new_files()]
 
 
+# ---- drift
+
+
+def test_drift_is_said_once_and_so_is_its_end(patchcore, zippers, folder, tmp_path, caplog, monkeypatch):
+    from adctl.calibration.calibrate import calibrate
+    from adctl.config import CalibrateSettings
+
+    generator = np.random.default_rng(0)
+    pictures = [cv2.imread(str(path)) for path in sorted((zippers / "train" / "good").iterdir())[:12]]
+
+    def write(where: Path, names: str, dark: int) -> None:
+        where.mkdir(exist_ok=True)
+        for number, picture in enumerate(pictures):
+            pixels = picture.astype(np.float32) - dark + generator.normal(0, 2, (*picture.shape[:2], 1))
+            cv2.imwrite(str(where / f"{names}{number:02}.png"), np.clip(pixels, 0, 255).astype(np.uint8))
+
+    write(tmp_path / "held", "x", 0)
+    given = CalibrateSettings(model=patchcore.model, good=tmp_path / "held", out=tmp_path / "m.safetensors")
+    calibrate(LoadedSettings(given, dict.fromkeys(names_of(CalibrateSettings), "test")))
+    write(folder, "a", 70)
+    write(folder, "b", 0)
+    write(folder, "c", 0)
+    monkeypatch.setattr("adctl.scoring.watch._DRIFT_WINDOW", 12)
+    monkeypatch.setattr("adctl.scoring.watch._DRIFT_EVERY", 6)
+    caplog.set_level("INFO", logger="adctl")
+    result = watch(settings_for(tmp_path / "m.safetensors", folder))
+    said = [text for text in caplog.messages if "calibration:" in text or "calibration again" in text]
+    assert [text.split(":")[0] for text in said] == [
+        "These images differ from the images used for the calibration",
+        "The images are like those of the calibration again.",
+    ]
+    assert "brightness" in said[0]
+    assert not result.drift.drifted
+    assert json.loads((folder.parent / "out" / "scores.json").read_text())["drift"]["drifted"] is False
+
+
 # ---- which files are taken
 
 

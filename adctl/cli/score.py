@@ -79,7 +79,6 @@ def _summary(result: ScoreResult) -> RenderableType:
             ("model", str(result.model)),
             ("images", f"{counted} in {result.seconds:.1f} s ({result.images_per_second:.1f} images/s)"),
             *([("threshold", _thresholds(result))] if result.threshold is not None else []),
-            *([("drift", result.drift.reason)] if result.drift and result.drift.drifted else []),
             *([("ignored", f"{len(result.ignored)} files; scores.json gives the reasons")] if result.ignored else []),
             ("results", f"{result.folder}: results.csv, results.jsonl"),
         ]

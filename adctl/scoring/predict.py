@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from adctl.data.input_stats import measure_input
 from adctl.data.loader import LoadedImage, batch_images, network_inputs, stack_pixels, stream_images
 from adctl.data.preprocess import map_to_image
 from adctl.data.tiling import Stitcher, Tiling
 from adctl.engine.batch_size import starting_batch_size
 from adctl.records import CalibrationScores
 from adctl.threads import map_ordered
+from adctl.thresholds.drift import input_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -36,11 +38,13 @@ class PredictedImage:
         item: The loaded image, or the error that says why it cannot be read.
         score: Raw score; None for an unreadable image.
         anomaly_map: Raw anomaly map [h,w] of float32 that covers the original image; None for an unreadable image.
+        inputs: Statistics of the image, as from `measure_input`; empty for an unreadable image.
     """
 
     item: LoadedImage
     score: float | None
     anomaly_map: NDArray[np.float32] | None
+    inputs: tuple[float, ...] = ()
 
     @property
     def peak(self) -> float | None:
@@ -71,20 +75,21 @@ def predict(
         yield from (_predict_tiles(runtime, item, size) for item in items)
         return
 
-    def score(group: list[LoadedImage]) -> tuple[list[LoadedImage], RuntimeOutput | None]:
+    def score(group: list[LoadedImage]) -> tuple[list[LoadedImage], RuntimeOutput | None, list[tuple[float, ...]]]:
         readable = [item for item in group if item.error is None]
-        return group, runtime.predict(stack_pixels(readable)) if readable else None
+        inputs = [measure_input(item) for item in readable]
+        return group, runtime.predict(stack_pixels(readable)) if readable else None, inputs
 
     # Threads prepare the next batch while the network computes, so that the network does not wait.
     callers, batches = runtime.callers, batch_images(items, size)
-    for group, output in map_ordered(score, batches, workers=callers, ahead=callers, name="adctl-predict"):
+    for group, output, inputs in map_ordered(score, batches, workers=callers, ahead=callers, name="adctl-predict"):
         index = 0
         for item in group:
             if item.error is not None or output is None:
                 yield PredictedImage(item, None, None)
             else:
                 anomaly_map = map_to_image(output.maps[index], runtime.input, item.height, item.width)
-                yield PredictedImage(item, float(output.scores[index]), anomaly_map)
+                yield PredictedImage(item, float(output.scores[index]), anomaly_map, inputs[index])
                 index += 1
 
 
@@ -92,6 +97,7 @@ def _predict_tiles(runtime: Runtime, item: LoadedImage, batch_size: int) -> Pred
     """Predict an image tile by tile, with one batch of tiles in memory; `Stitcher` joins the scores and maps."""
     if item.error is not None:
         return PredictedImage(item, None, None)
+    inputs = measure_input(item)
     stitcher = Stitcher(runtime.input, Tiling.for_image(runtime.input, item.height, item.width))
     tiles = network_inputs(item, runtime.input)
     while batch := list(itertools.islice(tiles, batch_size)):
@@ -99,7 +105,7 @@ def _predict_tiles(runtime: Runtime, item: LoadedImage, batch_size: int) -> Pred
         for score, values in zip(output.scores, output.maps, strict=True):
             stitcher.add(float(score), values)
     score, anomaly_map = stitcher.result()
-    return PredictedImage(replace(item, whole=None), score, anomaly_map)
+    return PredictedImage(replace(item, whole=None), score, anomaly_map, inputs)
 
 
 @dataclass(frozen=True)
@@ -110,12 +116,14 @@ class CollectedScores:
         keys: Keys of the images.
         scores: Raw scores [n] of float64.
         peaks: Highest value of each anomaly map [n], float64.
+        inputs: Statistics of each image [n,k], float64, as from `measure_input`.
         groups: Group of each image; an image without a group has its key. Empty if no image has a group.
     """
 
     keys: tuple[str, ...]
     scores: NDArray[np.float64]
     peaks: NDArray[np.float64]
+    inputs: NDArray[np.float64]
     groups: tuple[str, ...] = ()
 
     @classmethod
@@ -125,16 +133,17 @@ class CollectedScores:
             tuple(key for part in parts for key in part.keys),
             np.concatenate([part.scores for part in parts]),
             np.concatenate([part.peaks for part in parts]),
+            np.concatenate([part.inputs for part in parts]),
             tuple(group for part in parts for group in part.groups),
         )
 
 
 def collect(runtime: Runtime, samples: Sequence[Sample], *, batch_size: int | str, workers: int) -> CollectedScores:
-    """Predict images and keep only their scores and the highest values of their anomaly maps.
+    """Predict images and keep only their scores, the highest values of their anomaly maps, and their statistics.
 
     Unreadable images are logged and left out.
     """
-    keys, scores, peaks = [], [], []
+    keys, scores, peaks, inputs = [], [], [], []
     for predicted in predict(runtime, samples, batch_size=batch_size, workers=workers):
         if predicted.score is None or predicted.peak is None:
             log.warning("%s", predicted.item.error)
@@ -142,9 +151,11 @@ def collect(runtime: Runtime, samples: Sequence[Sample], *, batch_size: int | st
         keys.append(predicted.item.sample.key)
         scores.append(predicted.score)
         peaks.append(predicted.peak)
+        inputs.append(predicted.inputs)
+    table = np.array(inputs, np.float64).reshape(len(inputs), -1)
     group_of = {sample.key: sample.group or sample.key for sample in samples}
     groups = tuple(group_of[key] for key in keys) if any(sample.group is not None for sample in samples) else ()
-    return CollectedScores(tuple(keys), np.array(scores, np.float64), np.array(peaks, np.float64), groups)
+    return CollectedScores(tuple(keys), np.array(scores, np.float64), np.array(peaks, np.float64), table, groups)
 
 
 def calibration_scores_of(
@@ -166,4 +177,5 @@ def calibration_scores_of(
         folds=folds,
         views=views,
         groups=tuple(good.groups[place] for place in order) if good.groups else (),
+        inputs=input_ranges(good.inputs),
     )

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import time
+from collections import deque
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
@@ -77,6 +78,9 @@ class TopAnomaly:
     probability: float | None
     verdict: Verdict
 
+
+DRIFTED = "These images differ from the images used for the calibration:"
+_UNKNOWN_INPUTS = (math.nan,) * len(drift.INPUTS)
 
 _MAX_WAITING = 16
 """Largest number of scored images that wait to be drawn; images cut into tiles have large maps and wait one by one."""
@@ -183,7 +187,10 @@ def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     if counts[Verdict.ERROR]:
         log.warning("Images that could not be scored: %d. The reasons are in results.csv.", counts[Verdict.ERROR])
     run_folder.set_last(settings.runs, "scores", folder)
-    return build_result(model, folder, runtime, summary, start, ignored)
+    result = build_result(model, folder, runtime, summary, start, ignored)
+    if result.drift is not None and result.drift.drifted:
+        log.warning("%s %s", DRIFTED, result.drift.reason)
+    return result
 
 
 def _check_targets(settings: ScoreSettings, folder: Path, samples: Sequence[Sample]) -> None:
@@ -237,21 +244,30 @@ def _job(settings: ScoreSettings, manifest: dict[str, Any], samples: Sequence[Sa
 
 
 class ScoreSummary:
-    """Running summary of scored rows: verdict counts, scores for the drift test, and the highest scores."""
+    """Running summary of scored rows: verdict counts, the newest images for the drift test, and the highest scores.
 
-    def __init__(self, calibration: Calibration | None) -> None:
+    Args:
+        calibration: Calibration of the model, or None.
+        window: Number of images that the drift test looks back; None for all.
+        significance: Largest p-value that counts as drift.
+    """
+
+    def __init__(
+        self, calibration: Calibration | None, window: int | None = None, significance: float = drift.SIGNIFICANT
+    ) -> None:
         self.counts = {str(verdict): 0 for verdict in Verdict}
-        self._good = np.array(calibration.evidence.good if calibration else ())
-        self._scores: list[float] = []
+        self._calibration = calibration
+        self._significance = significance
+        self._recent: deque[tuple[float, bool, tuple[float, ...]]] = deque(maxlen=window)
         self._highest: list[tuple[float, int, TopAnomaly]] = []
 
-    def add(self, row: ScoredImage) -> None:
-        """Add one row."""
+    def add(self, row: ScoredImage, inputs: tuple[float, ...] = ()) -> None:
+        """Add one row, with the statistics of its image if they are known."""
         self.counts[row.verdict] += 1
         if row.score is None:
             return
         if row.label in (None, GOOD):  # known defects must not count as drift
-            self._scores.append(row.score)
+            self._recent.append((row.score, row.verdict is Verdict.REJECT, inputs or _UNKNOWN_INPUTS))
         anomaly = TopAnomaly(row.path, row.score, row.p_value, row.probability, row.verdict)
         entry = (row.score, -sum(self.counts.values()), anomaly)  # of two equal scores, the earlier image wins
         (heapq.heappush if len(self._highest) < _MAX_TOP else heapq.heappushpop)(self._highest, entry)
@@ -261,8 +277,19 @@ class ScoreSummary:
         return tuple(anomaly for *_, anomaly in sorted(self._highest, reverse=True))
 
     def drift(self) -> Drift | None:
-        """Compare the scores with those of the calibration; return None without calibration or scores."""
-        return drift.measure_drift(self._good, np.array(self._scores)) if len(self._good) else None
+        """Compare the images with those of the calibration; return None without calibration or scores."""
+        evidence = self._calibration.evidence if self._calibration else None
+        if evidence is None or not evidence.good or not self._recent:
+            return None
+        scores, rejected, inputs = zip(*self._recent, strict=True)
+        return drift.measure_drift(
+            np.array(evidence.good),
+            np.array(scores),
+            rejected=np.array(rejected),
+            ranges=evidence.inputs,
+            inputs=np.array(inputs),
+            significance=self._significance,
+        )
 
 
 def build_result(
@@ -273,7 +300,7 @@ def build_result(
     started: float,
     ignored: Sequence[IgnoredPath] = (),
 ) -> ScoreResult:
-    """Build the result of a finished scoring, and log a warning if the scores have drifted.
+    """Build the result of a finished scoring.
 
     Args:
         model: Model file.
@@ -283,9 +310,6 @@ def build_result(
         started: Start time, as given by `time.perf_counter`.
         ignored: Skipped files.
     """
-    drift_found = summary.drift()
-    if drift_found is not None and drift_found.drifted:
-        log.warning("These images differ from the images used for the calibration: %s", drift_found.reason)
     calibration = runtime.header.calibration
     return ScoreResult(
         model=model,
@@ -297,7 +321,7 @@ def build_result(
         threshold=calibration.threshold if calibration else None,
         warn_threshold=calibration.warn_threshold if calibration else None,
         method=f"{calibration.method} {calibration.level:.4g}" if calibration else None,
-        drift=drift_found,
+        drift=summary.drift(),
         strangest=summary.top_anomalies(),
     )
 
@@ -366,9 +390,13 @@ def _score_all(
             log.info("Continuing: %d of %d images were scored before.", writer.rows, len(samples))
         missing = samples[writer.rows :]
         # Closed before the writer, so that no thread writes into a closed file.
-        with closing(scored_rows(runtime, missing, settings, heatmaps, writer.add)) as rows:
+
+        def write(row: ScoredImage, anomaly_map: NDArray[np.float32] | None, inputs: tuple[float, ...]) -> None:
+            writer.add(row, anomaly_map)
+            summary.add(row, inputs)
+
+        with closing(scored_rows(runtime, missing, settings, heatmaps, write)) as rows:
             for row in rows:
-                summary.add(row)
                 if row.score is None and targets[row.key] in old_heatmaps:
                     targets[row.key].unlink(missing_ok=True)
                 update(writer.rows, len(samples))
@@ -388,7 +416,7 @@ def scored_rows(
     samples: Sequence[Sample],
     settings: ScoreSettings,
     heatmaps: HeatmapWriter | None,
-    write: Callable[[ScoredImage, NDArray[np.float32] | None], None],
+    write: Callable[[ScoredImage, NDArray[np.float32] | None, tuple[float, ...]], None],
 ) -> Generator[ScoredImage, None, None]:
     """Score the samples in order, and yield each row after it is written.
 
@@ -400,17 +428,20 @@ def scored_rows(
         samples: Images to score.
         settings: Batch size and number of threads.
         heatmaps: Writer of heatmaps, or None.
-        write: Function that writes a row and its anomaly map, which is None for an error row; its errors are raised.
+        write: Function that writes a row, and gets its anomaly map, None for an error row, and the statistics of its
+            image; its errors are raised.
     """
     calibration = runtime.header.calibration
     rule = DecisionRule(calibration) if calibration else None
 
-    def finish(job: tuple[PredictedImage, Path | None]) -> tuple[ScoredImage, NDArray[np.float32] | None]:
+    def finish(
+        job: tuple[PredictedImage, Path | None],
+    ) -> tuple[ScoredImage, NDArray[np.float32] | None, tuple[float, ...]]:
         predicted, target = job
         row = to_row(predicted, rule)
         if heatmaps is not None and target is not None:
             heatmaps.write(predicted, row, target)
-        return row, None if row.verdict is Verdict.ERROR else predicted.anomaly_map
+        return row, None if row.verdict is Verdict.ERROR else predicted.anomaly_map, predicted.inputs
 
     predictions = predict(
         runtime,
@@ -423,8 +454,8 @@ def scored_rows(
     jobs = ((predicted, heatmaps.target(predicted) if heatmaps else None) for predicted in predictions)
     waiting = 1 if runtime.input.tiled else _MAX_WAITING
     workers = 0 if heatmaps is None else settings.workers
-    for row, anomaly_map in map_ordered(finish, jobs, workers=workers, ahead=waiting, name="adctl-draw"):
-        write(row, anomaly_map)
+    for row, anomaly_map, inputs in map_ordered(finish, jobs, workers=workers, ahead=waiting, name="adctl-draw"):
+        write(row, anomaly_map, inputs)
         yield row
 
 

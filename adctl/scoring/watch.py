@@ -29,6 +29,7 @@ from adctl.progress import SILENT, Reporter
 from adctl.records import Sample, ScoredImage, Verdict
 from adctl.scoring.heatmap_names import HeatmapNames
 from adctl.scoring.score import (
+    DRIFTED,
     HeatmapWriter,
     ScoreResult,
     ScoreSummary,
@@ -65,6 +66,15 @@ _UNFINISHED = (
     ".*", "~*", "*~", "tmp*", "*.tmp.*", "*.temp.*", "*.part.*", "*.partial.*", "*.crdownload.*", "*.filepart.*"
 )  # fmt: skip
 """Name patterns of unfinished image files."""
+
+_DRIFT_WINDOW = 200
+"""Number of the newest images that are compared with those of the calibration."""
+
+_DRIFT_EVERY = 20
+"""Number of images between two comparisons."""
+
+_DRIFT_SIGNIFICANCE = 1e-4
+"""Largest p-value that counts as drift: thousands of images are compared again and again."""
 
 _END_MARKS = {b"\x89PNG": PNG_END, b"\xff\xd8\xff": JPEG_END}
 """First bytes of a format, and the last bytes of a complete file of that format."""
@@ -282,7 +292,9 @@ class _Watch:
         self._written = {names.path(key) for key in watch_log.done}
         draw = self._settings.draw
         self._heatmaps = HeatmapWriter(names, calibration, draw, spare=self._is_foreign) if wanted else None
-        self._summary = ScoreSummary(calibration)
+        self._summary = ScoreSummary(calibration, _DRIFT_WINDOW, _DRIFT_SIGNIFICANCE)
+        self._drifted = False
+        self._since_comparison = 0
 
     def run(self, reporter: Reporter) -> ScoreSummary:
         """Run until stopped, and return the summary of the files scored since the start."""
@@ -296,6 +308,7 @@ class _Watch:
                 "Incomplete files that were not scored: %d. The next start scores them.",
                 self._inbox.waiting(),
             )
+        self._compare()
         self._publish(complete=True)
         return self._summary
 
@@ -322,8 +335,8 @@ class _Watch:
         """Score the new files, or as many as possible before the time limit."""
         by_key = {file.key: file for file in new_files}
 
-        def write(row: ScoredImage, _: NDArray[np.float32] | None) -> None:
-            self._write(row, by_key[row.key])
+        def write(row: ScoredImage, _: NDArray[np.float32] | None, inputs: tuple[float, ...]) -> None:
+            self._write(row, by_key[row.key], inputs)
 
         samples = [Sample(file.path, file.key) for file in new_files]
         with closing(scored_rows(self._runtime, samples, self._settings, self._heatmaps, write)) as rows:
@@ -333,7 +346,7 @@ class _Watch:
                     break
         self._log.sync()
 
-    def _write(self, row: ScoredImage, file: NewFile) -> None:
+    def _write(self, row: ScoredImage, file: NewFile, inputs: tuple[float, ...]) -> None:
         """Write the row unless the file changed while it was scored; a changed file is scored again."""
         try:
             if Stamp.of(file.path.stat()) != file.stamp:
@@ -344,11 +357,27 @@ class _Watch:
         if row.error is not None and not file.last_try:
             return
         self._log.add(row, file.stamp)
-        self._summary.add(row)
+        self._summary.add(row, inputs)
+        self._since_comparison += 1
+        if self._since_comparison >= _DRIFT_EVERY:
+            self._compare()
         if self._log.rows == 1:
             self._publish(complete=False)
         level = logging.DEBUG if row.verdict is Verdict.GOOD else logging.INFO
         log.log(level, "%s: %s", row.key, row.error or f"{row.verdict}, score {row.score:.4g}")
+
+    def _compare(self) -> None:
+        """Say once that the images differ from those of the calibration, and once that they no longer do."""
+        self._since_comparison = 0
+        found = self._summary.drift()
+        drifted = found is not None and found.drifted
+        if found is not None and drifted and not self._drifted:
+            log.warning("%s %s", DRIFTED, found.reason)
+        elif self._drifted and not drifted:
+            log.info("The images are like those of the calibration again.")
+        if drifted != self._drifted:
+            self._drifted = drifted
+            self._publish(complete=False)
 
     def _is_foreign(self, heatmap: Path) -> bool:
         """Return whether a file of the user is in the place of a heatmap, and say so."""

@@ -155,7 +155,7 @@ def from_disk(runtime: Runtime, images: list[Sample], out: Path, *, heatmaps: bo
     given = settings(batch_size=BATCH).settings
     with (
         ScoreWriter(folder, {}, calibration, keep_maps=maps) as writer,
-        closing(scored_rows(runtime, images, given, pictures, writer.add)) as rows,
+        closing(scored_rows(runtime, images, given, pictures, lambda row, cells, _: writer.add(row, cells))) as rows,
     ):
         for _ in rows:
             pass
@@ -203,7 +203,9 @@ def memory(count: int, plot: Path | None) -> None:
         start = time.perf_counter()
         with (
             ScoreWriter(Path(folder) / "out", {}, StandIn.header.calibration, keep_maps=True) as writer,
-            closing(scored_rows(StandIn(), images, settings().settings, None, writer.add)) as rows,
+            closing(
+                scored_rows(StandIn(), images, settings().settings, None, lambda row, cells, _: writer.add(row, cells))
+            ) as rows,
         ):
             step = max(1, count // 20)
             while (done := sum(1 for _ in islice(rows, step))) > 0:
