@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from adctl.metrics.bootstrap import Interval, Resampling, percentile_interval, replicates, resample_counts
+from adctl.metrics.bootstrap import (
+    Interval,
+    Resampling,
+    exact_interval,
+    percentile_interval,
+    replicates,
+    resample_counts,
+)
 from adctl.metrics.exact import ExactMeter
 from adctl.metrics.image import image_measure, image_metrics, image_metrics_by_defect
 from adctl.metrics.pixel_bootstrap import PixelSamples
@@ -58,6 +66,29 @@ def test_measuring_with_counts_is_measuring_repeated_images(seed, ties):
             assert values[row] == pytest.approx(np.nan if expected is None else expected, abs=1e-12, nan_ok=True)
 
 
+SHARES = {"accuracy", "precision", "recall", "false_alarm_rate"}
+"""Metrics with exact binomial intervals."""
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 6), (6, 6), (3, 6), (1, 40), (0, 1), (17, 200)])
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_shares_have_exact_intervals(count, total, level):
+    """The binomial test at both ends gives just the tail; the ends 0 and 1 are certain."""
+    found = exact_interval(count, total, level)
+    known = stats.binomtest(count, total).proportion_ci(level, "exact")
+    assert (found.low, found.high) == pytest.approx((known.low, known.high))
+    assert found.low < found.high
+
+
+def test_no_miss_in_six_is_no_certainty():
+    found = image_metrics(np.arange(12.0), np.arange(12) >= 6, 5.5, resampling=Resampling())
+    assert (found.fn, found.fp) == (0, 0)
+    assert found.intervals["recall"] == exact_interval(6, 6, 0.95)
+    assert found.intervals["false_alarm_rate"].high == pytest.approx(0.459, abs=1e-3)
+    assert found.intervals["precision"].low == pytest.approx(0.541, abs=1e-3)
+    assert found.intervals["accuracy"].low == pytest.approx(0.735, abs=1e-3)
+
+
 def test_intervals_are_the_quantiles_of_the_replicates():
     generator = np.random.default_rng(0)
     scores, truth = generator.normal(size=60), np.arange(60) < 20
@@ -69,7 +100,8 @@ def test_intervals_are_the_quantiles_of_the_replicates():
         "auroc", "average_precision", "f1_max", "fpr_at_95_tpr", "accuracy", "balanced_accuracy", "precision",
         "recall", "f1", "false_alarm_rate",
     }  # fmt: skip
-    for name, bounds in found.intervals.items():
+    for name in found.intervals.keys() - SHARES:
+        bounds = found.intervals[name]
         low, high = np.quantile(drawn[name], [0.05, 0.95])
         assert (bounds.low, bounds.high) == (low, high)
     assert found.intervals["auroc"].low < found.auroc < found.intervals["auroc"].high
@@ -88,8 +120,8 @@ def test_intervals_hold_the_true_auroc_about_as_often_as_they_say():
 
 
 @pytest.mark.parametrize("truth", [[True, True, False], [True, False, False], [], [True]])
-def test_a_class_of_one_image_gives_no_interval(truth):
-    assert image_metrics(np.arange(len(truth)), truth, 0.5, resampling=Resampling()).intervals == {}
+def test_a_class_of_one_image_gives_no_interval_by_bootstrap(truth):
+    assert image_metrics(np.arange(len(truth)), truth, 0.5, resampling=Resampling()).intervals.keys() <= SHARES
 
 
 def test_one_class_alone_has_intervals_of_what_exists():
@@ -102,7 +134,7 @@ def test_defect_types_have_intervals_of_their_own():
     labels = ["good"] * 5 + ["hole"] * 5 + ["crack"]
     found = image_metrics_by_defect(np.arange(11.0), labels, 3.0, resampling=Resampling())
     assert found["hole"].intervals["auroc"] == Interval(1.0, 1.0)
-    assert found["crack"].intervals == {}
+    assert found["crack"].intervals.keys() == SHARES
 
 
 def test_a_metric_that_mostly_does_not_exist_has_no_interval():

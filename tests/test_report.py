@@ -174,8 +174,27 @@ def test_intervals_come_for_images_defects_and_sizes_when_asked_for(labelled):
 def test_too_few_images_for_intervals_are_explained(maker):
     found = evaluate(maker.add("good", 1.0).add("hole", 4.0).scores(), Resampling(100))
     assert found.image.auroc == 1.0
-    assert found.image.intervals == found.pixel.intervals == {}
+    assert "auroc" not in found.image.intervals
+    assert found.pixel.intervals == {}
     assert any("two good and two defective" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_probability_stands_beside_a_p_value_only_with_labelled_defects(tmp_path, labelled):
+    from adctl.records import CalibrationScores
+    from adctl.reporting.notable_images import notable_images
+    from adctl.thresholds.decision import DecisionRule, fit_probability
+
+    evidence = CalibrationScores((1.0, 1.1, 1.2, 1.3, 1.4, 1.5), defective=(4.0, 5.0, 6.0, 7.0, 8.0) * labelled)
+    calibration = dataclasses.replace(CALIBRATION, evidence=evidence, probability=fit_probability(evidence))
+    found = DecisionRule(calibration)(9.0)
+    assert found.p_value == 1 / 7
+    scores = (
+        Maker(tmp_path, calibration).add("hole", 9.0, p_value=found.p_value, probability=found.probability).scores()
+    )
+    (worst,) = notable_images(scores, 5)
+    assert "p-value 0.14" in worst.facts
+    assert ("probability" in worst.facts) == labelled
 
 
 def test_intervals_without_width_are_explained(maker):

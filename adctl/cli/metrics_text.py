@@ -73,8 +73,8 @@ def _verdicts(image: ImageMetrics) -> list[tuple[str, str, str]]:
     if image.tp is None:
         return []
     return [
-        ("defects found", f"{image.tp} of {image.defective}", ""),
-        ("false alarms", f"{image.fp} of {image.good}", ""),
+        ("defects found", f"{image.tp} of {image.defective}", _range(image, "recall")),
+        ("false alarms", f"{image.fp} of {image.good}", _range(image, "false_alarm_rate")),
     ]
 
 
@@ -84,7 +84,7 @@ def _by_defect(evaluation: Evaluation) -> RenderableType | None:
         (
             kind,
             str(image.defective),
-            _cell(image, "recall"),
+            _cell(image, "recall", ranged=True),
             _cell(image, "auroc", ranged=True),
             _cell(pixel.get(kind), "auroc"),
             _cell(pixel.get(kind), "region_overlap"),

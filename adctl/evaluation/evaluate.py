@@ -169,8 +169,10 @@ def _set_notes(scores: ScoreSet, labelled: int) -> list[str]:
 
 def _interval_notes(image: ImageMetrics) -> list[str]:
     """Return remarks about the confidence intervals."""
-    if not image.intervals:
-        return ["No confidence intervals: they need at least two good and two defective images."]
+    if "auroc" not in image.intervals and (image.auroc is not None or not image.intervals):
+        return [
+            "Only shares of images have confidence intervals: others need at least two good and two defective images."
+        ]
     if any(interval.low == interval.high for interval in image.intervals.values()):
         return ["A confidence interval with equal ends does not mean certainty: test more images to get a real one."]
     return []

@@ -1,8 +1,11 @@
-"""Bootstrap confidence intervals.
+"""Bootstrap confidence intervals, and exact ones for shares of counts.
 
 Images are resampled with replacement within each stratum (good images, each defect type), so that every resample has as
 many images of each stratum as the original set. Intervals are percentile intervals (Efron and Tibshirani, "An
 Introduction to the Bootstrap", 1993, chapter 13).
+
+Shares of counts, such as the share of defects that are found, have exact binomial intervals instead (Clopper and
+Pearson, Biometrika 26, 1934): the bootstrap of 0 of 6 would be 0 to 0.
 
 An interval describes the variation over images like these, scored by this model. It does not include the variation
 between training runs. An interval of zero width means that every resample gave the same value (as for an AUROC of 1),
@@ -115,4 +118,20 @@ def percentile_interval(values: Floats, level: float) -> Interval | None:
     if 2 * len(finite) < max(1, len(values)):
         return None
     low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+def exact_interval(count: int, total: int, level: float) -> Interval:
+    """Return the exact binomial interval of a share (Clopper and Pearson 1934).
+
+    Args:
+        count: Number of successes, 0 to `total`.
+        total: Number of trials, at least 1.
+        level: Confidence level, in (0, 1); the true coverage is at least this.
+    """
+    from scipy.special import betaincinv
+
+    tail = (1 - level) / 2
+    low = betaincinv(count, total - count + 1, tail) if count > 0 else 0.0
+    high = betaincinv(count + 1, total - count, 1 - tail) if count < total else 1.0
     return Interval(float(low), float(high))

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adctl.metrics import ranking
-from adctl.metrics.bootstrap import Interval, Resampling, can_resample, percentile_interval, replicates
+from adctl.metrics.bootstrap import (
+    Interval,
+    Resampling,
+    can_resample,
+    exact_interval,
+    percentile_interval,
+    replicates,
+)
 from adctl.metrics.labels import Bools, Floats, absent_class, check_labelled_scores, has_both_classes
 from adctl.metrics.table import IMAGE, ImageCounts, names_of, values_of
 from adctl.records import GOOD
@@ -46,7 +53,8 @@ class ImageMetrics:
         fp: Number of false alarms.
         tn: Number of good images passed.
         fn: Number of defects missed.
-        intervals: Confidence intervals by metric; empty unless requested, or if a class has fewer than two images.
+        intervals: Confidence intervals by metric; empty unless requested. Shares of images have exact ones, all others
+            bootstrap intervals if each class has at least two images.
         missing: For each metric that does not exist, the reason.
     """
 
@@ -114,7 +122,7 @@ def image_metrics(
         defective=int(truth.sum()),
         threshold=threshold,
         **metrics,
-        intervals=_intervals(truth, resampling, measure, set(metrics) - _COUNTS) if resampling else {},
+        intervals=_intervals(truth, resampling, measure, metrics) if resampling else {},
         missing=_missing(set(metrics), truth, threshold),
     )
 
@@ -177,13 +185,19 @@ def _outcomes(alarms: Bools, truth: Bools) -> tuple[Bools, Bools, Bools, Bools]:
 
 
 def _intervals(
-    truth: Bools, resampling: Resampling, measure: Callable[[Floats], dict[str, Floats]], names: set[str]
+    truth: Bools, resampling: Resampling, measure: Callable[[Floats], dict[str, Floats]], metrics: dict[str, Any]
 ) -> dict[str, Interval]:
+    exact = {}
+    for metric in IMAGE:
+        if metric.share is not None and metric.name in metrics:
+            count, total = (sum(metrics[name] for name in names) for names in metric.share)
+            exact[metric.name] = exact_interval(count, total, resampling.level)
     if not can_resample(truth):
-        return {}
+        return exact
     drawn = replicates(truth, resampling, measure)
-    intervals = {name: percentile_interval(values, resampling.level) for name, values in drawn.items() if name in names}
-    return {name: value for name, value in intervals.items() if value is not None}
+    others = metrics.keys() - _COUNTS - exact.keys()
+    found = {name: percentile_interval(values, resampling.level) for name, values in drawn.items() if name in others}
+    return {name: value for name, value in found.items() if value is not None} | exact
 
 
 def _missing(existing: set[str], truth: Bools, threshold: float | None) -> dict[str, str]:

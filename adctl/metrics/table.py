@@ -97,6 +97,7 @@ class Metric(Generic[C]):
         at_threshold: Whether it depends on the threshold.
         higher_is_better: Whether a higher value is better.
         is_count: Whether it is a number of images.
+        share: Counts of `ImageCounts` whose sum is divided by the sum of others; None if it is no share of images.
         undefined: Reason why it may not exist although there are both classes and a threshold.
         max_error: Function from binned counts to the largest error; None for a metric that binning leaves exact.
         places: Places that show it.
@@ -110,6 +111,7 @@ class Metric(Generic[C]):
     at_threshold: bool = False
     higher_is_better: bool = True
     is_count: bool = False
+    share: tuple[tuple[str, ...], tuple[str, ...]] | None = None
     undefined: str = ""
     max_error: Callable[[C], Floats] | None = None
     places: Place = Place.TERMINAL
@@ -169,6 +171,7 @@ IMAGE: tuple[Metric[ImageCounts], ...] = (
         "precision",
         lambda c: ranking.ratio(c.tp, c.tp + c.fp),
         at_threshold=True,
+        share=(("tp",), ("tp", "fp")),
         undefined="there are no alarms",
         places=_SHOWN,
         card=CardText(_VERDICTS, "Precision", "share of rejected images that are defective"),
@@ -178,6 +181,7 @@ IMAGE: tuple[Metric[ImageCounts], ...] = (
         "recall",
         lambda c: c.recall,
         at_threshold=True,
+        share=(("tp",), ("tp", "fn")),
         places=_SHOWN,
         card=CardText(_VERDICTS, "Recall", "share of defective images that are rejected"),
     ),
@@ -186,6 +190,7 @@ IMAGE: tuple[Metric[ImageCounts], ...] = (
         "false-alarm rate",
         lambda c: c.false_alarm_rate,
         at_threshold=True,
+        share=(("fp",), ("fp", "tn")),
         higher_is_better=False,
         places=_SHOWN,
         card=CardText(_VERDICTS, "False-alarm rate", "share of good images that are rejected"),
@@ -195,6 +200,7 @@ IMAGE: tuple[Metric[ImageCounts], ...] = (
         "accuracy",
         lambda c: ranking.ratio(c.tp + c.tn, c.tp + c.fp + c.tn + c.fn),
         at_threshold=True,
+        share=(("tp", "tn"), ("tp", "fp", "tn", "fn")),
     ),
     Metric(
         "balanced_accuracy",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from adctl.evaluation.evaluate import outcome
@@ -31,7 +31,7 @@ class NotableImage:
     Attributes:
         index: Row number of the image.
         title: Outcome of the image, such as `Missed defect`.
-        row: Row of the image.
+        row: Row of the image, with a probability only if the calibration had labelled defects.
     """
 
     index: int
@@ -75,4 +75,8 @@ def notable_images(scores: ScoreSet, limit: int) -> list[NotableImage]:
     reserved = min(len(others), limit // 3)
     shown = mistakes[: limit - reserved]
     shown += others[: limit - len(shown)]
-    return [NotableImage(index, _TITLES[outcome(scores.rows[index])], scores.rows[index]) for index in shown]
+    rows = [(index, scores.rows[index]) for index in shown]
+    return [
+        NotableImage(index, _TITLES[outcome(row)], replace(row, probability=scores.defect_probability(row)))
+        for index, row in rows
+    ]

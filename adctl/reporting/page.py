@@ -77,7 +77,7 @@ def _page_data(
             "error": row.error,
             "boxes": len(row.boxes),
             "p": row.p_value,
-            "probability": row.probability,
+            "probability": scores.defect_probability(row),
             "picture": shown.get(index),
         }
         for index, row in enumerate(scores.rows)

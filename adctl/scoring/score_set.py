@@ -256,6 +256,15 @@ class ScoreSet:
         config: dict[str, Any] = (self.manifest.get("model") or {}).get("config", {})
         return config
 
+    def defect_probability(self, row: ScoredImage) -> float | None:
+        """Return the probability that an image is defective, or None if the calibration had no labelled defects.
+
+        Without them the stored number is the share of good images that score lower, extrapolated beyond the calibration
+        images; the p-value says the same without extrapolation.
+        """
+        labelled = self.calibration is not None and self.calibration.probability.tail is None
+        return row.probability if labelled else None
+
     @property
     def has_maps(self) -> bool:
         """Whether the set has raw anomaly maps."""
