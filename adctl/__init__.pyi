@@ -569,6 +569,7 @@ def export(
 def bench(
     models: StrPath | Sequence[StrPath] = (),
     *,
+    model: StrPath | None = None,
     runtime: Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"] | Sequence[Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"]] = (),
     batch_sizes: int | Sequence[int] = (1, 4, 8),
     repeats: int = 30,
@@ -591,6 +592,7 @@ def bench(
 
     Args:
         models: Model files, measured in alternation. Default: the last model.
+        model: Model file, or folder or name of a run; one more of the models.
         runtime: Runtimes, each measured with each model. Choices: auto, torch, torch-compile, onnxruntime,
             openvino, torchscript, torch-export. Default: the file's own.
         batch_sizes: Batch sizes for throughput. At least 1.

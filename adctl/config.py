@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from contextlib import suppress
 from dataclasses import MISSING, FrozenInstanceError, asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -27,7 +28,20 @@ from adctl import documents
 from adctl.choices import DETECTORS, EXPORT_FORMATS, REPORT_FORMATS, RUNTIMES, formats_with
 from adctl.errors import UsageError, unknown_name
 from adctl.image_sizes import ImageSize
-from adctl.options import PREFIX, Bounds, Group, Option, declared_in, describe, flag_name, is_several, is_table, switch
+from adctl.options import (
+    PREFIX,
+    SHARE,
+    Bounds,
+    Group,
+    Option,
+    declared_in,
+    describe,
+    flag_name,
+    is_several,
+    is_share,
+    is_table,
+    switch,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -43,10 +57,10 @@ Positive = Annotated[int, Bounds(ge=1)]
 Natural = Annotated[int, Bounds(ge=0)]
 Amount = Annotated[float, Bounds(gt=0)]
 Seconds = Annotated[float, Bounds(gt=0), "SECONDS"]
-Share = Annotated[float, Bounds(gt=0, lt=1), "SHARE"]
-"""Numbers between 0 and 1, both excluded."""
-ShareOrOne = Annotated[float, Bounds(gt=0, le=1), "SHARE"]
-ShareOrZero = Annotated[float, Bounds(ge=0, lt=1), "SHARE"]
+Share = Annotated[float, Bounds(gt=0, lt=1), SHARE]
+"""Numbers between 0 and 1, both excluded; texts such as "2%" are understood."""
+ShareOrOne = Annotated[float, Bounds(gt=0, le=1), SHARE]
+ShareOrZero = Annotated[float, Bounds(ge=0, lt=1), SHARE]
 AtLeastZero = Annotated[float, Bounds(ge=0)]
 FoldCount = Annotated[int, Bounds(ge=2, le=100)]
 BatchSize = Literal["auto"] | Positive
@@ -467,6 +481,7 @@ class BenchSettings(ComputeSettings, GateSettings, OverwriteSettings):
     """Settings of `adctl bench`."""
 
     models: Paths = MEASUREMENT((), "Model files, measured in alternation.", argument=True, unset="the last model")
+    model: File | None = MEASUREMENT(None, "Model file, or folder or name of a run; one more of the models.")
     runtime: tuple[RuntimeName, ...] = MEASUREMENT(
         (), "Runtimes, each measured with each model.", commas=True, unset="the file's own"
     )
@@ -593,8 +608,8 @@ COMMON_OPTIONS = (
     switch("config", "Settings file: TOML, YAML or JSON. Flags and ADCTL_* variables override it.", metavar="FILE"),
     switch("print_config", "Print each setting, its value and its origin, and stop."),
     switch("json", "Print one JSON document on stdout and nothing else there."),
-    switch("quiet", "Print only results and errors.", short="-q"),
-    switch("verbose", "Print more, with tracebacks of internal errors.", short="-v"),
+    switch("quiet", "Print only errors, and with --json the document.", short="-q"),
+    switch("verbose", "Print device, runtime and model too, and tracebacks of internal errors.", short="-v"),
 )
 """Options that every command has; none is a setting."""
 
@@ -685,7 +700,7 @@ def validated(cls: type[S], values: Mapping[str, Any], origins: Mapping[str, str
     for name in values:
         if name not in known:
             raise _unknown(f"setting of adctl {cls.command}", name, [cls])
-    prepared = cls.prepare(_lists(cls, values))
+    prepared = cls.prepare(_without_percent(cls, _lists(cls, values)))
     try:
         return TypeAdapter(cls).validate_python(prepared)
     except ValidationError as error:
@@ -701,6 +716,17 @@ def _lists(cls: type[CommandSettings], values: Mapping[str, Any]) -> dict[str, A
             split = declared[name].commas and isinstance(value, str)
             listed[name] = [part.strip() for part in value.split(",")] if split else [value]
     return listed
+
+
+def _without_percent(cls: type[CommandSettings], values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values, with shares for percentages such as "2%"; other texts are left alone to be refused."""
+    hints = get_type_hints(cls, include_extras=True)
+    shares = dict(values)
+    for name, value in values.items():
+        if isinstance(value, str) and value.endswith("%") and is_share(hints[name]):
+            with suppress(ValueError):
+                shares[name] = round(float(value[:-1]) / 100, 12)
+    return shares
 
 
 def _from_environment(cls: type[CommandSettings]) -> dict[str, Any]:
@@ -811,7 +837,20 @@ def _explain(cls: type[CommandSettings], errors: list[ErrorDetails], origins: Ma
     reason = " or ".join(dict.fromkeys(reasons)).replace("a valid integer", "a whole number")
     must = f"it must be {reason}" if same_value[0]["msg"].startswith("Input should be ") else reason
     message = f"The setting {flag}{place} is not valid: {must}. Got {first['input']!r} instead."
-    return UsageError(message, f"See 'adctl {cls.command} --help'.")
+    return UsageError(message, _percent_meant(cls, name, first["input"]) or f"See 'adctl {cls.command} --help'.")
+
+
+def _percent_meant(cls: type[CommandSettings], name: str, given: Any) -> str | None:
+    """Return what a share above 1 means and how to write it as a percentage; None for other values."""
+    if not is_share(get_type_hints(cls, include_extras=True)[name]):
+        return None
+    try:
+        value = float(given)
+    except (TypeError, ValueError):
+        return None
+    # A percentage was converted before, so that a number that is exactly 1 may have been "100%".
+    meant = 1 < value < 100 or (value == 1 and isinstance(given, str))  # noqa: PLR2004
+    return f"{value:g} means {100 * value:g} %; write {value / 100:g} or {value:g}%." if meant else None
 
 
 def _json_safe(value: Any) -> Any:

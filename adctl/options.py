@@ -15,6 +15,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_
 PREFIX = "ADCTL_"
 """Start of the name of every environment variable that adctl reads."""
 
+SHARE = "SHARE"
+"""Placeholder of numbers between 0 and 1."""
+
 T = TypeVar("T")
 
 _METADATA = "adctl"
@@ -181,6 +184,11 @@ def _option(field: dataclasses.Field[Any], annotation: Any) -> Option:
 def is_several(annotation: Any) -> bool:
     """Return whether a setting of this type holds several values."""
     return get_origin(_inner(annotation)) is tuple
+
+
+def is_share(annotation: Any) -> bool:
+    """Return whether a setting of this type is a number between 0 and 1, which may be given in percent."""
+    return any(SHARE in getattr(member, "__metadata__", ()) for member in _members(annotation))
 
 
 def is_table(annotation: Any) -> bool:

@@ -341,8 +341,18 @@ def test_an_interrupted_score_leaves_only_whole_files(world, zippers, sent):
 
 def test_quiet_and_colourless(world, zippers):
     done = world("score", zippers / "test" / "good", "--model", "first", "--quiet")
-    assert done.stderr == ""
-    assert "\x1b[" not in done.stdout
+    assert (done.stdout, done.stderr) == ("", "")
+    assert world.json("score", zippers / "test" / "good", "--model", "first", "-q")["ok"] is True
+    failed = world("score", zippers / "test" / "good", "--model", "none", "--quiet", code=2)
+    assert failed.stderr.startswith("error: ")
+
+
+def test_routine_lines_come_only_with_verbose(world, zippers):
+    arguments = ("score", zippers / "test" / "good", "--model", "first")
+    usual, verbose = world(*arguments), world(*arguments, "-v")
+    assert not [line for line in usual.stderr.splitlines() if not line.startswith("warning: ")]
+    assert all(word in verbose.stderr for word in ("Device ", "Runtime ", "Model "))
+    assert "\x1b[" not in usual.stdout
 
 
 def test_memory_stays_flat_in_the_number_of_images(world, zippers):

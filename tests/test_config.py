@@ -30,6 +30,30 @@ def no_environment(monkeypatch):
             monkeypatch.delenv(name)
 
 
+PERCENT = {
+    "2%": 0.02,
+    " 2 %": 0.02,
+    "0.1%": 0.001,
+    "0.5": 0.5,
+    "2": "2 means 200 %; write 0.02 or 2%.",
+    "1": "1 means 100 %; write 0.01 or 1%.",
+    "100%": "See 'adctl calibrate --help'.",
+    "0%": "See 'adctl calibrate --help'.",
+    "x%": "See 'adctl calibrate --help'.",
+}
+
+
+@pytest.mark.parametrize("typed", PERCENT)
+def test_shares_may_be_given_in_percent(typed):
+    expected = PERCENT[typed]
+    if isinstance(expected, float):
+        assert load(CalibrateSettings, {"max_false_alarm": typed}).settings.max_false_alarm == expected
+        return
+    with pytest.raises(UsageError, match="--max-false-alarm") as caught:
+        load(CalibrateSettings, {"max_false_alarm": typed})
+    assert caught.value.remedy == expected
+
+
 def test_flag_before_environment_before_file_before_default(tmp_path, monkeypatch):
     file = tmp_path / "adctl.toml"
     file.write_text('seed = 1\nepochs = 11\narch = "padim"\n[train]\nepochs = 12\n', encoding="utf-8")

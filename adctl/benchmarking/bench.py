@@ -110,7 +110,7 @@ def bench(loaded: LoadedSettings[BenchSettings], reporter: Reporter = SILENT) ->
     outputs = (settings.out, *gate_files(settings).values(), settings.markdown, settings.plot)
     files.require_replaceable(outputs, overwrite=settings.overwrite)
     baseline = None if settings.against is None else read_baseline(settings.against)
-    paths = [run_folder.find_model(settings.runs, given) for given in settings.models or (None,)]
+    paths = [run_folder.find_model(settings.runs, given) for given in _models(settings)]
     wanted = [(path, runtime) for path in paths for runtime in settings.runtime or (None,)]
     cases = [_open(path, runtime, settings) for path, runtime in wanted]
     sizes = sorted({1, *settings.batch_sizes})
@@ -130,6 +130,11 @@ def bench(loaded: LoadedSettings[BenchSettings], reporter: Reporter = SILENT) ->
     benchmark = Benchmark(results, (*checked, *(compare(results, baseline) if baseline else ())))
     _write(benchmark, settings)
     return benchmark
+
+
+def _models(settings: BenchSettings) -> tuple[Path | None, ...]:
+    """Return the named models; None stands for the last one."""
+    return (*settings.models, settings.model) if settings.model else settings.models or (None,)
 
 
 def _open(path: Path, wanted: str | None, settings: BenchSettings) -> _Case:

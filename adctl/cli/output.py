@@ -64,10 +64,10 @@ class Call(Generic[S]):
         return bool(self._given.get(switch))
 
     def finish(self, result: Any, show: Callable[[], RenderableType]) -> None:
-        """Show the result: as JSON if asked for, otherwise as text."""
+        """Show the result: as JSON if asked for, otherwise as text unless --quiet was typed."""
         if self.as_json:
             print_json(document(self._path.split()[0], result=result, warnings=self._warnings))
-        else:
+        elif not self.asked("quiet"):
             print_text(show())
 
     def annotate(self, title: str, gates: Iterable[GateResult], notes: Iterable[str] = ()) -> None:

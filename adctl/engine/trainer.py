@@ -201,14 +201,14 @@ def _optimize(
     device = job.device if fabric is None else fabric.device
     precision, reason = choose_precision(job.settings.precision, device)
     report.precision = f"{precision} ({reason})"
-    log.info("Precision %s: %s.", precision, reason)
+    log.debug("Precision %s: %s.", precision, reason)
     if phase.objective is not None:
         phase.objective.to(device)
     fabric = fabric or distributed.make_fabric(distributed.Devices.single(device), precision)
     settings = _fit_batch_size(phase, job, limit, device)
     loop = GradientLoop(job.detector, phase, settings, fabric, limit, job.context, report)
     images = f"{report.global_batch_size} images per step"
-    log.info("Batch size %d on each of %d device(s), %s.", limit.size, report.devices, images)
+    log.debug("Batch size %d on each of %d device(s), %s.", limit.size, report.devices, images)
     loop.run(job.train, job.validation, number, snapshot)
 
 

@@ -58,7 +58,7 @@ def _open_model(path: Path, device: str, gpu: int | None, runtime: str) -> Runti
     """Open a `model.safetensors` with another runtime than the default, or with the fastest one."""
     if runtime == AUTO:
         choice = choose_runtime(path, device, gpu)  # compares the checksum
-        log.info("Runtime %s: %s.", choice.runtime, choice.reason)
+        log.debug("Runtime %s: %s.", choice.runtime, choice.reason)
         name, target = choice.runtime, choice.path
     elif RUNTIMES[runtime].suffix == path.suffix:
         name, target = runtime, path

@@ -38,7 +38,7 @@ class TorchRuntime:
 
     def __init__(self, path: Path, device: str = "auto", gpu: int | None = None) -> None:
         choice = choose_device(device, gpu)
-        log.info("Device %s: %s.", choice.device, choice.reason)
+        log.debug("Device %s: %s.", choice.device, choice.reason)
         detector, header = load_model(path)
         self.attach(detector, header, choice.device)
 

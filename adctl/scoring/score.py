@@ -163,7 +163,7 @@ def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     """
     settings = loaded.settings
     model = run_folder.find_model(settings.runs, settings.model)
-    log.info("Model %s.", model)
+    log.debug("Model %s.", model)
     samples, ignored = _find_images(settings, model)
     if settings.out is not None:
         _check_targets(settings, settings.out, samples)

@@ -249,7 +249,7 @@ def watch(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
         )
     results = [folder / name for name in (MANIFEST, CSV, JSONL, LOG)]
     files.require_replaceable(results, overwrite=settings.overwrite, claimed=claimed_by_watch(folder))
-    log.info("Model %s.", model)
+    log.debug("Model %s.", model)
     runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta)
     start = time.perf_counter()
     with WatchLog(folder, Owner(files.sha256_file(model), str(watched))) as watch_log:

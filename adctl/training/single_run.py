@@ -269,7 +269,7 @@ def train_once(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILEN
     settings = loaded.settings
     with reporter.stage("reading the list of images"):
         plan = plan_training(settings)
-    log.info("Device %s: %s.", plan.device.device, plan.device.reason)
+    log.debug("Device %s: %s.", plan.device.device, plan.device.reason)
     for note in plan.dataset.notes:
         log.info("%s", note)
     loaded = with_chosen_size(loaded, plan)
