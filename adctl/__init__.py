@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "adctl.api": (
-        *("train", "calibrate", "score", "report", "compare", "export", "bench", "load", "demo"),
+        *("train", "calibrate", "score", "report", "compare", "export", "bench", "load", "demo", "schema"),
         *("fetch", "fetch_weights", "fetch_bundle", "fetch_check", "fetch_verify"),
     ),
     "adctl.benchmarking.bench": ("Benchmark",),

@@ -89,6 +89,7 @@ __all__ = [
     "load",
     "open_maps",
     "report",
+    "schema",
     "score",
     "train",
 ]
@@ -677,6 +678,21 @@ def demo(
 
     Raises:
         AdctlError: The results cannot be written.
+    """
+
+def schema(
+    document: str | Sequence[str],
+) -> dict[str, Any]:
+    """Return the JSON Schema of what a command prints with --json, or of a JSON file.
+
+    Args:
+        document: Command or file, as in the list of documents. Default: the list.
+
+    Returns:
+        The schema, in the dialect 2020-12.
+
+    Raises:
+        AdctlError: There is no such document.
     """
 
 @overload

@@ -7,7 +7,7 @@ that a call does not give, the variables `ADCTL_*` and the file named by `ADCTL_
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adctl.config import (
     BenchSettings,
@@ -21,6 +21,7 @@ from adctl.config import (
     FetchWeightsSettings,
     LoadedSettings,
     ReportSettings,
+    SchemaSettings,
     ScoreSettings,
     TrainSettings,
 )
@@ -283,6 +284,24 @@ def fetch_verify(loaded: LoadedSettings[FetchVerifySettings]) -> list[VerifyResu
     from adctl.fetching.verifying import verify
 
     return verify(loaded.settings.what, categories=loaded.settings.category)
+
+
+# ---- documents
+
+
+@from_settings(SchemaSettings, required=("document",), accepts={"document": "str | Sequence[str]"})
+def schema(loaded: LoadedSettings[SchemaSettings]) -> dict[str, Any]:
+    """Return the JSON Schema of what a command prints with --json, or of a JSON file.
+
+    Returns:
+        The schema, in the dialect 2020-12.
+
+    Raises:
+        AdctlError: There is no such document.
+    """
+    from adctl.schemas import schema as run
+
+    return run(" ".join(loaded.settings.document))
 
 
 # ---- models

@@ -101,6 +101,7 @@ MEASUREMENT = Group("Measurement")
 CHECK = Group("Check")
 BUNDLE = Group("Bundle")
 WEIGHTS = Group("Weights")
+DOCUMENT = Group("Document")
 GATES = Group("Gates")
 OUTPUT = Group("Output")
 COMPUTE = Group("Compute")
@@ -602,6 +603,20 @@ class DemoSettings(DeviceSettings):
     arch: str = DETECTOR("patchcore", _ARCH)
     epochs: Positive = DETECTOR(5, "Epochs of gradient training.")
     seed: Natural = DETECTOR(0, "Seed of all random numbers.")
+
+
+@command(
+    "schema",
+    "Print the JSON Schema of what a command prints with --json, or of a JSON file.",
+    "adctl schema",
+    "adctl schema score",
+    "adctl schema fetch check",
+    "adctl schema scores.json",
+)
+class SchemaSettings(CommandSettings):
+    """Settings of `adctl schema`."""
+
+    document: Texts = DOCUMENT((), "Command or file, as in the list of documents.", argument=True, unset="the list")
 
 
 COMMON_OPTIONS = (

@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -113,8 +115,36 @@ class CommandLine:
         return done
 
     def json(self, *arguments: object, code: int = 0, **environment: str) -> dict[str, Any]:
-        """Run with --json; stdout must be that document and nothing else."""
-        return json.loads(self(*arguments, "--json", code=code, **environment).stdout)
+        """Run with --json; stdout must be that document and nothing else, and be as its published schema says."""
+        from adctl.cli.command import split_subcommand
+
+        document = json.loads(self(*arguments, "--json", code=code, **environment).stdout)
+        words = [str(word) for word in arguments]
+        check_document(document, split_subcommand(words[0], words[1:])[0])
+        return document
+
+
+def check_document(document: Any, name: str) -> None:
+    """Assert that a document is as its published schema says, and has no other fields."""
+    error = jsonschema.exceptions.best_match(validator_of(name).iter_errors(document))
+    assert error is None, f"{name}: {error.json_path}: {error.message}"
+
+
+@cache
+def validator_of(name: str) -> Any:
+    from adctl.schemas import schema
+
+    return jsonschema.Draft202012Validator(without_others(schema(name)))
+
+
+def without_others(value: Any) -> Any:
+    """A schema that allows only the fields that it names."""
+    if isinstance(value, list):
+        return [without_others(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    closed = {name: without_others(one) for name, one in value.items()}
+    return {"additionalProperties": False, **closed} if isinstance(value.get("properties"), dict) else closed
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ ROOMS = [
     "__main__",
     "cli",
     "api",
+    "schemas",
     "testing",
     "demonstration",
     "exporting",
@@ -71,7 +72,7 @@ HEAVY = [
     "diffusers",
 ]
 
-COMMANDS = ["fetch", "train", "calibrate", "score", "report", "export", "bench", "demo"]
+COMMANDS = ["fetch", "train", "calibrate", "score", "report", "export", "bench", "demo", "schema"]
 
 
 def module_name(path: Path) -> str:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -188,11 +189,29 @@ def print_text(shown: RenderableType) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on stdout, in UTF-8 whatever the locale is."""
+    """Print one JSON document on stdout, in UTF-8 whatever the locale is; numbers that are not finite become null."""
+    streams.write_stdout(to_json(_finite(_jsonable(value)), indent=2) + "\n")
+
+
+def _jsonable(value: Any) -> Any:
+    """Return a result as lists, dictionaries, texts and numbers."""
     from pydantic_core import to_jsonable_python
 
-    plain = to_jsonable_python(value, inf_nan_mode="constants", fallback=str)
-    streams.write_stdout(to_json(plain, indent=2, allow_nan=True) + "\n")
+    return to_jsonable_python(value, inf_nan_mode="constants", fallback=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """Return arrays and numbers of NumPy as lists and numbers, and everything else as text."""
+    return value.tolist() if type(value).__module__ == "numpy" else str(value)
+
+
+def _finite(value: Any) -> Any:
+    """Return null for numbers that are not finite, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def print_error(error: AdctlError, *, as_json: bool) -> None:
