@@ -337,7 +337,7 @@ def calibrate(
     folds: int | None = None,
     learning_curve: bool = False,
     tta: str | Sequence[str] | None = None,
-    method: Literal["percentile", "sigma", "mad", "tail", "conformal", "f1", "precision", "recall", "cost", "fixed"] | None = None,
+    method: Literal["smooth", "percentile", "sigma", "mad", "tail", "conformal", "f1", "precision", "recall", "cost", "fixed"] | None = None,
     max_false_alarm: float | None = None,
     new_groups: bool = False,
     percentile: float | None = None,
@@ -370,11 +370,11 @@ def calibrate(
         folds: Train this many models: each good image is scored by one not trained on it. At least 2, at most 100.
         learning_curve: Estimate how many good images are enough.
         tta: Average over views: hflip, vflip, rot90, transpose; or none.
-        method: Method of the threshold. Choices: percentile, sigma, mad, tail, conformal, f1, precision, recall,
-            cost, fixed. Default: that of the level given, else percentile.
-        max_false_alarm: Guaranteed highest rate of false alarms, by method conformal or tail. Above 0, below 1.
-        new_groups: Set the threshold for a new group, such as the next lot.
-        percentile: Percentile of good scores. Above 0, at most 100. Default: 99.
+        method: Method of the threshold. Choices: smooth, percentile, sigma, mad, tail, conformal, f1, precision,
+            recall, cost, fixed. Default: that of the level given, else smooth.
+        max_false_alarm: Highest rate of false alarms: guaranteed by method conformal, estimated by smooth or tail.
+            Above 0, below 1.
+        percentile: Percentile of good scores. Above 0, at most 100. Default: 99 with `method` percentile.
         sigmas: Standard deviations above the mean, or median with mad. Above 0. Default: 3.
         min_precision: Lowest share of defects among alarms. Above 0, at most 1.
         min_recall: Lowest share of defects that are found. Above 0, at most 1.

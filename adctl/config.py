@@ -65,7 +65,7 @@ AtLeastZero = Annotated[float, Bounds(ge=0)]
 FoldCount = Annotated[int, Bounds(ge=2, le=100)]
 BatchSize = Literal["auto"] | Positive
 CalibrationMethod = Literal[
-    "percentile", "sigma", "mad", "tail", "conformal", "f1", "precision", "recall", "cost", "fixed"
+    "smooth", "percentile", "sigma", "mad", "tail", "conformal", "f1", "precision", "recall", "cost", "fixed"
 ]
 if TYPE_CHECKING:
     ExportFormatName = str
@@ -362,14 +362,14 @@ class CalibrateSettings(DeviceSettings, ModelSettings, OverwriteSettings):
     tta: str | None = INPUT(None, "Average over views: hflip, vflip, rot90, transpose; or none.", "VIEW,VIEW")
 
     method: CalibrationMethod | None = THRESHOLD(
-        None, "Method of the threshold.", unset="that of the level given, else percentile"
+        None, "Method of the threshold.", unset="that of the level given, else smooth"
     )
     max_false_alarm: Share | None = THRESHOLD(
-        None, "Guaranteed highest rate of false alarms, by method conformal or tail.", "RATE"
+        None, "Highest rate of false alarms: guaranteed by method conformal, estimated by smooth or tail.", "RATE"
     )
     new_groups: bool = THRESHOLD(False, "Set the threshold for a new group, such as the next lot.")
     percentile: Annotated[float, Bounds(gt=0, le=100)] | None = THRESHOLD(
-        None, "Percentile of good scores.", unset="99"
+        None, "Percentile of good scores.", unset="99 with --method percentile"
     )
     sigmas: Amount | None = THRESHOLD(None, "Standard deviations above the mean, or median with mad.", "K", unset="3")
     min_precision: ShareOrOne | None = THRESHOLD(None, "Lowest share of defects among alarms.")

@@ -180,11 +180,14 @@ class Calibration:
         expected_false_alarm: Expected share of new good images above the threshold, 0 to 1.
         score_range: Lowest and highest good score, for display.
         promised_false_alarm: Upper bound on that share, averaged over calibration sets, that holds for exchangeable
-            good images of any distribution; None if the method guarantees none.
+            good images of any distribution; None if the method guarantees none. With scores out of fold it is the
+            bound of `adctl.thresholds.conformal.cross_conformal_bound`, about twice the rate that is usual.
         warn_threshold: Scores above it and up to `threshold` give the verdict "warn"; None disables the verdict.
         warn_level: Level of `warn_threshold`, in the same method.
         evidence: Scores from which all of this was computed.
         probability: Function from scores to anomaly probabilities.
+        false_alarm_interval: Interval that holds the share of new good images above the threshold with probability 0.9,
+            by the smooth tail of the good scores; None in models of earlier versions.
     """
 
     method: str
@@ -200,6 +203,7 @@ class Calibration:
     warn_level: float | None = None
     evidence: CalibrationScores = CalibrationScores(())
     probability: ProbabilityCurve = ProbabilityCurve((), ())
+    false_alarm_interval: tuple[float, float] | None = None
 
     @property
     def views(self) -> tuple[str, ...]:

@@ -85,7 +85,7 @@ def test_the_name_of_a_run_means_its_newest_calibration(model, zippers):
     assert newest.splitlines()[-1].split() == ["open", "heat/report.html"]
     assert (run.folder / "heat" / "report.html").is_file()
     old = run.json("score", image, "--model", "runs/line/model.safetensors", "--device", "cpu")
-    assert old["result"]["method"] == "percentile 99"
+    assert old["result"]["method"] == "smooth 0.01"
     assert [text for text in old["warnings"] if "newer calibration, model-conformal-0.25.safetensors" in text]
     run("calibrate", "--model", "line", "--sigmas", "2", "--in-place")
     assert run_folder.find_model(run.folder / "runs", Path("line")) == model
@@ -274,7 +274,7 @@ def test_folds_score_every_good_image_and_learn_from_all(model):
     made = calibrate(loaded(model, folds=2, max_false_alarm=0.1))
     assert made.model.name == "model-conformal-0.1-folds2.safetensors"
     assert (made.calibration.good_images, made.calibration.evidence.folds) == (20, 2)
-    assert made.calibration.promised_false_alarm is None
+    assert made.calibration.promised_false_alarm == pytest.approx(2 * 2 / 21 + min(1 / 11, 0.9 / 3))
     header = read_header(made.model)
     assert header.training.images == 20
     assert tensors_digest(made.model) != tensors_digest(model)
@@ -360,7 +360,7 @@ def test_score_warns_of_images_unlike_those_of_the_calibration(world, model, zip
 
 
 RULES = {
-    "nothing given": ({}, ThresholdRule("percentile", 99.0)),
+    "nothing given": ({}, ThresholdRule("smooth", 0.01)),
     "the rate implies conformal": ({"max_false_alarm": 0.02}, ThresholdRule("conformal", 0.02)),
     "the same rate for the tail": ({"max_false_alarm": 0.02, "method": "tail"}, ThresholdRule("tail", 0.02)),
     "sigmas": ({"sigmas": 4, "warn_at": 2}, ThresholdRule("sigma", 4.0, 2)),

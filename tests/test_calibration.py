@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy.stats import genpareto
+from scipy.stats import gamma, genpareto, lognorm, norm
+from scipy.stats import t as student_t
 from sklearn.metrics import f1_score, precision_score, recall_score
 
 from adctl import documents
 from adctl.config import CalibrationMethod
 from adctl.errors import DataError, UsageError
 from adctl.records import Calibration, CalibrationScores, Verdict
-from adctl.thresholds import conformal, pareto_tail, supervised, unsupervised
+from adctl.thresholds import conformal, pareto_tail, smooth_tail, supervised, unsupervised
 from adctl.thresholds.decision import DecisionRule, anomaly_probabilities, fit_probability
 from adctl.thresholds.methods import METHODS, ThresholdRule, calibrate
 
@@ -168,6 +169,57 @@ def test_the_tail_reaches_beyond_what_was_seen_and_says_so():
         pareto_tail.by_tail(good[:10], 0.01)
 
 
+SMOOTH_LAWS = {
+    "normal": norm(10, 1),
+    "gamma": gamma(9),
+    "skewed": gamma(3),
+    "lognormal": lognorm(0.3),
+    "heavy tail": student_t(5, 20),
+}
+"""Distributions of scores of good images that the default threshold is made for."""
+
+
+def rates_of_smooth_tail(law, count: int, draws: int = 1000) -> np.ndarray:
+    """Return the exact false-alarm rate of the default threshold for each of many calibration sets."""
+    good = law.rvs((draws, count), random_state=0)
+    return law.sf([smooth_tail.by_smooth_tail(row, 0.01).value for row in good])
+
+
+@pytest.mark.parametrize("law", SMOOTH_LAWS)
+@pytest.mark.parametrize("count", [20, 50, 200])
+def test_the_default_threshold_aims_at_one_percent_whatever_the_number_of_images(law, count):
+    found = rates_of_smooth_tail(SMOOTH_LAWS[law], count)
+    assert 0.004 < found.mean() < 0.015
+    assert np.quantile(found, 0.9) < 0.04
+
+
+@pytest.mark.parametrize("count", [20, 50, 200])
+def test_the_interval_of_the_rate_holds_the_rate(count):
+    covered = []
+    for seed in range(200):
+        good = SMOOTH_LAWS["gamma"].rvs(count, random_state=seed)
+        threshold = smooth_tail.by_smooth_tail(good, 0.01).value
+        low, high = smooth_tail.false_alarm_interval(good, threshold)
+        covered.append(low <= SMOOTH_LAWS["gamma"].sf(threshold) <= high)
+    assert np.mean(covered) > 0.85
+
+
+def test_one_outlying_good_image_does_not_set_the_default_threshold():
+    good = np.random.default_rng(0).normal(10, 1, 50)
+    spoilt = np.append(good, 30.0)
+    assert smooth_tail.by_smooth_tail(spoilt, 0.01).value < 16
+    assert unsupervised.by_sigma(spoilt, 3).value > 18
+
+
+@given(good=scores, rate=rates)
+def test_the_smooth_threshold_is_in_order_and_scales_with_the_scores(good, rate):
+    found = smooth_tail.by_smooth_tail(good, rate).value
+    assert found >= smooth_tail.by_smooth_tail(good, min(1.0, 2 * rate)).value - 1e-6 * abs(found)
+    assert smooth_tail.by_smooth_tail(4 * good, rate).value == pytest.approx(4 * found)
+    low, high = smooth_tail.false_alarm_interval(good, found)
+    assert 0 <= low <= high <= 1
+
+
 @settings(max_examples=30)
 @given(good=few, defective=few)
 def test_labelled_thresholds_are_the_best_there_are(good, defective):
@@ -252,9 +304,12 @@ def test_two_thresholds_give_three_verdicts():
         calibrate(ThresholdRule("f1", warn=0.5), evidence([1.0, 2.0], [3.0]))
 
 
-def test_scores_of_folds_promise_nothing():
+def test_scores_of_folds_promise_the_bound_of_cross_conformal_prediction():
     chosen, _ = calibrate(ThresholdRule("conformal", 0.1), evidence(np.arange(50.0), folds=5))
-    assert chosen.promised_false_alarm is None
+    assert chosen.promised_false_alarm == pytest.approx(2 * 5 / 51 + min(1.6 / 11, 0.9 / 6))
+    alone, _ = calibrate(ThresholdRule("conformal", 0.1), evidence(np.arange(50.0), folds=50))
+    assert alone.promised_false_alarm == pytest.approx(2 * 5 / 51)
+    assert chosen.expected_false_alarm <= 0.1
 
 
 def test_a_threshold_that_decides_nothing_is_told():

@@ -64,6 +64,7 @@ class _Level:
 
 
 _LEVELS = {
+    "smooth": _Level("max_false_alarm", 0.01, 1),
     "percentile": _Level("percentile", 99.0, 100),
     "sigma": _Level("sigmas", 3.0),
     "mad": _Level("sigmas", 3.0),
@@ -186,7 +187,7 @@ def threshold_rule(settings: CalibrateSettings) -> ThresholdRule:
     if settings.method is None and len(implied) > 1:
         flags = " and ".join(flag_name(name) for name in given)
         raise UsageError(f"{flags} belong to different methods.", "Give one of them, or choose one with --method.")
-    method: str = settings.method or next(iter(implied), "percentile")
+    method: str = settings.method or next(iter(implied), "smooth")
     level = _LEVELS.get(method)
     allowed = (level.setting,) if level else _COSTS if method == "cost" else ()
     for name in given:

@@ -65,19 +65,27 @@ def _name_of(model: Path, runs: Path) -> str:
 
 
 def false_alarms(chosen: Calibration) -> str:
-    """Return the expected rate of false alarms in words, and whether it is guaranteed."""
+    """Return the rate of false alarms in words: what is usual, and what is guaranteed."""
     from adctl.thresholds import new_groups
 
-    if chosen.promised_false_alarm is not None:
-        rate = f"at most {100 * chosen.promised_false_alarm:.3g} % of new good images"
-        if chosen.method == new_groups.METHOD:
-            groups = len(set(chosen.evidence.groups))
-            return f"{rate} of new groups, on average: guaranteed, if new groups resemble these {groups}"
+    usual = f"about {100 * chosen.expected_false_alarm:.2g} % of new good images"
+    if chosen.promised_false_alarm is None:
+        groups = " for new groups" if chosen.evidence.groups and chosen.method != new_groups.METHOD else ""
+        return f"{usual}{_interval(chosen)}: an estimate, not a guarantee{groups}"
+    rate = f"at most {100 * chosen.promised_false_alarm:.3g} % of new good images"
+    if chosen.method == new_groups.METHOD:
+        count = len(set(chosen.evidence.groups))
+        return f"{rate} of new groups, on average: guaranteed, if new groups resemble these {count}"
+    if not chosen.evidence.folds:
         return f"{rate}: guaranteed, if they resemble these images"
-    why = ", estimated by folds: not guaranteed" if chosen.evidence.folds else ": not guaranteed"
-    if chosen.evidence.groups and chosen.method != new_groups.METHOD:
-        why += " on new groups"
-    return f"about {100 * chosen.expected_false_alarm:.3g} % of new good images expected{why}"
+    return f"usually {usual}; {rate} by the bound of cross-conformal prediction, if they resemble these images"
+
+
+def _interval(chosen: Calibration) -> str:
+    if chosen.false_alarm_interval is None:
+        return ""
+    low, high = (f"{100 * rate:.1g}" if rate < 0.1 else f"{100 * rate:.0f}" for rate in chosen.false_alarm_interval)  # noqa: PLR2004
+    return f" ({low} to {high} % with 90 % confidence)"
 
 
 def _curve_text(curve: LearningCurve) -> RenderableType:

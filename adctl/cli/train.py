@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from adctl.config import TrainSettings
     from adctl.engine.model_summary import ModelSummary
+    from adctl.records import Calibration
     from adctl.training.cross_validation import CrossValidationResult
     from adctl.training.grid import GridResult
     from adctl.training.resource_estimate import ResourceEstimate
@@ -82,11 +83,17 @@ def _text(result: TrainResult) -> RenderableType:
             ("trained on", f"{result.images} good images in {result.seconds:.1f} s ({phases})"),
             *(_epochs(result) if result.fit.history else []),
             ("network", _size(result.summary)),
-            ("threshold", f"{calibration.threshold:.6g}, from {calibration.good_images} held-out good images"),
+            ("threshold", f"{calibration.threshold:.6g}, from {_calibration_images(calibration)}"),
             ("false alarms", false_alarms(calibration)),
             ("next", "adctl score FOLDER --out heatmaps/"),
         ]
     )
+
+
+def _calibration_images(calibration: Calibration) -> str:
+    if calibration.evidence.folds:
+        return f"{calibration.good_images} good images, each scored as by a model that did not learn from it"
+    return f"{calibration.good_images} held-out good images"
 
 
 def _epochs(result: TrainResult) -> list[tuple[str, str]]:

@@ -165,14 +165,23 @@ def _summary(scores: ScoreSet, evaluation: Evaluation) -> list[str]:
             f"In {100 * image.auroc:.1f} %{ends} of all pairs of a defective and a good image, "
             "the defective image has the higher score."
         )
-    if calibration is not None and calibration.promised_false_alarm is not None:
-        sentences.append(
-            f"The threshold is set for false alarms on at most {100 * calibration.promised_false_alarm:.3g} % of good "
-            f"images like the {calibration.good_images} images used for the calibration."
-        )
+    if calibration is not None:
+        sentences += _false_alarm_sentences(calibration)
     if _manifest_part(scores, "drift").get("drifted"):
         sentences.append("These images differ from the images used for the calibration; see the section on drift.")
     return sentences
+
+
+def _false_alarm_sentences(calibration: Calibration) -> list[str]:
+    images = f"like the {calibration.good_images} images used for the calibration"
+    if calibration.promised_false_alarm is not None:
+        most = f"at most {100 * calibration.promised_false_alarm:.3g} %"
+        return [f"The threshold is set for false alarms on {most} of good images {images}."]
+    if calibration.false_alarm_interval is None:
+        return []
+    low, high = (f"{100 * rate:.1g}" for rate in calibration.false_alarm_interval)
+    rate = f"about {100 * calibration.expected_false_alarm:.2g} %"
+    return [f"The threshold is set for false alarms on {rate} ({low} to {high} %) of good images {images}."]
 
 
 def _verdict_summary(scores: ScoreSet, evaluation: Evaluation) -> str:
@@ -304,7 +313,8 @@ def _threshold_origin(calibration: Calibration | None) -> str | None:
     images = f"{calibration.good_images} good" + f" and {calibration.defect_images} defective" * bool(
         calibration.defect_images
     )
-    return f"{calibration.threshold!r}, method {calibration.method} {calibration.level:g}, from {images} images"
+    folds = " scored by models that did not learn from them" if calibration.evidence.folds else ""
+    return f"{calibration.threshold!r}, method {calibration.method} {calibration.level:g}, from {images} images{folds}"
 
 
 def _warning(calibration: Calibration | None) -> str | None:

@@ -2,6 +2,7 @@
 
     unsupervised.py  thresholds from good scores alone: percentile, mean + k sigma, median + k MAD
     pareto_tail.py   generalised Pareto model of the highest good scores, and thresholds from it
+    smooth_tail.py   smooth estimate of the tail for few scores: the default threshold, and its uncertainty
     conformal.py     thresholds with a guaranteed false-alarm rate; conformal p-values
     new_groups.py    thresholds for a new group, such as the next lot, from scores of several groups
     supervised.py    thresholds from good and defective scores: best F1, given precision or recall, least cost

@@ -4,7 +4,7 @@ If the scores of n held-out good images and of a new good image are exchangeable
 n + 1 is uniform. Its p-value is therefore at most alpha with probability at most alpha, for every n and every
 distribution of scores (Vovk, Gammerman & Shafer 2005; Angelopoulos & Bates 2023, section 1; for anomaly detection Bates
 et al. 2023). The guarantee holds on average over calibration sets, and only if the model was not trained on the n
-images.
+images. For scores out of fold `cross_conformal_bound` gives a weaker guarantee.
 """
 
 from __future__ import annotations
@@ -49,6 +49,19 @@ def images_needed(rate: float) -> int:
 def guaranteed_rate(count: int, rate: float) -> float:
     """Return the rate that `by_false_alarm` guarantees with `count` images: above `rate` if they are too few."""
     return max(1, math.floor((count + 1) * _as_fraction(rate))) / (count + 1)
+
+
+def cross_conformal_bound(rate: float, count: int, folds: int) -> float:
+    """Return the bound on the false-alarm rate if the threshold guarantees `rate` for held-out scores.
+
+    The scores are out of fold: each of `count` images was scored by a model fitted on the other folds. The bound is
+    that of CV+ (Barber, Candes, Ramdas & Tibshirani, "Predictive inference with the jackknife+", 2021, theorem 4):
+    twice the rate, plus a term below sqrt(2 / count) that is 0 with one image in each fold. CV+ compares a new image
+    with the models of all folds. For the one model that learned from all images the bound holds if learning from more
+    good images does not raise the score of a good image, as with nearest neighbours. Usually the rate itself is met.
+    """
+    excess = min(2 * (1 - 1 / folds) / (count / folds + 1), (1 - folds / count) / (folds + 1))
+    return min(1.0, 2 * rate + max(0.0, excess))
 
 
 def expected_rate(good: Scores, threshold: float) -> float:

@@ -8,12 +8,13 @@ import numpy as np
 
 from adctl.errors import UsageError, unknown_name
 from adctl.records import Calibration, CalibrationScores
-from adctl.thresholds import conformal, new_groups, pareto_tail, supervised, unsupervised
+from adctl.thresholds import conformal, new_groups, pareto_tail, smooth_tail, supervised, unsupervised
 from adctl.thresholds.decision import fit_probability
 from adctl.thresholds.supervised import EQUAL_COSTS, Costs
 from adctl.thresholds.unsupervised import Threshold, check_scores
 
 UNSUPERVISED = {
+    "smooth": smooth_tail.by_smooth_tail,
     "percentile": unsupervised.by_percentile,
     "sigma": unsupervised.by_sigma,
     "mad": unsupervised.by_mad,
@@ -50,8 +51,8 @@ class ThresholdRule:
         costs: Costs of wrong decisions, for the method `cost`.
     """
 
-    method: str = "percentile"
-    level: float = 99.0
+    method: str = "smooth"
+    level: float = 0.01
     warn: float | None = None
     costs: Costs = EQUAL_COSTS
 
@@ -87,6 +88,7 @@ def calibrate(rule: ThresholdRule, scores: CalibrationScores) -> tuple[Calibrati
         warn_level=warning.level if warning else None,
         evidence=scores,
         probability=fit_probability(scores),
+        false_alarm_interval=smooth_tail.false_alarm_interval(good, threshold.value),
     )
     notes = [chosen.note for chosen in (threshold, warning) if chosen is not None and chosen.note is not None]
     return calibration, (*notes, *_group_notes(rule, scores), *_extreme_threshold_notes(scores, threshold.value))
@@ -116,6 +118,8 @@ def _group_notes(rule: ThresholdRule, scores: CalibrationScores) -> list[str]:
 def _expected_rate(rule: ThresholdRule, scores: CalibrationScores, threshold: Threshold) -> float:
     if rule.method == new_groups.METHOD:
         return float(new_groups.exceedance(np.array(scores.good), scores.groups, np.array([threshold.value]))[0])
+    if rule.method == "smooth":
+        return smooth_tail.expected_rate(np.array(scores.good), threshold.value)
     return conformal.expected_rate(np.array(scores.good), threshold.value)
 
 
@@ -170,22 +174,21 @@ def _pixel_threshold(rule: ThresholdRule, scores: CalibrationScores, threshold: 
 
 
 def _guaranteed_rate(rule: ThresholdRule, scores: CalibrationScores) -> float | None:
-    """Return the guaranteed false-alarm rate, or None.
+    """Return the guaranteed false-alarm rate, or None; scores out of fold have a higher one.
 
-    Scores from several cross-validation models give no guarantee: they are not exchangeable with scores of the final
-    model. Nor do scores of groups, except by the method for new groups: images of a new group are not exchangeable with
-    them.
+    Scores of groups have one only by the method for new groups: images of a new group are not exchangeable with them.
     """
-    if rule.method not in _GUARANTEED or scores.folds or (scores.groups and rule.method != new_groups.METHOD):
+    if rule.method not in _GUARANTEED or (scores.groups and rule.method != new_groups.METHOD):
         return None
     count = len(scores.good)
-    if rule.method == "conformal":
-        return conformal.guaranteed_rate(count, rule.level)
     if rule.method == new_groups.METHOD:
-        return new_groups.promised_rate(scores.groups, rule.level)
-    # A percentile is at or above the score of this rank, for every distribution.
-    rank = int(np.floor((count - 1) * rule.level / 100)) + 1
-    return (count + 1 - rank) / (count + 1)
+        return None if scores.folds else new_groups.promised_rate(scores.groups, rule.level)
+    if rule.method == "conformal":
+        rate = conformal.guaranteed_rate(count, rule.level)
+    else:  # a percentile is at or above the score of this rank, for every distribution
+        rank = int(np.floor((count - 1) * rule.level / 100)) + 1
+        rate = (count + 1 - rank) / (count + 1)
+    return conformal.cross_conformal_bound(rate, count, scores.folds) if scores.folds else rate
 
 
 def _extreme_threshold_notes(scores: CalibrationScores, threshold: float) -> list[str]:
