@@ -374,6 +374,7 @@ def calibrate(
             recall, cost, fixed. Default: that of the level given, else smooth.
         max_false_alarm: Highest rate of false alarms: guaranteed by method conformal, estimated by smooth or tail.
             Above 0, below 1.
+        new_groups: Set the threshold for a new group, such as the next lot.
         percentile: Percentile of good scores. Above 0, at most 100. Default: 99 with `method` percentile.
         sigmas: Standard deviations above the mean, or median with mad. Above 0. Default: 3.
         min_precision: Lowest share of defects among alarms. Above 0, at most 1.
