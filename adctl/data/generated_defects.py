@@ -32,7 +32,7 @@ Random: TypeAlias = np.random.Generator
 Change = tuple[Plane, Plane]
 """Changed image [H,W,C] and the coverage [H,W] by the defect, in [0, 1]."""
 
-STRENGTHS = (0.1, 1.0)
+STRENGTHS = (0.15, 1.2)
 """Weakest and strongest defect; 1 changes a pixel by about the whole contrast of a textured image."""
 BORDER = 8
 """Distance from the border of the part or of the image within which a border defect has its centre, pixels."""
@@ -371,7 +371,7 @@ def _crack(scene: _Scene, rng: Random, strength: float) -> Change:
         cover = np.maximum(cover, _line(scene, branch - branch[0] + start, max(1, width - 1)))
     cover *= np.clip(0.75 + 0.35 * _noise(rng, cover.shape, 12), 0.1, 1)
     level = -1.0 if _chance(rng, 0.85) else 1.0
-    changed = scene.values + level * strength * cover[..., None] * np.clip(scene.values, 0.4, 1)
+    changed = scene.values + level * 1.3 * strength * cover[..., None] * np.clip(scene.values, 0.4, 1)
     return changed, cover
 
 
@@ -394,7 +394,7 @@ def _pit(scene: _Scene, rng: Random, strength: float) -> Change:
         away = rng.normal(0, 1.2 * size, 2) * (cover.max() > 0)
         place = _moved(scene, float(away[0]), float(away[1]))
         hole = _blob(place, rng, size, soft=0.4, aspect=1.8)
-        changed = _mix(changed, changed * 0.3 - 0.2, hole * min(1.0, 1.2 * strength))
+        changed = _mix(changed, changed * 0.3 - 0.2, hole * min(1.0, 2 * strength))
         cover = np.maximum(cover, hole)
         if _chance(rng, 0.5):
             rim = np.clip(np.roll(hole, (1, 1), (0, 1)) - hole, 0, 1) * scene.area
