@@ -25,6 +25,7 @@ _PUBLIC = {
     "adctl.api": (
         *("train", "calibrate", "score", "report", "compare", "export", "bench", "load", "demo", "schema"),
         *("fetch", "fetch_weights", "fetch_bundle", "fetch_check", "fetch_verify"),
+        *("list_runs", "best_run"),
     ),
     "adctl.benchmarking.bench": ("Benchmark",),
     "adctl.calibration.calibrate": ("CalibrateResult",),
@@ -46,6 +47,7 @@ _PUBLIC = {
     "adctl.scoring.model": ("ImagePrediction", "Model"),
     "adctl.scoring.score": ("ScoreResult",),
     "adctl.scoring.score_set": ("AnomalyMaps", "ScoreRow", "open_maps"),
+    "adctl.tracking.queries": ("RunRow",),
     "adctl.training.cross_validation": ("CrossValidationResult",),
     "adctl.training.grid": ("GridResult",),
     "adctl.training.single_run": ("TrainResult",),

@@ -35,6 +35,7 @@ from adctl.scoring.score import ScoreResult as ScoreResult
 from adctl.scoring.score_set import AnomalyMaps as AnomalyMaps
 from adctl.scoring.score_set import ScoreRow as ScoreRow
 from adctl.scoring.score_set import open_maps as open_maps
+from adctl.tracking.queries import RunRow as RunRow
 from adctl.training.cross_validation import CrossValidationResult as CrossValidationResult
 from adctl.training.grid import GridResult as GridResult
 from adctl.training.single_run import TrainResult as TrainResult
@@ -67,6 +68,7 @@ __all__ = [
     "OutputError",
     "PluginError",
     "ReportResult",
+    "RunRow",
     "ScoreResult",
     "ScoreRow",
     "StrPath",
@@ -77,6 +79,7 @@ __all__ = [
     "VerifyResult",
     "__version__",
     "bench",
+    "best_run",
     "calibrate",
     "compare",
     "demo",
@@ -86,6 +89,7 @@ __all__ = [
     "fetch_check",
     "fetch_verify",
     "fetch_weights",
+    "list_runs",
     "load",
     "open_maps",
     "report",
@@ -843,4 +847,56 @@ def fetch_verify(
 
     Raises:
         AdctlError: Nothing of that was fetched.
+    """
+
+def list_runs(
+    *,
+    where: str | Sequence[str] = (),
+    sort: str = "-id",
+    limit: int = 20,
+    runs: StrPath = "runs",
+) -> list[RunRow]:
+    """Find runs in the index, the newest first.
+
+    Args:
+        where: Only runs of which this holds; see the examples.
+        sort: Column, metric or setting to sort by; with a minus sign the highest first.
+        limit: Runs to show. At least 1.
+        runs: Folder of all runs.
+
+    Returns:
+        The runs; `run.get("image_auroc")` gives a column, a metric or a setting.
+
+    Raises:
+        AdctlError: A condition cannot be understood, or the database cannot be read.
+    """
+
+def best_run(
+    *,
+    metric: str = "image_auroc",
+    where: str | Sequence[str] = (),
+    max: str | Sequence[str] = (),
+    arch: str | None = None,
+    dataset: str | None = None,
+    category: str | None = None,
+    tag: str | None = None,
+    runs: StrPath = "runs",
+) -> Path:
+    """Find the best run.
+
+    Args:
+        metric: Metric that decides.
+        where: Only runs of which this holds.
+        max: Limit of another metric.
+        arch: Only runs of this detector.
+        dataset: Only runs of this dataset.
+        category: Only runs of this category.
+        tag: Only runs with this tag.
+        runs: Folder of all runs.
+
+    Returns:
+        Its model file.
+
+    Raises:
+        AdctlError: No run meets the conditions and has the metric, or the database cannot be read.
     """

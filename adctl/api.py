@@ -21,6 +21,8 @@ from adctl.config import (
     FetchWeightsSettings,
     LoadedSettings,
     ReportSettings,
+    RunsBestSettings,
+    RunsListSettings,
     SchemaSettings,
     ScoreSettings,
     TrainSettings,
@@ -29,6 +31,8 @@ from adctl.errors import UsageError
 from adctl.signatures import from_settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from adctl.benchmarking.bench import Benchmark
     from adctl.calibration.calibrate import CalibrateResult
     from adctl.data.checks.check import CheckResult
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from adctl.reporting.report import ReportResult
     from adctl.scoring.model import Model
     from adctl.scoring.score import ScoreResult
+    from adctl.tracking.queries import RunRow
     from adctl.training.cross_validation import CrossValidationResult
     from adctl.training.grid import GridResult
     from adctl.training.single_run import TrainResult
@@ -304,6 +309,42 @@ def schema(loaded: LoadedSettings[SchemaSettings]) -> dict[str, Any]:
     return run(" ".join(loaded.settings.document))
 
 
+# ---- runs
+
+
+@from_settings(RunsListSettings, without=("columns",))
+def list_runs(loaded: LoadedSettings[RunsListSettings]) -> list[RunRow]:
+    """Find runs in the index, the newest first.
+
+    Returns:
+        The runs; `run.get("image_auroc")` gives a column, a metric or a setting.
+
+    Raises:
+        AdctlError: A condition cannot be understood, or the database cannot be read.
+    """
+    from adctl.tracking.queries import find_runs
+
+    settings = loaded.settings
+    return find_runs(settings.runs, settings.where, settings.sort, settings.limit)
+
+
+@from_settings(RunsBestSettings)
+def best_run(loaded: LoadedSettings[RunsBestSettings]) -> Path:
+    """Find the best run.
+
+    Returns:
+        Its model file.
+
+    Raises:
+        AdctlError: No run meets the conditions and has the metric, or the database cannot be read.
+    """
+    from adctl.tracking import queries
+
+    settings = loaded.settings
+    conditions = queries.conditions_of(settings)
+    return queries.model_of(queries.best_run(settings.runs, settings.metric, conditions))
+
+
 # ---- models
 
 
@@ -321,12 +362,12 @@ def load(loaded: LoadedSettings[ScoreSettings]) -> Model:
     Raises:
         AdctlError: There is no such model or device, or the file cannot be used.
     """
-    from adctl import run_folder
     from adctl.scoring.model import Model
+    from adctl.tracking.models import find_model
 
     settings = loaded.settings
     return Model(
-        run_folder.find_model(settings.runs, settings.model),
+        find_model(settings.runs, settings.model),
         device=settings.device,
         gpu=settings.gpu,
         runtime=settings.runtime,

@@ -82,6 +82,7 @@ OTHER_VARIABLES = {
     "ADCTL_CONFIG": "Settings file to use when --config is not given.",
     "ADCTL_DATA_DIR": "Folder of fetched datasets and weights.",
     "ADCTL_CATALOGUE": "JSON file with a catalogue of datasets to use instead of the built-in one.",
+    "ADCTL_DATABASE_URL": "PostgreSQL server that keeps the index of runs, instead of runs.db in the folder of runs.",
     "ADCTL_TEST_DATA": "Folder of datasets for the tests of adctl.",
 }
 """Environment variables that are no settings, with their meaning."""
@@ -102,6 +103,7 @@ CHECK = Group("Check")
 BUNDLE = Group("Bundle")
 WEIGHTS = Group("Weights")
 DOCUMENT = Group("Document")
+RUNS = Group("Runs")
 GATES = Group("Gates")
 OUTPUT = Group("Output")
 COMPUTE = Group("Compute")
@@ -591,6 +593,127 @@ class FetchVerifySettings(CommandSettings):
     category: Texts = DATASET((), "Verify only this category; repeatable.")
 
 
+@settings_class
+class RunsListBaseSettings(RunsSettings):
+    """Settings of commands that list runs."""
+
+    where: Texts = RUNS((), "Only runs of which this holds; see the examples; repeatable.", "CONDITION")
+    sort: str = RUNS("-id", "Column, metric or setting to sort by; with a minus sign the highest first.", "NAME")
+    columns: Texts = RUNS((), "Columns, metrics and settings to show.", commas=True, unset="the usual ones")
+    limit: Positive = RUNS(20, "Runs to show.")
+
+
+_LIST_EXAMPLES = (
+    "adctl runs --where 'arch=patchcore and image_auroc>0.95'",
+    "adctl runs --sort -image_auroc --columns name,image_auroc,seconds",
+)
+
+
+@command("runs", "Find, compare and keep runs.", *_LIST_EXAMPLES)
+class RunsCommandSettings(RunsListBaseSettings):
+    """Settings of `adctl runs`, which lists runs."""
+
+
+@command("runs list", "List runs, the newest first.", *_LIST_EXAMPLES)
+class RunsListSettings(RunsListBaseSettings):
+    """Settings of `adctl runs list`."""
+
+
+@command("runs show", "Show everything about one run.", "adctl runs show line3")
+class RunsShowSettings(RunsSettings):
+    """Settings of `adctl runs show`."""
+
+    run: str | None = RUNS(None, "Name, identifier or folder of the run.", argument=True, unset="the newest run")
+
+
+@command("runs compare", "Show in what runs differ: settings and metrics.", "adctl runs compare line3 line4")
+class RunsCompareSettings(RunsSettings):
+    """Settings of `adctl runs compare`."""
+
+    names: Texts = RUNS((), "Names, identifiers or folders of runs.", argument=True)
+
+
+@command(
+    "runs best",
+    "Print the model file of the best run.",
+    "adctl score --model $(adctl runs best --category zipper) parts/new",
+    "adctl runs best --metric image_auroc --max 'p95_ms<30'",
+)
+class RunsBestSettings(RunsSettings):
+    """Settings of `adctl runs best`."""
+
+    metric: str = RUNS("image_auroc", "Metric that decides.", "NAME")
+    where: Texts = RUNS((), "Only runs of which this holds; repeatable.", "CONDITION")
+    max: Texts = RUNS((), "Limit of another metric; repeatable.", "CONDITION")
+    arch: str | None = RUNS(None, "Only runs of this detector.")
+    dataset: str | None = RUNS(None, "Only runs of this dataset.")
+    category: str | None = RUNS(None, "Only runs of this category.")
+    tag: str | None = RUNS(None, "Only runs with this tag.")
+
+
+@command(
+    "runs tag",
+    "Give a run tags, or remove them.",
+    "adctl runs tag line3 production",
+    "adctl runs tag line3 --remove old",
+)
+class RunsTagSettings(RunsSettings):
+    """Settings of `adctl runs tag`."""
+
+    words: Texts = RUNS((), "Run, then tags.", argument=True, flag="RUN TAG...")
+    remove: Texts = RUNS((), "Tag to remove; repeatable.", "TAG")
+
+
+@command("runs note", "Write a note about a run.", "adctl runs note line3 'new lamp since Monday'")
+class RunsNoteSettings(RunsSettings):
+    """Settings of `adctl runs note`."""
+
+    words: Texts = RUNS((), "Run, then the text; no text removes the note.", argument=True, flag="RUN TEXT")
+
+
+@command("runs lineage", "Show what a model was made from and what was made from it.", "adctl runs lineage line3")
+class RunsLineageSettings(RunsSettings):
+    """Settings of `adctl runs lineage`."""
+
+    run: str | None = RUNS(None, "Run, model file or scored folder.", argument=True, unset="the newest run")
+
+
+@command("runs export", "Write all runs as CSV or JSON.", "adctl runs export --out runs.csv")
+class RunsExportSettings(OverwriteSettings, RunsSettings):
+    """Settings of `adctl runs export`."""
+
+    where: Texts = RUNS((), "Only runs of which this holds; repeatable.", "CONDITION")
+    out: File = OUTPUT(Path("runs.csv"), "File that ends in .csv or .json.")
+
+
+@command(
+    "runs prune",
+    "Remove old runs, except the best and those that are tagged, served or continued by others.",
+    "adctl runs prune --keep-best 3 --older 30d --dry-run",
+    switches=(switch("dry_run", "Only tell what would be removed.", "Runs"),),
+)
+class RunsPruneSettings(RunsSettings):
+    """Settings of `adctl runs prune`."""
+
+    keep_best: Natural = RUNS(3, "Best runs of each category that are kept.")
+    metric: str = RUNS("image_auroc", "Metric that decides which are best.", "NAME")
+    older: str | None = RUNS(None, "Remove only runs older than this, such as 30d.", "AGE")
+    yes: bool = RUNS(False, "Remove without asking.")
+
+
+@command("runs rm", "Remove runs.", "adctl runs rm 20261128-101500-padim-zipper")
+class RunsRmSettings(RunsSettings):
+    """Settings of `adctl runs rm`."""
+
+    names: Texts = RUNS((), "Names, identifiers or folders of runs.", argument=True)
+    yes: bool = RUNS(False, "Remove without asking, also runs that are tagged or served.")
+
+
+@command("runs index", "Rebuild the index of runs from their folders.", "adctl runs index")
+class RunsIndexSettings(RunsSettings):
+    """Settings of `adctl runs index`."""
+
+
 @command(
     "demo",
     "Run the whole workflow on generated zippers: fetch, train, calibrate, score, report.",
@@ -775,13 +898,16 @@ def _from_text(variable: str, text: str) -> Any:
 def _from_file(path: Path, cls: type[CommandSettings]) -> dict[str, Any]:
     """Return the settings that a file holds for one command; a setting at the top is for every command that has it."""
     document = _parse(path)
-    tables = {command.split()[0] for command in COMMANDS}
+    # `runs` is a setting and a command: a table is for the command.
+    also_settings = _names_of_all(COMMANDS.values())
+    commands = {command.split()[0] for command in COMMANDS}
+    tables = {name for name in commands if isinstance(document.get(name), dict) or name not in also_settings}
     for table in tables:
         if not isinstance(document.get(table, {}), dict):
             raise UsageError(f"'{table}' in {path} must be a table of settings.", f"Write it as [{table}].")
     shared = {name: value for name, value in document.items() if name not in tables}
     table = cls.command.split()[0]
-    own: dict[str, Any] = document.get(table, {})
+    own: dict[str, Any] = document.get(table, {}) if table in tables else {}
     of_table = [other for other in COMMANDS.values() if other.command.split()[0] == table]
     for names, classes, place in ((shared, COMMANDS.values(), ""), (own, of_table, f" under [{table}]")):
         for name in names:

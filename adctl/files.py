@@ -52,6 +52,7 @@ PNG_MARK = b"Software\0adctl"
 
 _TEXT_MARKS = re.compile(
     rb'content="adctl |Made by adctl|## adctl |"schema": ?"adctl\.|<adctl |name="adctl\.|\Afigure,part,value,'
+    rb"|\Aid,name,folder,state,"
 )
 """Texts in the HTML, Markdown, JSON, XML and CSV files of adctl."""
 

@@ -17,6 +17,7 @@ import logging
 import os
 import platform
 import re
+import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +36,8 @@ CALIBRATIONS = "calibrations.json"
 _CALIBRATIONS_SCHEMA = "adctl.calibrations/1"
 SUMMARY = "summary.json"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "scikit-learn", "safetensors")
+
+_BASE_32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 _DELETE = "Delete it, and give models, images and scores by path."
 
@@ -247,6 +250,22 @@ def environment() -> dict[str, Any]:
         "processors": os.cpu_count(),
         **{name: _version(name) for name in _PACKAGES},
     }
+
+
+def new_id() -> str:
+    """Return a new unique identifier that sorts by time: a ULID."""
+    return encode_id(time.time_ns() // 1_000_000, os.urandom(10))
+
+
+def encode_id(milliseconds: int, randomness: bytes) -> str:
+    """Encode a ULID, 26 characters of Crockford's base 32.
+
+    Args:
+        milliseconds: Time since 1970.
+        randomness: 10 bytes.
+    """
+    number = milliseconds << 80 | int.from_bytes(randomness)
+    return "".join(_BASE_32[number >> 5 * digit & 31] for digit in reversed(range(26)))
 
 
 def timestamp() -> str:

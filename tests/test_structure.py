@@ -35,6 +35,7 @@ ROOMS = [
     "data/checks",
     "data/datasets",
     "data",
+    "tracking",
     "run_folder",
     "engine",
     "gate_files",
@@ -70,9 +71,11 @@ HEAVY = [
     "yaml",
     "lightning_fabric",
     "diffusers",
+    "sqlalchemy",
+    "alembic",
 ]
 
-COMMANDS = ["fetch", "train", "calibrate", "score", "report", "export", "bench", "demo", "schema"]
+COMMANDS = ["fetch", "train", "calibrate", "score", "report", "export", "bench", "demo", "schema", "runs"]
 
 
 def module_name(path: Path) -> str:

@@ -35,6 +35,7 @@ from adctl.progress import SILENT, Reporter
 from adctl.runtimes.auto_select import files_of
 from adctl.runtimes.loading import open_runtime
 from adctl.scoring.predict import predict
+from adctl.tracking.models import find_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -110,7 +111,7 @@ def bench(loaded: LoadedSettings[BenchSettings], reporter: Reporter = SILENT) ->
     outputs = (settings.out, *gate_files(settings).values(), settings.markdown, settings.plot)
     files.require_replaceable(outputs, overwrite=settings.overwrite)
     baseline = None if settings.against is None else read_baseline(settings.against)
-    paths = [run_folder.find_model(settings.runs, given) for given in _models(settings)]
+    paths = [find_model(settings.runs, given) for given in _models(settings)]
     wanted = [(path, runtime) for path in paths for runtime in settings.runtime or (None,)]
     cases = [_open(path, runtime, settings) for path, runtime in wanted]
     sizes = sorted({1, *settings.batch_sizes})

@@ -16,6 +16,8 @@ from adctl.progress import SILENT, Reporter
 from adctl.thresholds import conformal, methods, new_groups
 from adctl.thresholds.methods import ThresholdRule
 from adctl.thresholds.supervised import Costs
+from adctl.tracking import record
+from adctl.tracking.models import find_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,12 +143,14 @@ def calibrate(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter = SI
     if (run / run_folder.RUN).is_file():
         run_folder.add_calibration(run, target, (fitted[1] if fitted else before).training.digest)
     run_folder.set_last(settings.runs, "model", target)
+    level = {"method": chosen.method, "level": chosen.level, "threshold": chosen.threshold}
+    record.made(source, "calibration", target, facts=level)
     return CalibrateResult(source, target, chosen, before.calibration, notes)
 
 
 def _find_source(settings: CalibrateSettings) -> Path:
     """Return the model file to calibrate; with `in_place`, a run means the model that was trained."""
-    found = run_folder.find_model(settings.runs, settings.model)
+    found = find_model(settings.runs, settings.model)
     named = settings.model is None or settings.model.name == found.name
     return found if named or not settings.in_place else found.with_name(run_folder.MODEL)
 

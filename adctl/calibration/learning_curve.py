@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adctl import files, run_folder
+from adctl import files
 from adctl.calibration.calibration_scores import wanted_views
 from adctl.calibration.refit import Refitter
 from adctl.data.datasets.layouts import list_images
@@ -18,6 +18,7 @@ from adctl.errors import UsageError
 from adctl.model_file import SUFFIX
 from adctl.progress import SILENT, Reporter
 from adctl.thresholds.sample_size import LearningPoint, SampleSizeEstimate, estimate_sample_size, training_sizes
+from adctl.tracking.models import find_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,7 +80,7 @@ def learning_curve(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter
     for name in ("scores", "folds", "good", "method"):
         if getattr(settings, name) is not None:
             raise UsageError(f"--{name} cannot be used with --learning-curve.", "Leave out one of them.")
-    model = run_folder.find_model(settings.runs, settings.model)
+    model = find_model(settings.runs, settings.model)
     if model.suffix != SUFFIX:
         raise UsageError(f"{model} is an exported model.", "Name the model.safetensors of its run.")
     folder = settings.out or model.parent / FOLDER

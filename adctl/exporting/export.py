@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adctl import files, run_folder
+from adctl import files
 from adctl.calibration.calibration_scores import held_out_images, training_images
 from adctl.choices import EXPORT_FORMATS, PRECISIONS, RUNTIMES, formats_with
 from adctl.data.datasets.layouts import list_images
@@ -34,6 +34,8 @@ from adctl.runtimes.auto_select import (
 )
 from adctl.runtimes.loading import open_runtime
 from adctl.scoring.tta import with_views
+from adctl.tracking import record
+from adctl.tracking.models import find_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -110,7 +112,7 @@ def export(loaded: LoadedSettings[ExportSettings], reporter: Reporter = SILENT) 
     """
     settings = loaded.settings
     precision = precision_of(settings)
-    model = run_folder.find_model(settings.runs, settings.model)
+    model = find_model(settings.runs, settings.model)
     if model.suffix != ".safetensors":
         raise UsageError(f"{model} is already an exported file.", "Give the model.safetensors instead.")
     targets = _targets(model, settings, precision)
@@ -131,6 +133,8 @@ def export(loaded: LoadedSettings[ExportSettings], reporter: Reporter = SILENT) 
                 file.unlink(missing_ok=True)
             raise
         save_parity_record(target.parent, _parity_record(exports[-1], source))
+        speed = {"precision": precision, "images_per_second": exports[-1].images_per_second}
+        record.made(model, "export", target, facts=speed)
     return ExportResult(model, tuple(exports))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adctl import files, run_folder
@@ -20,10 +21,9 @@ from adctl.reporting.content import ReportOptions
 from adctl.reporting.named_metrics import named_metrics
 from adctl.reporting.targets import find_targets
 from adctl.scoring.score_set import MANIFEST, ScoreSet
+from adctl.tracking import record
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from adctl.config import LoadedSettings, ReportSettings
 
 
@@ -94,7 +94,20 @@ def report(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT) 
         if settings.contact_sheet is not None:
             write_contact_sheet(settings.contact_sheet, scores)
         figures = () if settings.figures is None else write_figures(settings.figures, drawings(scores, evaluation))
+    _track(scores, folder, outputs[0], evaluation)
     return ReportResult(folder, outputs[0], evaluation, results, tuple(outputs), settings.contact_sheet, tuple(figures))
+
+
+def _track(scores: ScoreSet, folder: Path, report: Path, evaluation: Evaluation) -> None:
+    """Note the report and its metrics in the run of the model."""
+    metrics, intervals = {}, {}
+    for name, metric in named_metrics(evaluation).items():
+        if metric.value is not None:
+            metrics[name] = float(metric.value)
+        if metric.interval is not None:
+            intervals[name] = (metric.interval.low, metric.interval.high)
+    model = Path(scores.manifest["model"]["path"])
+    record.made(model, "report", report, source=folder, metrics=metrics, intervals=intervals)
 
 
 def _gates(settings: ReportSettings) -> list[Gate]:

@@ -43,6 +43,8 @@ from adctl.scoring.tta import parse_views, with_views
 from adctl.threads import map_ordered
 from adctl.thresholds import drift
 from adctl.thresholds.decision import DecisionRule
+from adctl.tracking import record
+from adctl.tracking.models import find_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -162,7 +164,7 @@ def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
         OutputError: The results cannot be written; rows written before the error are kept.
     """
     settings = loaded.settings
-    model = run_folder.find_model(settings.runs, settings.model)
+    model = find_model(settings.runs, settings.model)
     log.debug("Model %s.", model)
     samples, ignored = _find_images(settings, model)
     if settings.out is not None:
@@ -187,6 +189,7 @@ def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     if counts[Verdict.ERROR]:
         log.warning("Images that could not be scored: %d. The reasons are in results.csv.", counts[Verdict.ERROR])
     run_folder.set_last(settings.runs, "scores", folder)
+    record.made(model, "scores", folder, facts={str(verdict): count for verdict, count in counts.items() if count})
     result = build_result(model, folder, runtime, summary, start, ignored)
     if result.drift is not None and result.drift.drifted:
         log.warning("%s %s", DRIFTED, result.drift.reason)

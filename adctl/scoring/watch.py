@@ -41,6 +41,7 @@ from adctl.scoring.score import (
 )
 from adctl.scoring.score_set import CSV, JSONL, MANIFEST, write_manifest
 from adctl.scoring.watch_log import LOG, Owner, Stamp, WatchLog, claimed_by_watch
+from adctl.tracking.models import find_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -239,7 +240,7 @@ def watch(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     """
     settings = loaded.settings
     assert settings.watch is not None
-    model = run_folder.find_model(settings.runs, settings.model)
+    model = find_model(settings.runs, settings.model)
     watched = _watched_folder(loaded)
     folder = settings.out or model.parent / "scores" / f"watch-{watched.name}"
     if watched.is_relative_to(folder.resolve()):

@@ -13,6 +13,7 @@ from adctl.progress import SILENT, Reporter
 from adctl.reporting.named_metrics import named_metrics
 from adctl.scoring.score import score
 from adctl.scoring.score_set import ScoreSet
+from adctl.tracking import record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,7 +74,9 @@ def evaluate_on_test(model: Path, settings: TrainSettings, reporter: Reporter = 
     score(LoadedSettings(given, dict.fromkeys(names_of(ScoreSettings), "train")), reporter)
     seconds = time.perf_counter() - start
     scores = ScoreSet.load(folder)
-    return TestResult(scores, metrics_of(evaluate(scores)), seconds)
+    metrics = metrics_of(evaluate(scores))
+    record.made(model, "scores", folder, metrics=metrics)
+    return TestResult(scores, metrics, seconds)
 
 
 def metrics_of(evaluation: Evaluation) -> dict[str, float]:

@@ -40,6 +40,7 @@ from adctl.runtimes.torch import TorchRuntime
 from adctl.scoring.predict import calibration_scores_of, collect
 from adctl.thresholds import new_groups
 from adctl.thresholds.methods import ThresholdRule, calibrate
+from adctl.tracking import record
 from adctl.training import resume
 from adctl.training.image_shape import choose_size
 
@@ -312,6 +313,7 @@ def train_into(
     """
     settings = loaded.settings
     start = time.perf_counter()
+    record.training_started(run)
     checkpoints = CheckpointFolder(run / CHECKPOINTS, settings.keep_checkpoints or _CHECKPOINTS_IN_TRAINING)
     log_files = training_log.FolderTrainingLog(run, tensorboard=settings.tensorboard)
     context = FitContext(reporter, log_files, checkpoints, _augmentation(settings, plan.config))
@@ -340,6 +342,7 @@ def train_into(
     )
     _write_manifest(result, loaded, plan)
     run_folder.set_last(settings.runs, "model", model)
+    record.training_finished(run)
     return result
 
 

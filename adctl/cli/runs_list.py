@@ -1,0 +1,5 @@
+"""Command `adctl runs list`."""
+
+from adctl.cli.runs import run
+
+__all__ = ["run"]

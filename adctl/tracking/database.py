@@ -1,0 +1,153 @@
+"""Connections to the run database: SQLite beside the runs, or the server that `ADCTL_DATABASE_URL` names."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import create_engine, event, inspect, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from adctl import files
+from adctl.errors import AdctlError, DataError, UsageError
+from adctl.tracking.schema import METADATA, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection, Engine
+
+FILE = "runs.db"
+VARIABLE = "ADCTL_DATABASE_URL"
+
+_WAIT_SECONDS = 60
+_MIGRATION_LOCK = 7_236_480_201
+"""Number of PostgreSQL's advisory lock; any number that no other program uses."""
+
+
+@contextmanager
+def writing(runs: Path) -> Iterator[Connection]:
+    """Open a transaction that writes; it is committed at the end, or undone if an error is raised.
+
+    Raises:
+        AdctlError: The database cannot be opened or written.
+    """
+    with _errors(runs):
+        engine = _engine(str(runs.absolute()), os.environ.get(VARIABLE))
+        _migrate(engine, runs)
+        with engine.begin() as connection:
+            yield connection
+
+
+@contextmanager
+def reading(runs: Path) -> Iterator[Connection]:
+    """Open a connection that reads.
+
+    Raises:
+        AdctlError: The database cannot be opened.
+    """
+    with writing(runs) as connection:
+        yield connection
+
+
+def exists(runs: Path) -> bool:
+    """Return whether there is a database of these runs."""
+    return VARIABLE in os.environ or (runs / FILE).is_file()
+
+
+@cache
+def _engine(runs: str, url: str | None) -> Engine:
+    if url is None:
+        files.make_folder(Path(runs))
+        return _sqlite(Path(runs) / FILE)
+    try:
+        parsed = make_url(url)
+        if parsed.drivername in ("postgres", "postgresql"):
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        return create_engine(parsed, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise UsageError(
+            f"{VARIABLE} is not the address of a database that adctl knows.",
+            "Write it as postgresql://user@host/database, or unset it to use SQLite.",
+        ) from error
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{error.name} is not installed.", "Install it: pip install 'adctl[postgresql]'") from error
+
+
+def _sqlite(path: Path) -> Engine:
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": _WAIT_SECONDS})
+
+    def configure(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # transactions begin below, not at the driver's own discretion
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    event.listen(engine, "connect", configure)
+    # A transaction that reads first and writes later could find that another process has written in between.
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine
+
+
+def _migrate(engine: Engine, runs: Path) -> None:
+    """Bring the tables to the newest version, once per process and database."""
+    if engine in _MIGRATED:
+        return
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        found = _version(connection)
+        if found is None:
+            _create(connection)
+        elif found != VERSION:
+            from adctl.tracking import migrate
+
+            migrate.upgrade(connection, found, where(runs))
+    _MIGRATED.add(engine)
+
+
+_MIGRATED: set[Any] = set()
+
+
+def _create(connection: Connection) -> None:
+    """Create the newest tables at once, as all migrations would."""
+    METADATA.create_all(connection)
+    connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+    connection.execute(text("INSERT INTO alembic_version VALUES (:version)"), {"version": VERSION})
+
+
+def _version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def where(runs: Path) -> str:
+    """Return the place of the database for messages; no password is shown."""
+    url = os.environ.get(VARIABLE)
+    return str(runs / FILE) if url is None else f"the database {make_url(url).render_as_string(hide_password=True)}"
+
+
+@contextmanager
+def _errors(runs: Path) -> Iterator[None]:
+    try:
+        yield
+    except AdctlError:
+        raise
+    except DBAPIError as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        raise DataError(f"Cannot use {where(runs)}: {reason}.", _remedy(reason, runs)) from error
+    except SQLAlchemyError as error:
+        raise DataError(f"Cannot use {where(runs)}: {error}.", _remedy("", runs)) from error
+
+
+def _remedy(reason: str, runs: Path) -> str:
+    if VARIABLE in os.environ:
+        return f"Check {VARIABLE} and that the server runs. The run folders hold everything: 'adctl runs index' "
+    if "malformed" in reason or "not a database" in reason:
+        return f"Delete {runs / FILE}, then run 'adctl runs index': the run folders hold everything that it held."
+    return f"Check the disk and the permissions of {runs}. The run folders hold everything."

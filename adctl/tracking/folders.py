@@ -1,0 +1,311 @@
+"""Run folders as they are tracked: the run itself, the things made from it, tags and a note.
+
+run/
+  run.json             the manifest of a finished training
+  settings.json        the settings, written before training starts
+  started.json         the process that trains
+  notes.json           tags and a note of the user
+  lineage/KIND-X.json  one file for each thing made from the run; X is a digest of its path
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from adctl import documents, files, run_folder
+from adctl.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STARTED = "started.json"
+NOTES = "notes.json"
+LINEAGE = "lineage"
+SETTINGS = "settings.json"
+
+Kind = Literal["calibration", "export", "scores", "report", "served"]
+State = Literal["finished", "running", "interrupted"]
+
+_REMEDY = "Delete the file; 'adctl runs index' then reads the folder again."
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Words of the user about a run.
+
+    Attributes:
+        tags: Short names, such as the line that the model is for.
+        note: Text of any length.
+    """
+
+    tags: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A thing made from a run.
+
+    Attributes:
+        id: Unique, sortable identifier.
+        kind: Kind of the thing.
+        path: File or folder; relative to the run's folder if it lies there, otherwise absolute.
+        time: Time when it was made, ISO 8601.
+        source: Path, written the same way, of the thing that it was made from.
+        sha256: Digest of the file; None for a folder.
+        metrics: Measured values by name.
+        intervals: Confidence intervals by the same names.
+        facts: Other JSON-safe facts.
+    """
+
+    id: str
+    kind: Kind
+    path: str
+    time: str
+    source: str
+    sha256: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its folder describes it.
+
+    Attributes:
+        id: Unique, sortable identifier.
+        name: Name of the folder.
+        folder: Absolute path of the folder.
+        state: `finished`, `running` or `interrupted`.
+        started: Time of the start, ISO 8601; empty if unknown.
+        finished: Time of the end; empty if it has not finished.
+        arch: Name of the detector.
+        dataset: Name of the dataset.
+        category: Name of the category.
+        seed: Seed.
+        images: Number of training images.
+        seconds: Duration of the training.
+        model: Name of the model file; empty if there is none.
+        model_sha256: Digest of the model file.
+        images_sha256: Digest of the training set.
+        version: Version of adctl.
+        machine: Platform and device.
+        notes: Tags and note.
+        settings: Settings that differ from their defaults, and the configuration of the detector.
+        artifacts: Things made from the run, oldest first.
+    """
+
+    id: str
+    name: str
+    folder: Path
+    state: State
+    started: str = ""
+    finished: str = ""
+    arch: str = ""
+    dataset: str = ""
+    category: str = ""
+    seed: int | None = None
+    images: int | None = None
+    seconds: float | None = None
+    model: str = ""
+    model_sha256: str = ""
+    images_sha256: str = ""
+    version: str = ""
+    machine: str = ""
+    notes: Notes = field(default_factory=Notes)
+    settings: dict[str, Any] = field(default_factory=dict)
+    artifacts: tuple[Artifact, ...] = ()
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of all artifacts; of the same metric, the newest."""
+        return {name: value for one in self.artifacts for name, value in one.metrics.items()}
+
+
+@dataclass(frozen=True)
+class _Started:
+    id: str
+    time: str
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class _Artifact(Artifact):
+    schema: str = "adctl.artifact/1"
+
+
+def run_folders(runs: Path) -> Iterator[Path]:
+    """Yield the folders of runs, those inside grids and cross-validations included, in the order of their names."""
+    try:
+        entries = sorted(os.scandir(runs), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if entry.name.startswith(".") or not entry.is_dir(follow_symlinks=False):
+            continue
+        folder = Path(entry.path)
+        if is_run(folder):
+            yield folder
+        else:
+            yield from run_folders(folder)
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run, finished or not."""
+    return (folder / SETTINGS).is_file() or (folder / run_folder.RUN).is_file()
+
+
+def read_run(folder: Path) -> Run:
+    """Read everything that is tracked of a run.
+
+    Raises:
+        DataError: A file in the folder is damaged; the message names it.
+    """
+    manifest = run_folder.read_json(folder / run_folder.RUN)
+    started = documents.read(folder / STARTED, _Started, _REMEDY)
+    notes = documents.read(folder / NOTES, Notes, _REMEDY) or Notes()
+    artifacts = tuple(sorted(_artifacts(folder), key=lambda one: one.id))
+    identity = started.id if started else _derived_id(folder)
+    known: dict[str, Any] = {"name": folder.name, "folder": folder.absolute(), "notes": notes, "artifacts": artifacts}
+    if manifest is None:
+        state: State = "running" if started and _alive(started) else "interrupted"
+        return Run(identity, state=state, started=started.time if started else "", **_wanted(folder), **known)
+    try:
+        return Run(
+            identity, state="finished", started=started.time if started else "", **_of_manifest(manifest), **known
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{folder / run_folder.RUN} is damaged: {error!r} is missing.", _REMEDY) from error
+
+
+def mark_started(folder: Path) -> None:
+    """Write the process that trains, so that a killed training is told from a running one.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    kept = documents.read(folder / STARTED, _Started, _REMEDY)
+    identity = kept.id if kept else run_folder.new_id()
+    started = _Started(identity, run_folder.timestamp(), socket.gethostname(), os.getpid())
+    files.write_json(folder / STARTED, asdict(started))
+
+
+def write_artifact(folder: Path, kind: Kind, path: Path, source: Path, **facts: Any) -> Artifact:
+    """Write down that something was made from a run; an earlier entry of the same path is replaced.
+
+    Args:
+        folder: Folder of the run.
+        kind: Kind of the thing.
+        path: File or folder that was made.
+        source: File or folder that it was made from.
+        facts: `metrics`, `intervals` and `facts` of the `Artifact`.
+
+    Raises:
+        OutputError: The entry cannot be written.
+    """
+    place = portable(path, folder)
+    digest = files.sha256_file(path) if path.is_file() else None
+    artifact = Artifact(
+        run_folder.new_id(), kind, place, run_folder.timestamp(), portable(source, folder), digest, **facts
+    )
+    name = f"{kind}-{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:12]}.json"
+    files.make_folder(folder / LINEAGE)
+    files.write_json(folder / LINEAGE / name, {"schema": _Artifact.schema, **asdict(artifact)})
+    return artifact
+
+
+def write_notes(folder: Path, notes: Notes) -> None:
+    """Write tags and note of a run.
+
+    Raises:
+        OutputError: They cannot be written.
+    """
+    files.write_json(folder / NOTES, asdict(notes))
+
+
+def portable(path: Path, folder: Path) -> str:
+    """Return a path relative to the run's folder if it lies there, otherwise the absolute path."""
+    absolute, base = Path(os.path.abspath(path)), Path(os.path.abspath(folder))  # noqa: PTH100 - links stay links
+    return (absolute.relative_to(base) if absolute.is_relative_to(base) else absolute).as_posix()
+
+
+def _artifacts(folder: Path) -> Iterator[Artifact]:
+    if not (folder / LINEAGE).is_dir():
+        return
+    for path in (folder / LINEAGE).glob("*.json"):
+        stored = documents.read(path, _Artifact, _REMEDY)
+        if stored is not None:
+            yield Artifact(**{name: getattr(stored, name) for name in Artifact.__dataclass_fields__})
+
+
+def _of_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
+    dataset, software = manifest["dataset"], manifest["environment"]
+    changed = {name: entry["value"] for name, entry in manifest["settings"].items() if entry["from"] != "default"}
+    return {
+        "finished": manifest["finished"],
+        "arch": manifest["arch"],
+        "dataset": dataset["name"],
+        "category": dataset["category"],
+        "seed": manifest["settings"]["seed"]["value"],
+        "images": manifest["split"]["train"],
+        "seconds": manifest["seconds"],
+        "model": manifest["model"]["file"],
+        "model_sha256": manifest["model"]["sha256"],
+        "images_sha256": dataset["training_digest"],
+        "version": software["adctl"],
+        "machine": f"{software['platform']}, {manifest['device']['name']}",
+        "settings": changed | manifest["config"],
+    }
+
+
+def _wanted(folder: Path) -> dict[str, Any]:
+    """Return the facts of a training that has not finished, from its settings."""
+    document = run_folder.read_json(folder / SETTINGS) or {}
+    entries = document.get("settings")
+    if not isinstance(entries, dict):
+        raise DataError(f"{folder / SETTINGS} is damaged: it holds no settings.", _REMEDY)
+    values = {name: entry["value"] for name, entry in entries.items() if entry.get("from") != "default"}
+    known = {name: str(values.get(name) or "") for name in ("arch", "dataset", "category")}
+    return {**known, "seed": entries.get("seed", {}).get("value"), "settings": values}
+
+
+def _derived_id(folder: Path) -> str:
+    """Return an identifier of a run that has none stored: equal whenever the folder is read again."""
+    manifest = folder / run_folder.RUN
+    source = manifest if manifest.is_file() else folder / SETTINGS
+    digest = hashlib.sha256(source.read_bytes()).digest()
+    return run_folder.encode_id(int(source.stat().st_mtime * 1000), digest[:10])
+
+
+def _alive(started: _Started) -> bool:
+    if started.host != socket.gethostname():
+        return True  # another machine's process cannot be seen from here
+    import psutil
+
+    try:
+        born = psutil.Process(started.pid).create_time()
+    except psutil.Error:
+        return False
+    return bool(born <= datetime.fromisoformat(started.time).timestamp() + 1)  # a later process has the same number
+
+
+def to_row(run: Run) -> dict[str, Any]:
+    """Return a run as a row of the database."""
+    row = {name: getattr(run, name) for name in Run.__dataclass_fields__ if name not in ("artifacts", "notes")}
+    return {
+        **row,
+        "folder": str(run.folder),
+        "tags": list(run.notes.tags),
+        "note": run.notes.note,
+        "metrics": run.metrics,
+        "settings": json.loads(json.dumps(run.settings, sort_keys=True)),
+    }

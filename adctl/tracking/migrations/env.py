@@ -1,0 +1,11 @@
+"""Environment in which Alembic runs the migrations: on the connection that `adctl.tracking.migrate` gives."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from adctl.tracking.schema import METADATA
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,152 @@
+"""Removal of runs that nobody needs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete
+
+from adctl import files
+from adctl.errors import UsageError
+from adctl.tracking import database, queries
+from adctl.tracking.folders import read_run
+from adctl.tracking.schema import ARTIFACTS, RUNS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from adctl.tracking.queries import RunRow
+
+_AGE = re.compile(r"(\d+)([dhw])")
+_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
+
+
+@dataclass(frozen=True)
+class PruneRule:
+    """Rule that says which runs stay.
+
+    Attributes:
+        keep_best: Number of best runs that are kept of each dataset and category.
+        metric: Metric that decides which are best.
+        older: Minimum age of removed runs, such as `30d`; None removes runs of any age.
+    """
+
+    keep_best: int
+    metric: str
+    older: str | None = None
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """Result of pruning.
+
+    Attributes:
+        removed: Names of the runs that were, or would be, removed.
+        kept: Names of the runs that are kept, with reasons.
+        bytes: Size of the removed folders.
+        dry_run: Whether nothing was removed.
+    """
+
+    removed: tuple[str, ...]
+    kept: dict[str, str]
+    bytes: int
+    dry_run: bool
+
+
+def parse_age(text: str) -> timedelta:
+    """Parse an age such as `30d`, `12h` or `4w`.
+
+    Raises:
+        UsageError: The text is no age.
+    """
+    match = _AGE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"'{text}' is not an age.", "Write it as 12h, 30d or 4w.")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def prune(runs: Path, rule: PruneRule, *, dry_run: bool) -> PruneResult:
+    """Remove old runs, except the best, and except those that are tagged, served, running or used by other runs.
+
+    Args:
+        runs: Folder of the runs.
+        rule: Rule that says which runs stay.
+        dry_run: Only tell what would be removed.
+
+    Raises:
+        UsageError: The age cannot be understood.
+        AdctlError: The database cannot be read, or a folder cannot be removed.
+    """
+    rows = queries.find_runs(runs)
+    before = datetime.now(UTC) - (parse_age(rule.older) if rule.older else timedelta())
+    best = _best(rows, rule.keep_best, rule.metric)
+    parents = {str(row.get("resume") or row.get("update") or "") for row in rows}
+    kept, removed, freed = {}, [], 0
+    for row in rows:
+        reason = _reason_to_keep(row, best, parents, before)
+        if reason:
+            kept[row.values["name"]] = reason
+            continue
+        removed.append(row.values["name"])
+        freed += sum(path.stat().st_size for path in row.folder.rglob("*") if path.is_file())
+        if not dry_run:
+            remove(runs, row)
+    return PruneResult(tuple(removed), kept, freed, dry_run)
+
+
+def remove(runs: Path, row: RunRow) -> None:
+    """Remove the folder of a run and its entries in the index.
+
+    Raises:
+        OutputError: The folder cannot be removed.
+    """
+    with files.output_errors(row.folder):
+        if row.folder.is_dir():
+            # Renamed first, so that a removal that is interrupted leaves no half run.
+            doomed = row.folder.rename(files.partial_path(row.folder))
+            shutil.rmtree(doomed)
+    with database.writing(runs) as connection:
+        connection.execute(delete(ARTIFACTS).where(ARTIFACTS.c.run == row.values["id"]))
+        connection.execute(delete(RUNS).where(RUNS.c.id == row.values["id"]))
+
+
+def reason_to_stay(row: RunRow) -> str:
+    """Return why a run must not be removed without being asked twice; empty if nothing speaks against it."""
+    if row.values["tags"]:
+        return f"tagged {', '.join(row.values['tags'])}"
+    if row.state == "running":
+        return "running"
+    if row.folder.is_dir() and any(one.kind == "served" for one in read_run(row.folder).artifacts):
+        return "served"
+    return ""
+
+
+def _reason_to_keep(row: RunRow, best: set[str], parents: set[str], before: datetime) -> str:
+    if reason := reason_to_stay(row):
+        return reason
+    if row.values["name"] in parents or row.values["folder"] in parents:
+        return "another run continues it"
+    if row.values["id"] in best:
+        return "among the best"
+    stamp = row.values["finished"] or row.values["started"]
+    if stamp and datetime.fromisoformat(stamp) > before:
+        return "recent"
+    return ""
+
+
+def _best(rows: list[RunRow], count: int, metric: str) -> set[str]:
+    """Return the identifiers of the best runs of each dataset and category."""
+    low = queries.is_lower_better(metric)
+    groups: dict[tuple[str, str], list[RunRow]] = {}
+    for row in rows:
+        if row.get(metric) is not None:
+            groups.setdefault((row.values["dataset"], row.values["category"]), []).append(row)
+    chosen: set[str] = set()
+    for group in groups.values():
+        group.sort(key=lambda row: row.get(metric), reverse=not low)
+        chosen.update(row.values["id"] for row in group[:count])
+    return chosen

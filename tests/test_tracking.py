@@ -1,0 +1,394 @@
+"""The index of runs: folders as truth, conditions, the best run, lineage, removal, several writers, migrations."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+
+from adctl import run_folder
+from adctl.errors import AdctlError, DataError, UsageError
+from adctl.tracking import database, folders, index, migrate, models, notes, prune, queries, record, schema
+from adctl.tracking.lineage import lineage_of
+
+PROGRAMS = [Path(folder) for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
+
+
+def make_run(runs: Path, name: str, **changes) -> Path:
+    """Write a run folder as a finished training leaves it."""
+    folder = runs / name
+    folder.mkdir(parents=True)
+    values = {"arch": "padim", "category": "zipper", "seed": 0, "finished": "2026-11-01T10:00:00+00:00", **changes}
+    manifest = {
+        "schema": "adctl.run/1",
+        "finished": values["finished"],
+        "arch": values["arch"],
+        "model": {"file": "model.safetensors", "sha256": "ab" * 32},
+        "dataset": {"name": "demo", "category": values["category"], "training_digest": "cd" * 32},
+        "split": {"train": 48, "validation": 0, "calibration": 12},
+        "config": {"image_size": 256, "backbone": "lite0"},
+        "settings": {"seed": {"value": values["seed"], "from": "flag"}, "epochs": {"value": 5, "from": "default"}},
+        "device": {"name": "cpu", "reason": "test"},
+        "seconds": 3.5,
+        "environment": {"adctl": "0.1.0", "platform": "Linux"},
+    }
+    (folder / "run.json").write_text(json.dumps(manifest))
+    (folder / "split.json").write_text(json.dumps({"train": ["a"], "validation": [], "calibration": ["b"]}))
+    (folder / "settings.json").write_text(json.dumps({"schema": "adctl.settings/1", "settings": {}}))
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def add_metrics(folder: Path, **metrics: float) -> None:
+    record.made(folder / "model.safetensors", "report", folder / "report.html", source=folder / "h", metrics=metrics)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Three runs with metrics, indexed."""
+    monkeypatch.delenv(database.VARIABLE, raising=False)
+    for name, arch, auroc, seed in (("a", "padim", 0.9, 1), ("b", "patchcore", 0.97, 2), ("c", "patchcore", 0.8, 3)):
+        folder = make_run(tmp_path / "runs", name, arch=arch, seed=seed)
+        record.training_finished(folder)
+        add_metrics(folder, image_auroc=auroc, p95_ms=10 * seed)
+    return tmp_path / "runs"
+
+
+def names(found) -> list[str]:
+    return [row.values["name"] for row in found]
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("arch=patchcore", "bc"),
+        ("arch=patchcore and image_auroc>0.95", "b"),
+        ("seed<=2", "ab"),
+        ("seed!=2", "ac"),
+        ("p95_ms<15", "a"),
+        ("backbone=lite0", "abc"),
+        ("image_size=256 and category~ZIP", "abc"),
+        ("arch~core", "bc"),
+        ("epochs=7", ""),
+        ("no_such_metric>1", ""),
+    ],
+)
+def test_conditions(runs, condition, expected):
+    assert "".join(sorted(names(queries.find_runs(runs, [condition])))) == expected
+
+
+@pytest.mark.parametrize("condition", ["arch", "arch==", "image_auroc>", "1=2", "arch=padim and", "(arch=padim)"])
+def test_a_condition_that_cannot_be_understood(runs, condition):
+    with pytest.raises(UsageError, match="cannot be understood"):
+        queries.find_runs(runs, [condition])
+
+
+def test_sorting_puts_missing_values_last(runs):
+    record.training_finished(make_run(runs, "d"))
+    assert names(queries.find_runs(runs, sort="-image_auroc")) == ["b", "a", "c", "d"]
+    assert names(queries.find_runs(runs, sort="p95_ms")) == ["a", "b", "c", "d"]
+    assert names(queries.find_runs(runs, sort="name", limit=2)) == ["a", "b"]
+
+
+def test_the_best_run(runs):
+    assert queries.best_run(runs, "image_auroc").values["name"] == "b"
+    assert queries.best_run(runs, "image_auroc", ["p95_ms<15"]).values["name"] == "a"
+    assert queries.best_run(runs, "p95_ms").values["name"] == "a"
+    with pytest.raises(UsageError, match="metric 'dice'"):
+        queries.best_run(runs, "dice")
+
+
+def test_the_best_run_as_a_model(runs):
+    notes.tag(runs, "a", add=["line3"])
+    notes.tag(runs, "c", add=["line3"])
+    assert models.find_model(runs, Path("best:line3")) == runs / "a" / "model.safetensors"
+    assert models.find_model(runs, Path("best:zipper")) == runs / "b" / "model.safetensors"
+    with pytest.raises(UsageError, match="No run has the tag"):
+        models.find_model(runs, Path("best:line9"))
+
+
+def test_a_run_by_its_name_its_id_or_its_folder(runs):
+    identity = queries.find_run(runs, "a").values["id"]
+    assert queries.find_run(runs, identity[:20].lower()).values["name"] == "a"
+    assert queries.find_run(runs, str(runs / "a")).values["id"] == identity
+    with pytest.raises(UsageError, match="'aa'"):
+        queries.find_run(runs, "aa")
+
+
+def test_the_index_is_rebuilt_from_the_folders(runs):
+    notes.tag(runs, "a", add=["line3", "old"])
+    notes.tag(runs, "a", remove=["old"])
+    notes.write_note(runs, "b", "new lamp")
+    before = json.dumps(index.dump(runs), sort_keys=True)
+    (runs / database.FILE).unlink()
+    database._engine.cache_clear()
+    result = index.rebuild(runs)
+    assert (result.runs, result.artifacts, result.problems) == (3, 3, ())
+    assert json.dumps(index.dump(runs), sort_keys=True) == before
+
+
+def test_a_folder_that_was_deleted_or_damaged(runs):
+    shutil.rmtree(runs / "a")
+    (runs / "b" / "run.json").write_text("{")
+    assert queries.find_run(runs, "a").state == "missing"
+    result = index.rebuild(runs)
+    assert result.runs == 1
+    assert "run.json is damaged" in result.problems[0]
+
+
+def test_a_copied_run_gets_an_id_of_its_own(runs):
+    record.training_started(make_run(runs, "d"))
+    shutil.copytree(runs / "d", runs / "e")
+    result = index.rebuild(runs)
+    assert result.runs == 5
+    assert "is a copy" in result.problems[0]
+    found = [queries.find_run(runs, name).values["id"] for name in "de"]
+    assert len(set(found)) == 2
+
+
+def test_a_killed_training_is_interrupted(tmp_path):
+    folder = make_run(tmp_path / "runs", "killed")
+    (folder / "run.json").unlink()
+    code = (
+        "import sys, time; from pathlib import Path; from adctl.tracking import record\n"
+        "record.training_started(Path(sys.argv[1])); print('started', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "started\n"
+        assert queries.find_run(tmp_path / "runs", "killed").state == "running"
+        process.send_signal(signal.SIGKILL)
+    assert queries.find_run(tmp_path / "runs", "killed").state == "interrupted"
+    assert index.rebuild(tmp_path / "runs").runs == 1
+    assert queries.find_runs(tmp_path / "runs", ["state=interrupted"])
+
+
+WRITER = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from test_tracking import add_metrics, make_run
+from adctl.tracking import record
+for number in range(int(sys.argv[2])):
+    folder = make_run(Path(sys.argv[1]), f"w{sys.argv[4]}-{number}")
+    record.training_finished(folder)
+    add_metrics(folder, image_auroc=number / 100)
+"""
+
+
+def write_at_once(runs: Path, writers: int, each: int) -> None:
+    arguments = [sys.executable, "-c", WRITER, str(runs), str(each), str(Path(__file__).parent)]
+    processes = [
+        subprocess.Popen([*arguments, str(number)], stderr=subprocess.PIPE, text=True) for number in range(writers)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert (process.returncode, errors) == (0, "")
+
+
+def check_complete(runs: Path, count: int) -> None:
+    dump = index.dump(runs)
+    assert sum("settings" in row for row in dump) == count
+    assert sum("kind" in row for row in dump) == count
+
+
+def test_several_writers_at_once(tmp_path):
+    write_at_once(tmp_path / "runs", writers=3, each=10)
+    check_complete(tmp_path / "runs", 30)
+
+
+@pytest.mark.slow
+def test_ten_writers_of_a_hundred_runs(tmp_path):
+    write_at_once(tmp_path / "runs", writers=10, each=100)
+    check_complete(tmp_path / "runs", 1000)
+
+
+@pytest.mark.slow
+def test_writers_that_are_killed_leave_a_whole_database(tmp_path):
+    runs = tmp_path / "runs"
+    arguments = [sys.executable, "-c", WRITER, str(runs), "1000", str(Path(__file__).parent)]
+    for number in range(20):
+        with subprocess.Popen([*arguments, str(number)]) as process:
+            time.sleep(1.5 + number / 10)
+            process.kill()
+    with sqlite3.connect(runs / database.FILE) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    result = index.rebuild(runs)
+    assert result.runs > 20
+    assert len(result.problems) <= 20  # a run whose folder the test itself had not completed
+
+
+def test_an_artifact_of_the_same_path_is_replaced(runs):
+    add_metrics(runs / "a", image_auroc=0.5)
+    row = queries.find_run(runs, "a")
+    assert row.get("image_auroc") == 0.5
+    assert len(folders.read_run(runs / "a").artifacts) == 1
+
+
+def test_models_outside_their_run_leave_nothing(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    record.made(tmp_path / "model.safetensors", "scores", tmp_path / "h")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_lineage(runs):
+    model = runs / "a" / "model.safetensors"
+    calibrated = runs / "a" / "model-conformal.safetensors"
+    calibrated.write_bytes(b"other")
+    record.made(model, "calibration", calibrated)
+    record.made(calibrated, "scores", runs.parent / "h")
+    record.made(calibrated, "report", runs.parent / "h" / "report.html", source=runs.parent / "h")
+    record.made(calibrated, "served", calibrated)
+    root = lineage_of(runs / "a")
+    assert root.kind == "images"
+    assert f"sha256 {'cd' * 6}" in root.facts
+    (split,) = root.children
+    (tree,) = split.children
+    assert {child.kind for child in tree.children} == {"calibration"}
+    (calibration,) = tree.children
+    assert [child.kind for child in calibration.children] == ["scores"]
+    assert [child.kind for child in calibration.children[0].children] == ["report"]
+
+
+def test_prune_keeps_what_is_needed(runs):
+    for name in ("d", "e", "f", "g"):
+        record.training_finished(make_run(runs, name))
+        add_metrics(runs / name, image_auroc=0.1)
+    record.training_finished(make_run(runs, "new", finished=run_folder.timestamp()))
+    notes.tag(runs, "d", add=["line3"])
+    record.made(runs / "e" / "model.safetensors", "served", runs / "e" / "model.safetensors")
+    rule = prune.PruneRule(keep_best=2, metric="image_auroc", older="7d")
+    planned = prune.prune(runs, rule, dry_run=True)
+    assert sorted(planned.removed) == ["c", "f", "g"]
+    assert planned.kept["d"] == "tagged line3"
+    assert planned.kept["new"] == "recent"
+    assert (runs / "c").is_dir()
+    assert sorted(prune.prune(runs, rule, dry_run=False).removed) == ["c", "f", "g"]
+    assert not (runs / "c").exists()
+    assert sorted(names(queries.find_runs(runs))) == ["a", "b", "d", "e", "new"]
+
+
+@pytest.mark.parametrize("age", ["30", "d", "30y", "-3d"])
+def test_ages_that_cannot_be_understood(age):
+    with pytest.raises(UsageError, match="is not an age"):
+        prune.parse_age(age)
+
+
+@pytest.mark.parametrize("tag", ['a"b', "a,b", " "])
+def test_tags_that_could_not_be_found_again(runs, tag):
+    with pytest.raises(UsageError, match="cannot be a tag"):
+        notes.tag(runs, "a", add=[tag])
+
+
+def test_migrations_lead_to_the_same_tables(tmp_path):
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'migrated.db'}")
+    with engine.begin() as connection:
+        migrate.upgrade(connection, None, "here")
+    by_hand = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'created.db'}")
+    schema.METADATA.create_all(by_hand)
+
+    def described(one):
+        inspector = sqlalchemy.inspect(one)
+        return {
+            table: (
+                {column["name"]: (str(column["type"]), column["nullable"]) for column in inspector.get_columns(table)},
+                sorted(entry["name"] for entry in inspector.get_indexes(table) if not entry["unique"]),
+                inspector.get_pk_constraint(table)["constrained_columns"],
+            )
+            for table in ("runs", "artifacts")
+        }
+
+    assert described(engine) == described(by_hand)
+
+
+def test_a_database_of_an_older_version_is_migrated_and_of_a_newer_one_refused(runs):
+    with sqlite3.connect(runs / database.FILE) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    database._MIGRATED.clear()
+    with pytest.raises(DataError, match="newer adctl"):
+        queries.find_runs(runs)
+
+
+def test_a_damaged_database(runs):
+    database._engine.cache_clear()
+    database._MIGRATED.clear()
+    for path in runs.glob("runs.db*"):
+        path.unlink()
+    (runs / database.FILE).write_bytes(b"no database at all" * 100)
+    with pytest.raises(DataError, match="not a database") as caught:
+        queries.find_runs(runs)
+    assert "adctl runs index" in caught.value.remedy
+
+
+def test_a_database_that_cannot_be_written_costs_no_run(runs, monkeypatch, caplog):
+    monkeypatch.setenv(database.VARIABLE, "postgresql://user:secret@127.0.0.1:9/none")
+    record.training_finished(make_run(runs, "d"))
+    assert "is complete" in caplog.text
+    assert "secret" not in caplog.text
+    monkeypatch.setenv(database.VARIABLE, "nonsense://x")
+    with pytest.raises(AdctlError, match="is not the address"):
+        queries.find_runs(runs)
+
+
+@pytest.fixture(scope="module")
+def postgresql():
+    """Address of a real server on loopback, which the fixture starts and stops."""
+    if not PROGRAMS:
+        pytest.skip("PostgreSQL is not installed")
+    data = Path(tempfile.mkdtemp(prefix="adctl-postgresql-"))  # pytest's own folder is closed to other users
+    user = []
+    if os.getuid() == 0:  # the server refuses to run as root
+        shutil.chown(data, "postgres")
+        user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
+    shared = [*user, PROGRAMS[0] / "initdb", "-D", data / "db", "-A", "trust", "-U", "adctl", "-E", "UTF8", "--no-sync"]
+    subprocess.run(shared, check=True, capture_output=True, cwd="/")
+    options = f"-c listen_addresses= -c unix_socket_directories={data} -c fsync=off"
+    control = [*user, PROGRAMS[0] / "pg_ctl", "-D", data / "db", "-w", "-l", data / "log"]
+    subprocess.run([*control, "-o", options, "start"], check=True, capture_output=True, cwd="/")
+    yield f"postgresql://adctl@/postgres?host={data}"
+    subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
+    shutil.rmtree(data)
+
+
+def test_postgresql(postgresql, tmp_path, monkeypatch):
+    monkeypatch.setenv(database.VARIABLE, postgresql)
+    runs = tmp_path / "runs"
+    write_at_once(runs, writers=2, each=5)
+    check_complete(runs, 10)
+    notes.tag(runs, "w0-3", add=["line3"])
+    assert names(queries.find_runs(runs, ["tag=line3 and image_auroc>0.02"])) == ["w0-3"]
+    assert names(queries.find_runs(runs, ["image_size=256"], sort="-image_auroc", limit=1))[0].endswith("-4")
+    before = index.dump(runs)
+    assert index.rebuild(runs).runs == 10
+    assert index.dump(runs) == before
+    assert not (runs / database.FILE).exists()
+
+
+def test_the_command_line(runs, adctl):
+    listed = adctl("runs", "--runs", runs, "--where", "arch=patchcore", "--columns", "name,image_auroc").stdout
+    assert listed.splitlines() == ["name  image_auroc", "c     0.8", "b     0.97"]
+    assert adctl("runs", "best", "--runs", runs).stdout == f"{runs / 'b' / 'model.safetensors'}\n"
+    assert adctl.json("runs", "show", "a", "--runs", runs)["result"]["metrics"]["image_auroc"] == 0.9
+    compared = adctl("runs", "compare", "b", "c", "--runs", runs).stdout
+    assert "image_auroc" in compared
+    assert "backbone" not in compared
+    assert adctl("runs", "tag", "b", "line3", "--runs", runs).stdout.split() == ["tags", "line3"]
+    assert adctl("runs", "note", "b", "new", "lamp", "--runs", runs).stdout.split() == ["note", "new", "lamp"]
+    assert adctl("runs", "lineage", "b", "--runs", runs).stdout.startswith("images")
+    assert "asked" in adctl("runs", "rm", "a", "--runs", runs, code=2).stderr
+    assert "tagged line3" in adctl("runs", "rm", "b", "--runs", runs, code=2).stderr
+    assert adctl("runs", "rm", "a", "--runs", runs, "--yes").stdout.split() == ["removed", "a"]
+    assert "tagged line3" in adctl("runs", "prune", "--runs", runs, "--dry-run").stdout
+    for _ in range(2):  # the second time it replaces its own file
+        adctl("runs", "export", "--runs", runs, "--out", runs.parent / "runs.csv")
+    assert (runs.parent / "runs.csv").read_text().startswith("id,name,folder,state,")
+    assert adctl("runs", "index", "--runs", runs).stdout.split()[-1] == "2"
