@@ -1,6 +1,7 @@
 """Public functions, result types and errors of adctl. Made by `python tests/stub.py`; do not edit."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from adctl.benchmarking.bench import Benchmark as Benchmark

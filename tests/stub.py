@@ -16,6 +16,7 @@ STUB = Path(adctl.__file__).with_suffix(".pyi")
 _HEAD = '''"""Public functions, result types and errors of adctl. Made by `python tests/stub.py`; do not edit."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 '''

@@ -181,6 +181,8 @@ def rest(scores: Path) -> None:
     fetched: adctl.FetchResult = adctl.fetch("demo")
     print(fetched.root, adctl.fetch(source="usb").datasets, adctl.fetch_weights("resnet18").path)
     print(adctl.fetch_bundle("usb", include=["demo"]).install, adctl.fetch_check("parts"), adctl.fetch_verify())
+    best: Path = adctl.best_run(category="zipper", max="p95_ms<30")
+    print(best.name, [run.get("image_auroc") for run in adctl.list_runs(where="arch=padim")])
     print(adctl.demo(arch="padim").seconds, adctl.__version__.upper())
 
 
@@ -221,6 +223,8 @@ adctl.fetch_weights()
 adctl.fetch_bundle("usb", wheels="no")
 adctl.fetch_check(["parts"])
 adctl.fetch_verify(force=True)
+adctl.list_runs(limit="ten")
+adctl.best_run(3)
 adctl.load("model", image="a.png")
 adctl.load("model").predict(3)
 adctl.load("model").predict("a.png")[0]

@@ -35,6 +35,8 @@ ROOMS = [
     "data/checks",
     "data/datasets",
     "data",
+    "tracking/migrations",
+    "tracking/migrations/versions",
     "tracking",
     "run_folder",
     "engine",
