@@ -603,18 +603,16 @@ class RunsListBaseSettings(RunsSettings):
     limit: Positive = RUNS(20, "Runs to show.")
 
 
-_LIST_EXAMPLES = (
-    "adctl runs --where 'arch=patchcore and image_auroc>0.95'",
-    "adctl runs --sort -image_auroc --columns name,image_auroc,seconds",
-)
-
-
-@command("runs", "Find, compare and keep runs.", *_LIST_EXAMPLES)
+@command("runs", "Find, compare and keep runs.", "adctl runs --where 'arch=patchcore and image_auroc>0.95'")
 class RunsCommandSettings(RunsListBaseSettings):
     """Settings of `adctl runs`, which lists runs."""
 
 
-@command("runs list", "List runs, the newest first.", *_LIST_EXAMPLES)
+@command(
+    "runs list",
+    "List runs, the newest first.",
+    "adctl runs list --sort -image_auroc --columns name,image_auroc,seconds",
+)
 class RunsListSettings(RunsListBaseSettings):
     """Settings of `adctl runs list`."""
 
@@ -636,7 +634,7 @@ class RunsCompareSettings(RunsSettings):
 @command(
     "runs best",
     "Print the model file of the best run.",
-    "adctl score --model $(adctl runs best --category zipper) parts/new",
+    "adctl runs best --category zipper",
     "adctl runs best --metric image_auroc --max 'p95_ms<30'",
 )
 class RunsBestSettings(RunsSettings):
