@@ -222,6 +222,51 @@ class Scores(TypedDict):
     drift: NotRequired[Drift | None]
 
 
+class RunEntry(TypedDict):
+    """Run in the index of runs."""
+
+    id: str
+    name: str
+    folder: str
+    state: str
+    started: str
+    finished: str
+    arch: str
+    dataset: str
+    category: str
+    seed: int | None
+    images: int | None
+    seconds: float | None
+    model: str
+    model_sha256: str
+    images_sha256: str
+    version: str
+    machine: str
+    tags: list[str]
+    note: str
+    metrics: dict[str, float]
+    settings: dict[str, Any]
+
+
+class BestRun(RunEntry):
+    """Best run, with the path of its model file."""
+
+    path: str
+
+
+class ExportedRuns(TypedDict):
+    """File of exported runs."""
+
+    path: str
+    runs: int
+
+
+class RemovedRuns(TypedDict):
+    """Names of removed runs."""
+
+    removed: list[str]
+
+
 _HERE = "adctl.schemas"
 _FETCHED = ("adctl.fetching.datasets:FetchResult", "adctl.fetching.bundles:BundleInstallResult")
 _VERIFIED = "list of adctl.fetching.verifying:VerifyResult"
@@ -249,6 +294,15 @@ RESULTS: dict[str, tuple[str, ...]] = {
     "fetch weights": ("adctl.fetching.weights:FetchedWeights",),
     "fetch verify": (_VERIFIED,),
     "demo": ("adctl.demonstration:DemoResult",),
+    **dict.fromkeys(("runs", "runs list", "runs compare"), (f"list of {_HERE}:RunEntry",)),
+    "runs show": (f"{_HERE}:RunEntry",),
+    "runs best": (f"{_HERE}:BestRun",),
+    **dict.fromkeys(("runs tag", "runs note"), ("adctl.tracking.folders:Notes",)),
+    "runs lineage": ("adctl.tracking.lineage:LineageNode",),
+    "runs export": (f"{_HERE}:ExportedRuns",),
+    "runs prune": ("adctl.tracking.prune:PruneResult",),
+    "runs rm": (f"{_HERE}:RemovedRuns",),
+    "runs index": ("adctl.tracking.index:IndexResult",),
     "schema": (),
 }
 """Types of the results that each command prints with `--json`."""
