@@ -78,7 +78,7 @@ def train(loaded: LoadedSettings[TrainSettings]) -> TrainResult | CrossValidatio
     Raises:
         AdctlError: The data, the settings or the output folder cannot be used.
     """
-    from adctl.training.train import train as run
+    from adctl.exporting.after_training import train_and_export as run
 
     result = run(loaded)
     if result is None:

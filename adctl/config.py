@@ -330,6 +330,9 @@ class TrainSettings(DeviceSettings, DataSettings):
     checkpoint_minutes: Amount = OUTPUT(5.0, "Minutes between checkpoints.")
     keep_checkpoints: Natural = OUTPUT(0, "Checkpoints to keep after training.")
     tensorboard: bool = OUTPUT(True, "Write TensorBoard files.")
+    export: Literal["auto", "always", "none"] = OUTPUT(
+        "auto", "Export the model for a faster runtime after training; auto: where that is quick.", "WHEN"
+    )
 
     @classmethod
     def prepare(cls, values: dict[str, Any]) -> dict[str, Any]:

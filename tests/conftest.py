@@ -21,6 +21,9 @@ pytest.register_assert_rewrite("adctl.testing")
 
 ROOT = Path(__file__).parent.parent
 
+# Most tests that train need no exported file; test_after_training.py tests the default.
+os.environ.setdefault("ADCTL_EXPORT", "none")
+
 # Machines are shared: how long one example takes says nothing.
 hypothesis_settings.register_profile("adctl", deadline=None)
 hypothesis_settings.load_profile("adctl")
@@ -77,7 +80,7 @@ def zippers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(**values: Any) -> LoadedSettings[TrainSettings]:
     """Training settings as the command line would load them, small enough for tests."""
-    small = {"image_size": 64, "epochs": 2, "device": "cpu", **values}
+    small = {"image_size": 64, "epochs": 2, "device": "cpu", "export": "none", **values}
     return LoadedSettings(validated(TrainSettings, small), dict.fromkeys(names_of(TrainSettings), "test"))
 
 
@@ -102,7 +105,13 @@ class CommandLine:
         done = subprocess.run(
             [sys.executable, "-m", "adctl", *map(str, arguments)],
             cwd=self.folder,
-            env={**inherited, "PYTHONPATH": str(ROOT), "ADCTL_DATA_DIR": str(self.folder / "data"), **environment},
+            env={
+                **inherited,
+                "PYTHONPATH": str(ROOT),
+                "ADCTL_DATA_DIR": str(self.folder / "data"),
+                "ADCTL_EXPORT": "none",
+                **environment,
+            },
             capture_output=True,
             text=True,
             encoding="utf-8",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from adctl.training.cross_validation import CrossValidationResult
     from adctl.training.grid import GridResult
     from adctl.training.resource_estimate import ResourceEstimate
-    from adctl.training.single_run import TrainingPlan, TrainResult
+    from adctl.training.single_run import TrainedExport, TrainingPlan, TrainResult
 
 _SHOWN_IGNORED = 10
 
@@ -34,9 +34,9 @@ def run(call: Call[TrainSettings]) -> int:
         needs = estimate_resources(plan, call.settings)
         call.finish(_plan_json(plan, needs), lambda: _plan_text(plan, needs))
         return 0
-    from adctl.training.train import train
+    from adctl.exporting.after_training import train_and_export
 
-    return _show(call, train(call.loaded, call.reporter))
+    return _show(call, train_and_export(call.loaded, call.reporter))
 
 
 def settings_table(call: Call[TrainSettings]) -> dict[str, dict[str, Any]]:
@@ -57,6 +57,11 @@ def _refuse_grid(settings: TrainSettings) -> None:
 
 
 def _show(call: Call[TrainSettings], result: TrainResult | CrossValidationResult | GridResult | None) -> int:
+    from adctl.training.single_run import TrainResult
+
+    if isinstance(result, TrainResult):
+        call.finish(result, lambda: _text(result))
+        return 0
     from adctl.cli.cross_validation_text import cross_validation_json, cross_validation_text
     from adctl.cli.grid_text import grid_text
     from adctl.training.cross_validation import CrossValidationResult
@@ -67,8 +72,6 @@ def _show(call: Call[TrainSettings], result: TrainResult | CrossValidationResult
         return 1 if result.failed else 0
     if isinstance(result, CrossValidationResult):
         call.finish(cross_validation_json(result), lambda: cross_validation_text(result))
-    elif result is not None:
-        call.finish(result, lambda: _text(result))
     return 0
 
 
@@ -85,6 +88,7 @@ def _text(result: TrainResult) -> RenderableType:
             ("network", _size(result.summary)),
             ("threshold", f"{calibration.threshold:.6g}, from {_calibration_images(calibration)}"),
             ("false alarms", false_alarms(calibration)),
+            *_runtime(result.export),
             ("next", "adctl score FOLDER --out heatmaps/"),
         ]
     )
@@ -94,6 +98,17 @@ def _calibration_images(calibration: Calibration) -> str:
     if calibration.evidence.folds:
         return f"{calibration.good_images} good images, each scored as by a model that did not learn from it"
     return f"{calibration.good_images} held-out good images"
+
+
+def _runtime(export: TrainedExport | None) -> list[tuple[str, str]]:
+    """Describe the runtime that scoring will use, or the command that makes it faster."""
+    if export is None:
+        return []
+    gain = "" if export.speedup is None else f"{export.speedup:.1f} times as fast as PyTorch here"
+    if export.file is not None:
+        return [("runtime", f"{export.runtime}, verified, {gain}: {export.file.name} ({export.seconds:.1f} s)")]
+    takes = f", takes about {_duration(export.seconds)}" if export.seconds else f": {export.reason}"
+    return [("faster", f"{export.command}{takes}{gain and f', then about {gain} (estimated)'}")]
 
 
 def _epochs(result: TrainResult) -> list[tuple[str, str]]:

@@ -52,14 +52,15 @@ class FlopCounter(TorchDispatchMode):
     That one imports PyTorch's compiler, which takes as long as importing PyTorch.
 
     Attributes:
-        total: Operations so far, with a multiply-add as two.
+        total: Floating-point operations so far, with a multiply-add as two.
+        operations: Calls of PyTorch's operations so far.
     """
 
     def __init__(self) -> None:
         from torch.utils.flop_counter import flop_registry  # slow to import
 
         super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
+        self.total = self.operations = 0
         self._formulas: dict[Any, Any] = flop_registry
 
     @classmethod
@@ -76,6 +77,7 @@ class FlopCounter(TorchDispatchMode):
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
+        self.operations += 1
         result = func(*args, **kwargs)
         if formula is not None:
             self.total += int(formula(*args, **kwargs, out_val=result))

@@ -5,9 +5,11 @@ The result is stored beside the model, so that `--runtime auto` can select a fil
 
 from __future__ import annotations
 
+import logging
 import pkgutil
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +21,7 @@ from adctl.data.datasets.layouts import list_images
 from adctl.data.loader import load_image
 from adctl.datasets import dataset_of_run
 from adctl.errors import AdctlError, DataError, UsageError
+from adctl.exporting.captured_output import captured_output
 from adctl.exporting.graph import ExportSource
 from adctl.exporting.parity import ParityCheck, check_parity
 from adctl.model_file import run_of
@@ -38,7 +41,7 @@ from adctl.tracking import record
 from adctl.tracking.models import find_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from adctl.records import Sample
     from adctl.runtimes.base import Runtime
 
+log = logging.getLogger(__name__)
 
 TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.25}
 """Largest allowed difference of a score by precision, as a share of the largest score."""
@@ -56,7 +60,10 @@ _MAX_AUROC_LOSS = 0.01
 
 _MAX_VERIFICATION_IMAGES = 256
 _MAX_CALIBRATION_IMAGES = 128
-_ROUNDS = 5
+_ROUNDS, _MIN_ROUNDS = 6, 3
+_LONGEST = 5.0
+"""Seconds after which the measurement of the speed ends, if it has the fewest rounds."""
+
 _BATCH = 8
 
 
@@ -100,8 +107,18 @@ class ExportResult:
     exports: tuple[Exported, ...]
 
 
-def export(loaded: LoadedSettings[ExportSettings], reporter: Reporter = SILENT) -> ExportResult:
+def export(
+    loaded: LoadedSettings[ExportSettings],
+    reporter: Reporter = SILENT,
+    *,
+    max_images: int = _MAX_VERIFICATION_IMAGES,
+) -> ExportResult:
     """Export a model to one or several formats, and verify each file against PyTorch.
+
+    Args:
+        loaded: The settings and their origins.
+        reporter: Receiver of progress.
+        max_images: Largest number of images of the verification.
 
     Raises:
         UsageError: There is no such model, or the settings contradict each other.
@@ -117,7 +134,7 @@ def export(loaded: LoadedSettings[ExportSettings], reporter: Reporter = SILENT) 
         raise UsageError(f"{model} is already an exported file.", "Give the model.safetensors instead.")
     targets = _targets(model, settings, precision)
     _require_replaceable(targets.values(), overwrite=settings.overwrite)
-    samples = _verification_images(model, settings)
+    samples = _verification_images(model, settings, max_images)
     with reporter.stage("reading the model"):
         source = ExportSource.read(model)
     images = _calibration_images(model, settings, source) if precision == "int8" else []
@@ -150,13 +167,27 @@ def write_format(
         precision: A name from `adctl.choices.PRECISIONS`.
         images: Images [1,H,W,C], uint8, that calibrate the quantisation; only needed for `int8`.
 
+    Nothing that the libraries of the format print is shown; if they fail, it is part of the error.
+
     Raises:
         UsageError: The format does not support the precision.
         MissingExtraError: A required package is not installed.
         OutputError: The target cannot be written.
+        AdctlError: The libraries of the format cannot convert the model.
     """
     _require_precision(name, precision)
-    pkgutil.resolve_name(EXPORT_FORMATS[name].writer)(source, target, precision, images)
+    try:
+        with captured_output():
+            pkgutil.resolve_name(EXPORT_FORMATS[name].writer)(source, target, precision, images)
+    except (AdctlError, MemoryError):
+        raise
+    except Exception as error:  # the libraries raise errors of many kinds
+        log.debug("The export to %s failed.", name, exc_info=True)
+        printed = "\n".join(getattr(error, "__notes__", ()))
+        raise AdctlError(
+            f"The model cannot be exported to {name}: {type(error).__name__}: {error}" + (printed and f"\n{printed}"),
+            "Use another --format, or score with the model itself.",
+        ) from error
 
 
 def _require_precision(name: str, precision: str) -> None:
@@ -203,14 +234,14 @@ def _require_replaceable(targets: Iterable[Path], *, overwrite: bool) -> None:
         files.require_replaceable([*own, target.parent / EXPORTS], overwrite=overwrite, claimed=claimed)
 
 
-def _verification_images(model: Path, settings: ExportSettings) -> list[Sample]:
+def _verification_images(model: Path, settings: ExportSettings, most: int) -> list[Sample]:
     """Select images at regular intervals: from `images`, or from the held-out and test images of the model's run."""
     if settings.images:
         samples = list_images(settings.images)[0]
     else:
         dataset = dataset_of_run(run_of(model, settings.runs))
         samples = [*held_out_images(model, settings.runs), *(dataset.test if dataset else ())]
-    step = max(1, -(-len(samples) // _MAX_VERIFICATION_IMAGES))
+    step = max(1, -(-len(samples) // most))
     return list(samples[::step])
 
 
@@ -238,13 +269,15 @@ def _verify(
     reporter: Reporter,
 ) -> Exported:
     """Compare the scores and the speed of an exported file with PyTorch."""
-    runtime = open_runtime(target, "cpu")
+    with captured_output():
+        runtime = open_runtime(target, "cpu")
     calibration = reference.header.calibration
     views = calibration.views if calibration else ()
     check = check_parity(with_views(reference, views), with_views(runtime, views), samples, reporter)
     tolerance = settings.tolerance or TOLERANCES[precision]
     _require_parity(check, tolerance, target, precision)
-    seconds = _seconds_per_batch([reference, runtime])
+    pixels = np.random.default_rng(0).integers(0, 256, (_BATCH, *runtime.input.shape), np.uint8)
+    seconds = seconds_per_batch([partial(each.predict, pixels) for each in (reference, runtime)])
     return Exported(
         format=name,
         file=target,
@@ -273,16 +306,18 @@ def _require_parity(check: ParityCheck, tolerance: float, target: Path, precisio
         )
 
 
-def _seconds_per_batch(runtimes: Sequence[Runtime]) -> list[float]:
-    """Return the median seconds per batch of each runtime; they take turns, so that other load affects all equally."""
-    pixels = np.random.default_rng(0).integers(0, 256, (_BATCH, *runtimes[0].input.shape), np.uint8)
-    seconds = np.zeros((_ROUNDS + 1, len(runtimes)))
-    for turn in range(_ROUNDS + 1):  # the first round is a warm-up
-        for column, runtime in enumerate(runtimes):
+def seconds_per_batch(predictions: Sequence[Callable[[], object]]) -> list[float]:
+    """Return the median seconds of each call; they take turns, so that other load affects all equally."""
+    rounds: list[list[float]] = []
+    started = time.perf_counter()
+    # The first round is a warm-up.
+    while len(rounds) < _MIN_ROUNDS or (len(rounds) < _ROUNDS and time.perf_counter() - started < _LONGEST):
+        rounds.append([])
+        for predict in predictions:
             start = time.perf_counter()
-            runtime.predict(pixels)
-            seconds[turn, column] = time.perf_counter() - start
-    return [float(value) for value in np.median(seconds[1:], axis=0)]
+            predict()
+            rounds[-1].append(time.perf_counter() - start)
+    return [float(value) for value in np.median(rounds[1:], axis=0)]
 
 
 def _parity_record(exported: Exported, source: ExportSource) -> ParityRecord:

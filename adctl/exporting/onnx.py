@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,11 +76,9 @@ def to_onnx(source: ExportSource) -> Any:
     except ImportError as error:
         raise MissingExtraError(str(error.name), "export") from error
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns about its own internals
-        program = torch.onnx.export(
-            source.program, (), input_names=[INPUT], output_names=list(OUTPUTS), dynamo=True, verbose=False
-        )
+    program = torch.onnx.export(
+        source.program, (), input_names=[INPUT], output_names=list(OUTPUTS), dynamo=True, verbose=False
+    )
     assert program is not None
     return program.model_proto
 

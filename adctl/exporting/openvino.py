@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +53,7 @@ def write(source: ExportSource, target: Path, precision: str, images: Sequence[N
 
 
 def _converted(openvino: Any, source: ExportSource) -> Any:
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # the converter warns about its own internals
-        return openvino.convert_model(source.program)
+    return openvino.convert_model(source.program)
 
 
 def _quantised(openvino: Any, source: ExportSource, images: Sequence[NDArray[np.uint8]]) -> Any:

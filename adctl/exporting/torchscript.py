@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from typing import TYPE_CHECKING
 
 import torch
@@ -59,8 +58,7 @@ def write(source: ExportSource, target: Path, precision: str, images: Sequence[N
     del precision, images
     graph = source.single.module(check_guards=False)
     content = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch recommends torch.export, which --format pt2 uses
+    with torch.no_grad():
         traced = torch.jit.trace(graph, (source.example(1),), check_trace=False)
         torch.jit.save(torch.jit.script(EachImage(traced)), content, _extra_files={METADATA: source.metadata("fp32")})
     files.write_bytes(target, content.getvalue())

@@ -99,7 +99,7 @@ def choose_runtime(path: Path, device: str = "auto", gpu: int | None = None) -> 
         return RuntimeChoice("torch", path, error.message)
     if not records:
         return RuntimeChoice("torch", path, "there are no exported files beside the model")
-    if _on_gpu(device, gpu):
+    if uses_gpu(device, gpu):
         return RuntimeChoice("torch", path, "exported files are verified on the CPU, and a GPU is used")
     digest = tensors_digest(path)
     faults = {record.file: _fault(record, path.parent, digest) for record in records}
@@ -241,7 +241,8 @@ def _fault(record: ParityRecord, folder: Path, digest: str | None) -> str | None
     return None if digest_of(path) == record.sha256 else "was changed after its verification"
 
 
-def _on_gpu(device: str, gpu: int | None) -> bool:
+def uses_gpu(device: str, gpu: int | None) -> bool:
+    """Return whether PyTorch computes on a GPU with these settings."""
     if gpu is not None or device in ("cuda", "mps"):
         return True
     return device == "auto" and _has_gpu()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adctl import documents, files, run_folder
-from adctl.config import LoadedSettings, TrainSettings, validated
+from adctl.config import LoadedSettings, TrainSettings, names_of, validated
 from adctl.engine.checkpoints import FOLDER as CHECKPOINTS
 from adctl.engine.checkpoints import CheckpointFolder
 from adctl.errors import DataError, UsageError
@@ -32,7 +32,7 @@ _SCHEMA = "adctl.settings/1"
 MAY_DIFFER = frozenset(
     {
         "resume", "runs", "name", "device", "gpu", "devices", "workers", "cache", "tensorboard",
-        "fetch", "accept_license", "checkpoint_epochs", "checkpoint_minutes", "keep_checkpoints",
+        "fetch", "accept_license", "export", "checkpoint_epochs", "checkpoint_minutes", "keep_checkpoints",
     }
 )  # fmt: skip
 """Settings that do not influence the result."""
@@ -107,7 +107,10 @@ def load_settings(run: Path, loaded: LoadedSettings[TrainSettings]) -> LoadedSet
         )
     changed = given & MAY_DIFFER
     values = {name: now[name]["value"] if name in changed else entry["value"] for name, entry in started.items()}
-    origins = {name: loaded.origins[name] if name in changed else entry["from"] for name, entry in started.items()}
+    # Settings that the version of the start did not have keep their defaults.
+    origins = dict.fromkeys(names_of(TrainSettings), "default") | {
+        name: loaded.origins[name] if name in changed else entry["from"] for name, entry in started.items()
+    }
     return LoadedSettings(validated(TrainSettings, values, origins), origins)
 
 

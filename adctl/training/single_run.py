@@ -92,6 +92,27 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True)
+class TrainedExport:
+    """Export at the end of a training, or the reason against it.
+
+    Attributes:
+        file: Exported file, which scoring uses by default; None if there is none.
+        runtime: Name of the runtime that opens it, or would; None if no other runtime is installed.
+        speedup: Speed relative to PyTorch on this machine: measured, or estimated if there is no file; None if unknown.
+        seconds: Duration of the export, or its estimate if there is no file.
+        reason: Reason why there is no file; empty if there is one.
+        command: Command that makes up for it; empty if there is a file.
+    """
+
+    file: Path | None
+    runtime: str | None
+    speedup: float | None
+    seconds: float
+    reason: str
+    command: str
+
+
+@dataclass(frozen=True)
 class TrainResult:
     """Result of a training.
 
@@ -105,6 +126,7 @@ class TrainResult:
         fit: History and timings.
         seconds: Time from the first image to the model file.
         summary: Size of the network.
+        export: Export for a faster runtime; None if it was not wanted.
     """
 
     run: Path
@@ -116,6 +138,7 @@ class TrainResult:
     fit: FitReport
     seconds: float
     summary: ModelSummary
+    export: TrainedExport | None = None
 
 
 def plan_training(settings: TrainSettings) -> TrainingPlan:
