@@ -469,6 +469,7 @@ def report(
     findings: int = 12,
     reconstructions: bool = False,
     ci: bool = False,
+    pixel_size: int | int | Sequence[int] | None = None,
     ci_level: float = 0.95,
     ci_samples: int = 1000,
     seed: int = 0,
@@ -490,6 +491,8 @@ def report(
         findings: Images shown in md, pdf and pptx, mistakes first. At least 1, at most 500.
         reconstructions: Show the autoencoder's reconstruction of each image.
         ci: Compute confidence intervals of pixel metrics too, by bootstrap.
+        pixel_size: Size at which pixels are evaluated: 256, as in many papers, or HEIGHTxWIDTH. Default: that of
+            each image, up to 1024.
         ci_level: Level of the confidence intervals. Above 0, below 1.
         ci_samples: Bootstrap samples. At least 100, at most 100000.
         seed: Seed of all random numbers. At least 0.
@@ -514,6 +517,7 @@ def compare(
     *,
     format: Literal["html", "md", "json", "csv", "tex", "pdf", "pptx"] | Sequence[Literal["html", "md", "json", "csv", "tex", "pdf", "pptx"]] = (),
     title: str | None = None,
+    pixel_size: int | int | Sequence[int] | None = None,
     ci_level: float = 0.95,
     ci_samples: int = 1000,
     seed: int = 0,
@@ -528,6 +532,8 @@ def compare(
         scores: Folders from 'adctl score'; several are compared. Default: the last scores.
         format: Formats. Choices: html, md, json, csv, tex, pdf, pptx. Default: the ending of `out`, else html.
         title: Title of the report.
+        pixel_size: Size at which pixels are evaluated: 256, as in many papers, or HEIGHTxWIDTH. Default: that of
+            each image, up to 1024.
         ci_level: Level of the confidence intervals. Above 0, below 1.
         ci_samples: Bootstrap samples. At least 100, at most 100000.
         seed: Seed of all random numbers. At least 0.

@@ -134,7 +134,19 @@ def report(loaded: LoadedSettings[ReportSettings]) -> ReportResult:
 
 @from_settings(
     ReportSettings,
-    only=("scores", "format", "title", "ci_level", "ci_samples", "seed", "out", "figures", "animation", "runs"),
+    only=(
+        "scores",
+        "format",
+        "title",
+        "pixel_size",
+        "ci_level",
+        "ci_samples",
+        "seed",
+        "out",
+        "figures",
+        "animation",
+        "runs",
+    ),
     required=("scores",),
     accepts={"scores": "Sequence[StrPath]"},
 )

@@ -444,6 +444,12 @@ class ReportSettings(GateSettings, OverwriteSettings):
     findings: Annotated[int, Bounds(ge=1, le=500)] = REPORT(12, "Images shown in md, pdf and pptx, mistakes first.")
     reconstructions: bool = REPORT(False, "Show the autoencoder's reconstruction of each image.")
     ci: bool = REPORT(False, "Compute confidence intervals of pixel metrics too, by bootstrap.")
+    pixel_size: ImageSize | None = REPORT(
+        None,
+        "Size at which pixels are evaluated: 256, as in many papers, or HEIGHTxWIDTH.",
+        "256 or 192x448",
+        unset="that of each image, up to 1024",
+    )
     ci_level: Share = REPORT(0.95, "Level of the confidence intervals.")
     ci_samples: Annotated[int, Bounds(ge=100, le=100_000)] = REPORT(1000, "Bootstrap samples.")
     seed: Natural = REPORT(0, "Seed of all random numbers.")

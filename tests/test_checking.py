@@ -209,6 +209,15 @@ def test_good_beside_test(category, tmp_path):
     assert (checked.train_images, checked.test_images, checked.masks) == (24, {"good": 4, "hole": 2}, 2)
 
 
+def test_masks_do_not_count_as_good_images_where_there_are_no_good_ones(category, tmp_path):
+    shutil.copytree(category / "test", tmp_path / "mine/test")
+    shutil.copytree(category / "ground_truth", tmp_path / "mine/ground_truth")
+    (checked,) = check(tmp_path / "mine")
+    assert (checked.train_images, checked.test_images, checked.masks) == (0, {"good": 4, "hole": 2}, 2)
+    assert any("no folder of good training images" in note for note in checked.notes)
+    assert [each.kind for each in checked.findings] == ["few-images"]
+
+
 # ---- signatures
 
 

@@ -19,7 +19,7 @@ from adctl.evaluation.evaluate import evaluate, outcome
 from adctl.metrics.bootstrap import Resampling
 from adctl.metrics.image import image_metrics
 from adctl.records import Calibration, ScoredImage, Verdict
-from adctl.reporting.content import ReportOptions
+from adctl.reporting.content import ReportOptions, build_content
 from adctl.reporting.page import write_report
 from adctl.scoring.heatmaps import upsample
 from adctl.scoring.score_set import ScoreSet, ScoreWriter
@@ -247,6 +247,16 @@ def test_without_maps_the_remedy_is_named(labelled):
     found = evaluate(labelled.scores(keep_maps=False))
     assert found.pixel is None
     assert any("--maps" in note for note in found.notes)
+
+
+def test_the_size_of_pixel_metrics_is_told_and_can_be_chosen(labelled):
+    found = evaluate(labelled.scores())
+    small = evaluate(labelled.scores(), pixel_size=32)
+    assert found.pixel_resolution == "at 48 x 64 pixels"
+    assert small.pixel_resolution == "at 32 x 32 pixels"
+    assert small.pixel.aupro != found.pixel.aupro
+    cards = build_content(labelled.scores(), small).cards["Pixels"]
+    assert all(card.meaning.endswith(", at 32 x 32 pixels") for card in cards)
 
 
 def test_without_any_mask_there_are_no_pixel_metrics(maker):

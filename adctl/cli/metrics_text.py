@@ -51,6 +51,8 @@ def _bars(counts: Sequence[int]) -> str:
 
 def _whole(evaluation: Evaluation) -> RenderableType | None:
     found = [*_lines("image", evaluation.image), *_verdicts(evaluation.image), *_lines("pixel", evaluation.pixel)]
+    if evaluation.pixel_resolution:
+        found.append(("pixel metrics", evaluation.pixel_resolution, ""))
     if not found:
         return None
     if evaluation.resampling is None:

@@ -148,19 +148,22 @@ class SetComparison:
     resampling: Resampling
 
 
-def compare_sets(shared: MatchedSets, resampling: Resampling) -> SetComparison:
+def compare_sets(
+    shared: MatchedSets, resampling: Resampling, pixel_size: int | tuple[int, int] | None = None
+) -> SetComparison:
     """Compute the metrics of each set and test each pair of sets.
 
     Args:
         shared: Two or more sets reduced to the images that all of them have.
         resampling: Bootstrap settings for intervals and tests.
+        pixel_size: Size at which pixels are evaluated; see `adctl.evaluation.pixels.measure_pixels`.
 
     Raises:
         DataError: Anomaly maps are damaged, or scores are not finite numbers.
     """
     sets = shared.sets
     names = set_names(sets)
-    pixels = [measure_pixels(scores, resampling) for scores in sets]
+    pixels = [measure_pixels(scores, resampling, pixel_size) for scores in sets]
     results = tuple(
         _model_result(name, scores, measured, resampling)
         for name, scores, measured in zip(names, sets, pixels, strict=True)

@@ -60,6 +60,7 @@ class Evaluation:
         effect_size: Distance between the scores of defective and good images; None if a class has no image.
         resampling: Bootstrap settings of the confidence intervals; None without intervals.
         bins: Histogram of the scores; None if there are no scores.
+        pixel_resolution: Size at which pixels were evaluated, for people; empty without pixel metrics.
     """
 
     images: int
@@ -73,15 +74,23 @@ class Evaluation:
     effect_size: EffectSize | None = None
     resampling: Resampling | None = None
     bins: ScoreBins | None = None
+    pixel_resolution: str = ""
 
 
-def evaluate(scores: ScoreSet, resampling: Resampling | None = None, *, pixel_intervals: bool = True) -> Evaluation:
+def evaluate(
+    scores: ScoreSet,
+    resampling: Resampling | None = None,
+    *,
+    pixel_intervals: bool = True,
+    pixel_size: int | tuple[int, int] | None = None,
+) -> Evaluation:
     """Compute every metric that the scored set allows.
 
     Args:
         scores: Scored set, read from disk.
         resampling: Bootstrap settings for confidence intervals; None computes no intervals.
         pixel_intervals: Whether to compute intervals of pixel metrics too; this reads every map a second time.
+        pixel_size: Size at which pixels are evaluated; see `adctl.evaluation.pixels.measure_pixels`.
 
     Raises:
         DataError: Scores or maps are damaged or not finite numbers; the message names the images.
@@ -94,7 +103,7 @@ def evaluate(scores: ScoreSet, resampling: Resampling | None = None, *, pixel_in
     names = [key for _, _, key in labelled]
     threshold = scores.calibration.threshold if scores.calibration else None
     image = image_metrics(values, [label != GOOD for label in labels], threshold, resampling=resampling, names=names)
-    pixels = measure_pixels(scores, resampling if pixel_intervals else None)
+    pixels = measure_pixels(scores, resampling if pixel_intervals else None, pixel_size)
     notes = [*_set_notes(scores, len(labelled)), *(_missing_metric_notes(image) if labelled else []), *pixels.notes]
     if resampling and labelled:
         notes += _interval_notes(image)
@@ -110,6 +119,7 @@ def evaluate(scores: ScoreSet, resampling: Resampling | None = None, *, pixel_in
         effect_size=effect_size(*_split_by_label(values, labels)),
         resampling=resampling,
         bins=_bins(scores),
+        pixel_resolution=pixels.resolution,
     )
 
 

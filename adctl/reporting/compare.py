@@ -93,7 +93,8 @@ def compare(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT)
     with reporter.stage("matching images"):
         shared = match_images([ScoreSet.load(folder) for folder in folders])
     with reporter.stage("comparing"):
-        comparison = compare_sets(shared, Resampling(settings.ci_samples, settings.ci_level, settings.seed))
+        resampling = Resampling(settings.ci_samples, settings.ci_level, settings.seed)
+        comparison = compare_sets(shared, resampling, settings.pixel_size)
     with reporter.stage("writing the comparison"):
         for name, path in targets:
             write = pkgutil.resolve_name(COMPARISON_FORMATS[name])

@@ -222,7 +222,9 @@ def _cards(evaluation: Evaluation) -> dict[str, list[Card]]:
         value, bounds = metrics[name].value, metrics[name].interval
         if one.card is not None and value is not None:
             ends = f"{bounds.low:.3f} to {bounds.high:.3f}" if bounds else ""
-            groups.setdefault(one.card.group, []).append(Card(one.card.name, f"{value:.3f}", ends, one.card.meaning))
+            pixels = name.startswith("pixel") and evaluation.pixel_resolution
+            meaning = f"{one.card.meaning}, {evaluation.pixel_resolution}" if pixels else one.card.meaning
+            groups.setdefault(one.card.group, []).append(Card(one.card.name, f"{value:.3f}", ends, meaning))
     return groups
 
 

@@ -82,7 +82,7 @@ def report(loaded: LoadedSettings[ReportSettings], reporter: Reporter = SILENT) 
     # Intervals of image metrics take little time; intervals of pixel metrics read all maps a second time.
     resampling = Resampling(settings.ci_samples, settings.ci_level, settings.seed)
     with reporter.stage("evaluating"):
-        evaluation = evaluate(scores, resampling, pixel_intervals=settings.ci)
+        evaluation = evaluate(scores, resampling, pixel_intervals=settings.ci, pixel_size=settings.pixel_size)
     results = _check_gates(gates, evaluation, folder)
     write_gate_files(settings, "adctl.report", results, {folder.name: folder / MANIFEST})
     with reporter.stage("writing the report"):

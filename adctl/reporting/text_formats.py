@@ -101,6 +101,7 @@ def _document(content: ReportContent, scores: ScoreSet, evaluation: Evaluation) 
         "image": evaluation.image.to_dict(),
         "by_defect": {kind: metrics.to_dict() for kind, metrics in evaluation.by_defect.items()},
         "pixel": evaluation.pixel.to_dict() if evaluation.pixel else None,
+        "pixel_resolution": evaluation.pixel_resolution or None,
         "curves": {name: curve.to_dict() for name, curve in evaluation.curves.items()},
         "distributions": {kind: asdict(distribution) for kind, distribution in evaluation.distributions.items()},
         "effect_size": asdict(evaluation.effect_size) if evaluation.effect_size else None,

@@ -13,9 +13,9 @@ from adctl.data.checks.image_stats import ImageStats, Part, collect_image_stats
 from adctl.data.checks.masks import find_faulty_masks
 from adctl.data.checks.outliers import find_exposure_outliers, find_mode_outliers, find_size_outliers, find_unused_bits
 from adctl.data.datasets.folders import find_subfolder, subfolders_of
-from adctl.data.datasets.ground_truth import GOOD_NAMES, is_category
+from adctl.data.datasets.ground_truth import GOOD_NAMES, is_category, test_images
 from adctl.data.datasets.grouping import with_groups
-from adctl.data.datasets.layouts import categories_in, open_data, open_folders
+from adctl.data.datasets.layouts import Dataset, categories_in, open_data, open_folders
 from adctl.data.datasets.manifests import is_manifest
 from adctl.data.datasets.remote import local_copy
 from adctl.data.datasets.webdataset import find_shards
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from adctl.config import FetchCheckSettings
-    from adctl.data.datasets.layouts import Dataset
     from adctl.records import Sample
 
 FEW_GOOD = 20
@@ -127,10 +126,20 @@ def _datasets(path: Path) -> Iterator[Dataset]:
     elif is_manifest(path) or find_shards(path) or is_category(path) or find_subfolder(path, "train"):
         yield open_data(path)
     else:
-        good = next((folder for folder in subfolders_of(path) if folder.name.casefold() in GOOD_NAMES), path)
+        good = next((folder for folder in subfolders_of(path) if folder.name.casefold() in GOOD_NAMES), None)
         masks = find_subfolder(path, "ground_truth") or find_subfolder(path, "masks")
-        test = None if good is path else find_subfolder(path, "test")
-        yield open_folders(good, test, masks if test else None)
+        test = find_subfolder(path, "test")
+        if good is None and test is not None:
+            yield _test_images_only(path, test, masks)
+        else:
+            yield open_folders(good or path, test, masks if test else None)
+
+
+def _test_images_only(path: Path, test: Path, masks: Path | None) -> Dataset:
+    """Return the dataset of a folder that has test images and masks, but no good training images."""
+    found = test_images(test, masks, "test")
+    notes = ("There is no folder of good training images, such as train/good or good.", *found.notes)
+    return Dataset(path.name, path.name, path, "folders", (), found.samples, found.ignored, notes, found.unused_masks)
 
 
 def check_dataset(dataset: Dataset, *, workers: int, update: Callable[[int, int | None], None]) -> CheckResult:
