@@ -56,9 +56,11 @@ INPUTS: dict[str, tuple[float, float]] = {
 Stable light would make the measured range too small."""
 
 _FENCE = (1.0, 8.0, 4.0)
-"""Distance beyond the quartiles, in interquartile ranges, from which a median is not usual (Tukey 1977): a constant,
-and additions divided by the numbers of calibration images and of new images. In simulations of normal and of heavy-tailed
-statistics (t with 4 degrees of freedom), an unchanged one was beyond it in less than 0.3 % of sets."""
+"""Distance beyond the quartiles, in interquartile ranges, from which a median is not usual (Tukey 1977).
+
+It is a constant, and additions divided by the numbers of calibration images and of new images. In simulations of normal
+and of heavy-tailed statistics (t with 4 degrees of freedom), an unchanged one was beyond it in less than 0.3 % of sets.
+"""
 
 
 @dataclass(frozen=True)
