@@ -135,15 +135,19 @@ class CommandLine:
 
 def check_document(document: Any, name: str) -> None:
     """Assert that a document is as its published schema says, and has no other fields."""
-    error = jsonschema.exceptions.best_match(validator_of(name).iter_errors(document))
+    error = jsonschema.exceptions.best_match(validator_of(name, document.get("ok")).iter_errors(document))
     assert error is None, f"{name}: {error.json_path}: {error.message}"
 
 
 @cache
-def validator_of(name: str) -> Any:
+def validator_of(name: str, ok: bool | None) -> Any:
+    """The validator of a file, or of a printed document that tells of success or of a failure."""
     from adctl.schemas import schema
 
-    return jsonschema.Draft202012Validator(without_others(schema(name)))
+    found = without_others(schema(name))
+    if ok is not None:
+        found |= found.pop("oneOf")[0 if ok else 1]
+    return jsonschema.Draft202012Validator(found)
 
 
 def without_others(value: Any) -> Any:
