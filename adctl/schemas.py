@@ -75,17 +75,26 @@ class PlannedData(TypedDict):
     root: str
 
 
+class ChosenSize(TypedDict):
+    """Size that images are resized to, one number or height and width in pixels, with the reason for it."""
+
+    size: int | list[int]
+    reason: str
+
+
 class Plan(TypedDict):
     """Plan of a training, from --dry-run."""
 
     dataset: PlannedData
     train_images: int
+    groups: dict[str, int]
     test_images: dict[str, int]
     masks: int
     split: dict[str, int]
     ignored: list[Ignored]
     notes: list[str]
     config: dict[str, Any]
+    image_size: ChosenSize | None
     device: Named
     forecast: ResourceEstimate
 
