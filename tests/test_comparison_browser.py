@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from test_comparing import FEW, make_images, write_set
-from test_report_browser import Opened, browser, check_is_quiet  # noqa: F401 - a fixture
+from test_report_browser import CUT, Opened, browser, check_is_quiet  # noqa: F401 - a fixture
 
 from adctl.evaluation.compare import compare_sets
 from adctl.evaluation.match_images import match_images
@@ -87,3 +87,25 @@ def test_nothing_sticks_out_sideways(opened, scheme, width):
     opened.settled()
     opened.page.wait_for_timeout(300)
     assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_nothing_is_cut_on_a_telephone(opened):
+    opened.page.set_viewport_size({"width": 390, "height": 800})
+    opened.settled()
+    opened.page.locator("details").first.evaluate("(one) => { one.open = true; }")
+    opened.page.wait_for_timeout(500)
+    assert opened.page.evaluate(CUT) == []
+
+
+def test_the_models_use_the_whole_width(opened):
+    opened.page.set_viewport_size({"width": 1280, "height": 900})
+    opened.settled()
+    strip = opened.page.locator(".strip").nth(1)
+    box, last = strip.bounding_box(), strip.locator("figure").last.bounding_box()
+    assert last["x"] + last["width"] == pytest.approx(box["x"] + box["width"], abs=1)
+
+
+def test_defect_types_have_a_part(opened, comparison):
+    found, _ = comparison
+    shown = opened.page.locator("#defects th[scope=rowgroup]").all_inner_texts()
+    assert [text.split("\n")[0] for text in shown] == list(found.sets[0].by_defect)

@@ -32,6 +32,12 @@ ARGUMENTS = [
 ]
 CALIBRATION = Calibration("percentile", 3.0, 2.5, 99.0, 50, 0, 0.02, (1.0, 2.9))
 HOSTILE = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">.png'
+CUT = """() => [...document.querySelectorAll('main *')]
+  .filter((one) => one.clientWidth && one.scrollWidth > one.clientWidth + 1)
+  .filter((one) => !one.closest('svg, .plot, select, .scale'))
+  .map((one) => `${one.tagName} ${one.className}`)"""
+"""Program that returns the elements whose content is wider than they are."""
+
 KINDS = ("good", "good", "scratch", "hole")
 
 
@@ -280,6 +286,44 @@ def test_nothing_sticks_out_sideways(opened, scheme, width):
     opened.settled()
     opened.page.wait_for_timeout(300)  # charts follow the window with a delay
     assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_nothing_is_cut_on_a_telephone(opened, width):
+    opened.page.set_viewport_size({"width": width, "height": 800})
+    opened.settled()
+    for details in opened.page.locator("details").all():
+        details.evaluate("(one) => { one.open = true; }")
+    opened.page.wait_for_timeout(500)  # charts follow the window with a delay
+    assert opened.page.evaluate(CUT) == []
+    assert (
+        opened.page.locator(".wide td").first.evaluate("(one) => getComputedStyle(one, '::before').content")
+        == '"Images"'
+    )
+
+
+def test_thumbnails_fill_their_frames_and_the_colour_bar_names_the_threshold(opened):
+    opened.page.wait_for_function("[...document.images].every((one) => one.hidden || one.complete)")
+    shapes = opened.page.evaluate(
+        "[...document.querySelectorAll('.tile img')]"
+        ".map((one) => [one.width / one.height, one.naturalWidth / one.naturalHeight])"
+    )
+    assert shapes
+    assert all(shown == pytest.approx(own, rel=0.02) for shown, own in shapes)
+    bar = opened.page.locator("section .scale")
+    assert bar.get_attribute("aria-label") == "Colours of the anomaly map from 0.625 to 3.75; pixel threshold 2.5"
+    assert bar.locator(".tick").all_inner_texts() == ["1", "1.5", "2", "2.5", "3", "3.5"]
+    named, ramp = (bar.locator(one).bounding_box() for one in (".named", ".ramp"))
+    assert named["x"] + named["width"] / 2 == pytest.approx(ramp["x"] + 0.6 * ramp["width"], abs=1.5)
+
+
+def test_headings_stay_with_what_follows_in_print(opened):
+    opened.page.emulate_media(media="print")
+    styles = opened.page.evaluate(
+        "[...document.querySelectorAll('h2, h3')].map((one) => getComputedStyle(one).breakAfter)"
+    )
+    opened.page.emulate_media(media="screen")
+    assert set(styles) == {"avoid"}
 
 
 def test_without_scripts_the_numbers_are_there(browser, report, scores):

@@ -21,7 +21,7 @@ from adctl.reporting.content import build_content
 from adctl.reporting.latex import escape
 from adctl.reporting.named_metrics import named_metrics
 from adctl.reporting.notable_images import notable_images
-from adctl.reporting.pdf import write_pdf
+from adctl.reporting.pdf import _findings, write_pdf
 from adctl.reporting.report import report
 
 DRIFT = {"drifted": True, "reason": "scores lie higher than at calibration.", "images": 9, "high_share": 0.4}
@@ -104,6 +104,13 @@ def test_pdf_and_slides_say_what_was_found(scores):
     assert "Missed defect" in texts[-5]
     assert "1 false alarm" in texts[0]
     assert all(slide.shapes.title.text_frame.text for slide in slides)
+
+
+def test_the_heading_of_the_images_stays_with_the_first_image_in_a_pdf(scores):
+    pytest.importorskip("reportlab")
+    from reportlab.platypus import KeepTogether
+
+    assert all(isinstance(block, KeepTogether) for block in _findings(scores, 3))
 
 
 def test_a_format_that_lacks_its_extra_says_which_to_install(scores, tmp_path, monkeypatch):

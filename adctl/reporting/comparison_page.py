@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from adctl.metrics.pixel import PixelMetrics
     from adctl.metrics.table import Metric
 
-_SIDE = 220
+_SIDE = 320
 _QUALITY = 80
 _SIGNIFICANT = 0.05
 _DEFECT_METRICS = ("image_auroc", "image_recall", "pixel_aupro")

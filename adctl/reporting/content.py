@@ -263,8 +263,9 @@ def _distributions(evaluation: Evaluation) -> Table | None:
         texts = [ABSENT if value is None else f"{value:.4g}" for value in values]
         normal = p_text(scores.normality.p_value) if scores.normality else ABSENT
         lines.append((kind, str(scores.count), *texts, normal))
-    headers = ("Class", "Images", "Mean", "SD", "Lowest", "Median", "Highest", "Normality test, p")
-    return Table("Scores by class", headers, tuple(lines), _effect_size_note(evaluation)) if lines else None
+    headers = ("Class", "Images", "Mean", "SD", "Lowest", "Median", "Highest", "p, normal")
+    note = f"{_effect_size_note(evaluation)} “p, normal” is the p-value of a test for a normal distribution.".strip()
+    return Table("Scores by class", headers, tuple(lines), note) if lines else None
 
 
 def _effect_size_note(evaluation: Evaluation) -> str:

@@ -25,7 +25,7 @@ _HEAD = f"""% Made by adctl {__version__}. In the preamble:
 """
 _SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "±": r"$\pm$", ABSENT: "--",
+    ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "±": r"$\pm$", ABSENT: "--", "“": "``", "”": "''",
     "▸": r"$\triangleright$", "·": r"$\cdot$", **{char: f"\\{char}" for char in "&%$#_{}"},
 }  # fmt: skip
 

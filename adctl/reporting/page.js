@@ -172,7 +172,7 @@
     button.type = "button";
     if (row.picture) {
       const image = document.createElement("img");
-      image.loading = "lazy";
+      image.decoding = "async";
       image.src = row.picture;
       image.alt = `${row.key}: original, map and overlay`;
       button.append(image);
@@ -194,7 +194,7 @@
     if (row.score !== null) parts.push(`score ${row.score.toPrecision(6)}`);
     if (threshold !== null) parts.push(`threshold ${threshold.toPrecision(6)}`);
     if (warned(row)) parts.push("to check");
-    if (row.p !== null) parts.push(`p-value ${row.p.toPrecision(2)}`);
+    if (row.p !== null) parts.push(row.p < 0.001 ? "p-value < 0.001" : `p-value ${row.p.toFixed(3)}`);
     if (row.probability !== null) parts.push(`anomaly probability ${(100 * row.probability).toFixed(0)} %`);
     if (row.boxes) parts.push(`${row.boxes} region${row.boxes > 1 ? "s" : ""}`);
     if (row.error) parts.push(row.error);

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from adctl import __version__, files
 from adctl.records import GOOD
 from adctl.reporting.content import DEFAULT_OPTIONS, ReportOptions, build_content
@@ -14,6 +16,7 @@ from adctl.reporting.html_assets import plotly, read_assets, template, to_script
 from adctl.reporting.notable_images import worst_first
 from adctl.reporting.pictures import colour_scale, pictures
 from adctl.reporting.reconstructions import reconstructor
+from adctl.scoring.colour_bar import colourise
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +53,7 @@ def write_report(
         content=content,
         notes=[*content.notes, *_picture_notes(data["rows"], options.gallery_limit), *reconstruction_notes],
         evaluation=evaluation,
+        scale=_scale_bar(scale, shown=scores.has_maps),
         reconstructed=reconstruct is not None,
         data=to_script_json(data),
         plotly=plotly(),
@@ -88,6 +92,21 @@ def _page_data(
         "threshold": scores.calibration.threshold if scores.calibration else None,
         "warn": scores.calibration.warn_threshold if scores.calibration else None,
         "curves": {name: curve.to_dict() for name, curve in evaluation.curves.items()},
+    }
+
+
+def _scale_bar(scale: ColourScale, *, shown: bool) -> dict[str, Any]:
+    """Return what the page needs to draw the colour bar: colours, and position in per cent and text of the numbers."""
+    ramp = colourise(np.linspace(0, 1, 17, dtype=np.float32)[None])[0]
+    ticks = [{"at": round(100 * at, 2), "text": text} for at, text in scale.ticks()]
+    ends = f"from {scale.low:.4g} to {scale.high:.4g}"
+    named = f"; pixel threshold {scale.threshold_text}" if scale.threshold is not None else ""
+    return {
+        "shown": shown,
+        "colours": ["#{:02x}{:02x}{:02x}".format(*colour) for colour in ramp],
+        "ticks": ticks,
+        "threshold": {"at": round(100 * scale.threshold_at, 2), "text": scale.threshold_text} if named else None,
+        "description": f"Colours of the anomaly map {ends}{named}",
     }
 
 

@@ -13,7 +13,7 @@ from adctl.errors import MissingExtraError
 from adctl.reporting.charts import charts
 from adctl.reporting.content import DEFAULT_OPTIONS, ReportOptions, build_content
 from adctl.reporting.notable_images import notable_images
-from adctl.reporting.pictures import as_jpeg, colour_scale, joined, strips
+from adctl.reporting.pictures import LEGEND, as_jpeg, colour_scale, joined, strips
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from adctl.reporting.content import ReportContent
     from adctl.scoring.score_set import ScoreSet
 
-_SIDE = 360
+_SIDE = 280
 _WIDTH = 178.0
 """Width of the text in mm: A4 with margins of 16 mm."""
 
@@ -124,7 +124,8 @@ def _charts(scores: ScoreSet, evaluation: Evaluation) -> list[Any]:
     width = _WIDTH / 2 - 2
     images = [Image(io.BytesIO(png), width * mm, width * 3.4 / 4.6 * mm) for png in charts(scores, evaluation)]
     pairs = [[*images[start : start + 2], ""][:2] for start in range(0, len(images), 2)]
-    return [KeepTogether([_heading("Scores and curves"), Table(pairs, hAlign="LEFT")])] if pairs else []
+    tables = [Table([pair], hAlign="LEFT") for pair in pairs]
+    return [KeepTogether([_heading("Scores and curves"), tables[0]]), *tables[1:]] if tables else []
 
 
 def _tables(content: ReportContent) -> list[Any]:
@@ -150,10 +151,12 @@ def _findings(scores: ScoreSet, limit: int) -> list[Any]:
     images = notable_images(scores, limit)
     scale = colour_scale(scores)
     tiles_of = dict(strips(scores, [image.index for image in images], _SIDE, scale))
-    parts: list[Any] = [_heading("Most important images")] if images else []
-    for image in images:
+    parts: list[Any] = []
+    for number, image in enumerate(images):
         title = _paragraph(f"{image.title}: {image.row.key}", 10, bold=True, before=6)
         block = [title, _paragraph(image.facts, 9, _SOFT)]
+        if number == 0:  # in one block with the first image, so that it does not end a page
+            block = [_heading("Most important images"), _paragraph(LEGEND, 8, _SOFT), *block]
         if image.index in tiles_of:
             strip = joined(tiles_of[image.index], scale)
             factor = min(_WIDTH / strip.shape[1], _MAX_HEIGHT / strip.shape[0])

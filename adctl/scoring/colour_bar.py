@@ -80,6 +80,11 @@ class ColourScale:
         return [((number - self.low) / span, f"{number:.5g}") for number in numbers.tolist()]
 
     @property
+    def threshold_at(self) -> float:
+        """Position of the pixel threshold on the scale, 0 to 1."""
+        return _THRESHOLD_AT
+
+    @property
     def threshold_text(self) -> str:
         """Text of the pixel threshold, such as `2.5`; empty if there is none."""
         return "" if self.threshold is None else f"{self.threshold:.4g}"

@@ -41,6 +41,9 @@ _STACK_FROM = 2.2
 """Width relative to height from which the pictures of an image stand below each other."""
 
 _MIN_REGION = 0.0005
+_THIN = 200
+"""Size of a picture in pixels whose outlines are one pixel thick."""
+
 _GAP, _MARGIN = 10, 5
 _TOP, _BOTTOM = _MARGIN + 3 * LINE_HEIGHT + _MARGIN, LINE_HEIGHT + _MARGIN
 """Heights above and below the pictures in pixels, for text."""
@@ -124,7 +127,7 @@ def overlay(
     values = upsample(anomaly_map, height, width)
     picture, colour = image.copy(), mark_colour(image)
     _tint(picture, values, scale, colour)
-    thickness = max(1, round(max(height, width) / 250))
+    thickness = max(1, round(max(height, width) / _THIN))
     if contour_at is not None:
         _outline(picture, values > contour_at, colour, thickness)
     if truth is not None:
@@ -230,8 +233,8 @@ def _legend(row: ScoredImage, values: Map, contour_at: float | None) -> str:
     if contour_at is None:
         return "In boxes: above the pixel threshold" if row.boxes else "Tinted: high values of the anomaly map"
     if values.max() <= contour_at:
-        return f"No region is above the pixel threshold {contour_at:.3g}"
-    return f"Outlined: above the pixel threshold {contour_at:.3g}"
+        return f"No region is above the pixel threshold {contour_at:.4g}"
+    return f"Outlined: above the pixel threshold {contour_at:.4g}"
 
 
 def _tint(picture: Rgb, values: Map, scale: ColourScale, colour: tuple[int, int, int]) -> None:
