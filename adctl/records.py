@@ -102,6 +102,8 @@ class CalibrationScores:
         views: Views of test-time augmentation used for scoring; see `adctl.scoring.tta`.
         groups: Group of each good score; empty if the images have no groups.
         inputs: Usual values of the good images' statistics; empty if they are unknown or too few.
+        contaminated: Largest share of defective images among the good ones, 0 to 1, if they are the first parts of a
+            line and unlabelled; None for images that are known to be good.
     """
 
     good: tuple[float, ...]
@@ -111,6 +113,7 @@ class CalibrationScores:
     views: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     inputs: tuple[InputRange, ...] = ()
+    contaminated: float | None = None
 
     def __post_init__(self) -> None:
         """Check that each score has a group, if any has one.

@@ -5,6 +5,8 @@
     smooth_tail.py   smooth estimate of the tail for few scores: the default threshold, and its uncertainty
     conformal.py     thresholds with a guaranteed false-alarm rate; conformal p-values
     new_groups.py    thresholds for a new group, such as the next lot, from scores of several groups
+    contaminated.py  thresholds from the unlabelled parts of a line, some of which are defective
+    commissioning.py the calibration that such parts give
     supervised.py    thresholds from good and defective scores: best F1, given precision or recall, least cost
     methods.py       the table of methods; compute a calibration from a threshold rule and held-out scores
     decision.py      verdict, p-value and anomaly probability of one score

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adctl.records import Calibration, CalibrationScores, ProbabilityCurve, Verdict
-from adctl.thresholds import new_groups
+from adctl.thresholds import contaminated, new_groups
 from adctl.thresholds.conformal import p_values
 from adctl.thresholds.pareto_tail import fit_tail, survival
 
@@ -67,6 +67,8 @@ class DecisionRule:
     def _p_values(self, scores: Scores) -> Scores:
         if self._groups:
             return new_groups.exceedance(self._good, self._groups, scores, or_equal=True)
+        if self.calibration.evidence.contaminated is not None:
+            return contaminated.p_values(self._good, scores, self.calibration.evidence.contaminated)
         return p_values(self._good, scores)
 
 
