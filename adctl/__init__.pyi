@@ -343,6 +343,8 @@ def calibrate(
     group: str | None = None,
     defects: StrPath | None = None,
     scores: StrPath | None = None,
+    line: StrPath | None = None,
+    contaminated: float | None = None,
     folds: int | None = None,
     learning_curve: bool = False,
     tta: str | Sequence[str] | None = None,
@@ -376,6 +378,8 @@ def calibrate(
         group: Groups of the images of `good`: folder, day, or a name pattern.
         defects: Folder of labelled defective images.
         scores: Folder of labelled scores from 'adctl score', instead of images.
+        line: Folder of the first parts of a line, unlabelled and mostly good.
+        contaminated: Largest share of defective parts in `line`. At least 0, below 0.5. Default: 0.05.
         folds: Train this many models: each good image is scored by one not trained on it. At least 2, at most 100.
         learning_curve: Estimate how many good images are enough.
         tta: Average over views: hflip, vflip, rot90, transpose; or none.

@@ -61,6 +61,7 @@ Share = Annotated[float, Bounds(gt=0, lt=1), SHARE]
 """Numbers between 0 and 1, both excluded; texts such as "2%" are understood."""
 ShareOrOne = Annotated[float, Bounds(gt=0, le=1), SHARE]
 ShareOrZero = Annotated[float, Bounds(ge=0, lt=1), SHARE]
+LessThanHalf = Annotated[float, Bounds(ge=0, lt=0.5), SHARE]
 AtLeastZero = Annotated[float, Bounds(ge=0)]
 FoldCount = Annotated[int, Bounds(ge=2, le=100)]
 BatchSize = Literal["auto"] | Positive
@@ -354,6 +355,7 @@ class TrainSettings(DeviceSettings, DataSettings):
     "adctl calibrate --max-false-alarm 0.01",
     "adctl calibrate --max-false-alarm 0.01 --warn-at 0.05",
     "adctl calibrate --model line3 --defects parts/bad --cost-miss 50 --cost-alarm 1",
+    "adctl calibrate --model line3 --line inbox --contaminated 0.05",
 )
 class CalibrateSettings(DeviceSettings, ModelSettings, OverwriteSettings):
     """Settings of `adctl calibrate`."""
@@ -362,6 +364,8 @@ class CalibrateSettings(DeviceSettings, ModelSettings, OverwriteSettings):
     group: str | None = INPUT(None, "Groups of the images of --good: folder, day, or a name pattern.", "HOW")
     defects: Folder | None = INPUT(None, "Folder of labelled defective images.")
     scores: Folder | None = INPUT(None, "Folder of labelled scores from 'adctl score', instead of images.")
+    line: Folder | None = INPUT(None, "Folder of the first parts of a line, unlabelled and mostly good.")
+    contaminated: LessThanHalf | None = INPUT(None, "Largest share of defective parts in --line.", unset="0.05")
     folds: FoldCount | None = INPUT(None, "Train this many models: each good image is scored by one not trained on it.")
     learning_curve: bool = INPUT(False, "Estimate how many good images are enough.")
     tta: str | None = INPUT(None, "Average over views: hflip, vflip, rot90, transpose; or none.", "VIEW,VIEW")

@@ -13,7 +13,8 @@ from adctl.errors import DataError, UsageError
 from adctl.model_file import SUFFIX, read_header, recalibrate, run_of, save_model
 from adctl.options import flag_name
 from adctl.progress import SILENT, Reporter
-from adctl.thresholds import conformal, methods, new_groups
+from adctl.thresholds import conformal, contaminated, methods, new_groups
+from adctl.thresholds.commissioning import RATE
 from adctl.thresholds.methods import ThresholdRule
 from adctl.thresholds.supervised import Costs
 from adctl.tracking import record
@@ -72,6 +73,7 @@ _LEVELS = {
     "mad": _Level("sigmas", 3.0),
     "tail": _Level("max_false_alarm", 0.01, 1),
     "conformal": _Level("max_false_alarm", 0.01, 1),
+    contaminated.METHOD: _Level("max_false_alarm", RATE, 1),
     new_groups.METHOD: _Level("max_false_alarm", 0.01, 1),
     "precision": _Level("min_precision", None, 1),
     "recall": _Level("min_recall", None, 1),
@@ -164,7 +166,7 @@ def _missing_images(rule: ThresholdRule, chosen: Calibration, model: ModelHeader
     count, what = chosen.good_images, "good images"
     if rule.method == new_groups.METHOD:
         count, what = len(set(chosen.evidence.groups)), "groups"
-    elif rule.method != "conformal":
+    elif rule.method != "conformal" or chosen.evidence.contaminated is not None:
         return ()
     if count >= (needed := conformal.images_needed(rule.level)):
         return ()
@@ -191,7 +193,7 @@ def threshold_rule(settings: CalibrateSettings) -> ThresholdRule:
     if settings.method is None and len(implied) > 1:
         flags = " and ".join(flag_name(name) for name in given)
         raise UsageError(f"{flags} belong to different methods.", "Give one of them, or choose one with --method.")
-    method: str = settings.method or next(iter(implied), "smooth")
+    method: str = settings.method or next(iter(implied), contaminated.METHOD if settings.line else "smooth")
     level = _LEVELS.get(method)
     allowed = (level.setting,) if level else _COSTS if method == "cost" else ()
     for name in given:
@@ -235,11 +237,10 @@ def _check_warning(warn_at: float | None, level: _Level) -> None:
 def _check(settings: CalibrateSettings) -> None:
     if settings.in_place and settings.out is not None:
         raise UsageError("--in-place and --out contradict each other.", "Give one of them.")
-    sources = [name for name in ("scores", "folds", "good") if getattr(settings, name) is not None]
+    sources = [name for name in ("scores", "folds", "good", "line") if getattr(settings, name) is not None]
     if len(sources) > 1:
         raise UsageError(f"{' and '.join(map(flag_name, sources))} contradict each other.", "Give one of them.")
-    if settings.group is not None and settings.good is None:
-        raise UsageError("--group gives groups to the images of --good, which is missing.", "Give --good DIR too.")
+    _check_images(settings)
     for name in ("defects", "tta"):
         if settings.scores is not None and getattr(settings, name) is not None:
             raise UsageError(
@@ -255,6 +256,16 @@ def _check(settings: CalibrateSettings) -> None:
             f"--method {settings.method} needs defective images, but --folds scores only good ones.",
             "Choose another method.",
         )
+
+
+def _check_images(settings: CalibrateSettings) -> None:
+    if settings.contaminated is not None and settings.line is None:
+        raise UsageError("--contaminated belongs to --line, which is missing.", "Give --line DIR too.")
+    for name in ("defects", "new_groups"):
+        if settings.line is not None and getattr(settings, name):
+            raise UsageError(f"--line and {flag_name(name)} contradict each other.", "Give one of them.")
+    if settings.group is not None and settings.good is None:
+        raise UsageError("--group gives groups to the images of --good, which is missing.", "Give --good DIR too.")
 
 
 def _file_name(chosen: Calibration) -> str:

@@ -34,6 +34,8 @@ def run(call: Call[CalibrateSettings]) -> None:
 def _text(result: CalibrateResult, settings: CalibrateSettings) -> RenderableType:
     chosen, before = result.calibration, result.previous
     basis = f"{chosen.good_images} good images"
+    if chosen.evidence.contaminated is not None:
+        basis = f"{chosen.good_images} parts, at most {100 * chosen.evidence.contaminated:g} % of them defective"
     if chosen.defect_images:
         basis += f" and {chosen.defect_images} defective images"
     if chosen.evidence.folds:
@@ -72,6 +74,9 @@ def false_alarms(chosen: Calibration) -> str:
     if chosen.promised_false_alarm is None:
         groups = " for new groups" if chosen.evidence.groups and chosen.method != new_groups.METHOD else ""
         return f"{usual}{_interval(chosen)}: an estimate, not a guarantee{groups}"
+    if chosen.evidence.contaminated is not None:
+        most = f"at most {100 * chosen.promised_false_alarm:.3g} %"
+        return f"{_aim(chosen)}{most} guaranteed, whatever the defective parts score, if good parts stay as they are"
     rate = f"at most {100 * chosen.promised_false_alarm:.3g} % of new good images"
     if chosen.method == new_groups.METHOD:
         count = len(set(chosen.evidence.groups))
@@ -86,6 +91,12 @@ def _interval(chosen: Calibration) -> str:
         return ""
     low, high = (f"{100 * rate:.1g}" if rate < 0.1 else f"{100 * rate:.0f}" for rate in chosen.false_alarm_interval)  # noqa: PLR2004
     return f" ({low} to {high} % with 90 % confidence)"
+
+
+def _aim(chosen: Calibration) -> str:
+    from adctl.thresholds import contaminated
+
+    return f"about {100 * chosen.level:.3g} % of new good parts; " if chosen.method == contaminated.METHOD else ""
 
 
 def _curve_text(curve: LearningCurve) -> RenderableType:

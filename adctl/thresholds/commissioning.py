@@ -1,6 +1,8 @@
-"""Calibration by the first parts of a line: threshold, drift reference and display range anew, from unlabelled scores."""
+"""Calibration by the first, unlabelled parts of a line: threshold, drift reference and display range anew."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -8,7 +10,9 @@ from adctl.errors import UsageError
 from adctl.records import Calibration, CalibrationScores
 from adctl.thresholds import contaminated
 from adctl.thresholds.decision import fit_probability
-from adctl.thresholds.unsupervised import Scores, Threshold
+
+if TYPE_CHECKING:
+    from adctl.thresholds.unsupervised import Scores, Threshold
 
 RATE = 0.01
 """False-alarm rate that `trimmed` aims at."""

@@ -2,18 +2,17 @@
 
 Of N parts at most m = ceil(share x N) are defective, with any scores. The good ones and a new good part are
 exchangeable. If a new good part scores above the r-th highest of the N scores, fewer than r of the good scores are as
-high as its own, so its rank among the n + 1 >= N - m + 1 good scores is at most r. This happens with probability at most
-r / (N - m + 1), for every distribution of good scores and whatever the defective parts score. Without contamination it
-is the bound of `conformal`.
+high as its own, so its rank among the n + 1 >= N - m + 1 good scores is at most r. This happens with probability at
+most r / (N - m + 1), for every distribution of good scores and whatever the defective parts score. Without
+contamination it is the bound of `conformal`.
 
 Defective parts cannot spoil this promise, but they can hide: with r <= m the threshold may be the score of a defective
 part. So there are two methods:
 
 - `conformal` promises a given rate: r = floor(rate x (N - m + 1)). If r <= m, a note says so.
-- `trimmed`, the default, aims at a rate and keeps below scores that no good part is likely to have. Its threshold lies
-  between the (m + r)-th and the r-th highest score. In this range it is the quantile of an exponential tail, which is
-  fitted to the scores below the m highest; these count as good but unknown (censored), so that the aim is met both
-  if they are good and if they are defective. What it promises is the bound of the lower end, (m + r) / (N - m + 1).
+- `trimmed`, the default, aims at a rate. It leaves out the m highest scores, fits an exponential tail to the others,
+  takes back in, from below, those of the m that good parts are likely to give, and takes the quantile of the tail. The
+  threshold stays between the (m + r)-th and the r-th highest score, so that it promises (m + r) / (N - m + 1).
 """
 
 from __future__ import annotations
@@ -28,11 +27,19 @@ from adctl.thresholds.unsupervised import Scores, Threshold, check_scores
 
 METHOD = "trimmed"
 
+SHARE = 0.05
+"""Largest share of defective parts if none is given."""
+
 FEWEST_PARTS = 20
 """Smallest number of parts for a threshold."""
 
-_TAIL = 0.2
-"""Share of the scores, below the m highest, that gives the scale of the tail."""
+_TAIL = 0.3
+"""Share of the likely good scores that gives the tail."""
+
+_UNLIKELY = 0.01
+"""Probability of as many higher scores below which these are no longer likely to be of good parts."""
+
+_BISECTIONS = 40
 
 _LARGEST_DENOMINATOR = 10**9
 
@@ -77,8 +84,8 @@ def by_false_alarm(scores: Scores, rate: float, contaminated: float) -> Threshol
     notes = []
     if promised > rate:
         notes.append(
-            f"{count} parts of which up to {trimmed} are defective cannot guarantee a false-alarm rate of {rate:g}: that "
-            f"needs {parts_needed(rate, contaminated)}. The threshold is the highest score, which guarantees "
+            f"{count} parts of which up to {trimmed} are defective cannot guarantee a false-alarm rate of {rate:g}: "
+            f"that needs {parts_needed(rate, contaminated)}. The threshold is the highest score, which guarantees "
             f"{promised:.3g}."
         )
     if rank <= trimmed:
@@ -105,7 +112,7 @@ def by_trimmed_tail(scores: Scores, rate: float, contaminated: float) -> Thresho
     promised = promised_rate(METHOD, count, contaminated, rate)
     if promised >= 0.5:  # noqa: PLR2004 - half of the parts
         raise DataError(
-            f"With up to {trimmed} defective of {count} parts no threshold is below {100 * promised:.0f} % false alarms.",
+            f"With up to {trimmed} defective of {count} parts the false alarms could be {100 * promised:.0f} %.",
             "Remove the defective parts and lower --contaminated, or take more parts.",
         )
     rank = _rank(count, trimmed, rate)
@@ -126,14 +133,62 @@ def without_highest(values: tuple[float, ...], contaminated: float) -> tuple[flo
     return values[: len(values) - defective_parts(len(values), contaminated)]
 
 
-def _tail_quantile(ordered: Scores, censored: int, rate: float) -> float:
-    """Return the score that a share `rate` exceeds, by an exponential tail with the highest scores censored."""
+def _tail_quantile(ordered: Scores, trimmed: int, rate: float) -> float:
+    """Return the score that a share `rate` of good parts exceeds, by an exponential tail of the likely good scores."""
     count = len(ordered)
-    observed = math.ceil(_TAIL * count)
-    last, start = ordered[count - censored - 1], ordered[count - censored - observed - 1]
-    excess = np.sum(ordered[count - censored - observed : count - censored] - start) + censored * (last - start)
-    share = (observed + censored) / count
-    return float(start + excess / observed * math.log(share / rate)) if share > rate else float(start)
+    kept = count - trimmed
+    while kept < count and _likely_good(ordered[:kept], float(ordered[kept]), count - kept):
+        kept += 1
+    start, scale, share = _tail(ordered[:kept], truncated=False)
+    return start + scale * max(0.0, math.log(share / rate))
+
+
+def _likely_good(lower: Scores, next_score: float, higher: int) -> bool:
+    """Return whether good parts are likely to give so many scores from the next one on, by the tail of those below it.
+
+    Args:
+        lower: Likely good scores, ascending.
+        next_score: Lowest of the other scores.
+        higher: Number of the other scores.
+    """
+    start, scale, share = _tail(lower, truncated=True)
+    if scale == 0:
+        return next_score == start
+    expected = share * len(lower) * math.exp(-(next_score - start) / scale)
+    fewer = sum(math.exp(-expected) * expected**number / math.factorial(number) for number in range(higher))
+    return 1 - fewer >= _UNLIKELY
+
+
+def _tail(ordered: Scores, *, truncated: bool) -> tuple[float, float, float]:
+    """Fit an exponential tail to the highest of ascending scores.
+
+    Args:
+        ordered: The scores.
+        truncated: Whether higher good scores may be missing; the fit is then that of a truncated distribution.
+
+    Returns:
+        Start and scale of the tail, and its share of the good scores, the missing ones included.
+    """
+    observed = math.ceil(_TAIL * len(ordered))
+    start = float(ordered[-observed - 1])
+    mean, width = float(np.mean(ordered[-observed:])) - start, float(ordered[-1]) - start
+    share = observed / len(ordered)
+    if not truncated or mean == 0:
+        return start, mean, share
+    scale = _truncated_scale(mean, width)
+    return start, scale, share / (1 - math.exp(-width / scale))
+
+
+def _truncated_scale(mean: float, width: float) -> float:
+    """Return the scale of an exponential distribution that is cut off at `width` and has this mean; `width` at most."""
+    low, high = mean, width
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        if middle - width / math.expm1(width / middle) < mean:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def _rank(count: int, trimmed: int, rate: float) -> int:

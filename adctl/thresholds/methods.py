@@ -8,7 +8,8 @@ import numpy as np
 
 from adctl.errors import UsageError, unknown_name
 from adctl.records import Calibration, CalibrationScores
-from adctl.thresholds import conformal, new_groups, pareto_tail, smooth_tail, supervised, unsupervised
+from adctl.thresholds import conformal, contaminated, new_groups, pareto_tail, smooth_tail, supervised, unsupervised
+from adctl.thresholds.commissioning import commission
 from adctl.thresholds.decision import fit_probability
 from adctl.thresholds.supervised import EQUAL_COSTS, Costs
 from adctl.thresholds.unsupervised import Threshold, check_scores
@@ -71,6 +72,8 @@ def calibrate(rule: ThresholdRule, scores: CalibrationScores) -> tuple[Calibrati
         UsageError: The method is unknown or lacks defective images, or the warning threshold is not below the other.
         DataError: There are too few scores, or some are not finite.
     """
+    if scores.contaminated is not None:
+        return commission(scores, method=_method_for_parts(rule), rate=rule.level, warn=rule.warn)
     good = check_scores(scores.good)
     threshold = _choose(rule, rule.level, scores)
     warning = _warning_threshold(rule, scores, threshold)
@@ -92,6 +95,17 @@ def calibrate(rule: ThresholdRule, scores: CalibrationScores) -> tuple[Calibrati
     )
     notes = [chosen.note for chosen in (threshold, warning) if chosen is not None and chosen.note is not None]
     return calibration, (*notes, *_group_notes(rule, scores), *_extreme_threshold_notes(scores, threshold.value))
+
+
+def _method_for_parts(rule: ThresholdRule) -> str:
+    """Return the method of a rule for parts of a line, some of which may be defective."""
+    methods = {"smooth": contaminated.METHOD, contaminated.METHOD: contaminated.METHOD, "conformal": "conformal"}
+    if rule.method not in methods:
+        raise UsageError(
+            f"The method {rule.method} needs images that are known to be good, and the parts of a line are not.",
+            "Use --max-false-alarm, or name good images with --good DIR.",
+        )
+    return methods[rule.method]
 
 
 def leave_group_out(rule: ThresholdRule, scores: CalibrationScores) -> list[new_groups.GroupScores]:
