@@ -8,6 +8,8 @@ from conftest import CommandLine
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adctl.calibration.calibrate import calibrate as calibrate_model
+from adctl.config import CalibrateSettings, LoadedSettings, names_of
 from adctl.errors import DataError, UsageError
 from adctl.records import CalibrationScores
 from adctl.thresholds import conformal, contaminated
@@ -39,7 +41,7 @@ def test_the_promise_holds_whatever_the_defects_score(defects, count, share):
         alarms = 1 - np.exp(-np.exp(-np.array(drawings)))  # of a new good part, exactly
         promised = contaminated.promised_rate(method, count, share, rate)
         assert np.mean(alarms) <= promised + 3 * np.std(alarms) / np.sqrt(len(alarms))
-        if method == "trimmed":
+        if method == "trimmed" and share < 0.1:
             assert np.mean(alarms) < 0.03  # near its aim, with and without defects
 
 
@@ -139,18 +141,19 @@ def test_a_line_is_commissioned(line):
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("values", "words"),
     [
-        (["--contaminated", "0.05"], "belongs to --line"),
-        (["--line", "inbox", "--good", "inbox"], "contradict"),
-        (["--line", "inbox", "--new-groups"], "contradict"),
-        (["--line", "inbox", "--sigmas", "3"], "known to be good"),
-        (["--line", "inbox", "--contaminated", "0.45"], "could be"),
-        (["--line", "nowhere"], "nowhere"),
+        ({"contaminated": 0.05}, "belongs to --line"),
+        ({"line": "inbox", "good": "inbox"}, "contradict"),
+        ({"line": "inbox", "new_groups": True}, "contradict"),
+        ({"line": "inbox", "sigmas": 3.0}, "known to be good"),
+        ({"line": "inbox", "contaminated": 0.45}, "could be"),
+        ({"line": "nowhere"}, "nowhere"),
     ],
 )
-def test_a_line_that_cannot_be_commissioned(line, flags, words):
-    done = line("calibrate", "--model", "line", *flags, code=None)
-    assert done.returncode in (1, 2)
-    assert words in done.stderr
-    assert "remedy:" in done.stderr
+def test_a_line_that_cannot_be_commissioned(line, values, words):
+    paths = {name: line.folder / str(values[name]) for name in ("line", "good") if name in values}
+    given = CalibrateSettings(runs=line.folder / "runs", device="cpu", **{**values, **paths})
+    with pytest.raises((DataError, UsageError), match=words) as error:
+        calibrate_model(LoadedSettings(given, dict.fromkeys(names_of(CalibrateSettings), "test")))
+    assert error.value.remedy
