@@ -102,11 +102,15 @@ def choose_runtime(path: Path, device: str = "auto", gpu: int | None = None) -> 
     if uses_gpu(device, gpu):
         return RuntimeChoice("torch", path, "exported files are verified on the CPU, and a GPU is used")
     digest = tensors_digest(path)
-    faults = {record.file: _fault(record, path.parent, digest) for record in records}
-    usable = [record for record in records if faults[record.file] is None]
-    if not usable:
-        return RuntimeChoice("torch", path, "; ".join(f"{name} {fault}" for name, fault in faults.items()))
-    best = max(usable, key=lambda record: record.speedup)
+    faults: list[str] = []
+    # The fastest first, because the check of a file reads all of it.
+    for best in sorted(records, key=lambda record: record.speedup, reverse=True):
+        fault = _fault(best, path.parent, digest)
+        if fault is None:
+            break
+        faults.append(f"{best.file} {fault}")
+    else:
+        return RuntimeChoice("torch", path, "; ".join(faults))
     if best.speedup <= 1:
         return RuntimeChoice("torch", path, f"{best.file} is not faster ({best.speedup:.1f} times as fast as torch)")
     reason = f"{best.file} scores the same and was {best.speedup:.1f} times as fast as torch on this machine"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import cv2
@@ -28,7 +29,7 @@ def mark_colour(image: Rgb) -> tuple[int, int, int]:
     """
     rows, columns = (np.linspace(0, side - 1, min(side, _SAMPLES)).astype(int) for side in image.shape[:2])
     pixels = to_lab(np.ascontiguousarray(image[rows[:, None], columns])).reshape(-1, 1, 3)
-    distances = np.linalg.norm(pixels - _CANDIDATES_LAB, axis=2)
+    distances = np.linalg.norm(pixels - _candidates_lab(), axis=2)
     rank = int(_SHARE * (len(distances) - 1))
     return CANDIDATES[int(np.partition(distances, rank, axis=0)[rank].argmax())]
 
@@ -38,4 +39,7 @@ def to_lab(image: Rgb) -> NDArray[np.float32]:
     return np.asarray(cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.float32)
 
 
-_CANDIDATES_LAB = to_lab(np.array([CANDIDATES], np.uint8))
+@cache
+def _candidates_lab() -> NDArray[np.float32]:
+    """Return the candidates [1,4,3] in CIELAB; OpenCV computes its tables for it once, in tenths of a second."""
+    return to_lab(np.array([CANDIDATES], np.uint8))

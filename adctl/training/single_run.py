@@ -336,11 +336,12 @@ def train_into(
     """
     settings = loaded.settings
     start = time.perf_counter()
+    images = _image_sources(settings, plan)  # read while the rest is prepared
     record.training_started(run)
     checkpoints = CheckpointFolder(run / CHECKPOINTS, settings.keep_checkpoints or _CHECKPOINTS_IN_TRAINING)
     log_files = training_log.FolderTrainingLog(run, tensorboard=settings.tensorboard)
     context = FitContext(reporter, log_files, checkpoints, _augmentation(settings, plan.config))
-    detector, header, report = _fit_new(settings, plan, context)
+    detector, header, report = _fit_new(settings, plan, context, images)
     if calibration_scores is None:
         calibration_scores = _score_calibration_images(detector, header, settings, plan, reporter)
     header = header.with_calibration(_default_calibration(settings, calibration_scores))
@@ -388,20 +389,20 @@ def refit(
     """
     context = FitContext(reporter, augment=_augmentation(settings, plan.config))
     part = replace(plan, split=replace(plan.split, train=samples))
-    detector, header, _ = _fit_new(settings, part, context)
+    detector, header, _ = _fit_new(settings, part, context, _image_sources(settings, part))
     return detector, header
 
 
 def _fit_new(
-    settings: TrainSettings, plan: TrainingPlan, context: FitContext
+    settings: TrainSettings,
+    plan: TrainingPlan,
+    context: FitContext,
+    images: tuple[ImageSource, ImageSource | None],
 ) -> tuple[Detector, ModelHeader, FitReport]:
     """Fit a new detector; return it with its header, which has no calibration, and the report."""
-    train, validation = _image_sources(settings, plan)
-    if settings.devices is None:
-        train.read_ahead()  # modules are imported meanwhile
     with context.reporter.stage("building the network"):
         detector, weights = _new_detector(settings, plan.config)
-    report = _fit(detector, settings, plan, context, (train, validation))
+    report = _fit(detector, settings, plan, context, images)
     header = ModelHeader(
         settings.arch,
         plan.config.model_dump(mode="json"),
@@ -426,14 +427,17 @@ def _new_detector(settings: TrainSettings, config: DetectorConfig) -> tuple[Dete
 
 
 def _image_sources(settings: TrainSettings, plan: TrainingPlan) -> tuple[ImageSource, ImageSource | None]:
-    """Return the training images and the validation images; None if there are none."""
+    """Start to read the training images; return them and the validation images, None if there are none."""
     spec = InputSpec.from_config(plan.config.model_dump())
 
     def source(samples: Any, *, reuse: bool) -> ImageSource:
         return ImageSource(samples, spec, workers=settings.workers, reuse=reuse, cache=settings.cache)
 
     split, repeated = plan.split, detector_class(settings.arch).needs_validation
-    return source(split.train, reuse=repeated), source(split.validation, reuse=True) if split.validation else None
+    train = source(split.train, reuse=repeated)
+    if settings.devices is None:  # other processes read for themselves
+        train.read_ahead()
+    return train, source(split.validation, reuse=True) if split.validation else None
 
 
 def _fit(
