@@ -77,7 +77,7 @@ def trainings(rounds: int) -> None:
     """Compare the start of trainings with importing PyTorch."""
     with tempfile.TemporaryDirectory() as name:
         data = zippers(Path(name))
-        cases = {"import torch": ["-c", "import torch"]}
+        cases = {"import torch": ["-c", "import os, torch; os._exit(0)"]}
         for arch in ("padim", "patchcore", "cnn"):
             cases[f"train --arch {arch}, to 1st image"] = [
                 "-c", UNTIL_FIRST_IMAGE, "train", "--data", data, "--arch", arch, "--runs", f"{name}/runs",
