@@ -421,6 +421,8 @@ def score(
     watch: StrPath | None = None,
     watch_for: float | None = None,
     watch_idle: float | None = None,
+    commission: int | None = None,
+    contaminated: float | None = None,
     settle: float = 2.0,
     tta: str | Sequence[str] | None = None,
     overwrite: bool = False,
@@ -443,6 +445,9 @@ def score(
         watch: Score images as they arrive in this folder, each once.
         watch_for: Stop watching after this time. Above 0. Default: until Ctrl-C.
         watch_idle: Stop watching when no image has arrived for this time. Above 0.
+        commission: Number of first parts of `watch` that set the threshold anew; they get no verdict. At least 20.
+        contaminated: Largest share of defective parts among those of `commission`. At least 0, below 0.5. Default:
+            0.05.
         settle: Time a new file must stay unchanged before it is read. At least 0.
         tta: Average over these views of each image. Default: those of the calibration.
         overwrite: Replace files in the place of the output that adctl did not write.

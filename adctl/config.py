@@ -412,6 +412,12 @@ class ScoreSettings(DeviceSettings, ModelSettings, OverwriteSettings):
     watch: Folder | None = INPUT(None, "Score images as they arrive in this folder, each once.")
     watch_for: Seconds | None = INPUT(None, "Stop watching after this time.", unset="until Ctrl-C")
     watch_idle: Seconds | None = INPUT(None, "Stop watching when no image has arrived for this time.")
+    commission: Annotated[int, Bounds(ge=20)] | None = INPUT(
+        None, "Number of first parts of --watch that set the threshold anew; they get no verdict.", "N"
+    )
+    contaminated: LessThanHalf | None = INPUT(
+        None, "Largest share of defective parts among those of --commission.", unset="0.05"
+    )
     settle: AtLeastZero = INPUT(2.0, "Time a new file must stay unchanged before it is read.", "SECONDS")
     tta: str | None = INPUT(
         None, "Average over these views of each image.", "VIEW,VIEW", unset="those of the calibration"

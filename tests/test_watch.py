@@ -63,6 +63,64 @@ def taken(inbox: Inbox) -> list[str]:
     return [file.key for file in inbox.new_files()]
 
 
+# ---- commissioning
+
+
+@pytest.fixture
+def parts(zippers, folder) -> Path:
+    """The first parts of a line: 24 darker copies of zippers with noise, one of them with a hole."""
+    generator = np.random.default_rng(0)
+    pictures = [cv2.imread(str(path)) for path in sorted((zippers / "train" / "good").iterdir())]
+    for number in range(24):
+        picture = pictures[number % len(pictures)]
+        pixels = 0.6 * picture + generator.normal(0, 3, picture.shape)
+        if number == 5:
+            pixels[30:60, 30:60] = 255
+        cv2.imwrite(str(folder / f"{number:02}.png"), np.clip(pixels, 0, 255).astype(np.uint8))
+    return folder
+
+
+def test_the_first_parts_set_the_threshold_once(patchcore, parts, tmp_path, caplog):
+    caplog.set_level("INFO", "adctl")
+    wanted = {"commission": 20, "contaminated": 0.05}
+    watch(settings_for(patchcore.model, parts, **wanted))
+    scores = ScoreSet.load(tmp_path / "out")
+    assert [row.verdict == Verdict.UNCALIBRATED for row in scores.rows] == [True] * 20 + [False] * 4
+    assert scores.calibration.evidence.contaminated == 0.05
+    assert scores.calibration.good_images == 20
+    assert all(row.threshold == scores.calibration.threshold for row in scores.rows[20:])
+    assert caplog.text.count("The first 20 parts set the threshold") == 1
+    assert scores.rows[5].score > scores.calibration.threshold
+    assert "05.png" in caplog.text
+    caplog.clear()
+    shutil.copy(parts / "05.png", parts / "30.png")
+    for changes in ({}, wanted):  # a later start keeps the threshold, asked for or not
+        watch(settings_for(patchcore.model, parts, **changes))
+        assert ScoreSet.load(tmp_path / "out").calibration == scores.calibration
+    assert ScoreSet.load(tmp_path / "out").rows[24].verdict == Verdict.REJECT
+    assert "set the threshold" not in caplog.text
+
+
+def test_commissioning_continues_after_a_restart(patchcore, parts, tmp_path):
+    late = [path.rename(tmp_path / path.name) for path in sorted(parts.iterdir())[12:]]
+    first = watch(settings_for(patchcore.model, parts, commission=20))
+    assert first.counts["uncalibrated"] == 12
+    assert first.threshold is None
+    for path in late:
+        path.rename(parts / path.name)
+    second = watch(settings_for(patchcore.model, parts, commission=20))
+    assert second.counts["uncalibrated"] == 8
+    assert second.threshold is not None
+    (tmp_path / "out" / "commissioning.json").write_text("{}")
+    with pytest.raises(DataError, match=r"commissioning\.json is damaged"):
+        watch(settings_for(patchcore.model, parts, commission=20))
+
+
+def test_contaminated_belongs_to_commissioning(patchcore, folder):
+    with pytest.raises(UsageError, match="--contaminated belongs to --commission"):
+        watch(settings_for(patchcore.model, folder, contaminated=0.1))
+
+
 # ---- drift
 
 

@@ -275,6 +275,11 @@ class ScoreSummary:
         entry = (row.score, -sum(self.counts.values()), anomaly)  # of two equal scores, the earlier image wins
         (heapq.heappush if len(self._highest) < _MAX_TOP else heapq.heappushpop)(self._highest, entry)
 
+    def use(self, calibration: Calibration | None) -> None:
+        """Compare with another calibration from now on."""
+        self._calibration = calibration
+        self._recent.clear()
+
     def top_anomalies(self) -> tuple[TopAnomaly, ...]:
         """Return the images with the highest scores, the highest first."""
         return tuple(anomaly for *_, anomaly in sorted(self._highest, reverse=True))

@@ -17,7 +17,7 @@ import math
 import os
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from adctl.data.images import IMAGE_SUFFIXES, JPEG_END, PNG_END
 from adctl.errors import UsageError
 from adctl.progress import SILENT, Reporter
 from adctl.records import Sample, ScoredImage, Verdict
+from adctl.scoring.commissioning import COMMISSIONING, Commissioning
 from adctl.scoring.heatmap_names import HeatmapNames
 from adctl.scoring.score import (
     DRIFTED,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from adctl.config import LoadedSettings, ScoreSettings
+    from adctl.records import Calibration
     from adctl.runtimes.base import Runtime
 
 log = logging.getLogger(__name__)
@@ -248,7 +250,7 @@ def watch(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
             f"The folder of the results, {folder}, must not contain the watched folder {watched}.",
             "Choose another folder with --out.",
         )
-    results = [folder / name for name in (MANIFEST, CSV, JSONL, LOG)]
+    results = [folder / name for name in (MANIFEST, CSV, JSONL, LOG, COMMISSIONING)]
     files.require_replaceable(results, overwrite=settings.overwrite, claimed=claimed_by_watch(folder))
     log.debug("Model %s.", model)
     runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta)
@@ -271,6 +273,8 @@ def _watched_folder(loaded: LoadedSettings[ScoreSettings]) -> Path:
             "--watch cannot save raw maps, because their file would be damaged if the process is killed.",
             "Leave out --maps.",
         )
+    if settings.contaminated is not None and settings.commission is None:
+        raise UsageError("--contaminated belongs to --commission, which is missing.", "Give --commission N too.")
     if not settings.watch.is_dir():
         raise UsageError(f"There is no folder {settings.watch} to watch.", "Create it first, or check the path.")
     return settings.watch.resolve()
@@ -287,13 +291,16 @@ class _Watch:
         self._log = watch_log
         self._manifest = build_manifest(loaded, model, runtime)
         self._inbox = Inbox(watched, watch_log.done, settle=self._settings.settle, without=watch_log.folder)
-        calibration = runtime.header.calibration
-        wanted = wants_heatmaps(self._settings)
-        names = HeatmapNames(watch_log.folder)
-        self._written = {names.path(key) for key in watch_log.done}
-        draw = self._settings.draw
-        self._heatmaps = HeatmapWriter(names, calibration, draw, spare=self._is_foreign) if wanted else None
-        self._summary = ScoreSummary(calibration, _DRIFT_WINDOW, _DRIFT_SIGNIFICANCE)
+        self._names = HeatmapNames(watch_log.folder)
+        self._written = {self._names.path(key) for key in watch_log.done}
+        trained = runtime.header.calibration
+        self._line = Commissioning(
+            watch_log.folder, self._settings.commission, self._settings.contaminated, trained.views if trained else ()
+        )
+        self._summary = ScoreSummary(None, _DRIFT_WINDOW, _DRIFT_SIGNIFICANCE)
+        if self._line.due:
+            self._line.finish()
+        self._use(None if self._line.missing else self._line.calibration or trained)
         self._drifted = False
         self._since_comparison = 0
 
@@ -334,6 +341,12 @@ class _Watch:
 
     def _score(self, new_files: list[NewFile], until: float, update: Callable[[int, int | None], None]) -> None:
         """Score the new files, or as many as possible before the time limit."""
+        while new_files and time.monotonic() < until:
+            count = self._line.missing or len(new_files)
+            self._score_some(new_files[:count], until, update)
+            new_files = new_files[count:]
+
+    def _score_some(self, new_files: list[NewFile], until: float, update: Callable[[int, int | None], None]) -> None:
         by_key = {file.key: file for file in new_files}
 
         def write(row: ScoredImage, _: NDArray[np.float32] | None, inputs: tuple[float, ...]) -> None:
@@ -359,6 +372,11 @@ class _Watch:
             return
         self._log.add(row, file.stamp)
         self._summary.add(row, inputs)
+        if self._line.missing:
+            self._line.add(row, inputs)
+            if self._line.due:
+                self._use(self._line.finish())
+                self._publish(complete=False)
         self._since_comparison += 1
         if self._since_comparison >= _DRIFT_EVERY:
             self._compare()
@@ -366,6 +384,13 @@ class _Watch:
             self._publish(complete=False)
         level = logging.DEBUG if row.verdict is Verdict.GOOD else logging.INFO
         log.log(level, "%s: %s", row.key, row.error or f"{row.verdict}, score {row.score:.4g}")
+
+    def _use(self, calibration: Calibration | None) -> None:
+        """Judge by a calibration from now on; None gives no verdicts, while a line is commissioned."""
+        self._runtime.header = replace(self._runtime.header, calibration=calibration)
+        wanted, draw = wants_heatmaps(self._settings), self._settings.draw
+        self._heatmaps = HeatmapWriter(self._names, calibration, draw, spare=self._is_foreign) if wanted else None
+        self._summary.use(calibration)
 
     def _compare(self) -> None:
         """Say once that the images differ from those of the calibration, and once that they no longer do."""

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 from adctl import documents, files
 from adctl.errors import DataError, UsageError
 from adctl.records import ScoredImage  # noqa: TC001 - pydantic resolves it at run time
+from adctl.scoring.commissioning import COMMISSIONING
 from adctl.scoring.score_set import COLUMNS, CSV, JSONL, MANIFEST, claimed_files, csv_line, json_line
 
 if TYPE_CHECKING:
@@ -183,7 +184,11 @@ class _Entry:
 def claimed_by_watch(folder: Path) -> set[Path]:
     """Return the files in a folder that belong to a watch log or scored set there, without heatmaps."""
     own = claimed_files(folder)[0]
-    return own | {folder / name for name in (LOG, CSV, JSONL, MANIFEST)} if files.is_ours(folder / LOG) else own
+    return (
+        own | {folder / name for name in (LOG, CSV, JSONL, MANIFEST, COMMISSIONING)}
+        if files.is_ours(folder / LOG)
+        else own
+    )
 
 
 def _remove_partial_line(path: Path) -> None:
