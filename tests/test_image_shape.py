@@ -8,14 +8,18 @@ import re
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import settings
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adctl.data.images import resize
 from adctl.data.roi import encode_region
+from adctl.detectors.components.backbones import Backbone, find_weights
 from adctl.detectors.padim import PaDiM, PaDiMConfig
 from adctl.detectors.registry import detector_class
 from adctl.errors import UsageError
+from adctl.fetching.demo_dataset import render
 from adctl.image_sizes import both_sides, parse_size, size_for_aspect, size_text
 from adctl.model_file import load_model
 from adctl.records import Sample
@@ -126,3 +130,60 @@ def test_training_stores_the_chosen_size_with_the_run_and_the_model(tmp_path):
 def test_a_square_model_stores_one_number(patchcore):
     _, header = load_model(patchcore.model)
     assert header.config["image_size"] == 64
+
+
+# ---- the border of the image
+
+
+@pytest.mark.parametrize("size", [(64, 96), (50, 70)])
+@torch.inference_mode()
+def test_a_replicated_border_changes_the_outer_cells_and_not_the_shape(size):
+    weights = find_weights("tf_efficientnet_lite0", None).tensors
+    frames = []
+    for replicate in (False, True):
+        backbone = Backbone("tf_efficientnet_lite0", None, size, replicate=replicate)
+        backbone.load_pretrained(weights)
+        levels = backbone(torch.full((1, 3, *size), 0.3))
+        for level, stride in zip(levels, (8, 16), strict=True):
+            assert tuple(level.shape[2:]) == tuple(-(-side // stride) for side in size)
+        fine = levels[0][0]
+        centre = fine[:, fine.shape[1] // 2, fine.shape[2] // 2, None]
+        frames.append(float((fine[:, 0] - centre).norm() / centre.norm()))
+    assert frames[1] < 0.2 * frames[0]  # an image of one colour has no frame
+
+
+def test_the_border_is_replicated_where_the_input_is_not_square():
+    for border, size, replicated in [
+        (None, 64, False), (None, (64, 96), True), ("zeros", (64, 96), False), ("replicate", 64, True),
+    ]:  # fmt: skip
+        detector = PaDiM(PaDiMConfig(image_size=size, border=border))
+        assert bool(detector.backbone.margin) == replicated
+    transformer = PaDiMConfig(image_size=64, border="replicate", backbone="vit_tiny_patch16_224")
+    assert PaDiM(transformer).backbone.margin == 0
+
+
+@pytest.mark.parametrize("border", ["zeros", "replicate"])
+@pytest.mark.parametrize("arch", ["padim", "patchcore"])
+@torch.inference_mode()
+def test_defects_at_the_border_are_found_where_they_are(arch, border):
+    cls = detector_class(arch)
+    detector = cls(cls.Config(image_size=(96, 160), border=border)).eval()
+    detector.load_pretrained(find_weights("tf_efficientnet_lite0", None).tensors)
+    good = torch.stack([picture(number) for number in range(20)])
+    for phase in detector.phases():
+        phase.absorb(phase.embed(good[:14]))
+        phase.finish(lambda _done, _total: None)
+    limit = detector(good[14:]).scores.max()
+    for top, left in [(0, 30), (90, 120), (40, 0), (60, 154), (0, 0), (90, 154)]:
+        bad = good[14:15].clone()
+        bad[..., top : top + 6, left : left + 6] = 0.0
+        scores, maps = detector(bad)
+        assert scores[0] > limit
+        row, column = divmod(int(maps[0].argmax()), maps.shape[2])
+        assert abs((row + 0.5) / maps.shape[1] * 96 - (top + 3)) < 16
+        assert abs((column + 0.5) / maps.shape[2] * 160 - (left + 3)) < 16
+
+
+def picture(number):
+    """A generated zipper of 96 x 160 pixels, [3,H,W]."""
+    return torch.from_numpy(resize(render((3, number), size=128)[0], 96, 160)).permute(2, 0, 1) / 255

@@ -252,7 +252,7 @@ def test_without_maps_the_remedy_is_named(labelled):
 def test_the_size_of_pixel_metrics_is_told_and_can_be_chosen(labelled):
     found = evaluate(labelled.scores())
     small = evaluate(labelled.scores(), pixel_size=32)
-    assert found.pixel_resolution == "at 48 x 64 pixels"
+    assert found.pixel_resolution == "at 40 x 48 pixels"
     assert small.pixel_resolution == "at 32 x 32 pixels"
     assert small.pixel.aupro != found.pixel.aupro
     cards = build_content(labelled.scores(), small).cards["Pixels"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -37,6 +37,17 @@ class FeatureConfig(DetectorConfig):
         description="Side of a map cell, pixels of the network's input; that of the finest level if left out",
     )
 
+    border: Literal["zeros", "replicate"] | None = Field(
+        None,
+        description="Pixels beyond the border that a convolutional backbone sees: zeros, or the outermost ones "
+        "(replicate), in about a quarter more time; by default zeros for square inputs, else replicate",
+    )
+
+    @property
+    def replicate(self) -> bool:
+        """Whether the backbone sees the outermost pixels repeated beyond the border."""
+        return self.border == "replicate" or (self.border is None and self.sides[0] != self.sides[1])
+
     @field_validator("neighbourhood", "context")
     @classmethod
     def _odd(cls, value: int) -> int:
@@ -57,7 +68,12 @@ class FeatureDetector(Detector):
     def __init__(self, config: FeatureConfig) -> None:
         super().__init__(config)
         self.backbone = Backbone(
-            config.backbone, config.layers, config.image_size, strides=self.strides, channels=config.channels
+            config.backbone,
+            config.layers,
+            config.image_size,
+            strides=self.strides,
+            channels=config.channels,
+            replicate=config.replicate,
         )
 
     @property

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from adctl import files, paths
 from adctl.detectors.components import timm_models
@@ -54,6 +55,9 @@ class Backbone(nn.Module):
         channels: Channels of the images. For 1 and 3 the network is used as trained. For others, timm adapts the first
             layer: the weights of red, green and blue are repeated and scaled, so that equal intensities give the same
             response.
+        replicate: Whether a convolutional network sees the outermost pixels repeated beyond the border of the image,
+            where it otherwise sees zeros, which trained networks take for a dark frame. It computes a ring of cells
+            more, which is cut off.
 
     Raises:
         UsageError: timm does not have the model, the levels do not exist, or the patch size does not divide the image
@@ -70,6 +74,8 @@ class Backbone(nn.Module):
         image_size: int | tuple[int, int],
         strides: Sequence[int] = (8, 16),
         channels: int = _COLOURS,
+        *,
+        replicate: bool = False,
     ) -> None:
         super().__init__()
         self.name = name
@@ -89,6 +95,8 @@ class Backbone(nn.Module):
                 f"{size_text(image_size)}.",
                 f"Choose an --image-size that is a multiple of {self.strides[0]}.",
             )
+        # A multiple of all strides, so that the cells stay where they are.
+        self.margin = max(self.strides) if replicate and not _is_transformer(name) else 0
         config = _pretrained_config(name)
         for statistic in ("mean", "std"):
             values = itertools.islice(itertools.cycle(config[statistic]), self._inputs)
@@ -107,8 +115,13 @@ class Backbone(nn.Module):
         return [torch.cat(level) for level in zip(*pieces, strict=True)]
 
     def _levels(self, images: Tensor) -> list[Tensor]:
-        features: list[Tensor] = self.network((images - self.mean) / self.std)
-        return features
+        images = (images - self.mean) / self.std
+        if not self.margin:
+            features: list[Tensor] = self.network(images)
+            return features
+        levels = self.network(F.pad(images, (self.margin,) * 4, mode="replicate"))
+        rings = [self.margin // stride for stride in self.strides]
+        return [level[..., ring:-ring, ring:-ring] for level, ring in zip(levels, rings, strict=True)]
 
     @property
     def _first_layer(self) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def backbone_levels(backbone: Backbone, images: Tensor) -> list[Tensor]:
 
 def _identity(backbone: Backbone) -> bytes:
     """Return a digest of everything that the features depend on: the weights and the levels."""
-    digest = hashlib.sha256(repr((backbone.name, backbone.levels, backbone.image_size)).encode())
+    digest = hashlib.sha256(repr((backbone.name, backbone.levels, backbone.image_size, backbone.margin)).encode())
     for value in backbone.state_dict().values():
         digest.update(_bytes(value))
     return digest.digest()
