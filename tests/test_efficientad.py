@@ -10,6 +10,7 @@ from adctl.engine.context import FitContext
 from adctl.engine.history import FitSettings
 from adctl.engine.phases import Batch, Observe, Optimize
 from adctl.engine.trainer import FitJob, fit, seed_everything
+from adctl.errors import UsageError
 
 SMALL = {"image_size": 32, "width": 16, "features": 8}
 
@@ -40,6 +41,11 @@ def fitted():
 def test_phases_are_those_of_the_design():
     phases = EfficientAD(EfficientADConfig(**SMALL)).phases()
     assert [type(phase) for phase in phases] == [Observe, Optimize, Optimize, Observe]
+
+
+def test_more_features_than_the_backbone_has_are_refused():
+    with pytest.raises(UsageError, match="--set features of efficientad is not valid: .* has only 152 features"):
+        EfficientAD(EfficientADConfig(**{**SMALL, "features": 1000})).phases()
 
 
 def test_each_phase_trains_its_own_networks():

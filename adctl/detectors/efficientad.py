@@ -31,6 +31,7 @@ from adctl.detectors.components.normalisation import Normalisation
 from adctl.detectors.components.synthetic_anomalies import paint_anomaly
 from adctl.detectors.components.whitening import Whitening, whitening_phase
 from adctl.engine.phases import Batch, LossTerms, Observe, Optimize
+from adctl.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -183,7 +184,13 @@ class _DistillationTarget(nn.Module):
     def __init__(self, backbone: Backbone, config: EfficientADConfig) -> None:
         super().__init__()
         self.backbone = backbone
-        self.whitening = Whitening(sum(backbone.channels), config.features)
+        if config.features > (channels := sum(backbone.channels)):
+            raise UsageError(
+                f"The setting --set features of efficientad is not valid: the backbone '{config.backbone}' has only "
+                f"{channels} features. Got {config.features} instead.",
+                f"Give at most {channels}.",
+            )
+        self.whitening = Whitening(channels, config.features)
         self.views = config.views
         self.grid = _grid(config, _STRIDE)
         self._cache = FeatureCache()
