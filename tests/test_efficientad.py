@@ -44,7 +44,7 @@ def test_phases_are_those_of_the_design():
 
 
 def test_more_features_than_the_backbone_has_are_refused():
-    with pytest.raises(UsageError, match="--set features of efficientad is not valid: .* has only 152 features"):
+    with pytest.raises(UsageError, match=r"--set features of efficientad is not valid: .* has only 152 features"):
         EfficientAD(EfficientADConfig(**{**SMALL, "features": 1000})).phases()
 
 
