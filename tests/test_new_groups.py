@@ -10,12 +10,13 @@ from conftest import CommandLine, settings
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adctl.config import LoadedSettings, names_of
 from adctl.errors import DataError, UsageError
 from adctl.records import CalibrationScores
 from adctl.thresholds import conformal, new_groups
 from adctl.thresholds.decision import DecisionRule
 from adctl.thresholds.methods import ThresholdRule, calibrate, leave_group_out
-from adctl.training.single_run import plan_training
+from adctl.training.single_run import plan_training, train_once
 
 
 def drawn(random, groups, between, sizes=(3, 12)):
@@ -186,3 +187,27 @@ def test_folds_hold_out_each_group(lots, tmp_path):
     assert calibration.method == "new-groups"
     assert sorted(set(calibration.evidence.groups)) == list("01234")
     assert [fold.held_out for fold in made.folds] == [4] * 5  # one group each: their own thresholds are for images
+
+
+def test_the_report_shows_groups(lots, zippers, tmp_path):
+    from adctl.config import ScoreSettings
+    from adctl.evaluation.evaluate import evaluate
+    from adctl.reporting.content import build_content
+    from adctl.scoring.score import score
+    from adctl.scoring.score_set import ScoreSet
+
+    for label in ("good", "rough"):
+        for number, file in enumerate(sorted((zippers / "test" / label).iterdir())):
+            place = tmp_path / "test" / label / f"lot{number % 2}_{number}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(file.read_bytes())
+    made = train_once(
+        settings(arch="padim", good=lots, test=tmp_path / "test", group="lot{group}_", calibration_share=0.6,
+                 runs=tmp_path / "runs", name="line")
+    )  # fmt: skip
+    given = ScoreSettings(model=made.model, runs=tmp_path / "runs", out=tmp_path / "scored", device="cpu")
+    score(LoadedSettings(given, dict.fromkeys(names_of(ScoreSettings), "test")))
+    scores = ScoreSet.load(tmp_path / "scored")
+    tables = {table.title: table for table in build_content(scores, evaluate(scores)).tables}
+    assert [row[:2] for row in tables["By group"].rows] == [("0", "4"), ("1", "3")]
+    assert len(tables["Groups of the calibration"].rows) == 3

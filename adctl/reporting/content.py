@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Any
 from adctl.files import sha256_file
 from adctl.metrics.statistics import p_text
 from adctl.metrics.table import METRICS
+from adctl.records import GOOD, Verdict
 from adctl.reporting.named_metrics import named_metrics
+from adctl.thresholds.methods import ThresholdRule, leave_group_out
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from adctl.evaluation.evaluate import Evaluation
     from adctl.metrics.image import ImageMetrics
     from adctl.metrics.pixel import PixelMetrics
-    from adctl.records import Calibration
+    from adctl.records import Calibration, ScoredImage
     from adctl.scoring.score_set import ScoreSet
 
 ABSENT = "–"  # noqa: RUF001 - a dash in a cell
@@ -135,7 +139,11 @@ def build_content(scores: ScoreSet, evaluation: Evaluation, title: str | None = 
         notes=(*evaluation.notes, *_model_note(scores)),
         cards=_cards(evaluation),
         interval_level=f"{100 * evaluation.resampling.level:.4g} %" if evaluation.resampling else "",
-        tables=tuple(table for table in (_by_defect(evaluation), _by_size(evaluation)) if table),
+        tables=tuple(
+            table
+            for table in (_by_defect(evaluation), _by_size(evaluation), _by_group(scores), _calibration_groups(scores))
+            if table
+        ),
         distributions=_distributions(evaluation),
         drift=tuple(_drift(drift)),
         drifted=bool(drift.get("drifted")),
@@ -243,6 +251,43 @@ def _by_defect(evaluation: Evaluation) -> Table | None:
     headers = ("Defect", "Images", "Found", "Recall", "AUROC", "AP", "Pixel AUROC", "AUPRO", "IoU")
     note = "Recall uses the verdicts at the calibrated threshold. Each defect type is compared with all good images."
     return Table("By defect type", headers, tuple(lines), note) if lines else None
+
+
+def _by_group(scores: ScoreSet) -> Table | None:
+    """Return the verdicts of the images of each group, if the images have groups."""
+    group_of: dict[str, str] = _manifest_part(scores, "groups")
+    parts: dict[str, list[ScoredImage]] = {}
+    for row in scores.rows:
+        if row.key in group_of and row.score is not None:
+            parts.setdefault(group_of[row.key], []).append(row)
+    if not parts:
+        return None
+    return Table(
+        "By group",
+        ("Group", "Images", "Good images rejected", "Defective images found"),
+        tuple((name, str(len(rows)), *_rejected(rows)) for name, rows in sorted(parts.items())),
+        "Groups are those of the training: a column of the manifest, or --group.",
+    )
+
+
+def _rejected(rows: Sequence[ScoredImage]) -> tuple[str, str]:
+    good = [row.verdict is Verdict.REJECT for row in rows if row.label == GOOD]
+    bad = [row.verdict is Verdict.REJECT for row in rows if row.label not in (None, GOOD)]
+    return tuple(f"{sum(part)} of {len(part)}" if part else ABSENT for part in (good, bad))  # type: ignore[return-value]
+
+
+def _calibration_groups(scores: ScoreSet) -> Table | None:
+    """Return the scores of each group of the calibration, if there are at least three."""
+    calibration = scores.calibration
+    if calibration is None:
+        return None
+    left_out = leave_group_out(ThresholdRule(calibration.method, calibration.level), calibration.evidence)
+    rows = tuple(
+        (one.group, str(one.images), f"{one.median:.4g}", f"{100 * one.false_alarm:.0f} %") for one in left_out
+    )
+    note = "False alarms of each group if the other groups set the threshold: what to expect on a new group."
+    headers = ("Group", "Good images", "Median score", "False alarms")
+    return Table("Groups of the calibration", headers, rows, note) if rows else None
 
 
 def _by_size(evaluation: Evaluation) -> Table | None:

@@ -175,6 +175,8 @@ def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     calibration = runtime.header.calibration
     folder = settings.out or run_folder.new_folder(model.parent / "scores")
     manifest = build_manifest(loaded, model, runtime, ignored)
+    if groups := {sample.key: sample.group for sample in samples if sample.group is not None}:
+        manifest["groups"] = groups
     if settings.out is not None:
         manifest["job"] = _job(settings, manifest, samples)
     start = time.perf_counter()

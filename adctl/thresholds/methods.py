@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,11 @@ from adctl.thresholds.commissioning import commission
 from adctl.thresholds.decision import fit_probability
 from adctl.thresholds.supervised import EQUAL_COSTS, Costs
 from adctl.thresholds.unsupervised import Threshold, check_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from adctl.thresholds.unsupervised import Scores
 
 UNSUPERVISED = {
     "smooth": smooth_tail.by_smooth_tail,
@@ -35,6 +41,9 @@ METHODS = (*UNSUPERVISED, *SUPERVISED, FIXED)
 
 _GUARANTEED = ("percentile", "conformal", new_groups.METHOD)
 """Methods that guarantee a false-alarm rate: their threshold is at or above a score whose rank is known beforehand."""
+
+_FEWEST_GROUPS = 2
+"""Smallest number of groups of which one can be left out."""
 
 _WITHOUT_LEVEL = ("f1", "cost")
 """Methods without a level: they search the one best threshold."""
@@ -112,18 +121,22 @@ def leave_group_out(rule: ThresholdRule, scores: CalibrationScores) -> list[new_
     """Return the false alarms of each group of the calibration scores if the other groups set the threshold.
 
     Returns:
-        One entry for each group, most false alarms first; empty if there are no groups or the rule needs defects.
+        One entry for each group, most false alarms first; empty with too few groups, or if the rule needs defects.
     """
-    if rule.method not in UNSUPERVISED or not scores.groups:
+    fewest = _FEWEST_GROUPS + (rule.method == new_groups.METHOD)
+    if rule.method not in (*UNSUPERVISED, new_groups.METHOD) or len(set(scores.groups)) < fewest:
         return []
-    choose = UNSUPERVISED[rule.method]
-    return new_groups.leave_group_out(
-        np.array(scores.good), scores.groups, lambda others: choose(others, rule.level).value
-    )
+
+    def choose(others: Scores, groups: Sequence[str]) -> float:
+        if rule.method == new_groups.METHOD:
+            return new_groups.by_new_group(others, groups, rule.level).value
+        return UNSUPERVISED[rule.method](others, rule.level).value
+
+    return new_groups.leave_group_out(np.array(scores.good), scores.groups, choose)
 
 
 def _group_notes(rule: ThresholdRule, scores: CalibrationScores) -> list[str]:
-    left_out = leave_group_out(rule, scores)
+    left_out = [] if rule.method == new_groups.METHOD else leave_group_out(rule, scores)
     if not left_out or not new_groups.groups_differ(np.array(scores.good), scores.groups):
         return []
     return [new_groups.difference_text(left_out)]

@@ -99,13 +99,15 @@ def promised_rate(groups: Sequence[str], rate: float) -> float:
     return max(rate, 1 / (len(set(groups)) + 1))
 
 
-def leave_group_out(good: Scores, groups: Sequence[str], choose: Callable[[Scores], float]) -> list[GroupScores]:
+def leave_group_out(
+    good: Scores, groups: Sequence[str], choose: Callable[[Scores, Sequence[str]], float]
+) -> list[GroupScores]:
     """Return the scores of each group, most false alarms first; each group is judged by a threshold from the others.
 
     Args:
         good: Good scores [n].
         groups: Group of each score.
-        choose: Function from scores to a threshold.
+        choose: Function from scores and their groups to a threshold.
 
     Returns:
         One entry for each group; empty if there are fewer than two groups.
@@ -116,7 +118,8 @@ def leave_group_out(good: Scores, groups: Sequence[str], choose: Callable[[Score
     found = []
     for name in sorted(set(groups)):
         own, others = good[names == name], good[names != name]
-        found.append(GroupScores(name, len(own), float(np.median(own)), float(np.mean(own > choose(others)))))
+        threshold = choose(others, names[names != name].tolist())
+        found.append(GroupScores(name, len(own), float(np.median(own)), float(np.mean(own > threshold))))
     return sorted(found, key=lambda group: -group.false_alarm)
 
 
