@@ -227,6 +227,7 @@ class Scores(TypedDict):
     settings: dict[str, Setting]
     environment: dict[str, Any]
     job: NotRequired[str]
+    groups: NotRequired[dict[str, str]]
     seconds: NotRequired[float | None]
     drift: NotRequired[Drift | None]
 
