@@ -177,6 +177,19 @@ class Detector(nn.Module, ABC):
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B,C,H,W] of float32 in [0, 1]; without side effects, and exportable."""
 
+    def can_hold_out(self) -> bool:
+        """Return whether `held_out` is available: only directly after fitting, and not for all settings."""
+        return False
+
+    def held_out(self, images: Tensor, numbers: Sequence[int]) -> Prediction:
+        """Score training images as the detector that is fitted on all other training images would, without fitting it.
+
+        Args:
+            images: Images [B,C,H,W] that are left out together.
+            numbers: Position of each among the training images, in the order of fitting.
+        """
+        raise NotImplementedError
+
     def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
         """Load the pretrained weights of the backbone; called only if `backbone_name` is not None."""
         raise NotImplementedError

@@ -6,6 +6,7 @@ Defard et al., "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detec
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -79,6 +80,7 @@ class PaDiM(FeatureDetector):
         for name in self.fitted:
             self.register_buffer(name, torch.empty(0))
         self.blur = GaussianBlur(config.blur)
+        self._fit: _Fit | None = None
 
     def phases(self) -> Sequence[Phase]:
         """Return one pass that sums projected features, or collects features for a shared covariance."""
@@ -99,9 +101,39 @@ class PaDiM(FeatureDetector):
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B,3,H,W]; the maps have the cells of the finest level of the backbone."""
-        distances = self.whitened(images).square().sum(2).sqrt().t()
-        maps = self.blur(distances.reshape(images.shape[0], *self.grid))
-        return Prediction(top_mean(maps, self.config.score_share), maps)
+        return self._predict(self.whitened(images).square().sum(2))
+
+    def can_hold_out(self) -> bool:
+        """Return whether `held_out` is available: after fitting a full covariance."""
+        return self._fit is not None
+
+    def held_out(self, images: Tensor, numbers: Sequence[int]) -> Prediction:
+        """Score training images as the detector fitted on all others would, in closed form.
+
+        Leaving out f of n images changes mean and covariance of a place by a matrix of rank f (Woodbury identity). The
+        factor 1 / (1 - f / n) of the remaining covariance does not apply to the ridge; for it, the convex function of
+        each eigenvalue is replaced by its chord. The distances are exact for f / n near 0 and otherwise a little too
+        high: with one image left out, by up to 0.3 % for 20 images and 2 % for 8.
+
+        Args:
+            images: Images [B,3,H,W] that are left out together, at most a tenth of all, or one.
+            numbers: Their positions among the training images; not used.
+        """
+        del numbers
+        assert self._fit is not None
+        count, offsets = len(images), self._projected(images) - self.mean.unsqueeze(1)
+        rest = self._fit.count - count
+        growth = self._fit.count / rest
+        ratio = self._fit.ridge / self._fit.ridge_without(offsets, self.config.ridge)
+        whitened = offsets @ self.whitening
+        products = _products(whitened) / growth
+        products += (ratio - 1 / growth) * self._fit.ridge * _products(whitened @ self.whitening.mT)
+        ones = torch.ones_like(products[0])
+        identity = torch.eye(count, dtype=ones.dtype, device=ones.device)
+        removed = rest * (identity - ones / self._fit.count)
+        shift = identity + ones / rest
+        squares = shift @ (products + products @ torch.linalg.solve(removed - products, products)) @ shift
+        return self._predict(squares.diagonal(dim1=1, dim2=2).clamp(min=0).float())
 
     def estimate_cost(self, images: int) -> CostEstimate:
         """Estimate the cost: a covariance for each place, or with shared covariance the features of all images."""
@@ -136,6 +168,11 @@ class PaDiM(FeatureDetector):
         """D, the length of a projected feature."""
         return min(self.config.dimensions, self.channels)
 
+    def _predict(self, squares: Tensor) -> Prediction:
+        """Return maps and scores from the squared distances [P,B]."""
+        maps = self.blur(squares.sqrt().t().reshape(squares.shape[1], *self.grid))
+        return Prediction(top_mean(maps, self.config.score_share), maps)
+
     def _projected(self, images: Tensor) -> Tensor:
         """Return projected features [P,B,D]."""
         patches = self.patches(images)
@@ -147,7 +184,8 @@ class PaDiM(FeatureDetector):
         mean, covariance = sums.mean_and_covariance()
         # With fewer images than dimensions a covariance is singular; like the paper, add to its diagonal.
         identity = torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
-        ridge = self.config.ridge * covariance.diagonal(dim1=1, dim2=2).mean() * identity
+        variance = covariance.diagonal(dim1=1, dim2=2).mean()
+        ridge = self.config.ridge * variance * identity
         whitening = torch.empty_like(covariance, dtype=torch.float32)
         for start in range(0, len(covariance), _PLACES_AT_ONCE):
             places = slice(start, start + _PLACES_AT_ONCE)
@@ -155,6 +193,7 @@ class PaDiM(FeatureDetector):
             progress(start, len(covariance))
         self._fit_buffer("mean", mean.float())
         self._fit_buffer("whitening", whitening)
+        self._fit = _Fit(sums.count, float(variance), float(self.config.ridge * variance))
 
     def _fit_shared(self, buffer: FeatureBuffer, progress: Progress) -> None:
         device = self.backbone.mean.device
@@ -175,6 +214,33 @@ class PaDiM(FeatureDetector):
         self._fit_buffer("projection", kept.float())
         self._fit_buffer("mean", offset.squeeze(1).float())
         self._fit_buffer("whitening", (1 / spread).float())
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Facts of a fit that leaving out images needs.
+
+    Attributes:
+        count: Number of images.
+        variance: Mean variance over places and dimensions.
+        ridge: Number that was added to each variance.
+    """
+
+    count: int
+    variance: float
+    ridge: float
+
+    def ridge_without(self, offsets: Tensor, share: float) -> float:
+        """Return the ridge without the images of these offsets [P,f,D] from the mean; `share` is of the variance."""
+        rest = self.count - offsets.shape[1]
+        squares = float(offsets.double().square().sum(1).mean())
+        shift = float((offsets.double().sum(1) / rest).square().mean())
+        return share * ((self.count * self.variance - squares) / rest - shift)
+
+
+def _products(vectors: Tensor) -> Tensor:
+    """Return the products [P,f,f] of vectors [P,f,D] with each other, of float64."""
+    return exact(vectors) @ exact(vectors).mT
 
 
 def _by_place(features: Tensor, device: torch.device) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -116,6 +117,7 @@ class PatchCore(FeatureDetector):
         self.blur = GaussianBlur(config.blur)
         self._features = FeatureBuffer()
         self._lists: tuple[Tensor, InvertedLists] | None = None
+        self._fit: _Fit | None = None
 
     def phases(self) -> Sequence[Phase]:
         """Return one pass that collects all patch features, and then computes statistics and coreset."""
@@ -130,6 +132,28 @@ class PatchCore(FeatureDetector):
         squares = self._nearest_squared(self._scaled(along)) + beyond
         maps = self.blur(squares.clamp(min=0).sqrt())  # rounding may give values below zero
         return Prediction(top_mean(maps, self.config.score_share), maps)
+
+    def can_hold_out(self) -> bool:
+        """Return whether `held_out` is available: after fitting, for an exact search."""
+        return self._fit is not None and self.config.search == "exact"
+
+    def held_out(self, images: Tensor, numbers: Sequence[int]) -> Prediction:
+        """Score training images as the detector fitted on all others would, nearly.
+
+        The statistics around each place are those of the other images, and the bank has no features of these images.
+        The features that would have taken their places in the coreset are missing, so the scores are a little higher
+        than those of fitted detectors: on `magnetic_tile`, by 1 % on average. Directions and scales stay.
+
+        Args:
+            images: Images [B,3,H,W] that are left out together.
+            numbers: Their positions among the training images.
+        """
+        assert self._fit is not None
+        centre, spread = smoothed(*self._fit.statistics_without(self.patches(images)), _SMALLEST_DEVIATION)
+        others = ~torch.isin(self._fit.images, torch.tensor(numbers, device=self._fit.images.device))
+        buffers = {"centre": centre.float(), "spread": spread.float(), "bank": self.bank[others.to(self.bank.device)]}
+        prediction: Prediction = torch.func.functional_call(self, buffers, (images,))
+        return prediction
 
     def estimate_cost(self, images: int) -> CostEstimate:
         """Estimate the cost of fitting: features are buffered in half precision, on disk if memory is too small."""
@@ -212,22 +236,28 @@ class PatchCore(FeatureDetector):
 
     def _finish(self, progress: Progress) -> None:
         with closing(self._features) as features:
-            self._find_directions(features)
+            count, (mean, deviation) = self._find_directions(features)
             device = self.directions.device
             patches = sum(batch[:, 0].numel() for batch in features)
             reduced = (to_rows(self.reduced(batch.to(device).float())) for batch in features.drain())
             rows = _move_if_it_fits(features.rows(reduced, patches, self.directions.shape[1]), device)
-            count = max(1, round(self.config.coreset_ratio * patches))
-            log.info("Selecting %d of %d patches for the memory bank.", count, patches)
-            chosen = k_center_greedy(rows, count, seed=self.config.seed, progress=progress)
+            kept = max(1, round(self.config.coreset_ratio * patches))
+            log.info("Selecting %d of %d patches for the memory bank.", kept, patches)
+            chosen = k_center_greedy(rows, kept, seed=self.config.seed, progress=progress)
+            self._fit = _Fit(count, mean, deviation, chosen // (patches // count))
             bank, step = quantise_bank(rows[chosen].to(device))
             self._fit_buffer("bank", bank)
             self._fit_buffer("step", step)
 
-    def _find_directions(self, features: FeatureBuffer) -> None:
-        """Fit the statistics and directions that reduce features [B,C,h,w] to rows of the bank."""
+    def _find_directions(self, features: FeatureBuffer) -> tuple[int, tuple[Tensor, Tensor]]:
+        """Fit the statistics and directions that reduce features [B,C,h,w] to rows of the bank.
+
+        Returns:
+            The number of images, and mean and deviation at each place.
+        """
         device = self.backbone.mean.device
-        centre, spread = smoothed(*place_statistics(features, device), _SMALLEST_DEVIATION)
+        statistics = place_statistics(features, device)
+        centre, spread = smoothed(*statistics, _SMALLEST_DEVIATION)
         self._fit_buffer("centre", centre.float())
         self._fit_buffer("spread", spread.float())
         rows = (to_rows(self._standardised(batch.to(device).float())) for batch in features)
@@ -237,6 +267,7 @@ class PatchCore(FeatureDetector):
         kept = min(self.config.dimensions, self.channels)
         self._fit_buffer("directions", directions[:, :kept].float().contiguous())
         self._fit_buffer("scales", self._scales_of(variances.clamp(min=0), kept).float())
+        return sum(map(len, features)), statistics
 
     def _scales_of(self, variances: Tensor, kept: int) -> Tensor:
         """Return the factors [kept+1] of squares, from the variances [C] of all directions, largest first."""
@@ -246,6 +277,30 @@ class PatchCore(FeatureDetector):
             return torch.cat([scales, scales.new_zeros(1)])
         beyond = self.config.remainder * (variances[kept:].mean() + floor).pow(-self.config.whitening)
         return torch.cat([scales, beyond.view(1)])
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Facts of a fit that leaving out images needs.
+
+    Attributes:
+        count: Number of images.
+        mean: Mean feature at each place, tensor [C,h,w].
+        deviation: Standard deviation at each place, tensor [C,h,w].
+        images: Number of the image of each row of the bank, tensor [N].
+    """
+
+    count: int
+    mean: Tensor
+    deviation: Tensor
+    images: Tensor
+
+    def statistics_without(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation [C,h,w] without the images of these patches [B,C,h,w]."""
+        offsets, rest = exact(patches) - self.mean, self.count - len(patches)
+        shift = -offsets.sum(0) / rest
+        squares = self.count * self.deviation.square() - offsets.square().sum(0)
+        return self.mean + shift, (squares / rest - shift.square()).clamp(min=0).sqrt()
 
 
 def _square_length(features: Tensor) -> Tensor:
