@@ -110,7 +110,7 @@ class _TrainSettings(TypedDict, total=False):
     accept_license: bool
     roi: StrPath | None
     new_groups: bool
-    calibration_share: float
+    calibration_share: float | None
     validation_share: float
     cache: StrPath | None
     augment: Literal["none", "light", "medium", "heavy", "custom"]
@@ -173,7 +173,7 @@ def train(
     accept_license: bool = False,
     roi: StrPath | None = None,
     new_groups: bool = False,
-    calibration_share: float = 0.2,
+    calibration_share: float | None = None,
     validation_share: float = 0.1,
     cache: StrPath | None = None,
     augment: Literal["none", "light", "medium", "heavy", "custom"] = "none",
@@ -231,7 +231,8 @@ def train(
         accept_license: Accept the licence of the dataset for `fetch`.
         roi: Region of interest: a rectangle in pixels, or a mask file.
         new_groups: Set the threshold for good images of a new group, such as the next lot.
-        calibration_share: Share of good images held out for the threshold. Above 0, below 1.
+        calibration_share: Share of good images held out for the threshold; without it, detectors fitted in one pass
+            learn from all. Above 0, below 1. Default: 0.2 with gradient training or groups.
         validation_share: Share of good images held out to choose the epoch. Above 0, below 1.
         cache: Folder that keeps decoded and resized images.
         augment: Augmentation of training images. Choices: none, light, medium, heavy, custom.

@@ -262,7 +262,11 @@ class TrainSettings(DeviceSettings, DataSettings):
     accept_license: bool = DATA(False, "Accept the licence of the dataset for --fetch.")
     roi: str | None = DATA(None, "Region of interest: a rectangle in pixels, or a mask file.", "X,Y,W,H")
     new_groups: bool = DATA(False, "Set the threshold for good images of a new group, such as the next lot.")
-    calibration_share: Share = DATA(0.2, "Share of good images held out for the threshold.")
+    calibration_share: Share | None = DATA(
+        None,
+        "Share of good images held out for the threshold; without it, detectors fitted in one pass learn from all.",
+        unset="0.2 with gradient training or groups",
+    )
     validation_share: Share = DATA(0.1, "Share of good images held out to choose the epoch.")
     cache: Folder | None = DATA(None, "Folder that keeps decoded and resized images.")
     augment: Literal["none", "light", "medium", "heavy", "custom"] = DATA(

@@ -213,6 +213,14 @@ class Calibration:
         """Views of test-time augmentation; the thresholds are valid only for scores computed with them."""
         return self.evidence.views
 
+    @property
+    def false_alarm_range(self) -> str | None:
+        """Interval of the share of false alarms in percent, such as `0.02 to 4 %`, or None."""
+        if self.false_alarm_interval is None:
+            return None
+        low, high = (f"{round(100 * rate, 2):.1g}" for rate in self.false_alarm_interval)
+        return f"{float(low):g} to {float(high):g} %"
+
     def verdict(self, score: float) -> Verdict:
         """Return the verdict for one raw score."""
         if score > self.threshold:

@@ -32,7 +32,7 @@ def world(tmp_path_factory, zippers):
     from adctl.training.single_run import train_once
 
     folder = tmp_path_factory.mktemp("calibrating")
-    train_once(settings(arch="padim", data=zippers, runs=folder / "runs", name="line"))
+    train_once(settings(arch="padim", data=zippers, runs=folder / "runs", name="line", calibration_share=0.2))
     run = CommandLine(folder)
     run.scored = run.json("score", zippers, "--model", "line", "--out", "scored", "--draw", "both")["result"]
     return run

@@ -70,6 +70,12 @@ def _score_images(
     from adctl.scoring.tta import with_views
 
     views = wanted_views(settings, known)
+    rescored = settings.good is None and (known is None or views != known.views)
+    if rescored and not held_out_images(model, settings.runs):
+        raise UsageError(
+            f"{model} learned from all good images, so none is left to score with other views.",
+            "Score each by a model without it with --folds 5, or name other good images with --good DIR.",
+        )
     runtime = with_views(open_runtime(model, settings.device, settings.gpu), views)
     defects = list_images((str(settings.defects),))[0] if settings.defects else []
     defective = score_samples(runtime, defects, settings, reporter, "scoring defective images") if defects else None
@@ -150,7 +156,7 @@ def unseen_images(folder: Path, header: ModelHeader, group: str | None = None) -
 
 
 def held_out_images(model: Path, runs: Path) -> list[Sample]:
-    """Return the good images that were held out for calibration when the model was trained.
+    """Return the good images that were held out for calibration when the model was trained; none if it used them all.
 
     Raises:
         UsageError: The run of the model is not known.

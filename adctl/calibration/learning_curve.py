@@ -14,6 +14,7 @@ from adctl import files
 from adctl.calibration.calibration_scores import wanted_views
 from adctl.calibration.refit import Refitter
 from adctl.data.datasets.layouts import list_images
+from adctl.data.split import split_good
 from adctl.errors import UsageError
 from adctl.model_file import SUFFIX
 from adctl.progress import SILENT, Reporter
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from adctl.config import CalibrateSettings, LoadedSettings
+    from adctl.data.split import Split
     from adctl.records import Sample
 
 log = logging.getLogger(__name__)
@@ -87,32 +89,38 @@ def learning_curve(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter
     files.require_replaceable((folder / JSON, folder / PICTURE), overwrite=settings.overwrite)
     refitter = Refitter(model, loaded, reporter)
     defects = list_images((str(settings.defects),))[0] if settings.defects else []
-    counts = training_sizes(len(refitter.split.train), _SMALLEST)
+    split = _with_held_out(refitter.split)
+    counts = training_sizes(len(split.train), _SMALLEST)
     repeats = 1 if refitter.gradient_trained else _REPEATS
     if refitter.gradient_trained:
         log.warning("This detector needs gradient training, and it will be trained %d times.", len(counts))
     points = []
     with reporter.stage("learning curve", len(counts)) as update:
         for count in counts:
-            once = count == len(refitter.split.train)  # there is only one subset with all images
-            points.append(_point(refitter, count, 1 if once else repeats, defects, settings))
+            once = count == len(split.train)  # there is only one subset with all images
+            points.append(_point(refitter, split, count, 1 if once else repeats, defects, settings))
             update(len(points), len(counts))
-    held_out = len(refitter.split.calibration)
+    held_out = len(split.calibration)
     answer = estimate_sample_size(tuple(points), held_out, settings.max_false_alarm or _RATE)
     curve = LearningCurve(model, folder, tuple(points), held_out, len(defects), answer)
     _write(curve)
     return curve
 
 
+def _with_held_out(split: Split) -> Split:
+    """Return the split of the run, or one that holds out a fifth if the run learned from all good images."""
+    return split if split.calibration else split_good(split.train, calibration=0.2, validation=0.0, seed=split.seed)
+
+
 def _point(
-    refitter: Refitter, count: int, repeats: int, defects: Sequence[Sample], settings: CalibrateSettings
+    refitter: Refitter, split: Split, count: int, repeats: int, defects: Sequence[Sample], settings: CalibrateSettings
 ) -> LearningPoint:
     start = time.perf_counter()
     views = wanted_views(settings, None)
     medians, aurocs = [], []
     for repeat in range(repeats):
-        detector, header = refitter.fit(_subset(refitter.split.train, refitter.split.digests, count, repeat))
-        good = refitter.score(detector, header, refitter.split.calibration, views).scores
+        detector, header = refitter.fit(_subset(split.train, split.digests, count, repeat))
+        good = refitter.score(detector, header, split.calibration, views).scores
         medians.append(float(np.median(good)))
         if defects:
             aurocs.append(_auroc(good, refitter.score(detector, header, defects, views).scores))

@@ -11,11 +11,14 @@ from adctl import run_folder
 from adctl.calibration.calibration_scores import score_samples
 from adctl.config import LoadedSettings, TrainSettings, names_of
 from adctl.data.folds import assign_folds
+from adctl.data.loader import keep_images
+from adctl.detectors.components.shared_feature_cache import shared_features
 from adctl.errors import UsageError
 from adctl.model_file import run_of
 from adctl.runtimes.torch import TorchRuntime
-from adctl.scoring.predict import CollectedScores, calibration_scores_of
+from adctl.scoring.predict import calibration_scores_of
 from adctl.scoring.tta import with_views
+from adctl.training.out_of_fold import scores_by_refitting
 from adctl.training.resume import SETTINGS, check_data, load_settings
 from adctl.training.single_run import plan_training, refit
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from adctl.model_file import ModelHeader
     from adctl.progress import Reporter
     from adctl.records import CalibrationScores, Sample
+    from adctl.scoring.predict import CollectedScores
 
 
 _COMPUTE_SETTINGS = ("device", "gpu", "workers")
@@ -82,10 +86,8 @@ def cross_fit(
     Training and held-out images are pooled and split into folds. Each fold is scored by a model fitted on the other
     folds (cross-conformal prediction, Vovk 2015). The model that is saved is fitted on all images.
 
-    The false-alarm rate of the threshold is not guaranteed. If the models of all folds scored new images together,
-    the rate would be at most about twice the wanted one (CV+, Barber et al. 2021: twice the rate plus a term that
-    becomes small with many images). The saved model has more training images than the models of the folds, so new good
-    images usually get lower scores from it, and the rate is usually met.
+    Images are read and features of a frozen backbone are computed once. See
+    `adctl.thresholds.conformal.cross_conformal_bound` for the guarantee.
 
     Args:
         refitter: Refitter of the run.
@@ -99,13 +101,15 @@ def cross_fit(
         DataError: There are fewer different images than folds.
     """
     pool = [*refitter.split.train, *refitter.split.calibration]
-    collected = []
-    for fold in assign_folds(pool, refitter.split.digests, folds):
-        keys = {sample.key for sample in fold}
-        detector, header = refitter.fit([sample for sample in pool if sample.key not in keys])
-        collected.append(refitter.score(detector, header, fold, views))
-    detector, header = refitter.fit(pool)
-    return detector, header, calibration_scores_of(CollectedScores.concatenate(collected), folds=folds, views=views)
+    parts = assign_folds(pool, refitter.split.digests, folds)
+
+    def score(detector: Detector, header: ModelHeader, samples: Sequence[Sample]) -> CollectedScores:
+        return refitter.score(detector, header, samples, views)
+
+    with shared_features(), keep_images():
+        scores = scores_by_refitting(pool, parts, refitter.fit, score)
+        detector, header = refitter.fit(pool)
+    return detector, header, calibration_scores_of(scores, folds=folds, views=views)
 
 
 def _compute_settings(loaded: LoadedSettings[CalibrateSettings]) -> LoadedSettings[TrainSettings]:

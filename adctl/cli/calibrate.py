@@ -73,7 +73,8 @@ def false_alarms(chosen: Calibration) -> str:
     usual = f"about {100 * chosen.expected_false_alarm:.2g} % of new good images"
     if chosen.promised_false_alarm is None:
         groups = " for new groups" if chosen.evidence.groups and chosen.method != new_groups.METHOD else ""
-        return f"{usual}{_interval(chosen)}: an estimate, not a guarantee{groups}"
+        interval = f" ({chosen.false_alarm_range} with 90 % confidence)" if chosen.false_alarm_range else ""
+        return f"{usual}{interval}: an estimate, not a guarantee{groups}"
     if chosen.evidence.contaminated is not None:
         most = f"at most {100 * chosen.promised_false_alarm:.3g} %"
         return f"{_aim(chosen)}{most} guaranteed, whatever the defective parts score, if good parts stay as they are"
@@ -84,13 +85,6 @@ def false_alarms(chosen: Calibration) -> str:
     if not chosen.evidence.folds:
         return f"{rate}: guaranteed, if they resemble these images"
     return f"usually {usual}; {rate} by the bound of cross-conformal prediction, if they resemble these images"
-
-
-def _interval(chosen: Calibration) -> str:
-    if chosen.false_alarm_interval is None:
-        return ""
-    low, high = (f"{100 * rate:.1g}" if rate < 0.1 else f"{100 * rate:.0f}" for rate in chosen.false_alarm_interval)  # noqa: PLR2004
-    return f" ({low} to {high} % with 90 % confidence)"
 
 
 def _aim(chosen: Calibration) -> str:

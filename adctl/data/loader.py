@@ -6,6 +6,8 @@ import bisect
 import itertools
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -77,6 +79,42 @@ class LoadedImage:
     whole: NDArray[np.uint8] | None = None
 
 
+class _KeptImages:
+    """Preprocessed images in memory, up to a number of bytes; at worst two threads read the same image."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._images: dict[tuple[Sample, InputSpec], LoadedImage] = {}
+
+    def get(self, sample: Sample, spec: InputSpec) -> LoadedImage:
+        """Return an image, from memory if it is there."""
+        key = sample, spec
+        if key in self._images:
+            return self._images[key]
+        item = _load(sample, spec, None)
+        size = 0 if item.pixels is None else item.pixels.nbytes
+        if item.error is None and size <= self._room:
+            self._images[key] = item
+            self._room -= size
+        return item
+
+
+_KEPT: ContextVar[_KeptImages | None] = ContextVar("adctl_kept_images", default=None)
+
+
+@contextmanager
+def keep_images() -> Iterator[None]:
+    """Keep images in memory inside the block, for several passes; they take at most a quarter of the free memory."""
+    if _KEPT.get() is not None:
+        yield
+        return
+    token = _KEPT.set(_KeptImages(psutil.virtual_memory().available // 4))
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
 def load_image(sample: Sample, spec: InputSpec, display: int | None = None) -> LoadedImage:
     """Read and preprocess one image; an `ImageError` is stored in the result, not raised.
 
@@ -85,6 +123,13 @@ def load_image(sample: Sample, spec: InputSpec, display: int | None = None) -> L
         spec: Input format of the network.
         display: Maximum side in pixels of a copy for display, which keeps the aspect ratio; None makes no copy.
     """
+    kept = _KEPT.get()
+    if kept is None or display is not None or spec.tiled:
+        return _load(sample, spec, display)
+    return kept.get(sample, spec)
+
+
+def _load(sample: Sample, spec: InputSpec, display: int | None) -> LoadedImage:
     try:
         if isinstance(sample, ArraySample):
             image = array_pixels(sample.path, sample.array, spec.channels, bit_depth=spec.bit_depth)
@@ -202,7 +247,7 @@ class ImageSource:
             return
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="adctl-early")
         for index, sample in enumerate(self.samples[:count]):
-            self._early[index] = pool.submit(load_image, sample, self.spec)
+            self._early[index] = pool.submit(copy_context().run, load_image, sample, self.spec)
         pool.shutdown(wait=False)
 
     def name(self, index: int) -> str:

@@ -235,12 +235,13 @@ def _require_replaceable(targets: Iterable[Path], *, overwrite: bool) -> None:
 
 
 def _verification_images(model: Path, settings: ExportSettings, most: int) -> list[Sample]:
-    """Select images at regular intervals: from `images`, or from the held-out and test images of the model's run."""
+    """Select images at regular intervals: from `images`, or from the good and test images of the model's run."""
     if settings.images:
         samples = list_images(settings.images)[0]
     else:
         dataset = dataset_of_run(run_of(model, settings.runs))
-        samples = [*held_out_images(model, settings.runs), *(dataset.test if dataset else ())]
+        good = held_out_images(model, settings.runs) or training_images(model, settings.runs)
+        samples = [*good, *(dataset.test if dataset else ())]
     step = max(1, -(-len(samples) // most))
     return list(samples[::step])
 

@@ -185,11 +185,10 @@ def _false_alarm_sentences(calibration: Calibration) -> list[str]:
     if calibration.promised_false_alarm is not None:
         most = f"at most {100 * calibration.promised_false_alarm:.3g} %"
         return [f"The threshold is set for false alarms on {most} of good images {images}."]
-    if calibration.false_alarm_interval is None:
+    if calibration.false_alarm_range is None:
         return []
-    low, high = (f"{100 * rate:.1g}" for rate in calibration.false_alarm_interval)
-    rate = f"about {100 * calibration.expected_false_alarm:.2g} %"
-    return [f"The threshold is set for false alarms on {rate} ({low} to {high} %) of good images {images}."]
+    rate = f"about {100 * calibration.expected_false_alarm:.2g} % ({calibration.false_alarm_range})"
+    return [f"The threshold is set for false alarms on {rate} of good images {images}."]
 
 
 def _verdict_summary(scores: ScoreSet, evaluation: Evaluation) -> str:

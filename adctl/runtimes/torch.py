@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ class TorchRuntime:
         self.attach(detector, header, choice.device)
 
     @classmethod
-    def of(cls, detector: Detector, header: ModelHeader, device: torch.device) -> TorchRuntime:
+    def of(cls, detector: Detector, header: ModelHeader, device: torch.device) -> Self:
         """Create a runtime from a detector in memory."""
         runtime = cls.__new__(cls)
         runtime.attach(detector, header, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from dataclasses import asdict, dataclass, fields, replace
@@ -16,13 +17,13 @@ from adctl.data.datasets.remote import absolute_path
 from adctl.data.depth import warn_of_depth
 from adctl.data.folds import split_fold
 from adctl.data.groups import group_counts
-from adctl.data.loader import ImageSource
+from adctl.data.loader import ImageSource, keep_images
 from adctl.data.preprocess import InputSpec
 from adctl.data.roi import encode_region
 from adctl.data.split import Split, split_good, training_digest
 from adctl.datasets import open_dataset
 from adctl.detectors.components import backbones
-from adctl.detectors.components.shared_feature_cache import unshared
+from adctl.detectors.components.shared_feature_cache import shared_features, unshared
 from adctl.detectors.registry import detector_class, package_of
 from adctl.engine import distributed, training_log
 from adctl.engine.checkpoints import FOLDER as CHECKPOINTS
@@ -37,14 +38,22 @@ from adctl.model_file import DIGEST_LENGTH, ModelHeader, Training, save_model
 from adctl.options import flag_name
 from adctl.progress import SILENT, Reporter
 from adctl.runtimes.torch import TorchRuntime
-from adctl.scoring.predict import calibration_scores_of, collect
+from adctl.scoring.predict import CollectedScores, calibration_scores_of, collect
 from adctl.thresholds import new_groups
 from adctl.thresholds.methods import ThresholdRule, calibrate
 from adctl.tracking import record
 from adctl.training import resume
 from adctl.training.image_shape import choose_size
+from adctl.training.out_of_fold import (
+    HeldOutRuntime,
+    folds_to_refit,
+    scores_by_refitting,
+    scores_without_refitting,
+    units_to_hold_out,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from adctl.data.datasets.layouts import Dataset
@@ -64,6 +73,9 @@ NEW_GROUPS_RATE = 0.01
 
 _DETECTOR_FLAGS = ("backbone", "image_size", "roi", "loss", "error", "noise_level")
 """Settings of training that are options of some detectors."""
+
+CALIBRATION_SHARE = 0.2
+"""Share of good images held out for the threshold of detectors that are trained with gradients."""
 
 _MIN_STEPS = 1000
 """Minimum optimizer steps when epochs are unset; with fewer, autoencoders underfit on small datasets."""
@@ -155,7 +167,7 @@ def plan_training(settings: TrainSettings) -> TrainingPlan:
     warn_of_depth(dataset.train, config.bit_depth)
     size = choose_size(cls, config, dataset.train) if _sized_by_images(settings) else None
     validation = settings.validation_share if cls.needs_validation else 0.0
-    split = _split(settings, dataset, validation)
+    split = _split(settings, cls, dataset, validation)
     if settings.new_groups:
         _require_groups(settings, dataset, split)
     return TrainingPlan(dataset, split, config if size is None else size.config, device, size)
@@ -188,13 +200,14 @@ def _sized_by_images(settings: TrainSettings) -> bool:
     return settings.image_size == "auto" and "image_size" not in settings.options
 
 
-def _split(settings: TrainSettings, dataset: Dataset, validation: float) -> Split:
+def _split(settings: TrainSettings, cls: type[Detector], dataset: Dataset, validation: float) -> Split:
     if settings.folds is None:
         if settings.fold is not None:
             raise UsageError("--fold needs --folds, the number of folds.", "Give --folds too.")
-        return split_good(
-            dataset.train, calibration=settings.calibration_share, validation=validation, seed=settings.seed
-        )
+        share = settings.calibration_share
+        if share is None:  # groups are held out, because only scores of held-out groups promise something for new ones
+            share = CALIBRATION_SHARE if cls.needs_validation or group_counts(dataset.train) else 0.0
+        return split_good(dataset.train, calibration=share, validation=validation, seed=settings.seed)
     return split_fold(
         dataset.train,
         dataset.test,
@@ -327,7 +340,8 @@ def train_into(
         loaded: The settings and their origins.
         plan: The plan of these settings.
         reporter: Receiver of progress.
-        calibration_scores: Scores for the calibration; None scores the calibration part of the plan's split.
+        calibration_scores: Scores for the calibration; None scores the calibration part of the plan's split or, if it
+            is empty, the training images out of fold.
 
     Raises:
         TrainingError: The loss is not finite, or memory is too small.
@@ -341,9 +355,16 @@ def train_into(
     checkpoints = CheckpointFolder(run / CHECKPOINTS, settings.keep_checkpoints or _CHECKPOINTS_IN_TRAINING)
     log_files = training_log.FolderTrainingLog(run, tensorboard=settings.tensorboard)
     context = FitContext(reporter, log_files, checkpoints, _augmentation(settings, plan.config))
-    detector, header, report = _fit_new(settings, plan, context, images)
-    if calibration_scores is None:
-        calibration_scores = _score_calibration_images(detector, header, settings, plan, reporter)
+    with contextlib.ExitStack() as stack:
+        out_of_fold = calibration_scores is None and not plan.split.calibration
+        if out_of_fold:  # images and features are used a second time
+            stack.enter_context(shared_features())
+            stack.enter_context(keep_images())
+        detector, header, report = _fit_new(settings, plan, context, images)
+        if out_of_fold:
+            calibration_scores = _score_out_of_fold(detector, header, settings, plan, reporter)
+        elif calibration_scores is None:
+            calibration_scores = _score_calibration_images(detector, header, settings, plan, reporter)
     header = header.with_calibration(_default_calibration(settings, calibration_scores))
     model = run / run_folder.MODEL
     save_model(model, detector, header)
@@ -493,6 +514,28 @@ def _score_calibration_images(
     with reporter.stage("calibrating"):
         good = collect(runtime, plan.split.calibration, batch_size=settings.batch_size, workers=settings.workers)
     return calibration_scores_of(good)
+
+
+def _score_out_of_fold(
+    detector: Detector, header: ModelHeader, settings: TrainSettings, plan: TrainingPlan, reporter: Reporter
+) -> CalibrationScores:
+    """Score each training image as a detector that did not learn from it would."""
+    device, folds = plan.device.device, units_to_hold_out(detector, plan.split)
+    if folds:
+        runtime = HeldOutRuntime.of(detector, header, device)
+        good = scores_without_refitting(runtime, plan.split, folds, reporter, settings.workers)
+        return calibration_scores_of(good, folds=len(folds))
+
+    def fit_others(samples: Sequence[Sample]) -> tuple[Detector, ModelHeader]:
+        return refit(replace(settings, devices=None), plan, tuple(samples), reporter)
+
+    def score_fold(fitted: Detector, its_header: ModelHeader, samples: Sequence[Sample]) -> CollectedScores:
+        runtime = TorchRuntime.of(fitted, its_header, device)
+        return collect(runtime, samples, batch_size=settings.batch_size, workers=settings.workers)
+
+    folds = folds_to_refit(plan.split)
+    good = scores_by_refitting(plan.split.train, folds, fit_others, score_fold)
+    return calibration_scores_of(good, folds=len(folds))
 
 
 def _default_calibration(settings: TrainSettings, scores: CalibrationScores) -> Calibration:

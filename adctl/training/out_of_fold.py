@@ -1,0 +1,106 @@
+"""Scores of good images that a detector did not learn from, although the saved model learns from all of them.
+
+They set the threshold of detectors that are fitted in one pass, so that no good image is held out: cross-conformal
+prediction (Vovk 2015), with one image in each fold the jackknife (Barber et al. 2021). Copies of an image and images of
+a group are left out together. PaDiM and PatchCore compute these scores from the fitted model. Other detectors are
+fitted again for each fold, with features of a frozen backbone and decoded images kept in memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adctl.data.folds import assign_folds
+from adctl.data.split import ranked_units
+from adctl.runtimes.torch import TorchRuntime
+from adctl.scoring.predict import CollectedScores, collect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from adctl.data.split import Split
+    from adctl.detectors.base import Detector, Prediction
+    from adctl.model_file import ModelHeader
+    from adctl.progress import Reporter
+    from adctl.records import Sample
+
+_LARGEST_SHARE = 0.1
+"""Largest share of the images that `Detector.held_out` leaves out at once; it is not exact for more."""
+
+_FEW_IMAGES = 50
+_FOLDS_OF_FEW, _FOLDS = 10, 5
+"""Folds of detectors that are fitted again: more for few images, whose models change more without a fold."""
+
+
+def units_to_hold_out(detector: Detector, split: Split) -> list[list[Sample]]:
+    """Return the images, each with its copies, that `Detector.held_out` can leave out in turn; empty if it cannot."""
+    units = ranked_units(split.train, split.digests)
+    largest = max(1, _LARGEST_SHARE * len(split.train))
+    if not detector.can_hold_out() or detector.input.tiled or max(map(len, units)) > largest:
+        return []
+    return units
+
+
+def folds_to_refit(split: Split) -> list[list[Sample]]:
+    """Divide the training images into folds for a detector that is fitted again without each of them."""
+    units = len(ranked_units(split.train, split.digests))
+    return assign_folds(split.train, split.digests, min(units, _FOLDS_OF_FEW if units < _FEW_IMAGES else _FOLDS))
+
+
+def scores_without_refitting(
+    runtime: HeldOutRuntime, split: Split, folds: Sequence[Sequence[Sample]], reporter: Reporter, workers: int
+) -> CollectedScores:
+    """Score each training image as the detector fitted without its fold would.
+
+    Args:
+        runtime: Runtime of the detector that was just fitted.
+        split: Split whose training part it was fitted on.
+        folds: Images that are left out together.
+        reporter: Receiver of progress.
+        workers: Number of threads that read images.
+    """
+    number_of = {sample.key: number for number, sample in enumerate(split.train)}
+    scored = []
+    with reporter.stage("calibrating", len(split.train)) as update:
+        for fold in folds:
+            runtime.numbers = [number_of[sample.key] for sample in fold]
+            scored.append(collect(runtime, fold, batch_size=len(fold), workers=min(1, workers)))
+            update(sum(len(part.keys) for part in scored), len(split.train))
+    return CollectedScores.concatenate(scored)
+
+
+def scores_by_refitting(
+    pool: Sequence[Sample],
+    folds: Sequence[Sequence[Sample]],
+    fit: Callable[[Sequence[Sample]], tuple[Detector, ModelHeader]],
+    score: Callable[[Detector, ModelHeader, Sequence[Sample]], CollectedScores],
+) -> CollectedScores:
+    """Score the images of each fold with a detector that is fitted on the other folds.
+
+    Args:
+        pool: Images of all folds.
+        folds: The folds.
+        fit: Fits a new detector on images.
+        score: Scores images with it.
+    """
+    scored = []
+    for fold in folds:
+        keys = {sample.key for sample in fold}
+        detector, header = fit([sample for sample in pool if sample.key not in keys])
+        scored.append(score(detector, header, fold))
+    return CollectedScores.concatenate(scored)
+
+
+class HeldOutRuntime(TorchRuntime):
+    """Runtime that scores training images as if the detector had not learned from them.
+
+    Attributes:
+        numbers: Positions of the images of the next batch among the training images.
+    """
+
+    numbers: Sequence[int] = ()
+
+    def _forward(self, images: Tensor) -> Prediction:
+        return self._detector.held_out(images, self.numbers)
