@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from adctl.config import TrainSettings
+    from adctl.data.split import Split
     from adctl.engine.model_summary import ModelSummary
     from adctl.records import Calibration
     from adctl.training.cross_validation import CrossValidationResult
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from adctl.training.single_run import TrainedExport, TrainingPlan, TrainResult
 
 _SHOWN_IGNORED = 10
+
+_FEW_IMAGES, _FOLDS = 60, 5
+"""With fewer images after gradient training, cross-fitting with so many folds is offered."""
 
 
 def run(call: Call[TrainSettings]) -> int:
@@ -88,6 +92,7 @@ def _text(result: TrainResult) -> RenderableType:
             ("network", _size(result.summary)),
             ("threshold", f"{calibration.threshold:.6g}, from {_calibration_images(calibration)}"),
             ("false alarms", false_alarms(calibration)),
+            *_folds_offer(result),
             *_runtime(result.export),
             ("next", "adctl score FOLDER --out heatmaps/"),
         ]
@@ -109,6 +114,18 @@ def _runtime(export: TrainedExport | None) -> list[tuple[str, str]]:
         return [("runtime", f"{export.runtime}, verified, {gain}: {export.file.name} ({export.seconds:.1f} s)")]
     takes = f", takes about {_duration(export.seconds)}" if export.seconds else f": {export.reason}"
     return [("faster", f"{export.command}{takes}{gain and f', then about {gain} (estimated)'}")]
+
+
+def _folds_offer(result: TrainResult) -> list[tuple[str, str]]:
+    """Offer cross-fitting, with its price, if gradient training held out some of few images."""
+    images = result.images + result.calibration.good_images
+    if result.calibration.evidence.folds or not result.fit.history or images >= _FEW_IMAGES:
+        return []
+    minutes = max(1, round(result.seconds * (_FOLDS + 1) / 60))
+    price = f"trains {_FOLDS + 1} models, about {minutes} min"
+    return [
+        ("few images", f"adctl calibrate --folds {_FOLDS} uses all {images} for model and threshold; it {price}")
+    ]
 
 
 def _epochs(result: TrainResult) -> list[tuple[str, str]]:
@@ -164,10 +181,7 @@ def _plan_text(plan: TrainingPlan, needs: ResourceEstimate) -> RenderableType:
             ("dataset", f"{data.root} ({data.layout} layout)"),
             ("good images", f"{len(data.train)} in {_sizes(needs)}"),
             *([("groups", ", ".join(f"{name} ({count})" for name, count in groups.items()))] if groups else []),
-            (
-                "split",
-                ", ".join(f"{len(getattr(split, part))} for {part}" for part in ("train", "validation", "calibration")),
-            ),
+            ("split", _split_text(split)),
             ("test images", tests),
             ("masks", f"{data.mask_count} for {defective} defective test images"),
             *((f"note {number}", note) for number, note in enumerate(data.notes, 1)),
@@ -183,6 +197,13 @@ def _plan_text(plan: TrainingPlan, needs: ResourceEstimate) -> RenderableType:
             ("time", f"about {_duration(needs.seconds)}, measured on one batch"),
         ]
     )
+
+
+def _split_text(split: Split) -> str:
+    parts = [f"{len(getattr(split, part))} for {part}" for part in ("train", "validation", "calibration")]
+    if split.calibration:
+        return ", ".join(parts)
+    return f"{parts[0]}, and each of them out of fold for the threshold"
 
 
 def _sizes(needs: ResourceEstimate) -> str:

@@ -55,6 +55,10 @@ class ResourceEstimate:
     height: int
 
 
+_AGAIN, _KEPT = 0.2, 8
+"""Scores out of fold: time as a share of the pass over the images, and bytes kept for each pixel of the inputs."""
+
+
 def estimate_resources(plan: TrainingPlan, settings: TrainSettings) -> ResourceEstimate:
     """Estimate the resources from the time of one batch and of reading one image.
 
@@ -80,14 +84,16 @@ def estimate_resources(plan: TrainingPlan, settings: TrainSettings) -> ResourceE
     for phase in detector.phases():
         one = _phase_seconds(detector, phase, images) / batch
         if isinstance(phase, Observe):
-            seconds += max(one, read) * ((validation if phase.held_out else count) + held_out)
+            again = held_out or _AGAIN * count
+            seconds += max(one, read) * ((validation if phase.held_out else count) + again)
         else:
             gradients = True
             seconds += one * (count + validation / 3) * epochs + read * count
+    kept = 0 if held_out else min(_KEPT * count * size.height * size.width, psutil.virtual_memory().available // 2)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in detector.state_dict().values())
     activations = batch * size.height * size.width * _ACTIVATIONS * (3 if gradients else 1)
     return ResourceEstimate(
-        memory=_BASE_MEMORY + weights * (5 if gradients else 2) + activations + cost.memory,
+        memory=_BASE_MEMORY + weights * (5 if gradients else 2) + activations + cost.memory + kept,
         disk=cost.disk,
         available=psutil.virtual_memory().available,
         seconds=seconds,

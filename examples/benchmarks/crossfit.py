@@ -1,0 +1,111 @@
+"""Benchmark of out-of-fold calibration: its cost, its scores, and the false alarms of the default threshold.
+
+    python examples/benchmarks/crossfit.py cost FOLDER [ROUNDS]
+    python examples/benchmarks/crossfit.py rates FOLDER
+
+FOLDER holds good images, such as `magnetic_tile/train/good`. `cost` trains PaDiM and PatchCore on 50, 200 and 400 of
+them, in turns with a fifth held out and with scores out of fold; it prints median seconds of the processor and the
+median ratio. `rates` trains on a random part and prints the false alarms of several thresholds on the other images.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from adctl.config import LoadedSettings, TrainSettings, names_of, validated
+from adctl.data.datasets.layouts import list_images
+from adctl.runtimes.loading import open_runtime
+from adctl.scoring.predict import collect
+from adctl.thresholds import conformal, smooth_tail, unsupervised
+from adctl.training.single_run import train_once
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from adctl.metrics.labels import Floats
+    from adctl.records import Sample
+
+ARCHS = ("padim", "patchcore")
+SHARES = {"held out": 0.2, "out of fold": None}
+DRAWS = {20: 6, 50: 4, 100: 3, 200: 2}
+COUNTS = (50, 200, 400)
+_OTHERS = 150
+THRESHOLDS = {
+    "99th percentile": lambda good: unsupervised.by_percentile(good, 99),
+    "conformal 1 %": lambda good: conformal.by_false_alarm(good, 0.01),
+    "smooth 1 %": lambda good: smooth_tail.by_smooth_tail(good, 0.01),
+}
+
+
+def train(
+    arch: str, images: list[Path], share: float | None, others: Sequence[Sample] = ()
+) -> tuple[tuple[float, ...], Floats, float]:
+    """Train on images; return the calibration scores, the scores of other images, and the seconds of the training."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "good"
+        folder.mkdir()
+        for path in images:
+            (folder / path.name).symlink_to(path)
+        values = {"arch": arch, "good": folder, "runs": Path(name), "image_size": 256, "device": "cpu"}
+        values |= {"calibration_share": share, "tensorboard": False}
+        loaded = LoadedSettings(validated(TrainSettings, values), dict.fromkeys(names_of(TrainSettings), "benchmark"))
+        start = time.process_time()
+        result = train_once(loaded)
+        seconds = time.process_time() - start
+        assert result is not None
+        runtime = open_runtime(result.model, "cpu")
+        scores = collect(runtime, others, batch_size="auto", workers=2).scores if others else np.empty(0)
+        return result.calibration.evidence.good, scores, seconds
+
+
+def cost(images: list[Path], rounds: int) -> None:
+    """Print the time of training with held-out images and with scores out of fold."""
+    for arch in ARCHS:
+        train(arch, images[:10], None)
+        for count in COUNTS:
+            pairs = [[train(arch, images[:count], share)[2] for share in SHARES.values()] for _ in range(rounds)]
+            plain, crossed = (statistics.median(column) for column in zip(*pairs, strict=True))
+            ratio = statistics.median(crossed / plain for plain, crossed in pairs)
+            print(
+                f"{arch:10} {count:4} images: {plain:6.1f} s held out, {crossed:6.1f} s out of fold, ratio {ratio:.2f}"
+            )
+
+
+def rates(images: list[Path]) -> None:
+    """Print the false alarms of thresholds from held-out scores and from scores out of fold, on other good images."""
+    samples = {Path(sample.path).name: sample for sample in list_images((str(images[0].parent),))[0]}
+    for arch in ARCHS:
+        for count, draws in DRAWS.items():
+            found: dict[tuple[str, str], list[float]] = {}
+            heights: dict[tuple[str, str], list[float]] = {}
+            for seed in range(draws):
+                order = np.random.default_rng(seed).permutation(len(images))
+                used, others = ([images[place] for place in part] for part in (order[:count], order[count:]))
+                for kind, share in SHARES.items():
+                    good, new, _ = train(arch, used, share, [samples[path.name] for path in others[:_OTHERS]])
+                    for name, choose in THRESHOLDS.items():
+                        threshold = choose(np.array(good)).value
+                        found.setdefault((kind, name), []).append(float(np.mean(new > threshold)))
+                        heights.setdefault((kind, name), []).append(threshold / float(np.quantile(new, 0.99)))
+            for (kind, name), values in found.items():
+                height = np.mean(heights[kind, name])
+                print(
+                    f"{arch:10} {count:4} images, {kind:11}, {name:16}: {100 * np.mean(values):5.2f} % false alarms, "
+                    f"most {100 * max(values):5.2f} %, threshold {height:.3f} of the 99th percentile of new images",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    given = sorted(path.resolve() for path in Path(sys.argv[2]).iterdir())
+    if sys.argv[1] == "cost":
+        cost(given, *(map(int, sys.argv[3:] or ["3"])))
+    else:
+        rates(given)
