@@ -123,9 +123,7 @@ def _folds_offer(result: TrainResult) -> list[tuple[str, str]]:
         return []
     minutes = max(1, round(result.seconds * (_FOLDS + 1) / 60))
     price = f"trains {_FOLDS + 1} models, about {minutes} min"
-    return [
-        ("few images", f"adctl calibrate --folds {_FOLDS} uses all {images} for model and threshold; it {price}")
-    ]
+    return [("few images", f"adctl calibrate --folds {_FOLDS} uses all {images} for model and threshold; it {price}")]
 
 
 def _epochs(result: TrainResult) -> list[tuple[str, str]]:

@@ -358,11 +358,12 @@ def train_into(
     with contextlib.ExitStack() as stack:
         out_of_fold = calibration_scores is None and not plan.split.calibration
         if out_of_fold:  # images and features are used a second time
-            stack.enter_context(shared_features())
+            features = stack.enter_context(shared_features())
             stack.enter_context(keep_images())
         detector, header, report = _fit_new(settings, plan, context, images)
         if out_of_fold:
-            calibration_scores = _score_out_of_fold(detector, header, settings, plan, reporter)
+            with features.uncounted():
+                calibration_scores = _score_out_of_fold(detector, header, settings, plan, reporter)
         elif calibration_scores is None:
             calibration_scores = _score_calibration_images(detector, header, settings, plan, reporter)
     header = header.with_calibration(_default_calibration(settings, calibration_scores))

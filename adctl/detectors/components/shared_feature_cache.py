@@ -62,6 +62,15 @@ class SharedFeatureCache:
             self._keep(keys[place], of_new[place])
         return [torch.stack([level.to(images.device) for level in column]) for column in zip(*rows, strict=True)]
 
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Count no hits inside the block: a model that uses its own features again shares none."""
+        hits = self.hits
+        try:
+            yield
+        finally:
+            self.hits = hits
+
     def clear(self) -> None:
         """Remove all features."""
         self._room += sum(level.nbytes for levels in self._kept.values() for level in levels)
