@@ -53,7 +53,7 @@ from adctl.training.out_of_fold import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from adctl.data.datasets.layouts import Dataset
@@ -350,22 +350,17 @@ def train_into(
     """
     settings = loaded.settings
     start = time.perf_counter()
-    images = _image_sources(settings, plan)  # read while the rest is prepared
     record.training_started(run)
-    checkpoints = CheckpointFolder(run / CHECKPOINTS, settings.keep_checkpoints or _CHECKPOINTS_IN_TRAINING)
-    log_files = training_log.FolderTrainingLog(run, tensorboard=settings.tensorboard)
-    context = FitContext(reporter, log_files, checkpoints, _augmentation(settings, plan.config))
-    with contextlib.ExitStack() as stack:
-        out_of_fold = calibration_scores is None and not plan.split.calibration
-        if out_of_fold:  # images and features are used a second time
-            features = stack.enter_context(shared_features())
-            stack.enter_context(keep_images())
+    out_of_fold = calibration_scores is None and not plan.split.calibration
+    with _kept_in_memory() if out_of_fold else contextlib.nullcontext():
+        images = _image_sources(settings, plan)  # read while the rest is prepared
+        checkpoints = CheckpointFolder(run / CHECKPOINTS, settings.keep_checkpoints or _CHECKPOINTS_IN_TRAINING)
+        log_files = training_log.FolderTrainingLog(run, tensorboard=settings.tensorboard)
+        context = FitContext(reporter, log_files, checkpoints, _augmentation(settings, plan.config))
         detector, header, report = _fit_new(settings, plan, context, images)
-        if out_of_fold:
-            with features.uncounted():
-                calibration_scores = _score_out_of_fold(detector, header, settings, plan, reporter)
-        elif calibration_scores is None:
-            calibration_scores = _score_calibration_images(detector, header, settings, plan, reporter)
+        if calibration_scores is None:
+            score = _score_out_of_fold if out_of_fold else _score_calibration_images
+            calibration_scores = score(detector, header, settings, plan, reporter)
     header = header.with_calibration(_default_calibration(settings, calibration_scores))
     model = run / run_folder.MODEL
     save_model(model, detector, header)
@@ -390,6 +385,13 @@ def train_into(
     run_folder.set_last(settings.runs, "model", model)
     record.training_finished(run)
     return result
+
+
+@contextlib.contextmanager
+def _kept_in_memory() -> Iterator[None]:
+    """Keep decoded images and features of a frozen backbone, which scores out of fold use again."""
+    with shared_features(), keep_images():
+        yield
 
 
 def refit(
@@ -524,7 +526,8 @@ def _score_out_of_fold(
     device, folds = plan.device.device, units_to_hold_out(detector, plan.split)
     if folds:
         runtime = HeldOutRuntime.of(detector, header, device)
-        good = scores_without_refitting(runtime, plan.split, folds, reporter, settings.workers)
+        with shared_features() as features, features.uncounted():
+            good = scores_without_refitting(runtime, plan.split, folds, reporter, settings.workers)
         return calibration_scores_of(good, folds=len(folds))
 
     def fit_others(samples: Sequence[Sample]) -> tuple[Detector, ModelHeader]:
@@ -535,7 +538,8 @@ def _score_out_of_fold(
         return collect(runtime, samples, batch_size=settings.batch_size, workers=settings.workers)
 
     folds = folds_to_refit(plan.split)
-    good = scores_by_refitting(plan.split.train, folds, fit_others, score_fold)
+    with shared_features() as features, features.uncounted():
+        good = scores_by_refitting(plan.split.train, folds, fit_others, score_fold)
     return calibration_scores_of(good, folds=len(folds))
 
 
