@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "adctl.api": (
-        *("train", "calibrate", "score", "report", "compare", "export", "bench", "load", "demo", "schema"),
+        *("train", "tune", "calibrate", "score", "report", "compare", "export", "bench", "load", "demo", "schema"),
         *("fetch", "fetch_weights", "fetch_bundle", "fetch_check", "fetch_verify"),
         *("list_runs", "best_run"),
     ),
@@ -51,6 +51,7 @@ _PUBLIC = {
     "adctl.training.cross_validation": ("CrossValidationResult",),
     "adctl.training.grid": ("GridResult",),
     "adctl.training.single_run": ("TrainResult",),
+    "adctl.tuning.study": ("TuneResult",),
 }
 """Modules with their public names."""
 

@@ -40,6 +40,7 @@ from adctl.tracking.queries import RunRow as RunRow
 from adctl.training.cross_validation import CrossValidationResult as CrossValidationResult
 from adctl.training.grid import GridResult as GridResult
 from adctl.training.single_run import TrainResult as TrainResult
+from adctl.tuning.study import TuneResult as TuneResult
 
 __version__: str
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "StrPath",
     "TrainResult",
     "TrainingError",
+    "TuneResult",
     "UsageError",
     "Verdict",
     "VerifyResult",
@@ -97,6 +99,7 @@ __all__ = [
     "schema",
     "score",
     "train",
+    "tune",
 ]
 
 class _TrainSettings(TypedDict, total=False):
@@ -336,6 +339,149 @@ def train(
     seed: list[int] | tuple[int, ...],
     **settings: Unpack[_TrainSettings],
 ) -> GridResult: ...
+
+def tune(
+    *,
+    data: StrPath | None = None,
+    dataset: str | None = None,
+    category: str | None = None,
+    good: StrPath | None = None,
+    test: StrPath | None = None,
+    masks: StrPath | None = None,
+    group: str | None = None,
+    fetch: bool = False,
+    accept_license: bool = False,
+    roi: StrPath | None = None,
+    new_groups: bool = False,
+    calibration_share: float = 0.2,
+    validation_share: float = 0.1,
+    cache: StrPath | None = None,
+    augment: Literal["none", "light", "medium", "heavy", "custom"] = "none",
+    augmentations: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
+    augmentation_library: Literal["torchvision", "albumentations"] = "torchvision",
+    synthetic: str | None = None,
+    arch: str = "patchcore",
+    backbone: str | None = None,
+    weights: StrPath | None = None,
+    image_size: Literal["auto"] | int | int | Sequence[int] | None = "auto",
+    options: Mapping[str, Any] | None = None,
+    error: str | None = None,
+    noise_level: float | Sequence[float] | None = None,
+    seed: int = 0,
+    folds: int | None = None,
+    fold: int | None = None,
+    epochs: int | None = None,
+    loss: str | None = None,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    schedule: Literal["cosine", "step", "plateau", "constant"] | None = None,
+    warmup: float | None = None,
+    accumulate: int = 1,
+    clip: float = 1.0,
+    patience: int = 20,
+    ema: float = 0.0,
+    precision: Literal["auto", "32", "16", "bf16"] = "auto",
+    gradient_checkpointing: bool = False,
+    compile: bool = False,
+    trials: int = 40,
+    timeout: float | None = None,
+    jobs: int = 1,
+    method: Literal["tpe", "gp", "cmaes", "random", "grid"] = "tpe",
+    pruner: Literal["median", "hyperband", "none"] = "median",
+    objective: str | Sequence[str] = ("ap",),
+    splits: int = 2,
+    space: Mapping[str, Any] | None = None,
+    defects: StrPath | None = None,
+    final_model: bool = True,
+    runs: StrPath = "runs",
+    name: str | None = None,
+    resume: StrPath | None = None,
+    checkpoint_epochs: int = 10,
+    checkpoint_minutes: float = 5.0,
+    keep_checkpoints: int = 0,
+    tensorboard: bool = True,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    gpu: int | None = None,
+    workers: int = 2,
+    batch_size: Literal["auto"] | int = "auto",
+    devices: str | None = None,
+) -> TuneResult:
+    """Search the settings that find generated defects best, and train with them.
+
+    Args:
+        data: Folder of one or all categories in MVTec AD layout; also an archive or manifest.
+        dataset: Dataset that 'adctl fetch' brought, such as demo or mvtec.
+        category: Category; several as a list, or 'all': one model for each.
+        good: Plain folder of good images.
+        test: Folder of test images, loose or in one folder for each label.
+        masks: Folder of ground-truth masks for `test`.
+        group: Groups held out as a whole: folder, day, or a name pattern such as 'lot{group}_'.
+        fetch: Fetch a missing dataset and backbone.
+        accept_license: Accept the licence of the dataset for `fetch`.
+        roi: Region of interest: a rectangle in pixels, or a mask file.
+        new_groups: Set the threshold for good images of a new group, such as the next lot.
+        calibration_share: Share of good images held out for the threshold. Above 0, below 1.
+        validation_share: Share of good images held out to choose the epoch. Above 0, below 1.
+        cache: Folder that keeps decoded and resized images.
+        augment: Augmentation of training images. Choices: none, light, medium, heavy, custom.
+        augmentations: Transforms of `augment` custom; settings files only.
+        augmentation_library: Library that augments.
+        synthetic: Synthetic defects to repair: cutpaste, perlin, or a list of both.
+        arch: Detector: cnn, diffusion, dinomaly, efficientad, padim, patchcore, resnet, simplenet, vit, or one of
+            an installed package.
+        backbone: timm model that computes the features.
+        weights: Pretrained weights: .safetensors or .pth file, or 'random'.
+        image_size: Size that images are resized to, in pixels: one number for a square, HEIGHTxWIDTH, or auto: the
+            shape of the images.
+        options: Option of the detector, such as coreset_ratio=0.1.
+        error: Error spaces of an autoencoder's map, with weights.
+        noise_level: Noise level of the diffusion autoencoder, as a share of its steps.
+        seed: Seed of all random numbers; several as a list: one model for each. At least 0.
+        folds: Cross-validation: train this many models, each on other folds. At least 2, at most 100.
+        fold: Train only the model of this fold of `folds`. At least 1, at most 100.
+        epochs: Epochs of gradient training. At least 1. Default: 20, or as many as make 1000 steps.
+        loss: Loss terms of an autoencoder, with weights.
+        learning_rate: Highest learning rate of AdamW. Above 0. Default: 0.001, or detector's.
+        weight_decay: Weight decay of AdamW. At least 0. Default: 0.0001, or detector's.
+        schedule: Schedule of the learning rate. Choices: cosine, step, plateau, constant. Default: cosine, or
+            detector's.
+        warmup: Share of steps with a rising learning rate. At least 0, below 1. Default: 0.05, or detector's.
+        accumulate: Batches in one optimizer step. At least 1.
+        clip: Largest norm of the gradient. Above 0.
+        patience: Epochs without a better validation loss before training stops. At least 1.
+        ema: Decay of the exponential moving average of the weights; 0 for none. At least 0, below 1.
+        precision: Precision of training.
+        gradient_checkpointing: Recompute activations: less memory, about a third more time.
+        compile: Compile the training step with torch.compile; faster in long trainings.
+        trials: Trials in all; the same command with the same `name` continues. At least 1.
+        timeout: Time after which no trial is started. Above 0.
+        jobs: Processes that work on the study. At least 1.
+        method: Method of the search.
+        pruner: Rule that stops poor trials early.
+        objective: Objectives: ap, auroc, latency_ms; several give a Pareto front.
+        splits: Parts of the good images that are held out in turn. At least 1, at most 10.
+        space: Range of a setting: blur=0..2, ridge='1e-4..0.1 log', covariance=full,shared.
+        defects: Labelled defects that take the place of generated ones; no test images.
+        final_model: Train a model with the best settings.
+        runs: Folder of all runs.
+        name: Name of the run's folder.
+        resume: Continue an interrupted run: its folder or name.
+        checkpoint_epochs: Epochs between checkpoints. At least 1.
+        checkpoint_minutes: Minutes between checkpoints. Above 0.
+        keep_checkpoints: Checkpoints to keep after training. At least 0.
+        tensorboard: Write TensorBoard files.
+        device: Device that computes.
+        gpu: Number of the GPU; implies `device` cuda. At least 0.
+        workers: Threads that read images. At least 0, at most 64.
+        batch_size: Images in one batch: a number, or auto. At least 1.
+        devices: Devices that train together: how many, or which.
+
+    Returns:
+        The best settings, measured again beside the defaults, with their file, the page and the model.
+
+    Raises:
+        AdctlError: The data or the settings cannot be used, or no trial succeeded.
+    """
 
 def calibrate(
     *,

@@ -26,6 +26,7 @@ from adctl.config import (
     SchemaSettings,
     ScoreSettings,
     TrainSettings,
+    TuneSettings,
 )
 from adctl.errors import UsageError
 from adctl.signatures import from_settings
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from adctl.training.cross_validation import CrossValidationResult
     from adctl.training.grid import GridResult
     from adctl.training.single_run import TrainResult
+    from adctl.tuning.study import TuneResult
 
 _NAMES = "str | Sequence[str]"
 _WEIGHTS = "str | Mapping[str, float]"
@@ -84,6 +86,21 @@ def train(loaded: LoadedSettings[TrainSettings]) -> TrainResult | CrossValidatio
     if result is None:
         sys.exit()
     return result
+
+
+@from_settings(TuneSettings, without=("seeds",))
+def tune(loaded: LoadedSettings[TuneSettings]) -> TuneResult:
+    """Search the settings that find generated defects best, and train with them.
+
+    Returns:
+        The best settings, measured again beside the defaults, with their file, the page and the model.
+
+    Raises:
+        AdctlError: The data or the settings cannot be used, or no trial succeeded.
+    """
+    from adctl.tuning import tune as run
+
+    return run(loaded)
 
 
 @from_settings(CalibrateSettings, accepts={"tta": f"{_NAMES} | None"})

@@ -105,6 +105,7 @@ BUNDLE = Group("Bundle")
 WEIGHTS = Group("Weights")
 DOCUMENT = Group("Document")
 RUNS = Group("Runs")
+TUNING = Group("Tuning")
 GATES = Group("Gates")
 OUTPUT = Group("Output")
 COMPUTE = Group("Compute")
@@ -351,6 +352,32 @@ class TrainSettings(DeviceSettings, DataSettings):
         if wrong is not None:
             return {**values, "seed": wrong}
         return {**values, "seed": given[0], "seeds": tuple(given)}
+
+
+@command(
+    "tune",
+    "Search the settings that find generated defects best, and train with them.",
+    "adctl tune --good parts/good --arch padim --trials 40",
+    "adctl tune --dataset mvtec --category zipper --space blur=0..2 --space image_size=192,256",
+    "adctl tune --good parts/good --objective ap,latency_ms --timeout 3600",
+)
+class TuneSettings(TrainSettings):
+    """Settings of `adctl tune`: those of `adctl train`, of which given ones are not searched, and the search."""
+
+    trials: Positive = TUNING(40, "Trials in all; the same command with the same --name continues.")
+    timeout: Seconds | None = TUNING(None, "Time after which no trial is started.")
+    jobs: Positive = TUNING(1, "Processes that work on the study.")
+    method: Literal["tpe", "gp", "cmaes", "random", "grid"] = TUNING("tpe", "Method of the search.")
+    pruner: Literal["median", "hyperband", "none"] = TUNING("median", "Rule that stops poor trials early.")
+    objective: Annotated[Texts, Bounds(min_length=1)] = TUNING(
+        ("ap",), "Objectives: ap, auroc, latency_ms; several give a Pareto front.", "NAME", commas=True
+    )
+    splits: Annotated[int, Bounds(ge=1, le=10)] = TUNING(2, "Parts of the good images that are held out in turn.")
+    space: dict[str, Any] = TUNING(
+        {}, "Range of a setting: blur=0..2, ridge='1e-4..0.1 log', covariance=full,shared; repeatable.", "NAME=RANGE"
+    )
+    defects: Folder | None = TUNING(None, "Labelled defects that take the place of generated ones; no test images.")
+    final_model: bool = TUNING(True, "Train a model with the best settings.")
 
 
 @command(

@@ -288,6 +288,7 @@ RESULTS: dict[str, tuple[str, ...]] = {
         f"{_HERE}:CrossValidation",
         f"{_HERE}:Plan",
     ),
+    "tune": ("adctl.tuning.study:TuneResult",),
     "calibrate": ("adctl.calibration.calibrate:CalibrateResult", "adctl.calibration.learning_curve:LearningCurve"),
     "score": ("adctl.scoring.score:ScoreResult",),
     "report": ("adctl.reporting.report:ReportResult", "adctl.reporting.compare:CompareResult"),

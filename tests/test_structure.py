@@ -20,6 +20,7 @@ ROOMS = [
     "demonstration",
     "exporting",
     "calibration",
+    "tuning",
     "training",
     "reporting",
     "benchmarking",
@@ -75,9 +76,10 @@ HEAVY = [
     "diffusers",
     "sqlalchemy",
     "alembic",
+    "optuna",
 ]
 
-COMMANDS = ["fetch", "train", "calibrate", "score", "report", "export", "bench", "demo", "schema", "runs"]
+COMMANDS = ["fetch", "train", "tune", "calibrate", "score", "report", "export", "bench", "demo", "schema", "runs"]
 
 
 def module_name(path: Path) -> str:

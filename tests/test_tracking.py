@@ -312,7 +312,7 @@ def test_migrations_lead_to_the_same_tables(tmp_path):
 
 def test_a_database_of_an_older_version_is_migrated_and_of_a_newer_one_refused(runs):
     with sqlite3.connect(runs / database.FILE) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute("UPDATE adctl_version SET version_num = '9999'")
     database._MIGRATED.clear()
     with pytest.raises(DataError, match="newer adctl"):
         queries.find_runs(runs)

@@ -7,6 +7,7 @@ thresholds, files, devices, data loading or progress bars.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping  # noqa: TC003 - pydantic resolves it at run time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -20,7 +21,7 @@ from adctl.errors import ModelFileError, UsageError
 from adctl.image_sizes import ImageSize, both_sides, size_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from adctl.engine.phases import Phase
 
@@ -30,10 +31,36 @@ _SMALLEST_SCALE, _LARGEST_SCALE = 1 / 16, 16.0
 _DAMAGED = "The file is damaged or was edited: train again, or take an intact copy."
 
 
+@dataclass(frozen=True)
+class Search:
+    """Range in which tuning searches a setting.
+
+    Attributes:
+        low: Lower end; None for choices.
+        high: Upper end; None for choices.
+        log: Whether it is searched on a logarithmic scale.
+        whole: Whether values are whole numbers.
+        step: Step of whole numbers.
+        choices: Values, for a setting that is not a number.
+        when: Name and value of another setting that must hold; None for a setting that always matters.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    whole: bool = False
+    step: int | None = None
+    choices: tuple[Any, ...] = ()
+    when: tuple[str, Any] | None = None
+
+
 class DetectorConfig(BaseModel):
     """Settings of a detector: validated, JSON-safe, stored completely in the model file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    search_ranges: ClassVar[Mapping[str, Search]] = {}
+    """Ranges in which `adctl tune` searches settings, by name."""
 
     image_size: ImageSize = Field(
         256, description="Size of the network's input, pixels: the side of a square, or height and width"

@@ -8,14 +8,15 @@ from reconstructing anomalies. The paper uses vision transformers; convolutional
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping  # noqa: TC003 - pydantic resolves it at run time
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.detectors.base import Detector, DetectorConfig, Prediction
+from adctl.detectors.base import Detector, DetectorConfig, Prediction, Search
 from adctl.detectors.components.anomaly_maps import GaussianBlur, top_mean
 from adctl.detectors.components.backbones import DEFAULT, Backbone
 from adctl.detectors.components.config_checks import check_heads
@@ -27,7 +28,7 @@ from adctl.errors import UsageError
 from adctl.image_sizes import size_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from adctl.engine.phases import Phase
 
@@ -39,6 +40,13 @@ which the fraction of easy cells grows from 0."""
 
 class DinomalyConfig(DetectorConfig):
     """Settings of Dinomaly."""
+
+    search_ranges: ClassVar[Mapping[str, Search]] = {
+        "dropout": Search(0, 0.5),
+        "depth": Search(2, 8, whole=True, step=2),
+        "blur": Search(0, 2),
+        "score_share": Search(0.001, 0.1, log=True),
+    }
 
     backbone: str = Field(
         DEFAULT, description="timm model whose features are reconstructed; a vision transformer is best"

@@ -13,14 +13,15 @@ and are narrower, because on a CPU the networks of the paper would take longer t
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Mapping  # noqa: TC003 - pydantic resolves it at run time
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.detectors.base import Detector, DetectorConfig, Prediction
+from adctl.detectors.base import Detector, DetectorConfig, Prediction, Search
 from adctl.detectors.components.anomaly_maps import top_mean
 from adctl.detectors.components.backbones import DEFAULT, Backbone
 from adctl.detectors.components.config_checks import require_multiple
@@ -34,7 +35,7 @@ from adctl.engine.phases import Batch, LossTerms, Observe, Optimize
 from adctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from adctl.engine.phases import Phase, Progress
 
@@ -47,6 +48,12 @@ _DROPOUT = 0.2
 
 class EfficientADConfig(DetectorConfig):
     """Settings of student, teacher and autoencoder."""
+
+    search_ranges: ClassVar[Mapping[str, Search]] = {
+        "width": Search(32, 96, whole=True, step=16),
+        "hard_share": Search(0.003, 0.1, log=True),
+        "score_share": Search(0.001, 0.1, log=True),
+    }
 
     backbone: str = Field(DEFAULT, description="timm model from which the teacher is distilled; not used for scoring")
     width: int = Field(64, ge=8, multiple_of=2, description="Channels of the three networks")

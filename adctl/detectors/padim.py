@@ -5,6 +5,7 @@ Defard et al., "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detec
 
 from __future__ import annotations
 
+from collections.abc import Mapping  # noqa: TC003 - pydantic resolves it at run time
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -13,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from adctl.detectors.base import CostEstimate, Prediction
+from adctl.detectors.base import CostEstimate, Prediction, Search
 from adctl.detectors.components.anomaly_maps import GaussianBlur, top_mean
 from adctl.detectors.components.feature_buffer import CHUNK, FeatureBuffer, room
 from adctl.detectors.components.feature_maps import to_rows
@@ -38,6 +39,14 @@ _TITLE = "patch distributions"
 
 class PaDiMConfig(FeatureConfig):
     """Settings of PaDiM."""
+
+    search_ranges: ClassVar[Mapping[str, Search]] = {
+        "covariance": Search(choices=("full", "shared")),
+        "dimensions": Search(40, 200, whole=True, step=20),
+        "ridge": Search(0.0005, 0.1, log=True),
+        "blur": Search(0, 2),
+        "score_share": Search(0.001, 0.1, log=True),
+    }
 
     dimensions: int = Field(160, ge=2, description="Length to which longer features are reduced")
     covariance: Literal["full", "shared"] = Field(

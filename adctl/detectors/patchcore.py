@@ -6,6 +6,7 @@ Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping  # noqa: TC003 - pydantic resolves it at run time
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -15,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.detectors.base import CostEstimate, Prediction
+from adctl.detectors.base import CostEstimate, Prediction, Search
 from adctl.detectors.components.anomaly_maps import GaussianBlur, top_mean
 from adctl.detectors.components.coreset import k_center_greedy
 from adctl.detectors.components.feature_buffer import CHUNK, FeatureBuffer, room
@@ -55,6 +56,14 @@ _SMALLEST_DEVIATION = 1e-6
 
 class PatchCoreConfig(FeatureConfig):
     """Settings of PatchCore."""
+
+    search_ranges: ClassVar[Mapping[str, Search]] = {
+        "coreset_ratio": Search(0.002, 0.05, log=True),
+        "dimensions": Search(32, 160, whole=True, step=16),
+        "whitening": Search(0, 1),
+        "blur": Search(0, 2),
+        "score_share": Search(0.001, 0.1, log=True),
+    }
 
     context: int = Field(3, ge=1, le=9, description=FeatureConfig.model_fields["context"].description)
     cell: float | None = Field(12, gt=0, description=FeatureConfig.model_fields["cell"].description)

@@ -7,13 +7,14 @@ Similarity to Autoencoders", 2019.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping  # noqa: TC003 - pydantic resolves it at run time
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
-from adctl.detectors.base import Detector, DetectorConfig, Prediction
+from adctl.detectors.base import Detector, DetectorConfig, Prediction, Search
 from adctl.detectors.components.anomaly_maps import top_mean
 from adctl.detectors.components.backbones import DEFAULT, Backbone
 from adctl.detectors.components.feature_statistics import Accumulator, VarianceSums
@@ -30,7 +31,7 @@ from adctl.detectors.components.reconstruction_error import (
 from adctl.engine.phases import Batch, LossTerms, Observe, Optimize
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from adctl.engine.phases import Phase, Progress
 
@@ -40,6 +41,10 @@ _STATISTICS = ("usual_level", "usual_spread")
 
 class ReconstructionConfig(DetectorConfig):
     """Settings of the map and the score of a reconstruction."""
+
+    search_ranges: ClassVar[Mapping[str, Search]] = {
+        "score_share": Search(0.001, 0.1, log=True),
+    }
 
     error: str = Field("l2=0.15,features=0.85", description=f"Error spaces with weights, from {', '.join(SPACES)}")
     relative: bool = Field(

@@ -8,14 +8,15 @@ corrupted features come from images with synthetic defects.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping  # noqa: TC003 - pydantic resolves it at run time
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.detectors.base import Prediction
+from adctl.detectors.base import Prediction, Search
 from adctl.detectors.components.anomaly_maps import top_mean
 from adctl.detectors.components.feature_cache import FeatureCache
 from adctl.detectors.components.feature_statistics import Accumulator, VarianceSums
@@ -40,6 +41,12 @@ _SLOPE = 0.2
 
 class SimpleNetConfig(PaDiMConfig):
     """Settings of features, distance and discriminator."""
+
+    search_ranges: ClassVar[Mapping[str, Search]] = {
+        **PaDiMConfig.search_ranges,
+        "noise": Search(0.1, 1, log=True),
+        "verdict": Search(0, 1),
+    }
 
     neighbourhood: int = Field(3, ge=1, le=9, description=PaDiMConfig.model_fields["neighbourhood"].description)
     hidden: int = Field(128, ge=2, description="Width of the discriminator")

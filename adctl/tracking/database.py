@@ -8,13 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import create_engine, event, inspect, text
+from sqlalchemy import create_engine, event, insert, inspect, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from adctl import files
 from adctl.errors import AdctlError, DataError, UsageError
-from adctl.tracking.schema import METADATA, VERSION
+from adctl.tracking.schema import METADATA, VERSION, VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +52,11 @@ def reading(runs: Path) -> Iterator[Connection]:
     """
     with writing(runs) as connection:
         yield connection
+
+
+def address(runs: Path) -> str:
+    """Return the address of the database for SQLAlchemy."""
+    return _engine(str(runs.absolute()), os.environ.get(VARIABLE)).url.render_as_string(hide_password=False)
 
 
 def exists(runs: Path) -> bool:
@@ -116,14 +121,14 @@ _MIGRATED: set[Any] = set()
 def _create(connection: Connection) -> None:
     """Create the newest tables at once, as all migrations would."""
     METADATA.create_all(connection)
-    connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
-    connection.execute(text("INSERT INTO alembic_version VALUES (:version)"), {"version": VERSION})
+    VERSIONS.create(connection)
+    connection.execute(insert(VERSIONS), {"version_num": VERSION})
 
 
 def _version(connection: Connection) -> str | None:
-    if not inspect(connection).has_table("alembic_version"):
+    if not inspect(connection).has_table(VERSIONS.name):
         return None
-    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return connection.execute(select(VERSIONS.c.version_num)).scalar()
 
 
 def where(runs: Path) -> str:

@@ -7,6 +7,9 @@ from sqlalchemy import JSON, Column, Float, ForeignKey, Index, Integer, MetaData
 VERSION = "0001"
 """Newest migration; see `adctl/tracking/migrations`."""
 
+VERSIONS = Table("adctl_version", MetaData(), Column("version_num", String(32), primary_key=True))
+"""Table of the version, which Alembic fills. Optuna keeps tables of its own in the same database."""
+
 METADATA = MetaData()
 
 RUNS = Table(

@@ -6,6 +6,8 @@ from alembic import context
 
 from adctl.tracking.schema import METADATA
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)
+context.configure(
+    connection=context.config.attributes["connection"], target_metadata=METADATA, version_table=VERSIONS.name
+)
 with context.begin_transaction():
     context.run_migrations()
