@@ -400,6 +400,7 @@ def tune(
     checkpoint_minutes: float = 5.0,
     keep_checkpoints: int = 0,
     tensorboard: bool = True,
+    export: Literal["auto", "always", "none"] = "auto",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     gpu: int | None = None,
     workers: int = 2,
@@ -470,6 +471,8 @@ def tune(
         checkpoint_minutes: Minutes between checkpoints. Above 0.
         keep_checkpoints: Checkpoints to keep after training. At least 0.
         tensorboard: Write TensorBoard files.
+        export: Export the model for a faster runtime after training; auto: where that is quick. Choices: auto,
+            always, none.
         device: Device that computes.
         gpu: Number of the GPU; implies `device` cuda. At least 0.
         workers: Threads that read images. At least 0, at most 64.

@@ -95,9 +95,10 @@ def _plots(study: optuna.Study) -> list[tuple[str, str]]:
     target: dict[str, Any] = (
         {"target": lambda trial: trial.values[0], "target_name": _objective(study)} if several else {}
     )
+    lowest: dict[str, Any] = {**target, "target": lambda trial: -trial.values[0]} if several else {}
     makers: dict[str, Callable[[], Any]] = {
         "History": lambda: visualization.plot_optimization_history(study, **target),
-        "Importance of settings": lambda: visualization.plot_param_importances(study, **target),
+        "Importance of settings": lambda: visualization.plot_param_importances(study, **lowest),
         "Each setting": lambda: visualization.plot_slice(study, **target),
         "All settings together": lambda: visualization.plot_parallel_coordinate(study, **target),
         **({"Best compromises": lambda: visualization.plot_pareto_front(study)} if several else {}),

@@ -30,7 +30,7 @@ def open_study(
     keep = optuna.storages.RDBStorage(
         database.address(settings.runs),
         heartbeat_interval=_HEARTBEAT_SECONDS,
-        failed_trial_callback=optuna.storages.RetryFailedTrialCallback(max_retry=1),
+        heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=1),
     )
     directions = [OBJECTIVES[objective] for objective in settings.objective]
     study = optuna.create_study(

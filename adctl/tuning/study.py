@@ -19,7 +19,7 @@ from adctl import files
 from adctl.config import LoadedSettings, TrainSettings, names_of
 from adctl.detectors.components.shared_feature_cache import shared_features
 from adctl.detectors.registry import detector_class
-from adctl.errors import AdctlError, DataError, UsageError
+from adctl.errors import AdctlError, DataError, MissingExtraError, UsageError
 from adctl.progress import SILENT, Reporter
 from adctl.run_folder import new_folder
 from adctl.training.single_run import train_once
@@ -334,7 +334,7 @@ def _measure_again(
 def _importances(study: optuna.Study) -> dict[str, float]:
     """Return the importance of each setting for the first objective; empty if there are too few trials."""
     try:
-        target = (lambda trial: float(trial.values[0])) if len(study.directions) > 1 else None
+        target = (lambda trial: -float(trial.values[0])) if len(study.directions) > 1 else None  # Optuna takes low ones
         return {
             name: float(value) for name, value in optuna.importance.get_param_importances(study, target=target).items()
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from adctl.tracking.schema import METADATA
+from adctl.tracking.schema import METADATA, VERSIONS
 
 context.configure(
     connection=context.config.attributes["connection"], target_metadata=METADATA, version_table=VERSIONS.name

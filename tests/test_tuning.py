@@ -1,0 +1,205 @@
+"""Tuning: search spaces, the objective on generated defects, studies that continue, the choice beside the noise."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+
+from adctl.choices import DETECTORS
+from adctl.config import LoadedSettings, TrainSettings, TuneSettings, names_of, validated
+from adctl.detectors.registry import detector_class
+from adctl.errors import DataError, UsageError
+from adctl.tracking import database
+from adctl.tuning import objective, study, tune
+from adctl.tuning.search_space import search_space
+
+
+def tune_settings(**values) -> LoadedSettings[TuneSettings]:
+    small = {"image_size": 64, "device": "cpu", "arch": "padim", "trials": 3, "splits": 1, **values}
+    origins = dict.fromkeys(names_of(TuneSettings), "default") | dict.fromkeys(small, "flag")
+    return LoadedSettings(validated(TuneSettings, small), origins)
+
+
+# ---- search spaces
+
+
+@pytest.mark.parametrize("arch", sorted(DETECTORS))
+def test_declared_ranges_are_settings_and_within_their_bounds(arch):
+    cls = detector_class(arch)
+    space = search_space(cls, {}, {})
+    assert set(cls.Config.search_ranges) <= set(cls.Config.model_fields)
+    for name, values in space.grid().items():
+        for value in values:
+            if name in cls.Config.model_fields:
+                cls.Config(**{name: value})
+
+
+def test_a_range_is_narrowed_and_a_given_setting_is_not_searched():
+    cls = detector_class("padim")
+    space = search_space(cls, {"blur": "0.5..1", "layers": [[1], [2]], "image_size": "64,96"}, {"ridge": 0.01})
+    assert (space.ranges["blur"].low, space.ranges["blur"].high) == (0.5, 1)
+    assert space.ranges["layers"].choices == ([1], [2])
+    assert space.ranges["image_size"].choices == (64, 96)
+    assert "ridge" not in space.ranges
+    assert "ridge" in search_space(cls, {"ridge": "1e-3..1e-2 log"}, {"ridge": 0.01}).ranges
+    values = space.settings_of({"blur": 0.7, "image_size": 96})
+    assert values == {"image_size": 96, "options": {"blur": 0.7}}
+
+
+@pytest.mark.parametrize(
+    ("narrowed", "message"),
+    [
+        ({"blurr": "0..1"}, "blurr"),
+        ({"blur": "2..1"}, "is empty"),
+        ({"blur": "0..1 log"}, "is empty"),
+        ({"blur": ""}, "cannot be"),
+        ({"ridge": "-1..1"}, "cannot be"),
+        ({"covariance": "full,diagonal"}, "cannot be"),
+    ],
+)
+def test_ranges_that_cannot_be_used(narrowed, message):
+    with pytest.raises(UsageError, match=message):
+        search_space(detector_class("padim"), narrowed, {})
+
+
+def test_nothing_to_search():
+    cls = detector_class("padim")
+    with pytest.raises(UsageError, match="nothing to search"):
+        search_space(cls, {}, dict.fromkeys(cls.Config.search_ranges, 1))
+
+
+def test_conditions_and_whole_numbers():
+    trial = optuna.trial.FixedTrial(
+        {"covariance": "shared", "dimensions": 60, "ridge": 0.01, "blur": 1, "score_share": 0.01}
+    )
+    values = search_space(detector_class("padim"), {}, {}).suggest(trial)
+    assert values["dimensions"] == 60
+    assert values["covariance"] == "shared"
+
+
+# ---- the objective
+
+
+@pytest.fixture(scope="module")
+def training(zippers) -> TrainSettings:
+    return validated(TrainSettings, {"image_size": 64, "device": "cpu", "arch": "padim", "data": zippers})
+
+
+def test_the_benchmark_never_reads_a_test_image(training, zippers):
+    with objective.development_benchmark(training, folds=2, defects=None, seed=0) as benchmark:
+        samples = [one for fold in benchmark.folds for one in (*fold.fit, *fold.good, *fold.defective)]
+        assert not [one for one in samples if one.path.is_relative_to(zippers / "test")]
+        for fold in benchmark.folds:
+            held = {one.key for one in fold.good if one.path.is_relative_to(zippers)}
+            assert held
+            assert not held & {one.key for one in fold.fit}
+            assert len(fold.good) == 2 * len(held)
+            assert len({one.label for one in fold.defective}) > 10
+        folder = benchmark.folds[0].defective[0].path.parent
+    assert not folder.exists()
+
+
+def test_the_objective_is_better_for_a_detector_that_sees(training):
+    with objective.development_benchmark(training, folds=1, defects=None, seed=0) as benchmark:
+        seeing = objective.evaluate(benchmark, training, {}, ["auroc", "ap", "latency_ms"])
+        blind = objective.evaluate(benchmark, training, {"options": {"score_share": 1.0, "blur": 20}}, ["auroc"])
+    assert seeing[0] > blind[0]
+    assert 0 < seeing[1] <= 1
+    assert seeing[2] > 0
+
+
+def test_labelled_defects_take_the_place_of_generated_ones_unless_they_are_test_images(training, zippers, tmp_path):
+    defect = next(folder for folder in sorted((zippers / "test").iterdir()) if folder.name != "good")
+    with (
+        pytest.raises(UsageError, match="holds test images"),
+        objective.development_benchmark(training, folds=1, defects=defect, seed=0),
+    ):
+        pass
+    from adctl.fetching.demo_dataset import generate
+
+    generate(tmp_path, train=2, good=1, per_defect=1, size=80)
+    given = tmp_path / "zipper" / "test" / defect.name
+    with objective.development_benchmark(training, folds=1, defects=given, seed=0) as benchmark:
+        assert [one.path.parent for one in benchmark.folds[0].defective] == [given]
+
+
+# ---- studies
+
+
+@pytest.fixture(scope="module")
+def tuned(zippers, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("tuned") / "runs"
+    loaded = tune_settings(data=zippers, runs=runs, name="study")
+    return loaded, tune(loaded)
+
+
+def test_a_study_gives_settings_a_page_and_a_model(tuned):
+    _, result = tuned
+    assert (result.trials, result.failed) == (3, 0)
+    assert result.candidates[0].mean >= result.candidates[-1].mean
+    assert result.chosen in (result.candidates[0], result.default)
+    assert (result.chosen == result.default) == (not result.significant)
+    document = yaml.safe_load(result.params_file.read_text())
+    assert document["train"]["arch"] == "padim"
+    page = result.page.read_text(encoding="utf-8")
+    assert "no test image was read" in page
+    assert "History" in page
+    assert result.model is not None
+    assert result.model.is_file()
+
+
+def test_a_study_continues_and_refuses_another_purpose(tuned, zippers):
+    loaded, result = tuned
+    more = tune_settings(data=zippers, runs=loaded.settings.runs, name="study", trials=4, final_model=False)
+    assert study.tune(more).trials == 4
+    other = tune_settings(data=zippers, runs=loaded.settings.runs, name="study", arch="patchcore")
+    with pytest.raises(UsageError, match="is about"):
+        study.tune(other)
+    assert (result.folder.parent / database.FILE).is_file()
+
+
+def test_failing_trials_are_recorded_and_the_study_goes_on(zippers, tmp_path, monkeypatch):
+    calls = []
+
+    def failing(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError("too little")
+        return real(*arguments)
+
+    real = study.evaluate
+    monkeypatch.setattr(study, "evaluate", failing)
+    loaded = tune_settings(data=zippers, runs=tmp_path / "runs", objective=["ap", "latency_ms"], final_model=False)
+    result = study.tune(loaded)
+    assert (result.trials, result.failed) == (3, 1)
+    assert result.pareto
+    monkeypatch.setattr(study, "evaluate", lambda *_: (_ for _ in ()).throw(DataError("broken", "mend it")))
+    with pytest.raises(DataError, match="No trial of the study"):
+        study.tune(tune_settings(data=zippers, runs=tmp_path / "other", trials=2))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"objective": ["f1"]}, "is unknown"),
+        ({"objective": ["latency_ms"]}, "alone"),
+        ({"objective": ["ap", "ap"]}, "twice"),
+        ({"resume": Path("x")}, "--resume"),
+        ({"folds": 3}, "--folds"),
+    ],
+)
+def test_settings_that_make_no_sense(zippers, values, message):
+    with pytest.raises(UsageError, match=message):
+        study.tune(tune_settings(data=zippers, **values))
+
+
+def test_too_few_images(zippers, tmp_path):
+    for path in sorted((zippers / "train" / "good").iterdir())[:2]:
+        (tmp_path / "good").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "good")
+    with pytest.raises(DataError):
+        study.tune(tune_settings(good=tmp_path / "good", runs=tmp_path / "runs"))
