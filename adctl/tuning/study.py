@@ -146,9 +146,10 @@ def tune(loaded: LoadedSettings[TuneSettings], reporter: Reporter = SILENT) -> T
         )
     params_file = folder / BEST_PARAMS
     _write_params(params_file, settings, space, chosen.params)
-    importances = _importances(study)
     page = folder / PAGE
-    write_page(page, study, candidates, default, importances, significant=significant)
+    with _quiet_optuna():
+        importances = _importances(study)
+        write_page(page, study, candidates, default, importances, significant=significant)
     result = _train(loaded, training, space, chosen.params, reporter) if settings.final_model else None
     states = [trial.state for trial in study.get_trials(deepcopy=False)]
     return TuneResult(
@@ -388,7 +389,7 @@ def _quiet_optuna() -> Iterator[None]:
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.simplefilter("ignore", UserWarning)
             yield
     finally:
         optuna.logging.set_verbosity(before)
