@@ -161,7 +161,7 @@ def compared_tables(comparison: SetComparison) -> list[Table]:
     """Return the metrics of each set, those of each defect type, and the tests as tables of text."""
     names = tuple(result.name for result in comparison.sets)
     level = f"{100 * comparison.resampling.level:.4g} %"
-    intervals = f"In brackets: {level} confidence intervals by bootstrap."
+    intervals = f"In brackets: {level} confidence intervals, exact for shares of images, else by bootstrap."
     metrics = tuple((row["name"], *map(_cell_text, row["cells"])) for row in metric_rows(comparison))
     defects = tuple(
         (row["defect"], str(row["images"]), row["name"], *map(_cell_text, row["cells"]))
