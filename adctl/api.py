@@ -325,7 +325,7 @@ def fetch_verify(loaded: LoadedSettings[FetchVerifySettings]) -> list[VerifyResu
 
 @from_settings(SchemaSettings, required=("document",), accepts={"document": "str | Sequence[str]"})
 def schema(loaded: LoadedSettings[SchemaSettings]) -> dict[str, Any]:
-    """Return the JSON Schema of what a command prints with --json, or of a JSON file.
+    """Return the JSON Schema of what a command prints as JSON, or of a JSON file.
 
     Returns:
         The schema, in the dialect 2020-12.
