@@ -858,7 +858,7 @@ def demo(
 def schema(
     document: str | Sequence[str],
 ) -> dict[str, Any]:
-    """Return the JSON Schema of what a command prints with --json, or of a JSON file.
+    """Return the JSON Schema of what a command prints as JSON, or of a JSON file.
 
     Args:
         document: Command or file, as in the list of documents. Default: the list.
