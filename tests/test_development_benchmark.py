@@ -34,7 +34,7 @@ def benchmark(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == code, done.stderr
