@@ -389,7 +389,8 @@ def _quiet_optuna() -> Iterator[None]:
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
+            for category in (UserWarning, optuna.exceptions.ExperimentalWarning):
+                warnings.simplefilter("ignore", category)
             yield
     finally:
         optuna.logging.set_verbosity(before)
