@@ -13,7 +13,7 @@ from adctl import __version__, documents, files, run_folder
 from adctl.choices import DETECTORS
 from adctl.detectors.registry import DetectorPackage, detector_class, package_of
 from adctl.engine import safetensors_file
-from adctl.errors import AdctlError, ModelFileError, UsageError
+from adctl.errors import AdctlError, ModelFileError, OutputError, UsageError
 from adctl.records import Calibration  # noqa: TC001 - pydantic resolves it at run time
 
 if TYPE_CHECKING:
@@ -197,11 +197,16 @@ def build_detector(header: ModelHeader, path: Path) -> Detector:
     Raises:
         ModelFileError: The arch is unknown, its package is not installed, or the config is invalid.
         PluginError: The package cannot be loaded.
+        OutputError: PyTorch cannot write a temporary file.
     """
     installed = _require_installed(header, path)
     cls = detector_class(header.arch)
     try:
         return cls(cls.Config(**header.config))
+    except OSError as error:  # old releases of PyTorch write a temporary file when they are imported
+        raise OutputError(
+            f"Cannot write a temporary file: {error}.", "Free space in the folder of temporary files, or set TMPDIR."
+        ) from error
     except Exception as error:  # networks refuse impossible settings in their own ways
         if isinstance(error, AdctlError) and not isinstance(error, UsageError):
             raise
