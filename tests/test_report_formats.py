@@ -181,6 +181,7 @@ def test_latex_tables_hold_the_metrics_of_all_and_of_each_defect_type(scores, tm
 
 
 def test_latex_shows_any_name_unchanged():
+    assert escape("-0.5 to +1, a-2") == "$-$0.5 to +1, a-2"
     assert escape("50 % of a_b & {x}\\y") == r"50 \% of a\_b \& \{x\}\textbackslash{}y"
     check_latex(
         "\\begin{tabular}{l}\n\\toprule\nx \\\\\n\\midrule\n"

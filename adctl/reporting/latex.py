@@ -109,4 +109,5 @@ def _row(cells: Sequence[str]) -> str:
 
 def escape(text: str) -> str:
     """Escape text so that LaTeX shows it unchanged; names of defects may contain any character."""
-    return "".join(_SPECIAL.get(char, char) for char in printable(" ".join(text.split())))
+    escaped = "".join(_SPECIAL.get(char, char) for char in printable(" ".join(text.split())))
+    return re.sub(r"(?<!\w)-(?=\d)", "$-$", escaped)  # a minus sign, not a hyphen

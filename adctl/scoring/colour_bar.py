@@ -95,7 +95,7 @@ def colourise(values: Map) -> Rgb:
 
     More colours look the same, and PNG files with fewer colours are smaller and written faster.
     """
-    levels = np.asarray(np.clip(values, 0, 1) * 255, np.uint8)
+    levels = cv2.convertScaleAbs(values, alpha=255)
     return np.asarray(cv2.applyColorMap(levels, _INFERNO))
 
 

@@ -246,7 +246,8 @@ def _tint(picture: Rgb, values: Map, scale: ColourScale, colour: tuple[int, int,
     part = (slice(top, top + height), slice(left, left + width))
     # Linear in the values, so both steps of scaling are one.
     fade = ColourScale(begin, scale.low + _FADE[1] * (scale.high - scale.low))
-    opacity = _OPACITY * fade(values[part])
+    opacity = fade(values[part])
+    opacity *= _OPACITY
     below, above = np.ascontiguousarray(picture[part]), _plane(colour, *picture.shape[:2])[part]
     picture[part] = cv2.blendLinear(below, above, 1 - opacity, opacity)
 
