@@ -116,7 +116,7 @@ class DetectorContract:
         assert result is not None
         detector, header = load_model(result.model)
         size = detector.input
-        shape = (_IMAGES, size.channels, size.height, size.width)
+        shape = (_IMAGES, size.planes, size.height, size.width)
         return TrainedDetector(detector, header, torch.rand(shape, generator=torch.Generator().manual_seed(0)))
 
     def untrained(self, **options: Any) -> Detector:

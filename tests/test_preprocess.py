@@ -250,7 +250,7 @@ def test_maps_span_the_image_and_calibration_sees_the_highest_value_of_each(wide
 
 
 @pytest.mark.parametrize("arch", ["padim", "resnet"])
-def test_a_grey_padded_model_finds_a_defect_where_it_is(arch, tmp_path):
+def test_a_padded_model_of_grey_images_finds_a_defect_where_it_is(arch, tmp_path):
     from conftest import settings as train_settings
 
     from adctl.training.single_run import train_once
@@ -266,7 +266,7 @@ def test_a_grey_padded_model_finds_a_defect_where_it_is(arch, tmp_path):
         train_settings(arch=arch, good=tmp_path / "good", runs=tmp_path / "runs", options=options, image_size=96)
     )
     runtime = TorchRuntime(result.model, "cpu")
-    assert runtime.input == InputSpec(96, 96, 1, "pad")
+    assert runtime.input == InputSpec(96, 96, 1, "pad", masked=arch == "padim")
     good, bad = predict(runtime, [Sample(tmp_path / "good" / "0.png", "g"), Sample(tmp_path / "bad.png", "b")])
     assert bad.score > good.score
     found = upsample(bad.anomaly_map - good.anomaly_map, 60, 150)

@@ -1,8 +1,8 @@
 """Preprocessing: from an image to the input of the network, and from an anomaly map back to the image.
 
-Three resize modes: `squash` resizes each side independently; `pad` keeps the aspect ratio and fills the margins equally
-with mid-grey; `crop` keeps the aspect ratio and cuts off the margins equally. In every mode, `map_to_image` returns a
-map that covers the whole original image.
+Three resize modes: `squash` resizes each side independently; `pad` keeps the aspect ratio and fills the margins, with
+mid-grey, or with the outermost pixels and a mask plane that tells them from the image; `crop` keeps the aspect ratio
+and cuts off the margins equally. In every mode, `map_to_image` returns a map that covers the whole original image.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class InputSpec:
         tile_overlap: Minimum overlap of neighbouring tiles, as a share of a tile.
         scales: Magnifications at which the image is scored: at 0.5 tiles are twice as large, at 2 half as large.
         roi: Region of interest, cropped before all other steps; see `adctl.data.roi`. None uses the whole image.
+        masked: Whether a last plane follows the channels: 255 inside the image, 0 in the margins of `pad`.
     """
 
     height: int
@@ -59,6 +60,7 @@ class InputSpec:
     tile_overlap: float = 0.25
     scales: tuple[float, ...] = (1.0,)
     roi: str | None = None
+    masked: bool = False
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> InputSpec:
@@ -66,12 +68,18 @@ class InputSpec:
         settings = {name: config[name] for name in _SETTINGS if name in config}
         if "scales" in settings:
             settings["scales"] = tuple(settings["scales"])
-        return cls(*both_sides(config["image_size"]), **settings)
+        masked = config.get("margin") == "masked" and config.get("resize") == "pad"
+        return cls(*both_sides(config["image_size"]), masked=masked, **settings)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape of one input: (H, W, C)."""
-        return self.height, self.width, self.channels
+        """Shape of one input: (H, W, planes)."""
+        return self.height, self.width, self.planes
+
+    @property
+    def planes(self) -> int:
+        """Number of planes of one input: the channels, and the mask if there is one."""
+        return self.channels + self.masked
 
     @property
     def tiled(self) -> bool:
@@ -101,7 +109,7 @@ def to_network_input(image: RgbImage, spec: InputSpec) -> Pixels:
         spec: Input format of the network.
 
     Returns:
-        Array of shape [H, W, C], uint8.
+        Array of shape [H, W, C], uint8, with a mask as last plane if the input format has one.
     """
     if spec.roi is not None:
         image = decode_region(spec.roi).crop(image)
@@ -110,7 +118,9 @@ def to_network_input(image: RgbImage, spec: InputSpec) -> Pixels:
         top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
         image = image[top : top + height, left : left + width]
     if spec.resize == "pad":
-        image = _pad(image, spec)
+        image, inside = _pad(image, spec)
+        pixels = _convert_channels(image, spec.channels)
+        return np.concatenate([pixels, inside[..., None]], 2) if spec.masked else pixels
     return _convert_channels(resize(image, spec.height, spec.width), spec.channels)
 
 
@@ -225,12 +235,15 @@ def _crop_size(height: int, width: int, spec: InputSpec) -> tuple[int, int]:
     return min(height, max(1, round(spec.height / factor))), min(width, max(1, round(spec.width / factor)))
 
 
-def _pad(image: RgbImage, spec: InputSpec) -> Pixels:
+def _pad(image: RgbImage, spec: InputSpec) -> tuple[Pixels, Pixels]:
+    """Return the image with margins, and the mask [H,W] of the image in it."""
     height, width = _fitted_size(image.shape[0], image.shape[1], spec)
     top, left = (spec.height - height) // 2, (spec.width - width) // 2
-    padded = np.full((spec.height, spec.width, image.shape[2]), FILL, np.uint8)
-    padded[top : top + height, left : left + width] = resize(image, height, width)
-    return padded
+    margins = ((top, spec.height - height - top), (left, spec.width - width - left))
+    resized, inside = resize(image, height, width), np.full((height, width), 255, np.uint8)
+    around = (*margins, (0, 0))
+    padded = np.pad(resized, around, "edge") if spec.masked else np.pad(resized, around, constant_values=FILL)
+    return padded, np.pad(inside, margins)
 
 
 def _convert_channels(image: Pixels, channels: int) -> Pixels:

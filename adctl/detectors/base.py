@@ -186,6 +186,15 @@ class Detector(nn.Module, ABC):
         return {}
 
     @classmethod
+    def masks_margin(cls, config: DetectorConfig) -> bool:
+        """Return whether the detector can leave out the margins of `resize=pad`, by the mask plane of its input.
+
+        Its settings then have the field `margin`, which training sets to `masked`.
+        """
+        del config
+        return False
+
+    @classmethod
     def size_step(cls, config: DetectorConfig) -> int:
         """Return the number of pixels of which both sides of an automatically chosen input are multiples."""
         del config

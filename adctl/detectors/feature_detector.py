@@ -48,6 +48,12 @@ class FeatureConfig(DetectorConfig):
         """Whether the backbone sees the outermost pixels repeated beyond the border."""
         return self.border == "replicate" or (self.border is None and self.sides[0] != self.sides[1])
 
+    margin: Literal["grey", "masked"] = Field(
+        "grey",
+        description="Margins of resize=pad: grey, or left out of the model and of all scores (masked, which padim and "
+        "patchcore are trained with)",
+    )
+
     @field_validator("neighbourhood", "context")
     @classmethod
     def _odd(cls, value: int) -> int:
@@ -111,7 +117,21 @@ class FeatureDetector(Detector):
         The local average describes the neighbourhood of a place and tolerates small shifts (PatchCore, section 3.1).
         The context describes a wider region, so an anomaly of either size changes the feature.
         """
-        levels = [local_average(level, self.config.neighbourhood) for level in backbone_levels(self.backbone, images)]
+        levels = backbone_levels(self.backbone, images[:, : self.config.channels])
+        levels = [local_average(level, self.config.neighbourhood) for level in levels]
         if self.config.context > 1:
             levels.append(local_average(levels[0], self.config.context))
         return stack_levels(levels, None if self.config.cell is None else self.grid)
+
+    def inside(self, images: Tensor) -> Tensor | None:
+        """Return the mask [B,h,w] of the cells whose centre lies in the image; None if all do.
+
+        If the mask plane of an input is empty, as in measurements of speed, all of its cells count.
+        """
+        if images.shape[1] == self.config.channels:
+            return None
+        (height, width), (rows, columns) = self.config.sides, self.grid
+        down = [int((row + 0.5) * height / rows) for row in range(rows)]
+        across = [int((column + 0.5) * width / columns) for column in range(columns)]
+        inside = images[:, -1][:, down][:, :, across] > 0.5  # noqa: PLR2004 - the plane is 0 or 1
+        return inside | ~inside.flatten(1).any(1).view(-1, 1, 1)

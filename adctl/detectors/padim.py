@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from adctl.detectors.base import CostEstimate, Prediction, Search
-from adctl.detectors.components.anomaly_maps import GaussianBlur, top_mean
+from adctl.detectors.components.anomaly_maps import GaussianBlur, smoothed_inside, top_mean
 from adctl.detectors.components.feature_buffer import CHUNK, FeatureBuffer, room
 from adctl.detectors.components.feature_maps import to_rows
 from adctl.detectors.components.feature_statistics import (
@@ -31,10 +31,13 @@ from adctl.engine.phases import Observe
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from adctl.detectors.base import DetectorConfig
     from adctl.engine.phases import Phase, Progress
 
 _PLACES_AT_ONCE = 64
 _TITLE = "patch distributions"
+_FEWEST_IMAGES = 0.25
+"""Fraction of the images below which a place does not get a distribution of its own."""
 
 
 class PaDiMConfig(FeatureConfig):
@@ -101,8 +104,8 @@ class PaDiM(FeatureDetector):
         sums: Accumulator[CovarianceSums] = Accumulator()
         return (
             Observe(
-                self._projected,
-                lambda features: sums.add(CovarianceSums.of(exact(features))),
+                lambda images: (self._projected(images), self.inside(images)),
+                lambda batch: sums.add(_place_sums(*batch)),
                 lambda progress: self._fit_full(sums.take(), progress),
                 _TITLE,
             ),
@@ -110,10 +113,10 @@ class PaDiM(FeatureDetector):
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B,3,H,W]; the maps have the cells of the finest level of the backbone."""
-        return self._predict(self.whitened(images).square().sum(2))
+        return self._predict(self.whitened(images).square().sum(2), self.inside(images))
 
     def can_hold_out(self) -> bool:
-        """Return whether `held_out` is available: after fitting a full covariance."""
+        """Return whether `held_out` is available: after fitting a full covariance to all cells of images."""
         return self._fit is not None
 
     def held_out(self, images: Tensor, numbers: Sequence[int]) -> Prediction:
@@ -143,6 +146,12 @@ class PaDiM(FeatureDetector):
         shift = identity + ones / rest
         squares = shift @ (products + products @ torch.linalg.solve(removed - products, products)) @ shift
         return self._predict(squares.diagonal(dim1=1, dim2=2).clamp(min=0).float())
+
+    @classmethod
+    def masks_margin(cls, config: DetectorConfig) -> bool:
+        """Return whether each place has a covariance of its own, whose images are counted."""
+        assert isinstance(config, PaDiMConfig)
+        return config.covariance == "full"
 
     def estimate_cost(self, images: int) -> CostEstimate:
         """Estimate the cost: a covariance for each place, or with shared covariance the features of all images."""
@@ -177,10 +186,10 @@ class PaDiM(FeatureDetector):
         """D, the length of a projected feature."""
         return min(self.config.dimensions, self.channels)
 
-    def _predict(self, squares: Tensor) -> Prediction:
-        """Return maps and scores from the squared distances [P,B]."""
-        maps = self.blur(squares.sqrt().t().reshape(squares.shape[1], *self.grid))
-        return Prediction(top_mean(maps, self.config.score_share), maps)
+    def _predict(self, squares: Tensor, inside: Tensor | None = None) -> Prediction:
+        """Return maps and scores from the squared distances [P,B], of the cells inside the images [B,h,w]."""
+        maps = smoothed_inside(self.blur, squares.sqrt().t().reshape(squares.shape[1], *self.grid), inside)
+        return Prediction(top_mean(maps, self.config.score_share, inside), maps)
 
     def _projected(self, images: Tensor) -> Tensor:
         """Return projected features [P,B,D]."""
@@ -190,7 +199,7 @@ class PaDiM(FeatureDetector):
         return rows.view(patches.shape[0], -1, rows.shape[1]).transpose(0, 1)
 
     def _fit_full(self, sums: CovarianceSums, progress: Progress) -> None:
-        mean, covariance = sums.mean_and_covariance()
+        mean, covariance = _with_pooled_places(sums)
         # With fewer images than dimensions a covariance is singular; like the paper, add to its diagonal.
         identity = torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
         variance = covariance.diagonal(dim1=1, dim2=2).mean()
@@ -202,7 +211,8 @@ class PaDiM(FeatureDetector):
             progress(start, len(covariance))
         self._fit_buffer("mean", mean.float())
         self._fit_buffer("whitening", whitening)
-        self._fit = _Fit(sums.count, float(variance), float(self.config.ridge * variance))
+        if isinstance(sums.count, int):
+            self._fit = _Fit(sums.count, float(variance), float(self.config.ridge * variance))
 
     def _fit_shared(self, buffer: FeatureBuffer, progress: Progress) -> None:
         device = self.backbone.mean.device
@@ -250,6 +260,28 @@ class _Fit:
 def _products(vectors: Tensor) -> Tensor:
     """Return the products [P,f,f] of vectors [P,f,D] with each other, of float64."""
     return exact(vectors) @ exact(vectors).mT
+
+
+def _place_sums(features: Tensor, inside: Tensor | None) -> CovarianceSums:
+    """Return the sums of features [P,B,D] at each place, over the images that have a cell there: inside is [B,h,w]."""
+    if inside is None:
+        return CovarianceSums.of(exact(features))
+    counted = exact(inside.flatten(1).t())
+    sums = CovarianceSums.of(exact(features) * counted.unsqueeze(2))
+    sums.count = counted.sum(1)
+    return sums
+
+
+def _with_pooled_places(sums: CovarianceSums) -> tuple[Tensor, Tensor]:
+    """Return mean [P,D] and covariance [P,D,D]; places that few images have get those of all places together."""
+    if isinstance(sums.count, int):
+        return sums.mean_and_covariance()
+    pooled = CovarianceSums(int(sums.count.sum()), sums.total.sum(0), sums.products.sum(0)).mean_and_covariance()
+    few = sums.count < _FEWEST_IMAGES * sums.count.max()
+    sums.count = sums.count.clamp(min=1)
+    for own, shared in zip(found := sums.mean_and_covariance(), pooled, strict=True):
+        own[few] = shared
+    return found
 
 
 def _by_place(features: Tensor, device: torch.device) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from adctl.detectors.base import CostEstimate, Prediction, Search
-from adctl.detectors.components.anomaly_maps import GaussianBlur, top_mean
+from adctl.detectors.components.anomaly_maps import GaussianBlur, smoothed_inside, top_mean
 from adctl.detectors.components.coreset import k_center_greedy
 from adctl.detectors.components.feature_buffer import CHUNK, FeatureBuffer, room
 from adctl.detectors.components.feature_maps import to_rows
@@ -44,6 +44,7 @@ from adctl.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from adctl.detectors.base import DetectorConfig
     from adctl.engine.phases import Phase, Progress
 
 log = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ class PatchCore(FeatureDetector):
     def phases(self) -> Sequence[Phase]:
         """Return one pass that collects all patch features, and then computes statistics and coreset."""
         self._features = FeatureBuffer()  # a failed fit may have left features
-        return (Observe(self.patches, self._absorb, self._finish, "memory bank"),)
+        return (Observe(self._observed, self._absorb, self._finish, "memory bank"),)
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B,3,H,W]; the maps have the rows and columns of `grid`."""
@@ -139,12 +140,20 @@ class PatchCore(FeatureDetector):
         along = self._along(standardised)
         beyond = self.scales[-1] * (_square_length(standardised) - _square_length(along))
         squares = self._nearest_squared(self._scaled(along)) + beyond
-        maps = self.blur(squares.clamp(min=0).sqrt())  # rounding may give values below zero
-        return Prediction(top_mean(maps, self.config.score_share), maps)
+        distances = squares.clamp(min=0).sqrt()  # rounding may give values below zero
+        inside = self.inside(images)
+        maps = smoothed_inside(self.blur, distances, inside)
+        return Prediction(top_mean(maps, self.config.score_share, inside), maps)
+
+    @classmethod
+    def masks_margin(cls, config: DetectorConfig) -> bool:
+        """Return True: neither statistics nor bank take features outside the image."""
+        del config
+        return True
 
     def can_hold_out(self) -> bool:
-        """Return whether `held_out` is available: after fitting, for an exact search."""
-        return self._fit is not None and self.config.search == "exact"
+        """Return whether `held_out` is available: after fitting to all cells of images, for an exact search."""
+        return self._fit is not None and self.config.search == "exact" and not self.input.masked
 
     def held_out(self, images: Tensor, numbers: Sequence[int]) -> Prediction:
         """Score training images as the detector fitted on all others would, nearly.
@@ -239,6 +248,16 @@ class PatchCore(FeatureDetector):
     def _scaled(self, along: Tensor) -> Tensor:
         return along * self.scales[:-1].sqrt().view(-1, 1, 1)
 
+    def _observed(self, images: Tensor) -> Tensor:
+        """Return patch features [B,C,h,w]; with the mask of the cells inside the image, if any, as last channel."""
+        patches, inside = self.patches(images), self.inside(images)
+        return patches if inside is None else torch.cat([patches, inside.unsqueeze(1).to(patches.dtype)], 1)
+
+    def _inner(self, batch: Tensor, of: Tensor) -> Tensor:
+        """Return the rows [n,D] of features [B,D,h,w] that are inside the images of a buffered batch."""
+        rows = to_rows(of)
+        return rows[to_rows(batch[:, -1:].to(of.device))[:, 0] > 0] if self.input.masked else rows
+
     def _absorb(self, patches: Tensor) -> None:
         # The buffer holds half precision; statistics, bank and distances use single precision or more.
         self._features.add(patches)
@@ -247,8 +266,8 @@ class PatchCore(FeatureDetector):
         with closing(self._features) as features:
             count, (mean, deviation) = self._find_directions(features)
             device = self.directions.device
-            patches = sum(batch[:, 0].numel() for batch in features)
-            reduced = (to_rows(self.reduced(batch.to(device).float())) for batch in features.drain())
+            patches = sum(len(self._inner(batch, batch[:, :1])) for batch in features)
+            reduced = (self._inner(batch, self.reduced(self._features_of(batch, device))) for batch in features.drain())
             rows = _move_if_it_fits(features.rows(reduced, patches, self.directions.shape[1]), device)
             kept = max(1, round(self.config.coreset_ratio * patches))
             log.info("Selecting %d of %d patches for the memory bank.", kept, patches)
@@ -265,11 +284,11 @@ class PatchCore(FeatureDetector):
             The number of images, and mean and deviation at each place.
         """
         device = self.backbone.mean.device
-        statistics = place_statistics(features, device)
+        statistics = place_statistics(features, device, masked=self.input.masked)
         centre, spread = smoothed(*statistics, _SMALLEST_DEVIATION)
         self._fit_buffer("centre", centre.float())
         self._fit_buffer("spread", spread.float())
-        rows = (to_rows(self._standardised(batch.to(device).float())) for batch in features)
+        rows = (self._inner(batch, self._standardised(self._features_of(batch, device))) for batch in features)
         # The products are computed in single precision, which is faster, and summed in double precision.
         sums = summed(CovarianceSums(len(part), exact(part).sum(0), exact(part.t() @ part)) for part in rows)
         variances, directions = principal_directions(sums.mean_and_covariance()[1])
@@ -277,6 +296,10 @@ class PatchCore(FeatureDetector):
         self._fit_buffer("directions", directions[:, :kept].float().contiguous())
         self._fit_buffer("scales", self._scales_of(variances.clamp(min=0), kept).float())
         return sum(map(len, features)), statistics
+
+    def _features_of(self, batch: Tensor, device: torch.device) -> Tensor:
+        """Return the features [B,C,h,w] of a buffered batch in single precision, without the mask."""
+        return batch[:, : self.channels].to(device).float()
 
     def _scales_of(self, variances: Tensor, kept: int) -> Tensor:
         """Return the factors [kept+1] of squares, from the variances [C] of all directions, largest first."""

@@ -110,6 +110,12 @@ class SimpleNet(PaDiM):
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
     @classmethod
+    def masks_margin(cls, config: DetectorConfig) -> bool:
+        """Return False: the discriminator learns from all cells."""
+        del config
+        return False
+
+    @classmethod
     def training_defaults(cls, config: DetectorConfig) -> dict[str, Any]:
         """Return few epochs, because the features do not change, and batches with enough cells of each place."""
         del config

@@ -99,7 +99,7 @@ def _exported(name: str, result: TrainResult, settings: TrainSettings, reporter:
 def estimated_seconds(detector: Detector) -> float:
     """Estimate the seconds of an export from the number of operations and the time of one image."""
     size = detector.input
-    image = torch.zeros(1, size.channels, size.height, size.width)
+    image = torch.zeros(1, size.planes, size.height, size.width)
     counter = FlopCounter()
     with torch.no_grad():
         with counter:

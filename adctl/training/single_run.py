@@ -261,7 +261,7 @@ def detector_config(settings: TrainSettings) -> DetectorConfig:
     if "seed" in cls.model_fields:
         given.setdefault("seed", settings.seed)
     try:
-        return cls(**given)
+        return _with_masked_margin(detector_class(settings.arch), cls(**given))
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "options"
@@ -271,6 +271,13 @@ def detector_config(settings: TrainSettings) -> DetectorConfig:
             f"The setting {flag} of {settings.arch} is not valid: {reason}. Got {first['input']!r} instead.",
             f"Its default is {cls.model_fields[name].default!r}." if name in cls.model_fields else "",
         ) from error
+
+
+def _with_masked_margin(cls: type[Detector], config: DetectorConfig) -> DetectorConfig:
+    """Return the settings, with masked margins if there are margins that the detector can mask."""
+    if config.resize != "pad" or "margin" in config.model_fields_set or not cls.masks_margin(config):
+        return config
+    return type(config)(**{**config.model_dump(exclude_unset=True), "margin": "masked"})
 
 
 def fit_settings(settings: TrainSettings, cls: type[Detector], config: DetectorConfig) -> FitSettings:
@@ -368,7 +375,7 @@ def train_into(
     assert header.calibration is not None
     size = detector.input
     with unshared():
-        zeros = torch.zeros(1, size.channels, size.height, size.width, device=plan.device.device)
+        zeros = torch.zeros(1, size.planes, size.height, size.width, device=plan.device.device)
         summary = summarise(detector, zeros)
     result = TrainResult(
         run=run,

@@ -68,12 +68,12 @@ class CovarianceSums:
     """Sums from which mean and covariance of vectors follow, optionally for many places at once.
 
     Attributes:
-        count: Number of vectors, at each place.
+        count: Number of vectors: the same at each place, or a tensor [...].
         total: Sum of the vectors, tensor [...,C].
         products: Sum of their outer products, tensor [...,C,C].
     """
 
-    count: int
+    count: int | Tensor
     total: Tensor
     products: Tensor
 
@@ -84,14 +84,15 @@ class CovarianceSums:
 
     def add(self, other: CovarianceSums) -> None:
         """Add the sums of other images, in place."""
-        self.count += other.count
+        self.count = self.count + other.count
         self.total += other.total
         self.products += other.products
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
         """Return mean [...,C] and covariance [...,C,C]."""
-        mean = self.total / self.count
-        return mean, self.products / self.count - mean.unsqueeze(-1) * mean.unsqueeze(-2)
+        count = torch.as_tensor(self.count, device=self.total.device)
+        mean = self.total / count.unsqueeze(-1)
+        return mean, self.products / count[..., None, None] - mean.unsqueeze(-1) * mean.unsqueeze(-2)
 
 
 class Accumulator(Generic[S]):
@@ -136,19 +137,45 @@ def principal_directions(covariance: Tensor) -> tuple[Tensor, Tensor]:
     return variances.flip(0), directions.flip(1)
 
 
-def place_statistics(batches: Iterable[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+def place_statistics(batches: Iterable[Tensor], device: torch.device, *, masked: bool = False) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation over images at each place, both [C,h,w].
 
     Args:
         batches: Features [B,C,h,w]; iterated three times.
         device: Device of the computation.
+        masked: Whether the last channel is 1 where an image has a cell and 0 elsewhere. Places without any image get
+            the statistics of all places together.
     """
+    if masked:
+        return _masked_place_statistics(batches, device)
     count = sum(len(batch) for batch in batches)
     mean = sum(exact(batch.to(device)).sum(0) for batch in batches) / count
     variance = sum((exact(batch.to(device)) - mean).square().sum(0) for batch in batches) / count
     assert isinstance(mean, torch.Tensor)
     assert isinstance(variance, torch.Tensor)
     return mean, variance.sqrt()
+
+
+def _masked_place_statistics(batches: Iterable[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    count = torch.zeros(())
+    mean, variance = count, count
+    for values, inside in _masked(batches, device):
+        count, mean = count + inside.sum(0), mean + (values * inside).sum(0)
+    seen = count.clamp(min=1)
+    everywhere = mean.sum((1, 2), keepdim=True) / count.sum()
+    mean = mean / seen
+    for values, inside in _masked(batches, device):
+        variance = variance + ((values - mean).square() * inside).sum(0)
+    deviation = (variance / seen).sqrt()
+    typical = (deviation * count).sum((1, 2), keepdim=True) / count.sum()
+    return torch.where(count > 0, mean, everywhere), torch.where(count > 0, deviation, typical)
+
+
+def _masked(batches: Iterable[Tensor], device: torch.device) -> Iterable[tuple[Tensor, Tensor]]:
+    """Yield features [B,C,h,w] and masks [B,1,h,w] of batches that have the mask as last channel."""
+    for batch in batches:
+        exactly = exact(batch.to(device))
+        yield exactly[:, :-1], exactly[:, -1:]
 
 
 def smoothed(mean: Tensor, deviation: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
