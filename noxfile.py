@@ -61,7 +61,7 @@ def slow(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Run the tests on randomly changed files with a hundred times the examples, for about an hour."""
     session.install(".[dev]")
-    session.run("pytest", "tests/test_fuzz.py", *session.posargs, env={"ADCTL_FUZZ": "100", "OMP_NUM_THREADS": "1"})
+    session.run("pytest", "tests/test_fuzz.py", *session.posargs, env={"FUZZ_FACTOR": "100", "OMP_NUM_THREADS": "1"})
 
 
 @nox.session(python=OLDEST_PYTHON)

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import platform
 import re
@@ -28,6 +29,8 @@ from adctl.names import encodable
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
+log = logging.getLogger(__name__)
+
 _REMEDIES = {
     errno.ENOSPC: "Free some space or choose another folder; files that were complete before are unchanged.",
     errno.EDQUOT: "Free some space or choose another folder; files that were complete before are unchanged.",
@@ -44,6 +47,8 @@ _OLD = 7 * 24 * 3600
 
 _LONGEST = 40
 """Characters of a file's name in the name of its temporary file; file systems limit names to 255 bytes."""
+
+_LOCK = ".adctl.lock"
 
 _swept: set[str] = set()
 
@@ -302,12 +307,13 @@ def new_hdf5(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def folder_lock(folder: Path, what: str) -> Iterator[None]:
-    """Hold the only right to write results into a folder.
+def folder_lock(folder: Path, what: str, remedy: str) -> Iterator[None]:
+    """Hold the only right to write results into a folder; a killed process loses it.
 
     Args:
         folder: Existing folder.
         what: Command that writes, for the message.
+        remedy: Advice if another process writes into the folder.
 
     Raises:
         UsageError: Another process holds it.
@@ -315,20 +321,35 @@ def folder_lock(folder: Path, what: str) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / ".adctl.lock")
+    lock = FileLock(folder / _LOCK)
     with output_errors(folder):
         try:
             lock.acquire(timeout=0)
         except Timeout as error:  # which is an OSError too
-            raise UsageError(
-                f"Another '{what}' writes into {folder}.", "Stop it, or choose another folder with --out."
-            ) from error
+            raise UsageError(f"Another '{what}' writes into {folder}.", remedy) from error
+        except NotImplementedError:
+            log.warning("The file system of %s has no locks: let no other process write there.", folder)
     try:
         yield
     finally:
-        lock.release()
+        # Removed while it is held: after the release it may be the lock of another process. Windows refuses this,
+        # and removes it with the release.
         with suppress(OSError):
-            (folder / ".adctl.lock").unlink()
+            (folder / _LOCK).unlink()
+        lock.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether another process holds the right to write into a folder."""
+    if not (folder / _LOCK).exists():
+        return False
+    try:
+        with folder_lock(folder, "", ""):
+            return False
+    except UsageError:
+        return True
+    except OutputError:
+        return False
 
 
 def require_replaceable(targets: Iterable[Path | None], *, overwrite: bool, claimed: Collection[Path] = ()) -> None:

@@ -274,6 +274,8 @@ def timestamp() -> str:
 
 
 def _remedy_for(folder: Path) -> str:
+    if files.is_locked(folder):
+        return "Another 'adctl train' is writing it: wait until it is done, or choose another --name."
     if (folder / RUN).exists() or (folder / MODEL).exists():
         return "Choose another --name."
     return f"It was interrupted: continue it with --resume {folder.name}, or choose another --name."

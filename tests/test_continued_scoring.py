@@ -147,10 +147,10 @@ def test_another_call_starts_anew(patchcore, zippers, tmp_path, change):
 
 
 def test_two_scores_do_not_write_into_one_folder(patchcore, zippers, tmp_path):
-    from adctl.files import folder_lock
+    from adctl.scoring.score_set import folder_lock
 
     (tmp_path / "out").mkdir()
-    with folder_lock(tmp_path / "out", "adctl score"), pytest.raises(UsageError, match="Another"):
+    with folder_lock(tmp_path / "out"), pytest.raises(UsageError, match="Another"):
         score(settings_for(patchcore, many(zippers, tmp_path / "images", 2), tmp_path / "out"))
 
 

@@ -1,6 +1,6 @@
 """Files changed at random: each still opens, or ends in an error that says what is wrong; nothing else is raised.
 
-`ADCTL_FUZZ` multiplies the number of examples; `nox -s fuzz` sets it, and runs for about an hour.
+`FUZZ_FACTOR` multiplies the number of examples; `nox -s fuzz` sets it, and runs for about an hour.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import h5py
 import numpy as np
 import pytest
+import torch
 from test_report import Maker
 
 from adctl import run_folder
@@ -24,6 +25,7 @@ from adctl.choices import EXPORT_FORMATS
 from adctl.config import ReportSettings, TrainSettings, load
 from adctl.data.datasets.manifests import read_manifest
 from adctl.datasets import dataset_of_run
+from adctl.detectors.registry import detector_class
 from adctl.engine import safetensors_file
 from adctl.errors import AdctlError, DataError, ModelFileError
 from adctl.exporting.export import write_format
@@ -36,7 +38,7 @@ from adctl.runtimes.metadata import ExportOrigin, metadata_text, read_metadata
 from adctl.scoring.score_set import ScoreSet
 from adctl.training.resume import load_settings
 
-MANY = int(os.environ.get("ADCTL_FUZZ", "1"))
+MANY = int(os.environ.get("FUZZ_FACTOR", "1"))
 ODD = (
     None,
     True,
@@ -230,6 +232,35 @@ def test_tensors_that_contradict_the_detector_are_refused(patchcore, tmp_path, n
     safetensors_file.write(path, tensors | {name: change(tensors[name])}, header)
     with pytest.raises(ModelFileError, match=reason) as caught:
         load_model(path)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "name", "change"),
+    [
+        ("cnn", {"normalisation": "dataset"}, "normalise.std", lambda value: value * 0),
+        ("cnn", {"normalisation": "dataset"}, "normalise.std", lambda value: -value),
+        ("simplenet", {}, "scales", lambda value: torch.stack([value[0], value[1] * 0])),
+        ("simplenet", {}, "scales", lambda value: value[:1]),
+        ("simplenet", {}, "backbone.std", lambda value: -value),
+        ("simplenet", {}, "discriminator.1.running_var", lambda value: value - 2),
+        ("padim", {"covariance": "shared"}, "whitening", lambda value: -value),
+        ("vit", {}, "order", lambda value: value * 0),
+        ("vit", {}, "order", lambda value: value + 1),
+    ],
+)
+def test_statistics_that_contradict_each_other_are_refused(arch, options, name, change):
+    cls = detector_class(arch)
+    detector = cls(cls.Config(image_size=32, **options))
+    tensors = detector.state_dict()
+    if arch in ("padim", "simplenet"):
+        places, kept = detector.grid**2, detector.dimensions
+        shapes = {"projection": (detector.channels, kept), "mean": (places, kept), "whitening": (places, kept, kept)}
+        shapes["whitening"] = shapes["whitening"][: 2 if options else 3]
+        tensors |= {one: torch.ones(shape) for one, shape in shapes.items()}
+    detector.load_state(tensors)
+    with pytest.raises(ModelFileError, match=name) as caught:
+        detector.load_state(tensors | {name: change(tensors[name])})
     assert caught.value.remedy
 
 

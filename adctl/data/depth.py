@@ -25,17 +25,22 @@ _CAMERA_DEPTHS = (8, 10, 12)
 _FULL = 16
 
 
-def warn_of_depth(samples: Sequence[Sample], bit_depth: int) -> None:
-    """Log a warning if 16-bit images do not fit a bit depth, once for the same images; only a few of them are read."""
+def warn_of_depth(samples: Sequence[Sample], bit_depth: int) -> bool:
+    """Log a warning if 16-bit images do not fit a bit depth, once for the same images; only a few of them are read.
+
+    Returns:
+        Whether they do not fit.
+    """
     step = max(1, len(samples) // _MAX_READ)
-    _warn_once(tuple(sample.path for sample in samples[::step][:_MAX_READ]), bit_depth)
+    return _warn_once(tuple(sample.path for sample in samples[::step][:_MAX_READ]), bit_depth)
 
 
 @lru_cache(maxsize=16)
-def _warn_once(paths: tuple[Path, ...], bit_depth: int) -> None:
+def _warn_once(paths: tuple[Path, ...], bit_depth: int) -> bool:
     problem = describe_depth(filter(None, map(_peak, paths)), bit_depth)
     if problem is not None:
         log.warning("%s", problem)
+    return problem is not None
 
 
 def describe_depth(peaks: Iterable[int], bit_depth: int) -> str | None:

@@ -131,6 +131,8 @@ class Header:
         deep: True for integers of 16 bits.
         unusual: True for a BMP file that OpenCV may read wrongly.
         tags: Tags of a TIFF file.
+        profile: ICC profile; empty if there is none.
+        gamma: Exponent that encoded the values of a PNG file; None if the file does not state it or says sRGB.
     """
 
     format: str
@@ -143,6 +145,8 @@ class Header:
     deep: bool = False
     unusual: bool = False
     tags: tiff.TiffTags | None = None
+    profile: bytes = b""
+    gamma: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -463,6 +467,7 @@ def _tiff_header(stream: BinaryIO) -> Header:
         size,
         tags.is_deep,
         tags=tags,
+        profile=tags.profile,
     )
 
 
@@ -510,13 +515,27 @@ def _jpeg_header(stream: BinaryIO) -> Header:
         raise _UnsupportedError("it is a JPEG image with more than 8 bits") from error
     if image.layers >= _CMYK_LAYERS and "adobe" not in image.info:
         raise _UnsupportedError("it is a CMYK image that does not say whether its inks are inverted")
-    return Header("JPEG", *image.size, orientation=_orientation(image))
+    return Header("JPEG", *image.size, orientation=_orientation(image), profile=_profile(image))
 
 
 def _other_header(name: str, stream: BinaryIO, *, deep: bool = False) -> Header:
     image = _HEADERS[name](stream)
     several = getattr(image, "n_frames", 1) > 1
-    return Header(name, *image.size, several, _orientation(image), bytes_per_pixel=8, deep=deep)
+    gamma = None if "srgb" in image.info else image.info.get("gamma")
+    return Header(
+        name,
+        *image.size,
+        several,
+        _orientation(image),
+        bytes_per_pixel=8,
+        deep=deep,
+        profile=_profile(image),
+        gamma=gamma or None,
+    )
+
+
+def _profile(image: ImageFile) -> bytes:
+    return image.info.get("icc_profile") or b""
 
 
 class _UnsupportedError(Exception):

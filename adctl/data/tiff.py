@@ -63,6 +63,7 @@ class TiffTags:
         offsets: Offset of each strip or tile in the file.
         counts: Length in bytes of each strip or tile in the file.
         colour_map: Values of the palette, [3 * 2^bits]; empty if there is none.
+        profile: ICC profile; empty if there is none.
     """
 
     byte_order: Literal["<", ">"]
@@ -83,6 +84,7 @@ class TiffTags:
     counts: tuple[int, ...]
     colour_map: tuple[int, ...]
     several_pages: bool
+    profile: bytes
 
     @property
     def bands(self) -> int:
@@ -149,6 +151,7 @@ def read_tags(stream: BinaryIO) -> TiffTags:
         counts=many(325 if tiled else 279),
         colour_map=many(320),
         several_pages=bool(tags.next),
+        profile=bytes(tags.get(34675, b"")),
     )
 
 

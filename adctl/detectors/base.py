@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _SMALLEST_SCALE, _LARGEST_SCALE = 1 / 16, 16.0
 
-_DAMAGED = "The file is damaged or was edited: train again, or take an intact copy."
+DAMAGED = "The file is damaged or was edited: train again, or take an intact copy."
 
 
 @dataclass(frozen=True)
@@ -274,9 +274,21 @@ class Detector(nn.Module, ABC):
         try:
             self.load_state_dict(dict(tensors), strict=True)
         except RuntimeError as error:
-            raise ModelFileError(f"The tensors do not fit the model's own settings: {error}", _DAMAGED) from error
+            raise ModelFileError(f"The tensors do not fit the model's own settings: {error}", DAMAGED) from error
         self.check_fitted()
+        self._check_divisors()
         self.check_state()
+
+    def _check_divisors(self) -> None:
+        """Check the standard deviations of normalisations, which divide.
+
+        Raises:
+            ModelFileError: One is not positive.
+        """
+        for name, buffer in self.named_buffers():
+            part = name.rpartition(".")[2]
+            if part in {"std", "running_var"}:  # a small constant is added to a variance, which may be zero
+                require_positive(name, buffer, or_zero=part == "running_var")
 
     def check_state(self) -> None:
         """Check the relations between loaded statistics: their shapes, and values that must be positive.
@@ -299,9 +311,9 @@ class Detector(nn.Module, ABC):
         )
         if not fits:
             wanted = [*("any" if length is None else length for length in shape)]
-            raise ModelFileError(f"'{name}' has the shape {[*value.shape]}; it must be {wanted}.", _DAMAGED)
-        if positive and not bool((value > 0).all()):
-            raise ModelFileError(f"'{name}' holds values that are not positive.", _DAMAGED)
+            raise ModelFileError(f"'{name}' has the shape {[*value.shape]}; it must be {wanted}.", DAMAGED)
+        if positive:
+            require_positive(name, value)
         return value
 
     def _fit_buffer(self, name: str, value: Tensor) -> None:
@@ -318,6 +330,12 @@ class Detector(nn.Module, ABC):
             ...
 
 
+def require_positive(name: str, value: Tensor, *, or_zero: bool = False) -> None:
+    """Raise a `ModelFileError` that names a buffer if one of its values is not positive (or zero)."""
+    if not bool(((value >= 0) if or_zero else (value > 0)).all()):
+        raise ModelFileError(f"'{name}' holds values that are not positive.", DAMAGED)
+
+
 def check_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Check that stored tensors have the types of a module's own and hold finite values.
 
@@ -327,10 +345,10 @@ def check_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     own = module.state_dict()
     for name, tensor in tensors.items():
         if name in own and tensor.dtype != own[name].dtype:
-            raise ModelFileError(f"'{name}' is {_type(tensor)}; it must be {_type(own[name])}.", _DAMAGED)
+            raise ModelFileError(f"'{name}' is {_type(tensor)}; it must be {_type(own[name])}.", DAMAGED)
         # The extremes are infinite or NaN if any value is; they need no memory.
         if tensor.is_floating_point() and tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
-            raise ModelFileError(f"'{name}' holds values that are not finite numbers.", _DAMAGED)
+            raise ModelFileError(f"'{name}' holds values that are not finite numbers.", DAMAGED)
 
 
 def _type(tensor: Tensor) -> str:

@@ -172,7 +172,7 @@ class PaDiM(FeatureDetector):
         self._require_state("projection", self.channels, dimensions)
         self._require_state("mean", places, dimensions)
         shared = self.config.covariance == "shared"
-        self._require_state("whitening", places, dimensions, *(() if shared else (dimensions,)))
+        self._require_state("whitening", places, dimensions, *(() if shared else (dimensions,)), positive=shared)
 
     def whitened(self, images: Tensor) -> Tensor:
         """Return the features [P,B,D] with zero mean and identity covariance at each place."""

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.detectors.base import Prediction, Search
+from adctl.detectors.base import Prediction, Search, require_positive
 from adctl.detectors.components.anomaly_maps import top_mean
 from adctl.detectors.components.feature_cache import FeatureCache
 from adctl.detectors.components.feature_statistics import Accumulator, VarianceSums
@@ -120,6 +120,15 @@ class SimpleNet(PaDiM):
         """Return few epochs, because the features do not change, and batches with enough cells of each place."""
         del config
         return {"epochs": 20, "learning_rate": 2e-3, "batch_size": 16, "warmup": 0.1}
+
+    def check_state(self) -> None:
+        """Check the statistics of PaDiM, and that the standard deviations of both maps are positive.
+
+        Raises:
+            ModelFileError: A shape contradicts the settings, or a deviation is not positive.
+        """
+        super().check_state()
+        require_positive("scales", self._require_state("scales", 2, 2)[1])
 
     def _raw_maps(self, images: Tensor) -> Tensor:
         """Return the logarithm of the distance and the discriminator's logit, [2,B,P]."""

@@ -15,9 +15,11 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
+from adctl.detectors.base import DAMAGED
 from adctl.detectors.components.config_checks import check_heads, require_multiple
 from adctl.detectors.components.timm_models import import_timm
 from adctl.detectors.reconstruction_detector import Autoencoder, AutoencoderConfig
+from adctl.errors import ModelFileError
 from adctl.image_sizes import ImageSize, both_sides
 
 if TYPE_CHECKING:
@@ -157,6 +159,17 @@ class VisionTransformerAutoencoder(Autoencoder):
         """Return twice the general learning rate, which suits a few hundred images."""
         del config
         return {"learning_rate": 2e-3}
+
+    def check_state(self) -> None:
+        """Check the statistics of normal errors, and that the order of the patches names each once.
+
+        Raises:
+            ModelFileError: They contradict the settings.
+        """
+        super().check_state()
+        order = self._require_state("order", self.config.patches)
+        if sorted(order.tolist()) != list(range(len(order))):
+            raise ModelFileError("'order' does not name each patch once.", DAMAGED)
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Reconstruct images [B,C,H,W] in [0, 1]."""

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adctl import files, run_folder
+from adctl.data.colours import warn_of_colours
 from adctl.data.datasets.layouts import list_images
 from adctl.data.depth import warn_of_depth
 from adctl.datasets import dataset_of_run
@@ -38,7 +39,7 @@ from adctl.scoring.heatmaps import LARGEST, boxes_from_map, heatmap_picture
 from adctl.scoring.map_file import MAPS
 from adctl.scoring.png import encode_png
 from adctl.scoring.predict import PredictedImage, predict
-from adctl.scoring.score_set import CSV, JSONL, MANIFEST, ScoreRow, ScoreSet, ScoreWriter, claimed_files
+from adctl.scoring.score_set import CSV, JSONL, MANIFEST, ScoreRow, ScoreSet, ScoreWriter, claimed_files, folder_lock
 from adctl.scoring.tta import parse_views, with_views
 from adctl.threads import map_ordered
 from adctl.thresholds import drift
@@ -172,6 +173,7 @@ def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     with reporter.stage("opening the model"):
         runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta)
     warn_of_depth(samples, runtime.input.bit_depth)
+    warn_of_colours(samples)
     calibration = runtime.header.calibration
     folder = settings.out or run_folder.new_folder(model.parent / "scores")
     manifest = build_manifest(loaded, model, runtime, ignored)
@@ -202,8 +204,11 @@ def _check_targets(settings: ScoreSettings, folder: Path, samples: Sequence[Samp
     """Raise if results would be written over images, over files of the user, or outside the folder.
 
     Raises:
-        UsageError: Such a file exists; the message names it.
+        UsageError: Such a file exists; the message names it. Or another process writes into the folder.
     """
+    if folder.is_dir():
+        with folder_lock(folder):  # taken again when the model is loaded
+            pass
     own, old_heatmaps = claimed_files(folder)
     results = [folder / name for name in (MANIFEST, CSV, JSONL, *([MAPS] if settings.maps else []))]
     files.require_replaceable(results, overwrite=settings.overwrite, claimed=own)
@@ -379,7 +384,6 @@ def _score_all(
     settings, calibration = loaded.settings, runtime.header.calibration
     names = HeatmapNames(folder)
     targets = {sample.key: names.path(sample.key) for sample in samples}
-    old_heatmaps = claimed_files(folder)[1]
     heatmaps = HeatmapWriter(names, calibration, settings.draw) if wants_heatmaps(settings) else None
     start = time.perf_counter()
     with (
@@ -389,8 +393,7 @@ def _score_all(
             manifest,
             calibration,
             keep_maps=settings.maps,
-            # Heatmaps of this run are written before the first row.
-            replaces=old_heatmaps - set(targets.values()) if heatmaps else old_heatmaps,
+            heatmaps=targets.values() if heatmaps else (),
             keep=lambda row: heatmaps is None or row.score is None or targets[row.key].is_file(),
         ) as writer,
     ):
@@ -407,7 +410,7 @@ def _score_all(
 
         with closing(scored_rows(runtime, missing, settings, heatmaps, write)) as rows:
             for row in rows:
-                if row.score is None and targets[row.key] in old_heatmaps:
+                if row.score is None and targets[row.key] in writer.old_heatmaps:
                     targets[row.key].unlink(missing_ok=True)
                 update(writer.rows, len(samples))
         whole = not writer.done and not sharing()

@@ -33,6 +33,7 @@ from adctl.scoring.score_files import AGAIN, read_manifest, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from adctl.paths import StrPath
@@ -62,12 +63,13 @@ class ScoreWriter:
             set in the folder, writing continues behind the rows there.
         calibration: Calibration of the verdicts, or None.
         keep_maps: Whether to store raw anomaly maps of float32 in `maps.h5`; each map covers its whole image.
-        replaces: Files of an earlier set that are removed with it.
+        heatmaps: Heatmaps of this set, which may be written before the first row.
         keep: Function that tells whether a row of the incomplete set still has its other files.
 
     Attributes:
         done: Rows that were in the folder already.
         rows: Number of rows in the folder.
+        old_heatmaps: Heatmaps of the set that was in the folder; the first row removes them, except `heatmaps`.
 
     Raises:
         UsageError: Another process writes into the folder.
@@ -81,7 +83,7 @@ class ScoreWriter:
         calibration: Calibration | None,
         *,
         keep_maps: bool,
-        replaces: Collection[Path] = (),
+        heatmaps: Collection[Path] = (),
         keep: Callable[[ScoredImage], bool] = lambda _: True,
     ) -> None:
         self.folder = folder
@@ -89,7 +91,8 @@ class ScoreWriter:
         self.rows = 0
         self._manifest = dict(manifest)
         self._calibration = calibration
-        self._replaces = replaces
+        self.old_heatmaps: set[Path] = set()
+        self._heatmaps = set(heatmaps)
         self._keep = keep
         self._maps = MapSpool(folder) if keep_maps else None
         self._jsonl: files.AppendFile | None = None
@@ -97,8 +100,9 @@ class ScoreWriter:
 
     def __enter__(self) -> Self:
         files.make_folder(self.folder)
-        self._stack.enter_context(files.folder_lock(self.folder, "adctl score"))
+        self._stack.enter_context(folder_lock(self.folder))
         try:
+            self.old_heatmaps = claimed_files(self.folder)[1]
             files.sweep(self.folder)
             with files.output_errors(self.folder):
                 self._resume()
@@ -143,7 +147,7 @@ class ScoreWriter:
         """Remove an earlier set, and open the files."""
         # The old manifest is replaced first, so that nobody reads new rows with an old manifest.
         self._publish(complete=False)
-        for path in (self.folder / MAPS, *self._replaces):
+        for path in (self.folder / MAPS, *(self.old_heatmaps - self._heatmaps)):
             path.unlink(missing_ok=True)
         MapSpool(self.folder).remove()
         self._open(0, csv_text(COLUMNS))
@@ -188,6 +192,16 @@ class ScoreWriter:
 
     def _publish(self, *, complete: bool) -> None:
         write_manifest(self.folder, self._manifest, self._calibration, rows=self.rows, complete=complete)
+
+
+def folder_lock(folder: Path) -> AbstractContextManager[None]:
+    """Return a context that holds the only right to write scores into a folder.
+
+    Raises:
+        UsageError: Another process holds it.
+        OutputError: The folder cannot be written.
+    """
+    return files.folder_lock(folder, "adctl score", "Stop it, or choose another folder with --out.")
 
 
 def write_manifest(

@@ -23,6 +23,8 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 from adctl import files, run_folder
+from adctl.data.colours import warn_of_colours
+from adctl.data.depth import warn_of_depth
 from adctl.data.images import IMAGE_SUFFIXES, JPEG_END, PNG_END
 from adctl.errors import UsageError
 from adctl.progress import SILENT, Reporter
@@ -64,6 +66,9 @@ _PATIENCE = 10
 
 _LONGEST_WAIT = 120.0
 """Seconds after which a file that still changes no longer keeps a watch with `watch_idle` from ending."""
+
+_CHECKED = 16
+"""Number of files whose depth and colour profile are checked."""
 
 _UNFINISHED = (
     ".*", "~*", "*~", "tmp*", "*.tmp.*", "*.temp.*", "*.part.*", "*.partial.*", "*.crdownload.*", "*.filepart.*"
@@ -303,6 +308,9 @@ class _Watch:
         self._use(None if self._line.missing else self._line.calibration or trained)
         self._drifted = False
         self._since_comparison = 0
+        self._seen: list[Sample] = []
+        depth = runtime.input.bit_depth
+        self._checks: list[Callable[[list[Sample]], bool]] = [lambda seen: warn_of_depth(seen, depth), warn_of_colours]
 
     def run(self, reporter: Reporter) -> ScoreSummary:
         """Run until stopped, and return the summary of the files scored since the start."""
@@ -353,12 +361,19 @@ class _Watch:
             self._write(row, by_key[row.key], inputs)
 
         samples = [Sample(file.path, file.key) for file in new_files]
+        self._check_first(samples)
         with closing(scored_rows(self._runtime, samples, self._settings, self._heatmaps, write)) as rows:
             for _ in rows:
                 update(self._log.rows, None)
                 if time.monotonic() >= until:
                     break
         self._log.sync()
+
+    def _check_first(self, samples: list[Sample]) -> None:
+        """Warn once if the first files hold values that are not read as they may be meant."""
+        if len(self._seen) < _CHECKED:
+            self._seen += samples[: _CHECKED - len(self._seen)]
+            self._checks = [check for check in self._checks if not check(self._seen)]
 
     def _write(self, row: ScoredImage, file: NewFile, inputs: tuple[float, ...]) -> None:
         """Write the row unless the file changed while it was scored; a changed file is scored again."""

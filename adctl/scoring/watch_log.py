@@ -18,7 +18,7 @@ from adctl import documents, files
 from adctl.errors import DataError, UsageError
 from adctl.records import ScoredImage  # noqa: TC001 - pydantic resolves it at run time
 from adctl.scoring.commissioning import COMMISSIONING
-from adctl.scoring.score_set import COLUMNS, CSV, JSONL, MANIFEST, claimed_files, csv_line, json_line
+from adctl.scoring.score_set import COLUMNS, CSV, JSONL, MANIFEST, claimed_files, csv_line, folder_lock, json_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +82,7 @@ class WatchLog:
     def __enter__(self) -> Self:
         files.make_folder(self.folder)
         try:
-            self._stack.enter_context(files.folder_lock(self.folder, "adctl score"))
+            self._stack.enter_context(folder_lock(self.folder))
             with files.output_errors(self.folder):
                 self._recover()
                 self._open()

@@ -32,7 +32,7 @@ from adctl.metrics.mean_std import MeanStd, mean_std, mean_stds
 from adctl.names import csv_cell, printable
 from adctl.progress import SILENT, Reporter
 from adctl.training.evaluate import DEFECT_METRICS, METRICS, can_test, evaluate_on_test
-from adctl.training.resume import MAY_DIFFER
+from adctl.training.resume import MAY_DIFFER, run_lock
 from adctl.training.single_run import train_once
 
 if TYPE_CHECKING:
@@ -189,7 +189,17 @@ def train_grid(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILEN
     settings = loaded.settings
     _check(settings)
     wanted = combinations(settings)
-    folder, done = _folder(settings)
+    folder = _folder(settings)
+    with run_lock(folder):
+        return _train_all(loaded, wanted, folder, reporter)
+
+
+def _train_all(
+    loaded: LoadedSettings[TrainSettings], wanted: Sequence[Combination], folder: Path, reporter: Reporter
+) -> GridResult:
+    """Train the combinations that the folder lacks."""
+    settings = loaded.settings
+    done = _known_rows(folder, settings)
     rows = {combination: row for combination, row in done.items() if row.error is None}
     complete = len(rows.keys() & set(wanted))
     if complete:
@@ -308,18 +318,33 @@ def _check(settings: TrainSettings) -> None:
         raise UsageError("A grid of trainings cannot be started by torchrun.", "Use --devices instead.")
 
 
-def _folder(settings: TrainSettings) -> tuple[Path, dict[Combination, GridRow]]:
-    """Return the folder, and the results of an earlier call."""
+def _folder(settings: TrainSettings) -> Path:
+    """Return the folder of an earlier call with the same name, or a new one."""
     if settings.name is not None:
         folder = settings.runs / settings.name
-        known = run_folder.read_json(folder / run_folder.SUMMARY)
-        if known is not None and known.get("schema") == SCHEMA:
-            _check_same(folder, known.get("settings", {}), _kept(settings))
-            return folder, _read_rows(folder, known)
+        if _summary(folder) is not None:
+            return folder
     parts = [part.replace(",", "+") for part in (settings.arch, settings.category or "")]
     folder = run_folder.new_folder(settings.runs, *filter(None, parts), name=settings.name)
     _write(folder, settings, [])
-    return folder, {}
+    return folder
+
+
+def _summary(folder: Path) -> dict[str, Any] | None:
+    known = run_folder.read_json(folder / run_folder.SUMMARY)
+    return known if known is not None and known.get("schema") == SCHEMA else None
+
+
+def _known_rows(folder: Path, settings: TrainSettings) -> dict[Combination, GridRow]:
+    """Return the results of earlier calls.
+
+    Raises:
+        UsageError: They have other settings.
+        DataError: They are damaged.
+    """
+    known = _summary(folder) or {"settings": _kept(settings), "combinations": []}
+    _check_same(folder, known.get("settings", {}), _kept(settings))
+    return _read_rows(folder, known)
 
 
 def _read_rows(folder: Path, known: dict[str, Any]) -> dict[Combination, GridRow]:

@@ -21,6 +21,7 @@ from adctl.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from adctl.data.split import Split
 
@@ -126,17 +127,31 @@ def check_data(run: Path, split: Split) -> None:
         )
 
 
+def run_lock(run: Path) -> AbstractContextManager[None]:
+    """Return a context that holds the only right to train into the folder of a run.
+
+    Raises:
+        UsageError: Another process holds it.
+    """
+    return files.folder_lock(run, "adctl train", "Wait until it is done, or train under another --name.")
+
+
 @contextmanager
 def kept_if_resumable(run: Path) -> Iterator[None]:
-    """After a failure in the block, keep the folder of a run that can be resumed, or else remove it."""
-    try:
-        yield
-    except BaseException:
-        if CheckpointFolder(run / CHECKPOINTS).newest() is not None or any(run.glob("fold-*")):
-            log.warning("The run is kept. Resume it with 'adctl train --resume %s'.", run)
-        else:
-            shutil.rmtree(run, ignore_errors=True)
-        raise
+    """Hold the folder of a run; after a failure in the block, keep it if it can be resumed, or else remove it.
+
+    Raises:
+        UsageError: Another process trains into the folder.
+    """
+    with run_lock(run):
+        try:
+            yield
+        except BaseException:
+            if CheckpointFolder(run / CHECKPOINTS).newest() is not None or any(run.glob("fold-*")):
+                log.warning("The run is kept. Resume it with 'adctl train --resume %s'.", run)
+            else:
+                shutil.rmtree(run, ignore_errors=True)
+            raise
 
 
 def _comparable(now: Any, started: Any) -> Any:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from adctl import files, run_folder
 from adctl.config import LoadedSettings, TrainSettings, names_of
+from adctl.data.colours import warn_of_colours
 from adctl.data.datasets.remote import absolute_path
 from adctl.data.depth import warn_of_depth
 from adctl.data.folds import split_fold
@@ -165,6 +166,7 @@ def plan_training(settings: TrainSettings) -> TrainingPlan:
     device = choose_device(settings.device, settings.gpu)
     dataset = open_dataset(settings)
     warn_of_depth(dataset.train, config.bit_depth)
+    warn_of_colours(dataset.train)
     size = choose_size(cls, config, dataset.train) if _sized_by_images(settings) else None
     validation = settings.validation_share if cls.needs_validation else 0.0
     split = _split(settings, cls, dataset, validation)
@@ -326,7 +328,8 @@ def train_once(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILEN
         _fit(_new_detector(settings, plan.config)[0], settings, plan, context, _image_sources(settings, plan))
         return None
     if run is not None:
-        return train_into(run, loaded, plan, reporter)
+        with resume.run_lock(run):
+            return train_into(run, loaded, plan, reporter)
     run = run_folder.new_folder(settings.runs, settings.arch, plan.dataset.category, name=settings.name)
     with resume.kept_if_resumable(run):
         resume.save_settings(run, loaded, plan.split)

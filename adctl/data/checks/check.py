@@ -11,7 +11,13 @@ from adctl.data.checks.duplicates import find_duplicates
 from adctl.data.checks.findings import KINDS, Finding, FindingCase, Severity, make_finding
 from adctl.data.checks.image_stats import ImageStats, Part, collect_image_stats
 from adctl.data.checks.masks import find_faulty_masks
-from adctl.data.checks.outliers import find_exposure_outliers, find_mode_outliers, find_size_outliers, find_unused_bits
+from adctl.data.checks.outliers import (
+    find_colour_profiles,
+    find_exposure_outliers,
+    find_mode_outliers,
+    find_size_outliers,
+    find_unused_bits,
+)
 from adctl.data.datasets.folders import find_subfolder, subfolders_of
 from adctl.data.datasets.ground_truth import GOOD_NAMES, is_category, test_images
 from adctl.data.datasets.grouping import with_groups
@@ -154,6 +160,7 @@ def check_dataset(dataset: Dataset, *, workers: int, update: Callable[[int, int 
         *find_faulty_masks(stats, dataset.unused_masks),
         *find_exposure_outliers(readable),
         *find_unused_bits(readable),
+        *find_colour_profiles(readable),
         *find_mode_outliers(readable),
         *find_size_outliers(readable),
         *_too_few(dataset),

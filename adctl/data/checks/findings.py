@@ -123,6 +123,11 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
         "16-bit images that use only the lower bits",
         "If the camera delivers fewer bits, train with the setting that is named; otherwise the images are too dark.",
     ),
+    "colour-profile": (
+        Severity.WARNING,
+        "Images whose colours do not mean sRGB, or not the same",
+        "Convert all images to sRGB, or make sure that all images of training and scoring carry the same profile.",
+    ),
     "odd-exposure": (
         Severity.WARNING,
         "Good images with unusual exposure",

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from adctl.data import storage
+from adctl.data.colours import colour_meaning
 from adctl.data.images import as_rgb, read_header, read_stored, resize, to_uint8
 from adctl.data.multichannel import read_channels, to_display_image
 from adctl.errors import AdctlError, ImageError
@@ -54,6 +55,7 @@ class ImageStats:
         contrast: Standard deviation of the luminance.
         hash: Perceptual hash, 64 bits.
         detail: Detail signature, array [DETAIL_SIDE * DETAIL_SIDE] of int8.
+        colours: Meaning of the colours if it is not sRGB; see `adctl.data.colours.colour_meaning`.
     """
 
     sample: Sample
@@ -68,6 +70,7 @@ class ImageStats:
     contrast: float = 0.0
     hash: int = 0
     detail: NDArray[np.int8] | None = None
+    colours: str = ""
 
 
 def collect_image_stats(
@@ -93,7 +96,8 @@ def measure_image(sample: Sample, part: Part) -> ImageStats:
     digest = ""
     try:
         digest = storage.digest(sample.path)
-        rgb, mode, peak = _read_rgb_and_mode(sample.path)
+        header = read_header(sample.path)
+        rgb, mode, peak = _read_rgb_and_mode(sample.path, header.bands)
     except ImageError as error:
         return ImageStats(sample, part, digest, error)
     except (OSError, AdctlError) as error:
@@ -114,12 +118,12 @@ def measure_image(sample: Sample, part: Part) -> ImageStats:
         float(deviation.item()),
         perceptual_hash(grey),
         fine_structure(grey),
+        colour_meaning(header),
     )
 
 
-def _read_rgb_and_mode(path: Path) -> tuple[RgbImage, str, int | None]:
+def _read_rgb_and_mode(path: Path, bands: int) -> tuple[RgbImage, str, int | None]:
     """Read an image as RGB; return it with its channels and number type in words, and its `StoredImage.peak`."""
-    bands = read_header(path).bands
     if bands:
         stored = read_channels(path)
         rgb = to_display_image(to_uint8(path, stored.pixels, stored.depth or 16))

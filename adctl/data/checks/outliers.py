@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adctl.data.checks.findings import Finding, FindingCase, make_finding
+from adctl.data.colours import describe_colours
 from adctl.data.depth import describe_depth
 from adctl.records import GOOD
 
@@ -60,6 +61,13 @@ def find_unused_bits(stats: Sequence[ImageStats]) -> list[Finding]:
     deep = [image for image in stats if image.peak is not None]
     problem = describe_depth((image.peak or 0 for image in deep), 16)
     return make_finding("unused-bits", [FindingCase((deep[0].sample.path.parent,), problem)] if problem else [])
+
+
+def find_colour_profiles(stats: Sequence[ImageStats]) -> list[Finding]:
+    """Find images whose profile or gamma differs from sRGB, if there are any, all of one profile together."""
+    problem = describe_colours(image.colours for image in stats)
+    first = next((image for image in stats if image.colours), None)
+    return make_finding("colour-profile", [FindingCase((first.sample.path,), problem)] if first and problem else [])
 
 
 def find_mode_outliers(stats: Sequence[ImageStats]) -> list[Finding]:

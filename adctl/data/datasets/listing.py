@@ -6,6 +6,7 @@ import glob
 import os
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from adctl.errors import UsageError
 from adctl.records import GOOD, Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 def list_images(inputs: Sequence[str | Path]) -> tuple[list[Sample], list[IgnoredPath]]:
@@ -53,11 +54,12 @@ def list_images(inputs: Sequence[str | Path]) -> tuple[list[Sample], list[Ignore
     if not inputs:
         raise UsageError("No images were given.", "Give folders, image files or patterns.")
     found: dict[str, Sample] = {}
+    real_folder: Callable[[str], str] = cache(os.path.realpath)
     ignored: dict[Path, IgnoredPath] = {}
     for item in inputs:
         samples, left_out = _expand(item)
         for sample in samples:
-            found.setdefault(os.path.realpath(sample.path), sample)
+            found.setdefault(_real_path(sample.path, real_folder), sample)
         ignored.update((entry.path, entry) for entry in left_out)
     if not found:
         raise no_images(", ".join(map(str, inputs)), ignored.values())
@@ -124,8 +126,21 @@ def _expand_pattern(pattern: Path) -> tuple[list[Sample], list[IgnoredPath]]:
     return samples, ignored
 
 
+def _real_path(path: Path, real_folder: Callable[[str], str]) -> str:
+    """Return the path without links.
+
+    Args:
+        path: An image file.
+        real_folder: Function that returns the path of a folder without links, and remembers it.
+    """
+    folder, name = os.path.split(path)
+    return os.path.realpath(path) if path.is_symlink() else f"{real_folder(folder)}{os.sep}{name}"
+
+
 def _with_unique_keys(samples: list[Sample]) -> list[Sample]:
     """Add parent folders to equal keys until all keys differ."""
+    if len({sample.key for sample in samples}) == len(samples) and all(map(_is_tail, samples)):
+        return samples
     paths = [sample.path.absolute() for sample in samples]
     depths = [len(Path(sample.key).parts) for sample in samples]
     while True:
@@ -136,18 +151,24 @@ def _with_unique_keys(samples: list[Sample]) -> list[Sample]:
         depths = [depth + (counts[key] > 1) for key, depth in zip(keys, depths, strict=True)]
 
 
+def _is_tail(sample: Sample) -> bool:
+    """Return whether the path of an image ends with its key, as it does unless the key has parts such as `..`."""
+    return sample.path.as_posix().endswith(f"/{sample.key}") or sample.path.as_posix() == sample.key
+
+
 def _with_ground_truth(samples: list[Sample]) -> Iterator[Sample]:
     """Add labels and masks to the images that lie in a test folder."""
-    test_folders: dict[Path, Path | None] = {}
+    test_folders: dict[str, Path | None] = {}
     ground_truths: dict[Path, dict[Path, Sample]] = {}
     for sample in samples:
-        path = sample.path.absolute()
-        if path.parent not in test_folders:
-            test_folders[path.parent] = next(filter(_is_test_folder, path.parents), None)
-        test = test_folders[path.parent]
+        folder = os.path.dirname(sample.path)  # noqa: PTH120 - ten times as fast, and there may be many images
+        if folder not in test_folders:
+            test_folders[folder] = next(filter(_is_test_folder, sample.path.absolute().parents), None)
+        test = test_folders[folder]
         if test is None or sample.label is not None:
             yield sample
             continue
+        path = sample.path.absolute()
         if test not in ground_truths:
             ground_truths[test] = _ground_truth(test)
         known = ground_truths[test].get(path, sample)
