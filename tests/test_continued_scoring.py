@@ -172,7 +172,7 @@ def small_disk(tmp_path, request):
 
 
 @pytest.mark.parametrize(
-    ("heatmaps", "small_disk"), [("--heatmaps", "1m"), ("--no-heatmaps", "200k")], indirect=["small_disk"]
+    ("heatmaps", "small_disk"), [("--heatmaps", "3m"), ("--no-heatmaps", "200k")], indirect=["small_disk"]
 )
 def test_a_full_disk_keeps_the_rows_and_ends_with_code_1(patchcore, zippers, tmp_path, small_disk, heatmaps):
     images, out = many(zippers, tmp_path / "images", 200), small_disk / "out"

@@ -49,7 +49,10 @@ def _open_regular(path: Path) -> BufferedReader:
     """Open a regular file; a pipe or device, which could block for ever, raises an `OSError`."""
     # Without O_NONBLOCK the call itself would wait for a writer of a pipe.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-    descriptor = os.open(path, flags)
+    try:
+        descriptor = os.open(path, flags)
+    except ValueError as error:
+        raise _impossible_name(error) from error
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return os.fdopen(descriptor, "rb")
@@ -57,6 +60,11 @@ def _open_regular(path: Path) -> BufferedReader:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise OSError("it is a pipe, socket or device, and no regular file")
+
+
+def _impossible_name(error: ValueError) -> OSError:
+    """Return the error for a name that no file can have, because it holds a NUL character."""
+    return OSError(f"no file can have this name ({error})")
 
 
 def digest(path: Path) -> str:
@@ -81,6 +89,8 @@ def is_folder(path: Path) -> bool:
             return True
         if not is_container_name(path.name):
             return False
+    except ValueError as error:
+        raise _impossible_name(error) from error
     except (FileNotFoundError, NotADirectoryError):
         pass
     found = _inside(path)
@@ -103,6 +113,8 @@ def file_size(path: Path) -> int | None:
     """
     try:
         status = path.stat()
+    except ValueError as error:
+        raise _impossible_name(error) from error
     except (FileNotFoundError, NotADirectoryError):
         container, name = _require_inside(path)
         return container.sizes[name]

@@ -386,8 +386,10 @@ def _commands(scores: ScoreSet) -> list[str]:
     model = _manifest_part(scores, "model").get("path")
     if model is None:
         return [shlex.join(report)]
-    images = _manifest_part(scores, "settings").get("images", {}).get("value") or []
-    score = ["adctl", "score", *map(str, images), "--model", str(model), "--out", str(scores.folder)]
+    given = _manifest_part(scores, "settings").get("images")
+    images = given.get("value") if isinstance(given, dict) else None
+    named = map(str, images if isinstance(images, list) else [])
+    score = ["adctl", "score", *named, "--model", str(model), "--out", str(scores.folder)]
     return [shlex.join(score), shlex.join(report)]
 
 

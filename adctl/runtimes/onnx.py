@@ -5,6 +5,7 @@ On NVIDIA GPUs, TensorRT is used if ONNX Runtime was built with it, otherwise CU
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from threading import Lock
@@ -48,6 +49,8 @@ class OnnxRuntime:
     callers = 2
 
     def __init__(self, path: Path, device: str = "auto", gpu: int | None = None) -> None:
+        # Its telemetry would print warnings where the home folder cannot be written.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         try:
             import onnxruntime
         except ImportError as error:

@@ -139,6 +139,7 @@ class Inbox:
         self._without = without.resolve()
         self._pending: dict[object, _PendingFile] = {}  # by inode and by key
         self._unreachable = False
+        self._device: int | None = None
         self._told: set[Path] = set()
 
     def new_files(self) -> list[NewFile]:
@@ -185,6 +186,7 @@ class Inbox:
         """Yield all files; unfinished files too, so that their settling time is known when they are renamed."""
         try:
             os.scandir(self._folder).close()
+            device = self._folder.stat().st_dev
         except OSError as error:
             if not self._unreachable:
                 log.warning("%s cannot be read (%s). Waiting until it can.", self._folder, error.strerror)
@@ -193,6 +195,9 @@ class Inbox:
         if self._unreachable:
             log.info("%s can be read again.", self._folder)
             self._unreachable = False
+        if self._device not in (None, device):
+            log.warning("%s was mounted or unmounted: it is another file system now.", self._folder)
+        self._device = device
         for parent, folders, names in os.walk(self._folder):
             here = Path(parent)
             folders[:] = [name for name in folders if not self._is_excluded(here / name)]
