@@ -89,6 +89,8 @@ _MAX_RESIZE_CHANNELS = 4  # limit of cv2.resize
 JPEG_END = b"\xff\xd9"
 PNG_END = b"IEND\xaeB`\x82"
 """Last bytes of complete files."""
+_RESERVED = 512
+"""Zeros at the end of a compressed file that make it incomplete."""
 _ORIENTATION = 274
 _DAMAGE = re.compile("premature end|bad Huffman|bad arithmetic|instead of RST|Not enough")
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker")
@@ -593,7 +595,9 @@ def _is_complete(header: Header, data: bytes) -> bool:
     if header.format == "PNG":
         return data.rfind(PNG_END) >= 0
     if header.format == "WEBP":
-        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+        # Its decoder takes zeros for pixels; they are the end of a file that was reserved and not copied completely.
+        is_reserved = len(data) > _RESERVED and not any(data[-_RESERVED:])
+        return len(data) >= 8 + int.from_bytes(data[4:8], "little") and not is_reserved
     return True
 
 

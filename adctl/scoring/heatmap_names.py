@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import os
+import unicodedata
 from typing import TYPE_CHECKING
 
 from adctl.names import safe_name
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from pathlib import Path, PurePosixPath
+
+_LONGEST = 255
+"""Bytes of the longest file name."""
 
 
 class HeatmapNames:
@@ -21,7 +27,7 @@ class HeatmapNames:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._paths: dict[str, Path] = {}
-        self._taken: set[Path] = set()
+        self._taken: set[str] = set()
 
     def path(self, key: str) -> Path:
         """Return the heatmap file of an image by its key, the name of the image within its dataset or folder."""
@@ -29,11 +35,27 @@ class HeatmapNames:
             name = safe_name(key)
             # a.jpg and a.png may lie in the same folder.
             others = (
-                name.with_name(f"{name.name}{number}.png") for number in itertools.chain([""], itertools.count(2))
+                name.with_name(_short(f"{name.name}{number}.png"))
+                for number in itertools.chain([""], itertools.count(2))
             )
-            path = self._folder / name.with_suffix(".png")
-            while path in self._taken:
-                path = self._folder / next(others)
-            self._taken.add(path)
-            self._paths[key] = path
+            chosen = name.with_name(_short(name.with_suffix(".png").name))
+            while _same_file(chosen) in self._taken:
+                chosen = next(others)
+            self._taken.add(_same_file(chosen))
+            self._paths[key] = self._folder / chosen
         return self._paths[key]
+
+
+def _same_file(name: PurePosixPath) -> str:
+    """Return a text that is equal for names of the same file on file systems that ignore case or Unicode forms."""
+    return unicodedata.normalize("NFC", str(name)).casefold()
+
+
+def _short(name: str) -> str:
+    """Return a file name that file systems accept: the middle of a longer one is replaced by a digest."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= _LONGEST:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:16]
+    start = encoded[: _LONGEST - len(digest) - 5].decode(errors="ignore")
+    return f"{start}-{digest}.png"

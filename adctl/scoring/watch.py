@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from adctl import files, run_folder
 from adctl.data.colours import warn_of_colours
+from adctl.data.datasets.folders import is_results
 from adctl.data.depth import warn_of_depth
 from adctl.data.images import IMAGE_SUFFIXES, JPEG_END, PNG_END
 from adctl.errors import UsageError
@@ -200,6 +201,9 @@ class Inbox:
         self._device = device
         for parent, folders, names in os.walk(self._folder):
             here = Path(parent)
+            if here != self._folder and is_results(here):
+                folders.clear()
+                continue
             folders[:] = [name for name in folders if not self._is_excluded(here / name)]
             yield from (here / name for name in names)
 

@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adctl import files
 from adctl.data import storage
 from adctl.data.containers import is_container_name
 from adctl.data.images import IMAGE_SUFFIXES
-from adctl.errors import DataError, UsageError
+from adctl.errors import AdctlError, DataError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
+_RESULTS = ("scores.json", "run.json", "settings.json", "summary.json")
+"""Documents that adctl writes into the folders of its results."""
+_SCHEMA = b'"schema": "adctl.'
+_HEAD = 256
 _ENDINGS = ", ".join(sorted(IMAGE_SUFFIXES))
 
 
@@ -38,7 +43,8 @@ def scan(
         narrow: Function from a folder and the names of its subfolders to the names to enter; None enters all.
 
     Returns:
-        The usable image files, and the ignored files and folders. Hidden ones are in neither list.
+        The usable image files, and the ignored files and folders. Hidden ones are in neither list. Heatmaps and other
+        pictures of adctl are ignored: folders of its results, and marked pictures if `root` is such a folder.
     """
     images = []
     ignored = [IgnoredPath(path, reason) for path, reason in storage.ignored_in(root)]
@@ -46,6 +52,7 @@ def scan(
     def unreadable(error: OSError) -> None:
         ignored.append(IgnoredPath(Path(error.filename), "the folder cannot be read"))
 
+    beside_results = is_results(root)
     visited = {os.path.realpath(folder) for folder in leave_out}
     for folder, subfolders, names in storage.walk(root, unreadable):
         real = os.path.realpath(folder)
@@ -55,15 +62,37 @@ def scan(
             subfolders.clear()
             continue
         visited.add(real)
+        if folder != root and is_results(folder):
+            ignored.append(IgnoredPath(folder, "results of adctl"))
+            subfolders.clear()
+            continue
         visible = sorted(name for name in subfolders if not is_hidden(name))
         subfolders[:] = narrow(folder, visible) if narrow else visible
         for path in (folder / name for name in sorted(names) if not is_hidden(name)):
-            reason = reason_unusable(path)
+            reason = reason_unusable(path) or ("a picture of adctl" if beside_results and is_picture(path) else None)
             if reason is None:
                 images.append(path)
             else:
                 ignored.append(IgnoredPath(path, reason))
     return images, ignored
+
+
+def is_results(folder: Path) -> bool:
+    """Return True if adctl wrote results of a training or a scoring into a folder."""
+    return any(_SCHEMA in _head(folder / name) for name in _RESULTS)
+
+
+def is_picture(path: Path) -> bool:
+    """Return True for a PNG file that bears the mark of adctl."""
+    return files.PNG_MARK in _head(path)
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with storage.open_binary(path) as stream:
+            return stream.read(_HEAD)
+    except (OSError, AdctlError):
+        return b""
 
 
 def _is_link_loop(folder: Path, real: str) -> bool:

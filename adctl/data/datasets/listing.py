@@ -15,6 +15,8 @@ from adctl.data.datasets.folders import (
     IgnoredPath,
     find_subfolder,
     is_hidden,
+    is_picture,
+    is_results,
     no_images,
     os_reason,
     reason_unusable,
@@ -119,7 +121,12 @@ def _expand_pattern(pattern: Path) -> tuple[list[Sample], list[IgnoredPath]]:
     if not visible:
         raise UsageError(f"Nothing matches {pattern}.", "Check the pattern and its folder.")
     samples, ignored = [], []
+    results = cache(is_results)
     for path in visible:
+        inside = path.parents[: len(path.parents) - len(base.parents) - 1]
+        if any(map(results, inside)) or (results(base) and is_picture(path)):
+            ignored.append(IgnoredPath(path, "a result of adctl"))
+            continue
         found, left_out = _expand_folder(path, base) if storage.is_folder(path) else _expand_file(path, base)
         samples += found
         ignored += left_out
