@@ -334,6 +334,21 @@ def test_scores_and_rows(scored, tmp_path, name):
             is_told(_report, folder)
 
 
+def test_a_report_on_odd_values_of_known_names_says_so(scored, tmp_path):
+    folder = tmp_path / "odd"
+    shutil.copytree(scored, folder)
+    manifest = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    for images in (7, {"value": 7}, {"value": None}, None):
+        manifest["settings"] = {"images": images}
+        (folder / "scores.json").write_text(json.dumps(manifest), encoding="utf-8")
+        is_told(_report, folder)
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    for name in ("mask", "path"):
+        changed = [row | {name: "a\0.png"} for row in rows]
+        (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed), encoding="utf-8")
+        is_told(_report, folder)
+
+
 def test_a_report_on_removed_rows_says_so(scored, tmp_path):
     folder = tmp_path / "scored"
     shutil.copytree(scored, folder)

@@ -290,6 +290,13 @@ def test_truncated_files_are_refused(file, kind, share):
     refusal(file(whole[: int(len(whole) * share)]))
 
 
+def test_a_webp_whose_end_was_never_copied_is_refused(file):
+    """Its decoder takes the zeros for pixels, and reports nothing."""
+    whole = encoded(NOISE, "WEBP", lossless=True)
+    half = len(whole) // 2
+    assert "truncated" in refusal(file(whole[:half] + bytes(len(whole) - half)))
+
+
 @pytest.mark.parametrize("kind", ["jpeg", "thumbnail", "png", "webp"])
 def test_the_file_is_called_truncated_before_any_decoder_sees_it(file, kind, monkeypatch):
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from adctl import run_folder
 from adctl.config import LoadedSettings, ReportSettings, names_of, validated
 from adctl.errors import TrainingError
 from adctl.reporting.report import report
+from adctl.scoring import score as scoring
+from adctl.scoring.heatmap_names import HeatmapNames
 from adctl.scoring.score import score
 from adctl.scoring.score_set import ScoreSet
 from adctl.training.single_run import train_once
@@ -246,3 +249,64 @@ def test_a_pipe_is_an_error_and_never_waited_for(tmp_path):
         read_image(tmp_path / "f.png")
     with pytest.raises(ImageError, match="regular file"):
         read_image(Path("/dev/zero"))
+
+
+# ---- results among the images
+
+
+def test_results_inside_the_dataset_are_no_images(patchcore, zippers, tmp_path):
+    images = tmp_path / "in"
+    (images / "sub").mkdir(parents=True)
+    for index, image in enumerate(sorted((zippers / "train" / "good").iterdir())[:9]):
+        cv2.imwrite(str(images / ("sub" if index % 2 else "") / f"{index}.jpg"), cv2.imread(str(image)))
+    for out in (images / "out", images / "out", images, images, tmp_path / "other"):
+        assert len(score(settings_for(patchcore, images, out, heatmaps=True))) == 9
+        assert list(out.rglob("*.png"))
+    result = score(settings_for(patchcore, f"{images}/**/*", tmp_path / "glob"))
+    assert len(result) == 9
+    assert any("out" in path for path, _ in result.ignored)
+    train_once(settings(arch="padim", data=None, good=images, runs=images / "runs", name="k"))
+    trained = train_once(settings(arch="padim", data=None, good=images, runs=tmp_path / "runs"))
+    assert trained.images + len(trained.calibration.evidence.good) == 9
+
+
+def test_heatmap_names_fit_any_file_system(tmp_path):
+    names = HeatmapNames(tmp_path)
+    composed, decomposed = (unicodedata.normalize(form, "\u00e9.png") for form in ("NFC", "NFD"))
+    keys = ["a.png", "A.png", "a.jpg", composed, decomposed, *(f"{'n' * 251}.{end}" for end in ("png", "jpg", "bmp"))]
+    keys += ["\u00fc" * 200 + ".png", "x" * 999, "d/" + "y" * 254 + ".npy"]
+    paths = [names.path(key) for key in keys]
+    assert len({unicodedata.normalize("NFC", str(path)).casefold() for path in paths}) == len(keys)
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert [path.suffix for path in paths] == [".png"] * len(keys)
+    assert paths[0].name == "a.png"
+
+
+def test_images_that_are_removed_or_replaced_while_they_are_scored_are_rows(patchcore, zippers, tmp_path):
+    """The files change after they were listed, before they are read."""
+    first, second, *_ = sorted((zippers / "train" / "good").iterdir())
+    images = tmp_path / "in"
+    images.mkdir()
+    for index in range(6):
+        shutil.copy(first, images / f"{index}.png")
+
+    def change(*arguments):
+        (images / "0.png").unlink()
+        (images / "1.png").unlink()
+        (images / "1.png").mkdir()
+        (images / "2.png").write_bytes(b"x")
+        (images / "3.png").write_bytes(first.read_bytes()[:3000])
+        shutil.copy(second, images / "4.png")
+        return rows(*arguments)
+
+    rows = scoring.scored_rows
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "scored_rows", change)
+        result = score(settings_for(patchcore, images, tmp_path / "out", heatmaps=True))
+    assert [row.verdict == "error" for row in result] == [True] * 4 + [False] * 2
+    assert result.rows[4].score == pytest.approx(score(settings_for(patchcore, second, tmp_path / "b")).rows[0].score)
+    for row, reason in zip(result, ("does not exist", "directory", "not a PNG", "truncated"), strict=False):
+        assert reason in row.error
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["4.png", "5.png"]

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,49 @@ def test_a_limit_of_memory_is_no_internal_error(tmp_path, zippers):
     assert done.returncode == 1
     assert b"not enough memory" in done.stderr
     assert b"Internal error" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder in use is not removed there")
+@pytest.mark.parametrize("words", [("score", "a.png"), ("train", "--good", "."), ("report",)])
+def test_a_deleted_current_folder_is_one_message(words, tmp_path):
+    program = [*ADCTL, *words]
+    done = subprocess.run(
+        ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", *program], cwd=tmp_path, capture_output=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: The current folder no longer exists.\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names of other limits")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "20"},
+        {"COLUMNS": "1"},
+        {"COLUMNS": "none"},
+        {"HOME": "/proc", "XDG_CACHE_HOME": "/proc"},
+    ],
+)
+def test_odd_environments_change_nothing(changes, patchcore, zippers, tmp_path):
+    image = tmp_path / "Prüf ✓.png"
+    shutil.copy(next((zippers / "test").rglob("*.png")), image)
+    done = run("score", image.name, "--model", patchcore.model, "--out", "o", shell="<&-", cwd=tmp_path, env=changes)
+    assert done.returncode == 0, done.stderr
+    assert b"\x1b" not in done.stdout + done.stderr
+    assert (tmp_path / "o" / image.name).exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of open files differ there")
+def test_few_open_files_are_enough(patchcore, zippers, tmp_path):
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+    done = run("score", zippers / "test", "--model", patchcore.model, "--out", "o", cwd=tmp_path, preexec_fn=limit)
+    assert done.returncode == 0, done.stderr
 
 
 # ---- signals

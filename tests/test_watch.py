@@ -226,6 +226,49 @@ def test_the_folder_of_results_is_left_out_and_a_lost_folder_is_waited_for(folde
     assert taken(inbox) == ["b.png"]
 
 
+def test_another_file_system_is_told_and_its_files_are_found(folder, good, caplog):
+    inbox = inbox_of(folder)
+    shutil.copy(good[0], folder / "a.png")
+    assert taken(inbox) == ["a.png"]
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("this user may not mount a file system")
+    try:
+        shutil.copy(good[1], folder / "b.png")
+        assert taken(inbox) == ["b.png"]
+        assert caplog.text.count("was mounted or unmounted") == 1
+    finally:
+        subprocess.run(["umount", folder], check=True)
+    assert taken(inbox) == ["a.png"]  # the caller never marked it as done
+    assert caplog.text.count("was mounted or unmounted") == 2
+
+
+@pytest.mark.parametrize("year", [1902, 2300])
+def test_times_of_a_wrong_clock_do_not_matter(folder, good, patchcore, year):
+    path = folder / "a.png"
+    shutil.copy(good[0], path)
+    seconds = (year - 1970) * 31_556_952
+    os.utime(path, (seconds, seconds))
+    for rows in (1, 1):
+        assert len(keys_in(watch(settings_for(patchcore.model, folder)).folder)) == rows
+
+
+def test_images_of_a_lower_depth_are_told_once(folder, patchcore, caplog):
+    for index in range(3):
+        pixels = np.random.default_rng(index).integers(0, 4096, (64, 64, 3), np.uint16)
+        cv2.imwrite(str(folder / f"{index}.png"), pixels)
+    watch(settings_for(patchcore.model, folder))
+    assert caplog.text.count("bit_depth=12") == 1
+
+
+def test_results_in_the_watched_folder_are_not_scored(folder, good, patchcore):
+    shutil.copy(good[0], folder / "a.png")
+    for out in ("first", "second"):
+        result = watch(settings_for(patchcore.model, folder, out=folder / out, heatmaps=True))
+        assert keys_in(result.folder) == ["a.png"]
+    assert (folder / "first" / "a.png").exists()
+
+
 # ---- the journal
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -65,6 +66,7 @@ class Command(TyperCommand):
             streams.show_status("Loading PyTorch ..." if self.path in _WITH_TORCH else "Loading ...")
         from adctl.cli.output import Call, rows
 
+        _require_current_folder()
         given = {option.name: _value(option, ctx.params.get(option.name)) for option in self.options}
         call: Call[Any] = Call(self.path, given)
         module = importlib.import_module(f"adctl.cli.{self.path.replace(' ', '_')}")
@@ -94,6 +96,18 @@ class Command(TyperCommand):
             with formatter.section("Examples"):
                 for example in self.settings.examples:
                     formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
+
+
+def _require_current_folder() -> None:
+    """Raise if the current folder was deleted, in which several libraries end the process or raise odd errors.
+
+    Raises:
+        UsageError: It was deleted.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UsageError("The current folder no longer exists.", "Change to another folder and try again.") from error
 
 
 def subcommands_of(path: str) -> list[str]:

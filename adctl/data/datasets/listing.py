@@ -121,16 +121,21 @@ def _expand_pattern(pattern: Path) -> tuple[list[Sample], list[IgnoredPath]]:
     if not visible:
         raise UsageError(f"Nothing matches {pattern}.", "Check the pattern and its folder.")
     samples, ignored = [], []
-    results = cache(is_results)
     for path in visible:
-        inside = path.parents[: len(path.parents) - len(base.parents) - 1]
-        if any(map(results, inside)) or (results(base) and is_picture(path)):
-            ignored.append(IgnoredPath(path, "a result of adctl"))
-            continue
         found, left_out = _expand_folder(path, base) if storage.is_folder(path) else _expand_file(path, base)
         samples += found
         ignored += left_out
-    return samples, ignored
+    results = cache(is_results)
+    own = {sample.path for sample in samples if _is_result(sample.path, base, results)}
+    ignored += [IgnoredPath(path, "a result of adctl") for path in own]
+    return [sample for sample in samples if sample.path not in own], ignored
+
+
+def _is_result(path: Path, base: Path, results: Callable[[Path], bool]) -> bool:
+    """Return whether adctl wrote a file that a pattern with the given base matches."""
+    inside = path.parents[: len(path.parents) - len(base.parents) - 1]
+    is_map = any(parent.name == "maps.h5" and results(parent.parent) for parent in inside)
+    return is_map or any(map(results, inside)) or (results(base) and is_picture(path))
 
 
 def _real_path(path: Path, real_folder: Callable[[str], str]) -> str:

@@ -175,14 +175,16 @@ def _label(text: str, split: str | None, *, has_mask: bool) -> str | None:
 
 def _existing_file(manifest: Path, number: int, name: str) -> Path:
     """Return the path of an existing file that a manifest lists relative to its folder."""
+    problem = "does not exist"
     for candidate in (name, name.replace("\\", "/")):
         path = manifest.parent / Path(candidate)
         try:
             if storage.file_size(path) is not None:
                 return path
+            problem = "is no regular file"
         except (OSError, ValueError):  # ValueError: a name that holds a null character
             continue
-    raise _line_error(manifest, number, f"{name} does not exist", f"Write paths relative to {manifest.parent}.")
+    raise _line_error(manifest, number, f"{name} {problem}", f"Write paths relative to {manifest.parent}.")
 
 
 def _line_error(path: Path, number: int, problem: str, remedy: str) -> DataError:
