@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -254,7 +255,7 @@ def test_statistics_that_contradict_each_other_are_refused(arch, options, name, 
     detector = cls(cls.Config(image_size=32, **options))
     tensors = detector.state_dict()
     if arch in ("padim", "simplenet"):
-        places, kept = detector.grid**2, detector.dimensions
+        places, kept = math.prod(detector.grid), detector.dimensions
         shapes = {"projection": (detector.channels, kept), "mean": (places, kept), "whitening": (places, kept, kept)}
         shapes["whitening"] = shapes["whitening"][: 2 if options else 3]
         tensors |= {one: torch.ones(shape) for one, shape in shapes.items()}
