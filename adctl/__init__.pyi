@@ -495,6 +495,7 @@ def calibrate(
     scores: StrPath | None = None,
     line: StrPath | None = None,
     contaminated: float | None = None,
+    recentre: bool = True,
     folds: int | None = None,
     learning_curve: bool = False,
     tta: str | Sequence[str] | None = None,
@@ -530,6 +531,7 @@ def calibrate(
         scores: Folder of labelled scores from 'adctl score', instead of images.
         line: Folder of the first parts of a line, unlabelled and mostly good.
         contaminated: Largest share of defective parts in `line`. At least 0, below 0.5. Default: 0.05.
+        recentre: Move the usual features of the model to those of `line`, if they are shifted.
         folds: Train this many models: each good image is scored by one not trained on it. At least 2, at most 100.
         learning_curve: Estimate how many good images are enough.
         tta: Average over views: hflip, vflip, rot90, transpose; or none.

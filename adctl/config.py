@@ -397,6 +397,7 @@ class CalibrateSettings(DeviceSettings, ModelSettings, OverwriteSettings):
     scores: Folder | None = INPUT(None, "Folder of labelled scores from 'adctl score', instead of images.")
     line: Folder | None = INPUT(None, "Folder of the first parts of a line, unlabelled and mostly good.")
     contaminated: LessThanHalf | None = INPUT(None, "Largest share of defective parts in --line.", unset="0.05")
+    recentre: bool = INPUT(True, "Move the usual features of the model to those of --line, if they are shifted.")
     folds: FoldCount | None = INPUT(None, "Train this many models: each good image is scored by one not trained on it.")
     learning_curve: bool = INPUT(False, "Estimate how many good images are enough.")
     tta: str | None = INPUT(None, "Average over views: hflip, vflip, rot90, transpose; or none.", "VIEW,VIEW")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import CommandLine
+from conftest import settings as train_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -157,3 +158,50 @@ def test_a_line_that_cannot_be_commissioned(line, values, words):
     with pytest.raises((DataError, UsageError), match=words) as error:
         calibrate_model(LoadedSettings(given, dict.fromkeys(names_of(CalibrateSettings), "test")))
     assert error.value.remedy
+
+
+def test_a_shifted_line_recentres_the_model(tmp_path, zippers):
+    """Blur and another position raise all scores; usual features of the line lower them, and defects stand out again."""
+    import cv2
+
+    from adctl.fetching.demo_dataset import DEFECTS, render
+    from adctl.model_file import read_header, tensors_digest
+    from adctl.records import Sample
+    from adctl.runtimes.torch import TorchRuntime
+    from adctl.scoring.predict import collect
+    from adctl.training.single_run import train_once
+
+    def moved(name, count, defective=False):
+        samples = []
+        for number in range(count):
+            defect = DEFECTS[number % len(DEFECTS)] if defective else None
+            image, _ = render((7, number, len(name)), defect, 96)
+            move = np.array([[1, 0, 6.0], [0, 1, -4.0]], np.float32)
+            image = cv2.GaussianBlur(
+                cv2.warpAffine(image, move, (96, 96), borderMode=cv2.BORDER_REPLICATE), (0, 0), 0.8
+            )
+            path = tmp_path / name / f"{number:03}.png"
+            path.parent.mkdir(exist_ok=True)
+            cv2.imwrite(str(path), image[..., ::-1])
+            samples.append(Sample(path, path.name))
+        return samples
+
+    made = train_once(train_settings(arch="padim", data=zippers, runs=tmp_path / "runs", name="line"))
+    moved("parts", 60)
+    tests = moved("good", 20), moved("spoilt", 16, defective=True)
+
+    def separation(model):
+        good, bad = (collect(TorchRuntime(model, "cpu"), part, batch_size=8, workers=0).scores for part in tests)
+        return np.mean(bad[:, None] > good[None, :])
+
+    found = {}
+    for recentre in (True, False):
+        given = CalibrateSettings(
+            model=made.model, line=tmp_path / "parts", recentre=recentre, runs=tmp_path / "runs", device="cpu",
+            out=tmp_path / f"{recentre}.safetensors",
+        )  # fmt: skip
+        found[recentre] = calibrate_model(LoadedSettings(given, dict.fromkeys(names_of(CalibrateSettings), "test")))
+    assert found[True].calibration.good_images == 40  # the others gave the usual features
+    assert tensors_digest(found[True].model) != tensors_digest(made.model) == tensors_digest(found[False].model)
+    assert read_header(found[True].model).training == read_header(made.model).training
+    assert separation(found[True].model) > separation(found[False].model) + 0.05

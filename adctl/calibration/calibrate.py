@@ -121,7 +121,11 @@ def calibrate(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter = SI
     files.require_replaceable([settings.out], overwrite=settings.overwrite)
     before = read_header(source)
     fitted: tuple[Detector, ModelHeader] | None = None
-    if settings.folds is None:
+    if settings.line is not None:
+        from adctl.calibration.line import score_line
+
+        scores, fitted = score_line(settings, source, reporter)
+    elif settings.folds is None:
         scores = collect_scores(settings, source, before, reporter)
     else:
         from adctl.calibration.refit import Refitter, cross_fit

@@ -19,7 +19,6 @@ from adctl.errors import DataError, UsageError
 from adctl.model_file import run_of, tensors_digest
 from adctl.records import GOOD, CalibrationScores
 from adctl.scoring.score_set import ScoreSet
-from adctl.thresholds import contaminated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,13 +33,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NO_VIEWS = "none"
-_SHOWN_PARTS = 10
 
 
 def collect_scores(
     settings: CalibrateSettings, model: Path, header: ModelHeader, reporter: Reporter
 ) -> CalibrationScores:
-    """Collect calibration scores from a saved scored set, the named images, a line's parts, or the model file.
+    """Collect calibration scores from a saved scored set, the named images, or the model file.
 
     Args:
         settings: Settings of `adctl calibrate`.
@@ -55,8 +53,6 @@ def collect_scores(
     known = header.calibration.evidence if header.calibration else None
     if settings.scores is not None:
         return read_scored_set(settings.scores, model, header)
-    if settings.line is not None:
-        return _score_line(settings, model, header, reporter)
     if known is not None and settings.good is None and settings.defects is None and settings.tta is None:
         return known
     return _score_images(settings, model, header, known, reporter)
@@ -88,24 +84,6 @@ def _score_images(
         samples = unseen_images(settings.good, header, settings.group)
     good = score_samples(runtime, samples, settings, reporter, "scoring good images")
     return calibration_scores_of(good, defective, views=views)
-
-
-def _score_line(settings: CalibrateSettings, model: Path, header: ModelHeader, reporter: Reporter) -> CalibrationScores:
-    """Score the first parts of a line, and name those that may be defective."""
-    from adctl.runtimes.loading import open_runtime
-    from adctl.scoring.predict import calibration_scores_of
-    from adctl.scoring.tta import with_views
-
-    assert settings.line is not None
-    views = wanted_views(settings, header.calibration.evidence if header.calibration else None)
-    runtime = with_views(open_runtime(model, settings.device, settings.gpu), views)
-    parts = score_samples(runtime, unseen_images(settings.line, header), settings, reporter, "scoring parts")
-    share = contaminated.SHARE if settings.contaminated is None else settings.contaminated
-    if highest := contaminated.defective_parts(len(parts.keys), share):
-        ranked = [parts.keys[place] for place in parts.scores.argsort()[::-1][:highest]]
-        more = f" and {highest - _SHOWN_PARTS} more" if highest > _SHOWN_PARTS else ""
-        log.info("Parts with the highest scores, defective or not: %s%s.", ", ".join(ranked[:_SHOWN_PARTS]), more)
-    return replace(calibration_scores_of(parts, views=views), contaminated=share)
 
 
 def wanted_views(settings: CalibrateSettings, known: CalibrationScores | None) -> tuple[str, ...]:

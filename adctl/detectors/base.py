@@ -316,6 +316,19 @@ class Detector(nn.Module, ABC):
             require_positive(name, value)
         return value
 
+    @property
+    def can_recentre(self) -> bool:
+        """Whether `place_features` and `recentre` work."""
+        return False
+
+    def place_features(self, images: Tensor) -> Tensor:
+        """Return the features [B,...] of images [B,C,H,W] that are compared with usual ones at the same place."""
+        raise NotImplementedError
+
+    def recentre(self, usual: Tensor) -> None:
+        """Replace the usual features, in the shape of `place_features` of one image."""
+        raise NotImplementedError
+
     def _fit_buffer(self, name: str, value: Tensor) -> None:
         """Set a fitted buffer."""
         assert name in self.fitted, name

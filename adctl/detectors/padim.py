@@ -182,6 +182,19 @@ class PaDiM(FeatureDetector):
         return offsets @ self.whitening
 
     @property
+    def can_recentre(self) -> bool:
+        """True: features are compared with their mean at each place."""
+        return True
+
+    def place_features(self, images: Tensor) -> Tensor:
+        """Return projected features [B,P,D]."""
+        return self._projected(images).transpose(0, 1)
+
+    def recentre(self, usual: Tensor) -> None:
+        """Replace the mean [P,D] of each place."""
+        self._fit_buffer("mean", usual)
+
+    @property
     def dimensions(self) -> int:
         """D, the length of a projected feature."""
         return min(self.config.dimensions, self.channels)

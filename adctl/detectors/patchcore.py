@@ -199,6 +199,19 @@ class PatchCore(FeatureDetector):
         self._require_state("step", positive=True)
         self._require_state("bank", None, kept)
 
+    @property
+    def can_recentre(self) -> bool:
+        """True: features are standardised at each place."""
+        return True
+
+    def place_features(self, images: Tensor) -> Tensor:
+        """Return the features [B,C,h,w] before they are standardised."""
+        return self.patches(images)
+
+    def recentre(self, usual: Tensor) -> None:
+        """Replace the centre [C,h,w] of each place."""
+        self._fit_buffer("centre", smoothed(usual, self.spread, 0.0)[0])
+
     def reduced(self, patches: Tensor) -> Tensor:
         """Reduce features [B,C,h,w] to the vectors [B,D,h,w] that are compared with the bank."""
         return self._scaled(self._along(self._standardised(patches)))

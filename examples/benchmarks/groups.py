@@ -27,7 +27,7 @@ import adctl
 from adctl.fetching.demo_dataset import DEFECTS, render
 
 SIZE = 96
-LOTS, IMAGES = 10, 8
+LOTS, IMAGES = 8, 12
 NEW_LOTS, GOOD, DEFECTIVE = 4, 40, 20
 PARTS, BAD_PARTS = 120, 6
 
@@ -35,9 +35,9 @@ PARTS, BAD_PARTS = 120, 6
 def write(folder: Path, name: str, lot: int, count: int, *, first: int = 0, defective: bool = False) -> None:
     """Draw zippers of one lot; lots differ in brightness, position and sharpness."""
     random = np.random.default_rng(lot)
-    light, shift, blur = random.normal(1, 0.08), random.normal(0, 1.5, 2), 0.05 + abs(random.normal(0, 0.3))
+    light, shift, blur = random.normal(1, 0.12), random.normal(0, 3, 2), 0.05 + abs(random.normal(0, 0.4))
     if name == "line":
-        light, shift, blur = 0.75, np.array([3.0, -2.0]), 0.6
+        light, shift, blur = 0.7, np.array([8.0, -5.0]), 0.8
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(first, first + count):
         defect = DEFECTS[number % len(DEFECTS)] if defective else None
