@@ -353,7 +353,7 @@ def tune(
     accept_license: bool = False,
     roi: StrPath | None = None,
     new_groups: bool = False,
-    calibration_share: float = 0.2,
+    calibration_share: float | None = None,
     validation_share: float = 0.1,
     cache: StrPath | None = None,
     augment: Literal["none", "light", "medium", "heavy", "custom"] = "none",
@@ -421,7 +421,8 @@ def tune(
         accept_license: Accept the licence of the dataset for `fetch`.
         roi: Region of interest: a rectangle in pixels, or a mask file.
         new_groups: Set the threshold for good images of a new group, such as the next lot.
-        calibration_share: Share of good images held out for the threshold. Above 0, below 1.
+        calibration_share: Share of good images held out for the threshold; without it, detectors fitted in one pass
+            learn from all. Above 0, below 1. Default: 0.2 with gradient training or groups.
         validation_share: Share of good images held out to choose the epoch. Above 0, below 1.
         cache: Folder that keeps decoded and resized images.
         augment: Augmentation of training images. Choices: none, light, medium, heavy, custom.
