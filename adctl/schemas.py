@@ -413,6 +413,11 @@ def _generator() -> Any:
     from pydantic.json_schema import GenerateJsonSchema
 
     class Generator(GenerateJsonSchema):
+        def field_is_required(self, field: Any, total: bool) -> bool:
+            if field["type"] == "typed-dict-field":
+                return bool(field.get("required", total))
+            return super().field_is_required(field, total)
+
         def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> Any:
             del schema, error_info
             return _array_of({"type": ["number", "null"]})

@@ -106,8 +106,10 @@ def _track(scores: ScoreSet, folder: Path, report: Path, evaluation: Evaluation)
             metrics[name] = float(metric.value)
         if metric.interval is not None:
             intervals[name] = (metric.interval.low, metric.interval.high)
-    model = Path(scores.manifest["model"]["path"])
-    record.made(model, "report", report, source=folder, metrics=metrics, intervals=intervals)
+    model = (scores.manifest.get("model") or {}).get("path")
+    if model is None:  # a set that another program wrote
+        return
+    record.made(Path(model), "report", report, source=folder, metrics=metrics, intervals=intervals)
 
 
 def _gates(settings: ReportSettings) -> list[Gate]:
