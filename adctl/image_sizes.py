@@ -11,6 +11,8 @@ SMALLEST, LARGEST = 32, 4096
 
 _TEXT = re.compile(r"\s*(\d+)(?:\s*[x×X]\s*(\d+))?\s*")  # noqa: RUF001 - people copy the multiplication sign
 _PAIR = 2
+_FAR_REDUCED = 2.0
+"""Ratio of the sides of image and input from which small defects may be lost."""
 
 
 class _SizeType:
@@ -62,6 +64,29 @@ def size_text(size: int | tuple[int, int] | list[int]) -> str:
     """Return a size as `--image-size` takes it: `256` or `192x448`."""
     height, width = both_sides(size)
     return str(height) if height == width else f"{height}x{width}"
+
+
+def small_defect_advice(height: float, width: float, size: int | tuple[int, int], cell: float) -> str | None:
+    """Return what sees smaller defects, in a sentence; None if the input has a quarter of the image's pixels or more.
+
+    Args:
+        height: Height of the image, pixels.
+        width: Width of the image, pixels.
+        size: Size of the network's input, pixels.
+        cell: Side of a cell of the map, pixels of the input.
+    """
+    rows, columns = both_sides(size)
+    factor = math.sqrt(height * width / (rows * columns))
+    if factor < _FAR_REDUCED:
+        return None
+    larger = size_text((min(LARGEST, 2 * rows), min(LARGEST, 2 * columns)))
+    tile = max(SMALLEST, round(math.sqrt(rows * columns)))
+    count = math.ceil(height / tile) * math.ceil(width / tile)
+    return (
+        f"Images are reduced {factor:.1f}-fold, so defects below about {2 * cell * factor:.0f} pixels, two cells of "
+        f"the map, may be missed: --image-size {larger} halves that in about 4 times the time and memory, and "
+        f"--set tile={tile} brings it to {2 * cell:.0f} pixels in at least {count} times the time."
+    )
 
 
 def size_for_aspect(aspect: float, square: int, step: int) -> int | tuple[int, int]:

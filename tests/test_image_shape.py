@@ -20,10 +20,10 @@ from adctl.detectors.padim import PaDiM, PaDiMConfig
 from adctl.detectors.registry import detector_class
 from adctl.errors import UsageError
 from adctl.fetching.demo_dataset import render
-from adctl.image_sizes import both_sides, parse_size, size_for_aspect, size_text
+from adctl.image_sizes import both_sides, parse_size, size_for_aspect, size_text, small_defect_advice
 from adctl.model_file import load_model
 from adctl.records import Sample
-from adctl.training.image_shape import choose_size
+from adctl.training.image_shape import advise_on_small_defects, choose_size
 from adctl.training.single_run import effective_settings, plan_training, train_once
 
 
@@ -187,3 +187,18 @@ def test_defects_at_the_border_are_found_where_they_are(arch, border):
 def picture(number):
     """A generated zipper of 96 x 160 pixels, [3,H,W]."""
     return torch.from_numpy(resize(render((3, number), size=128)[0], 96, 160)).permute(2, 0, 1) / 255
+
+
+# ---- small defects
+
+
+def test_advice_on_small_defects(tmp_path):
+    large = photographs(tmp_path, (512, 1280))
+    advice = advise_on_small_defects(detector_class("patchcore").Config(image_size=(160, 416)), large)
+    assert advice is not None
+    assert "reduced 3.1-fold, so defects below about 75 pixels" in advice
+    assert "--image-size 320x832 halves that in about 4 times" in advice
+    assert "--set tile=258 brings it to 24 pixels in at least 10 times" in advice
+    assert advise_on_small_defects(PaDiMConfig(image_size=(320, 832)), large) is None
+    assert advise_on_small_defects(PaDiMConfig(tile=256), large) is None
+    assert small_defect_advice(400, 400, 256, 8) is None

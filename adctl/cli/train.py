@@ -156,7 +156,7 @@ def _plan_json(plan: TrainingPlan, needs: ResourceEstimate) -> dict[str, Any]:
         "masks": data.mask_count,
         "split": {part: len(getattr(plan.split, part)) for part in ("train", "validation", "calibration")},
         "ignored": [{"path": item.path, "reason": item.reason} for item in data.ignored],
-        "notes": data.notes,
+        "notes": _notes(plan),
         "config": plan.config,
         "image_size": None if plan.size is None else {"size": plan.config.image_size, "reason": plan.size.reason},
         "device": {"name": str(plan.device.device), "reason": plan.device.reason},
@@ -182,7 +182,7 @@ def _plan_text(plan: TrainingPlan, needs: ResourceEstimate) -> RenderableType:
             ("split", _split_text(split)),
             ("test images", tests),
             ("masks", f"{data.mask_count} for {defective} defective test images"),
-            *((f"note {number}", note) for number, note in enumerate(data.notes, 1)),
+            *((f"note {number}", note) for number, note in enumerate(_notes(plan), 1)),
             *ignored,
             *([("image size", str(plan.size))] if plan.size else []),
             ("detector", f"{type(plan.config).__name__.removesuffix('Config')}: {_options(plan)}"),
@@ -202,6 +202,10 @@ def _split_text(split: Split) -> str:
     if split.calibration:
         return ", ".join(parts)
     return f"{parts[0]}, and each of them out of fold for the threshold"
+
+
+def _notes(plan: TrainingPlan) -> list[str]:
+    return [*plan.dataset.notes, *([plan.advice] if plan.advice else [])]
 
 
 def _sizes(needs: ResourceEstimate) -> str:

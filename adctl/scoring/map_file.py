@@ -127,7 +127,7 @@ def _read_published(path: Path) -> Iterator[tuple[int, NDArray[np.float32]]]:
 
 
 class _MapWriter:
-    """HDF5 file of raw anomaly maps with their row numbers and sizes; smaller maps are padded with NaN.
+    """HDF5 file of raw anomaly maps with their row numbers and sizes; smaller maps are padded with 0.
 
     Maps are collected and written together, because one HDF5 call costs more time than writing a small map.
     """
@@ -163,7 +163,7 @@ class _MapWriter:
         size: dict[str, Any] = {"shape": (0, *shape), "maxshape": (None, None, None), "chunks": chunk}
         self._rows = self._file.create_dataset("rows", shape=(0,), maxshape=(None,), dtype="i8", chunks=(1024,))
         self._sizes = self._file.create_dataset("sizes", shape=(0, 2), maxshape=(None, 2), dtype="i8", chunks=(1024, 2))
-        return self._file.create_dataset("maps", dtype="f4", fillvalue=np.nan, **size)
+        return self._file.create_dataset("maps", dtype="f4", **size)
 
     def _write(self) -> None:
         waiting, self._waiting, self._bytes = self._waiting, [], 0
@@ -174,7 +174,7 @@ class _MapWriter:
         count, rows, columns = self._maps.shape
         sizes = np.array([anomaly_map.shape for _, anomaly_map in waiting])
         rows, columns = max(rows, sizes[:, 0].max()), max(columns, sizes[:, 1].max())
-        block = np.full((len(waiting), rows, columns), np.nan, np.float32)
+        block = np.zeros((len(waiting), rows, columns), np.float32)
         for index, (_, anomaly_map) in enumerate(waiting):
             block[index, : anomaly_map.shape[0], : anomaly_map.shape[1]] = anomaly_map
         self._maps.resize((count + len(waiting), rows, columns))

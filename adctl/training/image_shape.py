@@ -13,7 +13,7 @@ from adctl.data.images import image_size
 from adctl.data.loader import ArraySample
 from adctl.data.roi import decode_region
 from adctl.errors import ImageError
-from adctl.image_sizes import SMALLEST, both_sides, size_for_aspect, size_text
+from adctl.image_sizes import SMALLEST, both_sides, size_for_aspect, size_text, small_defect_advice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,12 @@ Shapes: TypeAlias = NDArray[np.int64]
 
 _MAX_READ = 200
 """Number of files whose headers are read."""
+
+_MAX_ADVISED = 20
+"""Number of images whose headers are read for the advice on small defects."""
+
+_CELL = 8
+"""Side of a map cell of most detectors, pixels of the input."""
 
 _ABOUT_SQUARE = 1.15
 """Ratio of the longer to the shorter side up to which images count as square."""
@@ -93,6 +99,15 @@ def _fit_shape(cls: type[Detector], config: DetectorConfig, shapes: Shapes) -> C
         tile = max(SMALLEST, round(min(height, width)))
         reason += f" So long images are compressed: --set tile={tile} keeps their proportions."
     return ChosenSize(fitted, reason)
+
+
+def advise_on_small_defects(config: DetectorConfig, samples: Sequence[Sample]) -> str | None:
+    """Return advice if small defects may be missed, because images are much larger than the input; or None."""
+    shapes = image_shapes(samples[:: max(1, len(samples) // _MAX_ADVISED)], config.roi)
+    if config.tile is not None or not len(shapes):
+        return None
+    height, width = np.median(shapes, 0)
+    return small_defect_advice(height, width, config.image_size, getattr(config, "cell", None) or _CELL)
 
 
 def image_shapes(samples: Sequence[Sample], roi: str | None = None) -> Shapes:

@@ -44,7 +44,7 @@ from adctl.thresholds import new_groups
 from adctl.thresholds.methods import ThresholdRule, calibrate
 from adctl.tracking import record
 from adctl.training import resume
-from adctl.training.image_shape import choose_size
+from adctl.training.image_shape import advise_on_small_defects, choose_size
 from adctl.training.out_of_fold import (
     HeldOutRuntime,
     folds_to_refit,
@@ -95,6 +95,7 @@ class TrainingPlan:
         config: Settings of the detector.
         device: The device, with the reason of its choice.
         size: Size of the network's input that was chosen by the images; None if it was given.
+        advice: Advice on the size if small defects may be missed, a sentence or two; None if there is none.
     """
 
     dataset: Dataset
@@ -102,6 +103,7 @@ class TrainingPlan:
     config: DetectorConfig
     device: DeviceChoice
     size: ChosenSize | None = None
+    advice: str | None = None
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,8 @@ def plan_training(settings: TrainSettings) -> TrainingPlan:
     split = _split(settings, cls, dataset, validation)
     if settings.new_groups:
         _require_groups(settings, dataset, split)
-    return TrainingPlan(dataset, split, config if size is None else size.config, device, size)
+    config = config if size is None else size.config
+    return TrainingPlan(dataset, split, config, device, size, advise_on_small_defects(config, dataset.train))
 
 
 def _require_groups(settings: TrainSettings, dataset: Dataset, split: Split) -> None:
@@ -191,6 +194,8 @@ def _require_groups(settings: TrainSettings, dataset: Dataset, split: Split) -> 
 
 def with_chosen_size(loaded: LoadedSettings[TrainSettings], plan: TrainingPlan) -> LoadedSettings[TrainSettings]:
     """Return the settings with the size that was chosen by the images, so that a stored run keeps it."""
+    if plan.advice is not None:
+        log.info("%s", plan.advice)
     if plan.size is None:
         return loaded
     log.info("Image size %s", plan.size)

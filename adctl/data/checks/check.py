@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING
 
 from adctl import files
@@ -27,6 +28,7 @@ from adctl.data.datasets.remote import local_copy
 from adctl.data.datasets.webdataset import find_shards
 from adctl.data.groups import group_counts
 from adctl.errors import UsageError
+from adctl.image_sizes import size_for_aspect, small_defect_advice
 from adctl.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 
 FEW_GOOD = 20
 """Number of good images below which a model and its threshold are unreliable."""
+
+_USUAL_SIDE, _USUAL_CELL, _ABOUT_SQUARE, _LONGEST = 256, 12, 1.15, 8.0
+"""Input and map cell of the default detector, and the shapes for which the input stays square or becomes no longer."""
 
 _KNOWN_NON_IMAGES = frozenset({".txt", ".md", ".json", ".csv", ".xml", ".html", ".pdf", ".yaml", ".yml"})
 """Suffixes of files that often lie beside images; they are not reported as ignored."""
@@ -176,7 +181,7 @@ def check_dataset(dataset: Dataset, *, workers: int, update: Callable[[int, int 
         groups=group_counts(dataset.train),
         sizes=_count_values(f"{image.width} x {image.height}" for image in readable),
         modes=_count_values(image.mode for image in readable),
-        notes=dataset.notes,
+        notes=(*dataset.notes, *_small_defects(readable)),
         findings=tuple(sorted(found, key=lambda each: order.index(each.kind))),
     )
 
@@ -198,6 +203,18 @@ def _error_text(image: ImageStats) -> str:
     assert image.error is not None
     reason = image.error.message.removeprefix(f"Cannot use the image {image.sample.path}: ")
     return f"{reason} {image.error.remedy}".strip()
+
+
+def _small_defects(images: Sequence[ImageStats]) -> list[str]:
+    """Return advice if the images are much larger than the input of most detectors."""
+    if not images:
+        return []
+    height, width = median(image.height for image in images), median(image.width for image in images)
+    longer = max(height / width, width / height)
+    aspect = min(longer, _LONGEST) if width > height else 1 / min(longer, _LONGEST)
+    size = size_for_aspect(aspect, _USUAL_SIDE, 32) if longer > _ABOUT_SQUARE else _USUAL_SIDE
+    advice = small_defect_advice(height, width, size, _USUAL_CELL)
+    return [] if advice is None else [f"With the default detector: {advice[0].lower()}{advice[1:]}"]
 
 
 def _too_few(dataset: Dataset) -> list[Finding]:
