@@ -211,3 +211,14 @@ def test_the_report_shows_groups(lots, zippers, tmp_path):
     tables = {table.title: table for table in build_content(scores, evaluate(scores)).tables}
     assert [row[:2] for row in tables["By group"].rows] == [("0", "4"), ("1", "3")]
     assert len(tables["Groups of the calibration"].rows) == 3
+
+
+def test_all_groups_are_learned_from_and_each_is_left_out(lots, tmp_path):
+    made = train_once(
+        settings(arch="padim", good=lots, group="lot{group}_", new_groups=True, runs=tmp_path, name="line")
+    )
+    calibration = made.calibration
+    assert made.images == calibration.good_images == 20
+    assert (sorted(set(calibration.evidence.groups)), calibration.evidence.folds) == (list("01234"), 5)
+    assert calibration.promised_false_alarm == pytest.approx(2 / 6)
+    assert calibration.threshold == max(calibration.evidence.good)

@@ -81,6 +81,9 @@ def false_alarms(chosen: Calibration) -> str:
     rate = f"at most {100 * chosen.promised_false_alarm:.3g} % of new good images"
     if chosen.method == new_groups.METHOD:
         count = len(set(chosen.evidence.groups))
+        if chosen.evidence.folds:
+            bound = "by the bound of the hierarchical jackknife+"
+            return f"usually {usual} of new groups; {rate} {bound}, on average, if new groups resemble these {count}"
         return f"{rate} of new groups, on average: guaranteed, if new groups resemble these {count}"
     if not chosen.evidence.folds:
         return f"{rate}: guaranteed, if they resemble these images"

@@ -117,7 +117,7 @@ class CollectedScores:
         scores: Raw scores [n] of float64.
         peaks: Highest value of each anomaly map [n], float64.
         inputs: Statistics of each image [n,k], float64, as from `measure_input`.
-        groups: Group of each image; an image without a group has its key. Empty if no image has a group.
+        groups: Group of each image; an image without a group has its key.
     """
 
     keys: tuple[str, ...]
@@ -154,7 +154,7 @@ def collect(runtime: Runtime, samples: Sequence[Sample], *, batch_size: int | st
         inputs.append(predicted.inputs)
     table = np.array(inputs, np.float64).reshape(len(inputs), -1)
     group_of = {sample.key: sample.group or sample.key for sample in samples}
-    groups = tuple(group_of[key] for key in keys) if any(sample.group is not None for sample in samples) else ()
+    groups = tuple(group_of[key] for key in keys)
     return CollectedScores(tuple(keys), np.array(scores, np.float64), np.array(peaks, np.float64), table, groups)
 
 
@@ -170,12 +170,13 @@ def calibration_scores_of(
         views: Views of test-time augmentation used for these scores.
     """
     order = np.argsort(good.scores, kind="stable")
+    grouped = good.groups not in ((), good.keys)
     return CalibrationScores(
         good=tuple(good.scores[order].tolist()),
         peaks=tuple(sorted(good.peaks.tolist())),
         defective=() if defective is None else tuple(sorted(defective.scores.tolist())),
         folds=folds,
         views=views,
-        groups=tuple(good.groups[place] for place in order) if good.groups else (),
+        groups=tuple(good.groups[place] for place in order) if grouped else (),
         inputs=input_ranges(good.inputs),
     )

@@ -201,7 +201,7 @@ def _pixel_threshold(rule: ThresholdRule, scores: CalibrationScores, threshold: 
 
 
 def _guaranteed_rate(rule: ThresholdRule, scores: CalibrationScores) -> float | None:
-    """Return the guaranteed false-alarm rate, or None; scores out of fold have a higher one.
+    """Return the guaranteed false-alarm rate, or None; scores out of fold have a higher one, for groups too.
 
     Scores of groups have one only by the method for new groups: images of a new group are not exchangeable with them.
     """
@@ -209,7 +209,8 @@ def _guaranteed_rate(rule: ThresholdRule, scores: CalibrationScores) -> float | 
         return None
     count = len(scores.good)
     if rule.method == new_groups.METHOD:
-        return None if scores.folds else new_groups.promised_rate(scores.groups, rule.level)
+        rate, groups = new_groups.promised_rate(scores.groups, rule.level), len(set(scores.groups))
+        return conformal.cross_conformal_bound(rate, groups, min(scores.folds, groups)) if scores.folds else rate
     if rule.method == "conformal":
         rate = conformal.guaranteed_rate(count, rule.level)
     else:  # a percentile is at or above the score of this rank, for every distribution

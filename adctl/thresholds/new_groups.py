@@ -8,6 +8,9 @@ then above the threshold with probability at most the weight above the threshold
 "Distribution-free inference with hierarchical data", theorem 1; Dunn, Wasserman & Ramdas 2022, "Distribution-free
 prediction sets for two-layer hierarchical models"). The smallest rate that K groups can promise is 1 / (K + 1).
 
+If each group was scored by a model that was fitted without it, the bound is that of the hierarchical jackknife+ of the
+same paper, twice the rate.
+
 The promise is an average over groups: some new groups give more false alarms, others fewer. The spread over groups is
 estimated by leaving out each group in turn.
 """

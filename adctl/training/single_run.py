@@ -212,8 +212,8 @@ def _split(settings: TrainSettings, cls: type[Detector], dataset: Dataset, valid
         if settings.fold is not None:
             raise UsageError("--fold needs --folds, the number of folds.", "Give --folds too.")
         share = settings.calibration_share
-        if share is None:  # groups are held out, because only scores of held-out groups promise something for new ones
-            share = CALIBRATION_SHARE if cls.needs_validation or group_counts(dataset.train) else 0.0
+        if share is None:  # without one, images, or whole groups, are scored out of fold
+            share = CALIBRATION_SHARE if cls.needs_validation else 0.0
         return split_good(dataset.train, calibration=share, validation=validation, seed=settings.seed)
     return split_fold(
         dataset.train,

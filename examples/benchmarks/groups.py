@@ -78,21 +78,17 @@ def measure(root: Path, arch: str, seed: int) -> list[tuple[str, str, float | No
         "default": adctl.train(name="default", **shared),
         "--new-groups": adctl.train(name="groups", group="lot{group}_", new_groups=True, **shared),
     }
-    for way, result in trained.items():
-        model, calibration = adctl.load(result.model, runs=runs, device="cpu"), result.calibration
-        for kind, lots in places.items():
-            for good, bad, parts in lots:
-                fine, spoilt = scores(model, good), scores(model, bad)
-                found = [(way, calibration)]
-                if way == "default":
-                    out = root / f"{parts.name}.safetensors"
-                    made = adctl.calibrate(
-                        model=result.model, line=parts, contaminated=BAD_PARTS / PARTS, out=out, runs=runs, device="cpu"
-                    )
-                    found.append(("--line", made.calibration))
-                for name, one in found:
-                    alarms, recall = np.mean(fine > one.threshold), np.mean(spoilt > one.threshold)
-                    rows.append((name, kind, one.promised_false_alarm, float(alarms), float(recall)))
+    for kind, lots in places.items():
+        for good, bad, parts in lots:
+            ways = {way: (result.model, result.calibration) for way, result in trained.items()}
+            line = {"line": parts, "contaminated": BAD_PARTS / PARTS, "out": root / f"{parts.name}.safetensors"}
+            made = adctl.calibrate(model=ways["default"][0], runs=runs, device="cpu", **line)
+            ways["--line"] = made.model, made.calibration
+            for way, (file, calibration) in ways.items():
+                model = adctl.load(file, runs=runs, device="cpu")
+                alarms = np.mean(scores(model, good) > calibration.threshold)
+                recall = np.mean(scores(model, bad) > calibration.threshold)
+                rows.append((way, kind, calibration.promised_false_alarm, float(alarms), float(recall)))
     return rows
 
 
