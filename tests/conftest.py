@@ -13,6 +13,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from command_server import CommandServer
 from hypothesis import settings as hypothesis_settings
 
 from adctl.config import LoadedSettings, TrainSettings, names_of, validated
@@ -102,22 +103,14 @@ class CommandLine:
         self, *arguments: object, code: int | None = 0, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ADCTL_")}
-        done = subprocess.run(
-            [sys.executable, "-m", "adctl", *map(str, arguments)],
-            cwd=self.folder,
-            env={
-                **inherited,
-                "PYTHONPATH": str(ROOT),
-                "ADCTL_DATA_DIR": str(self.folder / "data"),
-                "ADCTL_EXPORT": "none",
-                **environment,
-            },
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=600,
-            check=False,
-        )
+        variables = {
+            **inherited,
+            "PYTHONPATH": str(ROOT),
+            "ADCTL_DATA_DIR": str(self.folder / "data"),
+            "ADCTL_EXPORT": "none",
+            **environment,
+        }
+        done = run_adctl([*map(str, arguments)], self.folder, variables)
         assert "Traceback" not in done.stderr, done.stderr
         if code is not None:
             assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
@@ -131,6 +124,24 @@ class CommandLine:
         words = [str(word) for word in arguments]
         check_document(document, split_subcommand(words[0], words[1:])[0])
         return document
+
+
+def run_adctl(arguments: list[str], folder: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, which where possible has the large libraries at its start."""
+    if hasattr(os, "fork") and sys.platform == "linux":
+        server = command_server()
+        if server.suits(variables):
+            return server.run(arguments, folder, variables, timeout=600)
+    return subprocess.run(
+        [sys.executable, "-m", "adctl", *arguments],
+        cwd=folder, env=variables, capture_output=True, text=True, encoding="utf-8", timeout=600, check=False,
+    )  # fmt: skip
+
+
+@cache
+def command_server() -> CommandServer:
+    """The process from which those of the command line are forked."""
+    return CommandServer({**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 def check_document(document: Any, name: str) -> None:
