@@ -27,7 +27,7 @@ def world(tmp_path_factory, zippers):
     """A folder in which a model was trained by the command line."""
     folder = tmp_path_factory.mktemp("world")
     run = CommandLine(folder)
-    run.trained = run.json("train", "--data", zippers, "--name", "first", *FEW)
+    run.trained = run.json("train", "--data", zippers, "--name", "first", "--calibration-share", "0.2", *FEW)
     return run
 
 
@@ -213,7 +213,7 @@ def test_print_config_tells_origins(world):
 def test_dry_run_tells_what_was_understood_and_does_nothing(adctl, zippers):
     document = adctl.json("train", "--data", zippers, "--dry-run", *FEW)["result"]
     assert document["train_images"] == 20
-    assert document["split"] == {"train": 16, "validation": 0, "calibration": 4}
+    assert document["split"] == {"train": 20, "validation": 0, "calibration": 0}
     assert document["masks"] == 7
     assert document["forecast"]["memory"] > 0
     assert not (adctl.folder / "runs").exists()

@@ -63,11 +63,10 @@ def scores_without_refitting(
     """
     number_of = {sample.key: number for number, sample in enumerate(split.train)}
     scored = []
-    with reporter.stage("calibrating", len(split.train)) as update:
+    with reporter.stage("calibrating"):
         for fold in folds:
             runtime.numbers = [number_of[sample.key] for sample in fold]
             scored.append(collect(runtime, fold, batch_size=len(fold), workers=min(1, workers)))
-            update(sum(len(part.keys) for part in scored), len(split.train))
     return CollectedScores.concatenate(scored)
 
 
