@@ -75,9 +75,12 @@ def test_an_image_left_out_scores_as_by_a_detector_fitted_without_it(pixels, arc
         for start in range(0, 8, together):
             left = list(range(start, start + together))
             truth = fitted(arch, np.delete(pixels[:count], left, 0), **options)(images[left])
-            found = whole.held_out(images[left], left)
+            found = whole.held_out(images[left], left, together)
             assert found.maps.shape == truth.maps.shape
             assert (found.scores > whole(images[left]).scores).all(), "an image that was learned from scores lower"
+            if together == 1 and start + 1 < count:
+                pair = whole.held_out(images[start : start + 2], [start, start + 1])
+                torch.testing.assert_close(pair.scores[:1], found.scores, rtol=1e-4, atol=1e-4)
             ratios += (found.scores / truth.scores).tolist()
     # The few features of a small coreset vary from fit to fit, so single images of PatchCore differ both ways.
     assert 0.99 < np.mean(ratios) < (1.06 if arch == "padim" else 1.12)

@@ -217,12 +217,13 @@ class Detector(nn.Module, ABC):
         """Return whether `held_out` is available: only directly after fitting, and not for all settings."""
         return False
 
-    def held_out(self, images: Tensor, numbers: Sequence[int]) -> Prediction:
+    def held_out(self, images: Tensor, numbers: Sequence[int], together: int = 1) -> Prediction:
         """Score training images as the detector that is fitted on all other training images would, without fitting it.
 
         Args:
-            images: Images [B,C,H,W] that are left out together.
+            images: Images [B,C,H,W].
             numbers: Position of each among the training images, in the order of fitting.
+            together: Number of consecutive images that are left out together; it divides B.
         """
         raise NotImplementedError
 

@@ -5,6 +5,7 @@ Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping  # noqa: TC003 - pydantic resolves it at run time
 from contextlib import closing
@@ -136,7 +137,11 @@ class PatchCore(FeatureDetector):
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B,3,H,W]; the maps have the rows and columns of `grid`."""
-        standardised = self._standardised(self.patches(images))
+        return self._compare(self.patches(images))
+
+    def _compare(self, patches: Tensor) -> Prediction:
+        """Return maps and scores from patch features [B,C,h,w]."""
+        standardised = self._standardised(patches)
         along = self._along(standardised)
         beyond = self.scales[-1] * (_square_length(standardised) - _square_length(along))
         squares = self._nearest_squared(self._scaled(along)) + beyond
@@ -155,7 +160,7 @@ class PatchCore(FeatureDetector):
         """Return whether `held_out` is available: after fitting to all cells of images, for an exact search."""
         return self._fit is not None and self.config.search == "exact" and not self.input.masked
 
-    def held_out(self, images: Tensor, numbers: Sequence[int]) -> Prediction:
+    def held_out(self, images: Tensor, numbers: Sequence[int], together: int = 1) -> Prediction:
         """Score training images as the detector fitted on all others would, nearly.
 
         The statistics around each place are those of the other images, and the bank has no features of these images.
@@ -163,15 +168,27 @@ class PatchCore(FeatureDetector):
         than those of fitted detectors: on `magnetic_tile`, by 1 % on average. Directions and scales stay.
 
         Args:
-            images: Images [B,3,H,W] that are left out together.
+            images: Images [B,3,H,W].
             numbers: Their positions among the training images.
+            together: Number of consecutive images that are left out together.
         """
+        parts = self.patches(images).split(together)
+        predictions = [
+            self._without(part, numbers[start : start + together])._compare(part)  # noqa: SLF001 - of the same class
+            for start, part in zip(range(0, len(numbers), together), parts, strict=True)
+        ]
+        scores, maps = zip(*predictions, strict=True)
+        return Prediction(torch.cat(scores), torch.cat(maps))
+
+    def _without(self, patches: Tensor, numbers: Sequence[int]) -> PatchCore:
+        """Return a copy without what it learned from the images of these patches [B,C,h,w]; weights are shared."""
         assert self._fit is not None
-        centre, spread = smoothed(*self._fit.statistics_without(self.patches(images)), _SMALLEST_DEVIATION)
+        centre, spread = smoothed(*self._fit.statistics_without(patches), _SMALLEST_DEVIATION)
         others = ~torch.isin(self._fit.images, torch.tensor(numbers, device=self._fit.images.device))
-        buffers = {"centre": centre.float(), "spread": spread.float(), "bank": self.bank[others.to(self.bank.device)]}
-        prediction: Prediction = torch.func.functional_call(self, buffers, (images,))
-        return prediction
+        changed = {"centre": centre.float(), "spread": spread.float(), "bank": self.bank[others.to(self.bank.device)]}
+        without = copy.copy(self)
+        without._buffers = {**self._buffers, **changed}  # noqa: SLF001 - of the same class
+        return without
 
     def estimate_cost(self, images: int) -> CostEstimate:
         """Estimate the cost of fitting: features are buffered in half precision, on disk if memory is too small."""

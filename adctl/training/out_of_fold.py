@@ -8,6 +8,7 @@ fitted again for each fold, with features of a frozen backbone and decoded image
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from adctl.data.folds import assign_folds
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _LARGEST_SHARE = 0.1
 """Largest share of the images that `Detector.held_out` leaves out at once; it is not exact for more."""
 
+_BATCH = 8
 _FEW_IMAGES = 50
 _FOLDS_OF_FEW, _FOLDS = 10, 5
 """Folds of detectors that are fitted again: more for few images, whose models change more without a fold."""
@@ -64,9 +66,12 @@ def scores_without_refitting(
     number_of = {sample.key: number for number, sample in enumerate(split.train)}
     scored = []
     with reporter.stage("calibrating"):
-        for fold in folds:
-            runtime.numbers = [number_of[sample.key] for sample in fold]
-            scored.append(collect(runtime, fold, batch_size=len(fold), workers=min(1, workers)))
+        for together, several in itertools.groupby(sorted(folds, key=len), len):
+            units, size = list(several), max(1, _BATCH // together)
+            for batch in (units[start : start + size] for start in range(0, len(units), size)):
+                samples = [sample for fold in batch for sample in fold]
+                runtime.numbers, runtime.together = [number_of[sample.key] for sample in samples], together
+                scored.append(collect(runtime, samples, batch_size=len(samples), workers=workers))
     return CollectedScores.concatenate(scored)
 
 
@@ -97,9 +102,11 @@ class HeldOutRuntime(TorchRuntime):
 
     Attributes:
         numbers: Positions of the images of the next batch among the training images.
+        together: Number of consecutive images that are left out together.
     """
 
     numbers: Sequence[int] = ()
+    together: int = 1
 
     def _forward(self, images: Tensor) -> Prediction:
-        return self._detector.held_out(images, self.numbers)
+        return self._detector.held_out(images, self.numbers, self.together)
