@@ -137,16 +137,15 @@ class PatchCore(FeatureDetector):
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B,3,H,W]; the maps have the rows and columns of `grid`."""
-        return self._compare(self.patches(images))
+        return self._compare(self.patches(images), self.inside(images))
 
-    def _compare(self, patches: Tensor) -> Prediction:
-        """Return maps and scores from patch features [B,C,h,w]."""
+    def _compare(self, patches: Tensor, inside: Tensor | None = None) -> Prediction:
+        """Return maps and scores from patch features [B,C,h,w], of the cells inside the images [B,h,w]."""
         standardised = self._standardised(patches)
         along = self._along(standardised)
         beyond = self.scales[-1] * (_square_length(standardised) - _square_length(along))
         squares = self._nearest_squared(self._scaled(along)) + beyond
         distances = squares.clamp(min=0).sqrt()  # rounding may give values below zero
-        inside = self.inside(images)
         maps = smoothed_inside(self.blur, distances, inside)
         return Prediction(top_mean(maps, self.config.score_share, inside), maps)
 
