@@ -113,7 +113,7 @@ def _runtime(export: TrainedExport | None) -> list[tuple[str, str]]:
     if export.file is not None:
         return [("runtime", f"{export.runtime}, verified, {gain}: {export.file.name} ({export.seconds:.1f} s)")]
     takes = f", takes about {_duration(export.seconds)}" if export.seconds else f": {export.reason}"
-    return [("faster", f"{export.command}{takes}{gain and f', then about {gain} (estimated)'}")]
+    return [("faster", f"{export.command}{takes}{gain and f', then about {gain} (estimated on a small network)'}")]
 
 
 def _folds_offer(result: TrainResult) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import statistics
 import time
 from dataclasses import replace
 from functools import partial
@@ -44,6 +45,9 @@ _NEEDED = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript", "onnxruntim
 
 _FIXED, _PER_OPERATION = 3.0, 0.03
 """Seconds to import the libraries, and seconds to convert one operation of PyTorch, on a slow processor."""
+
+_MEASUREMENTS = 9
+"""Measurements of the estimated gain; each takes some tenths of a second, and their median counts."""
 
 _COMPARED = 64
 """Images that the measurement of the speed takes with each runtime, warm-up included."""
@@ -130,6 +134,7 @@ def estimated_speedup(detector: Detector) -> float:
     images = torch.zeros(8, 32, side, side).to(memory_format=torch.channels_last)
     with captured_output():
         compiled = openvino.compile_model(openvino.convert_model(network, example_input=images), "CPU")
+    calls = [partial(network, images), partial(compiled, images.numpy())]
     with torch.inference_mode():
-        torch_seconds, seconds = seconds_per_batch([partial(network, images), partial(compiled, images.numpy())])
-    return torch_seconds / seconds
+        measured = [seconds_per_batch(calls) for _ in range(_MEASUREMENTS)]
+    return statistics.median(torch_seconds / seconds for torch_seconds, seconds in measured)
