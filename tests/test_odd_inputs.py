@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import tracemalloc
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -21,6 +23,7 @@ from test_scoring import settings_for
 
 from adctl import run_folder
 from adctl.config import LoadedSettings, ReportSettings, names_of, validated
+from adctl.data.datasets.layouts import list_images
 from adctl.errors import TrainingError
 from adctl.reporting.report import report
 from adctl.scoring import score as scoring
@@ -192,6 +195,54 @@ def test_a_read_only_working_folder_changes_no_exit_code(patchcore, zippers, tmp
     assert ScoreSet.load(out / "o").manifest["complete"] is True
 
 
+@linux
+def test_another_user_scores_with_the_model_that_root_trained(patchcore, zippers):
+    other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": "/nonexistent", "COLUMNS": "120"}
+    program = [*other, sys.executable, "-m", "adctl"]
+    try:
+        subprocess.run([*program, "--version"], env=environment, capture_output=True, check=True, cwd="/")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("another user cannot run Python here")
+    with tempfile.TemporaryDirectory() as name:
+        shared = Path(name)
+        shutil.copytree(zippers / "test", shared / "images")
+        (shared / "run").mkdir()
+        for file in ("model.safetensors", "run.json"):
+            shutil.copyfile(patchcore.run / file, shared / "run" / file)
+        shared.chmod(0o755)
+        (shared / "own").mkdir()
+        (shared / "own").chmod(0o777)
+        words = ["score", "images", "--model", "run/model.safetensors", "--out"]
+        options = {"env": environment, "cwd": shared, "capture_output": True}
+        done = subprocess.run([*program, *words, "own/o"], check=False, **options)
+        assert done.returncode == 0, done.stderr
+        assert len(ScoreSet.load(shared / "own" / "o").rows) > 3
+        done = subprocess.run([*program, *words, "o"], check=False, **options)
+        assert done.returncode == 1
+        assert b"error: Cannot write o: Permission denied." in done.stderr
+
+
+@linux
+def test_a_full_folder_of_temporary_files_stops_nothing(adctl, patchcore, zippers, tmp_path):
+    full = tmp_path / "full"
+    full.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", full], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("this user may not mount a small file system")
+    try:
+        (full / "taken").write_bytes(bytes(4096))
+        with pytest.raises(OSError, match="No space left"):
+            (full / "more").write_bytes(b"x")
+        out = adctl.folder / "o"
+        adctl("score", zippers / "test", "--model", patchcore.model, "--out", out, TMPDIR=str(full))
+        adctl("report", out, TMPDIR=str(full))
+        shutil.make_archive(str(adctl.folder / "zip"), "zip", zippers.parent)
+        adctl("train", "--data", "zip.zip", "--arch", "padim", "--image-size", 64, TMPDIR=str(full))
+    finally:
+        subprocess.run(["umount", full], check=True)
+
+
 def test_a_damaged_pointer_is_written_anew(tmp_path):
     (tmp_path / "last.json").write_text("{")
     run_folder.set_last(tmp_path, "scores", tmp_path)
@@ -249,6 +300,22 @@ def test_a_pipe_is_an_error_and_never_waited_for(tmp_path):
         read_image(tmp_path / "f.png")
     with pytest.raises(ImageError, match="regular file"):
         read_image(Path("/dev/zero"))
+
+
+# ---- many images
+
+
+def test_a_listed_image_takes_little_memory(tmp_path):
+    for index in range(3000):
+        (tmp_path / f"{index:05}.png").write_bytes(b"x")
+    tracemalloc.start()
+    try:
+        samples, _ = list_images([tmp_path])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(samples) == 3000
+    assert peak < 3000 * 1500
 
 
 # ---- results among the images

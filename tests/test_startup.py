@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -128,13 +129,27 @@ def test_a_terminal_shows_what_is_going_on_from_the_start(flags, zippers, tmp_pa
     assert not opening.rpartition("\r")[2].strip(), "the status is removed before the result"
 
 
-def on_terminal(command: list[str]) -> str:
-    """What a command shows on a terminal of 80 columns; it must succeed."""
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+@pytest.mark.parametrize("columns", [80, 120])
+def test_lines_fit_the_terminal(columns, zippers, patchcore, tmp_path):
+    program = [sys.executable, "-m", "adctl"]
+    helped = on_terminal([*program, "score", "--help"], columns)
+    words = ["score", zippers / "test", "--model", patchcore.model, "--out", tmp_path / "o", "--runs", tmp_path]
+    scored = on_terminal([*program, *map(str, words)], columns)
+    lines = helped.splitlines()
+    assert columns - 20 < max(map(len, lines)) <= columns
+    progress = re.findall(r"([^\r\n]*)\r(?!\n)", scored)  # is overwritten, so it must not wrap; sentences may
+    assert max(map(len, progress)) < columns
+    assert "images" in scored
+
+
+def on_terminal(command: list[str], columns: int = 80) -> str:
+    """What a command shows on a terminal; it must succeed."""
     import pty
     import termios
 
     reading, writing = pty.openpty()
-    termios.tcsetwinsize(writing, (24, 80))
+    termios.tcsetwinsize(writing, (24, columns))
     with subprocess.Popen(
         command, stdin=writing, stdout=writing, stderr=writing, env={**os.environ, "NO_COLOR": "1"}
     ) as process:
