@@ -39,7 +39,7 @@ def _text(result: CalibrateResult, settings: CalibrateSettings) -> RenderableTyp
     if chosen.defect_images:
         basis += f" and {chosen.defect_images} defective images"
     if chosen.evidence.folds:
-        basis += f", each scored by one of {chosen.evidence.folds} models that was not trained on it"
+        basis += ", each scored as by a model that did not learn from it"
     was = f" (was {before.threshold:.6g})" if before else ""
     warn = [("warn above", f"{chosen.warn_threshold:.6g}")] if chosen.warn_threshold is not None else []
     return rows(
