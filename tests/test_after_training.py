@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from adctl.cli.train import _runtime as describe_runtime
 from adctl.config import TrainSettings
 from adctl.errors import AdctlError
 from adctl.exporting import after_training, export
@@ -19,6 +20,7 @@ from adctl.exporting.captured_output import captured_output
 from adctl.exporting.graph import ExportSource
 from adctl.model_file import load_model
 from adctl.runtimes.auto_select import choose_runtime
+from adctl.training.single_run import TrainedExport
 
 
 @pytest.fixture
@@ -119,3 +121,20 @@ def test_what_a_failing_library_prints_is_in_the_error(trained, monkeypatch, cap
         export.write_format("onnx", source, trained.run / "model.onnx")
     assert {"python", "errors", "native", "native errors"} <= set(caught.value.message.splitlines())
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("export", "text"),
+    [
+        (None, []),
+        (TrainedExport(Path("r/model.xml"), "openvino", 2.04, 8.2, "", ""),
+         ["openvino, verified, 2.0 times as fast as PyTorch here: model.xml (8.2 s)"]),
+        (TrainedExport(None, "openvino", 2.5, 40.0, "it takes long", "adctl export --model r"),
+         [("adctl export --model r, takes about 40 seconds, then about 2.5 times as fast as PyTorch here "
+          "(estimated on a small network)")]),
+        (TrainedExport(None, None, None, 0.0, "no other runtime is installed", "pip install 'adctl[openvino]'"),
+         ["pip install 'adctl[openvino]': no other runtime is installed"]),
+    ],
+)  # fmt: skip
+def test_the_text_of_train_tells_the_runtime(export, text):
+    assert [line for _, line in describe_runtime(export)] == text
