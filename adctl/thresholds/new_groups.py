@@ -147,7 +147,7 @@ def difference_text(left_out: Sequence[GroupScores]) -> str:
     return (
         f"Scores differ between groups: expect up to {100 * left_out[0].false_alarm:.0f} % false alarms on a new one "
         f"(group {left_out[0].group}; {100 * average:.0f} % on average, each of the {len(left_out)} groups left out in "
-        "turn). --new-groups sets the threshold for a new group."
+        "turn). --new-groups sets the threshold for a new group, calibrate --line by its first parts."
     )
 
 
