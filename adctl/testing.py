@@ -18,7 +18,8 @@ The detector is registered by an entry point of the group `adctl.detectors`: its
 - be exportable: `torch.export` traces `forward` with any number of images. A detector that cannot be exported raises a
   UsageError in `check_exportable` and sets `exportable = False` in its test;
 - accept any `image_size`, or refuse it with an error of `adctl.errors`. `any_shape = True` says that the height of its
-  input may differ from its width (`config.sides`); other detectors get square images.
+  input may differ from its width (`config.sides`); other detectors get square images. `masks_margin` says whether it
+  can leave out the margins of `resize=pad`; other detectors see them in grey.
 
 The model is trained once for each class of tests, on a small generated dataset. pytest is required; onnx, onnxscript
 and onnxruntime are required for the export test, which is skipped without them.
