@@ -235,7 +235,7 @@ def train(
         roi: Region of interest: a rectangle in pixels, or a mask file.
         new_groups: Set the threshold for good images of a new group, such as the next lot.
         calibration_share: Share of good images held out for the threshold; without it, detectors fitted in one pass
-            learn from all. Above 0, below 1. Default: 0.2 with gradient training or groups.
+            learn from all. Above 0, below 1. Default: 0.2 with gradient training or tiles.
         validation_share: Share of good images held out to choose the epoch. Above 0, below 1.
         cache: Folder that keeps decoded and resized images.
         augment: Augmentation of training images. Choices: none, light, medium, heavy, custom.
@@ -422,7 +422,7 @@ def tune(
         roi: Region of interest: a rectangle in pixels, or a mask file.
         new_groups: Set the threshold for good images of a new group, such as the next lot.
         calibration_share: Share of good images held out for the threshold; without it, detectors fitted in one pass
-            learn from all. Above 0, below 1. Default: 0.2 with gradient training or groups.
+            learn from all. Above 0, below 1. Default: 0.2 with gradient training or tiles.
         validation_share: Share of good images held out to choose the epoch. Above 0, below 1.
         cache: Folder that keeps decoded and resized images.
         augment: Augmentation of training images. Choices: none, light, medium, heavy, custom.

@@ -266,7 +266,7 @@ class TrainSettings(DeviceSettings, DataSettings):
     calibration_share: Share | None = DATA(
         None,
         "Share of good images held out for the threshold; without it, detectors fitted in one pass learn from all.",
-        unset="0.2 with gradient training or groups",
+        unset="0.2 with gradient training or tiles",
     )
     validation_share: Share = DATA(0.1, "Share of good images held out to choose the epoch.")
     cache: Folder | None = DATA(None, "Folder that keeps decoded and resized images.")

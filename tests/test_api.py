@@ -308,7 +308,8 @@ def test_images_that_cannot_be_used_are_refused(patchcore, images, image, says):
 
 
 def test_a_model_predicts_with_the_views_of_its_calibration(patchcore, images, tmp_path):
-    calibrated = adctl.calibrate(model=patchcore.model, tta=["hflip", "vflip"], out=tmp_path / "tta.safetensors")
+    out = tmp_path / "tta.safetensors"
+    calibrated = adctl.calibrate(model=patchcore.model, folds=2, tta=["hflip", "vflip"], out=out)
     rows = adctl.score(images[0].parent, model=calibrated.model, out=tmp_path / "out", heatmaps=False)
     for prediction, row in zip(adctl.load(calibrated.model).predict(images), rows, strict=True):
         same(prediction, row)

@@ -76,7 +76,7 @@ _DETECTOR_FLAGS = ("backbone", "image_size", "roi", "loss", "error", "noise_leve
 """Settings of training that are options of some detectors."""
 
 CALIBRATION_SHARE = 0.2
-"""Share of good images held out for the threshold of detectors that are trained with gradients."""
+"""Share of good images held out for the threshold where fitting again is slow: gradient training, and tiles."""
 
 _MIN_STEPS = 1000
 """Minimum optimizer steps when epochs are unset; with fewer, autoencoders underfit on small datasets."""
@@ -171,7 +171,7 @@ def plan_training(settings: TrainSettings) -> TrainingPlan:
     warn_of_colours(dataset.train)
     size = choose_size(cls, config, dataset.train) if _sized_by_images(settings) else None
     validation = settings.validation_share if cls.needs_validation else 0.0
-    split = _split(settings, cls, dataset, validation)
+    split = _split(settings, dataset, validation, hold_out=cls.needs_validation or config.tile is not None)
     if settings.new_groups:
         _require_groups(settings, dataset, split)
     config = config if size is None else size.config
@@ -207,13 +207,13 @@ def _sized_by_images(settings: TrainSettings) -> bool:
     return settings.image_size == "auto" and "image_size" not in settings.options
 
 
-def _split(settings: TrainSettings, cls: type[Detector], dataset: Dataset, validation: float) -> Split:
+def _split(settings: TrainSettings, dataset: Dataset, validation: float, *, hold_out: bool) -> Split:
     if settings.folds is None:
         if settings.fold is not None:
             raise UsageError("--fold needs --folds, the number of folds.", "Give --folds too.")
         share = settings.calibration_share
         if share is None:  # without one, images, or whole groups, are scored out of fold
-            share = CALIBRATION_SHARE if cls.needs_validation else 0.0
+            share = CALIBRATION_SHARE if hold_out else 0.0
         return split_good(dataset.train, calibration=share, validation=validation, seed=settings.seed)
     return split_fold(
         dataset.train,
