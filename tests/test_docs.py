@@ -67,7 +67,7 @@ def test_the_readme_has_two_more_commands_and_shows_every_command():
     assert others[0].endswith("adctl demo")
     assert others[1].endswith("nox")
     shown = {line.split()[1] for line in lines(README) if line.startswith("adctl ")}
-    assert shown == {"fetch", "train", "calibrate", "score", "report", "export", "bench"}
+    assert shown == {"fetch", "train", "calibrate", "score", "report", "export", "bench", "runs"}
 
 
 def test_the_readme_leaves_what_it_says(world):
