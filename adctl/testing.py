@@ -280,7 +280,6 @@ def check_onnx(arch: str, detector: Detector, images: Tensor, folder: Path) -> N
         np.testing.assert_allclose(exported.maps, maps.numpy(), rtol=1e-2, atol=1e-5)
 
 
-@torch.inference_mode()
 def _tensors_in(value: Any) -> list[Tensor]:
     """Return the tensors in a tensor, sequence or dataclass."""
     if isinstance(value, torch.Tensor):
@@ -289,6 +288,7 @@ def _tensors_in(value: Any) -> list[Tensor]:
     return [tensor for part in parts if not isinstance(part, int | float) for tensor in _tensors_in(part)]
 
 
+@torch.inference_mode()
 def _predict(detector: Detector, images: Tensor) -> Prediction:
     return detector(images)
 
