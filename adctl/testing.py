@@ -284,8 +284,10 @@ def _tensors_in(value: Any) -> list[Tensor]:
     """Return the tensors in a tensor, sequence or dataclass."""
     if isinstance(value, torch.Tensor):
         return [value]
+    if value is None or isinstance(value, int | float):
+        return []
     parts = vars(value).values() if is_dataclass(value) else value
-    return [tensor for part in parts if not isinstance(part, int | float) for tensor in _tensors_in(part)]
+    return [tensor for part in parts for tensor in _tensors_in(part)]
 
 
 @torch.inference_mode()

@@ -20,6 +20,7 @@ from conftest import ROOT, CommandLine
 from adctl import __version__
 
 FEW = ("--image-size", "64", "--device", "cpu")
+HELD_OUT = ("--calibration-share", "0.2")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def world(tmp_path_factory, zippers):
     """A folder in which a model was trained by the command line."""
     folder = tmp_path_factory.mktemp("world")
     run = CommandLine(folder)
-    run.trained = run.json("train", "--data", zippers, "--name", "first", "--calibration-share", "0.2", *FEW)
+    run.trained = run.json("train", "--data", zippers, "--name", "first", *HELD_OUT, *FEW)
     return run
 
 
@@ -62,9 +63,9 @@ def test_train_writes_a_run_and_remembers_it(world):
 
 
 def test_the_same_seed_gives_the_same_model_file(world, zippers):
-    again = world.json("train", "--data", zippers, "--runs", "others", *FEW)
+    again = world.json("train", "--data", zippers, "--runs", "others", *HELD_OUT, *FEW)
     assert again["result"]["sha256"] == world.trained["result"]["sha256"]
-    other = world.json("train", "--data", zippers, "--runs", "others", "--seed", "1", *FEW)
+    other = world.json("train", "--data", zippers, "--runs", "others", "--seed", "1", *HELD_OUT, *FEW)
     assert other["result"]["sha256"] != world.trained["result"]["sha256"]
 
 

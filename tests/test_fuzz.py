@@ -455,13 +455,13 @@ def test_header_of_a_model_round_trips(patchcore):
 
 
 @pytest.fixture(scope="module")
-def exports(patchcore):
+def exports(patchcore, tmp_path_factory):
     """One exported file of each format."""
     from adctl.exporting.graph import ExportSource
 
-    source, made = ExportSource.read(patchcore.model), {}
+    source, made, folder = ExportSource.read(patchcore.model), {}, tmp_path_factory.mktemp("exports")
     for name, kind in EXPORT_FORMATS.items():
-        made[name] = patchcore.model.with_name(f"fuzzed{kind.suffix}")
+        made[name] = folder / f"fuzzed{kind.suffix}"
         write_format(name, source, made[name])
     return made
 

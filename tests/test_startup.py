@@ -150,8 +150,9 @@ def on_terminal(command: list[str], columns: int = 80) -> str:
 
     reading, writing = pty.openpty()
     termios.tcsetwinsize(writing, (24, columns))
+    inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     with subprocess.Popen(
-        command, stdin=writing, stdout=writing, stderr=writing, env={**os.environ, "NO_COLOR": "1"}
+        command, stdin=writing, stdout=writing, stderr=writing, env={**inherited, "NO_COLOR": "1"}
     ) as process:
         os.close(writing)
         shown = bytearray()

@@ -232,7 +232,7 @@ def test_training_scoring_and_measuring_with_tiles(spotted, tmp_path):
 
     from adctl.config import LoadedSettings, ScoreSettings, names_of
     from adctl.evaluation.evaluate import evaluate
-    from adctl.reporting.pictures import pictures
+    from adctl.reporting.pictures import colour_scale, pictures
     from adctl.scoring.score import score
     from adctl.scoring.score_set import ScoreSet
     from adctl.training.single_run import train_once
@@ -249,5 +249,5 @@ def test_training_scoring_and_measuring_with_tiles(spotted, tmp_path):
     box = next(row for row in scores.rows if row.label == "spot").boxes[0]
     assert abs(box.x + box.width / 2 - 165) < 20
     assert abs(box.y + box.height / 2 - 75) < 20
-    assert len(list(pictures(scores, range(13)))) == 13
+    assert len(list(pictures(scores, range(13), colour_scale(scores)))) == 13
     assert len(list((tmp_path / "s").rglob("*.png"))) == 13

@@ -62,8 +62,8 @@ class ParityRecord:
 
     @property
     def speedup(self) -> float:
-        """Speed relative to PyTorch."""
-        return self.images_per_second / self.torch_images_per_second
+        """Speed relative to PyTorch; 0 in a record that holds no speed of PyTorch."""
+        return self.images_per_second / self.torch_images_per_second if self.torch_images_per_second > 0 else 0.0
 
 
 @dataclass(frozen=True)
