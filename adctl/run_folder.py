@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 LAST = "last.json"
 RUN = "run.json"
 SPLIT = "split.json"
+SETTINGS = "settings.json"
 MODEL = "model.safetensors"
 CALIBRATIONS = "calibrations.json"
 _CALIBRATIONS_SCHEMA = "adctl.calibrations/1"

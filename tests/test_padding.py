@@ -89,7 +89,7 @@ def fitted(detector, images):
 
 @torch.inference_mode()
 def test_features_outside_the_image_never_count(detector, monkeypatch):
-    """Whatever the network says about the margins, model, scores and maps stay the same."""
+    """Features of the margins change neither the model, nor the scores, nor the maps."""
     train, new = inputs(*range(12)), inputs(20, 21, 22, 23)
     fitted(detector, train)
     learned = {name: tensor.clone() for name, tensor in detector.state_dict().items()}

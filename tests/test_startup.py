@@ -24,7 +24,7 @@ SLOW = {"torchvision", "torch._dynamo", "sympy", "lightning_fabric", "sklearn", 
 
 
 def in_new_process(program: str):
-    """What a program prints as JSON."""
+    """Run a program and parse its output as JSON."""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -144,7 +144,7 @@ def test_lines_fit_the_terminal(columns, zippers, patchcore, tmp_path):
 
 
 def on_terminal(command: list[str], columns: int = 80) -> str:
-    """What a command shows on a terminal; it must succeed."""
+    """Run a command on a terminal, check that it succeeds, and return its output."""
     import pty
     import termios
 

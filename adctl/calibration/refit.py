@@ -19,7 +19,7 @@ from adctl.runtimes.torch import TorchRuntime
 from adctl.scoring.predict import calibration_scores_of
 from adctl.scoring.tta import with_views
 from adctl.training.out_of_fold import scores_by_refitting
-from adctl.training.resume import SETTINGS, check_data, load_settings
+from adctl.training.resume import check_data, load_settings
 from adctl.training.single_run import plan_training, refit
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Refitter:
 
     def __init__(self, model: Path, loaded: LoadedSettings[CalibrateSettings], reporter: Reporter) -> None:
         run = run_of(model, loaded.settings.runs)
-        if not (run / SETTINGS).is_file():
+        if not (run / run_folder.SETTINGS).is_file():
             raise UsageError(
                 f"{model} is not in the folder of its training run, so its training settings are unknown.",
                 "Name the folder of the run, or the model file in it, with --model.",

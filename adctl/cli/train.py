@@ -117,7 +117,7 @@ def _runtime(export: TrainedExport | None) -> list[tuple[str, str]]:
 
 
 def _folds_offer(result: TrainResult) -> list[tuple[str, str]]:
-    """Offer cross-fitting, with its price, if gradient training held out some of few images."""
+    """Suggest `calibrate --folds`, with its cost, if there are few images and some were held out."""
     images = result.images + result.calibration.good_images
     if result.calibration.evidence.folds or not result.fit.history or images >= _FEW_IMAGES:
         return []

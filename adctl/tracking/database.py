@@ -30,8 +30,8 @@ _MIGRATION_LOCK = 7_236_480_201
 
 
 @contextmanager
-def writing(runs: Path) -> Iterator[Connection]:
-    """Open a transaction that writes; it is committed at the end, or undone if an error is raised.
+def transaction(runs: Path) -> Iterator[Connection]:
+    """Open a transaction; it is committed at the end, or undone if an error is raised.
 
     Raises:
         AdctlError: The database cannot be opened or written.
@@ -43,25 +43,9 @@ def writing(runs: Path) -> Iterator[Connection]:
             yield connection
 
 
-@contextmanager
-def reading(runs: Path) -> Iterator[Connection]:
-    """Open a connection that reads.
-
-    Raises:
-        AdctlError: The database cannot be opened.
-    """
-    with writing(runs) as connection:
-        yield connection
-
-
 def address(runs: Path) -> str:
     """Return the address of the database for SQLAlchemy."""
     return _engine(str(runs.absolute()), os.environ.get(VARIABLE)).url.render_as_string(hide_password=False)
-
-
-def exists(runs: Path) -> bool:
-    """Return whether there is a database of these runs."""
-    return VARIABLE in os.environ or (runs / FILE).is_file()
 
 
 @cache

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 STARTED = "started.json"
 NOTES = "notes.json"
 LINEAGE = "lineage"
-SETTINGS = "settings.json"
 
 Kind = Literal["calibration", "export", "scores", "report", "served"]
 State = Literal["finished", "running", "interrupted"]
@@ -161,7 +160,7 @@ def run_folders(runs: Path) -> Iterator[Path]:
 
 def is_run(folder: Path) -> bool:
     """Return whether a folder is that of a run, finished or not."""
-    return (folder / SETTINGS).is_file() or (folder / run_folder.RUN).is_file()
+    return (folder / run_folder.SETTINGS).is_file() or (folder / run_folder.RUN).is_file()
 
 
 def read_run(folder: Path) -> Run:
@@ -269,10 +268,10 @@ def _of_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
 
 def _wanted(folder: Path) -> dict[str, Any]:
     """Return the facts of a training that has not finished, from its settings."""
-    document = run_folder.read_json(folder / SETTINGS) or {}
+    document = run_folder.read_json(folder / run_folder.SETTINGS) or {}
     entries = document.get("settings")
     if not isinstance(entries, dict):
-        raise DataError(f"{folder / SETTINGS} is damaged: it holds no settings.", _REMEDY)
+        raise DataError(f"{folder / run_folder.SETTINGS} is damaged: it holds no settings.", _REMEDY)
     values = {name: entry["value"] for name, entry in entries.items() if entry.get("from") != "default"}
     known = {name: str(values.get(name) or "") for name in ("arch", "dataset", "category")}
     return {**known, "seed": entries.get("seed", {}).get("value"), "settings": values}
@@ -281,7 +280,7 @@ def _wanted(folder: Path) -> dict[str, Any]:
 def _derived_id(folder: Path) -> str:
     """Return an identifier of a run that has none stored: equal whenever the folder is read again."""
     manifest = folder / run_folder.RUN
-    source = manifest if manifest.is_file() else folder / SETTINGS
+    source = manifest if manifest.is_file() else folder / run_folder.SETTINGS
     digest = hashlib.sha256(source.read_bytes()).digest()
     return run_folder.encode_id(int(source.stat().st_mtime * 1000), digest[:10])
 

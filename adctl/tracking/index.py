@@ -51,7 +51,7 @@ def index_run(runs: Path, folder: Path) -> None:
         AdctlError: The folder is damaged, or the database cannot be written.
     """
     run = folders.read_run(folder)
-    with database.writing(runs) as connection:
+    with database.transaction(runs) as connection:
         _remove(connection, str(run.folder))
         _insert(connection, [_with_own_id(connection, run)])
 
@@ -77,7 +77,7 @@ def rebuild(runs: Path, reporter: Reporter = SILENT) -> IndexResult:
         AdctlError: The database cannot be written.
     """
     found, problems = _read_all(runs, reporter)
-    with database.writing(runs) as connection:
+    with database.transaction(runs) as connection:
         prefix = str(runs.absolute()) + "/"
         for folder in connection.execute(select(RUNS.c.folder)).scalars().all():
             if folder.startswith(prefix):
@@ -89,7 +89,7 @@ def rebuild(runs: Path, reporter: Reporter = SILENT) -> IndexResult:
 
 def dump(runs: Path) -> list[dict[str, Any]]:
     """Return all entries of the index, in the order of their identifiers."""
-    with database.reading(runs) as connection:
+    with database.transaction(runs) as connection:
         tables = (RUNS, ARTIFACTS)
         return [dict(row) for table in tables for row in connection.execute(select(table).order_by("id")).mappings()]
 

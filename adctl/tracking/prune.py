@@ -109,7 +109,7 @@ def remove(runs: Path, row: RunRow) -> None:
             # Renamed first, so that a removal that is interrupted leaves no half run.
             doomed = row.folder.rename(files.partial_path(row.folder))
             shutil.rmtree(doomed)
-    with database.writing(runs) as connection:
+    with database.transaction(runs) as connection:
         connection.execute(delete(ARTIFACTS).where(ARTIFACTS.c.run == row.values["id"]))
         connection.execute(delete(RUNS).where(RUNS.c.id == row.values["id"]))
 

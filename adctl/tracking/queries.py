@@ -84,7 +84,7 @@ def find_runs(runs: Path, conditions: Sequence[str] = (), sort: str = "-id", lim
     key = _number(name) if name not in _TEXTS else RUNS.c[name]
     order = desc(key) if sort.startswith("-") else asc(key)
     query = query.order_by(key.is_(None), order, RUNS.c.id).limit(limit)
-    with database.reading(runs) as connection:
+    with database.transaction(runs) as connection:
         return [RunRow(dict(row)) for row in connection.execute(query).mappings()]
 
 
@@ -100,7 +100,7 @@ def find_run(runs: Path, name: str | None) -> RunRow:
             raise UsageError(f"There are no runs in {runs}.", "Train a model, or rebuild the index: adctl runs index")
         return newest[0]
     matches = or_(RUNS.c.name == name, RUNS.c.folder == str(Path(name).absolute()), RUNS.c.id.startswith(name.upper()))
-    with database.reading(runs) as connection:
+    with database.transaction(runs) as connection:
         found = [RunRow(dict(row)) for row in connection.execute(select(RUNS).where(matches)).mappings()]
         names = connection.execute(select(RUNS.c.name)).scalars().all() if not found else []
     if not found:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SETTINGS = "settings.json"
 _SCHEMA = "adctl.settings/1"
 
 MAY_DIFFER = frozenset(
@@ -56,7 +55,7 @@ def save_settings(run: Path, loaded: LoadedSettings[TrainSettings], split: Split
         given = getattr(loaded.settings, name)
         if isinstance(given, Path):  # the run may be resumed from another folder
             entry["value"] = str(given.absolute())
-    files.write_json(run / SETTINGS, {"schema": _SCHEMA, "settings": table})
+    files.write_json(run / run_folder.SETTINGS, {"schema": _SCHEMA, "settings": table})
     files.write_json(run / run_folder.SPLIT, split.to_dict())
 
 
@@ -70,7 +69,7 @@ def find_run(loaded: LoadedSettings[TrainSettings]) -> tuple[Path | None, Loaded
     given = loaded.settings.resume
     if given is None:
         return None, loaded
-    run = next((one for one in (given, loaded.settings.runs / given) if (one / SETTINGS).is_file()), None)
+    run = next((one for one in (given, loaded.settings.runs / given) if (one / run_folder.SETTINGS).is_file()), None)
     if run is None:
         raise UsageError(f"There is no run {given} to resume.", f"Give the name of a folder in {loaded.settings.runs}.")
     if (run / run_folder.MODEL).is_file():
@@ -87,13 +86,13 @@ def load_settings(run: Path, loaded: LoadedSettings[TrainSettings]) -> LoadedSet
         UsageError: A setting given now would change the result; the message names it, with both values.
         DataError: The settings of the run are damaged.
     """
-    stored = documents.read(run / SETTINGS, _StoredSettings, "Train again.")
+    stored = documents.read(run / run_folder.SETTINGS, _StoredSettings, "Train again.")
     if stored is None or stored.schema != _SCHEMA:
-        raise DataError(f"{run / SETTINGS} is damaged: it has another format.", "Train again.")
+        raise DataError(f"{run / run_folder.SETTINGS} is damaged: it has another format.", "Train again.")
     started = stored.settings
     wrong = next((name for name, entry in started.items() if not {"value", "from"} <= entry.keys()), None)
     if wrong is not None:
-        raise DataError(f"{run / SETTINGS} is damaged: '{wrong}' has no value or no origin.", "Train again.")
+        raise DataError(f"{run / run_folder.SETTINGS} is damaged: '{wrong}' has no value or no origin.", "Train again.")
     now = loaded.table()
     given = {name for name, origin in loaded.origins.items() if origin != "default"}
     differing = [

@@ -25,7 +25,7 @@ def open_study(
         UsageError: A study of this name has other objectives or another detector.
         DataError: The database cannot be used.
     """
-    with database.writing(settings.runs):
+    with database.transaction(settings.runs):
         pass  # checks and creates the database
     keep = optuna.storages.RDBStorage(
         database.address(settings.runs),

@@ -24,7 +24,7 @@ from adctl.progress import SILENT, Reporter
 from adctl.run_folder import new_folder
 from adctl.training.single_run import train_once
 from adctl.tuning import storage
-from adctl.tuning.objective import OBJECTIVES, Benchmark, development_benchmark, evaluate
+from adctl.tuning.objective import OBJECTIVES, Benchmark, development_benchmark, evaluate, with_values
 from adctl.tuning.page import write_page
 from adctl.tuning.search_space import SearchSpace, search_space
 
@@ -369,17 +369,11 @@ def _train(
     params: dict[str, Any],
     reporter: Reporter,
 ) -> TrainResult | None:
-    from adctl.tuning.objective import with_values
-
-    settings = replace_name(with_values(training, space.settings_of(params)))
+    values = space.settings_of(params)
+    settings = replace(with_values(training, values), name=None)  # the name of a study is that of its folder
     origins = {name: loaded.origins.get(name, "tune") for name in names_of(TrainSettings)}
-    origins |= dict.fromkeys(("options", *space.settings_of(params)), "tune")
+    origins |= dict.fromkeys(values, "tune")
     return train_once(LoadedSettings(settings, origins), reporter)
-
-
-def replace_name(settings: TrainSettings) -> TrainSettings:
-    """Return settings whose run is named by time; the name of a study is that of its folder."""
-    return replace(settings, name=None)
 
 
 @contextmanager
