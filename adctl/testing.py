@@ -222,6 +222,24 @@ class DetectorContract:
         after = detector.state_dict()
         assert all(torch.equal(before[name], after[name]) for name in before)
 
+    def test_new_good_images_are_added_or_need_all_images(self, trained: TrainedDetector) -> None:
+        """A detector that can learn from new images alone scores them no higher afterwards, and can be saved."""
+        detector = copy.deepcopy(trained.detector)
+        before = _predict(detector, trained.images).scores
+        phases = detector.update_phases(trained.header.training.images)
+        for phase in phases:
+            assert isinstance(phase, Observe)
+            with torch.inference_mode():
+                phase.absorb(phase.embed(trained.images))
+                phase.finish(lambda _done, _total: None)
+        if phases:
+            after = _predict(detector, trained.images).scores
+            assert torch.isfinite(after).all()
+            assert (after <= before * (1 + 1e-3)).all()
+            loaded = self.untrained(**trained.header.config)
+            loaded.load_state(detector.state_dict())
+            torch.testing.assert_close(_predict(loaded.eval(), trained.images).scores, after)
+
     def test_the_cost_of_training_is_known_before(self) -> None:
         """`adctl train --dry-run` can estimate memory, operations and disk space."""
         cost = self.untrained().estimate_cost(100)

@@ -165,6 +165,12 @@ class Detector(nn.Module, ABC):
     any_shape: ClassVar[bool] = False
     """Whether the input may have a height that differs from its width."""
 
+    warm_start: ClassVar[bool] = False
+    """Whether training on more images may start from the weights of a trained detector."""
+
+    update_lowers_scores: ClassVar[bool] = False
+    """Whether `update_phases` raises no score, apart from rounding: earlier scores are then upper bounds."""
+
     def __init__(self, config: DetectorConfig) -> None:
         height, width = config.sides
         if height != width and not self.any_shape:
@@ -208,6 +214,17 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def phases(self) -> Sequence[Phase]:
         """Return the phases of fitting, in order; may be empty."""
+
+    def update_phases(self, images: int) -> Sequence[Phase]:
+        """Return the phases by which a fitted detector learns from new good images alone.
+
+        They are empty if the detector must be trained on the old and the new images together.
+
+        Args:
+            images: Number of images that it has learned from.
+        """
+        del images
+        return ()
 
     @abstractmethod
     def forward(self, images: Tensor) -> Prediction:

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from adctl.detectors.base import CostEstimate, Prediction, Search
+from adctl.detectors.base import CostEstimate, Prediction, Search, require_positive
 from adctl.detectors.components.anomaly_maps import GaussianBlur, smoothed_inside, top_mean
 from adctl.detectors.components.feature_buffer import CHUNK, FeatureBuffer, room
 from adctl.detectors.components.feature_maps import to_rows
@@ -27,9 +27,10 @@ from adctl.detectors.components.feature_statistics import (
 )
 from adctl.detectors.feature_detector import FeatureConfig, FeatureDetector
 from adctl.engine.phases import Observe
+from adctl.errors import ModelFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from adctl.detectors.base import DetectorConfig
     from adctl.engine.phases import Phase, Progress
@@ -78,6 +79,8 @@ class PaDiM(FeatureDetector):
         mean: Tensor [P,D] for P = h*w places.
         whitening: Tensor [P,D,D], or [P,D] with shared covariance; the distance is the norm of (feature - mean) times
             this matrix.
+        count: Tensor [P] of int64, the number of inputs that have a cell at each place; empty with shared covariance
+            and in files of earlier versions.
     """
 
     Config: ClassVar[type[PaDiMConfig]] = PaDiMConfig
@@ -86,11 +89,13 @@ class PaDiM(FeatureDetector):
     projection: Tensor
     mean: Tensor
     whitening: Tensor
+    count: Tensor
 
     def __init__(self, config: PaDiMConfig) -> None:
         super().__init__(config)
         for name in self.fitted:
             self.register_buffer(name, torch.empty(0))
+        self.register_buffer("count", torch.empty(0, dtype=torch.int64))
         self.blur = GaussianBlur(config.blur)
         self._fit: _Fit | None = None
 
@@ -101,15 +106,57 @@ class PaDiM(FeatureDetector):
             return (Observe(self.patches, buffer.add, lambda progress: self._fit_shared(buffer, progress), _TITLE),)
         projection = _random_orthogonal(self.channels, self.dimensions, self.config.seed)
         self._fit_buffer("projection", projection.to(self.backbone.mean))
+        return (self._sum_phase(lambda sums: sums),)
+
+    def update_phases(self, images: int) -> Sequence[Phase]:
+        """Return one pass that adds new images to the sums that mean and whitening stand for.
+
+        The result equals a fit on all images, up to the single precision of the file. With masked margins, places that
+        few images have keep none of their own sums, because the file holds the pooled distribution there. With shared
+        covariance there is no such pass: the directions outside the kept ones are unknown.
+        """
+        if self.config.covariance == "shared":
+            return ()
+        return (self._sum_phase(lambda sums: self._earlier_sums(images).plus(sums)),)
+
+    def _sum_phase(self, completed: Callable[[CovarianceSums], CovarianceSums]) -> Observe:
+        """Return the pass that sums projected features; `completed` adds the sums of earlier images."""
         sums: Accumulator[CovarianceSums] = Accumulator()
-        return (
-            Observe(
-                lambda images: (self._projected(images), self.inside(images)),
-                lambda batch: sums.add(_place_sums(*batch)),
-                lambda progress: self._fit_full(sums.take(), progress),
-                _TITLE,
-            ),
+        return Observe(
+            lambda images: (self._projected(images), self.inside(images)),
+            lambda batch: sums.add(_place_sums(*batch)),
+            lambda progress: self._fit_full(completed(sums.take()), progress),
+            _TITLE,
         )
+
+    def _earlier_sums(self, images: int) -> CovarianceSums:
+        """Return the sums of the images that mean and whitening were computed from.
+
+        The whitening matrix W is upper triangular, so the covariance with the ridge on its diagonal is V^T V for the
+        inverse V of W. The ridge is known, as it is a fraction of the mean variance.
+
+        Raises:
+            ModelFileError: The file does not hold the number of inputs at each place.
+        """
+        if not self.count.numel() and (self.input.tiled or self.input.masked):
+            raise ModelFileError(
+                "The model was written by an earlier adctl, without the number of inputs at each place.",
+                "Train it again once: later models can be updated.",
+            )
+        whitening = exact(self.whitening)
+        identity = torch.eye(whitening.shape[-1], dtype=whitening.dtype, device=whitening.device)
+        covariance = torch.empty_like(whitening)
+        for start in range(0, len(covariance), _PLACES_AT_ONCE):
+            places = slice(start, start + _PLACES_AT_ONCE)
+            inverse = torch.linalg.solve_triangular(whitening[places], identity, upper=True)
+            covariance[places] = inverse.mT @ inverse
+        share = self.config.ridge
+        covariance -= share / (1 + share) * covariance.diagonal(dim1=1, dim2=2).mean() * identity
+        if not self.input.masked:
+            count = int(self.count[0]) if self.count.numel() else images
+            return CovarianceSums.from_mean(count, exact(self.mean), covariance)
+        known = torch.where(self.count < _FEWEST_IMAGES * self.count.max(), 0, self.count)
+        return CovarianceSums.from_mean(exact(known), exact(self.mean), covariance)
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B,3,H,W]; the maps have the cells of the finest level of the backbone."""
@@ -163,8 +210,18 @@ class PaDiM(FeatureDetector):
             return CostEstimate(memory=min(buffered, free) + CHUNK, flops=flops, disk=max(0, buffered - free))
         return CostEstimate(memory=3 * 8 * places * dimensions**2, flops=4.0 * places * dimensions**3)
 
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load all weights and statistics; files of earlier versions have no `count`.
+
+        Raises:
+            ModelFileError: The tensors do not fit the detector.
+        """
+        count = tensors.get("count", torch.empty(0, dtype=torch.int64))
+        self.register_buffer("count", torch.empty(count.shape, dtype=torch.int64))
+        super().load_state({**tensors, "count": count})
+
     def check_state(self) -> None:
-        """Check the shapes of projection, mean and whitening.
+        """Check the shapes of projection, mean, whitening and count.
 
         Raises:
             ModelFileError: A shape contradicts the settings.
@@ -174,6 +231,9 @@ class PaDiM(FeatureDetector):
         self._require_state("mean", places, dimensions)
         shared = self.config.covariance == "shared"
         self._require_state("whitening", places, dimensions, *(() if shared else (dimensions,)), positive=shared)
+        if self.count.numel():
+            self._require_state("count", places)
+            require_positive("count", self.count, or_zero=True)
 
     def whitened(self, images: Tensor) -> Tensor:
         """Return the features [P,B,D] with zero mean and identity covariance at each place."""
@@ -213,6 +273,9 @@ class PaDiM(FeatureDetector):
         return rows.view(patches.shape[0], -1, rows.shape[1]).transpose(0, 1)
 
     def _fit_full(self, sums: CovarianceSums, progress: Progress) -> None:
+        count = torch.as_tensor(sums.count, device=sums.total.device).round().long().expand(len(sums.total))
+        with torch.inference_mode(mode=False):
+            self.register_buffer("count", count.clone())
         mean, covariance = _with_pooled_places(sums)
         # With fewer images than dimensions a covariance is singular; like the paper, add to its diagonal.
         identity = torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)

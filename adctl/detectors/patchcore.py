@@ -55,6 +55,9 @@ _BYTES_PER_PATCH = 24
 
 _SMALLEST_DEVIATION = 1e-6
 
+_EARLIER = -1
+"""Number of the image of rows of the bank that were there before an update."""
+
 
 class PatchCoreConfig(FeatureConfig):
     """Settings of PatchCore."""
@@ -112,6 +115,7 @@ class PatchCore(FeatureDetector):
     """
 
     Config = PatchCoreConfig
+    update_lowers_scores: ClassVar[bool] = True
     fitted: ClassVar[tuple[str, ...]] = ("centre", "spread", "directions", "scales", "step", "bank")
     config: PatchCoreConfig
     centre: Tensor
@@ -134,6 +138,17 @@ class PatchCore(FeatureDetector):
         """Return one pass that collects all patch features, and then computes statistics and coreset."""
         self._features = FeatureBuffer()  # a failed fit may have left features
         return (Observe(self._observed, self._absorb, self._finish, "memory bank"),)
+
+    def update_phases(self, images: int) -> Sequence[Phase]:
+        """Return one pass that adds patches of new images to the memory bank.
+
+        Greedy selection goes on from the present bank, which grows by the fraction `coreset_ratio` of the new patches,
+        as large as by a fit on all images. Statistics, directions and scales stay, so that the rows of the bank stay
+        comparable and no score rises. The quantisation step grows only if a new feature is beyond its range.
+        """
+        del images
+        self._features = FeatureBuffer()
+        return (Observe(self._observed, self._absorb, self._extend, "memory bank"),)
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B,3,H,W]; the maps have the rows and columns of `grid`."""
@@ -163,6 +178,7 @@ class PatchCore(FeatureDetector):
         """Score training images as the detector fitted on all others would, nearly.
 
         The statistics around each place are those of the other images, and the bank has no features of these images.
+        After an update, the training images are the new ones, which have no part in the statistics.
         The features that would have taken their places in the coreset are missing, so the scores are a little higher
         than those of fitted detectors: on `magnetic_tile`, by 1 % on average. Directions and scales stay.
 
@@ -182,9 +198,11 @@ class PatchCore(FeatureDetector):
     def _without(self, patches: Tensor, numbers: Sequence[int]) -> PatchCore:
         """Return a copy without what it learned from the images of these patches [B,C,h,w]; weights are shared."""
         assert self._fit is not None
-        centre, spread = smoothed(*self._fit.statistics_without(patches), _SMALLEST_DEVIATION)
         others = ~torch.isin(self._fit.images, torch.tensor(numbers, device=self._fit.images.device))
-        changed = {"centre": centre.float(), "spread": spread.float(), "bank": self.bank[others.to(self.bank.device)]}
+        changed = {"bank": self.bank[others.to(self.bank.device)]}
+        if self._fit.statistics is not None:
+            centre, spread = smoothed(*self._fit.statistics.without(patches), _SMALLEST_DEVIATION)
+            changed |= {"centre": centre.float(), "spread": spread.float()}
         without = copy.copy(self)
         without._buffers = {**self._buffers, **changed}  # noqa: SLF001 - of the same class
         return without
@@ -293,24 +311,45 @@ class PatchCore(FeatureDetector):
 
     def _finish(self, progress: Progress) -> None:
         with closing(self._features) as features:
-            count, (mean, deviation) = self._find_directions(features)
-            device = self.directions.device
-            patches = sum(len(self._inner(batch, batch[:, :1])) for batch in features)
-            reduced = (self._inner(batch, self.reduced(self._features_of(batch, device))) for batch in features.drain())
-            rows = _move_if_it_fits(features.rows(reduced, patches, self.directions.shape[1]), device)
-            kept = max(1, round(self.config.coreset_ratio * patches))
-            log.info("Selecting %d of %d patches for the memory bank.", kept, patches)
-            chosen = k_center_greedy(rows, kept, seed=self.config.seed, progress=progress)
-            self._fit = _Fit(count, mean, deviation, chosen // (patches // count))
-            bank, step = quantise_bank(rows[chosen].to(device))
-            self._fit_buffer("bank", bank)
-            self._fit_buffer("step", step)
+            count, mean, deviation = sum(map(len, features)), *self._find_directions(features)
+            rows, images = self._select(features, count, progress)
+        self._fit = _Fit(images, _PlaceStatistics(count, mean, deviation))
+        self._set_bank(*quantise_bank(rows))
 
-    def _find_directions(self, features: FeatureBuffer) -> tuple[int, tuple[Tensor, Tensor]]:
+    def _extend(self, progress: Progress) -> None:
+        """Add rows of the buffered features to the bank."""
+        present = self.bank.float() * self.step
+        with closing(self._features) as features:
+            rows, images = self._select(features, sum(map(len, features)), progress, covered_by=present)
+        self._fit = _Fit(torch.cat([images.new_full((len(present),), _EARLIER), images]))
+        self._set_bank(*quantise_bank(torch.cat([present, rows]), smallest_step=self.step))
+
+    def _set_bank(self, bank: Tensor, step: Tensor) -> None:
+        self._fit_buffer("bank", bank)
+        self._fit_buffer("step", step)
+
+    def _select(
+        self, features: FeatureBuffer, count: int, progress: Progress, covered_by: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Select rows of the bank from the features of `count` images, beyond the rows [M,D] that cover them already.
+
+        Returns:
+            The rows [n,D], and the number of the image of each.
+        """
+        device = self.directions.device
+        patches = sum(len(self._inner(batch, batch[:, :1])) for batch in features)
+        reduced = (self._inner(batch, self.reduced(self._features_of(batch, device))) for batch in features.drain())
+        rows = _move_if_it_fits(features.rows(reduced, patches, self.directions.shape[1]), device)
+        kept = max(1, round(self.config.coreset_ratio * patches))
+        log.info("Selecting %d of %d patches for the memory bank.", kept, patches)
+        chosen = k_center_greedy(rows, kept, seed=self.config.seed, covered_by=covered_by, progress=progress)
+        return rows[chosen].to(device), chosen // (patches // count)
+
+    def _find_directions(self, features: FeatureBuffer) -> tuple[Tensor, Tensor]:
         """Fit the statistics and directions that reduce features [B,C,h,w] to rows of the bank.
 
         Returns:
-            The number of images, and mean and deviation at each place.
+            Mean and deviation at each place.
         """
         device = self.backbone.mean.device
         statistics = place_statistics(features, device, masked=self.input.masked)
@@ -324,7 +363,7 @@ class PatchCore(FeatureDetector):
         kept = min(self.config.dimensions, self.channels)
         self._fit_buffer("directions", directions[:, :kept].float().contiguous())
         self._fit_buffer("scales", self._scales_of(variances.clamp(min=0), kept).float())
-        return sum(map(len, features)), statistics
+        return statistics
 
     def _features_of(self, batch: Tensor, device: torch.device) -> Tensor:
         """Return the features [B,C,h,w] of a buffered batch in single precision, without the mask."""
@@ -341,27 +380,38 @@ class PatchCore(FeatureDetector):
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """Facts of a fit that leaving out images needs.
+class _PlaceStatistics:
+    """Statistics of the features of all images.
 
     Attributes:
         count: Number of images.
         mean: Mean feature at each place, tensor [C,h,w].
         deviation: Standard deviation at each place, tensor [C,h,w].
-        images: Number of the image of each row of the bank, tensor [N].
     """
 
     count: int
     mean: Tensor
     deviation: Tensor
-    images: Tensor
 
-    def statistics_without(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+    def without(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and deviation [C,h,w] without the images of these patches [B,C,h,w]."""
         offsets, rest = exact(patches) - self.mean, self.count - len(patches)
         shift = -offsets.sum(0) / rest
         squares = self.count * self.deviation.square() - offsets.square().sum(0)
         return self.mean + shift, (squares / rest - shift.square()).clamp(min=0).sqrt()
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Facts of a fit or update that leaving out images needs.
+
+    Attributes:
+        images: Number of the image of each row of the bank, tensor [N]; `_EARLIER` for rows before an update.
+        statistics: Statistics to which the images contributed; None after an update.
+    """
+
+    images: Tensor
+    statistics: _PlaceStatistics | None = None
 
 
 def _square_length(features: Tensor) -> Tensor:

@@ -82,6 +82,7 @@ class ReconstructionDetector(Detector):
 
     needs_validation = True
     any_shape = True
+    warm_start = True
     config: ReconstructionConfig
     usual_level: Tensor
     usual_spread: Tensor

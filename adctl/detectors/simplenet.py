@@ -69,6 +69,7 @@ class SimpleNet(PaDiM):
 
     Config = SimpleNetConfig
     needs_validation = True
+    warm_start = True
     config: SimpleNetConfig
     scales: Tensor
 
@@ -100,6 +101,11 @@ class SimpleNet(PaDiM):
                 "scales of good maps",
             ),
         )
+
+    def update_phases(self, images: int) -> Sequence[Phase]:
+        """Return no phases: the discriminator must see the old images too."""
+        del images
+        return ()
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B,C,H,W]; the maps have the cells of the finest level of the backbone."""

@@ -24,7 +24,12 @@ _BLOCK = 65536
 
 
 def k_center_greedy(
-    vectors: Tensor, count: int, *, seed: int, progress: Callable[[int, int], None] | None = None
+    vectors: Tensor,
+    count: int,
+    *,
+    seed: int,
+    covered_by: Tensor | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Select rows one after another, each the farthest from all rows selected before.
 
@@ -36,7 +41,8 @@ def k_center_greedy(
     Args:
         vectors: Tensor [N,C] of float32.
         count: Number of rows to select, 1 to N.
-        seed: Seed of the first row.
+        seed: Seed of the first row; not used with `covered_by`.
+        covered_by: Rows [M,C] selected before, from other vectors, which count as selected; None for none.
         progress: Receiver of progress, called with (selected, count) after each full pass, or None.
 
     Returns:
@@ -48,13 +54,17 @@ def k_center_greedy(
     rows = vectors.shape[0]
     if not 1 <= count <= rows:
         raise ValueError(f"count must be between 1 and {rows}. Got {count} instead.")
-    first = torch.randint(rows, (1,), generator=torch.Generator().manual_seed(seed)).to(vectors.device)
-    picked = [first]
     squares = torch.cat([block.square().sum(1) for block in vectors.split(_BLOCK)])  # vectors may be larger than memory
-    distance = torch.full((rows,), torch.inf, device=vectors.device)
-    done = 1
+    if covered_by is None:
+        picked = [torch.randint(rows, (1,), generator=torch.Generator().manual_seed(seed)).to(vectors.device)]
+        distance = torch.full((rows,), torch.inf, device=vectors.device)
+    else:
+        picked = [torch.empty(0, dtype=torch.int64, device=vectors.device)]
+        distance = nearest_squared(vectors, covered_by.to(vectors), squares)
+    done = picked[0].numel()
     while done < count:
-        _update_distances(distance, vectors, squares, picked[-1])
+        if picked[-1].numel():
+            _update_distances(distance, vectors, squares, picked[-1])
         fresh = _pick_from_pool(vectors, distance, count - done)
         picked.append(fresh)
         done += fresh.numel()

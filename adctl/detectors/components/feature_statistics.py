@@ -82,6 +82,17 @@ class CovarianceSums:
         """Sum vectors [...,n,C] over n, in their own precision; see `exact`."""
         return cls(vectors.shape[-2], vectors.sum(-2), vectors.mT @ vectors)
 
+    @classmethod
+    def from_mean(cls, count: int | Tensor, mean: Tensor, covariance: Tensor) -> CovarianceSums:
+        """Return the sums of a number of vectors with this mean [...,C] and covariance [...,C,C]."""
+        weight = torch.as_tensor(count, dtype=mean.dtype, device=mean.device)
+        products = covariance + mean.unsqueeze(-1) * mean.unsqueeze(-2)
+        return cls(count, weight.unsqueeze(-1) * mean, weight[..., None, None] * products)
+
+    def plus(self, other: CovarianceSums) -> CovarianceSums:
+        """Return the sums of both sets of images."""
+        return CovarianceSums(self.count + other.count, self.total + other.total, self.products + other.products)
+
     def add(self, other: CovarianceSums) -> None:
         """Add the sums of other images, in place."""
         self.count = self.count + other.count

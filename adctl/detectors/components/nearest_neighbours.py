@@ -56,7 +56,7 @@ def to_codes(values: Tensor, step: Tensor) -> Tensor:
     return (values / step).round().clamp(-LARGEST_CODE, LARGEST_CODE)
 
 
-def quantise_bank(bank: Tensor) -> tuple[Tensor, Tensor]:
+def quantise_bank(bank: Tensor, smallest_step: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Quantise the bank to 7 bits, which leaves queries twice the range of the bank.
 
     Processors without 8-bit dot products add pairs of products in 16 bits, which overflow unless one factor has only 7
@@ -64,11 +64,15 @@ def quantise_bank(bank: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         bank: Tensor [N,C].
+        smallest_step: Smallest quantisation step: with that of earlier rows, their codes change only if new rows need a
+            larger one. None for no limit.
 
     Returns:
         Codes [N,C] of int8, -63 to 63, and the quantisation step, a scalar.
     """
     step = bank.abs().max().clamp(min=torch.finfo(bank.dtype).tiny) / _LARGEST_BANK_CODE
+    if smallest_step is not None:
+        step = torch.maximum(step, smallest_step)
     return (bank / step).round().to(torch.int8), step
 
 
