@@ -145,7 +145,8 @@ class _TrainSettings(TypedDict, total=False):
     checkpoint_epochs: int
     checkpoint_minutes: float
     keep_checkpoints: int
-    tensorboard: bool
+    log: Literal["tensorboard", "mlflow", "wandb"] | Sequence[Literal["tensorboard", "mlflow", "wandb"]] | None
+    tensorboard: bool | None
     export: Literal["auto", "always", "none"]
     device: Literal["auto", "cpu", "cuda", "mps"]
     gpu: int | None
@@ -212,7 +213,8 @@ def train(
     checkpoint_epochs: int = 10,
     checkpoint_minutes: float = 5.0,
     keep_checkpoints: int = 0,
-    tensorboard: bool = True,
+    log: Literal["tensorboard", "mlflow", "wandb"] | Sequence[Literal["tensorboard", "mlflow", "wandb"]] | None = None,
+    tensorboard: bool | None = None,
     export: Literal["auto", "always", "none"] = "auto",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     gpu: int | None = None,
@@ -274,7 +276,9 @@ def train(
         checkpoint_epochs: Epochs between checkpoints. At least 1.
         checkpoint_minutes: Minutes between checkpoints. Above 0.
         keep_checkpoints: Checkpoints to keep after training. At least 0.
-        tensorboard: Write TensorBoard files.
+        log: Loggers of the training. Choices: tensorboard, mlflow, wandb. Default: tensorboard for gradient
+            training.
+        tensorboard: Write TensorBoard files, whatever `log` says. Default: as `log` says.
         export: Export the model for a faster runtime after training; auto: where that is quick. Choices: auto,
             always, none.
         device: Device that computes.
@@ -399,7 +403,8 @@ def tune(
     checkpoint_epochs: int = 10,
     checkpoint_minutes: float = 5.0,
     keep_checkpoints: int = 0,
-    tensorboard: bool = True,
+    log: Literal["tensorboard", "mlflow", "wandb"] | Sequence[Literal["tensorboard", "mlflow", "wandb"]] | None = None,
+    tensorboard: bool | None = None,
     export: Literal["auto", "always", "none"] = "auto",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     gpu: int | None = None,
@@ -471,7 +476,9 @@ def tune(
         checkpoint_epochs: Epochs between checkpoints. At least 1.
         checkpoint_minutes: Minutes between checkpoints. Above 0.
         keep_checkpoints: Checkpoints to keep after training. At least 0.
-        tensorboard: Write TensorBoard files.
+        log: Loggers of the training. Choices: tensorboard, mlflow, wandb. Default: tensorboard for gradient
+            training.
+        tensorboard: Write TensorBoard files, whatever `log` says. Default: as `log` says.
         export: Export the model for a faster runtime after training; auto: where that is quick. Choices: auto,
             always, none.
         device: Device that computes.

@@ -1,4 +1,4 @@
-"""Tables of the choices by name: built-in detectors, export formats with their runtimes, and report formats.
+"""Tables of the choices by name: built-in detectors, export formats with their runtimes, report formats, loggers.
 
 A new choice needs one row here and the module that the row names. A row names its code as text, `module:function`, so
 that nothing is imported before it is used. Standard library only.
@@ -79,6 +79,22 @@ class ReportFormat:
     aliases: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class LoggerSpec:
+    """Description of a logger.
+
+    Attributes:
+        logger: Logger class, as `module:Class`; called without arguments.
+        package: Python package that it needs.
+        extra: Extra of adctl that installs the package; such a logger runs in a process of its own. Empty if the
+            package is always installed.
+    """
+
+    logger: str
+    package: str
+    extra: str = ""
+
+
 EXPORT_FORMATS = {
     "onnx": ExportFormat(
         "adctl.exporting.onnx:write",
@@ -130,6 +146,13 @@ COMPARISON_FORMATS = {
 }
 """Formats of a comparison by name, each with its writer; called with the sets, their comparison, the target and the
 title."""
+
+LOGGERS = {
+    "tensorboard": LoggerSpec("adctl.tracking.loggers.tensorboard:TensorBoardLogger", "tensorboard"),
+    "mlflow": LoggerSpec("adctl.tracking.loggers.mlflow:MlflowLogger", "mlflow", "mlflow"),
+    "wandb": LoggerSpec("adctl.tracking.loggers.wandb:WandbLogger", "wandb", "wandb"),
+}
+"""Loggers by name, as after `adctl train --log`."""
 
 GATE_FORMATS = {"junit": "adctl.gate_files:write_junit", "sarif": "adctl.gate_files:write_sarif"}
 """Formats of gate results by the setting that names their file, each with its writer; called with the file, the name of

@@ -25,7 +25,7 @@ from typing import (
 )
 
 from adctl import documents
-from adctl.choices import DETECTORS, EXPORT_FORMATS, REPORT_FORMATS, RUNTIMES, formats_with
+from adctl.choices import DETECTORS, EXPORT_FORMATS, LOGGERS, REPORT_FORMATS, RUNTIMES, formats_with
 from adctl.errors import UsageError, unknown_name
 from adctl.image_sizes import ImageSize
 from adctl.options import (
@@ -70,10 +70,12 @@ CalibrationMethod = Literal[
 ]
 if TYPE_CHECKING:
     ExportFormatName = str
+    LoggerName = str
     ReportFormatName = str
     RuntimeName = str
 else:  # the choices are the rows of a table, which a type checker cannot read
     ExportFormatName = Literal[*EXPORT_FORMATS]
+    LoggerName = Literal[*LOGGERS]
     ReportFormatName = Literal[*REPORT_FORMATS]
     RuntimeName = Literal["auto", *RUNTIMES]
 
@@ -335,10 +337,25 @@ class TrainSettings(DeviceSettings, DataSettings):
     checkpoint_epochs: Positive = OUTPUT(10, "Epochs between checkpoints.")
     checkpoint_minutes: Amount = OUTPUT(5.0, "Minutes between checkpoints.")
     keep_checkpoints: Natural = OUTPUT(0, "Checkpoints to keep after training.")
-    tensorboard: bool = OUTPUT(True, "Write TensorBoard files.")
+    log: tuple[LoggerName, ...] | None = OUTPUT(
+        None, "Loggers of the training.", commas=True, unset="tensorboard for gradient training"
+    )
+    tensorboard: bool | None = OUTPUT(None, "Write TensorBoard files, whatever --log says.", unset="as --log says")
     export: Literal["auto", "always", "none"] = OUTPUT(
         "auto", "Export the model for a faster runtime after training; auto: where that is quick.", "WHEN"
     )
+
+    def loggers(self, *, epochs: bool) -> tuple[str, ...]:
+        """Return the names of the loggers.
+
+        Args:
+            epochs: Whether the detector learns by epochs; unless it is chosen, TensorBoard only records these.
+        """
+        names = self.log if self.log is not None else ("tensorboard",) if epochs else ()
+        if self.tensorboard is None:
+            return tuple(dict.fromkeys(names))
+        others = tuple(name for name in dict.fromkeys(names) if name != "tensorboard")
+        return ("tensorboard", *others) if self.tensorboard and (epochs or "tensorboard" in names) else others
 
     @classmethod
     def prepare(cls, values: dict[str, Any]) -> dict[str, Any]:

@@ -224,7 +224,7 @@ def test_one_fold_alone_is_the_same_model(made, data, tmp_path):
 def test_a_run_cut_short_goes_on_with_the_complete_folds(zippers, tmp_path, monkeypatch):
     whole, calls = module._train_fold, []
 
-    def cut_short(folder, own, reporter):
+    def cut_short(folder, own, *others):
         calls.append(folder.name)
         if len(calls) == 2:
             raise KeyboardInterrupt

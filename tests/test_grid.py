@@ -160,12 +160,12 @@ def test_the_terminal_shows_it(made, capsys):
 def counted(monkeypatch, fails_at=None):
     calls = []
 
-    def counting(loaded, reporter):
+    def counting(loaded, *others):
         calls.append(loaded.settings.name)
         if len(calls) == fails_at:
             (loaded.settings.runs / loaded.settings.name).mkdir()  # what a kill leaves
             raise KeyboardInterrupt
-        return train_once(loaded, reporter)
+        return train_once(loaded, *others)
 
     monkeypatch.setattr(module, "train_once", counting)
     return calls
@@ -191,10 +191,10 @@ def test_it_goes_on_where_it_stopped_and_takes_longer_lists(zippers, tmp_path, m
 
 
 def test_failures_are_tried_again_and_defects_of_one_do_not_stop_the_others(zippers, tmp_path, monkeypatch):
-    def broken(loaded, reporter):
+    def broken(loaded, *others):
         if loaded.settings.seed == 0:
             raise RuntimeError("out of luck")
-        return train_once(loaded, reporter)
+        return train_once(loaded, *others)
 
     monkeypatch.setattr(module, "train_once", broken)
     values = {"data": zippers, "arch": "padim", "seed": [0, 1], "runs": tmp_path, "name": "grid"}

@@ -23,9 +23,10 @@ from adctl.engine.history import Epoch, FitSettings, to_csv
 from adctl.engine.lr_schedule import SCHEDULES, LearningRateSchedule
 from adctl.engine.phases import Batch, Critic, Optimize
 from adctl.engine.trainer import FitJob, fit
-from adctl.engine.training_log import FolderTrainingLog, TrainingLog, loss_figure
+from adctl.engine.training_log import TrainingLog, loss_figure
 from adctl.errors import ModelFileError, TrainingError, UsageError
 from adctl.progress import Reporter
+from adctl.tracking.loggers.run_loggers import LoggedTrainingLog, Loggers
 
 CPU = torch.device("cpu")
 
@@ -329,10 +330,13 @@ def test_the_journal_leaves_a_table_a_picture_and_tensorboard_files(tmp_path):
         def loss(self, batch):
             return {"mse": (self.layers(batch.images) - batch.clean).square().mean()}
 
-    journal = FolderTrainingLog(tmp_path, tensorboard=True)
+    loggers = Loggers(["tensorboard"])
+    loggers.start(tmp_path, {"arch": "test"})
+    journal = LoggedTrainingLog(tmp_path, loggers)
     report = train(Scores(), validation=Pixels(4, seed=1), around=FitContext(training_log=journal))
     assert (tmp_path / "history.csv").read_text(encoding="utf-8") == to_csv(report.history)
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    loggers.finish(succeeded=True)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     tags = events.Tags()

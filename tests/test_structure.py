@@ -39,6 +39,7 @@ ROOMS = [
     "tracking/migrations",
     "tracking/migrations/versions",
     "tracking",
+    "tracking/loggers",
     "run_folder",
     "engine",
     "gate_files",
@@ -77,6 +78,8 @@ HEAVY = [
     "sqlalchemy",
     "alembic",
     "optuna",
+    "mlflow",
+    "wandb",
 ]
 
 COMMANDS = ["fetch", "train", "tune", "calibrate", "score", "report", "export", "bench", "demo", "schema", "runs"]

@@ -1,6 +1,6 @@
-"""Logs of a training in the folder of its run: history.csv, a chart of the loss, TensorBoard events.
+"""Log of a training in the folder of its run: history.csv and a chart of the loss, updated after each epoch.
 
-They are updated after each epoch. This module knows the folder and the records, not the network.
+This module knows the folder and the records, not the network.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import io
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 HISTORY = "history.csv"
 PICTURE = "loss.png"
-TENSORBOARD = "tensorboard"
 
 _FEW = 3
 """Largest number of epochs whose losses are marked with dots."""
@@ -71,47 +70,32 @@ class FolderTrainingLog(TrainingLog):
 
     Args:
         folder: Folder of the run.
-        tensorboard: Whether to write TensorBoard events too.
     """
 
-    def __init__(self, folder: Path, *, tensorboard: bool) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.wants_pictures = tensorboard
         self._undrawn: list[Epoch] = []
         self._drawn = -math.inf
-        self._writer: Any = None  # opened at the first epoch, so that the log can be sent to another process
 
-    def epoch(self, history: list[Epoch], preview: Preview | None) -> None:
-        """Rewrite the history and, if it is old, the chart; add the epoch to TensorBoard."""
+    def epoch(self, history: list[Epoch], preview: Preview | None) -> None:  # noqa: ARG002 - a table has no pictures
+        """Rewrite the history and, if it is old, the chart."""
         files.write_text(self.folder / HISTORY, to_csv(history))
         self._undrawn = history
         if time.monotonic() - self._drawn > _DRAWN_EVERY:
             self._draw()
-        if not self.wants_pictures:
-            return
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self.folder / TENSORBOARD))
-        for name, value in _scalars(history[-1]).items():
-            self._writer.add_scalar(name, value, history[-1].number)
-        if preview is not None:
-            self._writer.add_image("validation", contact_sheet(preview), history[-1].number)
-        self._writer.flush()
 
     def close(self) -> None:
-        """Draw the final chart and close TensorBoard's file."""
+        """Draw the final chart."""
         if self._undrawn:
             self._draw()
-        if self._writer is not None:
-            self._writer.close()
 
     def _draw(self) -> None:
         files.write_bytes(self.folder / PICTURE, loss_picture(self._undrawn, self.folder.name))
         self._undrawn, self._drawn = [], time.monotonic()
 
 
-def _scalars(epoch: Epoch) -> dict[str, float]:
+def scalars(epoch: Epoch) -> dict[str, float]:
+    """Return the numbers of an epoch by the names that loggers show, such as `loss/training`."""
     values = {"loss/training": epoch.loss, **{f"terms/{name}": value for name, value in epoch.terms.items()}}
     if epoch.validation is not None:
         values["loss/validation"] = epoch.validation
@@ -134,6 +118,16 @@ def contact_sheet(preview: Preview) -> Tensor:
     ]
     columns = [_coloured(row.float()).clamp(0, 1).permute(1, 2, 0, 3).flatten(2) for row in rows]
     return torch.cat(columns, dim=1).cpu()
+
+
+def contact_sheet_png(preview: Preview) -> bytes:
+    """Return `contact_sheet` as PNG."""
+    from PIL import Image
+
+    pixels = (contact_sheet(preview).permute(1, 2, 0) * 255).round().to(torch.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(out, "PNG")
+    return out.getvalue()
 
 
 def _coloured(images: Tensor) -> Tensor:

@@ -37,9 +37,10 @@ from adctl.progress import SILENT, Reporter
 from adctl.records import GOOD
 from adctl.runtimes.loading import open_runtime
 from adctl.scoring.predict import CollectedScores, calibration_scores_of, collect
+from adctl.tracking.loggers.run_loggers import finished
 from adctl.training import resume
 from adctl.training.evaluate import can_test, evaluate_on_test
-from adctl.training.single_run import plan_training, train_into, train_once, with_chosen_size
+from adctl.training.single_run import new_loggers, plan_training, train_into, train_once, with_chosen_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from adctl.metrics.labels import Floats
     from adctl.records import Sample
     from adctl.scoring.score_set import ScoreSet
+    from adctl.tracking.loggers.run_loggers import Loggers
     from adctl.training.single_run import TrainResult
 
 log = logging.getLogger(__name__)
@@ -170,10 +172,16 @@ def _train_all(
     settings = loaded.settings
     assert settings.folds is not None
     labelled = can_test(test)
+    failed: set[str] = set()
     with shared_features():
-        scored = [_fold(run, loaded, number, reporter, labelled=labelled) for number in range(1, settings.folds + 1)]
-        trained = _train_on_all_images(run, loaded, scored, reporter)
-        tested = evaluate_on_test(trained.model, settings, reporter) if labelled else None
+        scored = []
+        for number in range(1, settings.folds + 1):
+            with finished(new_loggers(settings, run.name, failed)) as loggers:
+                scored.append(_fold(run, loaded, number, loggers, reporter, labelled=labelled))
+        with finished(new_loggers(settings, run.name, failed)) as loggers:
+            trained = _train_on_all_images(run, loaded, scored, loggers, reporter)
+            tested = evaluate_on_test(trained.model, settings, reporter) if labelled else None
+            loggers.log_metrics(tested.metrics if tested else {})
     run_folder.set_last(settings.runs, "model", trained.model)
     folds = tuple(one.fold for one in scored)
     best = min(folds, key=lambda fold: fold.tail)
@@ -195,17 +203,24 @@ def _train_all(
 
 
 def _fold(
-    run: Path, loaded: LoadedSettings[TrainSettings], number: int, reporter: Reporter, *, labelled: bool
+    run: Path,
+    loaded: LoadedSettings[TrainSettings],
+    number: int,
+    loggers: Loggers,
+    reporter: Reporter,
+    *,
+    labelled: bool,
 ) -> _Scored:
     folder = run / f"fold-{number}"
     model = folder / run_folder.MODEL
     own = replace(loaded.settings, runs=run, name=folder.name, fold=number, resume=None)
     log.info("Fold %d of %d.", number, loaded.settings.folds)
     if not (folder / run_folder.RUN).is_file():
-        _train_fold(folder, LoadedSettings(own, loaded.origins), reporter)
+        _train_fold(folder, LoadedSettings(own, loaded.origins), loggers, reporter)
     plan = plan_training(own)
     good = _score_held_out(model, own, plan.split.calibration)
     tested = evaluate_on_test(model, own, reporter) if labelled else None
+    loggers.log_metrics(tested.metrics if tested else {})
     record = run_folder.read_manifest(folder)
     assert record is not None
     fold = FoldResult(
@@ -220,13 +235,13 @@ def _fold(
     return _Scored(fold, good, tested.scores if tested else None)
 
 
-def _train_fold(folder: Path, own: LoadedSettings[TrainSettings], reporter: Reporter) -> None:
+def _train_fold(folder: Path, own: LoadedSettings[TrainSettings], loggers: Loggers, reporter: Reporter) -> None:
     """Train a fold, from its newest checkpoint if an earlier call left one."""
     if (folder / CHECKPOINTS).is_dir() and not (folder / run_folder.MODEL).is_file():
         own = LoadedSettings(replace(own.settings, resume=folder), own.origins)
     else:
         shutil.rmtree(folder, ignore_errors=True)
-    train_once(own, reporter)
+    train_once(own, reporter, loggers)
 
 
 def _score_held_out(model: Path, settings: TrainSettings, samples: Sequence[Sample]) -> CollectedScores:
@@ -243,12 +258,12 @@ def _tail(good: Floats) -> float:
 
 
 def _train_on_all_images(
-    run: Path, loaded: LoadedSettings[TrainSettings], scored: Sequence[_Scored], reporter: Reporter
+    run: Path, loaded: LoadedSettings[TrainSettings], scored: Sequence[_Scored], loggers: Loggers, reporter: Reporter
 ) -> TrainResult:
     log.info("Training on all good images.")
     good = CollectedScores.concatenate([one.good for one in scored])
     scores = calibration_scores_of(good, folds=len(scored))
-    return train_into(run, loaded, plan_training(loaded.settings), reporter, scores)
+    return train_into(run, loaded, plan_training(loaded.settings), reporter, scores, loggers)
 
 
 def _ensembles(scored: Sequence[_Scored]) -> dict[str, dict[str, float]]:

@@ -31,9 +31,10 @@ from adctl.errors import AdctlError, DataError, UsageError
 from adctl.metrics.mean_std import MeanStd, mean_std, mean_stds
 from adctl.names import csv_cell, printable
 from adctl.progress import SILENT, Reporter
+from adctl.tracking.loggers.run_loggers import finished
 from adctl.training.evaluate import DEFECT_METRICS, METRICS, can_test, evaluate_on_test
 from adctl.training.resume import MAY_DIFFER, run_lock
-from adctl.training.single_run import train_once
+from adctl.training.single_run import new_loggers, train_once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -189,6 +190,7 @@ def train_grid(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILEN
     settings = loaded.settings
     _check(settings)
     wanted = combinations(settings)
+    new_loggers(replace(settings, arch=wanted[0].arch))  # raises before a training starts
     folder = _folder(settings)
     with run_lock(folder):
         return _train_all(loaded, wanted, folder, reporter)
@@ -202,6 +204,7 @@ def _train_all(
     done = _known_rows(folder, settings)
     rows = {combination: row for combination, row in done.items() if row.error is None}
     complete = len(rows.keys() & set(wanted))
+    failed_loggers: set[str] = set()
     if complete:
         log.info("%d of %d combinations are already complete.", complete, len(wanted))
     for category in dict.fromkeys(one.category for one in wanted):
@@ -210,7 +213,7 @@ def _train_all(
                 if one.category == category and one not in rows:
                     log.info("Combination %d of %d: %s.", wanted.index(one) + 1, len(wanted), _name(one))
                     before = store.hits
-                    row = _train_one(loaded, one, _name(one), folder, reporter)
+                    row = _train_one(loaded, one, folder, failed_loggers, reporter)
                     rows[one] = replace(row, shared=store.hits - before)
                     _write(folder, settings, _ordered(rows, wanted))
     result = _write(folder, settings, _ordered(rows, wanted))
@@ -381,8 +384,9 @@ def _name(one: Combination) -> str:
 
 
 def _train_one(
-    loaded: LoadedSettings[TrainSettings], one: Combination, name: str, folder: Path, reporter: Reporter
+    loaded: LoadedSettings[TrainSettings], one: Combination, folder: Path, failed_loggers: set[str], reporter: Reporter
 ) -> GridRow:
+    name = _name(one)
     shutil.rmtree(folder / name, ignore_errors=True)  # may be left from an interrupted call
     own = replace(
         loaded.settings,
@@ -395,11 +399,13 @@ def _train_one(
         options=_options(loaded.settings.options, one.arch),
     )
     try:
-        trained = train_once(LoadedSettings(own, loaded.origins), reporter)
-        assert trained is not None
-        tested = None
-        if can_test(open_dataset(own).test):
-            tested = evaluate_on_test(trained.model, own, reporter)
+        with finished(new_loggers(own, folder.name, failed_loggers)) as loggers:
+            trained = train_once(LoadedSettings(own, loaded.origins), reporter, loggers)
+            assert trained is not None
+            tested = None
+            if can_test(open_dataset(own).test):
+                tested = evaluate_on_test(trained.model, own, reporter)
+                loggers.log_metrics(tested.metrics)
     except AdctlError as error:
         log.warning("%s: %s %s", name, error.message, error.remedy)
         return GridRow(one.category, one.arch, one.seed, error=error.message)

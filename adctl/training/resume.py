@@ -31,7 +31,7 @@ _SCHEMA = "adctl.settings/1"
 
 MAY_DIFFER = frozenset(
     {
-        "resume", "runs", "name", "device", "gpu", "devices", "workers", "cache", "tensorboard",
+        "resume", "runs", "name", "device", "gpu", "devices", "workers", "cache", "log", "tensorboard",
         "fetch", "accept_license", "export", "checkpoint_epochs", "checkpoint_minutes", "keep_checkpoints",
     }
 )  # fmt: skip

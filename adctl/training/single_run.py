@@ -26,7 +26,7 @@ from adctl.datasets import open_dataset
 from adctl.detectors.components import backbones
 from adctl.detectors.components.shared_feature_cache import shared_features, unshared
 from adctl.detectors.registry import detector_class, package_of
-from adctl.engine import distributed, training_log
+from adctl.engine import distributed
 from adctl.engine.checkpoints import FOLDER as CHECKPOINTS
 from adctl.engine.checkpoints import CheckpointFolder
 from adctl.engine.context import FitContext
@@ -43,6 +43,7 @@ from adctl.scoring.predict import CollectedScores, calibration_scores_of, collec
 from adctl.thresholds import new_groups
 from adctl.thresholds.methods import ThresholdRule, calibrate
 from adctl.tracking import record
+from adctl.tracking.loggers.run_loggers import LoggedTrainingLog, Loggers, finished
 from adctl.training import resume
 from adctl.training.image_shape import advise_on_small_defects, choose_size
 from adctl.training.out_of_fold import (
@@ -300,12 +301,15 @@ def fit_settings(settings: TrainSettings, cls: type[Detector], config: DetectorC
     return FitSettings(**values)
 
 
-def train_once(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILENT) -> TrainResult | None:
+def train_once(
+    loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILENT, loggers: Loggers | None = None
+) -> TrainResult | None:
     """Fit a detector on good images, calibrate it on held-out images, and write the model file.
 
     Args:
         loaded: The settings and their origins; both are stored in `run.json`.
         reporter: Receiver of progress.
+        loggers: Loggers that the caller finishes after it has tested the model; None uses those of the settings.
 
     Returns:
         The result; None in secondary processes of a distributed training, which write nothing.
@@ -315,8 +319,29 @@ def train_once(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILEN
         DataError: The images cannot be used.
         TrainingError: The loss is not finite, or memory is too small.
         OutputError: The run cannot be written.
+        MissingExtraError: The package of a logger is not installed.
     """
     run, loaded = resume.find_run(loaded)
+    if loggers is not None:
+        return _train_once(run, loaded, reporter, loggers)
+    with finished(new_loggers(loaded.settings)) as own:
+        return _train_once(run, loaded, reporter, own)
+
+
+def new_loggers(settings: TrainSettings, group: str | None = None, failed: set[str] | None = None) -> Loggers:
+    """Return the loggers of the settings for one run; see `Loggers`.
+
+    Raises:
+        MissingExtraError: The package of a logger is not installed.
+    """
+    epochs = detector_class(settings.arch).needs_validation
+    return Loggers(settings.loggers(epochs=epochs), group, failed)
+
+
+def _train_once(
+    run: Path | None, loaded: LoadedSettings[TrainSettings], reporter: Reporter, loggers: Loggers
+) -> TrainResult | None:
+    """Train into a new folder, or into that of an interrupted run."""
     settings = loaded.settings
     with reporter.stage("reading the list of images"):
         plan = plan_training(settings)
@@ -334,11 +359,11 @@ def train_once(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILEN
         return None
     if run is not None:
         with resume.run_lock(run):
-            return train_into(run, loaded, plan, reporter)
+            return train_into(run, loaded, plan, reporter, loggers=loggers)
     run = run_folder.new_folder(settings.runs, settings.arch, plan.dataset.category, name=settings.name)
     with resume.kept_if_resumable(run):
         resume.save_settings(run, loaded, plan.split)
-        return train_into(run, loaded, plan, reporter)
+        return train_into(run, loaded, plan, reporter, loggers=loggers)
 
 
 def train_into(
@@ -347,6 +372,7 @@ def train_into(
     plan: TrainingPlan,
     reporter: Reporter,
     calibration_scores: CalibrationScores | None = None,
+    loggers: Loggers | None = None,
 ) -> TrainResult:
     """Train into the folder of a run, which already contains its settings.
 
@@ -357,6 +383,7 @@ def train_into(
         reporter: Receiver of progress.
         calibration_scores: Scores for the calibration; None scores the calibration part of the plan's split or, if it
             is empty, the training images out of fold.
+        loggers: Loggers, which the caller finishes; None logs to the folder only.
 
     Raises:
         TrainingError: The loss is not finite, or memory is too small.
@@ -366,11 +393,13 @@ def train_into(
     settings = loaded.settings
     start = time.perf_counter()
     record.training_started(run)
+    loggers = loggers or Loggers(())
+    loggers.start(run, _parameters(loaded, plan))
     out_of_fold = calibration_scores is None and not plan.split.calibration
     with _kept_in_memory() if out_of_fold else contextlib.nullcontext():
         images = _image_sources(settings, plan)  # read while the rest is prepared
         checkpoints = CheckpointFolder(run / CHECKPOINTS, settings.keep_checkpoints or _CHECKPOINTS_IN_TRAINING)
-        log_files = training_log.FolderTrainingLog(run, tensorboard=settings.tensorboard)
+        log_files = LoggedTrainingLog(run, loggers)
         context = FitContext(reporter, log_files, checkpoints, _augmentation(settings, plan.config))
         detector, header, report = _fit_new(settings, plan, context, images)
         if calibration_scores is None:
@@ -399,7 +428,21 @@ def train_into(
     _write_manifest(result, loaded, plan)
     run_folder.set_last(settings.runs, "model", model)
     record.training_finished(run)
+    loggers.log_result(run, model, report.history, _numbers(result))
     return result
+
+
+def _parameters(loaded: LoadedSettings[TrainSettings], plan: TrainingPlan) -> dict[str, Any]:
+    """Return what a run depends on, for loggers: settings that differ from their defaults, data and configuration."""
+    changed = {name: entry["value"] for name, entry in loaded.table().items() if entry["from"] != "default"}
+    data = {"dataset": plan.dataset.name, "category": plan.dataset.category, "seed": loaded.settings.seed}
+    return {"arch": loaded.settings.arch, **data, **changed, **plan.config.model_dump(mode="json")}
+
+
+def _numbers(result: TrainResult) -> dict[str, float]:
+    """Return the numbers of a run for loggers."""
+    threshold = result.calibration.threshold
+    return {"seconds": result.seconds, "images": float(result.images), "threshold": float(threshold)}
 
 
 @contextlib.contextmanager
