@@ -228,7 +228,7 @@ def test_a_run_cut_short_goes_on_with_the_complete_folds(zippers, tmp_path, monk
         calls.append(folder.name)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        whole(folder, own, reporter)
+        whole(folder, own, *others)
 
     monkeypatch.setattr(module, "_train_fold", cut_short)
     with pytest.raises(KeyboardInterrupt):
