@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from conftest import ROOT, settings
@@ -19,8 +20,12 @@ from safetensors.numpy import load_file
 
 from adctl.choices import EXPORT_FORMATS, RUNTIMES
 from adctl.config import ExportSettings, load
+from adctl.data.loader import load_image
 from adctl.errors import AdctlError, MissingExtraError, ModelFileError, UsageError
 from adctl.exporting.export import export, write_format
+from adctl.exporting.graph import ExportSource
+from adctl.fetching.demo_dataset import DEFECTS, render
+from adctl.records import Sample
 from adctl.runtimes import auto_select
 from adctl.runtimes.auto_select import choose_runtime, read_parity_records, save_parity_record
 from adctl.runtimes.loading import open_runtime
@@ -93,6 +98,49 @@ def test_as_many_callers_as_a_runtime_names_do_not_disturb_each_other(models, na
         together = list(pool.map(runtime.predict, batches))
     for batch, found in list(zip(batches, together, strict=True))[:8]:
         np.testing.assert_allclose(found.scores, runtime.predict(batch).scores, rtol=1e-5)
+
+
+SHAPES = [
+    ("patchcore", {"image_size": (96, 224)}),  # a replicated border
+    ("padim", {"image_size": (96, 64), "options": {"resize": "pad"}}),  # and masked margins
+]
+
+
+@pytest.fixture(scope="module", params=SHAPES, ids=["wide", "masked"])
+def shaped(request, tmp_path_factory):
+    """A model of images that are not square, with the inputs [N,H,W,C] of some images."""
+    folder = tmp_path_factory.mktemp("images")
+    shapes = [(40, 96), (60, 96), (96, 50), (96, 96)]
+    for number in range(24):
+        height, width = shapes[number % 4]
+        image = render((3, number), DEFECTS[number % len(DEFECTS)] if number >= 16 else None, size=96)[0]
+        cv2.imwrite(str(folder / f"{number:02}.png"), image[:height, :width])
+    arch, changes = request.param
+    (folder / "good").mkdir()
+    for number in range(16):
+        (folder / f"{number:02}.png").rename(folder / "good" / f"{number:02}.png")
+    trained = train_once(settings(arch=arch, good=folder / "good", runs=folder / "runs", **changes))
+    spec = open_runtime(trained.model, "cpu").input
+    files = [*sorted((folder / "good").glob("*.png")), *sorted(folder.glob("*.png"))]
+    return trained.model, np.stack([load_image(Sample(file, file.name), spec).pixels for file in files])
+
+
+@pytest.mark.parametrize("name", sorted(set(EXPORT_FORMATS) - {"onnx"}))  # other tests export it
+def test_borders_and_masks_are_exported(shaped, name, tmp_path):
+    model, pixels = shaped
+    target = (tmp_path / "model").with_suffix(EXPORT_FORMATS[name].suffix)
+    write_format(name, ExportSource.read(model), target)
+    found, expected = (open_runtime(file, "cpu").predict(pixels[8:]) for file in (target, model))
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-3)
+    np.testing.assert_allclose(found.maps, expected.maps, rtol=1e-3, atol=1e-3 * expected.maps.max())
+
+
+def test_borders_and_masks_are_exported_in_eight_bits(shaped, tmp_path):
+    model, pixels = shaped
+    target = tmp_path / "model.xml"
+    write_format("openvino", ExportSource.read(model), target, "int8", list(pixels[:16, None]))
+    found, expected = (open_runtime(file, "cpu").predict(pixels[16:]).scores for file in (target, model))
+    np.testing.assert_allclose(found, expected, rtol=0.15)  # of images that it did not learn
 
 
 def test_openvino_reads_large_weights_once_for_several_images(models, monkeypatch):
