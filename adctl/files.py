@@ -16,6 +16,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import time
 import zlib
 from contextlib import closing, contextmanager, suppress
@@ -61,10 +62,16 @@ _TEXT_MARKS = re.compile(
 )
 """Texts in the HTML, Markdown, JSON, XML and CSV files of adctl."""
 
+_SOURCES = re.compile(rb'"schema": ?"adctl\.(?:run|settings|folds|grid|scores|watch|artifact|checkpoint)/')
+"""Schemas of JSON files that no other output replaces unasked."""
+
 _TEXT_SUFFIXES = frozenset(
     {".html", ".htm", ".md", ".txt", ".json", ".jsonl", ".xml", ".csv", ".svg", ".tex", ".sarif"}
 )
 _HEAD, _TAIL = 2**20, 2**16
+
+_BLOCK = 4096
+"""Bytes written to find out whether a folder can be written."""
 
 
 @contextmanager
@@ -102,9 +109,11 @@ def atomic_path(path: Path, *, flush: bool = True) -> Iterator[Path]:
             takes most of the time.
 
     Raises:
-        OutputError: The folder or the file cannot be written.
+        OutputError: The folder or the file cannot be written, or `path` is a folder, a device or a pipe.
     """
     make_folder(path.parent)
+    if _is_special(path):
+        raise OutputError(f"Cannot write {path}: it is no regular file.", "Give the path of a file.")
     with output_errors(path):
         # The name is chosen before the file is created, so that an interrupt in between leaves no file behind.
         temporary = partial_path(path)
@@ -352,23 +361,79 @@ def is_locked(folder: Path) -> bool:
         return False
 
 
-def require_replaceable(targets: Iterable[Path | None], *, overwrite: bool, claimed: Collection[Path] = ()) -> None:
-    """Raise if a file would be replaced that adctl did not write.
+def require_replaceable(
+    targets: Iterable[Path | None], *, overwrite: bool, claimed: Collection[Path] = (), size: int = 0
+) -> None:
+    """Raise, before the work, if a file cannot be written or would replace one that adctl did not write.
 
     Args:
         targets: Files that will be written; None stands for a file that is not wanted.
         overwrite: Whether the user allows it with `--overwrite`.
         claimed: Files that are known to be written by adctl.
+        size: Least number of bytes that will be written into each folder.
 
     Raises:
-        UsageError: A target exists that adctl did not write, or is a folder; the message names it.
+        UsageError: A target exists that adctl did not write, or that other results rest on, or is no regular file, or
+            is named twice; the message names it.
+        OutputError: A target cannot be written.
     """
     wanted = [target for target in targets if target is not None]
+    for number, path in enumerate(wanted):
+        if path in wanted[:number]:
+            raise UsageError(f"Two outputs would be written to {path}.", "Give each its own file.")
+        if _is_special(path):
+            raise UsageError(f"{path} is no regular file.", "Give the path of a file.")
     foreign = [
-        path for path in wanted if os.path.lexists(path) and path not in claimed and not (overwrite or is_ours(path))
+        path
+        for path in wanted
+        if os.path.lexists(path) and path not in claimed and not (overwrite or (is_ours(path) and not _is_source(path)))
     ]
     if foreign:
         refuse(foreign)
+    require_writable(wanted, size)
+
+
+def require_writable(targets: Iterable[Path], size: int = 0) -> None:
+    """Raise if new files cannot be made at the places of the targets; nothing stays there.
+
+    Args:
+        targets: Files or folders that will be written; the folders above them need not exist.
+        size: Least number of bytes that will be written into each folder.
+
+    Raises:
+        OutputError: A folder is read-only or full, or a part of a path is a file.
+    """
+    checked: set[Path] = set()
+    for target in targets:
+        folder = next(parent for parent in target.absolute().parents if os.path.lexists(parent))
+        if folder in checked:
+            continue
+        checked.add(folder)
+        probe = partial_path(folder / "adctl")
+        with output_errors(target):
+            try:
+                probe.write_bytes(bytes(_BLOCK))
+                if shutil.disk_usage(folder).free < size:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            finally:
+                with suppress(OSError):
+                    probe.unlink(missing_ok=True)
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a path is a folder, a device, a pipe or a socket."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):  # there is none, or the write will tell
+        return False
+
+
+def _is_source(path: Path) -> bool:
+    """Return whether a file is one of those in runs and scored sets from which everything else can be made again."""
+    if path.suffix.lower() not in (".json", ".jsonl"):
+        return False
+    with path.open("rb") as stream:
+        return _SOURCES.search(stream.read(_HEAD)) is not None
 
 
 def refuse(foreign: Sequence[Path]) -> NoReturn:

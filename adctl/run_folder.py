@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from adctl import __version__, documents, files
 from adctl.errors import DataError, OutputError, UsageError
+from adctl.names import printable
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +50,11 @@ def new_folder(parent: Path, *parts: str, name: str | None = None) -> Path:
     """Create a new folder named after the current time and `parts`, or exactly `name`.
 
     Raises:
-        UsageError: A folder called `name` exists already.
+        UsageError: A folder called `name` exists already, or it is no name of a folder.
         OutputError: The folder cannot be created.
     """
+    if name:
+        require_unused(named_folder(parent, name))
     files.make_folder(parent)
     stem = name or "-".join((datetime.now(UTC).astimezone().strftime("%Y%m%d-%H%M%S"), *map(_safe_name, parts)))
     for attempt in itertools.count(1):
@@ -61,10 +64,39 @@ def new_folder(parent: Path, *parts: str, name: str | None = None) -> Path:
                 folder.mkdir()
             except FileExistsError as error:
                 if name:
-                    raise UsageError(f"The run {folder} exists already.", _remedy_for(folder)) from error
+                    raise _used(folder) from error
                 continue
         return folder
     raise AssertionError("unreachable: itertools.count never ends")
+
+
+def named_folder(runs: Path, name: str) -> Path:
+    """Return the folder of a run by its name.
+
+    Raises:
+        UsageError: The name is a path, hidden, or has characters that are no part of a name.
+    """
+    if name[0] in "-." or re.search(r"[/\\:]", name) or printable(name) != name:
+        raise UsageError(
+            f"'{printable(name)}' is no name for a run.",
+            "Give a name without slashes, colons and control characters that begins with neither '-' nor '.'; "
+            "--runs says where the folder lies.",
+        )
+    return runs / name
+
+
+def require_unused(folder: Path) -> None:
+    """Raise if a run exists already.
+
+    Raises:
+        UsageError: It exists; the message says how to continue it.
+    """
+    if folder.exists():
+        raise _used(folder)
+
+
+def _used(folder: Path) -> UsageError:
+    return UsageError(f"The run {folder} exists already.", _remedy_for(folder))
 
 
 def set_last(runs: Path, kind: Kind, path: Path) -> None:

@@ -118,7 +118,7 @@ def calibrate(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter = SI
         raise UsageError(f"{source} is an exported model.", "Calibrate its model.safetensors, then export it again.")
     if settings.out == source:
         raise UsageError(f"--out {source} is the model file itself.", "Give another file, or use --in-place.")
-    files.require_replaceable([settings.out], overwrite=settings.overwrite)
+    _check_target(settings, source)
     before = read_header(source)
     fitted: tuple[Detector, ModelHeader] | None = None
     if settings.line is not None:
@@ -152,6 +152,16 @@ def calibrate(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter = SI
     level = {"method": chosen.method, "level": chosen.level, "threshold": chosen.threshold}
     record.made(source, "calibration", target, facts=level)
     return CalibrateResult(source, target, chosen, before.calibration, notes)
+
+
+def _check_target(settings: CalibrateSettings, source: Path) -> None:
+    """Raise if the model file cannot be written, or would replace a file of the user or the trained model of a run."""
+    out = settings.out
+    files.require_replaceable([out], overwrite=settings.overwrite)
+    files.require_writable([out or source])
+    trained = out is not None and out.name == run_folder.MODEL and (out.parent / run_folder.RUN).is_file()
+    if trained and not settings.overwrite:
+        raise UsageError(f"{out} is the trained model of a run.", "Give another file, or replace it with --overwrite.")
 
 
 def _find_source(settings: CalibrateSettings) -> Path:

@@ -55,6 +55,9 @@ log = logging.getLogger(__name__)
 TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.25}
 """Largest allowed difference of a score by precision, as a share of the largest score."""
 
+_LEAST_SIZES = {"fp32": 0.75, "fp16": 0.35, "int8": 0.15}
+"""Least size of an exported file by precision, as a share of the model's; without that much space, none is made."""
+
 _MAX_AUROC_LOSS = 0.01
 """Largest allowed loss of image AUROC by quantisation to int8, measured if there are labelled images."""
 
@@ -133,7 +136,8 @@ def export(
     if model.suffix != ".safetensors":
         raise UsageError(f"{model} is already an exported file.", "Give the model.safetensors instead.")
     targets = _targets(model, settings, precision)
-    _require_replaceable(targets.values(), overwrite=settings.overwrite)
+    least = int(model.stat().st_size * _LEAST_SIZES[precision])
+    _require_replaceable(targets.values(), overwrite=settings.overwrite, size=least)
     samples = _verification_images(model, settings, max_images)
     with reporter.stage("reading the model"):
         source = ExportSource.read(model)
@@ -226,12 +230,12 @@ def _targets(model: Path, settings: ExportSettings, precision: str) -> dict[str,
     return {name: (out or model.parent) / f"{stem}{suffix}" for name, suffix in suffixes.items()}
 
 
-def _require_replaceable(targets: Iterable[Path], *, overwrite: bool) -> None:
-    """Raise if a file would be replaced that is neither an export of adctl nor the weights beside one."""
+def _require_replaceable(targets: Iterable[Path], *, overwrite: bool, size: int) -> None:
+    """Raise if a file cannot be written, or would replace one that is neither an export nor the weights beside one."""
     for target in targets:
         own = list(files_of(target))
         claimed = own if files.is_ours(target) else []
-        files.require_replaceable([*own, target.parent / EXPORTS], overwrite=overwrite, claimed=claimed)
+        files.require_replaceable([*own, target.parent / EXPORTS], overwrite=overwrite, claimed=claimed, size=size)
 
 
 def _verification_images(model: Path, settings: ExportSettings, most: int) -> list[Sample]:

@@ -324,7 +324,7 @@ def _check(settings: TrainSettings) -> None:
 def _folder(settings: TrainSettings) -> Path:
     """Return the folder of an earlier call with the same name, or a new one."""
     if settings.name is not None:
-        folder = settings.runs / settings.name
+        folder = run_folder.named_folder(settings.runs, settings.name)
         if _summary(folder) is not None:
             return folder
     parts = [part.replace(",", "+") for part in (settings.arch, settings.category or "")]

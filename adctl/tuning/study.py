@@ -21,7 +21,7 @@ from adctl.detectors.components.shared_feature_cache import shared_features
 from adctl.detectors.registry import detector_class
 from adctl.errors import AdctlError, DataError, MissingExtraError, UsageError
 from adctl.progress import SILENT, Reporter
-from adctl.run_folder import new_folder
+from adctl.run_folder import RUN, SETTINGS, named_folder, new_folder
 from adctl.training.single_run import train_once
 from adctl.tuning import storage
 from adctl.tuning.objective import OBJECTIVES, Benchmark, development_benchmark, evaluate, with_values
@@ -127,6 +127,7 @@ def tune(loaded: LoadedSettings[TuneSettings], reporter: Reporter = SILENT) -> T
     training = _training_settings(settings)
     space = search_space(detector_class(settings.arch), settings.space, _fixed(loaded))
     name = settings.name or f"tune-{settings.arch}"
+    _check_folder(named_folder(settings.runs, name))
     with _quiet_optuna(), shared_features():
         study = storage.open_study(settings, name, _sampler(settings, space), _pruner(settings))
         with development_benchmark(
@@ -345,6 +346,13 @@ def _importances(study: optuna.Study) -> dict[str, float]:
 
 def _pareto(study: optuna.Study) -> tuple[dict[str, Any], ...]:
     return tuple({"trial": trial.number, "values": trial.values, "params": trial.params} for trial in study.best_trials)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise if the results of the study cannot be written, or would lie in the folder of a training."""
+    if (folder / RUN).exists() or (folder / SETTINGS).exists():
+        raise UsageError(f"{folder} is the run of a training.", "Choose another --name.")
+    files.require_writable([folder / PAGE])
 
 
 def _folder(settings: TuneSettings, name: str) -> Path:
