@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,10 +22,11 @@ import torch
 from conftest import ROOT, settings
 from test_scoring import settings_for
 
+import adctl as adctl_api
 from adctl import run_folder
 from adctl.config import LoadedSettings, ReportSettings, names_of, validated
 from adctl.data.datasets.layouts import list_images
-from adctl.errors import TrainingError
+from adctl.errors import OutputError, TrainingError
 from adctl.reporting.report import report
 from adctl.scoring import score as scoring
 from adctl.scoring.heatmap_names import HeatmapNames
@@ -171,9 +173,9 @@ def unprivileged():
         if shutil.which("setpriv") is None or subprocess.run([*command, "true"], check=False).returncode:
             pytest.skip("root ignores permissions, and setpriv cannot change that here")
 
-    def run(*words, cwd):
+    def run(*words, cwd, program=("-m", "adctl")):
         return subprocess.run(
-            [*command, sys.executable, "-m", "adctl", *map(str, words)], cwd=cwd,
+            [*command, sys.executable, *program, *map(str, words)], cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
         )  # fmt: skip
 
@@ -193,6 +195,55 @@ def test_a_read_only_working_folder_changes_no_exit_code(patchcore, zippers, tmp
     assert done.returncode == (3 if expected.counts["reject"] else 0), done.stderr
     assert "warning: Cannot write" in done.stderr
     assert ScoreSet.load(out / "o").manifest["complete"] is True
+
+
+def test_a_target_that_cannot_be_written_is_told_before_any_work(patchcore, tmp_path, unprivileged):
+    readonly = tmp_path / "readonly"
+    readonly.mkdir()
+    shutil.copy(patchcore.model, tmp_path / "model.safetensors")
+    shutil.copy(patchcore.model, readonly / "model.safetensors")
+    readonly.chmod(0o555)
+    calls = [  # the first long step of each would fail: nothing that is named exists
+        "train --data nowhere --arch padim --name x --runs readonly/runs",
+        "tune --data nowhere --arch padim --runs readonly",
+        "calibrate --model model.safetensors --good nowhere --out readonly/m.safetensors",
+        "calibrate --model readonly/model.safetensors --good nowhere",
+        "calibrate --model readonly/model.safetensors --good nowhere --in-place",
+        "export --model model.safetensors nowhere --out readonly",
+        "export --model readonly/model.safetensors nowhere --format openvino",
+        "report nowhere --out readonly/r.html",
+        "report nowhere --contact-sheet readonly/sheet.png --out r.html",
+        "report nowhere --figures readonly/figures --out r.html",
+        "report nowhere elsewhere --out readonly/compared.html",
+        "bench nowhere --out readonly/bench.json",
+        "bench nowhere --plot readonly/bench.png",
+        "fetch check nowhere --sheet readonly/sheet.png",
+        "runs export --out readonly/runs.csv",
+    ]
+    program = "import sys; from adctl.cli.app import run; [print(run(call.split())) for call in sys.argv[1:]]"
+    done = unprivileged(*calls, cwd=tmp_path, program=("-c", program))
+    told = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    for call, line in zip(calls, told, strict=True):
+        assert re.match(r"error: Cannot write readonly\S+: Permission denied\.", line), call
+    assert done.stdout.split() == ["1"] * len(calls)
+
+
+@linux
+def test_too_little_space_is_told_before_any_work(patchcore, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], check=False)
+    if mounted.returncode:
+        pytest.skip("this user may not mount a small file system")
+    try:
+        with pytest.raises(OutputError, match="No space left"):
+            adctl_api.export(model=patchcore.model, images=("nowhere",), out=small)
+        (small / "taken").write_bytes(bytes(65536))
+        with pytest.raises(OutputError, match="No space left"):
+            adctl_api.fetch_check("nowhere", sheet=small / "sheet.png")
+        assert [path.name for path in small.iterdir()] == ["taken"]
+    finally:
+        subprocess.run(["umount", small], check=True)
 
 
 @linux

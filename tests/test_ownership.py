@@ -17,10 +17,11 @@ from test_scoring import settings_for
 import adctl
 from adctl import files
 from adctl.config import LoadedSettings, ScoreSettings, names_of, validated
-from adctl.errors import UsageError
+from adctl.errors import OutputError, UsageError
 from adctl.names import safe_name
 from adctl.scoring.heatmap_names import HeatmapNames
 from adctl.scoring.score import score
+from adctl.tracking.export import export_runs
 
 
 @pytest.fixture
@@ -200,6 +201,57 @@ def test_outputs_of_the_other_commands_spare_the_users_files(patchcore, parts, t
     with pytest.raises(UsageError, match="did not write it"):
         adctl.fetch_check(parts, sheet=theirs / "sheet.png")
     assert (theirs / "sheet.png").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no pipes there")
+def test_only_regular_files_of_their_own_are_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe.html")
+    (tmp_path / "folder.html").mkdir()
+    for target in (tmp_path / "pipe.html", tmp_path / "folder.html"):
+        with pytest.raises(UsageError, match="no regular file"):
+            files.require_replaceable([target], overwrite=True)
+        with pytest.raises(OutputError, match="no regular file"):
+            files.write_text(target, "x")
+    assert (tmp_path / "pipe.html").is_fifo()
+    with pytest.raises(UsageError, match="Two outputs"):
+        files.require_replaceable([tmp_path / "a.xml", None, tmp_path / "a.xml"], overwrite=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="Not a directory"):
+        files.require_replaceable([tmp_path / "file" / "a" / "b.html"], overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.html", "pipe.html"]
+
+
+def test_sources_of_results_are_not_replaced_by_them(patchcore, parts, tmp_path):
+    score(settings_for(patchcore, parts, tmp_path / "out"))
+    shutil.copytree(patchcore.run, tmp_path / "run")
+    shutil.copytree(patchcore.run, tmp_path / "other")
+    before = content_of(tmp_path)
+    for call in (
+        lambda: adctl.report(scores=[tmp_path / "out"], format=["json"], out=tmp_path / "out" / "scores.json"),
+        lambda: adctl.report(scores=[tmp_path / "out"], format=["json"], out=tmp_path / "run" / "run.json"),
+        lambda: adctl.bench(models=[patchcore.model], out=tmp_path / "run" / "settings.json"),
+        lambda: export_runs(tmp_path, tmp_path / "run" / "run.json"),
+        lambda: adctl.calibrate(model=tmp_path / "run", out=tmp_path / "other" / "model.safetensors"),
+    ):
+        with pytest.raises(UsageError, match=r"did not write it|trained model"):
+            call()
+    assert content_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/b", ".", "..", "-x", ".x", "a\nb", "C:x", "a\\b"])
+def test_a_name_of_a_run_leads_to_no_other_folder(tmp_path, name):
+    for train in (adctl.train, adctl.tune):
+        with pytest.raises(UsageError, match="no name for a run"):
+            train(data=tmp_path, arch="padim", name=name, runs=tmp_path / "runs")
+    with pytest.raises(UsageError, match="no name for a run"):
+        adctl.train(data=tmp_path, arch="padim,patchcore", name=name, runs=tmp_path / "runs")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_taken_name_is_told_before_the_images_are_read(patchcore):
+    for train, message in ((adctl.train, "exists already"), (adctl.tune, "run of a training")):
+        with pytest.raises(UsageError, match=message):
+            train(data="nowhere", arch="padim", name=patchcore.run.name, runs=patchcore.run.parent)
 
 
 def test_a_report_of_the_user_is_refused_before_scoring(patchcore, parts, tmp_path):

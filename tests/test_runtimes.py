@@ -325,6 +325,15 @@ def run(patchcore, tmp_path):
     return folder / "model.safetensors"
 
 
+def test_nothing_of_other_libraries_is_printed(run, adctl, zippers):
+    image = zippers / "test" / "good" / "000.png"
+    words = ("--model", run, "--runs", run.parent, "--int8", "--format", "openvino", "--quiet")
+    done = adctl("export", image, *words, code=None)
+    assert not done.stdout
+    # In eight bits, so small a model may fail the verification.
+    assert all(line.startswith(("error: ", "remedy: ")) for line in done.stderr.splitlines()), done.stderr
+
+
 def exported(model, **changes):
     return export(load(ExportSettings, {"model": model, "runs": model.parent, **changes}))
 
