@@ -184,6 +184,7 @@ class Run(TypedDict):
     fit: Fit
     summary: ModelSummary
     seconds: float
+    energy_j: NotRequired[float | None]
     environment: dict[str, Any]
 
 

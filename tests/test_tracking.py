@@ -392,3 +392,11 @@ def test_the_command_line(runs, adctl):
         adctl("runs", "export", "--runs", runs, "--out", runs.parent / "runs.csv")
     assert (runs.parent / "runs.csv").read_text().startswith("id,name,folder,state,")
     assert adctl("runs", "index", "--runs", runs).stdout.split()[-1] == "2"
+
+
+def test_the_energy_of_a_training_is_a_metric(runs):
+    folder = make_run(runs, "d")
+    manifest = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**manifest, "energy_j": 12.5}))
+    record.training_finished(folder)
+    assert queries.best_run(runs, "energy_j", ["energy_j<13"]).values["name"] == "d"

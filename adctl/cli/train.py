@@ -89,6 +89,7 @@ def _text(result: TrainResult) -> RenderableType:
             ("model", str(result.model)),
             ("trained on", f"{result.images} good images in {result.seconds:.1f} s ({phases})"),
             *(_epochs(result) if result.fit.history else []),
+            *([] if result.energy_j is None else [("energy", f"{result.energy_j:.0f} J, of the whole machine")]),
             ("network", _size(result.summary)),
             ("threshold", f"{calibration.threshold:.6g}, from {_calibration_images(calibration)}"),
             ("false alarms", false_alarms(calibration)),

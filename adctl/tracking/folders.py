@@ -92,6 +92,7 @@ class Run:
         seed: Seed.
         images: Number of training images.
         seconds: Duration of the training.
+        energy_j: Energy of the machine meanwhile, joules; None if it is unknown.
         model: Name of the model file; empty if there is none.
         model_sha256: Digest of the model file.
         images_sha256: Digest of the training set.
@@ -114,6 +115,7 @@ class Run:
     seed: int | None = None
     images: int | None = None
     seconds: float | None = None
+    energy_j: float | None = None
     model: str = ""
     model_sha256: str = ""
     images_sha256: str = ""
@@ -125,8 +127,9 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metrics of all artifacts; of the same metric, the newest."""
-        return {name: value for one in self.artifacts for name, value in one.metrics.items()}
+        """Metrics of all artifacts, of the same metric the newest; and the energy of the training."""
+        energy = {} if self.energy_j is None else {"energy_j": self.energy_j}
+        return {name: value for one in self.artifacts for name, value in one.metrics.items()} | energy
 
 
 @dataclass(frozen=True)
@@ -257,6 +260,7 @@ def _of_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
         "seed": manifest["settings"]["seed"]["value"],
         "images": manifest["split"]["train"],
         "seconds": manifest["seconds"],
+        "energy_j": manifest.get("energy_j"),
         "model": manifest["model"]["file"],
         "model_sha256": manifest["model"]["sha256"],
         "images_sha256": dataset["training_digest"],
@@ -297,9 +301,13 @@ def _alive(started: _Started) -> bool:
     return bool(born <= datetime.fromisoformat(started.time).timestamp() + 1)  # a later process has the same number
 
 
+_NO_COLUMNS = ("artifacts", "notes", "energy_j")
+"""Facts of a run that are rows of another table or entries of another column."""
+
+
 def to_row(run: Run) -> dict[str, Any]:
     """Return a run as a row of the database."""
-    row = {name: getattr(run, name) for name in Run.__dataclass_fields__ if name not in ("artifacts", "notes")}
+    row = {name: getattr(run, name) for name in Run.__dataclass_fields__ if name not in _NO_COLUMNS}
     return {
         **row,
         "folder": str(run.folder),

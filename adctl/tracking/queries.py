@@ -27,7 +27,7 @@ _TEXTS = ("id", "name", "folder", "state", "started", "finished", "arch", "datas
           "machine", "note", "model_sha256", "images_sha256")  # fmt: skip
 _FILTERS = ("arch", "dataset", "category", "tag")
 _NUMBERS = ("seed", "images", "seconds")
-_LOWER_IS_BETTER = re.compile(r"(_ms|_mib|seconds|false_alarm|loss|_bytes|fpr)", re.IGNORECASE)
+_LOWER_IS_BETTER = re.compile(r"(_ms|_mib|seconds|energy|false_alarm|loss|_bytes|fpr)", re.IGNORECASE)
 
 COLUMNS = ("name", "arch", "dataset", "category", "seed", "finished", "state", "tags")
 """Columns of a list that are shown unless others are wanted; metrics follow them."""

@@ -31,6 +31,7 @@ from adctl.engine.checkpoints import FOLDER as CHECKPOINTS
 from adctl.engine.checkpoints import CheckpointFolder
 from adctl.engine.context import FitContext
 from adctl.engine.device import DeviceChoice, choose_device
+from adctl.engine.energy import EnergyMeter
 from adctl.engine.history import FitReport, FitSettings
 from adctl.engine.model_summary import ModelSummary, summarise
 from adctl.engine.trainer import FitJob, fit, seed_everything
@@ -143,6 +144,7 @@ class TrainResult:
         seconds: Time from the first image to the model file.
         summary: Size of the network.
         export: Export for a faster runtime; None if it was not wanted.
+        energy_j: Energy of the machine meanwhile, joules, other programs included; None if it does not tell.
     """
 
     run: Path
@@ -155,6 +157,7 @@ class TrainResult:
     seconds: float
     summary: ModelSummary
     export: TrainedExport | None = None
+    energy_j: float | None = None
 
 
 def plan_training(settings: TrainSettings) -> TrainingPlan:
@@ -391,7 +394,7 @@ def train_into(
         OutputError: The run cannot be written.
     """
     settings = loaded.settings
-    start = time.perf_counter()
+    start, meter = time.perf_counter(), EnergyMeter(_torch_devices(settings, plan))
     record.training_started(run)
     loggers = loggers or Loggers(())
     loggers.start(run, _parameters(loaded, plan))
@@ -424,6 +427,7 @@ def train_into(
         fit=report,
         seconds=time.perf_counter() - start,
         summary=summary,
+        energy_j=meter.stop(),
     )
     _write_manifest(result, loaded, plan)
     run_folder.set_last(settings.runs, "model", model)
@@ -441,8 +445,9 @@ def _parameters(loaded: LoadedSettings[TrainSettings], plan: TrainingPlan) -> di
 
 def _numbers(result: TrainResult) -> dict[str, float]:
     """Return the numbers of a run for loggers."""
-    threshold = result.calibration.threshold
-    return {"seconds": result.seconds, "images": float(result.images), "threshold": float(threshold)}
+    energy = {} if result.energy_j is None else {"energy_j": result.energy_j}
+    threshold = float(result.calibration.threshold)
+    return {"seconds": result.seconds, "images": float(result.images), "threshold": threshold, **energy}
 
 
 @contextlib.contextmanager
@@ -544,6 +549,13 @@ def _devices(settings: TrainSettings, plan: TrainingPlan) -> distributed.Devices
     if settings.devices is None:
         return None
     return distributed.parse_devices(settings.devices, plan.device.device.type)
+
+
+def _torch_devices(settings: TrainSettings, plan: TrainingPlan) -> list[torch.device]:
+    several = _devices(settings, plan)
+    if several is None:
+        return [plan.device.device]
+    return [torch.device(several.kind, number) for number in several.numbers]
 
 
 def _augmentation(settings: TrainSettings, config: DetectorConfig) -> Augmentation | None:
@@ -654,6 +666,7 @@ def _write_manifest(result: TrainResult, loaded: LoadedSettings[TrainSettings], 
             "fit": {key: value for key, value in result.fit.to_dict().items() if key != "history"},
             "summary": asdict(result.summary),
             "seconds": round(result.seconds, 3),
+            "energy_j": result.energy_j,
             "environment": run_folder.environment(),
         },
     )
