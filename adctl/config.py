@@ -107,6 +107,9 @@ BUNDLE = Group("Bundle")
 WEIGHTS = Group("Weights")
 DOCUMENT = Group("Document")
 RUNS = Group("Runs")
+SERVER = Group("Server")
+HISTORY = Group("History")
+SECURITY = Group("Security")
 TUNING = Group("Tuning")
 GATES = Group("Gates")
 OUTPUT = Group("Output")
@@ -778,6 +781,76 @@ class RunsRmSettings(RunsSettings):
 @command("runs index", "Rebuild the index of runs from their folders.", "adctl runs index")
 class RunsIndexSettings(RunsSettings):
     """Settings of `adctl runs index`."""
+
+
+@command(
+    "serve",
+    "Serve models over HTTP: an API, a page, the history of verdicts and a review loop.",
+    "adctl serve line3",
+    "adctl serve zip=runs/line3 --models runs --port 8000",
+    "adctl serve line3 --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem",
+)
+class ServeSettings(RunsSettings):
+    """Settings of `adctl serve`."""
+
+    model: Texts = INPUT(
+        (), "Model files, or folders or names of runs; NAME=MODEL gives one a name.", argument=True, unset="last model"
+    )
+    models: Folder | None = INPUT(None, "Folder from which models may be loaded while the server runs.")
+
+    host: str = SERVER("127.0.0.1", "Address to listen on; any other than this machine's own needs a key.", "ADDRESS")
+    port: Annotated[int, Bounds(ge=0, le=65535)] = SERVER(8000, "Port to listen on; 0 takes a free one.")
+    queue: Positive = SERVER(16, "Images that may wait; a request beyond them is refused with 429.")
+    deadline: Seconds = SERVER(30.0, "Longest time that a request may take.")
+    max_upload: str = SERVER("64MB", "Largest body of a request.", "BYTES")
+    max_pixels: Positive = SERVER(100_000_000, "Largest image, width x height.")
+
+    data: Folder | None = HISTORY(None, "Folder of stored images, thumbnails and reviews.", unset="serve in --runs")
+    store_images: Literal["none", "rejects", "all"] = HISTORY(
+        "rejects", "Images to keep, with their maps; rejects: rejected and nearly rejected ones."
+    )
+    keep: str = HISTORY("30d", "Age at which verdicts and their images are removed.", "AGE")
+    keep_bytes: str = HISTORY("20GB", "Size of the stored images above which the oldest are removed.", "BYTES")
+
+    tls_cert: File | None = SECURITY(None, "PEM file of the certificate for HTTPS.")
+    tls_key: File | None = SECURITY(None, "PEM file of its private key.")
+    rate: Amount | None = SECURITY(None, "Requests per second that one key may make.", "N", unset="no limit")
+    cors: Texts = SECURITY((), "Origin of another site whose pages may call the API; repeatable.", "ORIGIN")
+
+    runtime: RuntimeName = COMPUTE("auto", "Runtime; auto: the fastest that was verified against PyTorch.", "NAME")
+    device: Literal["auto", "cpu", "cuda", "mps"] = COMPUTE("auto", "Device that computes.")
+    gpu: Natural | None = COMPUTE(None, "Number of the GPU; implies --device cuda.")
+    workers: Annotated[int, Bounds(ge=1, le=64)] = COMPUTE(1, "Processes; each loads the models.")
+
+
+@command("serve keys", "List the keys of the server.", "adctl serve keys")
+class ServeKeysSettings(RunsSettings):
+    """Settings of `adctl serve keys`, which lists keys."""
+
+
+@command("serve keys list", "List the keys of the server.", "adctl serve keys list")
+class ServeKeysListSettings(RunsSettings):
+    """Settings of `adctl serve keys list`."""
+
+
+@command(
+    "serve keys add",
+    "Make a key and show it once.",
+    "adctl serve keys add camera1 --role score",
+    "adctl serve keys add anna --role review",
+)
+class ServeKeysAddSettings(RunsSettings):
+    """Settings of `adctl serve keys add`."""
+
+    key_name: str | None = SECURITY(None, "Name of the key: a machine or a person.", argument=True, flag="NAME")
+    role: Literal["score", "review", "admin"] = SECURITY("score", "Role; each may do what those before it may.")
+
+
+@command("serve keys revoke", "Revoke a key.", "adctl serve keys revoke camera1")
+class ServeKeysRevokeSettings(RunsSettings):
+    """Settings of `adctl serve keys revoke`."""
+
+    key_name: str | None = SECURITY(None, "Name of the key.", argument=True, flag="NAME")
 
 
 @command(

@@ -18,6 +18,8 @@ ROOMS = [
     "schemas",
     "testing",
     "demonstration",
+    "serve/page",
+    "serve",
     "exporting",
     "calibration",
     "tuning",
@@ -80,9 +82,24 @@ HEAVY = [
     "optuna",
     "mlflow",
     "wandb",
+    "fastapi",
+    "uvicorn",
 ]
 
-COMMANDS = ["fetch", "train", "tune", "calibrate", "score", "report", "export", "bench", "demo", "schema", "runs"]
+COMMANDS = [
+    "fetch",
+    "train",
+    "tune",
+    "calibrate",
+    "score",
+    "report",
+    "export",
+    "bench",
+    "demo",
+    "schema",
+    "runs",
+    "serve",
+]
 
 
 def module_name(path: Path) -> str:

@@ -131,7 +131,9 @@ def split_subcommand(path: str, args: list[str]) -> tuple[str, list[str]]:
     for index, argument in enumerate(args):
         if not is_value and not argument.startswith("-"):
             longer = f"{path} {argument}"
-            return (longer, [*args[:index], *args[index + 1 :]]) if longer in known else (path, args)
+            if longer not in known:
+                return path, args
+            return split_subcommand(longer, [*args[:index], *args[index + 1 :]])
         is_value = not is_value and argument in with_value
     return path, args
 

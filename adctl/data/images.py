@@ -228,6 +228,11 @@ def read_header(path: Path) -> Header:
         raise _unreadable(path, error) from error
 
 
+def header_of(name: Path, data: bytes) -> Header:
+    """Read the header of an image file in memory; `name` stands in messages. Raises the same errors as `image_size`."""
+    return _read_header(name, io.BytesIO(data))
+
+
 def resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Resize an image: area averaging along an axis that shrinks, linear interpolation along an axis that grows.
 
@@ -266,13 +271,17 @@ def write_png(path: Path, rgb: RgbImage, *, mark: bool = False) -> None:
     files.write_bytes(path, files.mark_png(encoded.tobytes()) if mark else encoded.tobytes())
 
 
-def read_stored(path: Path) -> StoredImage:
+def read_stored(path: Path, data: bytes | None = None) -> StoredImage:
     """Decode an image in its stored number type: grey, or colour in BGR order.
+
+    Args:
+        path: The file.
+        data: Bytes of the file, if they are in memory; `path` is then only the name in messages.
 
     Raises:
         ImageError: The image cannot be decoded or is multichannel; see `read_image`. Any number type is accepted.
     """
-    header, data = read_file(path)
+    header, data = read_file(path, data)
     if header.bands:
         raise unusable_image(
             path,
@@ -299,17 +308,18 @@ def _squeezed(pixels: NDArray[Any]) -> NDArray[Any]:
     return pixels.reshape(pixels.shape[:2])
 
 
-def read_file(path: Path) -> tuple[Header, bytes]:
-    """Read the header and all bytes of an image file.
+def read_file(path: Path, data: bytes | None = None) -> tuple[Header, bytes]:
+    """Read the header and all bytes of an image file, or check its bytes in memory.
 
     Raises:
         ImageError: The file cannot be read, is truncated or larger than its image, or its header is invalid.
     """
-    try:
-        _check_file_size(path)
-        data = storage.read_bytes(path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    if data is None:
+        try:
+            _check_file_size(path)
+            data = storage.read_bytes(path)
+        except OSError as error:
+            raise _unreadable(path, error) from error
     header = _read_header(path, io.BytesIO(data))
     if not _is_complete(header, data):
         raise unusable_image(path, "it is truncated", _GET_AGAIN)

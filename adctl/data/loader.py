@@ -56,6 +56,17 @@ class ArraySample(Sample):
     array: NDArray[Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BytesSample(Sample):
+    """Image file in memory; `path` is only its name in messages.
+
+    Attributes:
+        data: All bytes of the file.
+    """
+
+    data: bytes
+
+
 @dataclass(frozen=True)
 class LoadedImage:
     """One preprocessed image, or the reason why it could not be read.
@@ -134,7 +145,8 @@ def _load(sample: Sample, spec: InputSpec, display: int | None) -> LoadedImage:
         if isinstance(sample, ArraySample):
             image = array_pixels(sample.path, sample.array, spec.channels, bit_depth=spec.bit_depth)
         else:
-            image = read_pixels(sample.path, spec.channels, bit_depth=spec.bit_depth)
+            data = sample.data if isinstance(sample, BytesSample) else None
+            image = read_pixels(sample.path, spec.channels, bit_depth=spec.bit_depth, data=data)
         check_region(sample.path, image, spec)
     except ImageError as error:
         return LoadedImage(sample, None, error=error)

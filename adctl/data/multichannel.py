@@ -25,13 +25,14 @@ _GREY_OR_RGB = (1, 3)
 _COLOUR, _ALPHA = 3, 4
 
 
-def read_pixels(path: Path, channels: int, *, bit_depth: int = 16) -> NDArray[np.uint8]:
+def read_pixels(path: Path, channels: int, *, bit_depth: int = 16, data: bytes | None = None) -> NDArray[np.uint8]:
     """Decode one image for a network with `channels` input channels.
 
     Args:
         path: The image.
         channels: With 1 or 3, any grey or colour image is accepted; otherwise the image must have this number.
         bit_depth: See `read_image`.
+        data: Bytes of the file, if they are in memory; `path` is then only the name in messages.
 
     Returns:
         Array of uint8. For 1 or 3 channels: [H, W, 1] if the image is grey, [H, W, 3] in RGB order if it is colour.
@@ -41,8 +42,8 @@ def read_pixels(path: Path, channels: int, *, bit_depth: int = 16) -> NDArray[np
         ImageError: The image cannot be read (see `read_image`), or has another number of channels.
     """
     if channels in _GREY_OR_RGB:
-        return images.as_grey_or_rgb(path, images.read_stored(path), bit_depth=bit_depth)
-    stored = read_channels(path)
+        return images.as_grey_or_rgb(path, images.read_stored(path, data), bit_depth=bit_depth)
+    stored = read_channels(path, data)
     pixels = stored.pixels
     if pixels.shape[2] != channels:
         raise unusable_image(
@@ -81,13 +82,17 @@ def array_pixels(name: Path, array: NDArray[Any], channels: int, *, bit_depth: i
     return to_uint8(name, np.ascontiguousarray(pixels), bit_depth)
 
 
-def read_channels(path: Path) -> StoredImage:
+def read_channels(path: Path, data: bytes | None = None) -> StoredImage:
     """Decode all channels of an image, [H, W, C], in their stored number type; colour comes in RGB order.
+
+    Args:
+        path: The file.
+        data: Bytes of the file, if they are in memory.
 
     Raises:
         ImageError: The image cannot be decoded. Any number type is accepted.
     """
-    header, data = images.read_file(path)
+    header, data = images.read_file(path, data)
     if header.tags is not None:
         pixels = images.decode_tiff(path, data, header.tags, tiff.decode_channels)
         return StoredImage(pixels, header.tags.stated_depth)

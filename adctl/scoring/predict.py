@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from adctl.records import Sample
-    from adctl.runtimes.base import Runtime, RuntimeOutput
+    from adctl.runtimes.base import Runtime
 
 
 log = logging.getLogger(__name__)
@@ -74,23 +74,45 @@ def predict(
     if runtime.input.tiled:
         yield from (_predict_tiles(runtime, item, size) for item in items)
         return
-
-    def score(group: list[LoadedImage]) -> tuple[list[LoadedImage], RuntimeOutput | None, list[tuple[float, ...]]]:
-        readable = [item for item in group if item.error is None]
-        inputs = [measure_input(item) for item in readable]
-        return group, runtime.predict(stack_pixels(readable)) if readable else None, inputs
-
     # Threads prepare the next batch while the network computes, so that the network does not wait.
     callers, batches = runtime.callers, batch_images(items, size)
-    for group, output, inputs in map_ordered(score, batches, workers=callers, ahead=callers, name="adctl-predict"):
-        index = 0
-        for item in group:
-            if item.error is not None or output is None:
-                yield PredictedImage(item, None, None)
-            else:
-                anomaly_map = map_to_image(output.maps[index], runtime.input, item.height, item.width)
-                yield PredictedImage(item, float(output.scores[index]), anomaly_map, inputs[index])
-                index += 1
+    for group in map_ordered(
+        lambda group: predict_loaded(runtime, group, size),
+        batches,
+        workers=callers,
+        ahead=callers,
+        name="adctl-predict",
+    ):
+        yield from group
+
+
+def predict_loaded(runtime: Runtime, items: Sequence[LoadedImage], batch_size: int) -> list[PredictedImage]:
+    """Predict images that are already read, in order: as one batch, or tile by tile.
+
+    Args:
+        runtime: Runtime that holds the model.
+        items: Images; those that could not be read get no score.
+        batch_size: Number of tiles in a batch.
+    """
+    if runtime.input.tiled:
+        return [_predict_tiles(runtime, item, batch_size) for item in items]
+    readable = [item for item in items if item.error is None]
+    if not readable:
+        return [PredictedImage(item, None, None) for item in items]
+    inputs = [measure_input(item) for item in readable]
+    output = runtime.predict(stack_pixels(readable))
+    results = iter(zip(output.scores, output.maps, inputs, strict=True))
+    return [
+        PredictedImage(item, None, None) if item.error is not None else _whole(runtime, item, *next(results))
+        for item in items
+    ]
+
+
+def _whole(
+    runtime: Runtime, item: LoadedImage, score: np.float64, values: NDArray[np.float32], inputs: tuple[float, ...]
+) -> PredictedImage:
+    anomaly_map = map_to_image(values, runtime.input, item.height, item.width)
+    return PredictedImage(item, float(score), anomaly_map, inputs)
 
 
 def _predict_tiles(runtime: Runtime, item: LoadedImage, batch_size: int) -> PredictedImage:

@@ -76,13 +76,13 @@ _UNFINISHED = (
 )  # fmt: skip
 """Name patterns of unfinished image files."""
 
-_DRIFT_WINDOW = 200
+DRIFT_WINDOW = 200
 """Number of the newest images that are compared with those of the calibration."""
 
-_DRIFT_EVERY = 20
+DRIFT_EVERY = 20
 """Number of images between two comparisons."""
 
-_DRIFT_SIGNIFICANCE = 1e-4
+DRIFT_SIGNIFICANCE = 1e-4
 """Largest p-value that counts as drift: thousands of images are compared again and again."""
 
 _END_MARKS = {b"\x89PNG": PNG_END, b"\xff\xd8\xff": JPEG_END}
@@ -311,7 +311,7 @@ class _Watch:
         self._line = Commissioning(
             watch_log.folder, self._settings.commission, self._settings.contaminated, trained.views if trained else ()
         )
-        self._summary = ScoreSummary(None, _DRIFT_WINDOW, _DRIFT_SIGNIFICANCE)
+        self._summary = ScoreSummary(None, DRIFT_WINDOW, DRIFT_SIGNIFICANCE)
         if self._line.due:
             self._line.finish()
         self._use(None if self._line.missing else self._line.calibration or trained)
@@ -402,7 +402,7 @@ class _Watch:
                 self._use(self._line.finish())
                 self._publish(complete=False)
         self._since_comparison += 1
-        if self._since_comparison >= _DRIFT_EVERY:
+        if self._since_comparison >= DRIFT_EVERY:
             self._compare()
         if self._log.rows == 1:
             self._publish(complete=False)

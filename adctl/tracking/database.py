@@ -25,6 +25,8 @@ FILE = "runs.db"
 VARIABLE = "ADCTL_DATABASE_URL"
 
 _WAIT_SECONDS = 60
+_SHORT_WAIT_SECONDS = 5
+_READS = "adctl_reads"
 _MIGRATION_LOCK = 7_236_480_201
 """Number of PostgreSQL's advisory lock; any number that no other program uses."""
 
@@ -40,6 +42,38 @@ def transaction(runs: Path) -> Iterator[Connection]:
         engine = _engine(str(runs.absolute()), os.environ.get(VARIABLE))
         _migrate(engine, runs)
         with engine.begin() as connection:
+            yield connection
+
+
+@cache
+def durable_engine(runs: str, url: str | None) -> Engine:
+    """Return an engine whose commits are on the disk when they return, for what cannot be rebuilt from folders.
+
+    Args:
+        runs: Absolute path of the folder of runs.
+        url: Value of `ADCTL_DATABASE_URL`.
+    """
+    if url is not None:
+        return _engine(runs, url)
+    files.make_folder(Path(runs))
+    return _sqlite(Path(runs) / FILE, synchronous="FULL", wait=_SHORT_WAIT_SECONDS)
+
+
+@contextmanager
+def durable_transaction(runs: Path, *, reads: bool = False) -> Iterator[Connection]:
+    """Open a transaction of `durable_engine`; it waits only seconds for other writers.
+
+    Args:
+        runs: Folder of runs.
+        reads: Only read, which waits for no writer.
+
+    Raises:
+        AdctlError: The database cannot be opened or written.
+    """
+    with _errors(runs):
+        engine = durable_engine(str(runs.absolute()), os.environ.get(VARIABLE))
+        _migrate(engine, runs)
+        with engine.connect().execution_options(**{_READS: reads}) as connection, connection.begin():
             yield connection
 
 
@@ -67,19 +101,24 @@ def _engine(runs: str, url: str | None) -> Engine:
         raise UsageError(f"{error.name} is not installed.", "Install it: pip install 'adctl[postgresql]'") from error
 
 
-def _sqlite(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": _WAIT_SECONDS})
+def _sqlite(path: Path, synchronous: str = "NORMAL", wait: float = _WAIT_SECONDS) -> Engine:
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": wait})
 
     def configure(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # transactions begin below, not at the driver's own discretion
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(f"PRAGMA synchronous={synchronous}")
         connection.execute("PRAGMA foreign_keys=ON")
 
     event.listen(engine, "connect", configure)
     # A transaction that reads first and writes later could find that another process has written in between.
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    event.listen(engine, "begin", _begin)
     return engine
+
+
+def _begin(connection: Connection) -> None:
+    only_reads = connection.get_execution_options().get(_READS, False)
+    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
 
 
 def _migrate(engine: Engine, runs: Path) -> None:

@@ -1,0 +1,148 @@
+"""Outermost layer of the server: host, size and speed of the body, and headers of every answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from starlette.datastructures import Headers, MutableHeaders
+
+from adctl.serve.problems import ProblemError, of_error
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from adctl.serve.state import Server
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""Content security policy: nothing inline, nothing from elsewhere."""
+
+_HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+_DRAINED = 1 << 20
+"""Bytes of a refused body that are still read, so that the client gets the answer and not a broken connection."""
+
+_DRAIN_SECONDS = 0.03
+
+
+class Guard:
+    """ASGI middleware.
+
+    Args:
+        app: The application.
+        server: Limits, allowed hosts and metrics.
+    """
+
+    def __init__(self, app: ASGIApp, server: Server) -> None:
+        self._app = app
+        self._server = server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it before its body is read."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        identifier = self._server.history.ids.next()
+        scope.setdefault("state", {})["request_id"] = identifier
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._complete(message, identifier)
+            await send(message)
+
+        refusal = self._refusal(headers)
+        if refusal is not None:
+            await drain(receive, headers)
+            await of_error(refusal)(scope, receive, send_with_headers)
+            return
+        body = _Body(receive, self._server.max_upload, self._server.settings.deadline)
+        await self._app(scope, body.receive, send_with_headers)
+
+    def _complete(self, message: Message, identifier: str) -> None:
+        self._server.telemetry.requests.labels(str(message["status"])).inc()
+        headers = MutableHeaders(scope=message)
+        headers["X-Request-ID"] = identifier
+        headers.setdefault("Cache-Control", "no-store")
+        for name, value in _HEADERS.items():
+            headers.setdefault(name, value)
+
+    def _refusal(self, headers: Headers) -> ProblemError | None:
+        if self._server.allowed_hosts and _host_name(headers.get("host", "")) not in self._server.allowed_hosts:
+            return ProblemError(421, "This server does not answer for that host name.", "Use its own address.")
+        length = headers.get("content-length", "0")
+        if not length.isdecimal():
+            return ProblemError(400, "The header Content-Length is no number.")
+        if int(length) > self._server.max_upload:
+            self._server.telemetry.refused.labels("size").inc()
+            return too_large(self._server.max_upload)
+        return None
+
+
+def too_large(limit: int) -> ProblemError:
+    """Return the error for a body that is too large."""
+    return ProblemError(
+        413,
+        f"The body has more than {limit} bytes.",
+        "Send fewer or smaller images, or start the server with a larger --max-upload.",
+        headers={"Connection": "close"},
+    )
+
+
+async def drain(receive: Receive, headers: Headers) -> None:
+    """Read the body of a refused request if it is small and there already."""
+    length = headers.get("content-length", "0")
+    if not length.isdecimal() or int(length) > _DRAINED:
+        return
+    try:
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            while (await receive()).get("more_body", False):
+                pass
+    except TimeoutError:
+        return
+
+
+def _host_name(host: str) -> str:
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+    return name.strip("[]").lower()
+
+
+class _Body:
+    """Body of a request with a limit of bytes and of time."""
+
+    def __init__(self, receive: Receive, limit: int, seconds: float) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._until = time.monotonic() + seconds
+        self._size = 0
+        self._whole = False
+
+    async def receive(self) -> Any:
+        """Return the next message of the server.
+
+        Raises:
+            ProblemError: The body is too large or comes too slowly.
+        """
+        if self._whole:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._until - time.monotonic()):
+                message = await self._receive()
+        except TimeoutError as error:
+            close = {"Connection": "close"}
+            raise ProblemError(408, "The body of the request came too slowly.", headers=close) from error
+        self._size += len(message.get("body", b""))
+        if self._size > self._limit:
+            raise too_large(self._limit)
+        self._whole = not message.get("more_body", False)
+        return message

@@ -1,0 +1,195 @@
+"""Routes that score images."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from adctl.files import to_json
+from adctl.records import Verdict
+from adctl.serve.answers import Finite, Name, ScoreAnswer, Text, problems
+from adctl.serve.guard import drain
+from adctl.serve.image_store import npy_bytes
+from adctl.serve.problems import ProblemError, busy
+from adctl.serve.scoring import MapFormat, Scored, Wish, history_row
+from adctl.serve.security import MayScore, Running
+from adctl.serve.uploads import read_uploads
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from adctl.serve.scoring import Upload
+    from adctl.serve.served_models import ServedModel
+    from adctl.serve.state import Server
+
+router = APIRouter(tags=["score"])
+
+NPY = "application/x-npy"
+
+_AT_ONCE = 8
+"""Images of one request that are worked on at once; others get their turn in between."""
+
+_PATIENCE = 2.0
+"""Longest time that an answer waits for the history, in seconds."""
+
+_GONE = 499
+"""Status of a request whose client has left; nobody reads it."""
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "The bytes of one image file, or a form with one or several.",
+        "content": {
+            **dict.fromkeys(("image/png", "image/jpeg", "image/tiff", "image/bmp", "image/webp", NPY), _BINARY),
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                    "required": ["images"],
+                }
+            },
+        },
+    }
+}
+
+
+@router.post(
+    "/v1/models/{name}/score",
+    summary="Score one or several images",
+    response_model=ScoreAnswer,
+    responses={200: {"content": {NPY: _BINARY}}, **problems(400, 404, 408, 413, 415, 422, 503)},
+    openapi_extra=BODY,
+)
+async def score(
+    name: Name,
+    request: Request,
+    server: Running,
+    caller: MayScore,
+    map: Annotated[MapFormat, Query(description="Format of the anomaly maps in the answer.")] = "none",  # noqa: A002
+    threshold: Annotated[Finite | None, Query(description="Threshold for this request alone.")] = None,
+    lot: Text = "",
+    part: Text = "",
+) -> Response:
+    """Score images: score, p-value, probability, verdict and boxes of each, and its anomaly map if wanted.
+
+    With `Accept: application/x-npy` the answer to a single image is its map, as a NumPy file [h,w] of float16 that
+    covers the whole image. An unreadable image among several gives an error entry, a single one status 422.
+    """
+    wish = Wish(map, threshold, lot, part, caller.name, request.state.request_id)
+    answer, results = await answer_to(server, name, request, wish)
+    if NPY in request.headers.get("accept", "") and len(results) == 1 and results[0].cells is not None:
+        headers = {"X-Score": repr(results[0].row.score), "X-Verdict": str(results[0].row.verdict)}
+        return Response(npy_bytes(results[0].cells), media_type=NPY, headers=headers)
+    return Response(to_json(answer), media_type="application/json")
+
+
+async def answer_to(server: Server, name: str, request: Request, wish: Wish) -> tuple[dict[str, Any], list[Scored]]:
+    """Admit a request, score its images and record the verdicts.
+
+    Raises:
+        ProblemError: There is no such model, the server is busy, the request is not valid, or it takes too long.
+    """
+    model = model_of(server, name)
+    if server.closing:
+        raise ProblemError(503, "The server is shutting down.", headers={"Retry-After": "5"})
+    if not server.admission.enter():
+        server.telemetry.refused.labels("queue").inc()
+        await drain(request.receive, request.headers)
+        raise busy(f"{server.admission.limit} images wait already.")
+    server.telemetry.queue.set(server.admission.count)
+    try:
+        with model.use():
+            async with asyncio.timeout(server.settings.deadline):
+                return await _score_all(server, model, request, wish)
+    except TimeoutError as error:
+        server.telemetry.refused.labels("deadline").inc()
+        seconds = server.settings.deadline
+        raise ProblemError(
+            503, f"The request was not done within {seconds:g} s.", headers={"Retry-After": "1"}
+        ) from error
+    finally:
+        server.admission.leave()
+        server.telemetry.queue.set(server.admission.count)
+
+
+def model_of(server: Server, name: str) -> ServedModel:
+    """Return a loaded model.
+
+    Raises:
+        ProblemError: There is none of that name.
+    """
+    model = server.models.get(name)
+    if model is None:
+        known = ", ".join(one.name for one in server.models.loaded)
+        raise ProblemError(404, f"There is no loaded model '{name}'.", f"Loaded: {known or 'none'}.")
+    return model
+
+
+async def _score_all(
+    server: Server, model: ServedModel, request: Request, wish: Wish
+) -> tuple[dict[str, Any], list[Scored]]:
+    start = time.perf_counter()
+    uploads = await read_uploads(request, server.max_upload)
+    results = await _unless_gone(request, lambda: _in_groups(server, model, uploads, wish))
+    if len(results) == 1 and results[0].row.verdict is Verdict.ERROR:
+        raise ProblemError(422, str(results[0].row.error), request_id=wish.request)
+    scored = time.perf_counter()
+    stored = await _record(server, model, results, wish)
+    longest = {
+        stage: max(one.milliseconds.get(stage, 0.0) for one in results)
+        for stage in ("decode", "queue", "predict", "post")
+    }
+    end = time.perf_counter()
+    times = {**longest, "history": 1000 * (end - scored), "total": 1000 * (end - start)}
+    server.telemetry.observe(times)
+    answer = {
+        "request_id": wish.request,
+        "model": model.name,
+        "results": [one.answer() for one in results],
+        "calibration_digest": model.calibration_digest,
+        "model_digest": model.version.model_digest,
+        "milliseconds": {stage: round(value, 3) for stage, value in times.items()},
+        "history": {"stored": stored, "missing": server.history.writer.missing},
+    }
+    return answer, results
+
+
+async def _in_groups(server: Server, model: ServedModel, uploads: list[Upload], wish: Wish) -> list[Scored]:
+    results: list[Scored] = []
+    for start in range(0, len(uploads), _AT_ONCE):
+        group = uploads[start : start + _AT_ONCE]
+        results += await asyncio.gather(*(server.scorer.score(model, upload, wish) for upload in group))
+    return results
+
+
+async def _unless_gone(request: Request, work: Callable[[], Awaitable[list[Scored]]]) -> list[Scored]:
+    """Do the work of a request, and drop it when the client leaves."""
+    doing = asyncio.ensure_future(work())
+    leaving = asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({doing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            raise ProblemError(_GONE, "The client has left.")
+        return doing.result()
+    finally:
+        leaving.cancel()
+        if not doing.done():
+            doing.cancel()
+
+
+async def _record(server: Server, model: ServedModel, results: list[Scored], wish: Wish) -> bool:
+    """Put the verdicts into the history; return whether all are durable."""
+    rows = [history_row(one, model, wish) for one in results]
+    waiting = [asyncio.wrap_future(server.history.writer.add(row)) for row in rows]
+    await asyncio.wait(waiting, timeout=_PATIENCE)
+    for row, one in zip(rows, results, strict=True):
+        server.telemetry.verdicts.labels(model.name, row["verdict"]).inc()
+        told = ("id", "time", "model", "name", "lot", "part", "verdict", "score", "threshold", "p_value", "image")
+        server.events.publish(one.id, "verdict", {key: row[key] for key in told})
+    for future, one in zip(waiting, results, strict=True):
+        one.stored = future.done() and future.result()
+    return all(one.stored for one in results)

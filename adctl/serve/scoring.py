@@ -1,0 +1,290 @@
+"""Scoring of the images of a request: decode in threads, predict in batches, apply the threshold, store, record."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import cv2
+import numpy as np
+
+from adctl.data import images
+from adctl.data.loader import BytesSample, LoadedImage, load_image
+from adctl.errors import ImageError
+from adctl.records import ScoredImage, Verdict
+from adctl.scoring.colour_bar import ColourScale, colourise
+from adctl.scoring.heatmaps import LARGEST, overlay, upsample
+from adctl.scoring.png import encode_png
+from adctl.scoring.score import to_row
+from adctl.serve.history import NEAR, now
+from adctl.serve.image_store import SUFFIXES, THUMBNAIL, npy_bytes
+from adctl.serve.served_models import with_threshold
+from adctl.thresholds.decision import DecisionRule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from adctl.config import ServeSettings
+    from adctl.scoring.predict import PredictedImage
+    from adctl.serve.image_store import ImageStore
+    from adctl.serve.served_models import ServedModel
+
+MapFormat = Literal["none", "png", "npy", "overlay"]
+
+_THUMBNAIL_SIDE = 160
+_JPEG_QUALITY = 85
+_NAME_LENGTH = 200
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One image of a request.
+
+    Attributes:
+        name: Name that the client gave; only text.
+        data: Bytes of the image file.
+    """
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Settings of a request.
+
+    Attributes:
+        map: Format of the anomaly map in the answer.
+        threshold: Threshold for the verdicts of this request; None for that of the model.
+        lot: Lot that the parts belong to.
+        part: Identifier of the part.
+        client: Name of the caller's key.
+        request: Identifier of the request.
+    """
+
+    map: MapFormat = "none"
+    threshold: float | None = None
+    lot: str = ""
+    part: str = ""
+    client: str = ""
+    request: str = ""
+
+
+@dataclass
+class Scored:
+    """Result for one image.
+
+    Attributes:
+        id: Identifier of the verdict.
+        row: Score and verdict.
+        name: Name that the client gave.
+        pixel_threshold: Threshold on map values, or None.
+        map: Anomaly map in the wanted format; None if none was wanted.
+        cells: Raw anomaly map [h,w]; None for an unreadable image.
+        image: Suffix of the stored image; empty if it was not stored.
+        has_map: Whether its map was stored.
+        stored: Whether the history has it.
+        milliseconds: Time of each stage.
+    """
+
+    id: str
+    row: ScoredImage
+    name: str
+    pixel_threshold: float | None
+    map: bytes | None = None
+    cells: np.ndarray[Any, np.dtype[np.float32]] | None = None
+    image: str = ""
+    has_map: bool = False
+    stored: bool = False
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+    def answer(self) -> dict[str, Any]:
+        """Return what the client is told."""
+        row = self.row
+        found: dict[str, Any] = {
+            "id": self.id,
+            "name": self.name,
+            "score": row.score,
+            "p_value": row.p_value,
+            "probability": row.probability,
+            "verdict": str(row.verdict),
+            "boxes": [box_of(box) for box in row.boxes],
+            "threshold": row.threshold,
+            "pixel_threshold": self.pixel_threshold,
+            "width": row.width,
+            "height": row.height,
+        }
+        if self.map is not None:
+            found["map"] = base64.b64encode(self.map).decode()
+        return found if row.error is None else {**found, "error": row.error}
+
+
+def box_of(box: Any) -> dict[str, Any]:
+    """Return a box as JSON."""
+    return {"x": box.x, "y": box.y, "width": box.width, "height": box.height, "peak": box.peak}
+
+
+class Scorer:
+    """Threads that decode images and finish results; shared by all models.
+
+    Args:
+        settings: Largest image, and which images are stored.
+        store: Files of the verdicts.
+        next_id: Source of identifiers.
+    """
+
+    def __init__(self, settings: ServeSettings, store: ImageStore, next_id: Callable[[], str]) -> None:
+        self._settings = settings
+        self._store = store
+        self._next_id = next_id
+        self._threads = ThreadPoolExecutor(max(2, os.cpu_count() or 1), "adctl-serve")
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def score(self, model: ServedModel, upload: Upload, wish: Wish) -> Scored:
+        """Score one image; an unreadable one gives a row with an error."""
+        loop = asyncio.get_running_loop()
+        start = time.perf_counter()
+        item = await loop.run_in_executor(self._threads, self._decode, model, upload, wish)
+        decoded = time.perf_counter()
+        if item.error is not None:
+            return self._unreadable(item, upload, {"decode": 1000 * (decoded - start)})
+        future = model.batcher.submit(item)
+        predicted, began, ended = await asyncio.wrap_future(future)
+        scored = await loop.run_in_executor(self._threads, self._finish, model, predicted, upload, wish)
+        scored.milliseconds = {
+            "decode": 1000 * (decoded - start),
+            "queue": 1000 * (began - decoded),
+            "predict": 1000 * (ended - began),
+            "post": 1000 * (time.perf_counter() - ended),
+        }
+        return scored
+
+    def _decode(self, model: ServedModel, upload: Upload, wish: Wish) -> LoadedImage:
+        sample = BytesSample(Path(upload.name), upload.name, data=upload.data)
+        try:
+            _require_size(sample.path, upload.data, self._settings.max_pixels)
+        except ImageError as error:
+            return LoadedImage(sample, None, error=error)
+        return load_image(sample, model.runtime.input, LARGEST if wish.map == "overlay" else _THUMBNAIL_SIDE)
+
+    def _unreadable(self, item: LoadedImage, upload: Upload, milliseconds: dict[str, float]) -> Scored:
+        reason = str(item.error)
+        row = ScoredImage(upload.name, upload.name, None, None, None, None, Verdict.ERROR, error=reason)
+        return Scored(self._next_id(), row, upload.name, None, milliseconds=milliseconds)
+
+    def _finish(self, model: ServedModel, predicted: PredictedImage, upload: Upload, wish: Wish) -> Scored:
+        rule, calibration = model.rule, model.calibration
+        if wish.threshold is not None and calibration is not None:
+            calibration = with_threshold(calibration, wish.threshold)
+            assert calibration is not None
+            rule = DecisionRule(calibration)
+        row = to_row(predicted, rule)
+        pixel_threshold = calibration.pixel_threshold if calibration else None
+        scored = Scored(self._next_id(), row, upload.name, pixel_threshold, cells=predicted.anomaly_map)
+        if row.verdict is not Verdict.ERROR:
+            scored.map = self._picture(model, predicted, row, wish)
+            if wish.threshold is None:
+                model.add(row, predicted.inputs)
+        self._keep(scored, predicted, upload)
+        return scored
+
+    def _picture(self, model: ServedModel, predicted: PredictedImage, row: ScoredImage, wish: Wish) -> bytes | None:
+        """Return the map in the wanted format: float16 in its own resolution, or a picture of at most 512 pixels."""
+        cells = predicted.anomaly_map
+        if cells is None or wish.map == "none":
+            return None
+        if wish.map == "npy":
+            return npy_bytes(cells)
+        scale = model.scale or ColourScale.from_values(cells)
+        if wish.map == "overlay" and predicted.item.display is not None:
+            contour = (
+                None if row.verdict is Verdict.GOOD or model.calibration is None else model.calibration.pixel_threshold
+            )
+            return encode_png(overlay(predicted.item.display, cells, scale, contour_at=contour))
+        factor = min(1.0, LARGEST / max(predicted.item.height, predicted.item.width))
+        height, width = (max(1, round(side * factor)) for side in (predicted.item.height, predicted.item.width))
+        return encode_png(colourise(scale(upsample(cells, height, width))))
+
+    def _keep(self, scored: Scored, predicted: PredictedImage, upload: Upload) -> None:
+        """Store the thumbnail, and the image and its map if they are wanted."""
+        item = predicted.item
+        if item.display is not None:
+            self._store.write(scored.id, THUMBNAIL, _thumbnail(item.display))
+        wanted = self._settings.store_images
+        if wanted == "all" or (wanted == "rejects" and is_near(scored.row)):
+            suffix = SUFFIXES[images.header_of(item.sample.path, upload.data).format]
+            if self._store.write(scored.id, suffix, upload.data):
+                scored.image = suffix
+            if predicted.anomaly_map is not None:
+                scored.has_map = self._store.write_map(scored.id, predicted.anomaly_map)
+
+
+def _require_size(name: Path, data: bytes, most: int) -> None:
+    """Raise an `ImageError` if the header of an image is damaged or states more than `most` pixels."""
+    header = images.header_of(name, data)
+    if header.width * header.height > most:
+        raise ImageError(
+            f"{name} has {header.width} x {header.height} pixels, and this server takes at most {most} pixels.",
+            "Send a smaller image, or start the server with a larger --max-pixels.",
+        )
+
+
+def is_near(row: ScoredImage) -> bool:
+    """Return whether an image was rejected, or nearly."""
+    if row.verdict in (Verdict.REJECT, Verdict.WARN):
+        return True
+    return row.p_value is not None and row.p_value <= NEAR
+
+
+def _thumbnail(display: images.RgbImage) -> bytes:
+    side = max(display.shape[:2])
+    if side > _THUMBNAIL_SIDE:
+        height, width = (max(1, round(size * _THUMBNAIL_SIDE / side)) for size in display.shape[:2])
+        display = images.resize(display, height, width)
+    bgr = cv2.cvtColor(display, cv2.COLOR_RGB2BGR)
+    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    return encoded.tobytes()
+
+
+def name_from(text: str | None) -> str:
+    """Return the name that a client gave, shortened; `image` if it gave none."""
+    return (text or "image")[:_NAME_LENGTH]
+
+
+def history_row(scored: Scored, model: ServedModel, wish: Wish) -> dict[str, Any]:
+    """Return the row of the history for a result."""
+    row = scored.row
+    return {
+        "id": scored.id,
+        "time": now(),
+        "request": wish.request,
+        "model": model.name,
+        "model_sha256": model.version.model_digest,
+        "calibration_sha256": model.calibration_digest,
+        "name": scored.name,
+        "lot": wish.lot,
+        "part": wish.part,
+        "client": wish.client,
+        "verdict": str(row.verdict),
+        "score": row.score,
+        "p_value": row.p_value,
+        "probability": row.probability,
+        "threshold": row.threshold,
+        "pixel_threshold": scored.pixel_threshold,
+        "width": row.width,
+        "height": row.height,
+        "boxes": [box_of(box) for box in row.boxes],
+        "error": row.error or "",
+        "milliseconds": round(sum(scored.milliseconds.values()), 3),
+        "image": scored.image,
+        "has_map": scored.has_map,
+    }

@@ -1,0 +1,161 @@
+"""Who calls, and whether they may: keys, sessions of the page, and the limit of requests."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+
+from adctl.serve.keys import ROLES, Role
+from adctl.serve.problems import ProblemError, busy
+from adctl.serve.sessions import COOKIE, CSRF_HEADER
+
+if TYPE_CHECKING:
+    from adctl.serve.keys import Key
+    from adctl.serve.state import Server
+
+_SAFE = {"GET", "HEAD", "OPTIONS"}
+_SAME_SITE = {"same-origin", "none"}
+_FEWEST = 1.0
+
+_bearer = HTTPBearer(auto_error=False, description="Key from `adctl serve keys add`.", scheme_name="key")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who makes a request.
+
+    Attributes:
+        name: Name of the key; `local` on a server without keys.
+        role: Role.
+        csrf: Token that the page must send with changes; empty outside of a session.
+    """
+
+    name: str
+    role: Role
+    csrf: str = ""
+
+    def may(self, role: Role) -> bool:
+        """Return whether the caller has at least a role."""
+        return ROLES.index(self.role) >= ROLES.index(role)
+
+
+LOCAL = Caller("local", "admin")
+"""Caller of a server without keys, which only this machine reaches."""
+
+
+class RateLimit:
+    """Token bucket for each key.
+
+    Args:
+        rate: Requests per second; None for no limit. As many may come at once, and at least one.
+    """
+
+    def __init__(self, rate: float | None) -> None:
+        self._rate = rate
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def take(self, name: str) -> float:
+        """Take a token; return 0, or the seconds until there is one."""
+        if self._rate is None:
+            return 0.0
+        most, now = max(self._rate, _FEWEST), time.monotonic()
+        tokens, before = self._buckets.get(name, (most, now))
+        tokens = min(most, tokens + (now - before) * self._rate)
+        if tokens < 1:
+            self._buckets[name] = (tokens, now)
+            return (1 - tokens) / self._rate
+        self._buckets[name] = (tokens - 1, now)
+        return 0.0
+
+
+def running(request: Request) -> Server:
+    """Return the server that answers a request."""
+    server: Server = request.app.state.server
+    return server
+
+
+Running = Annotated[Any, Depends(running)]
+"""Dependency: the `Server`."""
+
+
+def identify(request: Request) -> Caller:
+    """Return who makes a request.
+
+    Raises:
+        ProblemError: The key is missing or wrong, or another site made the request.
+    """
+    server = running(request)
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if given and scheme.lower() == "bearer":
+        return _of_key(server.keys.check(given.strip()))
+    if request.method not in _SAFE:
+        _refuse_other_sites(request, server.settings.cors)
+    if not server.needs_key:
+        return LOCAL
+    cookie = request.cookies.get(COOKIE, "")
+    key_id = server.sessions.key_of(cookie) if cookie else None
+    caller = _of_key(server.keys.get(key_id) if key_id else None, server.sessions.csrf(cookie))
+    sent = request.headers.get(CSRF_HEADER, "")
+    if request.method not in _SAFE and not hmac.compare_digest(sent.encode(), caller.csrf.encode()):
+        raise ProblemError(403, f"The header {CSRF_HEADER} is missing or wrong.", "Load the page again.")
+    return caller
+
+
+def _of_key(key: Key | None, csrf: str = "") -> Caller:
+    if key is None:
+        raise ProblemError(
+            401,
+            "A key is needed: it is missing, wrong or revoked.",
+            "Send it as 'Authorization: Bearer KEY'; 'adctl serve keys add NAME' makes one.",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    return Caller(key.name, key.role, csrf)
+
+
+def _refuse_other_sites(request: Request, allowed: tuple[str, ...]) -> None:
+    """Refuse a change that a page of another site sent: browsers say where a request comes from."""
+    origin = request.headers.get("origin")
+    if origin in allowed:
+        return
+    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    if foreign or request.headers.get("sec-fetch-site", "none") not in _SAME_SITE:
+        raise ProblemError(403, "A page of another site made this request.", "Name its origin with --cors.")
+
+
+class Require:
+    """Dependency that admits callers with at least a role, within the limit of requests.
+
+    Args:
+        role: The role.
+    """
+
+    def __init__(self, role: Role) -> None:
+        self.role = role
+
+    def __call__(self, request: Request, _: Annotated[Any, Depends(_bearer)]) -> Caller:
+        """Return the caller.
+
+        Raises:
+            ProblemError: The caller is unknown, may not do this, or makes too many requests.
+        """
+        caller = identify(request)
+        server = running(request)
+        if not caller.may(self.role):
+            raise ProblemError(403, f"The key '{caller.name}' has the role {caller.role}; this needs {self.role}.")
+        seconds = server.rate.take(caller.name)
+        if seconds:
+            server.telemetry.refused.labels("rate").inc()
+            raise busy(f"The key '{caller.name}' makes too many requests.", seconds)
+        return caller
+
+
+MayScore = Annotated[Caller, Depends(Require("score"))]
+MayReview = Annotated[Caller, Depends(Require("review"))]
+MayChange = Annotated[Caller, Depends(Require("admin"))]
+"""Dependencies: the caller, who has at least the role score, review or admin."""

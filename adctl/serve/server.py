@@ -1,0 +1,135 @@
+"""The server process: listening, TLS, signals and the orderly end."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from adctl.errors import MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    from adctl.config import ServeSettings
+
+log = logging.getLogger(__name__)
+
+_END_SECONDS = 15
+"""Longest time for the work in hand after SIGTERM."""
+
+_KEEP_ALIVE_SECONDS = 75
+
+
+@dataclass(frozen=True)
+class ServeResult:
+    """Result of a server that has ended.
+
+    Attributes:
+        address: Address at which it listened.
+        models: Names of the models that were loaded at the end.
+        counts: Number of verdicts of each kind.
+        missing: Number of verdicts that the history misses.
+        seconds: Time that it ran.
+    """
+
+    address: str
+    models: tuple[str, ...]
+    counts: dict[str, int]
+    missing: int
+    seconds: float
+
+
+def run_server(settings: ServeSettings) -> ServeResult:
+    """Serve until SIGTERM or Ctrl-C; then finish the work in hand.
+
+    Raises:
+        MissingExtraError: A package of the extra `serve` is not installed.
+        AdctlError: A setting is not valid, a model cannot be opened, or the address is taken.
+    """
+    require_packages()
+    import uvicorn
+
+    from adctl.serve.app import create_app
+    from adctl.serve.state import Server
+
+    listening = listen(settings)
+    address = address_of(settings, listening)
+    start = time.monotonic()
+    server = Server(settings)
+    server.start()
+    for model in server.models.loaded:
+        log.info("Serving %s (%s on %s).", model.name, model.runtime.name, model.runtime.device)
+    config = uvicorn.Config(create_app(server), **options(settings))
+    log.info("Listening on %s. Press Ctrl-C to stop.", address)
+    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again after the orderly end
+        uvicorn.Server(config).run(sockets=[listening])
+    counts: dict[str, int] = {}
+    for model in server.models.loaded:
+        for verdict, count in model.counts.items():
+            counts[verdict] = counts.get(verdict, 0) + count
+    names = tuple(model.name for model in server.models.loaded)
+    return ServeResult(address, names, counts, server.history.writer.missing, time.monotonic() - start)
+
+
+def require_packages() -> None:
+    """Raise if a package of the extra is not installed.
+
+    Raises:
+        MissingExtraError: It is not; the message names it.
+    """
+    import importlib.util
+
+    names = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart",
+             "sse_starlette": "sse-starlette", "prometheus_client": "prometheus-client"}  # fmt: skip
+    for module, package in names.items():
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtraError(package, "serve")
+
+
+def listen(settings: ServeSettings) -> socket.socket:
+    """Open the listening socket.
+
+    Raises:
+        UsageError: The address is taken or does not exist, or only one of certificate and key is given.
+    """
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise UsageError("--tls-cert and --tls-key belong together.", "Give both files.")
+    for file in (settings.tls_cert, settings.tls_key):
+        if file is not None and not file.is_file():
+            raise UsageError(f"There is no file {file}.", "Check --tls-cert and --tls-key.")
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+    except OSError as error:
+        raise UsageError(
+            f"Cannot listen on {settings.host} port {settings.port}: {error.strerror or error}.",
+            "Choose another --port or --host; --port 0 takes a free one.",
+        ) from error
+
+
+def address_of(settings: ServeSettings, listening: socket.socket) -> str:
+    """Return the address that clients use."""
+    scheme = "http" if settings.tls_cert is None else "https"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{scheme}://{host}:{listening.getsockname()[1]}"
+
+
+def options(settings: ServeSettings) -> dict[str, Any]:
+    """Return the options of uvicorn."""
+    from adctl.serve.connection import Connection
+
+    return {
+        "http": Connection,
+        "ws": "none",
+        "lifespan": "on",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,
+        "timeout_keep_alive": _KEEP_ALIVE_SECONDS,
+        "timeout_graceful_shutdown": _END_SECONDS,
+        "ssl_certfile": settings.tls_cert,
+        "ssl_keyfile": settings.tls_key,
+    }

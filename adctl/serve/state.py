@@ -1,0 +1,160 @@
+"""Everything that a running server holds."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from adctl.errors import UsageError
+from adctl.serve.events import Events
+from adctl.serve.history import History
+from adctl.serve.image_store import ImageStore
+from adctl.serve.keys import Keys
+from adctl.serve.retention import Retention
+from adctl.serve.scoring import Scorer
+from adctl.serve.security import RateLimit
+from adctl.serve.served_models import ServedModels
+from adctl.serve.sessions import Sessions
+from adctl.serve.sizes import parse_bytes
+from adctl.serve.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from adctl.config import ServeSettings
+
+log = logging.getLogger(__name__)
+
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+_KEY_SECONDS = 2.0
+"""Seconds between two readings of the keys, after which a revoked key ends."""
+
+
+class Admission:
+    """Counts the images that are worked on, up to a limit.
+
+    Args:
+        limit: Largest number.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.count = 0
+
+    def enter(self) -> bool:
+        """Take a place; return whether there was one."""
+        if self.count >= self.limit:
+            return False
+        self.count += 1
+        return True
+
+    def leave(self) -> None:
+        """Give the place back."""
+        self.count -= 1
+
+
+class Server:
+    """State of a running server.
+
+    Args:
+        settings: Settings of `adctl serve`.
+
+    Attributes:
+        settings: The settings.
+        max_upload: Largest body in bytes.
+        allowed_hosts: Host names that requests may name; empty for any.
+        needs_key: Whether every request needs a key.
+        images: Files below the data folder.
+        history: Verdicts, reviews, versions and the audit log.
+        keys: Valid keys.
+        sessions: Sessions of the page.
+        events: Events for pages that watch.
+        telemetry: Metrics.
+        models: Models by name.
+        scorer: Threads that decode and finish.
+        admission: Places for images.
+        rate: Limit of requests by key.
+        closing: Whether the server takes no new work.
+
+    Raises:
+        AdctlError: A setting is not valid, or the database or the data folder cannot be used.
+    """
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.settings = settings
+        self.max_upload = parse_bytes(settings.max_upload, "--max-upload")
+        self.images = ImageStore((settings.data or settings.runs / "serve").absolute())
+        self.history = History(settings.runs)
+        self.keys = Keys(settings.runs)
+        self.sessions = Sessions(self.images.folder)
+        local = is_loopback(settings.host)
+        self.allowed_hosts = {*_LOCAL_NAMES, settings.host.lower()} if local else set()
+        self._requires_key = not local
+        if self._requires_key and not self.keys:
+            raise UsageError(
+                f"--host {settings.host} opens the server to other machines, which needs a key.",
+                "Make one: adctl serve keys add NAME --role admin. For HTTPS, give --tls-cert and --tls-key.",
+            )
+        self.events = Events()
+        self.telemetry = Telemetry()
+        self.models = ServedModels(settings, self.history, self.tell)
+        self.scorer = Scorer(settings, self.images, self.history.ids.next)
+        self.admission = Admission(settings.queue)
+        self.rate = RateLimit(settings.rate)
+        self.closing = False
+        self._retention = Retention(settings, self.history, self.images)
+        self._ends = threading.Event()
+        self._housekeeper = threading.Thread(target=self._keep_house, name="adctl-housekeeper", daemon=True)
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether every request needs a key: if other machines reach the server, or if there are keys."""
+        return self._requires_key or bool(self.keys)
+
+    def start(self) -> None:
+        """Open the models and start the background work.
+
+        Raises:
+            AdctlError: A model cannot be found or opened.
+        """
+        self.models.open_given()
+        self._housekeeper.start()
+
+    def stop(self) -> None:
+        """End the background work, and write what waits."""
+        self._ends.set()
+        self.models.close()
+        self.scorer.close()
+        self.history.close()
+
+    def tell(self, kind: str, data: dict[str, Any]) -> None:
+        """Send an event to the pages that watch, and count it."""
+        self.events.publish(self.history.ids.next(), kind, data)
+        if kind == "drift":
+            self.telemetry.drifted.labels(data["name"]).set(data["drifted"])
+        if kind == "model":
+            self._show_models()
+
+    def _show_models(self) -> None:
+        gauge = self.telemetry.model
+        gauge.clear()
+        for model in self.models.loaded:
+            version = model.version
+            gauge.labels(model.name, version.model_digest, model.calibration_digest, version.version).set(1)
+
+    def _keep_house(self) -> None:
+        while not self._ends.wait(_KEY_SECONDS):
+            try:
+                self.keys.refresh()
+                self.telemetry.missing.set(self.history.writer.missing)
+                self._retention.run_if_due()
+            except Exception as error:  # noqa: BLE001 - the server goes on; the next turn tries again
+                log.warning("Housekeeping failed: %s", error)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
