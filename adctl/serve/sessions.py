@@ -8,9 +8,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import os
 import secrets
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from adctl import files
@@ -65,8 +65,12 @@ class Sessions:
 
 def _secret_in(folder: Path) -> bytes:
     path = files.make_folder(folder) / _SECRET
-    with suppress(FileExistsError), files.output_errors(path), path.open("xb") as stream:
-        path.chmod(0o600)
-        stream.write(secrets.token_bytes(32))
     with files.output_errors(path):
-        return path.read_bytes()
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return path.read_bytes()
+        secret = secrets.token_bytes(32)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(secret)
+        return secret

@@ -1,0 +1,1 @@
+"""Page of the server: templates, static files and their routes."""
