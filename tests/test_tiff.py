@@ -307,7 +307,9 @@ REFUSED = {
     "its colours have 16 bits": ({"bits": 16, "photometric": CMYK}, 4),
     "differ in bits": ({"bits": 8, "photometric": RGB, "t258": [5, 6, 5]}, 3),
     "predictor has number 9": ({"bits": 8, "photometric": MIN_IS_BLACK, "t317": 9}, 1),
-    "compression has number 50000": ({"bits": 8, "photometric": MIN_IS_BLACK, "t259": 50000}, 1),
+    "compression is Zstandard": ({"bits": 8, "photometric": MIN_IS_BLACK, "t259": 50000}, 1),
+    "compression is 12345": ({"bits": 8, "photometric": MIN_IS_BLACK, "t259": 12345}, 1),
+    "inks are not cyan": ({"bits": 8, "photometric": CMYK, "t332": 2}, 4),
     "tags are unknown": ({"bits": 8, "photometric": MIN_IS_BLACK, "t284": 7}, 1),
     "its whole numbers are stored": ({"bits": 8, "photometric": MIN_IS_BLACK, "t317": 3}, 1),
 }
@@ -340,3 +342,12 @@ def test_a_huge_claim_is_refused_before_decoding(tmp_path):
     (tmp_path / "a.tif").write_bytes(assemble(tags, zlib.compress(bytes(10_000)), "<"))
     with pytest.raises(ImageError, match="GiB when decoded"):
         read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+@pytest.mark.parametrize("options", [{}, {"tile": (16, 16), "predictor": 2, "compression": "zlib"}])
+def test_big_tiff_in_either_byte_order(tmp_path, order, dtype, options):
+    samples = picture(8 * int(dtype[1]), 3).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", samples, photometric="rgb", bigtiff=True, byteorder=order, **options)
+    assert np.array_equal(read_image(tmp_path / "a.tif"), samples >> (8 * int(dtype[1]) - 8))

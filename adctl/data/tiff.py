@@ -37,10 +37,13 @@ _UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED = 1, 2, 3, 4  # undefined counts as unsig
 _NONE, _LZW, _JPEG, _DEFLATE, _OLD_DEFLATE, _PACKBITS = 1, 5, 7, 8, 32946, 32773
 _CCITT = {2, 3, 4}
 _COMPRESSIONS = {_NONE, _LZW, _DEFLATE, _OLD_DEFLATE, _PACKBITS}
+_OTHER_COMPRESSIONS = {6: "JPEG of the old kind", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA", 34933: "PNG"}
+_OTHER_COMPRESSIONS |= {34934: "JPEG XR", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL"}
 _NO_PREDICTOR, _HORIZONTAL, _FLOATING = 1, 2, 3
 _CONTIGUOUS, _SEPARATE = 1, 2
 _BYTE, _WORD = 8, 16
 _PALETTE_LIMIT = 256
+_CMYK_INKS = 1
 _DECODE = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 _REVERSED_BITS = bytes(int(f"{number:08b}"[::-1], 2) for number in range(256))
 
@@ -63,6 +66,7 @@ class TiffTags:
         offsets: Offset of each strip or tile in the file.
         counts: Length in bytes of each strip or tile in the file.
         colour_map: Values of the palette, [3 * 2^bits]; empty if there is none.
+        ink_set: 1 if separated colours are cyan, magenta, yellow and black.
         profile: ICC profile; empty if there is none.
     """
 
@@ -83,6 +87,7 @@ class TiffTags:
     offsets: tuple[int, ...]
     counts: tuple[int, ...]
     colour_map: tuple[int, ...]
+    ink_set: int
     several_pages: bool
     profile: bytes
 
@@ -118,7 +123,9 @@ def read_tags(stream: BinaryIO) -> TiffTags:
     """
     start = stream.read(8)
     is_big = start[2:4] in {b"+\0", b"\0+"}  # BigTIFF has longer offsets
-    tags = ImageFileDirectory_v2(start + stream.read(8 if is_big else 0))
+    # Pillow takes a BigTIFF of the other byte order for an ordinary TIFF.
+    mark = b"II+\0" if is_big else start[:4]
+    tags = ImageFileDirectory_v2(mark + start[4:] + stream.read(8 if is_big else 0), prefix=start[:2])
     stream.seek(tags.next)
     tags.load(stream)
 
@@ -150,6 +157,7 @@ def read_tags(stream: BinaryIO) -> TiffTags:
         offsets=many(324 if tiled else 273),
         counts=many(325 if tiled else 279),
         colour_map=many(320),
+        ink_set=one(332, _CMYK_INKS),
         several_pages=bool(tags.next),
         profile=bytes(tags.get(34675, b"")),
     )
@@ -219,6 +227,7 @@ def _check(tags: TiffTags) -> None:
         "its numbers are complex": tags.format not in {_UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED},
         "its tags are unknown": tags.planar not in {_CONTIGUOUS, _SEPARATE} or tags.fill_order not in {1, 2},
         "its palette is incomplete": tags.photometric == _PALETTE and len(tags.colour_map) != 3 << tags.bits,
+        "its inks are not cyan, magenta, yellow and black": tags.photometric == _CMYK and tags.ink_set != _CMYK_INKS,
         "its number type does not fit its colours": tags.photometric in _NEED_WHOLE_NUMBERS and not whole_numbers,
         f"its colours have {tags.bits} bits": tags.photometric in {_CMYK, _YCBCR} and tags.bits != _BYTE,
     }
@@ -242,7 +251,7 @@ def _decode_by_opencv(data: bytes, tags: TiffTags) -> NDArray[Any]:
 def _samples(data: bytes, tags: TiffTags) -> NDArray[Any]:
     """Decode the samples [H,W,S] as stored."""
     if tags.compression not in _COMPRESSIONS:
-        raise UnsupportedTiffError(f"its compression has number {tags.compression}")
+        raise UnsupportedTiffError(f"its compression is {_OTHER_COMPRESSIONS.get(tags.compression, tags.compression)}")
     if tags.predictor not in {_NO_PREDICTOR, _HORIZONTAL, _FLOATING}:
         raise UnsupportedTiffError(f"its predictor has number {tags.predictor}")
     planes, depth = (tags.samples, 1) if tags.planar == _SEPARATE else (1, tags.samples)
