@@ -327,6 +327,7 @@ OTHERS = {
     "JPEG 2000 codestream": lambda: encoded(SMOOTH, "JPEG2000", no_jp2=True),
     "AVIF": lambda: encoded(SMOOTH, "AVIF"),
     "GIF": lambda: encoded(SMOOTH, "GIF"),
+    "JPEG-LS": lambda: b"\xff\xd8\xff\xf7\0\x0b" + bytes(64),
     "Git LFS": lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
     "web page": lambda: b"<!DOCTYPE html><html>not found</html>",
 }

@@ -51,7 +51,7 @@ MAX_PIXELS = 400_000_000
 RgbImage: TypeAlias = NDArray[np.uint8]
 
 _FORMATS = (
-    ("JPEG", re.compile(rb"\xff\xd8\xff")),
+    ("JPEG", re.compile(rb"\xff\xd8\xff(?!\xf7)")),
     ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n")),
     ("TIFF", re.compile(rb"II[*+]\0|MM\0[*+]")),
     ("BMP", re.compile(rb"BM")),
@@ -71,6 +71,7 @@ _OTHER_FORMATS = (
     ("a GIF image", re.compile(rb"GIF8")),
     ("a JPEG 2000 image", re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51")),
     ("an AVIF or HEIC image", re.compile(rb".{4}ftyp(?:avi|hei|hev|mif)", re.DOTALL)),
+    ("a JPEG-LS image", re.compile(rb"\xff\xd8\xff\xf7")),
     ("a JPEG XL image", re.compile(rb"\xff\x0a|\0\0\0\x0cJXL ")),
     ("a JPEG XR image", re.compile(rb"II\xbc")),
     ("a Photoshop file", re.compile(rb"8BPS")),
