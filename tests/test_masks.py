@@ -73,6 +73,7 @@ CLEAR = {
     "transparency alone": lambda: np.dstack([np.zeros((*SIZE, 3), np.uint8), GREY]),
     "white transparency": lambda: np.dstack([np.full((*SIZE, 3), 255, np.uint8), GREY]),
     "red on nothing": lambda: np.dstack([painted((255, 255, 255), (255, 0, 0)), GREY]),
+    "weak red overlay": lambda: np.dstack([painted((255, 0, 0), (255, 0, 0)), TRUTH * np.uint8(100)]),
     "opaque": lambda: np.dstack([GREY, GREY, GREY, np.full(SIZE, 255, np.uint8)]),
     "grey and transparency": lambda: Image.fromarray(np.dstack([GREY, np.full(SIZE, 255, np.uint8)]), "LA"),
     "palette": lambda: palette([(0, 0, 0), (128, 0, 0)]),
@@ -96,12 +97,24 @@ def test_arrays(saved, dtype):
     assert found.doubt is None
 
 
+def test_values_that_are_no_numbers(saved):
+    found = interpret_mask(saved(np.where(TRUTH, 1, np.nan), "mask.npy"))
+    np.testing.assert_array_equal(found.defect, TRUTH)
+    assert "no numbers" in found.doubt
+    with pytest.raises(ImageError, match="does not hold numbers"):
+        interpret_mask(saved(TRUTH.astype("U1"), "mask.npy"))
+
+
 UNCLEAR = {
     "no black": (lambda: np.where(TRUTH, 255, 128).astype(np.uint8), "no black"),
     "labels 1 and 2": (lambda: TRUTH.astype(np.uint8) + 1, "no black"),
     "red on white": (lambda: painted((255, 255, 255), (255, 0, 0)), "no black"),
     "palette of one colour": (lambda: palette([(0, 0, 0), (0, 0, 0)]), "palette"),
     "palette without black": (lambda: palette([(255, 255, 255), (200, 0, 0)]), "palette"),
+    "black and clear red": (
+        lambda: np.dstack([painted((255, 0, 0), (0, 0, 0)), GREY]),
+        "visible parts, which are black",
+    ),
     "transparent and black": (
         lambda: np.dstack([GREY, GREY, GREY, np.where(np.arange(128) < 8, 0, 255) + np.zeros(SIZE)]).astype(np.uint8),
         "transparent and its black",
@@ -218,6 +231,10 @@ def test_report_names_them_too(adctl, category, tmp_path):
     notes = json.loads(adctl("report", tmp_path / "out", "--json").stdout)["result"]["evaluation"]["notes"]
     assert any("Masks that were not clear: 2" in note and "smeared" in note for note in notes)
     assert any("good_2" in note for note in notes)
+    for number, mask in enumerate((~TRUTH, np.zeros(SIZE, bool))):
+        Image.fromarray(mask).save(category / f"ground_truth/hole/{number}_mask.{'jpg' if number else 'png'}")
+    notes = json.loads(adctl("report", tmp_path / "out", "--json").stdout)["result"]["evaluation"]["notes"]
+    assert any("Masks that were not clear: 3" in note and "seems to be inverted" in note for note in notes)
 
 
 @pytest.mark.parametrize(

@@ -413,6 +413,8 @@ def read_array(path: Path, data: bytes) -> NDArray[Any]:
         pixels: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise unusable_image(path, "it is damaged, or its array does not hold numbers", _GET_AGAIN) from error
+    if pixels.dtype.kind not in "biufc":
+        raise unusable_image(path, "its array does not hold numbers", _CONVERT)
     if pixels.ndim > _GREY and _channels_first(pixels.shape):
         pixels = np.moveaxis(pixels, 0, 2)
     return np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))

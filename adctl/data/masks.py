@@ -2,7 +2,7 @@
 
 Masks have values 0 and 1 or 0 and 255, a few labels, colours, or transparency; in JPEG files, the values are spread
 around the intended ones. Black, if it occurs, is the background. `Mask.doubt` describes what was unclear. A mask that
-seems to be inverted is not inverted; `adctl.data.checks` finds it.
+seems to be inverted is not inverted; `fetch check` and `report` name it.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ _NEAR = 32
 
 _TOUCHING = 8
 """Distance in grey levels from both ends within which even a few values are smeared, not labels."""
+
+_INVERTED_SHARE = 0.5
+"""Marked share of a mask, and of its border, above which the mask is taken to be inverted."""
 
 _MIN_SMEARED_TOP = 128
 _CLEAR_SHARE = 0.6
@@ -82,9 +85,11 @@ def interpret_mask(path: Path) -> Mask:
     pixels = images.read_stored(path).pixels if header.bands else read_channels(path).pixels
     if pixels.shape[2] in _MAX_ALPHA_CHANNELS:
         alpha, pixels = pixels[..., -1], pixels[..., :-1]
-        visible = alpha > _full_scale(alpha) / 2
+        visible = alpha > alpha.max() / 2  # the opaque parts of an overlay may be half transparent
         if visible.any() and not visible.all():
             return _interpret_transparent(pixels, visible)
+    if pixels.dtype.kind == "f" and np.isnan(pixels).any():
+        return Mask(_level(np.nan_to_num(pixels)) > 0, "its values that are no numbers count as the background")
     level = _level(pixels)
     if level.min() == level.max() or level.min() > 0:
         indices = _palette_indices(path, header)
@@ -121,8 +126,14 @@ def mask_for(sample: Sample, width: int, height: int) -> BoolMask | None:
     return mask
 
 
-def _full_scale(pixels: NDArray[Any]) -> float:
-    return float(np.iinfo(pixels.dtype).max) if pixels.dtype.kind in "ui" else 1.0
+def seems_inverted(defect: BoolMask) -> bool:
+    """Return whether most of a mask [H,W] and of its border is marked."""
+    return min(float(defect.mean()), border_share(defect)) > _INVERTED_SHARE
+
+
+def border_share(defect: BoolMask) -> float:
+    """Return the marked share of the border of a mask [H,W]."""
+    return float(np.concatenate([defect[0], defect[-1], defect[:, 0], defect[:, -1]]).mean())
 
 
 def _level(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -134,8 +145,10 @@ def _level(pixels: NDArray[Any]) -> NDArray[Any]:
 def _interpret_transparent(pixels: NDArray[Any], visible: BoolMask) -> Mask:
     """Interpret a mask with transparent parts, which are background whatever their colour."""
     is_black = _level(pixels) == 0
-    if not (is_black & visible).any() or (is_black | ~visible).all():
+    if not (is_black & visible).any():
         return Mask(visible)
+    if (is_black | ~visible).all():
+        return Mask(visible, None if is_black.all() else "its visible parts, which are black, count as the defect")
     return Mask(visible & ~is_black, "its transparent and its black parts count as the background")
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adctl.data.images import resize
-from adctl.data.masks import interpret_mask
+from adctl.data.masks import interpret_mask, seems_inverted
 from adctl.errors import DataError, ImageError
 from adctl.image_sizes import both_sides
 from adctl.metrics.exact import ExactMeter
@@ -179,9 +179,17 @@ def _mask_of(row: ScoredImage, doubts: list[str]) -> Mask | str:
             f"{row.key} is left out of the pixel metrics: its mask is {mask.shape[1]} x {mask.shape[0]} pixels, "
             f"the image {row.width} x {row.height}."
         )
-    if found.doubt:
-        doubts.append(f"{row.mask}: {found.doubt}")
+    doubt = found.doubt or _odd_extent(mask)
+    if doubt:
+        doubts.append(f"{row.mask}: {doubt}")
     return mask
+
+
+def _odd_extent(mask: Mask) -> str | None:
+    """Return a clause on a mask without a defect, or one that seems to be inverted; None for others."""
+    if not mask.any():
+        return "no pixel is marked, though the image counts as defective"
+    return "most of it and of its border is marked; it seems to be inverted" if seems_inverted(mask) else None
 
 
 def _resized(mask: Mask, height: int, width: int) -> Mask:
@@ -202,7 +210,8 @@ def _shrinking_note(scores: ScoreSet, size: PixelSize | None) -> list[str]:
 def _doubt_note(doubts: list[str]) -> list[str]:
     if not doubts:
         return []
-    return [f"Masks that were not clear: {len(doubts)}, such as {doubts[0]}. Save masks as PNG, with 0 and 255."]
+    advice = "Save masks as PNG, with 255 for the defect and 0 elsewhere."
+    return [f"Masks that were not clear: {len(doubts)}, such as {doubts[0]}. {advice}"]
 
 
 def _shorten(problems: list[str]) -> list[str]:

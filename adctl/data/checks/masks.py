@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from adctl.data.checks.findings import Finding, FindingCase, make_finding
-from adctl.data.masks import interpret_mask
+from adctl.data.masks import border_share, interpret_mask, seems_inverted
 from adctl.errors import ImageError
 from adctl.records import GOOD
 
@@ -17,10 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from adctl.data.checks.image_stats import ImageStats
-    from adctl.data.masks import BoolMask
-
-_INVERTED_SHARE = 0.5
-"""Marked share of a mask, and of its border, above which the mask is taken to be inverted."""
 
 
 def find_faulty_masks(stats: Sequence[ImageStats], unused: Iterable[Path]) -> list[Finding]:
@@ -62,11 +56,6 @@ def _find_fault(image: ImageStats) -> tuple[str, str] | None:
         return "mask-size", f"{width} x {height}, but the image is {image.width} x {image.height}"
     if not mask.any():
         return "empty-mask", "no pixel is marked"
-    area, border = float(mask.mean()), float(_border(mask).mean())
-    if area > _INVERTED_SHARE and border > _INVERTED_SHARE:
-        return "inverted-mask", f"{area:.0%} of the mask and {border:.0%} of its border are marked"
+    if seems_inverted(mask):
+        return "inverted-mask", f"{mask.mean():.0%} of the mask and {border_share(mask):.0%} of its border are marked"
     return ("unclear-mask", found.doubt) if found.doubt else None
-
-
-def _border(mask: BoolMask) -> BoolMask:
-    return np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
