@@ -11,8 +11,11 @@ SMALLEST, LARGEST = 32, 4096
 
 _TEXT = re.compile(r"\s*(\d+)(?:\s*[x×X]\s*(\d+))?\s*")  # noqa: RUF001 - people copy the multiplication sign
 _PAIR = 2
-_FAR_REDUCED = 2.0
+_REDUCED = 2.0
+"""Ratio of the sides of image and input that an automatically chosen input aims at for large images."""
+_FAR_REDUCED = 2.2
 """Ratio of the sides of image and input from which small defects may be lost."""
+_SIDE_STEP = 32
 
 
 class _SizeType:
@@ -66,8 +69,21 @@ def size_text(size: int | tuple[int, int] | list[int]) -> str:
     return str(height) if height == width else f"{height}x{width}"
 
 
+def side_for_images(height: float, width: float, usual: int, largest: int) -> int:
+    """Return the side of a square input for images: the usual one, or a larger one for images of twice that size.
+
+    Args:
+        height: Height of the images, pixels.
+        width: Width of the images, pixels.
+        usual: Smallest side, pixels.
+        largest: Largest side, pixels.
+    """
+    wanted = math.sqrt(height * width) / _REDUCED
+    return max(usual, min(largest, round(wanted / _SIDE_STEP) * _SIDE_STEP))
+
+
 def small_defect_advice(height: float, width: float, size: int | tuple[int, int], cell: float) -> str | None:
-    """Return what sees smaller defects, in a sentence; None if the input has a quarter of the image's pixels or more.
+    """Return what sees smaller defects, in a sentence; None if the input has a fifth of the image's pixels or more.
 
     Args:
         height: Height of the image, pixels.
@@ -79,7 +95,7 @@ def small_defect_advice(height: float, width: float, size: int | tuple[int, int]
     factor = math.sqrt(height * width / (rows * columns))
     if factor < _FAR_REDUCED:
         return None
-    larger = size_text((min(LARGEST, 2 * rows), min(LARGEST, 2 * columns)))
+    larger = size_text(doubled(size))
     tile = max(SMALLEST, round(math.sqrt(rows * columns)))
     count = math.ceil(height / tile) * math.ceil(width / tile)
     return (
@@ -87,6 +103,12 @@ def small_defect_advice(height: float, width: float, size: int | tuple[int, int]
         f"the map, may be missed: --image-size {larger} halves that in about 4 times the time and memory, and "
         f"--set tile={tile} brings it to {2 * cell:.0f} pixels in at least {count} times the time."
     )
+
+
+def doubled(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of an input with twice the sides, at most `LARGEST`."""
+    rows, columns = both_sides(size)
+    return min(LARGEST, 2 * rows), min(LARGEST, 2 * columns)
 
 
 def size_for_aspect(aspect: float, square: int, step: int) -> int | tuple[int, int]:

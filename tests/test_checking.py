@@ -280,6 +280,6 @@ def test_every_kind_says_what_to_do():
 
 def test_images_too_large_for_small_defects_are_told(tmp_path):
     for number in range(3):
-        cv2.imwrite(str(tmp_path / f"{number}.png"), noise(np.random.default_rng(number), (512, 1280)))
+        cv2.imwrite(str(tmp_path / f"{number}.png"), noise(np.random.default_rng(number), (768, 1920)))
     (checked,) = check(tmp_path)
-    assert any("defects below about 75 pixels" in note and "--image-size 320x832" in note for note in checked.notes)
+    assert any("defects below about 74 pixels" in note and "--image-size 512x1216" in note for note in checked.notes)

@@ -71,7 +71,7 @@ def test_a_chosen_size_has_the_aspect_the_area_and_the_step(aspect, square_and_s
         ([(100, 100)] * 3, 256, "about square"),
         ([(100, 114)] * 3, 256, "about square"),
         ([(500, 1250), (100, 255), (90, 210)], (160, 416), r"2\.5 times as wide as high"),
-        ([(1250, 500)] * 3, (416, 160), r"2\.5 times as high as wide"),
+        ([(700, 280)] * 3, (416, 160), r"2\.5 times as high as wide"),
         ([(100, 100), (100, 300), (300, 100)], 256, "vary, from"),
         ([(100, 150), (100, 400), (100, 260)], 256, "vary, from"),
         ([(40, 800)], (96, 736), r"--set tile=40 keeps their proportions"),
@@ -82,6 +82,38 @@ def test_the_shape_of_the_images_decides(tmp_path, shapes, size, reason):
     chosen = choose_size(PaDiM, PaDiMConfig(), photographs(tmp_path, *shapes))
     assert chosen.config.image_size == size
     assert re.search(reason, str(chosen))
+
+
+@pytest.mark.parametrize(
+    ("arch", "shapes", "size", "reason"),
+    [
+        (
+            "padim",
+            [(1250, 500)] * 3,
+            (480, 192),
+            "that of 320x320. At 416x160, .* be reduced 3.1-fold",
+        ),
+        ("patchcore", [(1250, 500)] * 3, (608, 256), "416x160, which is about 2.3 times as fast"),
+        ("patchcore", [(600, 600)] * 3, 288, r"about square .* At 256, .* reduced 2.3-fold"),
+        ("patchcore", [(1000, 900), (500, 900)], 384, "vary, from"),
+        ("patchcore", [(500, 530)] * 3, 256, "about square"),
+        ("simplenet", [(2000, 2000)], 256, "about square"),
+    ],
+)
+def test_large_images_get_a_larger_input(tmp_path, arch, shapes, size, reason):
+    cls = detector_class(arch)
+    chosen = choose_size(cls, cls.Config(), photographs(tmp_path, *shapes))
+    assert chosen.config.image_size == size
+    assert re.search(reason, str(chosen))
+
+
+def test_the_forecast_has_the_cost_of_a_larger_size(tmp_path, adctl):
+    photographs(tmp_path / "good", *[(600, 600)] * 8)
+    train = ("train", "--good", tmp_path / "good", "--dry-run", "--arch", "padim", "--image-size", 64)
+    notes = adctl.json(*train)["result"]["notes"]
+    assert "reduced 9.4-fold" in notes[-2]
+    assert re.fullmatch(r"With --image-size 128 the training would take about .* and .* GiB at the peak\.", notes[-1])
+    assert "With --image-size 128" in adctl(*train).stdout
 
 
 def test_the_region_of_interest_has_the_shape_that_counts(tmp_path):

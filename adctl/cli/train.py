@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from adctl.cli.output import Call, rows
 from adctl.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
 
     from adctl.config import TrainSettings
@@ -36,7 +39,8 @@ def run(call: Call[TrainSettings]) -> int:
         fetch_missing(call.settings, call.reporter)
         plan = plan_training(call.settings)
         needs = estimate_resources(plan, call.settings)
-        call.finish(_plan_json(plan, needs), lambda: _plan_text(plan, needs))
+        notes = [*plan.dataset.notes, *_small_defects(plan, call.settings)]
+        call.finish(_plan_json(plan, needs, notes), lambda: _plan_text(plan, needs, notes))
         return 0
     from adctl.exporting.after_training import train_and_export
 
@@ -145,7 +149,7 @@ def _size(summary: ModelSummary) -> str:
     )
 
 
-def _plan_json(plan: TrainingPlan, needs: ResourceEstimate) -> dict[str, Any]:
+def _plan_json(plan: TrainingPlan, needs: ResourceEstimate, notes: Sequence[str]) -> dict[str, Any]:
     from adctl.data.groups import group_counts
 
     data = plan.dataset
@@ -157,7 +161,7 @@ def _plan_json(plan: TrainingPlan, needs: ResourceEstimate) -> dict[str, Any]:
         "masks": data.mask_count,
         "split": {part: len(getattr(plan.split, part)) for part in ("train", "validation", "calibration")},
         "ignored": [{"path": item.path, "reason": item.reason} for item in data.ignored],
-        "notes": _notes(plan),
+        "notes": notes,
         "config": plan.config,
         "image_size": None if plan.size is None else {"size": plan.config.image_size, "reason": plan.size.reason},
         "device": {"name": str(plan.device.device), "reason": plan.device.reason},
@@ -165,7 +169,7 @@ def _plan_json(plan: TrainingPlan, needs: ResourceEstimate) -> dict[str, Any]:
     }
 
 
-def _plan_text(plan: TrainingPlan, needs: ResourceEstimate) -> RenderableType:
+def _plan_text(plan: TrainingPlan, needs: ResourceEstimate, notes: Sequence[str]) -> RenderableType:
     from adctl.data.groups import group_counts
 
     data, split = plan.dataset, plan.split
@@ -183,7 +187,7 @@ def _plan_text(plan: TrainingPlan, needs: ResourceEstimate) -> RenderableType:
             ("split", _split_text(split)),
             ("test images", tests),
             ("masks", f"{data.mask_count} for {defective} defective test images"),
-            *((f"note {number}", note) for number, note in enumerate(_notes(plan), 1)),
+            *((f"note {number}", note) for number, note in enumerate(notes, 1)),
             *ignored,
             *([("image size", str(plan.size))] if plan.size else []),
             ("detector", f"{type(plan.config).__name__.removesuffix('Config')}: {_options(plan)}"),
@@ -205,8 +209,24 @@ def _split_text(split: Split) -> str:
     return f"{parts[0]}, and each of them out of fold for the threshold"
 
 
-def _notes(plan: TrainingPlan) -> list[str]:
-    return [*plan.dataset.notes, *([plan.advice] if plan.advice else [])]
+def _small_defects(plan: TrainingPlan, settings: TrainSettings) -> list[str]:
+    """Return the advice on small defects, with the estimated resources of the larger size, if there is one."""
+    if plan.advice is None:
+        return []
+    from pydantic import ValidationError
+
+    from adctl.errors import AdctlError
+    from adctl.image_sizes import doubled, size_text
+    from adctl.training.resource_estimate import estimate_resources
+
+    size = doubled(plan.config.image_size)
+    try:
+        config = type(plan.config)(**{**plan.config.model_dump(), "image_size": size})
+        needs = estimate_resources(replace(plan, config=config), settings)
+    except (AdctlError, ValidationError):  # some detectors do not take the size
+        return [plan.advice]
+    cost = f"about {_duration(needs.seconds)} and {needs.memory / 2**30:.1f} GiB at the peak"
+    return [plan.advice, f"With --image-size {size_text(size)} the training would take {cost}."]
 
 
 def _sizes(needs: ResourceEstimate) -> str:

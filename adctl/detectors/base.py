@@ -165,6 +165,10 @@ class Detector(nn.Module, ABC):
     any_shape: ClassVar[bool] = False
     """Whether the input may have a height that differs from its width."""
 
+    largest_auto_side: ClassVar[int | None] = None
+    """Largest side of the square whose area an automatically chosen input may have, where images are large; None keeps
+    the side of the settings."""
+
     warm_start: ClassVar[bool] = False
     """Whether training on more images may start from the weights of a trained detector."""
 

@@ -117,6 +117,7 @@ class PatchCore(FeatureDetector):
     Config = PatchCoreConfig
     update_lowers_scores: ClassVar[bool] = True
     fitted: ClassVar[tuple[str, ...]] = ("centre", "spread", "directions", "scales", "step", "bank")
+    largest_auto_side = 384
     config: PatchCoreConfig
     centre: Tensor
     spread: Tensor

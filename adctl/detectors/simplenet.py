@@ -70,6 +70,7 @@ class SimpleNet(PaDiM):
     Config = SimpleNetConfig
     needs_validation = True
     warm_start = True
+    largest_auto_side = None
     config: SimpleNetConfig
     scales: Tensor
 

@@ -75,7 +75,9 @@ def by_new_group(good: Scores, groups: Sequence[str], rate: float) -> Threshold:
         return Threshold(float(allowed[0]), rate)
     note = (
         f"{count} groups cannot promise a false-alarm rate of {rate:g} on a new group: that needs "
-        f"{images_needed(rate)}. The threshold is the highest good score, which promises {1 / (count + 1):.3g}."
+        f"{images_needed(rate)}, and 5 % needs {images_needed(0.05)}. The threshold is the highest score of the most "
+        f"unusual group, which promises {1 / (count + 1):.3g} and may let most defects pass: take more groups, or the "
+        "first parts of each new group (calibrate --line)."
     )
     return Threshold(float(good.max()), 1 / (count + 1), note)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -13,7 +14,7 @@ from adctl.data.images import image_size
 from adctl.data.loader import ArraySample
 from adctl.data.roi import decode_region
 from adctl.errors import ImageError
-from adctl.image_sizes import SMALLEST, both_sides, size_for_aspect, size_text, small_defect_advice
+from adctl.image_sizes import SMALLEST, both_sides, side_for_images, size_for_aspect, size_text, small_defect_advice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +63,8 @@ class ChosenSize:
 def choose_size(cls: type[Detector], config: DetectorConfig, samples: Sequence[Sample]) -> ChosenSize:
     """Choose the size of the input: the detector's square, or a rectangle of the images' shape and of the same area.
 
+    Images of more than twice that size get a larger area, up to that of `Detector.largest_auto_side`.
+
     Args:
         cls: Class of the detector.
         config: Settings of the detector, with the default square.
@@ -74,24 +77,46 @@ def choose_size(cls: type[Detector], config: DetectorConfig, samples: Sequence[S
     shapes = image_shapes(samples, config.roi)
     if not len(shapes):
         return ChosenSize(config, "the shapes of the images are unknown.")
+    usual = _fit_shape(cls, config, shapes, both_sides(config.image_size)[0])
+    side = _side(cls, config, shapes)
+    if side == both_sides(config.image_size)[0]:
+        return usual
+    larger = _fit_shape(cls, config, shapes, side)
+    reduced, pixels = _reduction(shapes, usual.config), math.prod(larger.config.sides) / math.prod(usual.config.sides)
+    reason = (
+        f"{larger.reason} At {size_text(usual.config.image_size)}, which is about {pixels:.1f} times as fast "
+        f"(--image-size), images would be reduced {reduced:.1f}-fold and small defects lost."
+    )
+    return ChosenSize(larger.config, reason)
+
+
+def _side(cls: type[Detector], config: DetectorConfig, shapes: Shapes) -> int:
+    """Return the side of the square whose area the input shall have, pixels."""
+    height, width = np.median(shapes, 0)
+    usual = both_sides(config.image_size)[0]
+    return side_for_images(height, width, usual, cls.largest_auto_side or usual)
+
+
+def _reduction(shapes: Shapes, config: DetectorConfig) -> float:
+    """Return the ratio of the sides of images and input."""
+    return float(np.median(np.sqrt(shapes.prod(1) / math.prod(config.sides))))
+
+
+def _fit_shape(cls: type[Detector], config: DetectorConfig, shapes: Shapes, square: int) -> ChosenSize:
+    """Return the size with the median shape of images and the area of a square; squares if the shapes vary."""
+    config = _resized(config, square) or config
     low, high = np.quantile(shapes[:, 1] / shapes[:, 0], [0.1, 0.9])
     if high / low > _VARYING:
         return ChosenSize(config, f"the shapes of the images vary, from {low:.2g} to {high:.2g} times as wide as high.")
-    return _fit_shape(cls, config, shapes)
-
-
-def _fit_shape(cls: type[Detector], config: DetectorConfig, shapes: Shapes) -> ChosenSize:
-    """Return the size with the median shape of images; longer images than `_LONGEST` are compressed."""
     height, width = np.median(shapes, 0)
     aspect = float(np.median(shapes[:, 1] / shapes[:, 0]))
-    longer, square = max(aspect, 1 / aspect), both_sides(config.image_size)[0]
+    longer = max(aspect, 1 / aspect)
     seen = f"{height:.0f}x{width:.0f}, the median of {len(shapes)} images"
     if longer <= _ABOUT_SQUARE:
         return ChosenSize(config, f"the images are about square ({seen}).")
     size = size_for_aspect(min(max(aspect, 1 / _LONGEST), _LONGEST), square, cls.size_step(config))
-    try:
-        fitted = type(config)(**{**config.model_dump(), "image_size": size})
-    except ValidationError:  # a plug-in may allow fewer sizes than it says
+    fitted = _resized(config, size)
+    if fitted is None:
         return ChosenSize(config, f"{cls.__name__} does not take {size_text(size)}.")
     shape = f"{longer:.1f} times as {'wide as high' if aspect > 1 else 'high as wide'}"
     reason = f"the images are {shape} ({seen}); its area is that of {square}x{square}."
@@ -99,6 +124,14 @@ def _fit_shape(cls: type[Detector], config: DetectorConfig, shapes: Shapes) -> C
         tile = max(SMALLEST, round(min(height, width)))
         reason += f" So long images are compressed: --set tile={tile} keeps their proportions."
     return ChosenSize(fitted, reason)
+
+
+def _resized(config: DetectorConfig, size: int | tuple[int, int]) -> DetectorConfig | None:
+    """Return the settings with another size; None if a plug-in does not allow it."""
+    try:
+        return type(config)(**{**config.model_dump(), "image_size": size})
+    except ValidationError:
+        return None
 
 
 def advise_on_small_defects(config: DetectorConfig, samples: Sequence[Sample]) -> str | None:

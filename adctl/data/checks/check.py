@@ -28,7 +28,7 @@ from adctl.data.datasets.remote import local_copy
 from adctl.data.datasets.webdataset import find_shards
 from adctl.data.groups import group_counts
 from adctl.errors import UsageError
-from adctl.image_sizes import size_for_aspect, small_defect_advice
+from adctl.image_sizes import side_for_images, size_for_aspect, small_defect_advice
 from adctl.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 FEW_GOOD = 20
 """Number of good images below which a model and its threshold are unreliable."""
 
-_USUAL_SIDE, _USUAL_CELL, _ABOUT_SQUARE, _LONGEST = 256, 12, 1.15, 8.0
+_USUAL_SIDE, _LARGEST_SIDE, _USUAL_CELL, _ABOUT_SQUARE, _LONGEST = 256, 384, 12, 1.15, 8.0
 """Input and map cell of the default detector, and the shapes for which the input stays square or becomes no longer."""
 
 _KNOWN_NON_IMAGES = frozenset({".txt", ".md", ".json", ".csv", ".xml", ".html", ".pdf", ".yaml", ".yml"})
@@ -212,7 +212,8 @@ def _small_defects(images: Sequence[ImageStats]) -> list[str]:
     height, width = median(image.height for image in images), median(image.width for image in images)
     longer = max(height / width, width / height)
     aspect = min(longer, _LONGEST) if width > height else 1 / min(longer, _LONGEST)
-    size = size_for_aspect(aspect, _USUAL_SIDE, 32) if longer > _ABOUT_SQUARE else _USUAL_SIDE
+    side = side_for_images(height, width, _USUAL_SIDE, _LARGEST_SIDE)
+    size = size_for_aspect(aspect, side, 32) if longer > _ABOUT_SQUARE else side
     advice = small_defect_advice(height, width, size, _USUAL_CELL)
     return [] if advice is None else [f"With the default detector: {advice[0].lower()}{advice[1:]}"]
 
