@@ -85,7 +85,7 @@ class PaDiM(FeatureDetector):
 
     Config: ClassVar[type[PaDiMConfig]] = PaDiMConfig
     fitted: ClassVar[tuple[str, ...]] = ("projection", "mean", "whitening")
-    largest_auto_side = 320  # the model grows with each cell
+    largest_auto_side: ClassVar[int | None] = 320  # the model grows with each cell
     config: PaDiMConfig
     projection: Tensor
     mean: Tensor

@@ -78,10 +78,9 @@ def choose_size(cls: type[Detector], config: DetectorConfig, samples: Sequence[S
     if not len(shapes):
         return ChosenSize(config, "the shapes of the images are unknown.")
     usual = _fit_shape(cls, config, shapes, both_sides(config.image_size)[0])
-    side = _side(cls, config, shapes)
-    if side == both_sides(config.image_size)[0]:
+    larger = _fit_shape(cls, config, shapes, _side(cls, config, shapes))
+    if larger.config.image_size == usual.config.image_size:
         return usual
-    larger = _fit_shape(cls, config, shapes, side)
     reduced, pixels = _reduction(shapes, usual.config), math.prod(larger.config.sides) / math.prod(usual.config.sides)
     reason = (
         f"{larger.reason} At {size_text(usual.config.image_size)}, which is about {pixels:.1f} times as fast "
