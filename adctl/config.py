@@ -86,6 +86,7 @@ OTHER_VARIABLES = {
     "ADCTL_DATA_DIR": "Folder of fetched datasets and weights.",
     "ADCTL_CATALOGUE": "JSON file with a catalogue of datasets to use instead of the built-in one.",
     "ADCTL_DATABASE_URL": "PostgreSQL server that keeps the index of runs, instead of runs.db in the folder of runs.",
+    "ADCTL_PROGRESS": "With the value json, progress is written to stderr as lines of JSON.",
     "ADCTL_TEST_DATA": "Folder of datasets for the tests of adctl.",
 }
 """Environment variables that are no settings, with their meaning."""
@@ -781,6 +782,14 @@ class RunsRmSettings(RunsSettings):
 @command("runs index", "Rebuild the index of runs from their folders.", "adctl runs index")
 class RunsIndexSettings(RunsSettings):
     """Settings of `adctl runs index`."""
+
+
+@command("runs view", "Show the runs on a page in the browser of this machine.", "adctl runs view --port 8001")
+class RunsViewSettings(RunsSettings):
+    """Settings of `adctl runs view`."""
+
+    host: str = RUNS("127.0.0.1", "Address of this machine to listen on.", "ADDRESS")
+    port: Annotated[int, Bounds(ge=0, le=65535)] = RUNS(8001, "Port to listen on; 0 takes a free one.")
 
 
 @command(

@@ -272,6 +272,12 @@ class ExportedRuns(TypedDict):
     runs: int
 
 
+class RunsPage(TypedDict):
+    """Page of runs that is being served."""
+
+    page: str
+
+
 class RemovedRuns(TypedDict):
     """Names of removed runs."""
 
@@ -318,6 +324,7 @@ RESULTS: dict[str, tuple[str, ...]] = {
     "runs export": (f"{_HERE}:ExportedRuns",),
     "runs prune": ("adctl.tracking.prune:PruneResult",),
     "runs rm": (f"{_HERE}:RemovedRuns",),
+    "runs view": (f"{_HERE}:RunsPage",),
     "runs index": ("adctl.tracking.index:IndexResult",),
     "schema": (),
 }

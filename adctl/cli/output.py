@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 _UNWRAPPED = 2000
 
+PROGRESS_VARIABLE = "ADCTL_PROGRESS"
+
+_LINE_SECONDS = 0.5
+
 _ESTIMATED_OVER = 300.0
 """Seconds of past work from which the time left is estimated; a single step of a training may take half a minute."""
 
@@ -50,7 +54,7 @@ class Call(Generic[S]):
         self.as_json = self.asked("json")
         self._warnings: list[str] = []
         _set_up_logging(self._warnings, verbose=self.asked("verbose"), quiet=self.asked("quiet"))
-        self.reporter: Reporter = RichReporter(quiet=self.asked("quiet"))
+        self.reporter: Reporter = _reporter(quiet=self.asked("quiet"))
         cls: Any = COMMANDS[path]
         flags = {name: given.get(name) for name in names_of(cls)}
         self.loaded: LoadedSettings[S] = load(cls, flags, Path(given["config"]) if given.get("config") else None)
@@ -139,6 +143,31 @@ class RichReporter(Reporter):
             yield advance
         finally:
             bar.stop()
+
+
+class JsonReporter(Reporter):
+    """Stages and their progress as lines of JSON on stderr, for programs that show the progress of a command."""
+
+    @contextmanager
+    def stage(self, title: str, total: int | None = None, *, in_bytes: bool = False) -> Iterator[Update]:
+        """Write a line when the stage starts, and at most two a second as the work advances."""
+        whole, written = total, 0.0
+
+        def advance(done: int, total: int | None = None, note: str = "") -> None:
+            nonlocal written
+            interrupts.check()
+            now = time.monotonic()
+            if done == 0 or now - written >= _LINE_SECONDS:
+                written = now
+                line = {"stage": title, "done": done, "total": whole if total is None else total, "note": note}
+                streams.write_stderr(to_json(line) + "\n")
+
+        advance(0)
+        yield advance
+
+
+def _reporter(*, quiet: bool) -> Reporter:
+    return JsonReporter() if os.environ.get(PROGRESS_VARIABLE) == "json" else RichReporter(quiet=quiet)
 
 
 def _only_check(done: int, total: int | None = None, note: str = "") -> None:

@@ -1,1 +1,1 @@
-"""Page of the server: templates, static files and their routes."""
+"""The page of the server: templates, modules for the browser, and sentences in several languages."""
