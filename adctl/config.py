@@ -807,6 +807,8 @@ class ServeSettings(RunsSettings):
     )
     models: Folder | None = INPUT(None, "Folder from which models may be loaded while the server runs.")
 
+    train_from: Folder | None = INPUT(None, "Folder whose subfolders of good images may be trained on from the page.")
+
     host: str = SERVER("127.0.0.1", "Address to listen on; any other than this machine's own needs a key.", "ADDRESS")
     port: Annotated[int, Bounds(ge=0, le=65535)] = SERVER(8000, "Port to listen on; 0 takes a free one.")
     queue: Positive = SERVER(16, "Images that may wait; a request beyond them is refused with 429.")

@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 import urllib.request
-from urllib.parse import quote
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -44,10 +44,14 @@ def test_languages_have_the_same_keys_and_placeholders(language):
 
 def test_templates_hold_no_sentence():
     for template in (PACKAGE / "templates").glob("*.html"):
-        text = re.sub(r"<(script|style)\b.*?</\1>|\{%.*?%\}|\{\{.*?\}\}|<[^>]*>", " ", template.read_text(encoding="utf-8"))
+        text = re.sub(
+            r"<(script|style)\b.*?</\1>|\{%.*?%\}|\{\{.*?\}\}|<[^>]*>", " ", template.read_text(encoding="utf-8")
+        )
         words = set(re.findall(r"[A-Za-z]{2,}", text)) - {"adctl", "doctype", "html"}
         assert not words, f"{template.name}: {words}"
-        spoken = re.findall(r'(?:aria-label|title|alt|placeholder)="([^"{]*[a-z]{2} [^"{]*)"', template.read_text(encoding="utf-8"))
+        spoken = re.findall(
+            r'(?:aria-label|title|alt|placeholder)="([^"{]*[a-z]{2} [^"{]*)"', template.read_text(encoding="utf-8")
+        )
         assert [one for one in spoken if "=" not in one] == []
 
 
@@ -57,7 +61,7 @@ def test_every_sentence_is_used_and_every_used_one_exists():
     known = {key.removesuffix(".one").removesuffix(".other") for key in sentences("en")}
     used = set(re.findall(r"""\bt\(["']([a-z_.0-9]+)["'][,)]""", source))
     assert used <= known | {f"{key}." for key in known}, used - known
-    starts = {match for match in re.findall(r"[\"'`]([a-z_]+\.)(?:\$\{|[\"'] ~)", source)}
+    starts = set(re.findall(r"[\"'`]([a-z_]+\.)(?:\$\{|[\"'] ~)", source))
     literal = set(re.findall(r"[\"']([a-z_]+(?:\.[a-z_]+)*)[\"']", source))
     unused = {key for key in known if key not in literal and not key.startswith(tuple(starts))}
     assert unused == set()
@@ -112,7 +116,13 @@ class Site:
 
     def __init__(self, model: Path, folder: Path, **settings) -> None:
         self.folder = folder
-        self.settings = {"model": (f"zip={model}",), "runs": folder / "runs", "port": 0, "store_images": "all", **settings}
+        self.settings = {
+            "model": (f"zip={model}",),
+            "runs": folder / "runs",
+            "port": 0,
+            "store_images": "all",
+            **settings,
+        }
         self.port = 0
         self.start()
 
@@ -335,7 +345,9 @@ def test_review_draws_a_region_by_keys_alone(walk, site):
     for key in ("r", "ArrowRight", "ArrowUp", "Shift+ArrowDown"):
         page.keyboard.press(key)
     assert "pixels" in page.locator("#spoken").inner_text()
-    box = page.locator("#image .region").evaluate("(one) => ['x', 'y', 'width', 'height'].map((name) => Number(one.getAttribute(name)))")
+    box = page.locator("#image .region").evaluate(
+        "(one) => ['x', 'y', 'width', 'height'].map((name) => Number(one.getAttribute(name)))"
+    )
     before = len(reviews(site))
     page.keyboard.press("d")
     walk.until("document.querySelector('#progress').value === 1")
@@ -411,7 +423,11 @@ def test_axe_finds_nothing_serious(walk, scheme):
         page = walk.open(tab)
         page.wait_for_timeout(200)
         found = Axe().run(page).response["violations"]
-        serious = [(one["id"], one["nodes"][0]["target"], one["nodes"][0]["failureSummary"]) for one in found if one["impact"] in AXE]
+        serious = [
+            (one["id"], one["nodes"][0]["target"], one["nodes"][0]["failureSummary"])
+            for one in found
+            if one["impact"] in AXE
+        ]
         assert serious == [], f"{tab}, {scheme}"
     walk.page.emulate_media(color_scheme="light")
 

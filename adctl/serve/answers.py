@@ -242,6 +242,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         401: "A key is needed.",
         403: "The key may not do this.",
         404: "There is no such thing.",
+        409: "This cannot be done now.",
         408: "The body came too slowly.",
         413: "The body is too large.",
         415: "The content type is not accepted.",

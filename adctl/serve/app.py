@@ -21,11 +21,17 @@ if TYPE_CHECKING:
 
 _ROUTERS = (
     "adctl.serve.model_routes:router",
+    "adctl.serve.version_routes:router",
+    "adctl.serve.threshold_routes:router",
+    "adctl.serve.training_routes:router",
     "adctl.serve.score_routes:router",
+    "adctl.serve.heatmap_routes:router",
     "adctl.serve.history_routes:router",
     "adctl.serve.review_routes:router",
+    "adctl.serve.withdrawal_routes:router",
     "adctl.serve.system_routes:router",
     "adctl.serve.legacy_routes:router",
+    "adctl.serve.page.pages:router",
 )
 """Groups of routes, as `module:router`."""
 

@@ -152,6 +152,17 @@ class History:
         """Add a review, and return it with its identifier and time."""
         return self._add(REVIEWS, {**row, "time": now()})
 
+    def review(self, identifier: str) -> Row | None:
+        """Return one review; None if there is none."""
+        with database.durable_transaction(self._runs) as connection:
+            found = connection.execute(select(REVIEWS).where(REVIEWS.c.id == identifier)).mappings().first()
+            return dict(found) if found else None
+
+    def remove_review(self, identifier: str) -> None:
+        """Remove a review; the one before it counts again."""
+        with database.durable_transaction(self._runs) as connection:
+            connection.execute(delete(REVIEWS).where(REVIEWS.c.id == identifier))
+
     def reviews(
         self, model: str | None, label: str | None, cursor: str | None, limit: int
     ) -> tuple[list[Row], str | None]:

@@ -19,6 +19,7 @@ from adctl.serve.served_models import ServedModels
 from adctl.serve.sessions import Sessions
 from adctl.serve.sizes import parse_bytes
 from adctl.serve.telemetry import Telemetry
+from adctl.serve.trainings import Trainings
 
 if TYPE_CHECKING:
     from adctl.config import ServeSettings
@@ -72,6 +73,7 @@ class Server:
         telemetry: Metrics.
         models: Models by name.
         scorer: Threads that decode and finish.
+        trainings: Trainings that the page started.
         admission: Places for images.
         rate: Limit of requests by key.
         closing: Whether the server takes no new work.
@@ -99,6 +101,7 @@ class Server:
         self.telemetry = Telemetry()
         self.models = ServedModels(settings, self.history, self.tell)
         self.scorer = Scorer(settings, self.images, self.history.ids.next)
+        self.trainings = Trainings(settings.runs, self.images.folder / "trainings", self.tell)
         self.admission = Admission(settings.queue)
         self.rate = RateLimit(settings.rate)
         self.closing = False
@@ -123,6 +126,7 @@ class Server:
     def stop(self) -> None:
         """End the background work, and write what waits."""
         self._ends.set()
+        self.trainings.close()
         self.models.close()
         self.scorer.close()
         self.history.close()

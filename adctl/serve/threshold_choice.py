@@ -69,9 +69,7 @@ def by_rate(trained: Calibration, rate: float) -> Choice:
 def _replaced(
     changed: Calibration, expected: float, promised: float | None, interval: tuple[float, float] | None
 ) -> Calibration:
-    return replace(
-        changed, expected_false_alarm=expected, promised_false_alarm=promised, false_alarm_interval=interval
-    )
+    return replace(changed, expected_false_alarm=expected, promised_false_alarm=promised, false_alarm_interval=interval)
 
 
 def changed_verdicts(rows: Iterable[Row], present: Calibration, chosen: Calibration) -> list[Row]:

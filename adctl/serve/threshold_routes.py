@@ -49,6 +49,7 @@ class ThresholdChange(BaseModel):
 @router.get("")
 def read_threshold(name: str, server: Running, caller: MayReview) -> dict[str, Any]:
     """Return the threshold with its promise, and the scores of the calibration and of recent parts as a histogram."""
+    del caller
     model = _calibrated(server, name)
     assert model.calibration is not None
     recent = [row["score"] for row in _recent(server, model)]

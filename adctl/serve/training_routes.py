@@ -26,7 +26,9 @@ _MOST_FOLDERS = 500
 class TrainingRequest(BaseModel):
     """Training to start: of a folder on the server, or of uploaded images."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "line3", "folder": "line3/good"}]})
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"name": "line3", "folder": "line3/good"}]}
+    )
 
     name: Name
     arch: Literal["patchcore", "padim", "simplenet"] = "patchcore"
@@ -64,9 +66,7 @@ class Uploaded(BaseModel):
     images: int
 
 
-@router.get(
-    "/v1/trainings", summary="List the trainings", response_model=TrainingList, responses=problems(503)
-)
+@router.get("/v1/trainings", summary="List the trainings", response_model=TrainingList, responses=problems(503))
 def list_trainings(server: Running, caller: MayChange) -> dict[str, Any]:
     """Return the trainings, the newest first, the detectors, and the folders of `--train-from` that hold files."""
     del caller
@@ -189,7 +189,9 @@ def _inside(root: Path | None, name: str) -> Path:
         ProblemError: There is none, or it lies elsewhere.
     """
     if root is None:
-        raise ProblemError(400, "This server trains on no folders.", "Start it with --train-from DIR, or upload images.")
+        raise ProblemError(
+            400, "This server trains on no folders.", "Start it with --train-from DIR, or upload images."
+        )
     top = root.resolve()
     try:
         folder = (top / name).resolve()
@@ -197,5 +199,7 @@ def _inside(root: Path | None, name: str) -> Path:
     except (OSError, ValueError):
         usable = False
     if not usable:
-        raise ProblemError(400, "There is no such folder of images.", "Give its path inside the folder of --train-from.")
+        raise ProblemError(
+            400, "There is no such folder of images.", "Give its path inside the folder of --train-from."
+        )
     return folder

@@ -11,9 +11,7 @@ from adctl.serve.security import MayReview, Running
 router = APIRouter(tags=["reviews"])
 
 
-@router.delete(
-    "/v1/reviews/{id}", summary="Take a label back", status_code=204, responses=problems(404, 422, 503)
-)
+@router.delete("/v1/reviews/{id}", summary="Take a label back", status_code=204, responses=problems(404, 422, 503))
 def withdraw(id: Identifier, server: Running, caller: MayReview) -> None:  # noqa: A002 - the name in the path
     """Remove a label, and return the image to the folder of the label before, if there was one."""
     review = server.history.review(id)
@@ -26,5 +24,7 @@ def withdraw(id: Identifier, server: Running, caller: MayReview) -> None:  # noq
     if entry is not None:
         before = entry["review"] or {"label": "unsure", "kind": ""}
         server.images.copy_reviewed(entry["id"], entry["image"], before["label"], before["kind"])
-    server.history.note(caller.name, "withdraw review", review["verdict_id"], label=review["label"], kind=review["kind"])
+    server.history.note(
+        caller.name, "withdraw review", review["verdict_id"], label=review["label"], kind=review["kind"]
+    )
     server.tell("review", {"id": id, "verdict_id": review["verdict_id"], "model": review["model"], "label": None})

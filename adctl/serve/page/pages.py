@@ -6,9 +6,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from adctl.serve.keys import Role
 from adctl.serve.page import rendering
 from adctl.serve.problems import ProblemError
-from adctl.serve.security import LOCAL, Role, identify
+from adctl.serve.security import LOCAL, identify
 
 TABS: dict[str, Role] = {
     "live": "review",

@@ -34,8 +34,17 @@ def render(template: str, cookies: Mapping[str, str], accepted: str | None, **va
     """
     language = preferred_language(cookies.get(COOKIE), accepted)
     sentences = translation(language)
-    return _environment().get_template(template).render(
-        t=sentences, messages=sentences.messages, language=language, languages=LANGUAGES, asset=asset_address, **values
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            t=sentences,
+            messages=sentences.messages,
+            language=language,
+            languages=LANGUAGES,
+            asset=asset_address,
+            **values,
+        )
     )
 
 

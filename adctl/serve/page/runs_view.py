@@ -75,7 +75,9 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise UsageError(f"Cannot listen on port {port}: {error.strerror}.", "Choose another one with --port.") from error
+        raise UsageError(
+            f"Cannot listen on port {port}: {error.strerror}.", "Choose another one with --port."
+        ) from error
 
 
 def create_app(runs: Path) -> Starlette:
@@ -198,7 +200,7 @@ def _read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
 
 def _points(texts: Iterable[str | None]) -> list[tuple[float, float]]:
     """Return the finite numbers among texts with their epochs, from 1."""
-    points = []
+    points: list[tuple[float, float]] = []
     for epoch, text in enumerate(texts, 1):
         with suppress(ValueError):
             value = float(text or "")
