@@ -277,9 +277,8 @@ class ServedModels:
         history = self._history.served(name)
         digest = _digest(path)
         same = known is not None and known.path == path and known.model_digest == digest
-        number = (
-            known.version if same and known is not None else 1 + max((row["version"] for row in history), default=0)
-        )
+        stored = (row["version"] for row in history if (row["model"], row["model_sha256"]) == (str(path), digest))
+        number = next(stored, 1 + max((row["version"] for row in history), default=0))
         kept = known.threshold if same and known is not None and threshold is None else threshold
         opened = self._open(Version(name, number, path, digest, kept))
         self._store(opened.version, self._given_path(name, path), who)

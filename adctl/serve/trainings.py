@@ -262,6 +262,8 @@ class Trainings:
                 process.kill()
         for reader in readers:
             reader.join()
+        with process:  # closes its streams
+            pass
         ended = replace(training, seconds=time.monotonic() - start, **_outcome(process, output[0], bool(asked)))
         (self._folder / f"{training.id}.stop").unlink(missing_ok=True)
         lock.release()
