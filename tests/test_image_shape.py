@@ -18,7 +18,7 @@ from adctl.data.roi import encode_region
 from adctl.detectors.components.backbones import Backbone, find_weights
 from adctl.detectors.padim import PaDiM, PaDiMConfig
 from adctl.detectors.registry import detector_class
-from adctl.errors import UsageError
+from adctl.errors import AdctlError, ImageError, UsageError
 from adctl.fetching.demo_dataset import render
 from adctl.image_sizes import both_sides, parse_size, size_for_aspect, size_text, small_defect_advice
 from adctl.model_file import load_model
@@ -162,6 +162,55 @@ def test_training_stores_the_chosen_size_with_the_run_and_the_model(tmp_path):
 def test_a_square_model_stores_one_number(patchcore):
     _, header = load_model(patchcore.model)
     assert header.config["image_size"] == 64
+
+
+# ---- unusual shapes and groups, combined
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "options", "message"),
+    [
+        (1, "lot{0}_{0}.png", {"group": "lot{group}_"}, "Too few good images .*: 1 different"),
+        (6, "lot{0}_{0}.png", {"group": "lot{group}_", "new_groups": True}, "Too few good images .*: 6 different"),
+        (6, "lotA_{0}.png", {"group": "lot{group}_"}, "all 6 good images are of one group, A"),
+        (6, "{0}.png", {"group": "lot{group}_"}, "matches none of the 6 good images"),
+    ],
+)
+def test_few_images_and_groups_that_do_not_fit_are_refused(tmp_path, count, name, options, message):
+    for number, sample in enumerate(photographs(tmp_path / "good", *[(32, 64)] * count)):
+        sample.path.rename(sample.path.with_name(name.format(number)))
+    with pytest.raises(AdctlError, match=message) as caught:
+        plan_training(settings(arch="padim", good=tmp_path / "good", runs=tmp_path / "runs", **options).settings)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((32, 640), {"options": {"tile": 32}}),
+        ((32, 640), {"options": {"resize": "pad"}}),
+        ((40, 90), {"image_size": (100, 230), "options": {"resize": "pad"}}),
+    ],
+)
+def test_long_images_and_sizes_beside_the_stride_are_learned(tmp_path, shape, options):
+    photographs(tmp_path / "good", *[shape] * 8)
+    result = train_once(settings(**{"arch": "patchcore", "good": tmp_path / "good", "runs": tmp_path, **options}))
+    assert 0 < result.calibration.threshold < 1000
+
+
+def test_images_too_narrow_for_any_size_are_named(tmp_path):
+    photographs(tmp_path / "good", *[(10, 2000)] * 8)
+    with pytest.raises(ImageError, match="2000 x 10 pixels, and each side must have at least 16") as caught:
+        train_once(settings(arch="padim", good=tmp_path / "good", runs=tmp_path / "runs", image_size="auto"))
+    assert caught.value.remedy
+
+
+def test_a_group_of_most_images_is_told(tmp_path, caplog):
+    for number, sample in enumerate(photographs(tmp_path / "good", *[(32, 64)] * 10)):
+        sample.path.rename(sample.path.with_name(f"lot{number // 9}_{number}.png"))
+    loaded = settings(arch="patchcore", good=tmp_path / "good", runs=tmp_path / "runs", group="lot{group}_")
+    train_once(loaded)
+    assert "One group has 9 of the 10 images" in caplog.text
 
 
 # ---- the border of the image

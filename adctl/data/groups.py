@@ -82,7 +82,7 @@ def assign_groups(samples: Sequence[Sample], how: str) -> tuple[Sample, ...]:
             f"--group '{how}' does not match {len(missing)} of the {len(grouped)} good images, such as {missing[0]}.",
             "Write a pattern that all names match, or give groups in a manifest with the columns path and group.",
         )
-    if len({sample.group for sample in grouped}) == 1:
+    if len(grouped) > 1 and len({sample.group for sample in grouped}) == 1:
         raise UsageError(
             f"By --group '{how}' all {len(grouped)} good images are of one group, {grouped[0].group}.",
             "Give a value that tells groups apart, or leave out --group.",

@@ -614,9 +614,23 @@ def _score_out_of_fold(
         len(folds),
         CALIBRATION_SHARE,
     )
+    _warn_of_large_folds(folds)
     with shared_features() as features, features.uncounted():
         good = scores_by_refitting(plan.split.train, folds, fit_others, score_fold)
     return calibration_scores_of(good, folds=len(folds))
+
+
+def _warn_of_large_folds(folds: Sequence[Sequence[Sample]]) -> None:
+    """Warn if a fit without one of the folds learns from a minority of the images: groups are of very unequal size."""
+    images, largest = sum(map(len, folds)), max(map(len, folds))
+    if largest > images / 2:
+        log.warning(
+            "One group has %d of the %d images, so the threshold rests on a fit to the other %d: it is too high, and "
+            "defects may pass. Give smaller groups, or leave out --group.",
+            largest,
+            images,
+            images - largest,
+        )
 
 
 def _default_calibration(settings: TrainSettings, scores: CalibrationScores) -> Calibration:
