@@ -145,6 +145,12 @@ def grid(count: int, data: Path) -> list[Image]:
     return [drawn(_grid, (14, number), (256, 256), (0.8, 0.82, 0.85)) for number in range(count)]
 
 
+def long_parts(count: int, data: Path) -> list[Image]:
+    """Return drawn grey parts of about 1250 x 500 pixels: a mottled face between two machined rims, darker ends."""
+    del data
+    return [_part((15, number), 1250, 500) for number in range(count)]
+
+
 SETS: dict[str, Callable[[int, Path], list[Image]]] = {
     "tiles": tiles,
     "long_tiles": long_tiles,
@@ -155,6 +161,7 @@ SETS: dict[str, Callable[[int, Path], list[Image]]] = {
     "brushed": brushed,
     "wood": wood,
     "grid": grid,
+    "long_parts": long_parts,
 }
 """Functions of good images, by the name of the set."""
 
@@ -224,6 +231,31 @@ def _grid(rng: np.random.Generator, height: int, width: int) -> NDArray[Any]:
     hole = np.clip(10 - radius, 0, 1)
     rim = np.exp(-(((radius - 11) / 1.5) ** 2)) * 0.2
     return (0.62 + rim + 0.03 * _smooth(rng, height, width, 2, 20)) * (1 - 0.85 * hole)
+
+
+def _part(seed: tuple[int, int], height: int, width: int) -> Image:
+    """Return a drawn part; its length, place, light and blemishes differ from part to part, its shades do not."""
+    rng, shades = np.random.default_rng(seed), np.random.default_rng(seed[0])
+    height += int(rng.integers(-15, 16))
+    down, right = np.clip(rng.normal(0, 3, 2), -9, 9)
+    y, x = np.mgrid[0:height, 0:width] - np.reshape((down, right), (2, 1, 1))
+    fixed = cv2.resize(shades.normal(0, 1, (9, 5)).astype(np.float32), (width + 20, height + 20))
+    top, left = round(10 - down), round(10 - right)
+    face = 0.5 + 0.03 * fixed[top : top + height, left : left + width]
+    for depth, cell in ((0.008 + abs(rng.normal(0.02, 0.012)), 60), (0.018, 12), (0.02, 3)):
+        face += depth * _smooth(rng, height, width, cell, cell)
+    for _ in range(rng.poisson(1.2)):  # harmless blemishes
+        row, column, reach = rng.uniform(0, height), rng.uniform(0, width), rng.uniform(4, 25)
+        face += rng.normal(0, 0.035) * np.exp(-(((y - row) / reach) ** 2) - ((x - column) / reach) ** 2)
+    side = np.minimum(x, width - 1 - x)
+    rim = np.clip((30 - side) / 6, 0, 1)
+    grooves = 0.06 * _smooth(rng, height, width, 60, 2.5) + 0.03 * _smooth(rng, height, width, 2, 6)
+    surface = face * (1 - rim) + rim * (0.42 + grooves) + 0.12 * np.exp(-(((side - 31) / 2.5) ** 2))
+    ends = np.clip(np.minimum(y, height - 1 - y), 0, None)
+    light = 1 - 0.25 * np.exp(-ends / (60 * math.exp(rng.normal(0, 0.15))))
+    light += rng.normal(0, 0.04) * (y / height - 0.5) + rng.normal(0, 0.03) * (x / width - 0.5)
+    sensed = surface * light * rng.uniform(0.9, 1.1) + rng.normal(0, 0.018, (height, width))
+    return np.clip(sensed * 255, 0, 255).astype(np.uint8)
 
 
 # ---- real defects of the sets that have them
@@ -322,7 +354,7 @@ def prepare(name: str, seed: int, folder: Path, arguments: argparse.Namespace) -
     for number, place in enumerate(order[:held]):
         write(painted / "test" / "good" / f"{number:03}.png", images[place])
     for number in range(arguments.defects):
-        kind = tuple(KINDS)[number % len(KINDS)]
+        kind = arguments.kinds[number % len(arguments.kinds)]
         found = paint(images[order[number % held]], kind, (seed, number))
         border = f"_{_BORDER}" if found.at_border else ""
         stem = f"{number:03}_{round(1000 * found.strength):04}{border}"
@@ -540,6 +572,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sets", default=",".join(SETS), help="sets, separated by commas")
     parser.add_argument("--images", type=int, default=90, help="good images of each set; a third is held out")
     parser.add_argument("--defects", type=int, default=6 * len(KINDS), help="generated defects of each set")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="kinds of defects, separated by commas")
     parser.add_argument("--seeds", default="0", help="seeds of split, defects and training, separated by commas")
     parser.add_argument("--metric", choices=METRICS, default="image_auroc", help="metric of the ranks")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of magnetic_tile and hazelnut_toy")
@@ -549,9 +582,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--check-real", type=int, nargs="?", const=120, default=0, help="also score so many real images"
     )
     given = parser.parse_args(arguments)
-    unknown = set(given.sets.split(",")) - set(SETS)
-    if unknown:
-        parser.error(f"unknown sets {', '.join(sorted(unknown))}; there are {', '.join(SETS)}")
+    given.kinds = given.kinds.split(",")
+    for what, names, known in (("sets", given.sets.split(","), SETS), ("kinds", given.kinds, KINDS)):
+        if unknown := set(names) - set(known):
+            parser.error(f"unknown {what} {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     return given
 
 
@@ -571,6 +605,8 @@ def main(given: Sequence[str] | None = None) -> None:
     names = arguments.sets.split(",")
     configs = configurations(arguments)
     settings = {"images": arguments.images, "defects": arguments.defects, "check_real": arguments.check_real}
+    if arguments.kinds != list(KINDS):
+        settings["kinds"] = arguments.kinds
     rows = earlier(arguments.out, settings)
     for seed in map(int, arguments.seeds.split(",")):
         for name in names:
