@@ -106,7 +106,9 @@ def _fit_shape(cls: type[Detector], config: DetectorConfig, shapes: Shapes, squa
     config = _resized(config, square) or config
     low, high = np.quantile(shapes[:, 1] / shapes[:, 0], [0.1, 0.9])
     if high / low > _VARYING:
-        return ChosenSize(config, f"the shapes of the images vary, from {low:.2g} to {high:.2g} times as wide as high.")
+        shapes_vary = f"the shapes of the images vary, from {low:.2g} to {high:.2g} times as wide as high."
+        hint = "" if config.resize != "squash" else " --set resize=pad keeps their proportions, which is seldom better."
+        return ChosenSize(config, shapes_vary + hint)
     height, width = np.median(shapes, 0)
     aspect = float(np.median(shapes[:, 1] / shapes[:, 0]))
     longer = max(aspect, 1 / aspect)

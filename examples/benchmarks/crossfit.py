@@ -4,9 +4,9 @@
     python examples/benchmarks/crossfit.py rates FOLDER
 
 FOLDER holds good images, such as `magnetic_tile/train/good`. `cost` trains PaDiM and PatchCore on 50 and 200 of them,
-in turns with a fifth held out and with scores out of fold, by default 2 rounds; it prints median seconds of processor
-and the median ratio. `rates` draws 20 images 6 times, 50 images 4 times, 100 images 3 times and 200 images twice from
-at most 400, trains on them, and prints the false alarms of several thresholds on 150 others; features are computed once.
+in turns with a fifth held out and with scores out of fold, by default 2 rounds; it prints median seconds of the
+processor and the median ratio. `rates` draws 20 images 6 times, 50 images 4 times, 100 images 3 times and 200 images
+twice from at most 400, trains on them, and prints the false alarms of several thresholds on 150 others.
 Each takes about 3 minutes on two cores.
 """
 
