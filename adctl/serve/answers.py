@@ -207,6 +207,23 @@ class ReviewsPage(BaseModel):
     cursor: str | None
 
 
+class AuditEntry(BaseModel):
+    """Something that somebody did."""
+
+    id: str
+    time: str
+    who: str
+    action: str
+    target: str
+    details: dict[str, Any]
+
+
+class AuditPage(BaseModel):
+    """Newest entries of the audit log."""
+
+    entries: list[AuditEntry]
+
+
 class Session(BaseModel):
     """Who calls."""
 

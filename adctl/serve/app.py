@@ -32,6 +32,7 @@ _ROUTERS = (
     "adctl.serve.system_routes:router",
     "adctl.serve.legacy_routes:router",
     "adctl.serve.page.pages:router",
+    "adctl.serve.docs_routes:router",
 )
 """Groups of routes, as `module:router`."""
 

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import threading
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from adctl import files
 from adctl.choices import RUNTIMES
+from adctl.engine.batch_size import starting_batch_size
 from adctl.errors import AdctlError, UsageError
 from adctl.scoring.colour_bar import ColourScale
 from adctl.scoring.score import ScoreSummary, open_model
@@ -195,7 +199,20 @@ class ServedModels:
             if not equals:
                 name, place = "", text
             path = find_model(runs, Path(place) if place else None).absolute()
+            if _OTHER_CHARACTERS.search(name) or len(name) > _LONGEST_NAME:
+                raise UsageError(f"'{name}' cannot be the name of a model.", "Use letters, digits and _ . -")
             yield name or name_of(path), path
+
+    def follow(self) -> None:
+        """Use the versions and thresholds that other processes of this server have stored."""
+        for name in [model.name for model in self.loaded]:
+            newest = self._history.served(name)[0]
+            with self._lock:
+                present = self._models[name].version
+                stored = (newest["version"], newest["threshold"])
+                if stored == (present.version, present.threshold):
+                    continue
+                self._open(Version(name, newest["version"], Path(newest["model"]), "", newest["threshold"]))
 
     def get(self, name: str) -> ServedModel | None:
         """Return a loaded model."""
@@ -293,6 +310,7 @@ class ServedModels:
         settings = self._settings
         version = replace(version, model_digest=_digest(version.path))
         runtime = open_model(version.path, settings.device, settings.gpu, settings.runtime)
+        _warm_up(runtime)
         return self._put(ServedModel(version, runtime, self._drifted))
 
     def _put(self, model: ServedModel) -> ServedModel:
@@ -340,12 +358,21 @@ class ServedModels:
         self._tell("drift", {"name": model.name, "drifted": drift.drifted, "reason": drift.reason})
 
 
+def _warm_up(runtime: Runtime) -> None:
+    """Compute one image and one batch, because runtimes compile the network at its first use."""
+    for count in (1, starting_batch_size("auto", runtime.device)):
+        runtime.predict(np.zeros((count, *runtime.input.shape), np.uint8))
+
+
 _SUFFIXES = {spec.suffix for spec in RUNTIMES.values()}
+_OTHER_CHARACTERS = re.compile(r"[^A-Za-z0-9_.-]")
+_LONGEST_NAME = 100
 
 
 def name_of(path: Path) -> str:
-    """Return the usual name of a model file: that of its run, or its own."""
-    return path.parent.name if path.stem.startswith("model") and path.parent.name else path.stem
+    """Return the usual name of a model file: that of its run, or its own, with characters that addresses allow."""
+    name = path.parent.name if path.stem.startswith("model") and path.parent.name else path.stem
+    return _OTHER_CHARACTERS.sub("_", name)[:_LONGEST_NAME]
 
 
 def _digest(path: Path) -> str:

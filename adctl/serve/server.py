@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import pkgutil
 import socket
 import time
-from contextlib import suppress
+from collections import Counter
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +16,11 @@ from adctl.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from adctl.config import ServeSettings
+    from adctl.serve.state import Server
 
 log = logging.getLogger(__name__)
 
-_END_SECONDS = 15
+END_SECONDS = 15
 """Longest time for the work in hand after SIGTERM."""
 
 _KEEP_ALIVE_SECONDS = 75
@@ -49,28 +53,46 @@ def run_server(settings: ServeSettings) -> ServeResult:
         AdctlError: A setting is not valid, a model cannot be opened, or the address is taken.
     """
     require_packages()
+    with closing(listen(settings)) as listening:
+        address = address_of(settings, listening)
+        if settings.workers > 1:
+            run = pkgutil.resolve_name("adctl.serve.processes:run_processes")
+            found: ServeResult = run(settings, listening, address)
+            return found
+        start = time.monotonic()
+        server = serve_on(settings, listening, f"Listening on {address}. Press Ctrl-C to stop.")
+    models = server.models.loaded
+    counts = sum((Counter(model.counts) for model in models), Counter[str]())
+    names = tuple(model.name for model in models)
+    return ServeResult(address, names, dict(counts), server.history.writer.missing, time.monotonic() - start)
+
+
+def serve_on(settings: ServeSettings, listening: socket.socket, message: str = "") -> Server:
+    """Serve on a socket until a signal, and return the state of the server that has ended.
+
+    Args:
+        settings: Settings of the server.
+        listening: The socket.
+        message: Text to log when the models are open.
+
+    Raises:
+        AdctlError: A setting is not valid, or a model cannot be opened.
+    """
     import uvicorn
 
     from adctl.serve.app import create_app
     from adctl.serve.state import Server
 
-    listening = listen(settings)
-    address = address_of(settings, listening)
-    start = time.monotonic()
     server = Server(settings)
     server.start()
     for model in server.models.loaded:
         log.info("Serving %s (%s on %s).", model.name, model.runtime.name, model.runtime.device)
     config = uvicorn.Config(create_app(server), **options(settings))
-    log.info("Listening on %s. Press Ctrl-C to stop.", address)
+    if message:
+        log.info("%s", message)
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again after the orderly end
         uvicorn.Server(config).run(sockets=[listening])
-    counts: dict[str, int] = {}
-    for model in server.models.loaded:
-        for verdict, count in model.counts.items():
-            counts[verdict] = counts.get(verdict, 0) + count
-    names = tuple(model.name for model in server.models.loaded)
-    return ServeResult(address, names, counts, server.history.writer.missing, time.monotonic() - start)
+    return server
 
 
 def require_packages() -> None:
@@ -79,8 +101,6 @@ def require_packages() -> None:
     Raises:
         MissingExtraError: It is not; the message names it.
     """
-    import importlib.util
-
     names = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart",
              "sse_starlette": "sse-starlette", "prometheus_client": "prometheus-client"}  # fmt: skip
     for module, package in names.items():
@@ -129,7 +149,7 @@ def options(settings: ServeSettings) -> dict[str, Any]:
         "server_header": False,
         "proxy_headers": False,
         "timeout_keep_alive": _KEEP_ALIVE_SECONDS,
-        "timeout_graceful_shutdown": _END_SECONDS,
+        "timeout_graceful_shutdown": END_SECONDS,
         "ssl_certfile": settings.tls_cert,
         "ssl_keyfile": settings.tls_key,
     }

@@ -141,7 +141,8 @@ class Server:
 
     def _show_models(self) -> None:
         gauge = self.telemetry.model
-        gauge.clear()
+        if self.settings.workers == 1:  # several processes share their metrics, which cannot be cleared
+            gauge.clear()
         for model in self.models.loaded:
             version = model.version
             gauge.labels(model.name, version.model_digest, model.calibration_digest, version.version).set(1)
@@ -152,6 +153,8 @@ class Server:
                 self.keys.refresh()
                 self.telemetry.missing.set(self.history.writer.missing)
                 self._retention.run_if_due()
+                if self.settings.workers > 1:
+                    self.models.follow()
             except Exception as error:  # noqa: BLE001 - the server goes on; the next turn tries again
                 log.warning("Housekeeping failed: %s", error)
 

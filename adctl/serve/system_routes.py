@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette.sse import EventSourceResponse
 
 from adctl.files import to_json
-from adctl.serve.answers import Identifier, LoginRequest, Session, problems
+from adctl.serve.answers import AuditPage, Identifier, LoginRequest, Session, problems
 from adctl.serve.problems import ProblemError
-from adctl.serve.security import Caller, MayReview, MayScore, Running, identify
+from adctl.serve.security import Caller, MayChange, MayReview, MayScore, Running, identify
 from adctl.serve.sessions import COOKIE, SECONDS
 
 router = APIRouter(tags=["server"])
@@ -61,6 +61,13 @@ async def events(
     """Send events as they come: `verdict`, `drift`, `model` and `review`, each with JSON."""
     del caller
     return EventSourceResponse(server.events.listen(last_event_id), ping=_PING_SECONDS, send_timeout=_SEND_SECONDS)
+
+
+@router.get("/v1/audit", summary="Show who changed what", response_model=AuditPage, responses=problems(422, 503))
+def audit(server: Running, caller: MayChange, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> dict[str, Any]:
+    """Return the newest entries of the audit log, the newest first."""
+    del caller
+    return {"entries": server.history.audit(limit)}
 
 
 @router.get("/v1/session", summary="Tell who calls", response_model=Session, responses=problems())

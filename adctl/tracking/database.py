@@ -177,5 +177,8 @@ def _remedy(reason: str, runs: Path) -> str:
     if VARIABLE in os.environ:
         return f"Check {VARIABLE} and that the server runs. The run folders hold everything: 'adctl runs index' "
     if "malformed" in reason or "not a database" in reason:
-        return f"Delete {runs / FILE}, then run 'adctl runs index': the run folders hold everything that it held."
+        return (
+            f"Move {runs / FILE} away, then run 'adctl runs index': the run folders hold all runs. The history of "
+            "'adctl serve' is in that file alone."
+        )
     return f"Check the disk and the permissions of {runs}. The run folders hold everything."

@@ -1,0 +1,91 @@
+"""Several server processes on one socket: each loads the models; one that dies is started again."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import tempfile
+import time
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING, Any
+
+from adctl.errors import AdctlError
+from adctl.serve.server import END_SECONDS, ServeResult, serve_on
+from adctl.serve.state import Server
+
+if TYPE_CHECKING:
+    import socket
+    from multiprocessing.context import SpawnProcess
+
+    from adctl.config import ServeSettings
+
+log = logging.getLogger(__name__)
+
+_SHORT_SECONDS = 5.0
+"""Life of a process below which it counts as failed at its start, and is not started again at once."""
+
+
+def run_processes(settings: ServeSettings, listening: socket.socket, address: str) -> ServeResult:
+    """Serve with several processes until interrupted.
+
+    Raises:
+        AdctlError: A setting is not valid, or no process could start.
+    """
+    began = time.monotonic()
+    Server(settings).stop()  # refuses wrong settings here, and makes the tables and the secret of sessions
+    log.info("Listening on %s with %d processes. Press Ctrl-C to stop.", address, settings.workers)
+    with tempfile.TemporaryDirectory(prefix="adctl-metrics-") as metrics:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
+        processes = [_start(settings, listening) for _ in range(settings.workers)]
+        try:
+            while True:
+                _replace_dead(processes, settings, listening)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            _end(processes)
+    return ServeResult(address, settings.model, {}, 0, time.monotonic() - began)
+
+
+def _start(settings: ServeSettings, listening: socket.socket) -> tuple[SpawnProcess, float]:
+    process = multiprocessing.get_context("spawn").Process(target=_work, args=(settings.to_json(), listening))
+    process.start()
+    return process, time.monotonic()
+
+
+def _replace_dead(
+    processes: list[tuple[SpawnProcess, float]], settings: ServeSettings, listening: socket.socket
+) -> None:
+    """Wait until a process ends, and start another one in its place."""
+    wait([process.sentinel for process, _ in processes])
+    for index, (process, started) in enumerate(processes):
+        if process.is_alive():
+            continue
+        log.error("A server process ended with code %s.", process.exitcode)
+        if process.exitcode == AdctlError.exit_code:
+            raise AdctlError("The server processes cannot start.", "The reason is above.")
+        if time.monotonic() - started < _SHORT_SECONDS:
+            time.sleep(_SHORT_SECONDS)
+        processes[index] = _start(settings, listening)
+
+
+def _end(processes: list[tuple[SpawnProcess, float]]) -> None:
+    for process, _ in processes:
+        process.terminate()
+    until = time.monotonic() + END_SECONDS + 5
+    for process, _ in processes:
+        process.join(max(0.0, until - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+
+
+def _work(values: dict[str, Any], listening: socket.socket) -> None:
+    from adctl.config import ServeSettings, validated
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        serve_on(validated(ServeSettings, values), listening)
+    except AdctlError as error:
+        log.error("%s %s", error.message, error.remedy)  # noqa: TRY400 - a message, no traceback
+        raise SystemExit(AdctlError.exit_code) from error
