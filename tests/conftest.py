@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -91,6 +92,20 @@ def patchcore(zippers: Path, tmp_path_factory: pytest.TempPathFactory):
     from adctl.training.single_run import train_once
 
     return train_once(settings(arch="patchcore", data=zippers, runs=tmp_path_factory.mktemp("runs")))
+
+
+@pytest.fixture(scope="session")
+def exported(patchcore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with models that need no PyTorch: model.onnx and model.xml."""
+    from adctl.exporting.export import write_format
+    from adctl.exporting.graph import ExportSource
+
+    folder = tmp_path_factory.mktemp("exported") / "line3"
+    shutil.copytree(patchcore.model.parent, folder, ignore=shutil.ignore_patterns("*.onnx", "*.xml", "*.bin", "scores"))
+    source = ExportSource.read(folder / "model.safetensors")
+    for name, suffix in (("onnx", ".onnx"), ("openvino", ".xml")):
+        write_format(name, source, (folder / "model").with_suffix(suffix))
+    return folder
 
 
 class CommandLine:

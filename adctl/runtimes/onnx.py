@@ -15,7 +15,6 @@ import numpy as np
 import psutil
 
 from adctl.data.preprocess import InputSpec
-from adctl.engine.batch_size import CPU_PIECE
 from adctl.errors import MissingExtraError, UsageError
 from adctl.runtimes.base import RuntimeOutput
 from adctl.runtimes.metadata import INPUT, METADATA, OUTPUTS, damaged, read_metadata, require_file, split_batch
@@ -31,8 +30,9 @@ _CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "Tenso
 class OnnxRuntime:
     """Runtime for ONNX files that `adctl export` wrote.
 
-    On the CPU, all cores compute a single image together. A batch is split into parts, each computed by one thread:
-    dividing every small layer among the cores is slower.
+    On the CPU, all cores compute a single image together. Of a batch, each thread computes one image at a time:
+    dividing every small layer among the cores is slower, and if several images pass through the network together, the
+    last digits of their scores depend on each other.
 
     Args:
         path: The `.onnx` file.
@@ -73,7 +73,7 @@ class OnnxRuntime:
             return _join([_run(self._session, pixels)])
         with self._lock:  # two callers must not create them twice
             session, threads = self._single, self._threads
-        return _join(list(threads.map(lambda part: _run(session, part), split_batch(pixels, CPU_PIECE))))
+        return _join(list(threads.map(lambda part: _run(session, part), split_batch(pixels, 1))))
 
     @cached_property
     def _single(self) -> Any:
