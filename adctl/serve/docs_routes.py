@@ -65,7 +65,8 @@ def _operation(document: dict[str, Any], path: str, method: str, operation: dict
     )
     table = f"<table><tr><th>Name</th><th>Place</th><th>Meaning</th></tr>{rows}</table>" if rows else ""
     body = _example(document, operation.get("requestBody", {}))
-    answer = next((one for status, one in operation["responses"].items() if status.startswith("2")), {})
+    answers: dict[str, dict[str, Any]] = operation["responses"]
+    answer = next((one for status, one in answers.items() if status.startswith("2")), {})
     return (
         f'<details><summary><span class="method">{method.upper()}</span><code>{escape(path)}</code> '
         f"{escape(operation.get('summary', ''))}</summary><p>{escape(operation.get('description', ''))}</p>{table}"

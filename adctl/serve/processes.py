@@ -84,6 +84,7 @@ def _work(values: dict[str, Any], listening: socket.socket) -> None:
     from adctl.config import ServeSettings, validated
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
         serve_on(validated(ServeSettings, values), listening)
     except AdctlError as error:
