@@ -24,6 +24,7 @@ _ROUTERS = (
     "adctl.serve.version_routes:router",
     "adctl.serve.threshold_routes:router",
     "adctl.serve.training_routes:router",
+    "adctl.serve.candidate_routes:router",
     "adctl.serve.score_routes:router",
     "adctl.serve.heatmap_routes:router",
     "adctl.serve.history_routes:router",

@@ -49,6 +49,7 @@ class TrainingInfo(BaseModel):
     progress: dict[str, Any]
     model: str | None
     error: str | None
+    updates: str | None
 
 
 class TrainingList(BaseModel):
@@ -109,13 +110,13 @@ def start_training(wanted: TrainingRequest, server: Running, caller: MayChange) 
     trainings: Trainings = server.trainings
     if (wanted.folder is None) == (wanted.upload is None):
         raise ProblemError(422, "Give 'folder' or 'upload', and only one of them.")
-    if any(one.state == "running" for one in trainings.all()):
-        raise ProblemError(409, "Another training is running.", "Wait until it is done, or stop it.")
+    require_idle(trainings)
     if wanted.upload is not None:
         images = trainings.uploaded(wanted.upload)
     else:
         images = _inside(server.settings.train_from, wanted.folder or "")
-    training = trainings.start(wanted.name, wanted.arch, images, caller.name)
+    arguments = ("--good", str(images), "--arch", wanted.arch)
+    training = trainings.start(wanted.name, wanted.arch, caller.name, arguments)
     server.history.note(caller.name, "train", wanted.name, arch=wanted.arch, images=str(images))
     return asdict(training)
 
@@ -160,6 +161,16 @@ def serve_training(id: Identifier, server: Running, caller: MayChange) -> dict[s
     server.history.note(caller.name, "activate", training.name, version=model.version.version, model=str(path))
     found: dict[str, Any] = model.describe()
     return found
+
+
+def require_idle(trainings: Trainings) -> None:
+    """Raise if a training is running.
+
+    Raises:
+        ProblemError: One is.
+    """
+    if any(one.state == "running" for one in trainings.all()):
+        raise ProblemError(409, "Another training is running.", "Wait until it is done, or stop it.")
 
 
 def _training(server: Running, identifier: str) -> Training:

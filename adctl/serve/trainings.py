@@ -3,6 +3,7 @@
     DATA/trainings/ID.json      one training: its state and progress
     DATA/trainings/ID.stop      asks the process that watches the training to stop it
     DATA/trainings/images/ID/   uploaded images, named by their content
+    DATA/trainings/reviewed/ID/ reviewed images of one model
 
 All processes of the server read these files; the process that started a training watches it in a thread.
 """
@@ -30,7 +31,7 @@ from adctl import documents, files, run_folder
 from adctl.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Training:
         progress: `stage`, `done`, `total` and `note` of the work; empty before it begins.
         model: Path of the model file; None until it is finished.
         error: Reason of the failure, and how to mend it; None if there is none.
+        updates: Model file that it improves by reviewed parts; None for a new model.
     """
 
     id: str
@@ -80,6 +82,7 @@ class Training:
     progress: dict[str, Any] = field(default_factory=dict)
     model: str | None = None
     error: str | None = None
+    updates: str | None = None
 
 
 class Trainings:
@@ -166,6 +169,10 @@ class Trainings:
             raise UsageError("There are no such uploaded images.", "Upload them again.")
         return folder
 
+    def reviewed(self, identifier: str) -> Path:
+        """Return a new folder for the reviewed images of one model, `good` and `defect`."""
+        return files.make_folder(self._folder / "reviewed" / identifier)
+
     def _images(self, upload: str) -> Path:
         return self._folder / "images" / upload
 
@@ -173,20 +180,21 @@ class Trainings:
         """Remove images that were uploaded long ago, except while a training may read them."""
         if self._is_running():
             return
-        for folder in (self._folder / "images").glob("*"):
+        for folder in (*(self._folder / "images").glob("*"), *(self._folder / "reviewed").glob("*")):
             if time.time() - folder.stat().st_mtime > _KEPT_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
 
     # ---- start and stop
 
-    def start(self, name: str, arch: str, images: Path, who: str) -> Training:
+    def start(self, name: str, arch: str, who: str, arguments: Sequence[str], updates: Path | None = None) -> Training:
         """Start a training.
 
         Args:
             name: Name of the model.
             arch: Name of the detector.
-            images: Folder of good images.
             who: Name of the caller.
+            arguments: Arguments of `adctl train` that name images and model.
+            updates: Model file that it improves; None for a new model.
 
         Raises:
             UsageError: Another training is running.
@@ -199,9 +207,11 @@ class Trainings:
         except filelock.Timeout as error:
             raise UsageError("Another training is running.", "Wait until it is done, or stop it.") from error
         try:
-            training = Training(run_folder.new_id(), name, arch, "running", run_folder.timestamp(), who)
+            identifier, time = run_folder.new_id(), run_folder.timestamp()
+            improved = None if updates is None else str(updates)
+            training = Training(identifier, name, arch, "running", time, who, updates=improved)
             self._store(training)
-            process = self._launch(training, images)
+            process = self._launch(training, arguments)
         except BaseException:
             lock.release()
             raise
@@ -222,9 +232,9 @@ class Trainings:
         for watcher in self._watchers:
             watcher.join(_STOP_SECONDS)
 
-    def _launch(self, training: Training, images: Path) -> subprocess.Popen[str]:
+    def _launch(self, training: Training, arguments: Sequence[str]) -> subprocess.Popen[str]:
         process = subprocess.Popen(  # noqa: S603 - a list of arguments, no shell
-            command_of(training, images, self._runs),
+            command_of(training, arguments, self._runs),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -280,11 +290,10 @@ class Trainings:
         files.write_json(self._folder / f"{training.id}.json", asdict(training))
 
 
-def command_of(training: Training, images: Path, runs: Path) -> list[str]:
+def command_of(training: Training, arguments: Sequence[str], runs: Path) -> list[str]:
     """Return the command of a training; its run has the name of the model and the end of the identifier."""
-    command = [sys.executable, "-m", "adctl", "train", "--good", str(images), "--arch", training.arch]
     name = f"{training.name}-{training.id[-8:].lower()}"
-    return [*command, "--name", name, "--runs", str(runs), "--json"]
+    return [sys.executable, "-m", "adctl", "train", *arguments, "--name", name, "--runs", str(runs), "--json"]
 
 
 def _read_progress(process: subprocess.Popen[str], progress: dict[str, Any]) -> None:

@@ -1,4 +1,107 @@
-// The candidate that reviewed parts make of a model, beside the present one.
-import { make } from "./dom.js";
+// The candidate that reviewed parts make of a model, beside the present model, before anyone accepts it.
+import { act, call, say } from "./api.js";
+import { facts, find, make } from "./dom.js";
+import { openDetails } from "./parts.js";
+import { showProgress } from "./progress.js";
+import { number, percent, t, time, verdict } from "./text.js";
 
-export const candidatePanel = () => make("div", { hidden: true });
+const SHOWN = 24;
+const DOUBTFUL = ["unlike the others", "also a defect"];
+const address = (model, tail = "") => `/v1/models/${encodeURIComponent(model.name)}/candidates${tail}`;
+/** The identifier of a verdict is the name of its file among the reviewed images. */
+const verdictOf = (path) => path.split(/[\\/]/).pop().split(".")[0];
+
+/** Return the part of a model's panel that improves it by reviews; `changed` is called when another version is in use. */
+export async function candidatePanel(model, changed) {
+  const place = make("div", { class: "candidate", "data-model": model.name });
+  await fill(place, model, changed);
+  return place;
+}
+
+async function fill(place, model, changed) {
+  const { reviewed, candidates } = await call(address(model));
+  const newest = candidates[0];
+  const again = () => fill(place, model, changed);
+  const running = newest?.training.state === "running";
+  const start = (confirmed) => async () => { await call(address(model), { json: { confirmed } }); await again(); };
+  place.replaceChildren(make("h3", {}, t("candidate.title")), make("p", {}, t("candidate.reviewed", { good: reviewed.good, defect: reviewed.defect })),
+    running || !reviewed.good ? "" : make("p", {}, make("button", { type: "button", onclick: (event) => act(event.target, start([])) }, t("candidate.make"))));
+  if (running) {
+    const progress = make("div", { class: "progress" });
+    place.append(progress);
+    showProgress(progress, newest.training, again);
+  } else if (newest?.training.state === "failed") place.append(make("div", { class: "notice bad" }, make("p", {}, newest.training.error)));
+  else if (newest?.update) place.append(result(model, newest, { changed, again, start }));
+}
+
+/** Show an event of a training in the panel that it belongs to; returns whether there is one. */
+export function showCandidate(training) {
+  const progress = find(`.candidate[data-model="${CSS.escape(training.name)}"] .progress`);
+  if (!progress || training.state !== "running") return false;
+  showProgress(progress, training, () => {});
+  return true;
+}
+
+function result(model, { training, update, accepted }, { changed, again, start }) {
+  const { comparison } = update;
+  const doubtful = update.set_aside.filter((one) => DOUBTFUL.includes(one.reason));
+  const kind = { accept: "good", "do not accept": "bad" }[comparison.recommendation] ?? "";
+  const accept = make("button", { type: "button", class: "first", onclick: (event) => act(event.target, async () => {
+    await call(address(model, `/${training.id}/accept`), { json: {} });
+    await changed();
+    say(t("candidate.now_accepted", { model: model.name }));
+  }) }, t("candidate.accept"));
+  return make("div", { class: "stack tight" },
+    make("p", { class: "small" }, t("candidate.learned", { count: update.learned, time: time(training.started) })),
+    rates(comparison),
+    make("div", { class: `notice ${kind}` }, make("p", {}, make("b", {}, t(`advice.${comparison.recommendation.replaceAll(" ", "_")}`))), make("p", {}, comparison.reason)),
+    facts([[t("candidate.false_alarms"), test(comparison.false_alarms)], [t("candidate.recall"), test(comparison.recall)]]),
+    ...[...update.notes, ...comparison.notes].map((note) => make("p", { class: "small" }, note)),
+    comparison.changed.length ? changes(comparison.changed) : make("p", {}, t("candidate.no_changes")),
+    doubtful.length ? doubts(doubtful, { again, start }) : null,
+    accepted ? make("p", {}, make("span", { class: "tag on" }, t("candidate.accepted"))) : make("p", {}, accept));
+}
+
+const test = (one) => t("candidate.test", { better: one.better, worse: one.worse, p: number(one.p_value, 2) });
+
+function rates(comparison) {
+  const share = (one) => (one ? t("candidate.share", { count: one.count, total: one.total, share: percent(one.share), low: percent(one.low), high: percent(one.high) }) : t("candidate.unmeasured"));
+  const cell = (key, text) => make("td", { "data-name": t(key) }, text);
+  const heads = ["model", "threshold", "models.promise", "candidate.false_alarms", "candidate.recall"];
+  return make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("candidate.comparison") }, make("table", { class: "cards-table" },
+    make("thead", {}, make("tr", {}, heads.map((key) => make("th", { scope: "col" }, t(key))))),
+    make("tbody", {}, comparison.models.map((one) => make("tr", {}, make("th", { scope: "row" }, t(`candidate.model_${one.name}`)),
+      cell("threshold", number(one.threshold)),
+      cell("models.promise", t(one.promised_false_alarm === null ? "candidate.about" : "candidate.at_most", { share: percent(one.promised_false_alarm ?? one.expected_false_alarm) })),
+      cell("candidate.false_alarms", share(one.false_alarms)),
+      cell("candidate.recall", share(one.recall)))))));
+}
+
+function part(path, ...words) {
+  const id = verdictOf(path);
+  const image = make("img", { src: `/v1/history/${id}/thumbnail`, alt: "", loading: "lazy" });
+  image.addEventListener("error", () => image.replaceWith(make("span", { class: "no-image" }, t("image.none"))));
+  const open = make("button", { type: "button", class: "tile", "aria-label": t("candidate.open"), onclick: () => act(null, async () => openDetails(await call(`/v1/history/${id}`))) }, image);
+  return make("li", {}, open, make("p", { class: "small" }, ...words));
+}
+
+const labelOf = (name) => (name === "good" ? t("label.good") : name);
+
+function changes(changed) {
+  const tiles = changed.slice(0, SHOWN).map((one) => part(one.path, t("candidate.change", { label: labelOf(one.label), before: verdict(one.before), after: verdict(one.after) })));
+  return make("div", {}, make("h3", {}, t("candidate.changes", { count: changed.length })), make("ul", { class: "tiles" }, tiles));
+}
+
+/** Show good parts that are unlike the others: they may be defects that were called good. */
+function doubts(doubtful, { again, start }) {
+  const relabel = (id) => async () => { await call("/v1/reviews", { json: { verdict_id: id, label: "defect" } }); await again(); say(t("candidate.relabelled")); };
+  const tiles = doubtful.slice(0, SHOWN).map((one) => {
+    const id = verdictOf(one.path);
+    const item = part(one.path, one.detail);
+    item.append(make("div", { class: "row" },
+      make("button", { type: "button", onclick: (event) => act(event.target, relabel(id)) }, t("candidate.is_defect")),
+      one.reason === DOUBTFUL[0] ? make("button", { type: "button", onclick: (event) => act(event.target, start([id])) }, t("candidate.is_good")) : null));
+    return item;
+  });
+  return make("div", { class: "notice bad" }, make("h3", {}, t("candidate.doubts", { count: doubtful.length })), make("p", {}, t("candidate.doubts_words")), make("ul", { class: "tiles wide" }, tiles));
+}

@@ -1,6 +1,6 @@
 // Tab "Models": what is loaded, its figures and versions; activate, roll back; the candidate from reviews.
 import { act, call, say, sayProblem } from "./api.js";
-import { candidatePanel } from "./candidates.js";
+import { candidatePanel, showCandidate } from "./candidates.js";
 import { facts, find, make } from "./dom.js";
 import { listen } from "./events.js";
 import { number, shortDigest, t, time } from "./text.js";
@@ -39,7 +39,7 @@ async function panel(model) {
     make("div", { class: "columns" }, figures(model), lineage(model, await call(address(model, "/lineage")))),
     make("h3", {}, t("models.versions")),
     table(model, versions),
-    candidatePanel(model, read));
+    await candidatePanel(model, read));
 }
 
 function figures(model) {
@@ -82,4 +82,7 @@ function table(model, versions) {
 }
 
 read().catch(sayProblem);
-listen({ model: () => read().catch(sayProblem) });
+listen({
+  model: () => read().catch(sayProblem),
+  training: (training) => { if (training.updates && !showCandidate(training)) read().catch(sayProblem); },
+});

@@ -2,6 +2,7 @@
 import { act, call, Problem, say, sayProblem } from "./api.js";
 import { facts, find, make } from "./dom.js";
 import { listen } from "./events.js";
+import { showIdle, showProgress } from "./progress.js";
 import { number, t, time } from "./text.js";
 
 const POLL = 5000;
@@ -19,38 +20,15 @@ async function read() {
   const running = answer.trainings.find((one) => one.state === "running");
   clearTimeout(again);
   if (running) {
-    showRunning(running);
+    showProgress(find("#now"), running, read);
     again = setTimeout(() => read().catch(sayProblem), POLL); // another process of the server may run it
-  } else find("#now").replaceChildren(make("p", { class: "small" }, t("train.idle")));
-  const ended = answer.trainings.filter((one) => one.state !== "running");
+  } else showIdle(find("#now"), t("train.idle"));
+  const ended = answer.trainings.filter((one) => one.state !== "running" && !one.updates);
   find("#past").replaceChildren(...(ended.length ? ended.map(past) : [make("li", { class: "small" }, t("train.none"))]));
   find("button.first", form).disabled = Boolean(running);
 }
 
 const describe = () => { find("#arch-help").textContent = t(`detector.${find("#arch").value}`); };
-
-let shownId = null;
-
-function showRunning(training) {
-  if (shownId !== training.id || !find("#bar")) {
-    shownId = training.id;
-    find("#now").replaceChildren(
-      make("h3", {}, training.name),
-      make("p", { id: "stage" }),
-      make("progress", { id: "bar", "aria-labelledby": "stage" }),
-      make("div", { class: "row" }, make("button", { type: "button", class: "danger", onclick: (event) => stop(training, event.target) }, t("train.stop"))));
-  }
-  const { stage, done, total } = training.progress ?? {};
-  find("#stage").textContent = stage ? t(total ? "train.stage_of" : "train.stage", { stage, done, total }) : t("train.starting");
-  const bar = find("#bar");
-  if (total) Object.assign(bar, { max: total, value: done });
-  else bar.removeAttribute("value");
-}
-
-const stop = (training, button) => act(button, async () => {
-  await call(`/v1/trainings/${training.id}/stop`, { json: {} });
-  await read();
-});
 
 function past(training) {
   return make("li", {}, make("h3", {}, training.name), facts([
@@ -104,4 +82,4 @@ form.addEventListener("change", () => {
 find("#arch").addEventListener("change", describe);
 
 read().catch(sayProblem);
-listen({ training: (training) => (training.state === "running" ? showRunning(training) : read().catch(sayProblem)) }, () => read().catch(sayProblem));
+listen({ training: (training) => (training.state === "running" ? showProgress(find("#now"), training, read) : read().catch(sayProblem)) }, () => read().catch(sayProblem));
