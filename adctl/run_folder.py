@@ -4,7 +4,7 @@ runs/
 last.json                        {"model": "…", "scores": "…"}, relative paths, no symbolic links
 20261123-162500-padim-zipper/
 model.safetensors
-calibrations.json              the model files that `adctl calibrate` wrote from it, oldest first
+lineage/calibration-X.json     a model file that `adctl calibrate` wrote from it; see `adctl.tracking.folders`
 run.json                       the manifest: settings and their origins, versions, digests, timings
 split.json                     the good images in each part of the split
 """
@@ -18,7 +18,7 @@ import os
 import platform
 import re
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -34,8 +34,11 @@ RUN = "run.json"
 SPLIT = "split.json"
 SETTINGS = "settings.json"
 MODEL = "model.safetensors"
-CALIBRATIONS = "calibrations.json"
-_CALIBRATIONS_SCHEMA = "adctl.calibrations/1"
+LINEAGE = "lineage"
+TRAINING_DIGEST = "training_digest"
+"""Fact of a calibration: the digest of the images that its model was trained on."""
+_OLD_CALIBRATIONS = "calibrations.json"
+"""List of calibrated model files in runs of before."""
 SUMMARY = "summary.json"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "scikit-learn", "safetensors")
 
@@ -160,9 +163,18 @@ class _CalibratedFile:
 
 
 @dataclass(frozen=True)
-class _Calibrations:
+class _OldCalibrations:
     schema: str
     files: tuple[_CalibratedFile, ...]
+
+
+@dataclass(frozen=True)
+class _CalibrationEntry:
+    """Parts that are needed here of an `adctl.tracking.folders.Artifact`."""
+
+    id: str
+    path: str
+    facts: dict[str, Any]
 
 
 def newest_model(run: Path) -> Path:
@@ -173,25 +185,6 @@ def newest_model(run: Path) -> Path:
     """
     inside = (run / entry.file for entry in reversed(_read_calibrations(run)))
     return next((path for path in inside if path.parent == run and path.is_file()), run / MODEL)
-
-
-def add_calibration(run: Path, model: Path, training_digest: str) -> None:
-    """Record that a model file is the newest calibration of a run; warn if that is not possible.
-
-    Args:
-        run: Folder of the run.
-        model: Calibrated model file, in this folder or elsewhere.
-        training_digest: Digest of the images that it was trained on, which `--folds` changes.
-    """
-    inside = model.parent.absolute() == run.absolute()
-    entry = _CalibratedFile(model.name if inside else str(model.absolute()), training_digest)
-    kept = [other for other in _read_calibrations(run) if other.file != entry.file]
-    try:
-        files.write_json(
-            run / CALIBRATIONS, {"schema": _CALIBRATIONS_SCHEMA, "files": [asdict(one) for one in (*kept, entry)]}
-        )
-    except OutputError as error:
-        log.warning("%s The next command needs the path %s.", error.message, model)
 
 
 def find_trained_on(runs: Path, training_digest: str) -> Path | None:
@@ -222,9 +215,19 @@ def warn_of_newer(model: Path) -> None:
         )
 
 
-def _read_calibrations(run: Path) -> tuple[_CalibratedFile, ...]:
-    found = documents.read(run / CALIBRATIONS, _Calibrations, f"Delete it, and give models of {run} by path.")
-    return found.files if found else ()
+def _read_calibrations(run: Path) -> list[_CalibratedFile]:
+    """Return the calibrated model files of a run, oldest first.
+
+    Raises:
+        DataError: An entry is damaged.
+    """
+    remedy = f"Delete it, and give models of {run} by path."
+    old = documents.read(run / _OLD_CALIBRATIONS, _OldCalibrations, remedy)
+    paths = (run / LINEAGE).glob("calibration-*.json")
+    entries = [documents.read(path, _CalibrationEntry, remedy, others="ignore") for path in paths]
+    newer = sorted((entry for entry in entries if entry is not None), key=lambda entry: entry.id)
+    found = [_CalibratedFile(entry.path, str(entry.facts.get(TRAINING_DIGEST, ""))) for entry in newer]
+    return [*(old.files if old else ()), *found]
 
 
 @dataclass(frozen=True)

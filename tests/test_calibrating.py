@@ -24,6 +24,7 @@ from adctl.model_file import load_model, read_header, save_model, tensors_digest
 from adctl.thresholds import conformal
 from adctl.thresholds.methods import ThresholdRule
 from adctl.thresholds.supervised import Costs
+from adctl.tracking import record
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def world(tmp_path_factory, zippers):
 @pytest.fixture
 def model(world, tmp_path):
     """A copy of the run, to calibrate without leaving traces."""
-    without = shutil.ignore_patterns("model-*", "calibrations.json", "scores")
+    without = shutil.ignore_patterns("model-*", "lineage", "scores")
     shutil.copytree(world.folder / "runs" / "line", tmp_path / "runs" / "line", ignore=without)
     return tmp_path / "runs" / "line" / "model.safetensors"
 
@@ -90,6 +91,16 @@ def test_the_name_of_a_run_means_its_newest_calibration(model, zippers):
     run("calibrate", "--model", "line", "--sigmas", "2", "--in-place")
     assert run_folder.find_model(run.folder / "runs", Path("line")) == model
     assert read_header(model).calibration.method == "sigma"
+
+
+def test_the_list_of_calibrations_of_an_older_run_is_read(tmp_path):
+    for name in ("run.json", "model.safetensors", "model-old.safetensors", "model-new.safetensors"):
+        (tmp_path / name).write_text("{}")
+    entry = {"file": "model-old.safetensors", "training_digest": "ab"}
+    (tmp_path / "calibrations.json").write_text(json.dumps({"schema": "adctl.calibrations/1", "files": [entry]}))
+    assert run_folder.newest_model(tmp_path).name == "model-old.safetensors"
+    record.made(tmp_path / "model.safetensors", "calibration", tmp_path / "model-new.safetensors")
+    assert run_folder.newest_model(tmp_path).name == "model-new.safetensors"
 
 
 @pytest.mark.parametrize("count", [0, 3, 12])

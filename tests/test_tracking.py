@@ -18,7 +18,7 @@ import sqlalchemy
 
 from adctl import run_folder
 from adctl.errors import AdctlError, DataError, UsageError
-from adctl.tracking import database, folders, index, migrate, models, notes, prune, queries, record, schema
+from adctl.tracking import changes, database, folders, index, migrate, models, notes, prune, queries, record, schema
 from adctl.tracking.lineage import lineage_of
 
 PROGRAMS = [Path(folder) for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
@@ -61,6 +61,7 @@ def runs(tmp_path, monkeypatch):
         folder = make_run(tmp_path / "runs", name, arch=arch, seed=seed)
         record.training_finished(folder)
         add_metrics(folder, image_auroc=auroc, p95_ms=10 * seed)
+    index.refresh(tmp_path / "runs")
     return tmp_path / "runs"
 
 
@@ -161,7 +162,9 @@ def test_a_killed_training_is_interrupted(tmp_path):
     (folder / "run.json").unlink()
     code = (
         "import sys, time; from pathlib import Path; from adctl.tracking import record\n"
-        "record.training_started(Path(sys.argv[1])); print('started', flush=True); time.sleep(60)"
+        "from adctl.training.resume import run_lock; folder = Path(sys.argv[1])\n"
+        "with run_lock(folder):\n"
+        "    record.training_started(folder); print('started', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "started\n"
@@ -177,11 +180,12 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from test_tracking import add_metrics, make_run
-from adctl.tracking import record
+from adctl.tracking import queries, record
 for number in range(int(sys.argv[2])):
     folder = make_run(Path(sys.argv[1]), f"w{sys.argv[4]}-{number}")
     record.training_finished(folder)
     add_metrics(folder, image_auroc=number / 100)
+    queries.find_runs(Path(sys.argv[1]), limit=1)  # brings the index up to date
 """
 
 
@@ -225,6 +229,76 @@ def test_writers_that_are_killed_leave_a_whole_database(tmp_path):
     result = index.rebuild(runs)
     assert result.runs > 20
     assert len(result.problems) <= 20  # a run whose folder the test itself had not completed
+
+
+def test_commands_that_record_do_not_open_the_database(tmp_path):
+    folder = make_run(tmp_path / "runs", "a")
+    program = (
+        "import sys; from pathlib import Path; from adctl.tracking import record; folder = Path(sys.argv[1])\n"
+        "record.training_started(folder); record.training_finished(folder)\n"
+        "record.made(folder / 'model.safetensors', 'scores', folder / 'h')\n"
+        "print([name for name in ('sqlalchemy', 'alembic', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, folder], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    assert not (tmp_path / "runs" / database.FILE).exists()
+    assert names(queries.find_runs(tmp_path / "runs")) == ["a"]
+
+
+def test_a_reader_that_is_killed_loses_no_change(runs):
+    record.training_finished(make_run(runs, "d"))
+    with pytest.raises(KeyboardInterrupt), changes.taken(runs):
+        raise KeyboardInterrupt
+    record.training_finished(make_run(runs, "e"))
+    assert sorted(names(queries.find_runs(runs))) == ["a", "b", "c", "d", "e"]
+    assert not list((runs / changes.FOLDER).iterdir())
+
+
+def test_a_damaged_run_is_told_once_and_hides_no_other(runs, caplog):
+    for name in ("d", "e"):
+        record.training_finished(make_run(runs, name))
+    (runs / "d" / "run.json").write_text("{")
+    assert sorted(names(queries.find_runs(runs))) == ["a", "b", "c", "e"]
+    assert caplog.text.count("run.json is damaged") == 1
+
+
+def test_only_what_changed_is_written(runs):
+    queries.find_runs(runs)
+    statements = []
+    engine = database._engine(str(runs.absolute()), None)
+    sqlalchemy.event.listen(engine, "before_cursor_execute", lambda *values: statements.append(values[2]))
+    record.made(runs / "a" / "model.safetensors", "scores", runs / "a" / "h")
+    queries.find_runs(runs)
+    writing = [one.split()[0] for one in statements if one.split()[0] in ("INSERT", "UPDATE", "DELETE")]
+    assert writing == ["INSERT"]
+    notes.tag(runs, "a", add=["line3"])
+    assert queries.find_run(runs, "a").values["tags"] == ["line3"]
+    assert statements[-1].startswith("SELECT")
+    assert sum(one.startswith("UPDATE runs SET tags") for one in statements) == 1
+
+
+def test_readers_do_not_wait_for_a_writer(runs):
+    queries.find_runs(runs)
+    with sqlite3.connect(runs / database.FILE, isolation_level=None) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("UPDATE runs SET note = 'half'")
+        start = time.monotonic()
+        assert {row.values["note"] for row in queries.find_runs(runs)} == {""}
+        assert time.monotonic() - start < 1
+        writer.execute("ROLLBACK")
+    writer.close()
+
+
+def test_runs_of_a_grid_stand_in_the_index_of_all_runs(runs):
+    (runs / "grid").mkdir()
+    (runs / "grid" / "summary.json").write_text("{}")
+    record.training_finished(make_run(runs / "grid", "one"))
+    record.training_finished(make_run(runs / "a", "fold-1"))
+    assert queries.find_run(runs, "one").folder == runs / "grid" / "one"
+    before = index.dump(runs)
+    assert len(queries.find_runs(runs)) == 4
+    assert index.rebuild(runs).runs == 4
+    assert index.dump(runs) == before
 
 
 def test_an_artifact_of_the_same_path_is_replaced(runs):

@@ -146,11 +146,10 @@ def calibrate(loaded: LoadedSettings[CalibrateSettings], reporter: Reporter = SI
     else:
         save_model(target, fitted[0], fitted[1].with_calibration(chosen))
     run = run_of(source, settings.runs)
-    if (run / run_folder.RUN).is_file():
-        run_folder.add_calibration(run, target, (fitted[1] if fitted else before).training.digest)
     run_folder.set_last(settings.runs, "model", target)
+    digest = {run_folder.TRAINING_DIGEST: (fitted[1] if fitted else before).training.digest}
     level = {"method": chosen.method, "level": chosen.level, "threshold": chosen.threshold}
-    record.made(source, "calibration", target, facts=level)
+    record.made(source, "calibration", target, run=run, facts=level | digest)
     return CalibrateResult(source, target, chosen, before.calibration, notes)
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 
 from adctl import files
 from adctl.errors import AdctlError, DataError, UsageError
+from adctl.tracking import SERVER_VARIABLE as VARIABLE
 from adctl.tracking.schema import METADATA, VERSION, VERSIONS
 
 if TYPE_CHECKING:
@@ -22,18 +23,18 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 FILE = "runs.db"
-VARIABLE = "ADCTL_DATABASE_URL"
 
 _WAIT_SECONDS = 60
 _SHORT_WAIT_SECONDS = 5
 _READS = "adctl_reads"
-_MIGRATION_LOCK = 7_236_480_201
-"""Number of PostgreSQL's advisory lock; any number that no other program uses."""
+"""Execution option of connections that only read."""
+_MIGRATION_LOCK, _WRITE_LOCK = 7_236_480_201, 7_236_480_202
+"""Numbers of PostgreSQL's advisory locks; any numbers that no other program uses."""
 
 
 @contextmanager
 def transaction(runs: Path) -> Iterator[Connection]:
-    """Open a transaction; it is committed at the end, or undone if an error is raised.
+    """Open a transaction that writes; it is committed at the end, or undone if an error is raised.
 
     Raises:
         AdctlError: The database cannot be opened or written.
@@ -42,6 +43,21 @@ def transaction(runs: Path) -> Iterator[Connection]:
         engine = _engine(str(runs.absolute()), os.environ.get(VARIABLE))
         _migrate(engine, runs)
         with engine.begin() as connection:
+            _wait_for_writers(connection, _WRITE_LOCK)
+            yield connection
+
+
+@contextmanager
+def snapshot(runs: Path) -> Iterator[Connection]:
+    """Open a transaction that only reads: it neither waits for writers nor makes them wait.
+
+    Raises:
+        AdctlError: The database cannot be opened or read.
+    """
+    with _errors(runs):
+        engine = _engine(str(runs.absolute()), os.environ.get(VARIABLE))
+        _migrate(engine, runs)
+        with _reading(engine) as connection:
             yield connection
 
 
@@ -73,7 +89,7 @@ def durable_transaction(runs: Path, *, reads: bool = False) -> Iterator[Connecti
     with _errors(runs):
         engine = durable_engine(str(runs.absolute()), os.environ.get(VARIABLE))
         _migrate(engine, runs)
-        with engine.connect().execution_options(**{_READS: reads}) as connection, connection.begin():
+        with _reading(engine) if reads else engine.begin() as connection:
             yield connection
 
 
@@ -121,13 +137,27 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
 
 
+@contextmanager
+def _reading(engine: Engine) -> Iterator[Connection]:
+    with engine.connect().execution_options(**{_READS: True}) as connection, connection.begin():
+        yield connection
+
+
 def _migrate(engine: Engine, runs: Path) -> None:
     """Bring the tables to the newest version, once per process and database."""
     if engine in _MIGRATED:
         return
+    with _reading(engine) as connection:
+        current = _version(connection) == VERSION
+    if not current:
+        _upgrade(engine, runs)
+    _MIGRATED.add(engine)
+
+
+def _upgrade(engine: Engine, runs: Path) -> None:
+    """Create the tables, or migrate them, while no other process does."""
     with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        _wait_for_writers(connection, _MIGRATION_LOCK)
         found = _version(connection)
         if found is None:
             _create(connection)
@@ -135,10 +165,15 @@ def _migrate(engine: Engine, runs: Path) -> None:
             from adctl.tracking import migrate
 
             migrate.upgrade(connection, found, where(runs))
-    _MIGRATED.add(engine)
 
 
 _MIGRATED: set[Any] = set()
+
+
+def _wait_for_writers(connection: Connection, lock: int) -> None:
+    """Wait until no other transaction has the lock, and hold it until this one ends; SQLite has waited already."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
 
 
 def _create(connection: Connection) -> None:

@@ -15,7 +15,6 @@ import json
 import os
 import socket
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 STARTED = "started.json"
 NOTES = "notes.json"
-LINEAGE = "lineage"
+LINEAGE = run_folder.LINEAGE
 
 Kind = Literal["calibration", "export", "scores", "report", "served"]
 State = Literal["finished", "running", "interrupted"]
@@ -146,7 +145,10 @@ class _Artifact(Artifact):
 
 
 def run_folders(runs: Path) -> Iterator[Path]:
-    """Yield the folders of runs, those inside grids and cross-validations included, in the order of their names."""
+    """Yield the folders of runs, those inside grids included, in the order of their names.
+
+    The folds of a cross-validation are parts of its run.
+    """
     try:
         entries = sorted(os.scandir(runs), key=lambda entry: entry.name)
     except FileNotFoundError:
@@ -166,6 +168,14 @@ def is_run(folder: Path) -> bool:
     return (folder / run_folder.SETTINGS).is_file() or (folder / run_folder.RUN).is_file()
 
 
+def runs_of(folder: Path) -> Path | None:
+    """Return the folder of runs that a run is indexed in; None for the fold of a cross-validation."""
+    parent = folder.absolute().parent
+    if is_run(parent):
+        return None
+    return parent.parent if (parent / run_folder.SUMMARY).is_file() else parent
+
+
 def read_run(folder: Path) -> Run:
     """Read everything that is tracked of a run.
 
@@ -179,7 +189,7 @@ def read_run(folder: Path) -> Run:
     identity = started.id if started else _derived_id(folder)
     known: dict[str, Any] = {"name": folder.name, "folder": folder.absolute(), "notes": notes, "artifacts": artifacts}
     if manifest is None:
-        state: State = "running" if started and _alive(started) else "interrupted"
+        state: State = "running" if started and _is_training(folder, started) else "interrupted"
         return Run(identity, state=state, started=started.time if started else "", **_wanted(folder), **known)
     try:
         return Run(
@@ -289,16 +299,9 @@ def _derived_id(folder: Path) -> str:
     return run_folder.encode_id(int(source.stat().st_mtime * 1000), digest[:10])
 
 
-def _alive(started: _Started) -> bool:
-    if started.host != socket.gethostname():
-        return True  # another machine's process cannot be seen from here
-    import psutil
-
-    try:
-        born = psutil.Process(started.pid).create_time()
-    except psutil.Error:
-        return False
-    return bool(born <= datetime.fromisoformat(started.time).timestamp() + 1)  # a later process has the same number
+def _is_training(folder: Path, started: _Started) -> bool:
+    """Return whether a training holds the lock of its folder; locks of other machines cannot be seen from here."""
+    return started.host != socket.gethostname() or files.is_locked(folder)
 
 
 _NO_COLUMNS = ("artifacts", "notes", "energy_j")

@@ -1,23 +1,22 @@
-"""The index of run folders: one run at a time after each command, or all of them anew."""
+"""The index of run folders: runs that have changed since the last reader, or all of them anew."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, update
 
-from adctl.errors import AdctlError, DataError
+from adctl.errors import DataError
 from adctl.progress import SILENT, Reporter
 from adctl.run_folder import encode_id
-from adctl.tracking import database, folders
+from adctl.tracking import changes, database, folders
 from adctl.tracking.schema import ARTIFACTS, RUNS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from sqlalchemy import Connection
@@ -44,26 +43,22 @@ class IndexResult:
     problems: tuple[str, ...]
 
 
-def index_run(runs: Path, folder: Path) -> None:
-    """Bring the entries of one run up to date.
+def refresh(runs: Path) -> None:
+    """Bring the entries of all runs up to date that have changed since the last call; damaged ones are warned of.
 
     Raises:
-        AdctlError: The folder is damaged, or the database cannot be written.
+        AdctlError: The database cannot be written.
     """
-    run = folders.read_run(folder)
-    with database.transaction(runs) as connection:
-        _remove(connection, str(run.folder))
-        _insert(connection, [_with_own_id(connection, run)])
-
-
-@contextmanager
-def warned(folder: Path) -> Iterator[None]:
-    """Turn an error of tracking into a warning, because the work itself is done."""
-    try:
-        yield
-    except (AdctlError, OSError, ImportError) as error:
-        reason = error.message if isinstance(error, AdctlError) else str(error)
-        log.warning("The run %s is complete, but the run database does not know: %s", folder.name, reason)
+    with changes.taken(runs) as marked:
+        present = list(filter(folders.is_run, marked))
+        if not present:
+            return
+        with database.transaction(runs) as connection:
+            for folder in present:  # read now, when no other process writes: what it wrote may be newer
+                try:
+                    _update(connection, folders.read_run(folder))
+                except (DataError, OSError) as error:
+                    log.warning("%s", error.message if isinstance(error, DataError) else error)
 
 
 def rebuild(runs: Path, reporter: Reporter = SILENT) -> IndexResult:
@@ -76,20 +71,26 @@ def rebuild(runs: Path, reporter: Reporter = SILENT) -> IndexResult:
     Raises:
         AdctlError: The database cannot be written.
     """
-    found, problems = _read_all(runs, reporter)
-    with database.transaction(runs) as connection:
-        prefix = str(runs.absolute()) + "/"
-        for folder in connection.execute(select(RUNS.c.folder)).scalars().all():
-            if folder.startswith(prefix):
-                _remove(connection, folder)
-        for start in range(0, len(found), _AT_ONCE):
-            _insert(connection, found[start : start + _AT_ONCE])
+    with changes.taken(runs), database.transaction(runs) as connection:
+        found, problems = _read_all(runs, reporter)
+        _replace_all(connection, runs, found)
     return IndexResult(database.where(runs), len(found), sum(len(run.artifacts) for run in found), tuple(problems))
+
+
+def _replace_all(connection: Connection, runs: Path, found: Sequence[folders.Run]) -> None:
+    """Write the runs of a folder anew; those of other folders in the same database stay."""
+    prefix = str(runs.absolute()) + "/"
+    for folder in connection.execute(select(RUNS.c.folder)).scalars().all():
+        if folder.startswith(prefix):
+            _remove(connection, folder)
+    for start in range(0, len(found), _AT_ONCE):
+        _insert(connection, found[start : start + _AT_ONCE])
 
 
 def dump(runs: Path) -> list[dict[str, Any]]:
     """Return all entries of the index, in the order of their identifiers."""
-    with database.transaction(runs) as connection:
+    refresh(runs)
+    with database.snapshot(runs) as connection:
         tables = (RUNS, ARTIFACTS)
         return [dict(row) for table in tables for row in connection.execute(select(table).order_by("id")).mappings()]
 
@@ -112,10 +113,24 @@ def _read_all(runs: Path, reporter: Reporter) -> tuple[list[folders.Run], list[s
     return list(found.values()), problems
 
 
-def _with_own_id(connection: Connection, run: folders.Run) -> folders.Run:
-    """Return the run, with another identifier if a run in another folder has the same one."""
-    taken = connection.execute(select(RUNS.c.id).where(RUNS.c.id == run.id)).first()
-    return replace(run, id=_copy_id(run)) if taken else run
+def _update(connection: Connection, run: folders.Run) -> None:
+    """Write what has changed of a run and of the things made from it."""
+    same_id = select(RUNS.c.folder).where(RUNS.c.id == run.id, RUNS.c.folder != str(run.folder))
+    if connection.execute(same_id).first():
+        run = replace(run, id=_copy_id(run))
+    stored = connection.execute(select(RUNS).where(RUNS.c.folder == str(run.folder))).mappings().first()
+    if stored is None or stored["id"] != run.id:
+        _remove(connection, str(run.folder))
+        _insert(connection, [run])
+        return
+    changed = {name: value for name, value in folders.to_row(run).items() if stored[name] != value}
+    if changed:
+        connection.execute(update(RUNS).where(RUNS.c.id == run.id).values(changed))
+    known = set(connection.execute(select(ARTIFACTS.c.id).where(ARTIFACTS.c.run == run.id)).scalars())
+    gone = known - {one.id for one in run.artifacts}
+    if gone:
+        connection.execute(delete(ARTIFACTS).where(ARTIFACTS.c.run == run.id, ARTIFACTS.c.id.in_(gone)))
+    _insert_artifacts(connection, {run.id: [one for one in run.artifacts if one.id not in known]})
 
 
 def _copy_id(run: folders.Run) -> str:
@@ -125,7 +140,12 @@ def _copy_id(run: folders.Run) -> str:
 
 def _insert(connection: Connection, runs: Sequence[folders.Run]) -> None:
     connection.execute(insert(RUNS), [folders.to_row(run) for run in runs])
-    rows = [{**asdict(one), "run": run.id} for run in runs for one in run.artifacts]
+    _insert_artifacts(connection, {run.id: run.artifacts for run in runs})
+
+
+def _insert_artifacts(connection: Connection, artifacts: Mapping[str, Iterable[folders.Artifact]]) -> None:
+    """Insert things made from runs, by the identifiers of the runs."""
+    rows = [{**asdict(one), "run": run} for run, several in artifacts.items() for one in several]
     if rows:
         connection.execute(insert(ARTIFACTS), rows)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adctl.errors import UsageError
-from adctl.tracking import folders, index, queries
+from adctl.tracking import folders, queries, record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ def tag(runs: Path, name: str, *, add: Sequence[str] = (), remove: Sequence[str]
             f"The run {folder.name} has no tag '{gone[0]}'.", f"Its tags: {', '.join(kept.tags) or 'none'}."
         )
     tags = tuple(sorted({*kept.tags, *add} - set(remove)))
-    return _write(runs, folder, folders.Notes(tags, kept.note))
+    return _write(folder, folders.Notes(tags, kept.note))
 
 
 def write_note(runs: Path, name: str, text: str) -> Notes:
@@ -40,7 +40,7 @@ def write_note(runs: Path, name: str, text: str) -> Notes:
         OutputError: The folder of the run cannot be written.
     """
     folder, kept = _open(runs, name)
-    return _write(runs, folder, folders.Notes(kept.tags, text))
+    return _write(folder, folders.Notes(kept.tags, text))
 
 
 def _open(runs: Path, name: str) -> tuple[Path, Notes]:
@@ -48,7 +48,7 @@ def _open(runs: Path, name: str) -> tuple[Path, Notes]:
     return folder, folders.read_run(folder).notes
 
 
-def _write(runs: Path, folder: Path, notes: Notes) -> Notes:
+def _write(folder: Path, notes: Notes) -> Notes:
     folders.write_notes(folder, notes)
-    index.index_run(runs, folder)
+    record.changed(folder)
     return notes

@@ -11,7 +11,7 @@ from sqlalchemy import Float, String, and_, asc, cast, desc, func, or_, select
 
 from adctl import run_folder
 from adctl.errors import UsageError, unknown_name
-from adctl.tracking import database
+from adctl.tracking import database, index
 from adctl.tracking.schema import RUNS
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def find_runs(runs: Path, conditions: Sequence[str] = (), sort: str = "-id", lim
     key = _number(name) if name not in _TEXTS else RUNS.c[name]
     order = desc(key) if sort.startswith("-") else asc(key)
     query = query.order_by(key.is_(None), order, RUNS.c.id).limit(limit)
-    with database.transaction(runs) as connection:
+    index.refresh(runs)
+    with database.snapshot(runs) as connection:
         return [RunRow(dict(row)) for row in connection.execute(query).mappings()]
 
 
@@ -100,7 +101,8 @@ def find_run(runs: Path, name: str | None) -> RunRow:
             raise UsageError(f"There are no runs in {runs}.", "Train a model, or rebuild the index: adctl runs index")
         return newest[0]
     matches = or_(RUNS.c.name == name, RUNS.c.folder == str(Path(name).absolute()), RUNS.c.id.startswith(name.upper()))
-    with database.transaction(runs) as connection:
+    index.refresh(runs)
+    with database.snapshot(runs) as connection:
         found = [RunRow(dict(row)) for row in connection.execute(select(RUNS).where(matches)).mappings()]
         names = connection.execute(select(RUNS.c.name)).scalars().all() if not found else []
     if not found:
