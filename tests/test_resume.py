@@ -124,4 +124,4 @@ def test_torchrun_trains_one_model_together(adctl, zippers):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)["result"]
     assert result["fit"]["devices"] == 2
-    assert [path.name for path in (adctl.folder / "runs").iterdir() if path.is_dir()] == ["together"]
+    assert [path.parent.name for path in (adctl.folder / "runs").glob("*/run.json")] == ["together"]

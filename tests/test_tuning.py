@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
 import yaml
 
 from adctl.choices import DETECTORS
-from adctl.config import LoadedSettings, TrainSettings, TuneSettings, names_of, validated
+from adctl.config import LoadedSettings, TrainSettings, TuneSettings, load, names_of, validated
 from adctl.detectors.registry import detector_class
+from adctl.engine import gradient_loop
 from adctl.errors import DataError, UsageError
 from adctl.tracking import database
 from adctl.tuning import objective, study, tune
@@ -180,6 +185,97 @@ def test_failing_trials_are_recorded_and_the_study_goes_on(zippers, tmp_path, mo
     monkeypatch.setattr(study, "evaluate", lambda *_: (_ for _ in ()).throw(DataError("broken", "mend it")))
     with pytest.raises(DataError, match="No trial of the study"):
         study.tune(tune_settings(data=zippers, runs=tmp_path / "other", trials=2))
+
+
+class PrunesAll(optuna.pruners.BasePruner):
+    """A pruner that stops every trial but the first at its first report."""
+
+    def prune(self, study, trial):
+        return trial.number > 0
+
+
+@pytest.mark.parametrize("epochs", [1, 8])
+def test_gradient_training_is_pruned_by_epochs(zippers, tmp_path, monkeypatch, epochs):
+    trained = []
+    monkeypatch.setattr(study, "_pruner", lambda _: PrunesAll())
+    same = study.Candidate(None, {}, 0.5, 0.1)
+    monkeypatch.setattr(study, "_measure_again", lambda *_: ((same,), same))
+    monkeypatch.setattr(gradient_loop.GradientLoop, "_keep_best", counted(trained))
+    loaded = tune_settings(
+        data=zippers, runs=tmp_path / "runs", arch="cnn", epochs=epochs, trials=2, name="pruned", final_model=False
+    )
+    result = study.tune(loaded)
+    assert (result.trials, result.pruned, result.failed) == (2, 1, 0)
+    full, pruned = trials_of(tmp_path / "runs", "pruned")
+    assert list(full.intermediate_values) == ([3] if epochs == 1 else [0, 1, 2, 3])
+    assert list(pruned.intermediate_values) == ([3] if epochs == 1 else [0])
+    assert 0 < full.intermediate_values[3] <= 1
+    assert trained[:epochs] == list(range(1, epochs + 1))
+    assert trained[epochs:] == ([1] if epochs == 1 else [1, 2])
+
+
+def counted(trained):
+    """A replacement of `_keep_best` that keeps the numbers of the epochs."""
+    real = gradient_loop.GradientLoop._keep_best
+
+    def count(loop, epoch):
+        trained.append(epoch.number)
+        return real(loop, epoch)
+
+    return count
+
+
+def trials_of(runs, name):
+    return optuna.load_study(study_name=name, storage=database.address(runs)).trials
+
+
+TUNE = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from test_tuning import tune_settings
+from adctl.tuning import study
+real, calls = study.evaluate, []
+def killed(*arguments):
+    calls.append(1)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+study.evaluate = killed
+study.tune(tune_settings(data=Path(sys.argv[1]), runs=Path(sys.argv[2]), name="killed", trials=9))
+"""
+
+
+def test_a_study_that_was_killed_within_a_trial_goes_on(zippers, tmp_path):
+    command = [sys.executable, "-c", TUNE, zippers, tmp_path / "runs", Path(__file__).parent]
+    assert subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    result = study.tune(tune_settings(data=zippers, runs=tmp_path / "runs", name="killed", trials=2, final_model=False))
+    assert (result.trials, result.failed) == (2, 0)
+    states = [trial.state.name for trial in trials_of(tmp_path / "runs", "killed")]
+    assert states == ["COMPLETE", "RUNNING", "COMPLETE"]  # the killed one fails when its heartbeat is old
+
+
+def test_further_processes_only_work_on_trials(zippers, tmp_path, monkeypatch):
+    started = []
+
+    def start(command, *, env, **_):
+        started.append(env[study._JOIN])
+        return SimpleNamespace(wait=lambda: 0, terminate=lambda: None)
+
+    same = study.Candidate(None, {}, 0.5, 0.1)
+    monkeypatch.setattr(study, "_measure_again", lambda *_: ((same,), same))
+    monkeypatch.setattr(study, "subprocess", SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL))
+    values = {"data": zippers, "runs": tmp_path / "runs", "name": "several", "jobs": 3, "final_model": False}
+    assert study.tune(tune_settings(**values, trials=2)).trials == 2
+    assert started == ["1", "2"]
+    shutil.rmtree(tmp_path / "runs" / "several")
+    monkeypatch.setenv(study._JOIN, "1")
+    assert load(TuneSettings, {}).settings.jobs == 1  # the variable is no setting
+    with pytest.raises(SystemExit):
+        study.tune(tune_settings(**values, trials=4))
+    assert len(trials_of(tmp_path / "runs", "several")) == 4
+    assert started == ["1", "2"]
+    assert not (tmp_path / "runs" / "several").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from adctl.engine.training_log import TrainingLog
 from adctl.progress import SILENT, Reporter
@@ -42,9 +42,12 @@ class FitContext:
         training_log: Receiver of each epoch.
         checkpoints: Folder of the checkpoints, or None.
         augment: Function from images [B,C,H,W] to an augmented batch, or None.
+        after_epoch: Function called after each epoch with the detector in evaluation mode, the number of the epoch and
+            the number of epochs; it may raise to end the fit. None for none.
     """
 
     reporter: Reporter = SILENT
     training_log: TrainingLog = field(default_factory=TrainingLog)
     checkpoints: CheckpointFolder | None = None
     augment: Callable[[Tensor], Batch] | None = None
+    after_epoch: Callable[[Any, int, int], None] | None = None

@@ -120,6 +120,7 @@ class GradientLoop:
                 epoch = self._epoch(train, validation)
                 self._keep_best(epoch)
                 self.context.training_log.epoch(self.report.history, self._preview(validation, epoch.number))
+                self._after_epoch(epoch.number)
                 position.next_epoch()
                 self.checkpointer.epoch_done(epoch.number)
         self.report.best_epoch = position.best_epoch
@@ -231,6 +232,12 @@ class GradientLoop:
         with self._averaged_weights(), torch.inference_mode():
             rebuilt = self.phase.preview(images) if self.phase.preview else None
             return Preview(images, rebuilt, self.detector(images).maps)
+
+    def _after_epoch(self, number: int) -> None:
+        if self.context.after_epoch is not None:
+            self._train_mode(on=False)
+            with self._averaged_weights():
+                self.context.after_epoch(self.detector, number, self.epochs)
 
     def _train_mode(self, *, on: bool) -> None:
         for module in self.phase.modules(self.detector):

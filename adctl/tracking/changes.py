@@ -43,14 +43,16 @@ def taken(runs: Path) -> Iterator[list[Path]]:
     Raises:
         OutputError: The marks cannot be renamed.
     """
-    marks = list(_take(runs / FOLDER))
+    with files.output_errors(runs / FOLDER):
+        marks = list(_take(runs / FOLDER))
     places: set[str] = set()
     for mark in marks:
         with suppress(FileNotFoundError):  # another reader has it in the database by now
             places.add(os.fsdecode(mark.read_bytes()))
     yield [runs / place for place in sorted(places)]
-    for mark in marks:
-        mark.unlink(missing_ok=True)
+    with files.output_errors(runs / FOLDER):
+        for mark in marks:
+            mark.unlink(missing_ok=True)
 
 
 def _take(folder: Path) -> Iterator[Path]:

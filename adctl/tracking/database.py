@@ -210,7 +210,7 @@ def _errors(runs: Path) -> Iterator[None]:
 
 def _remedy(reason: str, runs: Path) -> str:
     if VARIABLE in os.environ:
-        return f"Check {VARIABLE} and that the server runs. The run folders hold everything: 'adctl runs index' "
+        return f"Check {VARIABLE} and that the server runs; the run folders hold everything."
     if "malformed" in reason or "not a database" in reason:
         return (
             f"Move {runs / FILE} away, then run 'adctl runs index': the run folders hold all runs. The history of "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Float, String, and_, asc, cast, desc, func, or_, select
 
 from adctl import run_folder
-from adctl.errors import UsageError, unknown_name
+from adctl.errors import AdctlError, UsageError, unknown_name
 from adctl.tracking import database, index
 from adctl.tracking.schema import RUNS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import ColumnElement, Connection
 
     from adctl.config import RunsBestSettings
+
+log = logging.getLogger(__name__)
 
 _CONDITION = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(<=|>=|!=|=|<|>|~)\s*([^\s=<>~].*?)\s*")
 _AND = re.compile(r"\s+and(?:\s+|$)", re.IGNORECASE)
@@ -84,8 +88,7 @@ def find_runs(runs: Path, conditions: Sequence[str] = (), sort: str = "-id", lim
     key = _number(name) if name not in _TEXTS else RUNS.c[name]
     order = desc(key) if sort.startswith("-") else asc(key)
     query = query.order_by(key.is_(None), order, RUNS.c.id).limit(limit)
-    index.refresh(runs)
-    with database.snapshot(runs) as connection:
+    with _current(runs) as connection:
         return [RunRow(dict(row)) for row in connection.execute(query).mappings()]
 
 
@@ -101,8 +104,7 @@ def find_run(runs: Path, name: str | None) -> RunRow:
             raise UsageError(f"There are no runs in {runs}.", "Train a model, or rebuild the index: adctl runs index")
         return newest[0]
     matches = or_(RUNS.c.name == name, RUNS.c.folder == str(Path(name).absolute()), RUNS.c.id.startswith(name.upper()))
-    index.refresh(runs)
-    with database.snapshot(runs) as connection:
+    with _current(runs) as connection:
         found = [RunRow(dict(row)) for row in connection.execute(select(RUNS).where(matches)).mappings()]
         names = connection.execute(select(RUNS.c.name)).scalars().all() if not found else []
     if not found:
@@ -173,6 +175,20 @@ def model_of(row: RunRow) -> Path:
         UsageError: The run has no model, or it is gone.
     """
     return run_folder.find_model(row.folder.parent, row.folder)
+
+
+@contextmanager
+def _current(runs: Path) -> Iterator[Connection]:
+    """Open the index to read it, up to date if it can be written: a full disk does not hide what it holds."""
+    problem = ""
+    try:
+        index.refresh(runs)
+    except AdctlError as error:
+        problem = error.message
+    with database.snapshot(runs) as connection:
+        yield connection
+    if problem:
+        log.warning("The index of runs is not up to date. %s", problem)
 
 
 def _condition(text: str) -> ColumnElement[bool]:

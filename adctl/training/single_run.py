@@ -56,7 +56,7 @@ from adctl.training.out_of_fold import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from adctl.data.datasets.layouts import Dataset
@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from adctl.records import Calibration, CalibrationScores, Sample
     from adctl.training.augmentation import Augmentation
     from adctl.training.image_shape import ChosenSize
+
+    AfterEpoch = Callable[[TorchRuntime, int, int], None]
 
 log = logging.getLogger(__name__)
 
@@ -458,7 +460,11 @@ def _kept_in_memory() -> Iterator[None]:
 
 
 def refit(
-    settings: TrainSettings, plan: TrainingPlan, samples: tuple[Sample, ...], reporter: Reporter = SILENT
+    settings: TrainSettings,
+    plan: TrainingPlan,
+    samples: tuple[Sample, ...],
+    reporter: Reporter = SILENT,
+    after_epoch: AfterEpoch | None = None,
 ) -> tuple[Detector, ModelHeader]:
     """Fit a new detector with the settings of a run on other good images; nothing is written.
 
@@ -467,6 +473,8 @@ def refit(
         plan: The plan of these settings; its validation images choose the best epoch.
         samples: Good images for training, all from the plan's split.
         reporter: Receiver of progress.
+        after_epoch: Function called after each epoch with the detector as a runtime, the number of the epoch and the
+            number of epochs; it may raise to end the fit. None for none.
 
     Returns:
         The detector, and its header without a calibration.
@@ -476,7 +484,7 @@ def refit(
     """
     context = FitContext(reporter, augment=_augmentation(settings, plan.config))
     part = replace(plan, split=replace(plan.split, train=samples))
-    detector, header, _ = _fit_new(settings, part, context, _image_sources(settings, part))
+    detector, header, _ = _fit_new(settings, part, context, _image_sources(settings, part), after_epoch)
     return detector, header
 
 
@@ -485,18 +493,29 @@ def _fit_new(
     plan: TrainingPlan,
     context: FitContext,
     images: tuple[ImageSource, ImageSource | None],
+    after_epoch: AfterEpoch | None = None,
 ) -> tuple[Detector, ModelHeader, FitReport]:
     """Fit a new detector; return it with its header, which has no calibration, and the report."""
     with context.reporter.stage("building the network"):
         detector, weights = _new_detector(settings, plan.config)
-    report = _fit(detector, settings, plan, context, images)
     header = ModelHeader(
         settings.arch,
         plan.config.model_dump(mode="json"),
         _training_record(plan, weights),
         package=package_of(settings.arch),
     )
-    return detector, header, report
+    if after_epoch is not None:
+        context = replace(context, after_epoch=_with_runtime(after_epoch, header, plan))
+    return detector, header, _fit(detector, settings, plan, context, images)
+
+
+def _with_runtime(
+    after_epoch: AfterEpoch, header: ModelHeader, plan: TrainingPlan
+) -> Callable[[Detector, int, int], None]:
+    def call(detector: Detector, epoch: int, epochs: int) -> None:
+        after_epoch(TorchRuntime.of(detector, header, plan.device.device), epoch, epochs)
+
+    return call
 
 
 def _new_detector(settings: TrainSettings, config: DetectorConfig) -> tuple[Detector, PretrainedWeights | None]:

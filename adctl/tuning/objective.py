@@ -52,6 +52,8 @@ OBJECTIVES: dict[str, Literal["minimize", "maximize"]] = {
 _DEFECTS = 3
 """Generated defects for each held-out image, at most; and at most this many images in all."""
 _MAX_DEFECTS = 120
+STEPS = 4
+"""Steps of a fold: after each quarter of the epochs of a gradient training, of which the last is the end."""
 _SHIFT = 2
 _GAIN = 0.05
 _NOISE = 0.012
@@ -129,7 +131,7 @@ def evaluate(
     settings: TrainSettings,
     values: Mapping[str, Any],
     objectives: Sequence[str],
-    after_fold: Callable[[int, float], None] | None = None,
+    report: Callable[[int, float], None] | None = None,
 ) -> list[float]:
     """Measure one set of values.
 
@@ -138,8 +140,8 @@ def evaluate(
         settings: Settings of the training.
         values: Settings that differ, with options of the detector under `options`.
         objectives: Names from `OBJECTIVES`.
-        after_fold: Called with the number of each fold, from 0, and the mean of the first objective so far; may raise
-            to stop.
+        report: Function called with a step and the mean of the first objective so far, after each fold, and within a
+            gradient training after each quarter of its epochs; a fold has `STEPS` steps. It may raise to stop.
 
     Returns:
         The value of each objective: the mean over folds; of `ap` and `auroc` less the deviation between folds.
@@ -151,13 +153,33 @@ def evaluate(
     plan = replace(plan_training(changed), split=benchmark.plan.split)
     measured: list[list[float]] = []
     for number, fold in enumerate(benchmark.folds):
-        measured.append(_measure(fold, changed, plan, objectives))
-        if after_fold is not None:
-            after_fold(number, float(np.mean([row[0] for row in measured])))
+        so_far = _Reports(report, number * STEPS, tuple(row[0] for row in measured))
+        measured.append(_measure(fold, changed, plan, objectives, so_far))
+        so_far.add(STEPS - 1, measured[-1][0])
     table = np.array(measured)
     spread = table.std(axis=0)
     stable = np.array([name != "latency_ms" for name in objectives])
     return [float(value) for value in table.mean(axis=0) - np.where(stable, spread, 0)]
+
+
+@dataclass(frozen=True)
+class _Reports:
+    """Reports of one fold.
+
+    Attributes:
+        report: Receiver, or None.
+        first_step: Step of its first report.
+        values: Values of the first objective in the folds before.
+    """
+
+    report: Callable[[int, float], None] | None
+    first_step: int
+    values: tuple[float, ...]
+
+    def add(self, step: int, value: float) -> None:
+        """Report the mean over the folds so far."""
+        if self.report is not None:
+            self.report(self.first_step + step, float(np.mean([*self.values, value])))
 
 
 def with_values(settings: TrainSettings, values: Mapping[str, Any]) -> TrainSettings:
@@ -171,12 +193,24 @@ def with_values(settings: TrainSettings, values: Mapping[str, Any]) -> TrainSett
     return validated(type(settings), {**shared, **values, "options": options})
 
 
-def _measure(fold: Fold, settings: TrainSettings, plan: TrainingPlan, objectives: Sequence[str]) -> list[float]:
+def _measure(
+    fold: Fold, settings: TrainSettings, plan: TrainingPlan, objectives: Sequence[str], so_far: _Reports
+) -> list[float]:
+    """Fit on a fold and measure each objective; the first one also while it is fitted, if it is reported."""
+
+    def after_epoch(runtime: TorchRuntime, epoch: int, epochs: int) -> None:
+        quarter = STEPS * epoch // epochs
+        if STEPS * (epoch - 1) // epochs < quarter < STEPS:
+            so_far.add(quarter - 1, *_measures(runtime, fold, settings, objectives[:1]))
+
     validation = plan.split.validation
     keys = {sample.key for sample in fold.fit}
     part = replace(plan, split=replace(plan.split, validation=tuple(one for one in validation if one.key in keys)))
-    detector, header = refit(settings, part, fold.fit, SILENT)
-    runtime = TorchRuntime.of(detector, header, plan.device.device)
+    detector, header = refit(settings, part, fold.fit, SILENT, after_epoch if so_far.report else None)
+    return _measures(TorchRuntime.of(detector, header, plan.device.device), fold, settings, objectives)
+
+
+def _measures(runtime: TorchRuntime, fold: Fold, settings: TrainSettings, objectives: Sequence[str]) -> list[float]:
     scores = [
         collect(runtime, samples, batch_size=settings.batch_size, workers=settings.workers).scores
         for samples in (fold.good, fold.defective)

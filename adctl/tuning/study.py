@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import subprocess
 import sys
 import warnings
@@ -24,7 +25,7 @@ from adctl.progress import SILENT, Reporter
 from adctl.run_folder import RUN, SETTINGS, named_folder, new_folder
 from adctl.training.single_run import train_once
 from adctl.tuning import storage
-from adctl.tuning.objective import OBJECTIVES, Benchmark, development_benchmark, evaluate, with_values
+from adctl.tuning.objective import OBJECTIVES, STEPS, Benchmark, development_benchmark, evaluate, with_values
 from adctl.tuning.page import write_page
 from adctl.tuning.search_space import SearchSpace, search_space
 
@@ -44,7 +45,8 @@ _REPEATED = 5
 _REPEATS = 3
 """The best five settings and the default are measured again with this many fresh seeds."""
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-_JOIN = "ADCTL_JOIN"
+_JOIN = "_ADCTL_TUNE_PROCESS"
+"""Environment variable with the number of a process that only works on trials; the command itself has none."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ def tune(loaded: LoadedSettings[TuneSettings], reporter: Reporter = SILENT) -> T
             training, folds=settings.splits, defects=settings.defects, seed=settings.seed
         ) as benchmark:
             _search(study, settings, training, space, benchmark, reporter)
+        if os.environ.get(_JOIN):
+            raise SystemExit(0)
         finished = _completed(study)
         candidates, default = _measure_again(finished, settings, training, space, reporter)
     folder = _folder(settings, name)
@@ -198,7 +202,7 @@ def _fixed(loaded: LoadedSettings[TuneSettings]) -> dict[str, Any]:
 
 
 def _sampler(settings: TuneSettings, space: SearchSpace) -> optuna.samplers.BaseSampler:
-    seed = settings.seed
+    seed = settings.seed + int(os.environ.get(_JOIN, "0"))  # processes with one seed would try the same
     makers: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
         "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True),
         "gp": lambda: optuna.samplers.GPSampler(seed=seed),
@@ -217,7 +221,7 @@ def _pruner(settings: TuneSettings) -> optuna.pruners.BasePruner:
         return optuna.pruners.NopPruner()
     if settings.pruner == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=5)
-    return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=settings.splits)
+    return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=settings.splits * STEPS)
 
 
 def _search(
@@ -233,15 +237,16 @@ def _search(
         study.enqueue_trial(_default_params(training, space))
 
     def objective(trial: optuna.Trial) -> list[float]:
+        trial.set_user_attr("process", f"{socket.gethostname()} {os.getpid()}")
         values = space.settings_of(space.suggest(trial))
 
-        def after_fold(number: int, mean: float) -> None:
-            if len(settings.objective) == 1:
-                trial.report(mean, number)
-                if trial.should_prune():
-                    raise optuna.TrialPruned
+        def report(step: int, mean: float) -> None:
+            trial.report(mean, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
 
-        return evaluate(benchmark, training, values, settings.objective, after_fold)
+        pruned = len(settings.objective) == 1 and settings.pruner != "none"
+        return evaluate(benchmark, training, values, settings.objective, report if pruned else None)
 
     with reporter.stage("tuning", settings.trials) as advance, _helpers(settings):
         advance(_finished(study), None)
@@ -264,10 +269,11 @@ def _helpers(settings: TuneSettings) -> Iterator[None]:
     if settings.jobs == 1 or os.environ.get(_JOIN):
         yield
         return
-    environment = {**os.environ, _JOIN: "1"}
     processes = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
-        for _ in range(settings.jobs - 1)
+        subprocess.Popen(  # noqa: S603 - our own interpreter
+            command, env={**os.environ, _JOIN: str(number)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        for number in range(1, settings.jobs)
     ]
     try:
         yield
