@@ -61,6 +61,7 @@ Share = Annotated[float, Bounds(gt=0, lt=1), SHARE]
 """Numbers between 0 and 1, both excluded; texts such as "2%" are understood."""
 ShareOrOne = Annotated[float, Bounds(gt=0, le=1), SHARE]
 ShareOrZero = Annotated[float, Bounds(ge=0, lt=1), SHARE]
+AmountOrShare = Annotated[float, Bounds(gt=0), SHARE]
 LessThanHalf = Annotated[float, Bounds(ge=0, lt=0.5), SHARE]
 AtLeastZero = Annotated[float, Bounds(ge=0)]
 FoldCount = Annotated[int, Bounds(ge=2, le=100)]
@@ -444,7 +445,9 @@ class CalibrateSettings(DeviceSettings, ModelSettings, OverwriteSettings):
     threshold: Annotated[float, Bounds(allow_inf_nan=False)] | None = THRESHOLD(
         None, "The threshold itself, in units of the score."
     )
-    warn_at: Amount | None = THRESHOLD(None, "Level of a second, lower threshold for warnings, by the same method.")
+    warn_at: AmountOrShare | None = THRESHOLD(
+        None, "Level of a second, lower threshold for warnings, by the same method.", "LEVEL"
+    )
 
     out: File | None = OUTPUT(None, "File of the calibrated model.")
     in_place: bool = OUTPUT(False, "Replace the model file itself.")

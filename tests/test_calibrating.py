@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from adctl import run_folder
 from adctl.calibration.calibrate import calibrate, threshold_rule
-from adctl.config import CalibrateSettings, LoadedSettings, names_of
+from adctl.config import CalibrateSettings, LoadedSettings, load, names_of
 from adctl.data.folds import assign_folds
 from adctl.engine import safetensors_file
 from adctl.errors import DataError, ModelFileError, UsageError
@@ -401,6 +401,8 @@ CONTRADICTIONS = {
     "--in-place and --out": {"in_place": True, "out": Path("x")},
     "--folds scores only good ones": {"folds": 3, "method": "f1"},
     "not below": {"percentile": 50, "warn_at": 90},
+    r"at most 1\. Got 5": {"max_false_alarm": 0.01, "warn_at": 5},
+    r"up to 100\. Got 0\.95": {"percentile": 99, "warn_at": 0.95},
 }
 
 
@@ -409,6 +411,11 @@ def test_contradictions_are_told(world, says):
     model = world.folder / "runs" / "line" / "model.safetensors"
     with pytest.raises(UsageError, match=says):
         calibrate(loaded(model, **CONTRADICTIONS[says]))
+
+
+@pytest.mark.parametrize(("given", "level"), [("5%", 0.05), ("0.05", 0.05), ("2", 2), (0.05, 0.05)])
+def test_a_level_of_warnings_may_be_given_in_percent(given, level):
+    assert load(CalibrateSettings, {"warn_at": given}).settings.warn_at == level
 
 
 def test_levels_out_of_range_name_the_flag(world):

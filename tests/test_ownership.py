@@ -295,6 +295,13 @@ def test_what_adctl_writes_bears_its_mark(patchcore, tmp_path):
     assert cv2.imread(str(tmp_path / "y.png")).shape == (8, 8, 3)
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model.safetensors"])
+def test_a_model_outside_of_a_run_asks_for_images(patchcore, tmp_path, name):
+    shutil.copy(patchcore.model, tmp_path / name)
+    with pytest.raises(UsageError, match="lies in no run"):
+        adctl.score(model=tmp_path / name, runs=tmp_path / "runs")
+
+
 # ---- permissions and leftovers
 
 

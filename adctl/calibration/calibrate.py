@@ -66,6 +66,8 @@ class _Level:
     max_warning: float = math.inf
 
 
+_PERCENT = 100
+
 _LEVELS = {
     "smooth": _Level("max_false_alarm", 0.01, 1),
     "percentile": _Level("percentile", 99.0, 100),
@@ -239,12 +241,16 @@ def _costs(settings: CalibrateSettings, method: str) -> Costs:
 
 
 def _check_warning(warn_at: float | None, level: _Level) -> None:
-    if warn_at is not None and warn_at > level.max_warning:
-        raise UsageError(
-            f"--warn-at is a level like {flag_name(level.setting)}: at most {level.max_warning:g}. "
-            f"Got {warn_at:g} instead.",
-            f"Give a level that marks more images than {flag_name(level.setting)} does.",
-        )
+    if warn_at is None:
+        return
+    like, got = f"--warn-at is a level like {flag_name(level.setting)}", f"Got {warn_at:g} instead."
+    if warn_at > level.max_warning:
+        advice = f"Give a level that marks more images than {flag_name(level.setting)} does."
+        if level.max_warning == 1 and warn_at < _PERCENT:
+            advice = f"Write {warn_at / _PERCENT:g} or {warn_at:g}%."
+        raise UsageError(f"{like}: at most {level.max_warning:g}. {got}", advice)
+    if level.setting == "percentile" and warn_at <= 1:  # a share, or a percentage that was read as one
+        raise UsageError(f"{like}: a number up to 100. {got}", f"Write {_PERCENT * warn_at:g}.")
 
 
 def _check(settings: CalibrateSettings) -> None:

@@ -170,6 +170,8 @@ def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     samples, ignored = _find_images(settings, model)
     if settings.out is not None:
         _check_targets(settings, settings.out, samples)
+    else:
+        files.require_writable([model.parent / "scores" / "run"])
     with reporter.stage("opening the model"):
         runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta)
     warn_of_depth(samples, runtime.input.bit_depth)
@@ -558,9 +560,13 @@ def _find_images(settings: ScoreSettings, model: Path) -> tuple[list[Sample], li
     """Return the named images, or else the test images of the dataset that the model was trained on."""
     if settings.images:
         return list_images(settings.images)
-    dataset = dataset_of_run(run_of(model, settings.runs))
+    run = run_of(model, settings.runs)
+    dataset = dataset_of_run(run)
     if dataset is None or not dataset.test:
-        raise UsageError("No images to score were given.", "Name folders, files or globs: adctl score FOLDER")
+        lacking = f"{model} lies in no run" if dataset is None else f"the run {run} has no test images"
+        raise UsageError(
+            f"No images to score were given, and {lacking}.", "Name folders, files or globs: adctl score FOLDER"
+        )
     log.info("Scoring the test images of %s.", dataset.root)
     return list(dataset.test), list(dataset.ignored)
 
