@@ -64,6 +64,15 @@ def test_a_full_output_is_one_message(words, tmp_path):
     assert done.stderr == b"error: Cannot write to the standard output: No space left on device.\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(("words", "code"), [(("report", "x"), 2), (("report", "x", "--json"), 2), (("fetch",), 0)])
+def test_a_full_standard_error_changes_no_exit_code(words, code, tmp_path):
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = run(*words, stderr=full, cwd=tmp_path)
+    assert done.returncode == code
+    assert bool(done.stdout) == ("--json" in words or code == 0)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell of another kind")
 @pytest.mark.parametrize("words", [("fetch", "--list"), ("fetch", "--list", "--json")])
 def test_a_closed_output_is_one_message(words, tmp_path):

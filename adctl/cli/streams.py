@@ -6,6 +6,10 @@ import io
 import os
 import sys
 from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import TextIO
 
 _failure: str | None = None
 _status = ""
@@ -28,6 +32,23 @@ class _Output(io.TextIOWrapper):
             _keep(error)
 
 
+class _Errors(io.TextIOWrapper):
+    """Standard error that drops what cannot be written: messages that nobody can read change no result."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            _drop(self)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            _drop(self)
+
+
 def prepare() -> None:
     """Make both streams take any text; characters that the encoding lacks are escaped."""
     # If one was closed before the start, no other file must get its number.
@@ -38,6 +59,8 @@ def prepare() -> None:
     if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
         encoding, lines = sys.stdout.encoding, sys.stdout.line_buffering
         sys.stdout = _Output(sys.stdout.buffer, encoding, "backslashreplace", line_buffering=lines)
+    if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = _Errors(sys.stderr.buffer, sys.stderr.encoding, "backslashreplace", line_buffering=True)
 
 
 def stdout_failure() -> str | None:
@@ -102,11 +125,16 @@ def _null(flags: int) -> io.BufferedWriter:
 
 
 def _keep(error: OSError) -> None:
-    """Remember a failure, and drop what is not written: Python would try again at its end, with another message."""
+    """Remember a failure of the standard output, and drop what is not written."""
     global _failure  # noqa: PLW0603 - a process has one standard output
     _failure = _failure or (os.strerror(error.errno) if error.errno else str(error))
+    _drop(sys.stdout)
+
+
+def _drop(stream: TextIO) -> None:
+    """Drop what a stream has not written: Python would try again at its end, with a message and another exit code."""
     with suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, stream.fileno())
         os.close(null)
-        sys.stdout.flush()
+        stream.flush()
