@@ -25,7 +25,7 @@ _PUBLIC = {
     "adctl.api": (
         *("train", "tune", "calibrate", "score", "report", "compare", "export", "bench", "load", "demo", "schema"),
         *("fetch", "fetch_weights", "fetch_bundle", "fetch_check", "fetch_verify"),
-        *("list_runs", "best_run"),
+        *("list_runs", "best_run", "accept_run", "roll_back_run"),
     ),
     "adctl.benchmarking.bench": ("Benchmark",),
     "adctl.calibration.calibrate": ("CalibrateResult",),
@@ -35,6 +35,7 @@ _PUBLIC = {
         *("AdctlError", "DataError", "FetchError", "ImageError", "MissingExtraError", "ModelFileError"),
         *("OutputError", "PluginError", "TrainingError", "UsageError"),
     ),
+    "adctl.evaluation.candidate": ("CandidateComparison", "compare_candidate"),
     "adctl.exporting.export": ("ExportResult",),
     "adctl.fetching.bundles": ("BundleResult", "BundleInstallResult"),
     "adctl.fetching.datasets": ("FetchResult",),
@@ -48,8 +49,10 @@ _PUBLIC = {
     "adctl.scoring.score": ("ScoreResult",),
     "adctl.scoring.score_set": ("AnomalyMaps", "ScoreRow", "open_maps"),
     "adctl.tracking.queries": ("RunRow",),
+    "adctl.tracking.versions": ("AcceptedVersion",),
     "adctl.training.cross_validation": ("CrossValidationResult",),
     "adctl.training.grid": ("GridResult",),
+    "adctl.training.reviews": ("UpdateResult",),
     "adctl.training.single_run": ("TrainResult",),
     "adctl.tuning.study": ("TuneResult",),
 }

@@ -18,6 +18,8 @@ from adctl.errors import OutputError as OutputError
 from adctl.errors import PluginError as PluginError
 from adctl.errors import TrainingError as TrainingError
 from adctl.errors import UsageError as UsageError
+from adctl.evaluation.candidate import CandidateComparison as CandidateComparison
+from adctl.evaluation.candidate import compare_candidate as compare_candidate
 from adctl.exporting.export import ExportResult as ExportResult
 from adctl.fetching.bundles import BundleInstallResult as BundleInstallResult
 from adctl.fetching.bundles import BundleResult as BundleResult
@@ -37,13 +39,16 @@ from adctl.scoring.score_set import AnomalyMaps as AnomalyMaps
 from adctl.scoring.score_set import ScoreRow as ScoreRow
 from adctl.scoring.score_set import open_maps as open_maps
 from adctl.tracking.queries import RunRow as RunRow
+from adctl.tracking.versions import AcceptedVersion as AcceptedVersion
 from adctl.training.cross_validation import CrossValidationResult as CrossValidationResult
 from adctl.training.grid import GridResult as GridResult
+from adctl.training.reviews import UpdateResult as UpdateResult
 from adctl.training.single_run import TrainResult as TrainResult
 from adctl.tuning.study import TuneResult as TuneResult
 
 __version__: str
 __all__ = [
+    "AcceptedVersion",
     "AdctlError",
     "AnomalyMaps",
     "Benchmark",
@@ -52,6 +57,7 @@ __all__ = [
     "BundleResult",
     "CalibrateResult",
     "Calibration",
+    "CandidateComparison",
     "CheckResult",
     "CompareResult",
     "CrossValidationResult",
@@ -77,14 +83,17 @@ __all__ = [
     "TrainResult",
     "TrainingError",
     "TuneResult",
+    "UpdateResult",
     "UsageError",
     "Verdict",
     "VerifyResult",
     "__version__",
+    "accept_run",
     "bench",
     "best_run",
     "calibrate",
     "compare",
+    "compare_candidate",
     "demo",
     "export",
     "fetch",
@@ -96,6 +105,7 @@ __all__ = [
     "load",
     "open_maps",
     "report",
+    "roll_back_run",
     "schema",
     "score",
     "train",
@@ -119,6 +129,10 @@ class _TrainSettings(TypedDict, total=False):
     augment: Literal["none", "light", "medium", "heavy", "custom"]
     augmentations: Mapping[str, Any] | Sequence[Mapping[str, Any]]
     augmentation_library: Literal["torchvision", "albumentations"]
+    update: StrPath | None
+    defects: StrPath | None
+    confirmed: str | Sequence[str]
+    trust_reviews: bool
     synthetic: str | Sequence[str] | None
     backbone: str | None
     weights: StrPath | None
@@ -183,6 +197,10 @@ def train(
     augment: Literal["none", "light", "medium", "heavy", "custom"] = "none",
     augmentations: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
     augmentation_library: Literal["torchvision", "albumentations"] = "torchvision",
+    update: StrPath | None = None,
+    defects: StrPath | None = None,
+    confirmed: str | Sequence[str] = (),
+    trust_reviews: bool = False,
     synthetic: str | Sequence[str] | None = None,
     arch: str = "patchcore",
     backbone: str | None = None,
@@ -243,6 +261,10 @@ def train(
         augment: Augmentation of training images. Choices: none, light, medium, heavy, custom.
         augmentations: Transforms of `augment` custom; settings files only.
         augmentation_library: Library that augments.
+        update: Model that shall learn from the good images of `good` too; it stays as it is.
+        defects: Reviewed defects, on which `update` compares the two models.
+        confirmed: Image for `update` that is good although it is unlike the others.
+        trust_reviews: Learn with `update` from all images of `good`, also those unlike the others.
         synthetic: Synthetic defects to repair: cutpaste, perlin, or a list of both.
         arch: Detector: cnn, diffusion, dinomaly, efficientad, padim, patchcore, resnet, simplenet, vit, or one of
             an installed package.
@@ -363,7 +385,20 @@ def tune(
     augment: Literal["none", "light", "medium", "heavy", "custom"] = "none",
     augmentations: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
     augmentation_library: Literal["torchvision", "albumentations"] = "torchvision",
+    update: StrPath | None = None,
+    confirmed: str | Sequence[str] = (),
+    trust_reviews: bool = False,
     synthetic: str | None = None,
+    defects: StrPath | None = None,
+    trials: int = 40,
+    timeout: float | None = None,
+    jobs: int = 1,
+    method: Literal["tpe", "gp", "cmaes", "random", "grid"] = "tpe",
+    pruner: Literal["median", "hyperband", "none"] = "median",
+    objective: str | Sequence[str] = ("ap",),
+    splits: int = 2,
+    space: Mapping[str, Any] | None = None,
+    final_model: bool = True,
     arch: str = "patchcore",
     backbone: str | None = None,
     weights: StrPath | None = None,
@@ -387,16 +422,6 @@ def tune(
     precision: Literal["auto", "32", "16", "bf16"] = "auto",
     gradient_checkpointing: bool = False,
     compile: bool = False,
-    trials: int = 40,
-    timeout: float | None = None,
-    jobs: int = 1,
-    method: Literal["tpe", "gp", "cmaes", "random", "grid"] = "tpe",
-    pruner: Literal["median", "hyperband", "none"] = "median",
-    objective: str | Sequence[str] = ("ap",),
-    splits: int = 2,
-    space: Mapping[str, Any] | None = None,
-    defects: StrPath | None = None,
-    final_model: bool = True,
     runs: StrPath = "runs",
     name: str | None = None,
     resume: StrPath | None = None,
@@ -433,7 +458,20 @@ def tune(
         augment: Augmentation of training images. Choices: none, light, medium, heavy, custom.
         augmentations: Transforms of `augment` custom; settings files only.
         augmentation_library: Library that augments.
+        update: Model that shall learn from the good images of `good` too; it stays as it is.
+        confirmed: Image for `update` that is good although it is unlike the others.
+        trust_reviews: Learn with `update` from all images of `good`, also those unlike the others.
         synthetic: Synthetic defects to repair: cutpaste, perlin, or a list of both.
+        defects: Labelled defects that take the place of generated ones; no test images.
+        trials: Trials in all; the same command with the same `name` continues. At least 1.
+        timeout: Time after which no trial is started. Above 0.
+        jobs: Processes that work on the study. At least 1.
+        method: Method of the search.
+        pruner: Rule that stops poor trials early.
+        objective: Objectives: ap, auroc, latency_ms; several give a Pareto front.
+        splits: Parts of the good images that are held out in turn. At least 1, at most 10.
+        space: Range of a setting: blur=0..2, ridge='1e-4..0.1 log', covariance=full,shared.
+        final_model: Train a model with the best settings.
         arch: Detector: cnn, diffusion, dinomaly, efficientad, padim, patchcore, resnet, simplenet, vit, or one of
             an installed package.
         backbone: timm model that computes the features.
@@ -460,16 +498,6 @@ def tune(
         precision: Precision of training.
         gradient_checkpointing: Recompute activations: less memory, about a third more time.
         compile: Compile the training step with torch.compile; faster in long trainings.
-        trials: Trials in all; the same command with the same `name` continues. At least 1.
-        timeout: Time after which no trial is started. Above 0.
-        jobs: Processes that work on the study. At least 1.
-        method: Method of the search.
-        pruner: Rule that stops poor trials early.
-        objective: Objectives: ap, auroc, latency_ms; several give a Pareto front.
-        splits: Parts of the good images that are held out in turn. At least 1, at most 10.
-        space: Range of a setting: blur=0..2, ridge='1e-4..0.1 log', covariance=full,shared.
-        defects: Labelled defects that take the place of generated ones; no test images.
-        final_model: Train a model with the best settings.
         runs: Folder of all runs.
         name: Name of the run's folder.
         resume: Continue an interrupted run: its folder or name.
@@ -1079,4 +1107,42 @@ def best_run(
 
     Raises:
         AdctlError: No run meets the conditions and has the metric, or the database cannot be read.
+    """
+
+def accept_run(
+    run: str,
+    *,
+    name: str | None = None,
+    runs: StrPath = "runs",
+) -> AcceptedVersion:
+    """Let a name such as line3 mean another run, such as an update.
+
+    Args:
+        run: Name, identifier or folder of the run.
+        name: The name. Default: that of the first model that it updates.
+        runs: Folder of all runs.
+
+    Returns:
+        The name, the run that it means now, and the one before.
+
+    Raises:
+        AdctlError: There is no such run, it has no model, or the versions cannot be written.
+    """
+
+def roll_back_run(
+    name: str,
+    *,
+    runs: StrPath = "runs",
+) -> AcceptedVersion:
+    """Let a name mean the run that it meant before.
+
+    Args:
+        name: Name under which runs were accepted.
+        runs: Folder of all runs.
+
+    Returns:
+        The name, the run that it means now, and the one before.
+
+    Raises:
+        AdctlError: There is no such name or no earlier version, or the versions cannot be written.
     """

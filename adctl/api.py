@@ -21,8 +21,10 @@ from adctl.config import (
     FetchWeightsSettings,
     LoadedSettings,
     ReportSettings,
+    RunsAcceptSettings,
     RunsBestSettings,
     RunsListSettings,
+    RunsRollbackSettings,
     SchemaSettings,
     ScoreSettings,
     TrainSettings,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from adctl.scoring.model import Model
     from adctl.scoring.score import ScoreResult
     from adctl.tracking.queries import RunRow
+    from adctl.tracking.versions import AcceptedVersion
     from adctl.training.cross_validation import CrossValidationResult
     from adctl.training.grid import GridResult
     from adctl.training.single_run import TrainResult
@@ -372,6 +375,40 @@ def best_run(loaded: LoadedSettings[RunsBestSettings]) -> Path:
     settings = loaded.settings
     conditions = queries.conditions_of(settings)
     return queries.model_of(queries.best_run(settings.runs, settings.metric, conditions))
+
+
+@from_settings(RunsAcceptSettings, required=("run",))
+def accept_run(loaded: LoadedSettings[RunsAcceptSettings]) -> AcceptedVersion:
+    """Let a name such as line3 mean another run, such as an update.
+
+    Returns:
+        The name, the run that it means now, and the one before.
+
+    Raises:
+        AdctlError: There is no such run, it has no model, or the versions cannot be written.
+    """
+    from adctl.tracking.versions import accept
+
+    settings = loaded.settings
+    assert settings.run is not None
+    return accept(settings.runs, settings.run, settings.name)
+
+
+@from_settings(RunsRollbackSettings, required=("name",))
+def roll_back_run(loaded: LoadedSettings[RunsRollbackSettings]) -> AcceptedVersion:
+    """Let a name mean the run that it meant before.
+
+    Returns:
+        The name, the run that it means now, and the one before.
+
+    Raises:
+        AdctlError: There is no such name or no earlier version, or the versions cannot be written.
+    """
+    from adctl.tracking.versions import roll_back
+
+    settings = loaded.settings
+    assert settings.name is not None
+    return roll_back(settings.runs, settings.name)
 
 
 # ---- models

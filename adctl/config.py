@@ -284,6 +284,12 @@ class TrainSettings(DeviceSettings, DataSettings):
         (), "Transforms of --augment custom; settings files only.", flag=""
     )
     augmentation_library: Literal["torchvision", "albumentations"] = DATA("torchvision", "Library that augments.")
+    update: Path | None = DATA(
+        None, "Model that shall learn from the good images of --good too; it stays as it is.", "MODEL"
+    )
+    defects: Folder | None = DATA(None, "Reviewed defects, on which --update compares the two models.")
+    confirmed: Texts = DATA((), "Image for --update that is good although it is unlike the others; repeatable.", "NAME")
+    trust_reviews: bool = DATA(False, "Learn with --update from all images of --good, also those unlike the others.")
     synthetic: str | None = DATA(None, "Synthetic defects to repair: cutpaste, perlin, or both with a comma.")
 
     arch: str = DETECTOR("patchcore", _ARCH, synonyms=("model", "detector", "method"))
@@ -744,6 +750,26 @@ class RunsNoteSettings(RunsSettings):
     words: Texts = RUNS((), "Run, then the text; no text removes the note.", argument=True, flag="RUN TEXT")
 
 
+@command(
+    "runs accept",
+    "Let a name such as line3 mean another run, such as an update.",
+    "adctl runs accept line3-update",
+    "adctl runs accept line3-update --as line3",
+)
+class RunsAcceptSettings(RunsSettings):
+    """Settings of `adctl runs accept`."""
+
+    run: str | None = RUNS(None, "Name, identifier or folder of the run.", argument=True)
+    name: str | None = RUNS(None, "The name.", flag="--as", unset="that of the first model that it updates")
+
+
+@command("runs rollback", "Let a name mean the run that it meant before.", "adctl runs rollback line3")
+class RunsRollbackSettings(RunsSettings):
+    """Settings of `adctl runs rollback`."""
+
+    name: str | None = RUNS(None, "Name under which runs were accepted.", argument=True)
+
+
 @command("runs lineage", "Show what a model was made from and what was made from it.", "adctl runs lineage line3")
 class RunsLineageSettings(RunsSettings):
     """Settings of `adctl runs lineage`."""
@@ -761,7 +787,7 @@ class RunsExportSettings(OverwriteSettings, RunsSettings):
 
 @command(
     "runs prune",
-    "Remove old runs, except the best and those that are tagged, served or continued by others.",
+    "Remove old runs, except the best and those that are tagged, accepted, served or continued by others.",
     "adctl runs prune --keep-best 3 --older 30d --dry-run",
     switches=(switch("dry_run", "Only tell what would be removed.", "Runs"),),
 )

@@ -155,6 +155,14 @@ class RunData(TypedDict):
     training_digest: str
 
 
+class Parent(TypedDict):
+    """Model that a run updated."""
+
+    run: str
+    model: str
+    sha256: str
+
+
 class Fit(TypedDict):
     """Report of a fit."""
 
@@ -186,6 +194,7 @@ class Run(TypedDict):
     seconds: float
     energy_j: NotRequired[float | None]
     environment: dict[str, Any]
+    parent: NotRequired[Parent]
 
 
 class ScoredModel(TypedDict):
@@ -320,6 +329,7 @@ RESULTS: dict[str, tuple[str, ...]] = {
     "runs show": (f"{_HERE}:RunEntry",),
     "runs best": (f"{_HERE}:BestRun",),
     **dict.fromkeys(("runs tag", "runs note"), ("adctl.tracking.folders:Notes",)),
+    **dict.fromkeys(("runs accept", "runs rollback"), ("adctl.tracking.versions:AcceptedVersion",)),
     "runs lineage": ("adctl.tracking.lineage:LineageNode",),
     "runs export": (f"{_HERE}:ExportedRuns",),
     "runs prune": ("adctl.tracking.prune:PruneResult",),

@@ -14,7 +14,6 @@ from adctl.detectors.padim import PaDiM
 from adctl.detectors.patchcore import PatchCore
 from adctl.detectors.registry import detector_class
 from adctl.errors import ModelFileError
-from adctl.model_file import load_model
 
 SIDE = 64
 ALONE = {"padim", "patchcore"}
@@ -198,14 +197,3 @@ def test_selection_goes_on_from_known_rows(rows, known, count, pool, seed):
         assert distance[index] == distance.max()
         distance = torch.minimum(distance, (vectors - vectors[index]).square().sum(1))
         distance[index] = -1
-
-
-def test_models_of_earlier_versions_can_be_updated(request):
-    folder = request.path.parent / "files_0_1_0"
-    for arch in sorted(ALONE):
-        detector, header = load_model(folder / f"{arch}.safetensors")
-        size = detector.input
-        pictures = torch.rand(6, size.channels, size.height, size.width, generator=torch.Generator().manual_seed(0))
-        before = scores(detector, pictures)
-        run(detector.update_phases(header.training.images), pictures)
-        assert (scores(detector, pictures) < before).all()

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from adctl.config import ReportSettings, ScoreSettings, load
 from adctl.detectors.components.backbones import find_weights
-from adctl.model_file import build_detector, read_header
+from adctl.model_file import build_detector, load_model, read_header
 from adctl.reporting.report import report
 from adctl.scoring.score import score
 from adctl.scoring.score_set import ScoreSet
@@ -65,6 +65,18 @@ def test_a_model_of_0_1_0_scores_as_it_did(arch, tmp_path):
     for key, expected in EXPECTED[arch]["rows"].items():
         assert rows[key].score == pytest.approx(expected["score"], rel=1e-4)
         assert rows[key].verdict == expected["verdict"]
+
+
+@torch.inference_mode()
+def test_a_model_of_0_1_0_learns_from_new_images(tmp_path):
+    detector, header = load_model(whole_model("patchcore", tmp_path / "model.safetensors"))
+    size = detector.input
+    images = torch.rand(4, size.channels, size.height, size.width, generator=torch.Generator().manual_seed(0))
+    before = detector(images).scores
+    for phase in detector.update_phases(header.training.images):
+        phase.absorb(phase.embed(images))
+        phase.finish(lambda _done, _total: None)
+    assert (detector(images).scores < before).all()
 
 
 def test_a_scored_folder_of_0_1_0_is_read_and_reported(tmp_path, monkeypatch):

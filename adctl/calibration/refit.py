@@ -61,6 +61,11 @@ class Refitter:
         self._calibrate = loaded.settings
         self._reporter = reporter
         self._settings = load_settings(run, _compute_settings(loaded)).settings
+        if self._settings.update is not None:
+            raise UsageError(
+                f"{model} was updated by 'adctl train --update', so it cannot be trained again on parts of its images.",
+                "Name good images that it was not trained on with --good DIR, or train a new model.",
+            )
         self._plan = plan_training(self._settings)
         check_data(run, self._plan.split)
         self.split = self._plan.split

@@ -58,6 +58,8 @@ def settings_table(call: Call[TrainSettings]) -> dict[str, dict[str, Any]]:
 def _refuse_grid(settings: TrainSettings) -> None:
     from adctl.training.grid import is_grid
 
+    if settings.update is not None:
+        raise UsageError("--dry-run and --print-config do not work with --update.", "Leave them out.")
     if is_grid(settings):
         raise UsageError(
             "--dry-run and --print-config work for one training only.", "Give one --arch, --category and --seed."
@@ -68,7 +70,7 @@ def _show(call: Call[TrainSettings], result: TrainResult | CrossValidationResult
     from adctl.training.single_run import TrainResult
 
     if isinstance(result, TrainResult):
-        call.finish(result, lambda: _text(result))
+        call.finish(result, lambda: _text(result) if result.update is None else _updated(result))
         return 0
     from adctl.cli.cross_validation_text import cross_validation_json, cross_validation_text
     from adctl.cli.grid_text import grid_text
@@ -83,7 +85,7 @@ def _show(call: Call[TrainSettings], result: TrainResult | CrossValidationResult
     return 0
 
 
-def _text(result: TrainResult) -> RenderableType:
+def _text(result: TrainResult, *, next_step: bool = True) -> RenderableType:
     from adctl.cli.calibrate import false_alarms
 
     calibration = result.calibration
@@ -99,9 +101,20 @@ def _text(result: TrainResult) -> RenderableType:
             ("false alarms", false_alarms(calibration)),
             *_folds_offer(result),
             *_runtime(result.export),
-            ("next", "adctl score FOLDER --out heatmaps/"),
+            *([("next", "adctl score FOLDER --out heatmaps/")] if next_step else []),
         ]
     )
+
+
+def _updated(result: TrainResult) -> RenderableType:
+    from rich.console import Group
+    from rich.padding import Padding
+
+    from adctl.cli.update_text import update_text
+
+    assert result.update is not None
+    accept = rows([("next", f"adctl runs accept {result.run.name}")])
+    return Group(_text(result, next_step=False), Padding(update_text(result.update), (1, 0, 0, 0)), accept)
 
 
 def _calibration_images(calibration: Calibration) -> str:

@@ -52,6 +52,8 @@ class FitJob:
         device: The device, for a fit on one device.
         context: Progress, log, checkpoints and augmentation.
         resume: Whether to resume from the newest checkpoint, if there is one.
+        learned: Number of images that the detector has learned from, to which the training images are new; 0 fits it
+            anew.
     """
 
     detector: Any
@@ -61,6 +63,7 @@ class FitJob:
     device: torch.device
     context: FitContext
     resume: bool = False
+    learned: int = 0
 
 
 _FIRST = 8
@@ -142,7 +145,8 @@ def _fit(job: FitJob, fabric: Fabric | None) -> FitReport:
     report = FitReport()
     limit = BatchLimit(starting_batch_size(job.settings.batch_size, str(device)))
     snapshot = _newest_snapshot(job)
-    for number, phase in enumerate(detector.phases()):
+    phases = detector.update_phases(job.learned) if job.learned else detector.phases()
+    for number, phase in enumerate(phases):
         if snapshot is not None and number < snapshot.values["phase"]:
             continue
         start = time.perf_counter()

@@ -95,6 +95,21 @@ def delong(
     return comparison(Interval(difference - half_width, difference + half_width), p_value)
 
 
+def mcnemar(first_only: int, second_only: int) -> float:
+    """Return the two-sided p-value of the exact test that two verdicts on the same images are equally often right.
+
+    McNemar, "Note on the sampling error of the difference between correlated proportions or percentages",
+    Psychometrika 12, 1947; exact by the binomial distribution.
+
+    Args:
+        first_only: Number of images on which only the first verdict is right.
+        second_only: Number of images on which only the second verdict is right.
+    """
+    from scipy import stats  # slow to import
+
+    return float(min(1.0, 2 * stats.binom.cdf(min(first_only, second_only), first_only + second_only, 0.5)))
+
+
 def compare_image_metrics(
     first: ArrayLike,
     second: ArrayLike,

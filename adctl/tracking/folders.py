@@ -28,7 +28,7 @@ STARTED = "started.json"
 NOTES = "notes.json"
 LINEAGE = run_folder.LINEAGE
 
-Kind = Literal["calibration", "export", "scores", "report", "served"]
+Kind = Literal["calibration", "export", "scores", "report", "served", "update"]
 State = Literal["finished", "running", "interrupted"]
 
 _REMEDY = "Delete the file; 'adctl runs index' then reads the folder again."

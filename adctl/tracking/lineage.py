@@ -18,7 +18,7 @@ class LineageNode:
     """One step of a lineage.
 
     Attributes:
-        kind: `images`, `split`, `model`, or the kind of an artifact.
+        kind: `images`, `split`, `model`, `updated model`, or the kind of an artifact.
         path: File or folder; empty for images.
         facts: What identifies it, in words: digests, counts, metrics.
         children: Steps made from it.
@@ -31,7 +31,7 @@ class LineageNode:
 
 
 def lineage_of(folder: Path) -> LineageNode:
-    """Return the lineage of a run, with its images at the root.
+    """Return the lineage of a run, with its images at the root, or the model that it updates.
 
     Raises:
         DataError: A file in the folder is damaged.
@@ -47,7 +47,11 @@ def lineage_of(folder: Path) -> LineageNode:
     )
     of_split = LineageNode("split", str(folder / run_folder.SPLIT), tuple(parts), (model,))
     images = tuple(filter(None, (run.dataset, run.category, run.images and f"{run.images} images")))
-    return LineageNode("images", "", (*map(str, images), *filter(None, [_short(run.images_sha256)])), (of_split,))
+    root = LineageNode("images", "", (*map(str, images), *filter(None, [_short(run.images_sha256)])), (of_split,))
+    parent = (run_folder.read_json(folder / run_folder.RUN) or {}).get("parent")
+    if parent is None:
+        return root
+    return LineageNode("updated model", parent["model"], (parent["run"], _short(parent["sha256"])), (root,))
 
 
 def _children(run: folders.Run, source: str) -> tuple[LineageNode, ...]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from adctl import run_folder
 from adctl.errors import UsageError
+from adctl.tracking import versions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,13 +20,15 @@ METRIC = "image_auroc"
 def find_model(runs: Path, model: Path | None) -> Path:
     """Find a model file by its path, by the folder or name of its run, or by `best:NAME`; None finds the last one.
 
-    `best:NAME` is the run with the highest image AUROC among those with this tag, name, category or dataset.
+    A name under which a run was accepted means that run, see `adctl.tracking.versions`. `best:NAME` is the run with the
+    highest image AUROC among those with this tag, name, category or dataset.
 
     Raises:
         UsageError: There is no such model.
     """
     if model is None or not str(model).startswith(BEST):
-        return run_folder.find_model(runs, model)
+        accepted = None if model is None else versions.accepted_run(runs, str(model))
+        return run_folder.find_model(runs, accepted or model)
     from adctl.tracking import queries
 
     name = str(model).removeprefix(BEST)

@@ -6,19 +6,18 @@ import re
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import delete
 
 from adctl import files
 from adctl.errors import UsageError
-from adctl.tracking import database, queries
+from adctl.tracking import database, queries, versions
 from adctl.tracking.folders import read_run
 from adctl.tracking.schema import ARTIFACTS, RUNS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from adctl.tracking.queries import RunRow
 
 _AGE = re.compile(r"(\d+)([dhw])")
@@ -70,7 +69,7 @@ def parse_age(text: str) -> timedelta:
 
 
 def prune(runs: Path, rule: PruneRule, *, dry_run: bool) -> PruneResult:
-    """Remove old runs, except the best, and except those that are tagged, served, running or used by other runs.
+    """Remove old runs, except the best, and those that are tagged, accepted, served, running or used by other runs.
 
     Args:
         runs: Folder of the runs.
@@ -84,7 +83,8 @@ def prune(runs: Path, rule: PruneRule, *, dry_run: bool) -> PruneResult:
     rows = queries.find_runs(runs)
     before = datetime.now(UTC) - (parse_age(rule.older) if rule.older else timedelta())
     best = _best(rows, rule.keep_best, rule.metric)
-    parents = {str(row.get("resume") or row.get("update") or "") for row in rows}
+    parents = {str(row.get("resume") or "") for row in rows}
+    parents |= {str(Path(row.get("update")).parent) for row in rows if row.get("update")}
     kept, removed, freed = {}, [], 0
     for row in rows:
         reason = _reason_to_keep(row, best, parents, before)
@@ -118,6 +118,8 @@ def reason_to_stay(row: RunRow) -> str:
     """Return why a run must not be removed without being asked twice; empty if nothing speaks against it."""
     if row.values["tags"]:
         return f"tagged {', '.join(row.values['tags'])}"
+    if names := versions.names_of(row.folder):
+        return f"a version of {', '.join(names)}"
     if row.state == "running":
         return "running"
     if row.folder.is_dir() and any(one.kind == "served" for one in read_run(row.folder).artifacts):

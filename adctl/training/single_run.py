@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from adctl.records import Calibration, CalibrationScores, Sample
     from adctl.training.augmentation import Augmentation
     from adctl.training.image_shape import ChosenSize
+    from adctl.training.reviews import UpdateResult
 
     AfterEpoch = Callable[[TorchRuntime, int, int], None]
 
@@ -75,6 +76,9 @@ _CHECKPOINTS_IN_TRAINING = 2
 
 NEW_GROUPS_RATE = 0.01
 """False-alarm rate of the threshold for a new group."""
+
+_REFERENCE = "patchcore"
+"""Detector that judges which images are unlike others, for detectors that must be trained to do so."""
 
 _DETECTOR_FLAGS = ("backbone", "image_size", "roi", "loss", "error", "noise_level")
 """Settings of training that are options of some detectors."""
@@ -147,6 +151,7 @@ class TrainResult:
         summary: Size of the network.
         export: Export for a faster runtime; None if it was not wanted.
         energy_j: Energy of the machine meanwhile, joules, other programs included; None if it does not tell.
+        update: What was learned and how the model compares with the one that it updates; None for a new model.
     """
 
     run: Path
@@ -160,6 +165,7 @@ class TrainResult:
     summary: ModelSummary
     export: TrainedExport | None = None
     energy_j: float | None = None
+    update: UpdateResult | None = None
 
 
 def plan_training(settings: TrainSettings) -> TrainingPlan:
@@ -359,8 +365,8 @@ def _train_once(
         resume.check_data(run, plan.split)
     if distributed.is_secondary_process():
         checkpoints = None if run is None else CheckpointFolder(run / CHECKPOINTS)
-        context = FitContext(checkpoints=checkpoints, augment=_augmentation(settings, plan.config))
-        _fit(_new_detector(settings, plan.config)[0], settings, plan, context, _image_sources(settings, plan))
+        context = FitContext(checkpoints=checkpoints, augment=augmentation(settings, plan.config))
+        _fit(new_detector(settings, plan.config)[0], settings, plan, context, image_sources(settings, plan))
         return None
     if run is not None:
         with resume.run_lock(run):
@@ -396,24 +402,73 @@ def train_into(
         OutputError: The run cannot be written.
     """
     settings = loaded.settings
-    start, meter = time.perf_counter(), EnergyMeter(_torch_devices(settings, plan))
-    record.training_started(run)
-    loggers = loggers or Loggers(())
-    loggers.start(run, _parameters(loaded, plan))
+    session = Session.begin(run, loaded, plan, loggers or Loggers(()))
     out_of_fold = calibration_scores is None and not plan.split.calibration
     with _kept_in_memory() if out_of_fold else contextlib.nullcontext():
-        images = _image_sources(settings, plan)  # read while the rest is prepared
+        images = image_sources(settings, plan)  # read while the rest is prepared
         checkpoints = CheckpointFolder(run / CHECKPOINTS, settings.keep_checkpoints or _CHECKPOINTS_IN_TRAINING)
-        log_files = LoggedTrainingLog(run, loggers)
-        context = FitContext(reporter, log_files, checkpoints, _augmentation(settings, plan.config))
+        log_files = LoggedTrainingLog(run, session.loggers)
+        context = FitContext(reporter, log_files, checkpoints, augmentation(settings, plan.config))
         detector, header, report = _fit_new(settings, plan, context, images)
         if calibration_scores is None:
             score = _score_out_of_fold if out_of_fold else _score_calibration_images
             calibration_scores = score(detector, header, settings, plan, reporter)
     header = header.with_calibration(_default_calibration(settings, calibration_scores))
+    result = save_trained(run, detector, header, report, loaded, plan, session)
+    checkpoints.clear(settings.keep_checkpoints)
+    return result
+
+
+@dataclass(frozen=True)
+class Session:
+    """What accompanies a run from its start to its model file.
+
+    Attributes:
+        start: Time of the start, as `time.perf_counter` gives it.
+        meter: Meter of the energy.
+        loggers: Loggers, which the caller finishes.
+    """
+
+    start: float
+    meter: EnergyMeter
+    loggers: Loggers
+
+    @classmethod
+    def begin(cls, run: Path, loaded: LoadedSettings[TrainSettings], plan: TrainingPlan, loggers: Loggers) -> Session:
+        """Start clock, meter and loggers, and enter the run in the index."""
+        session = cls(time.perf_counter(), EnergyMeter(_torch_devices(loaded.settings, plan)), loggers)
+        record.training_started(run)
+        loggers.start(run, _parameters(loaded, plan))
+        return session
+
+
+def save_trained(
+    run: Path,
+    detector: Detector,
+    header: ModelHeader,
+    report: FitReport,
+    loaded: LoadedSettings[TrainSettings],
+    plan: TrainingPlan,
+    session: Session,
+    parent: dict[str, str] | None = None,
+) -> TrainResult:
+    """Write the model file and the manifest of a run, and enter the run in the index.
+
+    Args:
+        run: Folder of the run.
+        detector: Fitted detector.
+        header: Its header, with the calibration.
+        report: Report of the fit.
+        loaded: The settings and their origins.
+        plan: The plan of these settings.
+        session: Clock, energy meter and loggers of the run.
+        parent: Run, model file and digest of the model that was updated, or None.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
     model = run / run_folder.MODEL
     save_model(model, detector, header)
-    checkpoints.clear(settings.keep_checkpoints)
     assert header.calibration is not None
     size = detector.input
     with unshared():
@@ -423,18 +478,18 @@ def train_into(
         run=run,
         model=model,
         sha256=files.sha256_file(model),
-        arch=settings.arch,
-        images=len(plan.split.train),
+        arch=header.arch,
+        images=header.training.images,
         calibration=header.calibration,
         fit=report,
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - session.start,
         summary=summary,
-        energy_j=meter.stop(),
+        energy_j=session.meter.stop(),
     )
-    _write_manifest(result, loaded, plan)
-    run_folder.set_last(settings.runs, "model", model)
+    _write_manifest(result, loaded, plan, header.training.digest, parent)
+    run_folder.set_last(loaded.settings.runs, "model", model)
     record.training_finished(run)
-    loggers.log_result(run, model, report.history, _numbers(result))
+    session.loggers.log_result(run, model, report.history, _numbers(result))
     return result
 
 
@@ -482,10 +537,30 @@ def refit(
     Raises:
         TrainingError: The loss is not finite, or memory is too small.
     """
-    context = FitContext(reporter, augment=_augmentation(settings, plan.config))
+    context = FitContext(reporter, augment=augmentation(settings, plan.config))
     part = replace(plan, split=replace(plan.split, train=samples))
-    detector, header, _ = _fit_new(settings, part, context, _image_sources(settings, part), after_epoch)
+    detector, header, _ = _fit_new(settings, part, context, image_sources(settings, part), after_epoch)
     return detector, header
+
+
+def fit_reference(settings: TrainSettings, plan: TrainingPlan, reporter: Reporter) -> tuple[Detector, ModelHeader]:
+    """Fit a PatchCore to the training images of any detector, and calibrate it out of fold; nothing is written.
+
+    Args:
+        settings: Settings that compute: device, threads, batch size.
+        plan: Plan of the other detector; size, channels and region of its input are kept, tiles and scales are not.
+        reporter: Receiver of progress.
+
+    Raises:
+        TrainingError: Memory is too small.
+    """
+    shared = {"image_size", "channels", "resize", "bit_depth", "roi"}
+    given = TrainSettings(arch=_REFERENCE, workers=settings.workers, batch_size=settings.batch_size)
+    config = detector_class(_REFERENCE).Config(**plan.config.model_dump(include=shared))
+    part = replace(plan, config=config, split=replace(plan.split, validation=(), calibration=()))
+    detector, header, _ = _fit_new(given, part, FitContext(reporter), image_sources(given, part))
+    scores = _score_out_of_fold(detector, header, given, part, reporter)
+    return detector, header.with_calibration(_default_calibration(given, scores))
 
 
 def _fit_new(
@@ -497,7 +572,7 @@ def _fit_new(
 ) -> tuple[Detector, ModelHeader, FitReport]:
     """Fit a new detector; return it with its header, which has no calibration, and the report."""
     with context.reporter.stage("building the network"):
-        detector, weights = _new_detector(settings, plan.config)
+        detector, weights = new_detector(settings, plan.config)
     header = ModelHeader(
         settings.arch,
         plan.config.model_dump(mode="json"),
@@ -518,7 +593,12 @@ def _with_runtime(
     return call
 
 
-def _new_detector(settings: TrainSettings, config: DetectorConfig) -> tuple[Detector, PretrainedWeights | None]:
+def new_detector(settings: TrainSettings, config: DetectorConfig) -> tuple[Detector, PretrainedWeights | None]:
+    """Create a detector with the pretrained weights of its backbone; return it with these weights, if any.
+
+    Raises:
+        UsageError: Weights are given for a detector without a backbone.
+    """
     seed_everything(settings.seed)
     detector = detector_class(settings.arch)(config)
     name = detector.backbone_name
@@ -532,7 +612,7 @@ def _new_detector(settings: TrainSettings, config: DetectorConfig) -> tuple[Dete
     return detector, weights
 
 
-def _image_sources(settings: TrainSettings, plan: TrainingPlan) -> tuple[ImageSource, ImageSource | None]:
+def image_sources(settings: TrainSettings, plan: TrainingPlan) -> tuple[ImageSource, ImageSource | None]:
     """Start to read the training images; return them and the validation images, None if there are none."""
     spec = InputSpec.from_config(plan.config.model_dump())
 
@@ -577,7 +657,7 @@ def _torch_devices(settings: TrainSettings, plan: TrainingPlan) -> list[torch.de
     return [torch.device(several.kind, number) for number in several.numbers]
 
 
-def _augmentation(settings: TrainSettings, config: DetectorConfig) -> Augmentation | None:
+def augmentation(settings: TrainSettings, config: DetectorConfig) -> Augmentation | None:
     """Return the augmentation of training images, or None.
 
     Raises:
@@ -675,7 +755,13 @@ def _training_record(plan: TrainingPlan, weights: PretrainedWeights | None) -> T
     )
 
 
-def _write_manifest(result: TrainResult, loaded: LoadedSettings[TrainSettings], plan: TrainingPlan) -> None:
+def _write_manifest(
+    result: TrainResult,
+    loaded: LoadedSettings[TrainSettings],
+    plan: TrainingPlan,
+    digest: str,
+    parent: dict[str, str] | None,
+) -> None:
     settings = loaded.settings
     dataset = plan.dataset
     files.write_json(
@@ -694,9 +780,10 @@ def _write_manifest(result: TrainResult, loaded: LoadedSettings[TrainSettings], 
                     name: absolute_path(path) if (path := getattr(settings, name)) else None
                     for name in ("good", "test", "masks")
                 },
-                "group": settings.group,
-                "training_digest": training_digest(plan.split.train, plan.split.digests),
+                "group": settings.group if parent is None else None,  # the manifest of an update names the groups
+                "training_digest": digest,
             },
+            **({"parent": parent} if parent else {}),
             "split": {name: len(getattr(plan.split, name)) for name in ("train", "validation", "calibration")},
             "config": plan.config.model_dump(mode="json"),
             "calibration": asdict(result.calibration),

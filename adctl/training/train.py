@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 from adctl import files, run_folder
 from adctl.engine.distributed import is_secondary_process
+from adctl.errors import UsageError
+from adctl.options import flag_name
 from adctl.progress import SILENT, Reporter
 from adctl.training.cross_validation import CrossValidationResult, cross_validate
 from adctl.training.fetch_missing import fetch_missing
 from adctl.training.grid import GridResult, is_grid, train_grid
 from adctl.training.resume import find_run
 from adctl.training.single_run import TrainResult, train_once
+from adctl.training.update import train_update
 
 if TYPE_CHECKING:
     from adctl.config import LoadedSettings, TrainSettings
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 def train(
     loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILENT
 ) -> TrainResult | CrossValidationResult | GridResult | None:
-    """Train a single run, the folds of a cross-validation, or the combinations of a grid.
+    """Train a single run, the folds of a cross-validation, the combinations of a grid, or an update.
 
     Args:
         loaded: The settings and their origins.
@@ -31,13 +34,16 @@ def train(
 
     Raises:
         OutputError: No folder can be made for the run.
-        AdctlError: See `train_once`, `cross_validate` and `train_grid`.
+        AdctlError: See `train_once`, `cross_validate`, `train_grid` and `train_update`.
     """
     settings = loaded.settings
     grid = is_grid(settings)
     if settings.resume is not None and not grid:
         settings = find_run(loaded)[1].settings
     _check_folder(settings, may_exist=grid)
+    if settings.update is not None:
+        return train_update(loaded, reporter)
+    _check_only_for_updates(settings)
     fetch_missing(settings, reporter)
     if grid:
         return train_grid(loaded, reporter)
@@ -54,3 +60,10 @@ def _check_folder(settings: TrainSettings, *, may_exist: bool) -> None:
     if settings.name and not may_exist:
         run_folder.require_unused(folder)
     files.require_writable([folder])
+
+
+def _check_only_for_updates(settings: TrainSettings) -> None:
+    """Raise if settings are given that only an update has."""
+    for name in ("defects", "trust_reviews", "confirmed"):
+        if getattr(settings, name):
+            raise UsageError(f"{flag_name(name)} belongs to --update, which is missing.", "Give --update MODEL too.")

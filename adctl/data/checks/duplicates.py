@@ -73,13 +73,22 @@ def _case(group: Sequence[ImageStats], detail: str) -> FindingCase:
     return FindingCase(tuple(image.sample.path for image in ordered), detail)
 
 
-def _near_duplicates(stats: Sequence[ImageStats]) -> Iterator[tuple[list[ImageStats], float]]:
-    """Yield groups of near duplicates, each with the lowest correlation among its matching pairs."""
+def similar_pairs(stats: Sequence[ImageStats]) -> list[tuple[int, int, float]]:
+    """Return the positions of each pair of near duplicates, and the correlation of their fine structure.
+
+    Args:
+        stats: Statistics of readable images.
+    """
     if len(stats) < 2:  # noqa: PLR2004 - a pair
-        return
+        return []
     hashes = np.array([image.hash for image in stats], np.uint64)
     details = np.stack([image.detail for image in stats if image.detail is not None])
-    pairs = list(_pairs(hashes, details, _threshold(details)))
+    return list(_pairs(hashes, details, _threshold(details)))
+
+
+def _near_duplicates(stats: Sequence[ImageStats]) -> Iterator[tuple[list[ImageStats], float]]:
+    """Yield groups of near duplicates, each with the lowest correlation among its matching pairs."""
+    pairs = similar_pairs(stats)
     if not pairs:
         return
     first, second, correlation = (np.array(column) for column in zip(*pairs, strict=True))
