@@ -108,6 +108,30 @@ def exported(patchcore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def serve(exported: Path, tmp_path: Path):
+    """Make servers in this process, asked without a network; they have the model line3 unless `start` is False."""
+    from starlette.testclient import TestClient
+
+    from adctl.config import ServeSettings
+    from adctl.serve.app import create_app
+    from adctl.serve.state import Server
+
+    running = []
+
+    def make(start: bool = True, **values: Any) -> TestClient:
+        wanted = {"runs": tmp_path / "runs", "model": (f"line3={exported / 'model.onnx'}",), "device": "cpu", **values}
+        server = Server(validated(ServeSettings, wanted))
+        if start:
+            server.start()
+        running.append(server)
+        return TestClient(create_app(server), base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
+
+    yield make
+    for server in running:
+        server.stop()
+
+
 class CommandLine:
     """Runs the real command line in a process of its own, in a folder of its own."""
 

@@ -14,34 +14,12 @@ from server_process import form
 
 pytest.importorskip("fastapi")
 
-from starlette.testclient import TestClient
 
-from adctl.config import ServeSettings, validated
 from adctl.errors import UsageError
-from adctl.serve.app import create_app
 from adctl.serve.keys import add_key, list_keys, revoke_key
 from adctl.serve.sessions import Sessions
-from adctl.serve.state import Server
 
 HOME = "http://127.0.0.1:8000"
-
-
-@pytest.fixture
-def serve(exported, tmp_path):
-    """Make servers in this process."""
-    running = []
-
-    def make(model=True, **values):
-        wanted = {"runs": tmp_path / "runs", "model": (f"line3={exported / 'model.onnx'}",), "device": "cpu", **values}
-        server = Server(validated(ServeSettings, wanted))
-        if model:
-            server.start()
-        running.append(server)
-        return TestClient(create_app(server), base_url=HOME, raise_server_exceptions=False)
-
-    yield make
-    for server in running:
-        server.stop()
 
 
 @pytest.fixture
@@ -93,7 +71,7 @@ ALLOWED = {
 
 
 def test_each_role_may_do_what_it_may(serve, keys):
-    client = serve(model=False)
+    client = serve(start=False)
     order = ["score", "review", "admin"]
     for (method, path), needed in ALLOWED.items():
         assert client.request(method, path).status_code == 401, path
@@ -105,7 +83,7 @@ def test_each_role_may_do_what_it_may(serve, keys):
 
 
 def test_every_route_needs_a_key_but_health_and_documentation(serve, keys):
-    client = serve(model=False)
+    client = serve(start=False)
     document = client.get("/openapi.json").json()
     free = {"/livez", "/readyz", "/v1/session"}
     for path, methods in document["paths"].items():
@@ -115,7 +93,7 @@ def test_every_route_needs_a_key_but_health_and_documentation(serve, keys):
 
 
 def test_wrong_keys_are_refused_and_revoked_ones_end(serve, keys, tmp_path):
-    client = serve(model=False)
+    client = serve(start=False)
     server = client.app.state.server
     good = keys["score"]
     wrong = [
@@ -154,10 +132,10 @@ def test_secrets_are_compared_in_constant_time():
 
 def test_another_address_needs_a_key(serve, tmp_path, adctl):
     with pytest.raises(UsageError, match="needs a key") as refused:
-        serve(model=False, host="0.0.0.0")
+        serve(start=False, host="0.0.0.0")
     assert "--tls-cert" in refused.value.remedy
     add_key(tmp_path / "runs", "camera", "score")
-    client = serve(model=False, host="0.0.0.0")
+    client = serve(start=False, host="0.0.0.0")
     assert client.get("/v1/models").status_code == 401
     revoke_key(tmp_path / "runs", "camera")
     client.app.state.server.keys.refresh()
@@ -166,7 +144,7 @@ def test_another_address_needs_a_key(serve, tmp_path, adctl):
 
 
 def test_the_limit_of_requests_is_for_each_key(serve, keys):
-    client = serve(model=False, rate=2.0)
+    client = serve(start=False, rate=2.0)
     statuses = [client.get("/v1/models", headers=bearer(keys["score"])) for _ in range(4)]
     assert [one.status_code for one in statuses] == [200, 200, 429, 429]
     assert statuses[-1].headers["retry-after"] == "1"
@@ -177,7 +155,7 @@ def test_the_limit_of_requests_is_for_each_key(serve, keys):
 
 
 def test_a_session_needs_its_token_for_changes(serve, keys):
-    client = serve(model=False)
+    client = serve(start=False)
     assert client.post("/v1/session", json={"key": "adctl_x_y"}).status_code == 401
     begun = client.post("/v1/session", json={"key": keys["review"]})
     cookie = begun.headers["set-cookie"].lower()
@@ -211,7 +189,7 @@ def test_a_forged_or_old_cookie_is_refused(tmp_path, monkeypatch):
 
 
 def test_pages_of_other_sites_change_nothing(serve):
-    client = serve(model=False, cors=("https://line.example",))
+    client = serve(start=False, cors=("https://line.example",))
     path, post = "/v1/models/nobody/unload", client.post
     for headers in (
         {"Origin": "https://evil.example"},
@@ -228,14 +206,14 @@ def test_pages_of_other_sites_change_nothing(serve):
 
 
 def test_other_host_names_are_refused_on_loopback(serve):
-    client = serve(model=False)
+    client = serve(start=False)
     assert client.get("/livez", headers={"Host": "evil.example:8000"}).status_code == 421
     for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "LOCALHOST"):
         assert client.get("/livez", headers={"Host": host}).status_code == 200, host
 
 
 def test_every_answer_has_the_headers_of_safety(serve):
-    client = serve(model=False)
+    client = serve(start=False)
     for path in ("/livez", "/docs", "/nowhere", "/v1/history/x", "/openapi.json"):
         headers = client.get(path).headers
         policy = headers["content-security-policy"]
@@ -265,14 +243,14 @@ def test_names_of_files_are_only_text(serve, zippers, name, tmp_path):
 
 
 def test_paths_that_climb_are_no_identifiers(serve):
-    client = serve(model=False)
+    client = serve(start=False)
     for path in ("/v1/history/..%2f..%2fsession.secret/image", "/v1/history/%2e%2e/image", "/v1/models/..%2fx/score"):
         assert client.get(path).status_code in (404, 405, 422)
 
 
 def test_secrets_are_in_no_log_and_no_answer(serve, keys, caplog):
     caplog.set_level(logging.DEBUG)
-    client = serve(model=False)
+    client = serve(start=False)
     client.get("/v1/models", headers=bearer(keys["admin"]))
     refused = client.post("/v1/session", json={"key": keys["admin"] + "x"})
     invalid = client.post("/v1/session", json={"key": [keys["admin"]]})

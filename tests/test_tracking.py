@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
 import sqlalchemy
+from postgres_server import PostgresServer
 
 from adctl import run_folder
 from adctl.errors import AdctlError, DataError, UsageError
 from adctl.tracking import changes, database, folders, index, migrate, models, notes, prune, queries, record, schema
 from adctl.tracking.lineage import lineage_of
-
-PROGRAMS = [Path(folder) for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
 
 
 def make_run(runs: Path, name: str, **changes) -> Path:
@@ -416,21 +413,8 @@ def test_a_database_that_cannot_be_written_costs_no_run(runs, monkeypatch, caplo
 @pytest.fixture(scope="module")
 def postgresql():
     """Address of a real server on loopback, which the fixture starts and stops."""
-    if not PROGRAMS:
-        pytest.skip("PostgreSQL is not installed")
-    data = Path(tempfile.mkdtemp(prefix="adctl-postgresql-"))  # pytest's own folder is closed to other users
-    user = []
-    if os.getuid() == 0:  # the server refuses to run as root
-        shutil.chown(data, "postgres")
-        user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
-    shared = [*user, PROGRAMS[0] / "initdb", "-D", data / "db", "-A", "trust", "-U", "adctl", "-E", "UTF8", "--no-sync"]
-    subprocess.run(shared, check=True, capture_output=True, cwd="/")
-    options = f"-c listen_addresses= -c unix_socket_directories={data} -c fsync=off"
-    control = [*user, PROGRAMS[0] / "pg_ctl", "-D", data / "db", "-w", "-l", data / "log"]
-    subprocess.run([*control, "-o", options, "start"], check=True, capture_output=True, cwd="/")
-    yield f"postgresql://adctl@/postgres?host={data}"
-    subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd="/")
-    shutil.rmtree(data)
+    with PostgresServer() as server:
+        yield server.address
 
 
 def test_postgresql(postgresql, tmp_path, monkeypatch):

@@ -86,6 +86,8 @@ class OpenVinoRuntime:
         require_file(path)
         require_file(path.with_suffix(".bin"))
         self._core = openvino.Core()
+        # Mapped weights of a file that is overwritten would change the scores, and a shorter file ends the process.
+        self._core.set_property({"ENABLE_MMAP": False})
         try:
             self._model = self._core.read_model(str(path))
             text = self._model.get_rt_info(METADATA).astype(str) if self._model.has_rt_info(METADATA) else None

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from adctl.errors import AdctlError, DataError, ImageError, UsageError
+from adctl.errors import AdctlError, DataError, ImageError, ModelFileError, OutputError, UsageError
 from adctl.files import to_json
 from adctl.names import printable
 
@@ -88,9 +88,9 @@ def of_error(error: Exception) -> Response:
 
 
 def _status_of(error: AdctlError) -> int:
-    if isinstance(error, ImageError):
+    if isinstance(error, ImageError | ModelFileError):
         return 422
-    if isinstance(error, DataError):  # the database cannot be used
+    if isinstance(error, DataError | OutputError):  # the database or the disk
         return 503
     return 400 if isinstance(error, UsageError) else 500
 

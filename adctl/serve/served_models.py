@@ -19,7 +19,7 @@ import numpy as np
 from adctl import files
 from adctl.choices import RUNTIMES
 from adctl.engine.batch_size import starting_batch_size
-from adctl.errors import AdctlError, UsageError
+from adctl.errors import ModelFileError, UsageError
 from adctl.scoring.colour_bar import ColourScale
 from adctl.scoring.score import ScoreSummary, open_model
 from adctl.scoring.watch import DRIFT_EVERY, DRIFT_SIGNIFICANCE, DRIFT_WINDOW
@@ -379,7 +379,9 @@ def _digest(path: Path) -> str:
     try:
         return files.sha256_file(path)
     except OSError as error:
-        raise AdctlError(f"Cannot read {path}: {error.strerror}.", "Put the file back, or load another one.") from error
+        raise ModelFileError(
+            f"Cannot read the model file {path.name}: {error.strerror}.", "Put the file back, or load another one."
+        ) from error
 
 
 def with_threshold(calibration: Calibration | None, threshold: float | None) -> Calibration | None:
