@@ -261,6 +261,13 @@ def test_other_moving_pictures(sets, tmp_path, ending):
     assert frames(target) == len(sets) * min(8, len(found.disagreements))
 
 
+def test_equal_models_have_no_best(tmp_path):
+    paths = make_images(tmp_path)
+    equal = match_images([write_set(tmp_path / name, paths, 1, arch=name, skill=9) for name in ("padim", "patchcore")])
+    said = summarise(compare_sets(equal, FEW))
+    assert said == "On 24 images, padim and patchcore have the same image AUROC: 1.000."
+
+
 def test_command_line_says_it_in_words(adctl, sets):
     done = adctl("report", *(one.folder for one in sets), "--out", "page.html", "--ci-samples", "200")
     assert "padim has the highest image AUROC" in done.stdout

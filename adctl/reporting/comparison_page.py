@@ -93,6 +93,9 @@ def summarise(comparison: SetComparison) -> str:
         text = f"{len(comparison.sets)} models scored the same {comparison.images} images."
         return f"{text} The verdicts differ on {count} of the {len(listed)} listed images."
     best = max(ranked, key=lambda result: result.image.auroc or 0.0)
+    if len(ranked) > 1 and all(result.image.auroc == best.image.auroc for result in ranked):
+        names = _join_names([result.name for result in ranked])
+        return f"On {comparison.images} images, {names} have the same image AUROC: {best.image.auroc:.3f}."
     text = f"On {comparison.images} images, {best.name} has the highest image AUROC: {best.image.auroc:.3f}."
     significant, others = _compare_with_best(best.name, comparison)
     if significant:
