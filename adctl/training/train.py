@@ -43,7 +43,7 @@ def train(
     _check_folder(settings, may_exist=grid)
     if settings.update is not None:
         return train_update(loaded, reporter)
-    _check_only_for_updates(settings)
+    _check_only_for_updates(loaded)
     fetch_missing(settings, reporter)
     if grid:
         return train_grid(loaded, reporter)
@@ -62,8 +62,8 @@ def _check_folder(settings: TrainSettings, *, may_exist: bool) -> None:
     files.require_writable([folder])
 
 
-def _check_only_for_updates(settings: TrainSettings) -> None:
+def _check_only_for_updates(loaded: LoadedSettings[TrainSettings]) -> None:
     """Raise if settings are given that only an update has."""
     for name in ("defects", "trust_reviews", "confirmed"):
-        if getattr(settings, name):
+        if loaded.origins[name].startswith("--"):
             raise UsageError(f"{flag_name(name)} belongs to --update, which is missing.", "Give --update MODEL too.")

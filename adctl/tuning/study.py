@@ -177,7 +177,7 @@ def tune(loaded: LoadedSettings[TuneSettings], reporter: Reporter = SILENT) -> T
 
 
 def _check(settings: TuneSettings) -> None:
-    for name in ("resume", "folds", "fold", "devices"):
+    for name in ("resume", "folds", "fold", "devices", "update"):
         if getattr(settings, name) is not None:
             raise UsageError(f"--{name} cannot be used in tuning.", "Leave it out; --splits sets the number of folds.")
     unknown = [name for name in settings.objective if name not in OBJECTIVES]
@@ -192,7 +192,8 @@ def _check(settings: TuneSettings) -> None:
 
 
 def _training_settings(settings: TuneSettings) -> TrainSettings:
-    return TrainSettings(**{name: getattr(settings, name) for name in names_of(TrainSettings)})
+    given = {name: getattr(settings, name) for name in names_of(TrainSettings)}
+    return TrainSettings(**{**given, "defects": None})  # those of a training belong to an update
 
 
 def _fixed(loaded: LoadedSettings[TuneSettings]) -> dict[str, Any]:
