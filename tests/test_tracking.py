@@ -139,6 +139,8 @@ def test_a_folder_that_was_deleted_or_damaged(runs):
     shutil.rmtree(runs / "a")
     (runs / "b" / "run.json").write_text("{")
     assert queries.find_run(runs, "a").state == "missing"
+    with pytest.raises(UsageError, match="no longer exists"):
+        notes.tag(runs, "a", add=["line3"])
     result = index.rebuild(runs)
     assert result.runs == 1
     assert "run.json is damaged" in result.problems[0]
@@ -348,6 +350,21 @@ def test_prune_keeps_what_is_needed(runs):
     assert sorted(names(queries.find_runs(runs))) == ["a", "b", "d", "e", "new"]
 
 
+def test_prune_removes_nothing_by_a_metric_that_no_run_has(runs):
+    planned = prune.prune(runs, prune.PruneRule(keep_best=1, metric="dice"), dry_run=False)
+    assert planned.removed == ()
+    assert set(planned.kept.values()) == {"no run of its dataset and category has dice"}
+
+
+def test_a_database_file_that_was_deleted_is_made_again(runs):
+    before = index.dump(runs)
+    database._engine.cache_clear()
+    for path in runs.glob("runs.db*"):
+        path.unlink()
+    assert names(queries.find_runs(runs, sort="name")) == ["a", "b", "c"]
+    assert index.dump(runs) == before
+
+
 @pytest.mark.parametrize("age", ["30", "d", "30y", "-3d"])
 def test_ages_that_cannot_be_understood(age):
     with pytest.raises(UsageError, match="is not an age"):
@@ -411,14 +428,19 @@ def test_a_database_that_cannot_be_written_costs_no_run(runs, monkeypatch, caplo
 
 
 @pytest.fixture(scope="module")
-def postgresql():
-    """Address of a real server on loopback, which the fixture starts and stops."""
+def server():
+    """A real server on loopback, which the fixture starts and stops."""
     with PostgresServer() as server:
-        yield server.address
+        yield server
 
 
-def test_postgresql(postgresql, tmp_path, monkeypatch):
-    monkeypatch.setenv(database.VARIABLE, postgresql)
+@pytest.fixture
+def postgresql(server, monkeypatch):
+    """A server that keeps the index."""
+    monkeypatch.setenv(database.VARIABLE, server.address)
+
+
+def test_postgresql(postgresql, tmp_path):
     runs = tmp_path / "runs"
     write_at_once(runs, writers=2, each=5)
     check_complete(runs, 10)
@@ -429,6 +451,26 @@ def test_postgresql(postgresql, tmp_path, monkeypatch):
     assert index.rebuild(runs).runs == 10
     assert index.dump(runs) == before
     assert not (runs / database.FILE).exists()
+
+
+def test_a_server_that_goes_away_loses_nothing(server, postgresql, tmp_path, caplog):
+    before = names(queries.find_runs(tmp_path / "runs"))
+    folder = make_run(tmp_path / "runs", "kept")
+
+    def interrupted():
+        with database.transaction(tmp_path / "runs") as connection:
+            server.stop()
+            connection.execute(sqlalchemy.select(schema.RUNS))
+
+    with pytest.raises(DataError, match="closed the connection"):
+        interrupted()
+    record.training_finished(folder)
+    assert caplog.text.count("The run kept is complete") == 1
+    with pytest.raises(DataError) as caught:
+        queries.find_runs(tmp_path / "runs")
+    assert database.VARIABLE in caught.value.remedy
+    server.start()
+    assert sorted(names(queries.find_runs(tmp_path / "runs"))) == sorted(["kept", *before])
 
 
 def test_the_command_line(runs, adctl):

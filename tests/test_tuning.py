@@ -49,6 +49,7 @@ def test_a_range_is_narrowed_and_a_given_setting_is_not_searched():
     assert (space.ranges["blur"].low, space.ranges["blur"].high) == (0.5, 1)
     assert space.ranges["layers"].choices == ([1], [2])
     assert space.ranges["image_size"].choices == (64, 96)
+    assert search_space(cls, {"image_size": 64}, {}).ranges["image_size"].choices == (64,)
     assert "ridge" not in space.ranges
     assert "ridge" in search_space(cls, {"ridge": "1e-3..1e-2 log"}, {"ridge": 0.01}).ranges
     values = space.settings_of({"blur": 0.7, "image_size": 96})

@@ -195,8 +195,10 @@ def read_run(folder: Path) -> Run:
         return Run(
             identity, state="finished", started=started.time if started else "", **_of_manifest(manifest), **known
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder / run_folder.RUN} is damaged: {error!r} is missing.", _REMEDY) from error
+    except KeyError as error:
+        raise DataError(f"{folder / run_folder.RUN} is damaged: {error} is missing.", _REMEDY) from error
+    except (TypeError, AttributeError) as error:
+        raise DataError(f"{folder / run_folder.RUN} is damaged: {error}.", _REMEDY) from error
 
 
 def mark_started(folder: Path) -> None:

@@ -46,9 +46,15 @@ class IndexResult:
 def refresh(runs: Path) -> None:
     """Bring the entries of all runs up to date that have changed since the last call; damaged ones are warned of.
 
+    If there is no database file yet, or no longer, all folders are read.
+
     Raises:
         AdctlError: The database cannot be written.
     """
+    if database.is_missing(runs):
+        for problem in rebuild(runs).problems:
+            log.warning("%s", problem)
+        return
     with changes.taken(runs) as marked:
         present = list(filter(folders.is_run, marked))
         if not present:

@@ -82,12 +82,15 @@ def prune(runs: Path, rule: PruneRule, *, dry_run: bool) -> PruneResult:
     """
     rows = queries.find_runs(runs)
     before = datetime.now(UTC) - (parse_age(rule.older) if rule.older else timedelta())
-    best = _best(rows, rule.keep_best, rule.metric)
+    groups = _groups(rows, rule.metric)
+    best = {row.values["id"] for group in groups.values() for row in group[: rule.keep_best]}
     parents = {str(row.get("resume") or "") for row in rows}
     parents |= {str(Path(row.get("update")).parent) for row in rows if row.get("update")}
     kept, removed, freed = {}, [], 0
     for row in rows:
         reason = _reason_to_keep(row, best, parents, before)
+        if not reason and rule.keep_best and not groups[_group(row)]:
+            reason = f"no run of its dataset and category has {rule.metric}"
         if reason:
             kept[row.values["name"]] = reason
             continue
@@ -140,15 +143,16 @@ def _reason_to_keep(row: RunRow, best: set[str], parents: set[str], before: date
     return ""
 
 
-def _best(rows: list[RunRow], count: int, metric: str) -> set[str]:
-    """Return the identifiers of the best runs of each dataset and category."""
-    low = queries.is_lower_better(metric)
-    groups: dict[tuple[str, str], list[RunRow]] = {}
+def _groups(rows: list[RunRow], metric: str) -> dict[tuple[str, str], list[RunRow]]:
+    """Return the runs of each dataset and category that have the metric, best first."""
+    groups: dict[tuple[str, str], list[RunRow]] = {_group(row): [] for row in rows}
     for row in rows:
         if row.get(metric) is not None:
-            groups.setdefault((row.values["dataset"], row.values["category"]), []).append(row)
-    chosen: set[str] = set()
+            groups[_group(row)].append(row)
     for group in groups.values():
-        group.sort(key=lambda row: row.get(metric), reverse=not low)
-        chosen.update(row.values["id"] for row in group[:count])
-    return chosen
+        group.sort(key=lambda row: row.get(metric), reverse=not queries.is_lower_better(metric))
+    return groups
+
+
+def _group(row: RunRow) -> tuple[str, str]:
+    return row.values["dataset"], row.values["category"]

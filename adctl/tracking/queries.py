@@ -121,7 +121,7 @@ def find_folder(runs: Path, name: str | None) -> Path:
     """Return the folder of a run, also by a path inside it or by a scored folder.
 
     Raises:
-        UsageError: There is no such run.
+        UsageError: There is no such run, or its folder is gone.
     """
     from adctl.tracking.folders import is_run
 
@@ -130,7 +130,10 @@ def find_folder(runs: Path, name: str | None) -> Path:
         for candidate in (path, path.parent, runs / name):
             if is_run(candidate):
                 return candidate
-    return find_run(runs, name).folder
+    found = find_run(runs, name).folder
+    if not is_run(found):
+        raise UsageError(f"The folder of the run, {found}, no longer exists.", "Update the index: adctl runs index")
+    return found
 
 
 def best_run(runs: Path, metric: str, conditions: Sequence[str] = (), *, lowest: bool | None = None) -> RunRow:

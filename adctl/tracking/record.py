@@ -77,4 +77,4 @@ def _warned(folder: Path) -> Iterator[None]:
         yield
     except (AdctlError, OSError, ImportError) as error:
         reason = error.message if isinstance(error, AdctlError) else str(error)
-        log.warning("The run %s is complete, but the run database does not know: %s", folder.name, reason)
+        log.warning("The run %s is complete, but this is not recorded: %s", folder.name, reason)

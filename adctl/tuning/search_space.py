@@ -101,7 +101,9 @@ def _parse(name: str, given: Any, declared: Search | None) -> Search:
         if not low < high or (log and low <= 0):
             raise UsageError(f"The range {name}={given} is empty.", "Write the lower end first, such as 0.1..2.")
         return search
-    choices = [_value(part) for part in given.split(",")] if isinstance(given, str) else list(given)
+    if isinstance(given, str):
+        given = [_value(part) for part in given.split(",")]
+    choices = given if isinstance(given, list | tuple) else [given]
     if not choices:
         raise UsageError(f"The range of {name} is empty.", "Give a range such as 0..2, or values with commas.")
     base = declared or Search()

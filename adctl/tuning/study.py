@@ -20,7 +20,7 @@ from adctl import files
 from adctl.config import LoadedSettings, TrainSettings, names_of
 from adctl.detectors.components.shared_feature_cache import shared_features
 from adctl.detectors.registry import detector_class
-from adctl.errors import AdctlError, DataError, MissingExtraError, UsageError
+from adctl.errors import DataError, MissingExtraError, UsageError
 from adctl.progress import SILENT, Reporter
 from adctl.run_folder import RUN, SETTINGS, named_folder, new_folder
 from adctl.training.single_run import train_once
@@ -258,7 +258,7 @@ def _search(
                 optuna.study.MaxTrialsCallback(settings.trials, states=_FINISHED),
                 lambda study, _: advance(_finished(study), None),
             ],
-            catch=(AdctlError, MemoryError, RuntimeError, ValueError, np.linalg.LinAlgError),
+            catch=(Exception,),  # a trial that fails, whatever it raises, is recorded
             n_trials=max(0, settings.trials - _finished(study)),
         )
 
