@@ -388,7 +388,7 @@ def test_a_training_shows_its_progress_and_is_stopped(walk, site, parts, monkeyp
     page.locator("input[name=name]").fill("line7")
     page.locator("input[type=file]").set_input_files(parts[:3])
     page.locator("#training button.first").click()
-    walk.wait("#stage", "features: 3 of 20")
+    walk.wait("#now .stage", "features: 3 of 20")
     page.get_by_role("button", name="Stop the training").click()
     walk.wait("#past", "Stopped")
     assert walk.text("#now") == "No training is running."

@@ -70,7 +70,7 @@ function rates(comparison) {
   const heads = ["model", "threshold", "models.promise", "candidate.false_alarms", "candidate.recall"];
   return make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("candidate.comparison") }, make("table", { class: "cards-table" },
     make("thead", {}, make("tr", {}, heads.map((key) => make("th", { scope: "col" }, t(key))))),
-    make("tbody", {}, comparison.models.map((one) => make("tr", {}, make("th", { scope: "row" }, t(`candidate.model_${one.name}`)),
+    make("tbody", {}, comparison.models.map((one) => make("tr", {}, make("th", { scope: "row" }, t(`candidate_model.${one.name}`)),
       cell("threshold", number(one.threshold)),
       cell("models.promise", t(one.promised_false_alarm === null ? "candidate.about" : "candidate.at_most", { share: percent(one.promised_false_alarm ?? one.expected_false_alarm) })),
       cell("candidate.false_alarms", share(one.false_alarms)),
