@@ -18,8 +18,8 @@ function fill(made, attributes, children) {
 export const make = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
 export const makeSvg = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
-/** Return a list of terms and their values, as pairs of texts or elements. */
-export const facts = (pairs) => make("dl", { class: "facts" }, pairs.filter(([, value]) => value !== null && value !== undefined)
+/** Return a list of terms and their values, as pairs of texts or elements; in short, each value stands below its term. */
+export const facts = (pairs, short = false) => make("dl", { class: short ? "facts short" : "facts" }, pairs.filter(([, value]) => value !== null && value !== undefined)
   .flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
 
 /** Return a function that runs `action` once the calls have paused for `wait` milliseconds. */

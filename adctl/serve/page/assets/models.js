@@ -3,6 +3,7 @@ import { act, call, say, sayProblem } from "./api.js";
 import { candidatePanel, showCandidate } from "./candidates.js";
 import { facts, find, make } from "./dom.js";
 import { listen } from "./events.js";
+import { promise } from "./promise.js";
 import { number, shortDigest, t, time } from "./text.js";
 
 const address = (model, tail) => `/v1/models/${encodeURIComponent(model.name)}${tail}`;
@@ -31,24 +32,25 @@ async function change(model, tail, sentence, json = {}) {
 
 async function panel(model) {
   const versions = await call(address(model, "/versions"));
+  const threshold = await call(address(model, "/threshold")).catch(() => null); // it has no calibration
   return make("section", { class: "panel", "aria-label": model.name },
     make("div", { class: "title-row" }, make("h2", {}, model.name),
       make("span", { class: "row middle" },
         versions.length > 1 ? button(t("models.rollback"), `${model.name}: ${t("models.rollback")}`, () => change(model, "/rollback", "models.rolled_back")) : null,
         button(t("models.unload"), `${model.name}: ${t("models.unload")}`, () => change(model, "/unload", "models.now_unloaded")))),
-    make("div", { class: "columns" }, figures(model), lineage(model, await call(address(model, "/lineage")))),
+    make("div", { class: "columns" }, figures(model, threshold), lineage(model, await call(address(model, "/lineage")))),
     make("h3", {}, t("models.versions")),
     table(model, versions),
     await candidatePanel(model, read));
 }
 
-function figures(model) {
+function figures(model, threshold) {
   return facts([
     [t("models.arch"), model.arch],
     [t("models.version"), String(model.version)],
     [t("threshold"), model.threshold === null ? t("threshold.none") : number(model.threshold)],
     [t("models.method"), model.method ? `${model.method} ${number(model.level)}` : null],
-    [t("models.promise"), model.promise],
+    [t("models.promise"), threshold ? promise(threshold)[0] : null],
     [t("models.runtime"), `${model.runtime}, ${model.device}`],
     [t("models.size"), model.image_size ? model.image_size.join(" × ") : null],
     [t("drift"), model.drift ?? t("drift.no")],

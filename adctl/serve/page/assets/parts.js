@@ -38,7 +38,7 @@ export function partFacts(part, short = false) {
     [t("part"), part.part && part.part !== part.name ? part.part : null],
     ...long,
     [t("error"), part.error || null],
-  ]);
+  ], short);
 }
 
 export function partViewer(part) {

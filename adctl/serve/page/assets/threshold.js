@@ -4,8 +4,9 @@ import { histogram } from "./charts.js";
 import { debounced, find, make } from "./dom.js";
 import { listen } from "./events.js";
 import { mark, tile } from "./parts.js";
+import { promise } from "./promise.js";
 import { chooseModel } from "./select.js";
-import { number, percent, t, verdict } from "./text.js";
+import { number, t, verdict } from "./text.js";
 
 const CHANGES = 24;
 let model = null;
@@ -55,7 +56,7 @@ const ask = debounced(async () => {
     if (mine !== wanted) return; // the slider has moved on
     preview = answer;
     if (!("threshold" in mine)) place(answer.threshold);
-    find("#promise").replaceChildren(...promise(answer).map((sentence) => make("p", {}, sentence)));
+    find("#promise").replaceChildren(...[...promise(answer), ...answer.notes].map((sentence) => make("p", {}, sentence)));
     find("#apply").disabled = answer.threshold === state.threshold;
     find("#back").disabled = answer.threshold === state.threshold;
     changes(answer);
@@ -63,21 +64,6 @@ const ask = debounced(async () => {
     sayProblem(problem);
   }
 }, 120);
-
-function promise(answer) {
-  const sentences = [];
-  if (answer.promised_false_alarm !== null) {
-    sentences.push(t("promise.guaranteed", { share: percent(answer.promised_false_alarm), images: answer.good_images }));
-  } else {
-    sentences.push(t("promise.expected", { share: percent(answer.expected_false_alarm), images: answer.good_images }));
-  }
-  if (answer.promised_false_alarm === null && answer.false_alarm_interval) {
-    const [low, high] = answer.false_alarm_interval;
-    sentences.push(t("promise.interval", { low: percent(low, 1), high: percent(high, 1) }));
-  }
-  sentences.push(t("promise.count", { above: answer.good_above, images: answer.good_images }));
-  return [...sentences, ...(answer.notes ?? [])];
-}
 
 function changes({ changed, changed_count: count, recent }) {
   find("#change-count").textContent = recent === 0 ? t("threshold.no_recent") : count === 0 ? t("threshold.no_change", { count: recent }) : t("threshold.change", { count, recent });

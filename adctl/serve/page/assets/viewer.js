@@ -16,6 +16,7 @@ export function viewer({ image, instead = null, map = null, boxes = [], size = n
   const resize = () => {
     const [width, height] = size ?? [base.naturalWidth, base.naturalHeight];
     drawing.setAttribute("viewBox", `0 0 ${width || 1} ${height || 1}`);
+    stage.style.setProperty("--ratio", width / height || 1);
   };
   for (const box of boxes) {
     drawing.append(makeSvg("rect", { class: "box", x: box.x, y: box.y, width: box.width, height: box.height }));
