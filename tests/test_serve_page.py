@@ -10,15 +10,19 @@ import sys
 import threading
 import time
 import urllib.request
+from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
 from adctl.config import ServeSettings, validated
+from adctl.evaluation.candidate import CandidateComparison, ChangedVerdict, ComparedModel, PairedTest, Share
+from adctl.records import Verdict
 from adctl.serve import trainings
 from adctl.serve.keys import add_key
 from adctl.serve.page import translation
+from adctl.training.reviews import SetAside, UpdateResult
 
 PACKAGE = Path(translation.__file__).parent
 TABS = ("live", "try", "threshold", "history", "review", "models", "train")
@@ -406,6 +410,59 @@ def test_a_training_makes_a_model_that_is_served(walk, site, monkeypatch):
     page.locator("#past button", has_text="Use this model").click()
     walk.wait("#messages-shown", "line8 is loaded.")
     assert [one["name"] for one in site.call("/v1/models") if one["loaded"]] == ["line8", "zip"]
+
+
+def made_candidate(present: Path, run: Path, doubtful: dict) -> str:
+    """Write the run of a candidate as `adctl train --update` leaves it; return what that prints."""
+    run.mkdir(parents=True)
+    shutil.copy(present, run / "model.safetensors")
+    rates = [ComparedModel(name, present, 2.0, "conformal", 0.1, 0.1, Share(1, 9, 1 / 9, 0.0, 0.5), None)
+             for name in ("present", "recalibrated", "candidate")]  # fmt: skip
+    path = f"/reviewed/good/{doubtful['id']}.png"
+    change = ChangedVerdict(path, f"{doubtful['id']}.png", "good", Verdict.REJECT, Verdict.GOOD, 3.0, 1.0)
+    test = PairedTest(1, 0, 1.0)
+    comparison = CandidateComparison(tuple(rates), False, test, test, (change,), "accept", "It alarms less.")
+    aside = SetAside(path, f"{doubtful['id']}.png", "unlike the others", "It may be a defect.", 9.0, 3.0)
+    update = UpdateResult(present, "new images alone", 8, 0, (aside,), comparison, ())
+    document = {"schema": "adctl.update/1", **asdict(update)}
+    (run / "update.json").write_text(json.dumps(document, default=str))
+    return json.dumps({"ok": True, "result": {"model": str(run / "model.safetensors")}})
+
+
+def test_a_candidate_is_compared_accepted_and_taken_back(walk, site, parts, patchcore, tmp_path, monkeypatch):
+    scored = site.score(parts[0], "candidate")
+    kind = {"Content-Type": "application/json"}
+    site.call("/v1/reviews", json.dumps({"verdict_id": scored["id"], "label": "good"}).encode(), **kind)
+    commands = []
+
+    def fake(training, arguments, runs):
+        commands.append(arguments)
+        printed = made_candidate(patchcore.model, tmp_path / training.id, scored)
+        return [sys.executable, "-c", f"print({printed!r})"]
+
+    monkeypatch.setattr(trainings, "command_of", fake)
+    page = walk.open("models")
+    panel = page.locator(".candidate[data-model=zip]")
+    before = site.call("/v1/models/zip/versions")[0]["version"]
+    panel.get_by_role("button", name="Make a candidate").click()
+    panel.get_by_role("button", name="Accept the candidate").wait_for()
+    good = Path(commands[0][commands[0].index("--good") + 1])
+    assert f"{scored['id']}.png" in {file.name for file in good.iterdir()}
+    assert {file.parent.name for file in good.parent.glob("defect/*/*")} <= {"scratch", "unknown"}
+    assert panel.locator("tbody tr").count() == 3
+    assert "Reject becomes Good" in panel.inner_text()
+    panel.get_by_role("button", name="It is good: make a new candidate with it").click()
+    panel.locator(".progress").wait_for()
+    panel.get_by_role("button", name="Accept the candidate").wait_for()
+    assert commands[1][-2:] == ["--confirmed", f"{scored['id']}.png"]
+    panel.get_by_role("button", name="Accept the candidate").click()
+    walk.wait("#messages-shown", "zip uses the candidate now.")
+    assert site.call("/v1/models/zip/versions")[0]["version"] == before + 1
+    page.get_by_role("button", name="zip: Roll back").click()
+    walk.wait("#models tr.chosen", "Version 1")
+    panel.get_by_role("button", name="It is a defect").click()
+    walk.wait("#messages-shown", "The part is now labelled as a defect.")
+    assert site.call(f"/v1/history/{scored['id']}")["review"]["label"] == "defect"
 
 
 STICKS_OUT = """() => document.documentElement.scrollWidth <= innerWidth ? [] : [...document.querySelectorAll('body *')]

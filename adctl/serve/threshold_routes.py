@@ -8,6 +8,7 @@ from fastapi import APIRouter, Body
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from adctl.records import Calibration
+from adctl.serve.answers import Name, VerdictAnswer, problems
 from adctl.serve.history import Filters
 from adctl.serve.problems import ProblemError
 from adctl.serve.security import MayChange, MayReview, Running
@@ -22,6 +23,79 @@ router = APIRouter(prefix="/v1/models/{name}/threshold", tags=["threshold"])
 """Routes of thresholds."""
 
 
+class ThresholdInfo(BaseModel):
+    """Threshold of a model, and what is known of its false alarms.
+
+    Attributes:
+        model: Name of the model.
+        threshold: Threshold in score units.
+        warn_threshold: Threshold of warnings, or null.
+        promise: The rates in one sentence.
+        promised_false_alarm: Guaranteed share of false alarms; null if none is guaranteed.
+        expected_false_alarm: Expected share.
+        false_alarm_interval: Interval that holds the share with probability 0.9, or null.
+        good_images: Number of good images of the calibration.
+        good_above: Number of them above the threshold.
+        notes: Remarks.
+        recent: Number of recent verdicts of this model file.
+    """
+
+    model: str
+    threshold: float
+    warn_threshold: float | None
+    promise: str
+    promised_false_alarm: float | None
+    expected_false_alarm: float
+    false_alarm_interval: tuple[float, float] | None
+    good_images: int
+    good_above: int
+    notes: list[str]
+    recent: int
+
+
+class Histogram(BaseModel):
+    """Counts of scores in equal bins, whose edges are one more."""
+
+    edges: list[float]
+    calibration: list[int]
+    recent: list[int]
+
+
+class PresentThreshold(ThresholdInfo):
+    """Threshold in use.
+
+    Attributes:
+        own: Threshold of the model file.
+        undo: Whether there is an earlier threshold to return to.
+        histogram: Scores of the calibration and of recent parts.
+    """
+
+    own: float
+    undo: bool
+    histogram: Histogram
+
+
+class ChangedVerdict(VerdictAnswer):
+    """Verdict that another threshold changes."""
+
+    was: str
+    becomes: str
+
+
+class ChosenThreshold(ThresholdInfo):
+    """Threshold that was asked for.
+
+    Attributes:
+        applied: Whether it is in use now.
+        changed_count: Number of recent verdicts that it changes.
+        changed: The newest of them.
+    """
+
+    applied: bool
+    changed_count: int
+    changed: list[ChangedVerdict]
+
+
 class ThresholdChange(BaseModel):
     """Another threshold: a value, the largest share of false alarms, or the one before.
 
@@ -32,7 +106,9 @@ class ThresholdChange(BaseModel):
         preview: Whether only to tell what would change.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"max_false_alarm": 0.02, "preview": True}, {"undo": True}]}
+    )
 
     threshold: FiniteFloat | None = None
     max_false_alarm: Annotated[FiniteFloat, Field(gt=0, lt=1)] | None = None
@@ -46,8 +122,8 @@ class ThresholdChange(BaseModel):
         return self
 
 
-@router.get("")
-def read_threshold(name: str, server: Running, caller: MayReview) -> dict[str, Any]:
+@router.get("", summary="Show the threshold", response_model=PresentThreshold, responses=problems(404, 409, 422, 503))
+def read_threshold(name: Name, server: Running, caller: MayReview) -> dict[str, Any]:
     """Return the threshold with its promise, and the scores of the calibration and of recent parts as a histogram."""
     del caller
     model = _calibrated(server, name)
@@ -56,16 +132,18 @@ def read_threshold(name: str, server: Running, caller: MayReview) -> dict[str, A
     return {
         "model": name,
         **_described(_present(model), model),
-        "own": model.trained.threshold if model.trained else None,
+        "own": model.calibration.threshold if model.trained is None else model.trained.threshold,
         "undo": bool(_earlier(server, model)),
         "recent": len(recent),
         "histogram": histogram(model.calibration, recent),
     }
 
 
-@router.post("")
+@router.post(
+    "", summary="Try or set a threshold", response_model=ChosenThreshold, responses=problems(400, 404, 409, 422, 503)
+)
 def change_threshold(
-    name: str, change: Annotated[ThresholdChange, Body()], server: Running, caller: MayChange
+    name: Name, change: Annotated[ThresholdChange, Body()], server: Running, caller: MayChange
 ) -> dict[str, Any]:
     """Tell which recent verdicts another threshold would change, and apply it unless `preview` is set."""
     model = _calibrated(server, name)

@@ -47,6 +47,9 @@ _KEPT_SECONDS = 86_400
 _STOP_SECONDS = 20.0
 """Seconds that a training has to end after it was asked to."""
 
+_LOCK_SECONDS = 2.0
+"""Seconds after a training in which its lock is freed."""
+
 _POLL_SECONDS = 0.2
 _NICE = 10
 """Added to the niceness of a training, so that scoring goes first."""
@@ -111,9 +114,13 @@ class Trainings:
         return self._read(identifier) if identifier.isalnum() else None
 
     def _read(self, identifier: str) -> Training | None:
+        path = self._folder / f"{identifier}.json"
         with suppress(DataError):
-            training = documents.read(self._folder / f"{identifier}.json", Training, _REMEDY)
-            if training is not None and training.state == "running" and not self._is_running():
+            training = documents.read(path, Training, _REMEDY)
+            if training is None or training.state != "running" or self._is_running():
+                return training
+            training = documents.read(path, Training, _REMEDY)  # it may have ended just now
+            if training is not None and training.state == "running":
                 return replace(training, state="stopped")  # the server ended before the training did
             return training
         return None
@@ -203,7 +210,7 @@ class Trainings:
         files.make_folder(self._folder)
         lock = self._lock()
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=0 if any(one.state == "running" for one in self.all()) else _LOCK_SECONDS)
         except filelock.Timeout as error:
             raise UsageError("Another training is running.", "Wait until it is done, or stop it.") from error
         try:
@@ -276,8 +283,8 @@ class Trainings:
             pass
         ended = replace(training, seconds=time.monotonic() - start, **_outcome(process, output[0], bool(asked)))
         (self._folder / f"{training.id}.stop").unlink(missing_ok=True)
-        lock.release()
         self._publish(ended)
+        lock.release()
 
     def _publish(self, training: Training) -> None:
         try:

@@ -85,7 +85,7 @@ function part(path, ...words) {
   return make("li", {}, open, make("p", { class: "small" }, ...words));
 }
 
-const labelOf = (name) => (name === "good" ? t("label.good") : name);
+const labelOf = (name) => ({ good: t("label.good"), unknown: t("label.defect") })[name] ?? name;
 
 function changes(changed) {
   const tiles = changed.slice(0, SHOWN).map((one) => part(one.path, t("candidate.change", { label: labelOf(one.label), before: verdict(one.before), after: verdict(one.after) })));
