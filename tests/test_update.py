@@ -228,6 +228,19 @@ def test_unreadable_images_and_copies_are_set_aside(present, parts, tmp_path):
     assert result.update.learned == 10
 
 
+def test_groups_stay_together(present, parts, tmp_path):
+    for number, image in enumerate(images_in(parts / "new")):
+        folder = tmp_path / "lots" / f"lot{number % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, folder)
+    given = {"update": present("padim"), "good": tmp_path / "lots", "group": "folder", "trust_reviews": True}
+    result = run(**given, runs=tmp_path / "runs")
+    assert result.update.held_out == NEW // 3  # lots of 8 of 44 images are too large to be left out in closed form
+    split = json.loads((result.run / "split.json").read_text())
+    lots = [{Path(key).parent.name for key in split[part] if "lots" in key} for part in ("train", "calibration")]
+    assert lots[0].isdisjoint(lots[1])
+
+
 def test_settings_that_contradict_the_model_are_refused(present, parts, tmp_path):
     shared = {"update": present("padim"), "runs": tmp_path / "runs"}
     with pytest.raises(UsageError, match="--arch"):

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adctl.data.loader import ImageSource
-from adctl.data.split import Split
+from adctl.data.split import Split, ranked_units
 from adctl.engine.context import FitContext
 from adctl.engine.trainer import FitJob, fit
 from adctl.runtimes.torch import TorchRuntime
 from adctl.scoring.predict import CollectedScores, collect
 from adctl.thresholds.contaminated import FEWEST_PARTS, SHARE, by_trimmed_tail
 from adctl.thresholds.smooth_tail import by_smooth_tail
-from adctl.training.out_of_fold import HeldOutRuntime, scores_without_refitting, units_to_hold_out
+from adctl.training.out_of_fold import HeldOutRuntime, are_small, scores_without_refitting, units_to_hold_out
 from adctl.training.reviews import SetAside
 from adctl.training.single_run import fit_settings
 
@@ -68,12 +68,12 @@ class Learner:
     device: torch.device
     reporter: Reporter
 
-    @property
-    def can_hold_out(self) -> bool:
-        """Whether new images that were learned from can be scored as if they had not been."""
-        config = self.detector.config.model_dump()
-        masked = self.detector.input.masked
-        return not (self.detector.input.tiled or masked or config.get("search", "exact") != "exact")
+    def can_hold_out(self, new: Split) -> bool:
+        """Return whether new images that were learned from can be scored as if they had not been."""
+        size, search = self.detector.input, self.detector.config.model_dump().get("search", "exact")
+        if size.tiled or size.masked or search != "exact":
+            return False
+        return are_small(ranked_units(new.train, new.digests), len(new.train) + self.header.training.images)
 
     def learn(self, samples: Sequence[Sample]) -> tuple[Detector, FitReport]:
         """Return a copy that learned from images, with the report of its fit."""
@@ -92,7 +92,7 @@ class Learner:
 
     def units(self, detector: Detector, new: Split) -> list[list[Sample]]:
         """Return the new images that are left out together; empty if a detector cannot leave them out."""
-        return units_to_hold_out(detector, new) if self.can_hold_out else []
+        return units_to_hold_out(detector, new, self.header.training.images)
 
     def score(self, detector: Detector, samples: Sequence[Sample], title: str = "scoring") -> CollectedScores:
         """Score images; unreadable ones are logged and left out."""

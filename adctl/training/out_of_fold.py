@@ -36,13 +36,22 @@ _FOLDS_OF_FEW, _FOLDS = 10, 5
 """Folds of detectors that are fitted again: more for few images, whose models change more without a fold."""
 
 
-def units_to_hold_out(detector: Detector, split: Split) -> list[list[Sample]]:
-    """Return the images, each with its copies, that `Detector.held_out` can leave out in turn; empty if it cannot."""
+def units_to_hold_out(detector: Detector, split: Split, known: int = 0) -> list[list[Sample]]:
+    """Return the images, each with its copies, that `Detector.held_out` can leave out in turn; empty if it cannot.
+
+    Args:
+        detector: Detector that was just fitted or updated.
+        split: Split whose training part it learned from last.
+        known: Number of other images that it has learned from before.
+    """
     units = ranked_units(split.train, split.digests)
-    largest = max(1, _LARGEST_SHARE * len(split.train))
-    if not detector.can_hold_out() or detector.input.tiled or max(map(len, units)) > largest:
-        return []
-    return units
+    usable = detector.can_hold_out() and not detector.input.tiled and are_small(units, len(split.train) + known)
+    return units if usable else []
+
+
+def are_small(units: Sequence[Sequence[Sample]], images: int) -> bool:
+    """Return whether each set of images is small enough, among so many images, to be left out at once."""
+    return max(map(len, units)) <= max(1, _LARGEST_SHARE * images)
 
 
 def folds_to_refit(split: Split) -> list[list[Sample]]:

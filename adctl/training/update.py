@@ -310,7 +310,7 @@ def _update(
             f"All {len(reviews.good)} new good images are unlike the good images that the model knows.",
             "Look at them; if they are good, add --trust-reviews, or --confirmed NAME for some of them.",
         )
-    split, new = _split(present, learnable, reviews.digests, settings, hold_out=not (alone and own.can_hold_out))
+    split, new = _split(present, learnable, reviews.digests, settings, own if alone else None)
 
     def train_into(folder: Path, loggers: Loggers) -> TrainResult:
         plan = TrainingPlan(_dataset(present, split, folder), split, present.detector.config, device)
@@ -375,14 +375,17 @@ def _split(
     new: Sequence[Sample],
     digests: Mapping[str, str],
     settings: TrainSettings,
-    *,
-    hold_out: bool,
+    learner: Learner | None,
 ) -> tuple[Split, Split]:
-    """Return the split of all images, and that of the new ones; old images stay in their part."""
+    """Return the split of all images, and that of the new ones; old images stay in their part.
+
+    New images are held out, unless the learner can score those that it learned from as if it had not.
+    """
     own = {sample.key: digests[sample.key] for sample in new}
     train = tuple(sorted(new, key=lambda sample: sample.key))
     of_new = Split(train, (), (), own, settings.seed, 0.0, 0.0)
-    if hold_out and len(new) >= _FEWEST_TO_SPLIT:
+    held_out = learner is None or not learner.can_hold_out(of_new)
+    if held_out and len(new) >= _FEWEST_TO_SPLIT:
         share = settings.validation_share if present.split is not None and present.split.validation else 0.0
         of_new = split_good(new, calibration=CALIBRATION_SHARE, validation=share, seed=settings.seed)
     if present.split is None:
