@@ -325,7 +325,7 @@ def test_arrays_in_either_byte_order(tmp_path, dtype, shape):
 OTHERS = {
     "JPEG 2000": lambda: encoded(SMOOTH, "JPEG2000"),
     "JPEG 2000 codestream": lambda: encoded(SMOOTH, "JPEG2000", no_jp2=True),
-    "AVIF": lambda: encoded(SMOOTH, "AVIF"),
+    "AVIF": lambda: b"\0\0\0\x18ftypavif\0\0\0\0mif1avif" + bytes(64),  # old releases of Pillow cannot write it
     "GIF": lambda: encoded(SMOOTH, "GIF"),
     "JPEG-LS": lambda: b"\xff\xd8\xff\xf7\0\x0b" + bytes(64),
     "Git LFS": lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",

@@ -77,8 +77,9 @@ def test_the_example_package_trains_scores_and_exports(adctl, zippers, installed
     assert "pip install 'adctl-mahalanobis==0.1.0'" in " ".join(missing.stderr.split())
 
 
-def test_the_example_package_passes_its_own_tests(installed):
-    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "--rootdir", EXAMPLE]
+def test_the_example_package_passes_its_own_tests(installed, request):
+    warnings = (request.config.option.pythonwarnings or ["error"])[-1]
+    command = [sys.executable, "-m", "pytest", "-q", "-W", warnings, "-p", "no:cacheprovider", "--rootdir", EXAMPLE]
     done = subprocess.run(
         [*command, EXAMPLE], env={**os.environ, "PYTHONPATH": installed}, capture_output=True, text=True, check=False
     )

@@ -106,7 +106,8 @@ def _prepare() -> None:
         constants = vars(importlib.import_module("timm.data.constants"))
         vars(sys.modules["timm.data"]).update({name: value for name, value in constants.items() if name.isupper()})
         importlib.import_module("timm.layers")
-        importlib.import_module("timm.models._factory")
+        for module in ("_factory", "_builder"):  # every file of models needs them
+            importlib.import_module(f"timm.models.{module}")
     except (ImportError, AttributeError):
         _forget("timm")
     finally:
