@@ -52,6 +52,18 @@ def test_text_that_the_encoding_lacks_is_escaped(tmp_path):
     assert b"\\u2713" in done.stdout
 
 
+def test_what_libraries_print_never_stands_in_the_output():
+    program = (
+        "import os; from adctl.cli import streams; streams.claim_stdout(); "
+        "streams.prepare(); os.write(1, b'connected\\n'); os.system('echo child'); streams.write_stdout('{}')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=True
+    )
+    assert done.stdout == b"{}"
+    assert done.stderr.split() == [b"connected", b"child"]
+
+
 # ---- a stream that fails
 
 

@@ -1,4 +1,4 @@
-"""Standard output and error: any text in any encoding, and a failure of the output as one message."""
+"""Standard output and error: text of adctl alone, in any encoding, and a failure of the output as one message."""
 
 from __future__ import annotations
 
@@ -47,6 +47,25 @@ class _Errors(io.TextIOWrapper):
             super().flush()
         except OSError:
             _drop(self)
+
+
+def claim_stdout() -> None:
+    """Keep the standard output for adctl: libraries that print to file descriptor 1 reach the standard error instead.
+
+    On a terminal, where no program reads the output, nothing changes.
+    """
+    stdout = sys.stdout
+    if not isinstance(stdout, io.TextIOWrapper) or stdout.isatty():
+        return
+    try:
+        own = os.dup(stdout.fileno())
+    except OSError:
+        return
+    with suppress(OSError):  # the standard error is closed
+        os.dup2(2, stdout.fileno())
+    buffer = open(own, "wb")  # noqa: PTH123, SIM115 - stays open
+    claimed = io.TextIOWrapper(buffer, stdout.encoding, stdout.errors, line_buffering=stdout.line_buffering)
+    sys.stdout = sys.__stdout__ = claimed  # type: ignore[misc]
 
 
 def prepare() -> None:
