@@ -177,7 +177,8 @@ def site(patchcore, zippers, parts, tmp_path_factory):
     models = folder / "models"
     models.mkdir()
     shutil.copy(patchcore.model, models / "other.safetensors")
-    started = Site(patchcore.model, folder, models=models, train_from=zippers / "train")
+    copied = shutil.copy(patchcore.model, folder / "zip.safetensors")  # the run of the session stays as it is
+    started = Site(copied, folder, models=models, train_from=zippers / "train")
     for number, part in enumerate(parts):
         started.score(part, f"L{number % 2}")
     yield started
@@ -538,7 +539,7 @@ def test_a_lost_connection_is_shown_and_comes_back(walk, site):
 
 def test_a_key_opens_a_session_with_its_role(browser, patchcore, tmp_path):
     reviewer = add_key(tmp_path / "runs", "anna", "review")
-    site = Site(patchcore.model, tmp_path)
+    site = Site(shutil.copy(patchcore.model, tmp_path / "zip.safetensors"), tmp_path)
     walk = Walk(browser, site)
     try:
         page = walk.page

@@ -167,3 +167,8 @@ def test_progress_as_lines_of_json(zippers, tmp_path):
     assert lines, done.stderr
     assert set(lines[0]) == {"stage", "done", "total", "note"}
     assert json.loads(done.stdout)["ok"]
+
+
+def test_a_histogram_shows_the_largest_threshold(trained):
+    far = threshold_choice.by_value(trained, 1e100).calibration
+    assert np.isfinite(threshold_choice.histogram(far, [1.5])["edges"]).all()

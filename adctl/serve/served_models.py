@@ -25,6 +25,7 @@ from adctl.scoring.score import ScoreSummary, open_model
 from adctl.scoring.watch import DRIFT_EVERY, DRIFT_SIGNIFICANCE, DRIFT_WINDOW
 from adctl.serve.batcher import Batcher
 from adctl.thresholds.decision import DecisionRule
+from adctl.tracking import record
 from adctl.tracking.models import find_model
 
 if TYPE_CHECKING:
@@ -323,6 +324,9 @@ class ServedModels:
         return model
 
     def _store(self, version: Version, given: Path, who: str) -> Row:
+        # The run is then kept: a roll back may need it.
+        facts = {"name": version.name, "version": version.version}
+        record.made(version.path, "served", self._settings.runs / "serve" / version.name, facts=facts)
         return self._history.add_served(
             {
                 "name": version.name,

@@ -18,6 +18,8 @@ from adctl.serve.threshold_choice import Choice, by_rate, by_value, changed_verd
 
 _RECENT = 500
 _SHOWN = 50
+_LARGEST = 1e100
+"""Largest threshold: a histogram that shows it has finite edges."""
 
 router = APIRouter(prefix="/v1/models/{name}/threshold", tags=["threshold"])
 """Routes of thresholds."""
@@ -101,7 +103,7 @@ class ThresholdChange(BaseModel):
 
     Attributes:
         threshold: Threshold in score units.
-        max_false_alarm: Largest share of false alarms, 0 to 1.
+        max_false_alarm: Largest share of false alarms, up to 0.5.
         undo: Whether to return to the threshold before.
         preview: Whether only to tell what would change.
     """
@@ -110,8 +112,8 @@ class ThresholdChange(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"max_false_alarm": 0.02, "preview": True}, {"undo": True}]}
     )
 
-    threshold: FiniteFloat | None = None
-    max_false_alarm: Annotated[FiniteFloat, Field(gt=0, lt=1)] | None = None
+    threshold: Annotated[FiniteFloat, Field(ge=-_LARGEST, le=_LARGEST)] | None = None
+    max_false_alarm: Annotated[FiniteFloat, Field(ge=1e-6, le=0.5)] | None = None
     undo: bool = False
     preview: bool = False
 
