@@ -17,7 +17,20 @@ from postgres_server import PostgresServer
 
 from adctl import run_folder
 from adctl.errors import AdctlError, DataError, UsageError
-from adctl.tracking import changes, database, folders, index, migrate, models, notes, prune, queries, record, schema
+from adctl.tracking import (
+    changes,
+    conditions,
+    database,
+    folders,
+    index,
+    migrate,
+    models,
+    notes,
+    prune,
+    queries,
+    record,
+    schema,
+)
 from adctl.tracking.lineage import lineage_of
 
 
@@ -274,6 +287,17 @@ def test_only_what_changed_is_written(runs):
     assert queries.find_run(runs, "a").values["tags"] == ["line3"]
     assert statements[-1].startswith("SELECT")
     assert sum(one.startswith("UPDATE runs SET tags") for one in statements) == 1
+
+
+def test_the_list_of_runs_needs_no_sqlalchemy(runs):
+    program = (
+        "import sys; from pathlib import Path; from adctl.tracking import queries\n"
+        "found = queries.find_runs(Path(sys.argv[1]), ['arch=patchcore and image_auroc>0.95'], '-image_auroc')\n"
+        "print([row.values['name'] for row in found], 'sqlalchemy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, runs], capture_output=True, text=True, check=True)
+    assert done.stdout == "['b'] False\n"
+    assert tuple(schema.RUNS.c.keys()) == conditions.COLUMNS
 
 
 def test_readers_do_not_wait_for_a_writer(runs):

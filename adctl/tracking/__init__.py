@@ -6,3 +6,9 @@ the database is an index of these folders, which the next reader brings up to da
 
 SERVER_VARIABLE = "ADCTL_DATABASE_URL"
 """Environment variable that names a database server, which takes the place of a file beside the runs."""
+
+DATABASE_FILE = "runs.db"
+"""Name of that file."""
+
+TABLES_VERSION = "0002"
+"""Newest version of the tables; see `adctl/tracking/migrations`."""

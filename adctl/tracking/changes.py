@@ -36,6 +36,12 @@ def add(runs: Path, folder: Path) -> None:
         files.write_bytes(mark, place)
 
 
+def exist(runs: Path) -> bool:
+    """Return whether there are marks."""
+    folder = runs / FOLDER
+    return folder.is_dir() and any(not mark.name.startswith(".") for mark in folder.iterdir())
+
+
 @contextmanager
 def taken(runs: Path) -> Iterator[list[Path]]:
     """Take all marks and yield the folders of the runs; the marks are removed if the block raises nothing.

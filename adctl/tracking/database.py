@@ -14,15 +14,15 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 
 from adctl import files
 from adctl.errors import AdctlError, DataError, UsageError
+from adctl.tracking import DATABASE_FILE as FILE
 from adctl.tracking import SERVER_VARIABLE as VARIABLE
-from adctl.tracking.schema import METADATA, VERSION, VERSIONS
+from adctl.tracking import TABLES_VERSION as VERSION
+from adctl.tracking.schema import METADATA, VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import Connection, Engine
-
-FILE = "runs.db"
 
 _WAIT_SECONDS = 60
 _SHORT_WAIT_SECONDS = 5

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Float, String, and_, asc, cast, desc, func, or_, select
-
 from adctl import run_folder
-from adctl.errors import AdctlError, UsageError, unknown_name
-from adctl.tracking import database, index
-from adctl.tracking.schema import RUNS
+from adctl.errors import UsageError, unknown_name
+from adctl.tracking import conditions as sql
+from adctl.tracking import reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from sqlalchemy import ColumnElement, Connection
+    from collections.abc import Sequence
 
     from adctl.config import RunsBestSettings
 
-log = logging.getLogger(__name__)
-
-_CONDITION = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(<=|>=|!=|=|<|>|~)\s*([^\s=<>~].*?)\s*")
-_AND = re.compile(r"\s+and(?:\s+|$)", re.IGNORECASE)
-_TEXTS = ("id", "name", "folder", "state", "started", "finished", "arch", "dataset", "category", "model", "version",
-          "machine", "note", "model_sha256", "images_sha256")  # fmt: skip
 _FILTERS = ("arch", "dataset", "category", "tag")
-_NUMBERS = ("seed", "images", "seconds")
+_RUNS = f"SELECT {', '.join(sql.COLUMNS)} FROM runs WHERE "  # noqa: S608 - names of columns
 _LOWER_IS_BETTER = re.compile(r"(_ms|_mib|seconds|energy|false_alarm|loss|_bytes|fpr)", re.IGNORECASE)
 
 COLUMNS = ("name", "arch", "dataset", "category", "seed", "finished", "state", "tags")
@@ -83,13 +71,11 @@ def find_runs(runs: Path, conditions: Sequence[str] = (), sort: str = "-id", lim
         UsageError: A condition cannot be understood.
         AdctlError: The database cannot be read.
     """
-    query = select(RUNS).where(*(_condition(part) for text in conditions for part in _AND.split(text)))
-    name = sort.removeprefix("-")
-    key = _number(name) if name not in _TEXTS else RUNS.c[name]
-    order = desc(key) if sort.startswith("-") else asc(key)
-    query = query.order_by(key.is_(None), order, RUNS.c.id).limit(limit)
-    with _current(runs) as connection:
-        return [RunRow(dict(row)) for row in connection.execute(query).mappings()]
+    dialect = reader.dialect()
+    where = dialect.conditions(tuple(conditions))
+    most = "" if limit is None else f" LIMIT {int(limit)}"
+    question = f"{_RUNS}{where.text} ORDER BY {dialect.order(sort)}{most}"
+    return [RunRow(row) for row in reader.read(runs, question, where.values)]
 
 
 def find_run(runs: Path, name: str | None) -> RunRow:
@@ -103,10 +89,11 @@ def find_run(runs: Path, name: str | None) -> RunRow:
         if not newest:
             raise UsageError(f"There are no runs in {runs}.", "Train a model, or rebuild the index: adctl runs index")
         return newest[0]
-    matches = or_(RUNS.c.name == name, RUNS.c.folder == str(Path(name).absolute()), RUNS.c.id.startswith(name.upper()))
-    with _current(runs) as connection:
-        found = [RunRow(dict(row)) for row in connection.execute(select(RUNS).where(matches)).mappings()]
-        names = connection.execute(select(RUNS.c.name)).scalars().all() if not found else []
+    dialect = reader.dialect()
+    begins, mark = dialect.begins("id", name.upper()), dialect.mark
+    question = f"{_RUNS}name = {mark} OR folder = {mark} OR {begins.text} ORDER BY id"
+    found = [RunRow(row) for row in reader.read(runs, question, (name, str(Path(name).absolute()), *begins.values))]
+    names = [] if found else [str(row["name"]) for row in reader.read(runs, "SELECT name FROM runs")]
     if not found:
         raise unknown_name("run", name, names)
     if len(found) > 1:
@@ -178,63 +165,3 @@ def model_of(row: RunRow) -> Path:
         UsageError: The run has no model, or it is gone.
     """
     return run_folder.find_model(row.folder.parent, row.folder)
-
-
-@contextmanager
-def _current(runs: Path) -> Iterator[Connection]:
-    """Open the index to read it, up to date if it can be written: a full disk does not hide what it holds."""
-    problem = ""
-    try:
-        index.refresh(runs)
-    except AdctlError as error:
-        problem = error.message
-    with database.snapshot(runs) as connection:
-        yield connection
-    if problem:
-        log.warning("The index of runs is not up to date. %s", problem)
-
-
-def _condition(text: str) -> ColumnElement[bool]:
-    match = _CONDITION.fullmatch(text)
-    if match is None:
-        raise UsageError(
-            f"The condition '{text}' cannot be understood.",
-            "Write NAME, one of = != < <= > >= ~, and a value, such as 'arch=patchcore and image_auroc>0.95'.",
-        )
-    name, operator, value = match.groups()
-    if name in ("tag", "tags"):
-        found = cast(RUNS.c.tags, String).contains(f'"{value}"', autoescape=True)
-        return found if operator in ("=", "~") else ~found
-    number = _float(value)
-    if operator == "~":
-        return func.lower(_text(name)).contains(value.lower(), autoescape=True)
-    if name in _TEXTS or number is None:
-        return _compare(_text(name), operator, value)
-    return _compare(_number(name), operator, number)
-
-
-def _compare(one: ColumnElement[Any], operator: str, value: str | float) -> ColumnElement[bool]:
-    comparisons = {
-        "=": one == value, "!=": or_(one != value, one.is_(None)),
-        "<": one < value, "<=": one <= value, ">": one > value, ">=": one >= value,
-    }  # fmt: skip
-    return and_(comparisons[operator])
-
-
-def _text(name: str) -> ColumnElement[Any]:
-    if name in _TEXTS:
-        return RUNS.c[name]
-    return cast(RUNS.c[name], String) if name in _NUMBERS else RUNS.c.settings[name].as_string()
-
-
-def _number(name: str) -> ColumnElement[Any]:
-    if name in _NUMBERS:
-        return RUNS.c[name]
-    return func.coalesce(RUNS.c.metrics[name].as_float(), cast(RUNS.c.settings[name].as_string(), Float))
-
-
-def _float(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
-VERSION = "0002"
-"""Newest migration; see `adctl/tracking/migrations`."""
-
 VERSIONS = Table("adctl_version", MetaData(), Column("version_num", String(32), primary_key=True))
 """Table of the version, which Alembic fills. Optuna keeps tables of its own in the same database."""
 
