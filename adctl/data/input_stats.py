@@ -19,6 +19,8 @@ _LONGEST = 512
 """Pixels of the longer side; larger images, which the network gets as tiles, are scaled down."""
 
 _COLOURS = 3
+_SUMMED = 4
+"""Most channels that OpenCV sums."""
 
 
 def measure_input(item: LoadedImage) -> tuple[float, ...]:
@@ -29,11 +31,13 @@ def measure_input(item: LoadedImage) -> tuple[float, ...]:
     """
     pixels = item.pixels if item.whole is None else _scaled_down(item.whole)
     assert pixels is not None
-    means = pixels.mean(axis=(0, 1))
+    size = pixels.shape[0] * pixels.shape[1]
+    few = pixels.shape[2] <= _SUMMED  # OpenCV sums them in a twentieth of the time
+    means = np.array(cv2.sumElems(pixels)[: pixels.shape[2]]) / size if few else pixels.mean(axis=(0, 1))
     coloured = len(means) == _COLOURS
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if coloured else np.ascontiguousarray(pixels[..., 0])
     contrast = cv2.meanStdDev(grey)[1].item()
-    sharpness = float(np.abs(cv2.Laplacian(grey, cv2.CV_32F)).mean()) / (contrast + 1)
+    sharpness = cv2.norm(cv2.Laplacian(grey, cv2.CV_16S), cv2.NORM_L1) / size / (contrast + 1)
     red, _, blue = 100 * means / max(float(means.sum()), 1.0) if coloured else (0.0, 0.0, 0.0)
     values = (means.mean(), sharpness, red, blue, item.width, item.height)
     return tuple(float(value) for _, value in zip(INPUTS, values, strict=True))

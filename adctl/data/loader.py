@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 cv2.setNumThreads(1)
 
 
+_SHOWN_CHANNELS = 3
 _EARLY = 32
 """Images that are read while modules are imported and the network is built."""
 
@@ -150,7 +151,7 @@ def _load(sample: Sample, spec: InputSpec, display: int | None) -> LoadedImage:
         check_region(sample.path, image, spec)
     except ImageError as error:
         return LoadedImage(sample, None, error=error)
-    copy = None if display is None else _scale_down(to_display_image(image), display)
+    copy = None if display is None else to_display_image(_scale_down(image[..., :_SHOWN_CHANNELS], display))
     height, width = image.shape[:2]
     if spec.tiled:
         return LoadedImage(sample, None, width, height, display=copy, whole=image)

@@ -74,7 +74,12 @@ class RateLimit:
         return 0.0
 
 
-def running(request: Request) -> Server:
+async def running(request: Request) -> Server:
+    """Return the server that answers a request; a coroutine, because FastAPI calls functions in a thread."""
+    return server_of(request)
+
+
+def server_of(request: Request) -> Server:
     """Return the server that answers a request."""
     server: Server = request.app.state.server
     return server
@@ -90,7 +95,7 @@ def identify(request: Request) -> Caller:
     Raises:
         ProblemError: The key is missing or wrong, or another site made the request.
     """
-    server = running(request)
+    server = server_of(request)
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     if given and scheme.lower() == "bearer":
         return _of_key(server.keys.check(given.strip()))
@@ -138,14 +143,14 @@ class Require:
     def __init__(self, role: Role) -> None:
         self.role = role
 
-    def __call__(self, request: Request, _: Annotated[Any, Depends(_bearer)]) -> Caller:
+    async def __call__(self, request: Request, _: Annotated[Any, Depends(_bearer)]) -> Caller:
         """Return the caller.
 
         Raises:
             ProblemError: The caller is unknown, may not do this, or makes too many requests.
         """
         caller = identify(request)
-        server = running(request)
+        server = server_of(request)
         if not caller.may(self.role):
             raise ProblemError(403, f"The key '{caller.name}' has the role {caller.role}; this needs {self.role}.")
         seconds = server.rate.take(caller.name)

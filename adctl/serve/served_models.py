@@ -6,6 +6,7 @@ A request holds the model it began with, so that a replaced one ends only after 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
 import re
 import threading
@@ -363,7 +364,8 @@ class ServedModels:
 
 
 def _warm_up(runtime: Runtime) -> None:
-    """Compute one image and one batch, because runtimes compile the network at its first use."""
+    """Compute one image and one batch, because runtimes compile the network at its first use; load the drift test."""
+    importlib.import_module("scipy.stats")
     for count in (1, starting_batch_size("auto", runtime.device)):
         runtime.predict(np.zeros((count, *runtime.input.shape), np.uint8))
 
