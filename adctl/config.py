@@ -840,7 +840,7 @@ class ServeSettings(RunsSettings):
 
     host: str = SERVER("127.0.0.1", "Address to listen on; any other than this machine's own needs a key.", "ADDRESS")
     port: Annotated[int, Bounds(ge=0, le=65535)] = SERVER(8000, "Port to listen on; 0 takes a free one.")
-    queue: Positive = SERVER(16, "Images that may wait; a request beyond them is refused with 429.")
+    queue: Positive = SERVER(12, "Images that may wait; a request beyond them is refused with 429.")
     deadline: Seconds = SERVER(30.0, "Longest time that a request may take.")
     max_upload: str = SERVER("64MB", "Largest body of a request.", "BYTES")
     max_pixels: Positive = SERVER(100_000_000, "Largest image, width x height.")

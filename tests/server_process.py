@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,15 +60,13 @@ class ServerProcess:
         self, method: str, path: str, body: bytes | dict[str, Any] | None = None, seconds: float = 60, **headers: str
     ) -> Answer:
         """Send one request on a connection of its own; underscores in names of headers stand for dashes."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
         kinds = {"Content-Type": "application/json"} if isinstance(body, dict) else {}
         sent = json.dumps(body).encode() if isinstance(body, dict) else body
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, sent, {**kinds, **named})
-        answer = connection.getresponse()
-        found = Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
-        connection.close()
-        return found
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)) as connection:
+            connection.request(method, path, sent, {**kinds, **named})
+            answer = connection.getresponse()
+            return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
 
     def score(self, image: bytes, name: str = "line3", query: str = "", **headers: str) -> Answer:
         """Score one image."""

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from adctl.serve.state import Server
 
 _ROUTERS = (
+    "adctl.serve.score_routes:router",
     "adctl.serve.model_routes:router",
     "adctl.serve.version_routes:router",
     "adctl.serve.threshold_routes:router",
     "adctl.serve.training_routes:router",
     "adctl.serve.candidate_routes:router",
-    "adctl.serve.score_routes:router",
     "adctl.serve.heatmap_routes:router",
     "adctl.serve.history_routes:router",
     "adctl.serve.review_routes:router",
@@ -35,7 +35,7 @@ _ROUTERS = (
     "adctl.serve.page.pages:router",
     "adctl.serve.docs_routes:router",
 )
-"""Groups of routes, as `module:router`."""
+"""Groups of routes, as `module:router`; the first are found soonest."""
 
 
 def create_app(server: Server) -> FastAPI:

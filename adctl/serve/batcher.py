@@ -25,7 +25,8 @@ class Batcher:
     """Thread that predicts for one model: it takes what waits, up to the batch size of the device.
 
     A second thread would start on smaller batches, which cost more for each image: with OpenVINO and 8 callers, 13.9
-    instead of 13.0 ms of processor time. While the batch is computed, other threads decode. The queue needs no bound of its own: the server admits a bounded number of images.
+    instead of 13.0 ms of processor time. While the batch is computed, other threads decode.
+    The queue needs no bound of its own: the server admits a bounded number of images.
 
     Args:
         runtime: Runtime that holds the model.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers, MutableHeaders
 
-from adctl.serve.problems import ProblemError, of_error
+from adctl.serve.problems import ProblemError, busy, of_error
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,6 +29,8 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+
+_SCORES = re.compile(r"/v1/models/[^/]+/score|/api/(test_image|batch_test)")
 
 _DRAINED = 1 << 20
 """Bytes of a refused body that are still read, so that the client gets the answer and not a broken connection."""
@@ -61,7 +64,7 @@ class Guard:
                 self._complete(message, identifier)
             await send(message)
 
-        refusal = self._refusal(headers)
+        refusal = self._refusal(headers) or self._overload(scope)
         if refusal is not None:
             await drain(receive, headers)
             await of_error(refusal)(scope, receive, send_with_headers)
@@ -87,6 +90,14 @@ class Guard:
             self._server.telemetry.refused.labels("size").inc()
             return too_large(self._server.max_upload)
         return None
+
+    def _overload(self, scope: Scope) -> ProblemError | None:
+        """Refuse a request for scores if no image may wait any more: here it costs least."""
+        admission = self._server.admission
+        if admission.count < admission.limit or scope["method"] != "POST" or not _SCORES.fullmatch(scope["path"]):
+            return None
+        self._server.telemetry.refused.labels("queue").inc()
+        return busy(f"{admission.limit} images wait already.")
 
 
 def too_large(limit: int) -> ProblemError:
