@@ -329,17 +329,19 @@ class _Fit:
 
     def ridge_without(self, offsets: Tensor, together: int, share: float) -> Tensor:
         """Return the ridge, tensor [F,1,1], without the images of the offsets [P,F*f,D] from the mean, f at a time."""
-        rest, parts = self.count - together, exact(offsets).unflatten(1, (-1, together))
-        squares = parts.square().sum(2).mean((0, 2))
-        shift = (parts.sum(2) / rest).square().mean((0, 2))
+        rest, parts = self.count - together, offsets.unflatten(1, (-1, together))
+        squares = exact(parts.square().sum(2).mean((0, 2)))
+        shift = squares / rest**2 if together == 1 else exact((parts.sum(2) / rest).square().mean((0, 2)))
         variance: Tensor = (self.count * self.variance - squares) / rest - shift
         return share * variance.view(-1, 1, 1)
 
 
 def _products(vectors: Tensor, together: int) -> Tensor:
     """Return the products [P,F,f,f] of vectors [P,F*f,D] with the f of their own set, of float64."""
+    if together == 1:
+        return exact(vectors.square().sum(2))[..., None, None]
     parts = exact(vectors).unflatten(1, (-1, together))
-    products: Tensor = parts.square().sum((2, 3))[..., None, None] if together == 1 else parts @ parts.mT
+    products: Tensor = parts @ parts.mT
     return products
 
 
