@@ -19,7 +19,8 @@ The detector is registered by an entry point of the group `adctl.detectors`: its
   UsageError in `check_exportable` and sets `exportable = False` in its test;
 - accept any `image_size`, or refuse it with an error of `adctl.errors`. `any_shape = True` says that the height of its
   input may differ from its width (`config.sides`); other detectors get square images. `masks_margin` says whether it
-  can leave out the margins of `resize=pad`; other detectors see them in grey.
+  can leave out the margins of `resize=pad`; other detectors see them in grey. `largest_auto_side` lets large images
+  have a larger input.
 
 The model is trained once for each class of tests, on a small generated dataset. pytest is required; onnx, onnxscript
 and onnxruntime are required for the export test, which is skipped without them.

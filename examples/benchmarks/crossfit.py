@@ -7,7 +7,7 @@ FOLDER holds good images, such as `magnetic_tile/train/good`. `cost` trains PaDi
 in turns with a fifth held out and with scores out of fold, by default 2 rounds; it prints median seconds of the
 processor and the median ratio. `rates` draws 20 images 6 times, 50 images 4 times, 100 images 3 times and 200 images
 twice from at most 400, trains on them, and prints the false alarms of several thresholds on 150 others.
-Each takes about 3 minutes on two cores.
+Each takes 2 to 4 minutes of a core.
 """
 
 from __future__ import annotations
