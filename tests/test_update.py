@@ -228,6 +228,19 @@ def test_unreadable_images_and_copies_are_set_aside(present, parts, tmp_path):
     assert result.update.learned == 10
 
 
+def test_images_that_the_model_cannot_score_are_set_aside(parts, tmp_path):
+    runs = tmp_path / "runs"
+    model = run(arch="padim", good=parts / "old", runs=runs, roi="20,20,64,64").model
+    good = folder_of(tmp_path / "good", images_in(parts / "new")[:10])
+    picture = cv2.imread(str(images_in(parts / "new")[10]))
+    cv2.imwrite(str(good / "small.png"), picture[:16, :16])  # the region lies outside
+    cv2.imwrite(str(good / "grey.png"), cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY))
+    result = run(update=model, good=good, runs=runs, trust_reviews=True)
+    assert [(Path(one.path).name, one.reason) for one in result.update.set_aside] == [("small.png", "unreadable")]
+    assert result.update.learned == 11
+    assert load_model(result.model)[0].config.roi == load_model(model)[0].config.roi
+
+
 def test_groups_stay_together(present, parts, tmp_path):
     for number, image in enumerate(images_in(parts / "new")):
         folder = tmp_path / "lots" / f"lot{number % 3}"
