@@ -17,8 +17,8 @@ from adctl.errors import MissingExtraError, UsageError
 from adctl.evaluation.evaluate import evaluate
 from adctl.metrics.statistics import p_text
 from adctl.records import Calibration
-from adctl.reporting.content import build_content
-from adctl.reporting.latex import escape
+from adctl.reporting.content import Table, build_content
+from adctl.reporting.latex import escape, write_tables
 from adctl.reporting.named_metrics import named_metrics
 from adctl.reporting.notable_images import notable_images
 from adctl.reporting.pdf import _findings, write_pdf
@@ -188,6 +188,16 @@ def test_latex_shows_any_name_unchanged():
         + escape('~^<>|"#$\x1b')
         + " \\\\\n\\bottomrule\n\\end{tabular}"
     )
+
+
+def test_latex_takes_no_name_for_an_option_and_aligns_texts_to_the_left(tmp_path):
+    rows = (("[x]", "Best F1", "3", "+0.1 to 0.2"), ("*", "AUPRO", "–", ""))  # noqa: RUF001 - a dash in a cell
+    write_tables(tmp_path / "t.tex", "T", [Table("By defect", ("Defect", "Metric", "Images", "Interval"), rows)])
+    text = (tmp_path / "t.tex").read_text("utf-8")
+    assert r"\begin{tabular}{llrr}" in text
+    assert "    {}[x] & Best F1" in text
+    assert "    {}* & AUPRO & --" in text
+    check_latex(text)
 
 
 def test_figures_for_papers_are_svg_and_pdf_with_embedded_fonts(scores, tmp_path):

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 _HEAD = f"""% Made by adctl {__version__}. In the preamble:
 % \\usepackage[utf8]{{inputenc}}
+% \\usepackage[T1]{{fontenc}}
 % \\usepackage{{booktabs}}
+% Names in scripts other than Latin need XeLaTeX or LuaLaTeX.
 """
+_NUMBER = re.compile(rf"[-+\u2212<▸\s]*\d|{ABSENT}|$")
 _SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "±": r"$\pm$", ABSENT: "--", "“": "``", "”": "''",
@@ -75,7 +78,7 @@ def write_tables(target: Path, title: str, tables: Iterable[Table]) -> None:
     Args:
         target: File to write.
         title: First words of each caption.
-        tables: Tables to write; the first column is aligned to the left.
+        tables: Tables to write.
 
     Raises:
         OutputError: The file cannot be written.
@@ -91,7 +94,7 @@ def _table(title: str, table: Table) -> str:
         r"  \centering",
         f"  \\caption{{{escape(caption)}}}",
         f"  \\label{{tab:{label}}}",
-        f"  \\begin{{tabular}}{{l{'r' * (len(table.headers) - 1)}}}",
+        f"  \\begin{{tabular}}{{{_alignment(table)}}}",
         r"    \toprule",
         _row(table.headers),
         r"    \midrule",
@@ -103,8 +106,17 @@ def _table(title: str, table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _alignment(table: Table) -> str:
+    """Return the alignment of each column: numbers to the right, texts and the first column to the left."""
+    columns = zip(*table.rows, strict=True)
+    are_numbers = [all(_NUMBER.match(cell) for cell in column) for column in columns] or [True] * len(table.headers)
+    return "l" + "".join("r" if is_number else "l" for is_number in are_numbers[1:])
+
+
 def _row(cells: Sequence[str]) -> str:
-    return f"    {' & '.join(map(escape, cells))} \\\\"
+    row = " & ".join(map(escape, cells))
+    begins_as_option = row.startswith(("[", "*"))  # of the \\ before it
+    return f"    {'{}' * begins_as_option}{row} \\\\"
 
 
 def escape(text: str) -> str:
