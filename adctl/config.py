@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from contextlib import suppress
 from dataclasses import MISSING, FrozenInstanceError, asdict, dataclass, fields
 from functools import cache
@@ -24,10 +25,11 @@ from typing import (
     get_type_hints,
 )
 
-from adctl import documents
+from adctl import documents, reading
 from adctl.choices import DETECTORS, EXPORT_FORMATS, LOGGERS, REPORT_FORMATS, RUNTIMES, formats_with
 from adctl.errors import UsageError, unknown_name
 from adctl.image_sizes import ImageSize
+from adctl.names import printable
 from adctl.options import (
     PREFIX,
     SHARE,
@@ -81,6 +83,12 @@ else:  # the choices are the rows of a table, which a type checker cannot read
     RuntimeName = Literal["auto", *RUNTIMES]
 
 C = TypeVar("C")
+
+_REMOTE = re.compile(r"[A-Za-z][\w+.-]+:/")
+"""Start of an address, which is no path of this machine."""
+
+_SHOWN = 200
+"""Characters of a path that an error message shows."""
 
 OTHER_VARIABLES = {
     "ADCTL_CONFIG": "Settings file to use when --config is not given.",
@@ -1019,9 +1027,28 @@ def validated(cls: type[S], values: Mapping[str, Any], origins: Mapping[str, str
             raise _unknown(f"setting of adctl {cls.command}", name, [cls])
     prepared = cls.prepare(_without_percent(cls, _lists(cls, values)))
     try:
-        return TypeAdapter(cls).validate_python(prepared)
+        settings = TypeAdapter(cls).validate_python(prepared)
     except ValidationError as error:
         raise _explain(cls, error.errors(), origins or {}) from error
+    _check_paths(settings)
+    return settings
+
+
+def _check_paths(settings: CommandSettings) -> None:
+    """Raise if a path cannot be looked up: its name is too long or impossible, or a folder on it may not be entered."""
+    for name, value in vars(settings).items():
+        for path in value if isinstance(value, tuple) else (value,):
+            if not isinstance(path, Path) or _REMOTE.match(str(path)):
+                continue
+            try:
+                os.lstat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except (OSError, ValueError) as error:
+                reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+                flag = declared_in(type(settings))[name].flag or flag_name(name)
+                shown = printable(f"{str(path)[:_SHOWN]}..." if len(str(path)) > _SHOWN else str(path))
+                raise UsageError(f"The path of {flag} cannot be used: {reason}: {shown}", "Check the path.") from error
 
 
 def _lists(cls: type[CommandSettings], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -1110,7 +1137,7 @@ def _parse(path: Path) -> dict[str, Any]:
     if reader is None:
         raise UsageError(f"The settings file {path} has an unknown ending.", "Use .toml, .yaml or .json.")
     try:
-        document: Any = reader(path.read_text(encoding="utf-8"))
+        document: Any = reader(reading.read_text(path))
     except FileNotFoundError as error:
         raise UsageError(f"The settings file {path} does not exist.", "Check the path given to --config.") from error
     except Exception as error:  # readers of YAML and TOML refuse odd texts in their own ways, deep nesting among them

@@ -12,6 +12,7 @@ import reprlib
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from adctl import reading
 from adctl.errors import DataError
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def read(path: Path, kind: type[T], remedy: str, others: Others = "forbid") -> T
         DataError: The file cannot be read or is damaged; the message names the first wrong field.
     """
     try:
-        return parse(path.read_bytes(), kind, others)
+        return parse(reading.read_bytes(path), kind, others)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -24,6 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from adctl import reading
 from adctl.errors import OutputError, UsageError
 from adctl.names import encodable
 
@@ -517,5 +518,5 @@ def is_encodable(text: str) -> bool:
 
 def sha256_file(path: Path) -> str:
     """Return the hexadecimal SHA-256 digest of a file's bytes."""
-    with path.open("rb") as stream:
+    with reading.open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

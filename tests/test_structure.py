@@ -60,6 +60,7 @@ ROOMS = [
     "paths",
     "records",
     "documents",
+    "reading",
     "choices",
     "errors",
 ]

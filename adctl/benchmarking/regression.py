@@ -12,7 +12,7 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
-from adctl import documents
+from adctl import documents, reading
 from adctl.benchmarking.results import SCHEMA, BenchResult, ModelBenchmark
 from adctl.errors import DataError, UsageError
 from adctl.gates import GateResult
@@ -34,7 +34,7 @@ def read_baseline(path: Path) -> dict[str, Any]:
         DataError: The file does not hold results of `adctl bench`.
     """
     try:
-        document: dict[str, Any] = documents.parse_json(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = documents.parse_json(reading.read_bytes(path))
         # The file was written by --out, or it is the output of --json.
         document = document.get("result", document)
         if document.get("schema", SCHEMA) != SCHEMA:

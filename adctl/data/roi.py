@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from adctl import reading
 from adctl.data.images import MIN_SIDE, resize
 from adctl.data.masks import read_mask
 from adctl.errors import ImageError, UsageError
@@ -144,7 +145,7 @@ def encode_region(value: str) -> str:
         return ",".join(map(str, _rectangle(value)))
     except ValueError as error:
         path = Path(value)
-        if not path.is_file():
+        if not reading.is_regular(path):
             raise UsageError(
                 f"--roi {value} is not a region: {error}, and there is no image file of that name.",
                 "Give x,y,width,height in pixels, or a mask image that is white inside the region and black outside.",

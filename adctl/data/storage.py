@@ -6,17 +6,16 @@ archive itself counts as a folder. Ordinary files are tried first, so that they 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import stat
 from typing import TYPE_CHECKING
 
 from adctl.data.containers import Container, is_container_name, open_container
+from adctl.reading import impossible_name, open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from io import BufferedReader
     from pathlib import Path
     from typing import BinaryIO
 
@@ -29,7 +28,7 @@ def read_bytes(path: Path) -> bytes:
         DataError: The file lies in a damaged container.
     """
     try:
-        with _open_regular(path) as stream:
+        with open_regular(path) as stream:
             return stream.read()
     except (FileNotFoundError, NotADirectoryError):
         container, name = _require_inside(path)
@@ -39,38 +38,16 @@ def read_bytes(path: Path) -> bytes:
 def open_binary(path: Path) -> BinaryIO:
     """Open a file for reading; raises the same errors as `read_bytes`."""
     try:
-        return _open_regular(path)
+        return open_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         container, name = _require_inside(path)
         return container.open(name)
 
 
-def _open_regular(path: Path) -> BufferedReader:
-    """Open a regular file; a pipe or device, which could block for ever, raises an `OSError`."""
-    # Without O_NONBLOCK the call itself would wait for a writer of a pipe.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-    try:
-        descriptor = os.open(path, flags)
-    except ValueError as error:
-        raise _impossible_name(error) from error
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise OSError("it is a pipe, socket or device, and no regular file")
-
-
-def _impossible_name(error: ValueError) -> OSError:
-    """Return the error for a name that no file can have, because it holds a NUL character."""
-    return OSError(f"no file can have this name ({error})")
-
-
 def digest(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes; raises the same errors as `read_bytes`."""
     try:
-        stream = _open_regular(path)
+        stream = open_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         return hashlib.sha256(read_bytes(path)).hexdigest()
     with stream:
@@ -90,7 +67,7 @@ def is_folder(path: Path) -> bool:
         if not is_container_name(path.name):
             return False
     except ValueError as error:
-        raise _impossible_name(error) from error
+        raise impossible_name(error) from error
     except (FileNotFoundError, NotADirectoryError):
         pass
     found = _inside(path)
@@ -114,7 +91,7 @@ def file_size(path: Path) -> int | None:
     try:
         status = path.stat()
     except ValueError as error:
-        raise _impossible_name(error) from error
+        raise impossible_name(error) from error
     except (FileNotFoundError, NotADirectoryError):
         container, name = _require_inside(path)
         return container.sizes[name]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 
-from adctl import files
+from adctl import files, reading
 from adctl.documents import parse_json
 from adctl.errors import ModelFileError
 
@@ -95,7 +95,7 @@ def replace_header(source: Path, target: Path, header: Mapping[str, Any]) -> Non
     """
     digests = _read_header(source)[1]  # raises for incomplete files
     kept = {} if digests is None else {_TENSORS: digests}
-    with source.open("rb") as original, files.atomic_path(target) as temporary, temporary.open("wb") as copy:
+    with reading.open_regular(source) as original, files.atomic_path(target) as temporary, temporary.open("wb") as copy:
         table = _table(original)
         table["__metadata__"] = {_KEY: _text({**header, **kept})}
         text = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
@@ -115,7 +115,7 @@ def tensors_digest(path: Path) -> str:
     digests = _read_header(path)[1]
     if digests is not None:
         return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
-    with path.open("rb") as stored:
+    with reading.open_regular(path) as stored:
         table = _table(stored)
         table.pop("__metadata__", None)
         digest = hashlib.sha256(json.dumps(table, sort_keys=True).encode())

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Self, cast
 
-from adctl import files
+from adctl import files, reading
 from adctl.data.containers import MAX_ENTRIES, MAX_EXPANSION
 from adctl.errors import FetchError, OutputError
 from adctl.fetching.download import format_bytes
@@ -108,7 +108,7 @@ class _Unpacking:
 
     def run(self) -> int:
         """Unpack the archive and return the number of bytes written."""
-        with self.archive.open("rb") as raw:
+        with reading.open_regular(self.archive) as raw:
             kind = raw.read(6)
             raw.seek(0)
             members = self._zip_members(raw) if kind.startswith(b"PK") else self._tar_members(raw, kind)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from adctl import reading
 from adctl.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _load(further: str | None) -> Mapping[str, CatalogueEntry]:
     entries = _entries(text)
     if further:
         try:
-            entries |= _entries(Path(further).read_text(encoding="utf-8"))
+            entries |= _entries(reading.read_text(Path(further)))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UsageError(
                 f"The catalogue {further} cannot be used: {error}.",

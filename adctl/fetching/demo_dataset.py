@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from adctl import documents, files
+from adctl import documents, files, reading
 from adctl.data.images import write_png
 from adctl.errors import OutputError
 
@@ -169,7 +169,7 @@ def _write_all(folder: Path, record: dict[str, int], progress: Callable[[int, in
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
     try:
-        record: dict[str, Any] = documents.parse((folder / _RECORD).read_bytes(), dict)
+        record: dict[str, Any] = documents.parse(reading.read_bytes(folder / _RECORD), dict)
     except (OSError, ValueError):
         return None
     return record

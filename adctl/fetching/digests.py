@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adctl import files
+from adctl import files, reading
 from adctl.errors import FetchError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def read_digests(path: Path) -> dict[str, str]:
         FetchError: The list cannot be read or has another format.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = reading.read_text(path).splitlines()
     except (OSError, ValueError) as error:
         raise FetchError(f"Cannot read the digests in {path}: {error}.", "Copy the whole folder again.") from error
     matches = [_LINE.fullmatch(line) for line in lines]

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from adctl import documents, files
+from adctl import documents, files, reading
 from adctl.errors import OutputError
 from adctl.fetching.http import BadRangeError, PermanentError, RetryableError, read_block
 
@@ -61,7 +61,7 @@ class PartialDownload:
 def read_partial(part: Path, state: Path, url: str) -> PartialDownload:
     """Read the state of an earlier download; empty if it was from another address or does not fit the part."""
     try:
-        stored = documents.parse_json(state.read_text(encoding="utf-8"))
+        stored = documents.parse_json(reading.read_bytes(state))
         segments = tuple(Segment(*map(int, numbers)) for numbers in stored["pieces"])
         length = part.stat().st_size
         same_address = stored["url"] == _fingerprint(url)

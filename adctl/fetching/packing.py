@@ -15,7 +15,7 @@ from __future__ import annotations
 import tarfile
 from typing import TYPE_CHECKING, Any
 
-from adctl import documents, files
+from adctl import documents, files, reading
 from adctl.errors import FetchError
 from adctl.fetching.digests import list_files, read_digests
 from adctl.fetching.store import Provenance
@@ -42,7 +42,7 @@ def read_manifest(bundle: Path) -> dict[str, Any]:
         FetchError: It is damaged, or was made by a later version of adctl.
     """
     try:
-        manifest: dict[str, Any] = documents.parse(verified_file(bundle, MANIFEST).read_bytes(), dict)
+        manifest: dict[str, Any] = documents.parse(reading.read_bytes(verified_file(bundle, MANIFEST)), dict)
     except ValueError as error:
         raise FetchError(f"{bundle / MANIFEST} is damaged: {error}.", "Create the bundle again.") from error
     if manifest.get("format") != FORMAT:

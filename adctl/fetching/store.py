@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from adctl import __version__, documents, files
+from adctl import __version__, documents, files, reading
 from adctl.errors import FetchError, unknown_name
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def fetched_categories(entry: CatalogueEntry, folder: Path) -> tuple[str, ...]:
 def read_provenance(folder: Path) -> dict[str, Provenance]:
     """Read the provenance of a data set's categories; empty if there is no readable record."""
     try:
-        stored = documents.parse((folder / _RECORD).read_bytes(), _Record, others="ignore")
+        stored = documents.parse(reading.read_bytes(folder / _RECORD), _Record, others="ignore")
     except (OSError, ValueError):
         return {}
     return stored.categories

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adctl import __version__, documents, files
+from adctl import __version__, documents, files, reading
 from adctl.errors import FetchError, UsageError
 from adctl.fetching import packing
 from adctl.fetching.catalogue import RemoteFile
@@ -108,7 +108,7 @@ def list_weights(root: Path) -> list[Path]:
 def check_weights(path: Path) -> bool | None:
     """Return whether weights match their recorded digest; None if there is no record."""
     try:
-        record = documents.parse_json(_record_path(path).read_text(encoding="utf-8"))
+        record = documents.parse_json(reading.read_bytes(_record_path(path)))
         return bool(files.sha256_file(path) == record["sha256"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -137,7 +137,7 @@ def _import_file(name: str, source: Path, staging: Path, path: Path) -> dict[str
     known: dict[str, Any] = {}
     if packing.is_bundle(source):
         record = packing.verified_file(source, f"weights/{name}.json")
-        known = documents.parse_json(record.read_text(encoding="utf-8"))
+        known = documents.parse_json(reading.read_bytes(record))
         source = packing.verified_file(source, f"weights/{name}.safetensors")
     if not source.is_file():
         raise UsageError(f"There is no file {source}.", "Check the path given to --from.")
@@ -175,7 +175,7 @@ def _intact_weights(path: Path) -> FetchedWeights | None:
     """Return weights fetched before, if they still match their record; otherwise None."""
     if not check_weights(path):
         return None
-    record = documents.parse_json(_record_path(path).read_text(encoding="utf-8"))
+    record = documents.parse_json(reading.read_bytes(_record_path(path)))
     try:
         facts = (record["sha256"], record["bytes"], record["verified"], record["licence"])
     except KeyError:

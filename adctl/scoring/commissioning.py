@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adctl import documents, files
+from adctl import documents, files, reading
 from adctl.records import Calibration, CalibrationScores, ScoredImage
 from adctl.scoring.score_set import JSONL
 from adctl.thresholds.commissioning import commission
@@ -70,7 +70,7 @@ class Commissioning:
         if stored is not None:
             log.info("The threshold is that of the %d first parts of this line: see %s.", stored.parts, self._path)
         elif self._parts:
-            for line in (folder / JSONL).read_text(encoding="utf-8").splitlines():
+            for line in reading.read_text(folder / JSONL).splitlines():
                 self._keep(documents.parse(line, ScoredImage))
 
     @property

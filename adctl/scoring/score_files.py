@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adctl import documents
+from adctl import documents, reading
 from adctl.data.datasets.folders import os_reason
 from adctl.errors import DataError
 from adctl.records import Calibration, ScoredImage, Verdict
@@ -81,7 +81,7 @@ def read_rows(path: Path, *, complete: bool = True) -> tuple[ScoredImage, ...]:
     """
     rows: list[ScoredImage] = []
     try:
-        for line in _lines(path.read_bytes(), complete=complete):
+        for line in _lines(reading.read_bytes(path), complete=complete):
             row = documents.parse(line, ScoredImage)
             _check_row(row)
             rows.append(row)

@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from adctl import documents, files
+from adctl import documents, files, reading
 from adctl.errors import DataError, OutputError, UsageError
 from adctl.names import csv_cell
 from adctl.records import Calibration, ScoredImage
@@ -170,7 +170,7 @@ class ScoreWriter:
             return []
         stored = set() if self._maps is None else self._maps.recover()
         found: list[tuple[ScoredImage, int]] = []
-        for line in (self.folder / JSONL).read_bytes().split(b"\n")[:-1]:
+        for line in reading.read_bytes(self.folder / JSONL).split(b"\n")[:-1]:
             try:
                 row = documents.parse(line, ScoredImage)
             except ValueError:
@@ -497,7 +497,7 @@ def json_line(values: dict[str, Any]) -> str:
 def read_claim(folder: Path) -> dict[str, Any] | None:
     """Return the manifest of a scored set, complete or not; None if the folder holds none."""
     try:
-        manifest: dict[str, Any] = documents.parse((folder / MANIFEST).read_bytes(), dict)
+        manifest: dict[str, Any] = documents.parse(reading.read_bytes(folder / MANIFEST), dict)
     except (OSError, ValueError):
         return None
     return manifest if manifest.get("schema") == SCHEMA else None
@@ -512,7 +512,8 @@ def claimed_files(folder: Path) -> tuple[set[Path], set[Path]]:
     try:
         settings = {name: entry["value"] for name, entry in manifest["settings"].items()}
         wrote = settings["heatmaps"] if settings["heatmaps"] is not None else settings["out"] is not None
-        rows = [documents.parse_json(line) for line in (folder / JSONL).read_bytes().split(b"\n")[:-1]] if wrote else []
+        lines = reading.read_bytes(folder / JSONL).split(b"\n")[:-1] if wrote else ()
+        rows = [documents.parse_json(line) for line in lines]
         names = HeatmapNames(folder)
         heatmaps = [names.path(row["key"]) for row in rows]
         return own, {path for row, path in zip(rows, heatmaps, strict=True) if row["score"] is not None}

@@ -22,7 +22,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING
 
-from adctl import files, run_folder
+from adctl import files, reading, run_folder
 from adctl.data.colours import warn_of_colours
 from adctl.data.datasets.folders import is_results
 from adctl.data.depth import warn_of_depth
@@ -231,7 +231,7 @@ def _is_unfinished(path: Path) -> bool:
 def _has_end_mark(path: Path) -> bool:
     """Return whether a PNG or JPEG file ends with the end marker of its format; False for other formats."""
     try:
-        with path.open("rb") as stream:
+        with reading.open_regular(path) as stream:
             start = stream.read(4)
             stream.seek(-min(8, stream.seek(0, os.SEEK_END)), os.SEEK_END)
             end = stream.read()

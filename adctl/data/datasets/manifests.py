@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from adctl import documents
+from adctl import documents, reading
 from adctl.data import storage
 from adctl.data.datasets.folders import os_reason
 from adctl.data.datasets.ground_truth import DEFECT, GOOD_NAMES
@@ -81,7 +81,7 @@ def read_manifest(path: Path) -> list[ManifestRow]:
             listed already, or contains an unknown split; the message gives the line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = reading.read_text(path, "utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"The manifest {path} is not UTF-8 text: {error}.", "Save it as UTF-8.") from error
     except OSError as error:

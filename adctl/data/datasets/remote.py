@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from adctl import documents, files
+from adctl import documents, files, reading
 from adctl.data.containers import is_container_name
 from adctl.data.images import IMAGE_SUFFIXES
 from adctl.errors import FetchError, MissingExtraError, OutputError, UsageError
@@ -147,7 +147,7 @@ def _copy_one(filesystem: Any, entry: Mapping[str, Any], target: Path) -> None:
 def _read_index(base: Path) -> dict[str, str]:
     """Read the file names and stamps of the last update; if the index is missing or damaged, delete the mirror."""
     try:
-        table = documents.parse((base / _INDEX).read_bytes(), dict[str, str])
+        table = documents.parse(reading.read_bytes(base / _INDEX), dict[str, str])
     except (OSError, ValueError):
         shutil.rmtree(base / _FOLDER, ignore_errors=True)
         return {}
