@@ -24,9 +24,9 @@ from test_scoring import settings_for
 
 import adctl as adctl_api
 from adctl import run_folder
-from adctl.config import LoadedSettings, ReportSettings, names_of, validated
+from adctl.config import LoadedSettings, ReportSettings, TrainSettings, load, names_of, validated
 from adctl.data.datasets.layouts import list_images
-from adctl.errors import OutputError, TrainingError
+from adctl.errors import AdctlError, OutputError, TrainingError, UsageError
 from adctl.reporting.html_assets import plotly
 from adctl.reporting.report import report
 from adctl.scoring import score as scoring
@@ -340,6 +340,44 @@ def test_a_watched_folder_ignores_pipes_sockets_and_files_without_end(patchcore,
         listener.close()
     assert [row.key for row in result] == ["a.png"]
     assert result.seconds < 30
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+@pytest.mark.parametrize(
+    "place", ["bench --against", "--config", "results.jsonl", "scores.json", "run.json", "manifest"]
+)
+def test_a_pipe_in_the_place_of_a_document_is_told(patchcore, zippers, tmp_path, place):
+    shutil.copytree(patchcore.run, tmp_path / "run")
+    score(settings_for(patchcore, zippers / "test" / "good" / "000.png", tmp_path / "out", heatmaps=False))
+    places = {
+        "bench --against": (tmp_path / "a.json", lambda path: adctl_api.bench(models=[patchcore.model], against=path)),
+        "--config": (tmp_path / "a.toml", lambda path: load(ReportSettings, {}, path)),
+        "results.jsonl": (tmp_path / "out/results.jsonl", lambda path: adctl_api.report(scores=[path.parent])),
+        "scores.json": (tmp_path / "out/scores.json", lambda path: adctl_api.report(scores=[path.parent])),
+        "run.json": (tmp_path / "run/run.json", lambda path: adctl_api.score(model=path.parent, out=tmp_path / "o")),
+        "manifest": (tmp_path / "m.csv", lambda path: adctl_api.train(data=path, arch="padim")),
+    }
+    path, call = places[place]
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(AdctlError):
+        call(path)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "d/" * 3000, "a\0b"])
+def test_a_path_that_no_file_can_have_is_told_with_its_setting(tmp_path, name):
+    for call, flag in (
+        (lambda: adctl_api.score(model=name, images=["."]), "--model"),
+        (lambda: adctl_api.train(data=name, arch="padim"), "--data"),
+        (lambda: adctl_api.report(scores=[name]), "SCORES"),
+        (lambda: adctl_api.bench(models=[tmp_path], against=name), "--against"),
+    ):
+        with pytest.raises(UsageError, match="cannot be used") as told:
+            call()
+        assert flag.lower() in told.value.message.lower()
+    with pytest.raises(UsageError):
+        adctl_api.train(data=tmp_path, arch="padim", roi=name)
+    assert validated(TrainSettings, {"data": f"https://example.com/{'x' * 300}.zip"}).data is not None
 
 
 @linux
