@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from adctl.cli.output import rows
@@ -17,5 +18,6 @@ def run(call: Call[RunsViewSettings]) -> None:
 
     def announce(address: str) -> None:
         call.finish({"page": address}, lambda: rows([("page", address), ("end", "Ctrl-C")]))
+        sys.stdout.flush()  # a file or pipe has the address while the page is served
 
     serve_runs(call.settings, announce)

@@ -66,7 +66,7 @@ function row(run) {
   return make("tr", {}, make("td", { "data-name": t("runs.compare") }, check), ...columns.map((name) => {
     const value = valueOf(run, name);
     if (name === "name") return make("th", { scope: "row" }, make("button", { type: "button", class: "link", onclick: () => act(null, () => open(run)) }, run.name));
-    const kinds = [isNumber(name) ? "number" : "", shown(value) === NONE ? "absent" : ""].join(" ").trim();
+    const kinds = [isNumber(name) ? "number" : "", DATE.test(value) ? "date" : "", shown(value) === NONE ? "absent" : ""].join(" ").trim();
     return make("td", { "data-name": name, class: kinds }, shown(value));
   }));
 }
