@@ -8,7 +8,7 @@ from adctl.config import Option, options_of
 
 PLACE = "<!-- tables of options -->"
 COMMANDS = ("fetch", "fetch check", "fetch weights", "fetch bundle", "fetch verify", "train", "calibrate", "score",
-            "report", "export", "bench", "demo", "schema")  # fmt: skip
+            "report", "export", "bench", "serve", "serve keys add", "demo", "schema")  # fmt: skip
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
