@@ -229,7 +229,7 @@ def test_permission_is_reported_whoever_runs_the_tests(file, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     path = file(b"x")
-    monkeypatch.setattr("adctl.data.storage._open_regular", denied)
+    monkeypatch.setattr("adctl.data.storage.open_regular", denied)
     assert "permission denied" in refusal(path)
 
 
