@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +34,7 @@ from adctl.thresholds.conformal import p_values
 from adctl.training.train import train
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from adctl.training.single_run import TrainResult
 
@@ -157,6 +156,8 @@ class Loop:
         model, aside, advice = self.start, 0, []
         for good, defects in zip(self.parts.rounds, self.parts.reviewed_defects, strict=True):
             reviewed = [good, defects] if all_parts else [self.doubtful(model, part) for part in (good, defects)]
+            if not reviewed[0]:  # nothing that was good looked doubtful
+                continue
             result = self.update(model, *reviewed)
             assert result.update is not None
             model, aside = (
@@ -188,30 +189,32 @@ class Loop:
         return [path_of[key] for key, score in zip(found.keys, found.scores, strict=True) if score > threshold]
 
 
+def rows_of(loop: Loop, seed: int) -> Iterator[str]:
+    """Yield the rows of one detector and one seed, as they come."""
+    parts, alone = loop.parts, loop.arch in ("padim", "patchcore")
+    yield loop.measure("before", loop.start)
+    model, remark = loop.rounds(all_parts=True)
+    yield f"{loop.measure('after, all reviewed', model)} | {remark}"
+    if not alone:
+        return
+    model, remark = loop.rounds(all_parts=False)
+    yield f"{loop.measure('after, doubtful reviewed', model)} | {remark}"
+    everything = [*parts.start, *(path for part in parts.rounds for path in part)]
+    good = folder_of(loop.work / "everything", everything, by_tile=True)
+    whole = run(arch=loop.arch, good=good, runs=loop.work / "runs", image_size=256).model
+    yield loop.measure("trained on all at once", whole)
+    yield loop.poisoned(seed)
+
+
 def main(data: Path, archs: Sequence[str], seeds: Sequence[int]) -> None:
-    """Print the rows of the table, as they come."""
-    print(
-        "| detector, seed | model | images | false alarms | recall | AUROC | remarks |\n|---|---|---|---|---|---|---|"
-    )
+    """Print the rows of the table."""
+    print("| detector, seed | model | images | false alarms | recall | AUROC | remarks |")
+    print("|---|---|---|---|---|---|---|", flush=True)
     with shared_features(), keep_images():
         for seed, arch in itertools.product(seeds, archs):
-            begin = time.perf_counter()
             with tempfile.TemporaryDirectory() as folder:
-                loop = Loop(arch, draw(data, seed), Path(folder))
-                rows = [loop.measure("before", loop.start)]
-                for name, every in (("after, all reviewed", True), ("after, doubtful reviewed", False)):
-                    if arch in ("padim", "patchcore") or every:
-                        model, remark = loop.rounds(all_parts=every)
-                        rows.append(f"{loop.measure(name, model)} | {remark}")
-                if arch in ("padim", "patchcore"):
-                    everything = [*loop.parts.start, *(path for part in loop.parts.rounds for path in part)]
-                    good = folder_of(Path(folder) / "everything", everything, by_tile=True)
-                    whole = run(arch=arch, good=good, runs=Path(folder) / "runs", image_size=256).model
-                    rows.append(loop.measure("trained on all at once", whole))
-                    rows.append(loop.poisoned(seed))
-            for row in rows:
-                print(f"| {arch}, {seed} | {row} |", flush=True)
-            print(f"{arch}, seed {seed}: {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
+                for row in rows_of(Loop(arch, draw(data, seed), Path(folder)), seed):
+                    print(f"| {arch}, {seed} | {row} |", flush=True)
 
 
 if __name__ == "__main__":
