@@ -47,8 +47,8 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         OSError: See `open_regular`.
         UnicodeDecodeError: The text has another encoding.
     """
-    with open_regular(path) as stream:
-        return io.TextIOWrapper(stream, encoding).read()
+    with io.TextIOWrapper(open_regular(path), encoding) as stream:
+        return stream.read()
 
 
 def is_regular(path: Path) -> bool:
