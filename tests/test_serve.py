@@ -16,9 +16,11 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 from conftest import check_document
+from PIL import Image
 from server_process import ServerProcess, form
 
 from adctl.data.images import read_image
@@ -113,6 +115,11 @@ def test_maps_as_array_picture_and_overlay(server, zippers):
     for kind in ("png", "overlay"):
         found = base64.b64decode(server.score(image, query=f"?map={kind}").json["results"][0]["map"])
         assert found.startswith(b"\x89PNG")
+    coded = server.score(image, query="?map=png").json["results"][0]["map"]
+    layer = np.asarray(Image.open(io.BytesIO(base64.b64decode(coded))))
+    values = cv2.resize(cells.astype(np.float32), layer.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    opacity = layer[..., 3].ravel()
+    assert np.corrcoef(opacity, values.ravel())[0, 1] > 0.8
 
 
 def test_a_threshold_for_one_request(server, zippers):

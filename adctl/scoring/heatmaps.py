@@ -141,6 +141,21 @@ def overlay(
     return picture
 
 
+def map_layer(anomaly_map: Map, scale: ColourScale, height: int, width: int) -> NDArray[np.uint8]:
+    """Draw an anomaly map to lay over its image: RGBA [h,w,4], the more opaque the higher the value.
+
+    Args:
+        anomaly_map: Anomaly map [h,w].
+        scale: Colour scale.
+        height: Height of the image, pixels; the longer side of the picture is at most `LARGEST`.
+        width: Width of the image, pixels.
+    """
+    factor = min(1.0, LARGEST / max(height, width))
+    rows, columns = (max(1, round(side * factor)) for side in (height, width))
+    values = scale(upsample(anomaly_map, rows, columns))
+    return np.dstack([colourise(values), (255 * values).astype(np.uint8)])
+
+
 def heatmap_picture(
     image: Rgb, anomaly_map: Map, scale: ColourScale, row: ScoredImage, *, contour_at: float | None = None
 ) -> Rgb:

@@ -28,14 +28,16 @@ _LEVEL = 1
 _STRIP = 32
 """Rows that are compressed at a time."""
 
-_BITS, _RGB = 8, 2
+_BITS = 8
+_COLOUR_TYPES = {3: 2, 4: 6}
+"""Number in the header for RGB and RGBA."""
 
 
-def encode_png(rgb: RgbImage) -> bytes:
-    """Encode an image [H,W,3] of uint8 as a PNG file (W3C, Portable Network Graphics, third edition)."""
-    height, width, channels = rgb.shape
-    pixels = rgb.reshape(height, width * channels)
-    header = struct.pack(">IIBBBBB", width, height, _BITS, _RGB, 0, 0, 0)
+def encode_png(image: RgbImage) -> bytes:
+    """Encode an image [H,W,3] or, with opacity, [H,W,4] of uint8 as a PNG file (W3C, Portable Network Graphics)."""
+    height, width, channels = image.shape
+    pixels = image.reshape(height, width * channels)
+    header = struct.pack(">IIBBBBB", width, height, _BITS, _COLOUR_TYPES[channels], 0, 0, 0)
     data = _compress(pixels)
     chunks = {b"IHDR": header, b"tEXt": PNG_MARK, b"IDAT": data, b"IEND": b""}
     return _SIGNATURE + b"".join(map(_chunk, chunks, chunks.values()))

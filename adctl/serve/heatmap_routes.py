@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Response
 
-from adctl.scoring.colour_bar import ColourScale, colourise
-from adctl.scoring.heatmaps import LARGEST, upsample
+from adctl.scoring.colour_bar import ColourScale
+from adctl.scoring.heatmaps import map_layer
 from adctl.scoring.png import encode_png
 from adctl.serve.answers import Identifier, problems
 from adctl.serve.history_routes import verdict_of
@@ -26,16 +26,14 @@ router = APIRouter(tags=["history"])
     responses={200: {"content": {"image/png": {}}}, **problems(404, 422, 503)},
 )
 def get_heatmap(id: Identifier, server: Running, caller: MayReview) -> Response:  # noqa: A002 - the name in the path
-    """Return the anomaly map in colours (PNG), in the shape of the image, its longer side at most 512 pixels."""
+    """Return the anomaly map in colours (PNG) to lay over the image: transparent where nothing is unusual."""
     del caller
     entry = verdict_of(server, id)
     path = server.images.path(id, MAP)
     if not path.is_file():
         raise ProblemError(404, f"The map of {id} is not stored.", "See --store-images and --keep-bytes.")
     cells = np.load(path, allow_pickle=False).astype(np.float32)
-    factor = min(1.0, LARGEST / max(entry["width"], entry["height"]))
-    height, width = (max(1, round(entry[side] * factor)) for side in ("height", "width"))
-    picture = encode_png(colourise(_scale(server, entry, cells)(upsample(cells, height, width))))
+    picture = encode_png(map_layer(cells, _scale(server, entry, cells), entry["height"], entry["width"]))
     return Response(picture, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
 

@@ -18,8 +18,8 @@ from adctl.data import images
 from adctl.data.loader import BytesSample, LoadedImage, load_image
 from adctl.errors import ImageError
 from adctl.records import ScoredImage, Verdict
-from adctl.scoring.colour_bar import ColourScale, colourise
-from adctl.scoring.heatmaps import LARGEST, overlay, upsample
+from adctl.scoring.colour_bar import ColourScale
+from adctl.scoring.heatmaps import LARGEST, map_layer, overlay
 from adctl.scoring.png import encode_png
 from adctl.scoring.score import to_row
 from adctl.serve.history import NEAR, now
@@ -210,9 +210,7 @@ class Scorer:
                 None if row.verdict is Verdict.GOOD or model.calibration is None else model.calibration.pixel_threshold
             )
             return encode_png(overlay(predicted.item.display, cells, scale, contour_at=contour))
-        factor = min(1.0, LARGEST / max(predicted.item.height, predicted.item.width))
-        height, width = (max(1, round(side * factor)) for side in (predicted.item.height, predicted.item.width))
-        return encode_png(colourise(scale(upsample(cells, height, width))))
+        return encode_png(map_layer(cells, scale, predicted.item.height, predicted.item.width))
 
     def _keep(self, scored: Scored, predicted: PredictedImage, upload: Upload) -> None:
         """Store the thumbnail, and the image and its map if they are wanted."""

@@ -2,7 +2,7 @@
 import { find, make, makeSvg } from "./dom.js";
 import { t } from "./text.js";
 
-let opacity = Number(localStorage.getItem("adctl-opacity") ?? 40);
+let opacity = Number(localStorage.getItem("adctl-opacity") ?? 80);
 
 /** Return the image at `image`, with the map at `map` (or null) above it.
  *
