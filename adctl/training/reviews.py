@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from adctl.data.checks.duplicates import similar_pairs
 from adctl.data.checks.image_stats import collect_image_stats
 from adctl.data.datasets.layouts import list_images
-from adctl.data.groups import assign_groups
+from adctl.data.groups import try_groups
 from adctl.errors import DataError
 from adctl.evaluation.candidate import CandidateComparison, kind_of
 from adctl.model_file import DIGEST_LENGTH
@@ -108,12 +108,12 @@ def read_reviews(
         reporter: Receiver of progress.
 
     Raises:
-        UsageError: A folder does not exist, or `group` does not fit the images.
+        UsageError: A folder does not exist, or `group` is not valid.
         DataError: A folder holds no image.
     """
     called_good = [replace(one, label=GOOD) for one in list_images((good,))[0]]
     if group is not None:
-        called_good = list(assign_groups(called_good, group))
+        called_good = try_groups(called_good, group)  # a few images may be of one group
     bad = [replace(one, label=kind_of(one)) for one in list_images((defects,))[0]] if defects is not None else []
     total = len(called_good) + len(bad)
     with reporter.stage("reading the reviewed images", total) as update:
