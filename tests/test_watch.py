@@ -143,7 +143,7 @@ def test_drift_is_said_once_and_so_is_its_end(patchcore, zippers, folder, tmp_pa
     write(folder, "a", 70)
     write(folder, "b", 0)
     write(folder, "c", 0)
-    monkeypatch.setattr("adctl.scoring.watch._DRIFT_WINDOW", 12)
+    monkeypatch.setattr("adctl.scoring.watch.DRIFT_WINDOW", 12)
     monkeypatch.setattr("adctl.scoring.watch._DRIFT_EVERY", 6)
     caplog.set_level("INFO", logger="adctl")
     result = watch(settings_for(tmp_path / "m.safetensors", folder))
