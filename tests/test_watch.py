@@ -144,7 +144,7 @@ def test_drift_is_said_once_and_so_is_its_end(patchcore, zippers, folder, tmp_pa
     write(folder, "b", 0)
     write(folder, "c", 0)
     monkeypatch.setattr("adctl.scoring.watch.DRIFT_WINDOW", 12)
-    monkeypatch.setattr("adctl.scoring.watch._DRIFT_EVERY", 6)
+    monkeypatch.setattr("adctl.scoring.watch.DRIFT_EVERY", 6)
     caplog.set_level("INFO", logger="adctl")
     result = watch(settings_for(tmp_path / "m.safetensors", folder))
     said = [text for text in caplog.messages if "calibration:" in text or "calibration again" in text]
