@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from test_comparing import FEW, make_images, write_set
-from test_report_browser import CUT, Opened, browser, check_is_quiet  # noqa: F401 - a fixture
+from test_report_browser import CUT, Opened, check_is_quiet
 
 from adctl.evaluation.compare import compare_sets
 from adctl.evaluation.match_images import match_images
@@ -29,7 +29,7 @@ def comparison(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def opened(browser, comparison):  # noqa: F811 - the fixture
+def opened(browser, comparison):
     page = Opened(browser, comparison[1])
     yield page
     page.context.close()

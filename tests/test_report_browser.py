@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,16 +18,6 @@ from adctl.scoring.score_set import ScoreSet, ScoreWriter
 if TYPE_CHECKING:
     from pathlib import Path
 
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 CALIBRATION = Calibration("percentile", 3.0, 2.5, 99.0, 50, 0, 0.02, (1.0, 2.9))
 HOSTILE = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">.png'
 CUT = """() => [...document.querySelectorAll('main *')]
@@ -65,27 +53,6 @@ def build(folder: Path, *, labelled: bool, calibration: Calibration | None) -> S
             writer.add(row, random.gamma(4, 0.4, (8, 8)).astype(np.float32))
         writer.add(ScoredImage("x.png", "x.png", None, None, None, None, Verdict.ERROR, error="it is truncated."))
     return ScoreSet.load(folder / "scores")
-
-
-def absent(reason: str) -> None:
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        absent("there is no Chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        absent("playwright is not installed")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
-        yield started
-        started.close()
 
 
 class Opened:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from test_report_browser import CALIBRATION, Opened, browser  # noqa: F401 - a fixture
+from test_report_browser import CALIBRATION, Opened
 
 from adctl.data.images import write_png
 from adctl.evaluation.evaluate import evaluate
@@ -48,7 +48,7 @@ def thousand(folder: Path) -> ScoreSet:
 
 
 @pytest.mark.slow
-def test_a_thousand_images_stay_below_25_megabytes_and_open_within_two_seconds(browser, tmp_path):  # noqa: F811
+def test_a_thousand_images_stay_below_25_megabytes_and_open_within_two_seconds(browser, tmp_path):
     scores = thousand(tmp_path)
     page = write_report(scores, evaluate(scores), tmp_path / "report.html")
     assert page.stat().st_size < LARGEST_MEGABYTES * 1e6

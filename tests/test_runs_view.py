@@ -9,8 +9,9 @@ import sys
 import urllib.request
 
 import pytest
+from conftest import absent
 from starlette.testclient import TestClient
-from test_serve_page import STICKS_OUT, absent, browser  # noqa: F401 - a fixture
+from test_serve_page import STICKS_OUT
 from test_tracking import add_metrics, make_run
 
 from adctl.config import RunsViewSettings, validated
@@ -100,7 +101,7 @@ def test_the_command_tells_its_address_and_ends(runs):
     assert "Traceback" not in errors
 
 
-def test_a_walk_through_the_page(browser, runs, monkeypatch):  # noqa: F811
+def test_a_walk_through_the_page(browser, runs, monkeypatch):
     import threading
 
     import uvicorn

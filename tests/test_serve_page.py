@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from conftest import absent
 
 from adctl.config import ServeSettings, validated
 from adctl.evaluation.candidate import CandidateComparison, ChangedVerdict, ComparedModel, PairedTest, Share
@@ -26,9 +26,6 @@ from adctl.training.reviews import SetAside, UpdateResult
 
 PACKAGE = Path(translation.__file__).parent
 TABS = ("live", "try", "threshold", "history", "review", "models", "train")
-
-# Raster fonts and drawing differ between machines; nothing here depends on them.
-ARGUMENTS = ["--no-sandbox", "--disable-gpu"]
 
 
 # ---- sentences
@@ -92,27 +89,6 @@ def test_no_script_and_no_style_stands_in_a_page():
 
 
 # ---- the page in a browser
-
-
-def absent(reason: str) -> None:
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        absent("there is no Chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        absent("playwright is not installed")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
-        yield started
-        started.close()
 
 
 class Site:
