@@ -272,7 +272,7 @@ def test_another_user_scores_with_the_model_that_root_trained(patchcore, zippers
         assert len(ScoreSet.load(shared / "own" / "o").rows) > 3
         done = subprocess.run([*program, *words, "o"], check=False, **options)
         assert done.returncode == 1
-        assert b"error: Cannot write o: Permission denied." in done.stderr
+        assert b"error: Cannot write o/scores.json: Permission denied." in done.stderr
 
 
 @linux

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -37,6 +38,9 @@ _DRAINED = 1 << 20
 
 _DRAIN_SECONDS = 0.03
 
+_LARGE_DRAINED, _LARGE_DRAIN_SECONDS = 64 << 20, 2.0
+"""The same for a body that is too large, which takes longer to arrive."""
+
 
 class Guard:
     """ASGI middleware.
@@ -66,7 +70,10 @@ class Guard:
 
         refusal = self._refusal(headers) or self._overload(scope)
         if refusal is not None:
-            await drain(receive, headers)
+            if refusal.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                await drain(receive, headers, _LARGE_DRAINED, _LARGE_DRAIN_SECONDS)
+            else:
+                await drain(receive, headers)
             await of_error(refusal)(scope, receive, send_with_headers)
             return
         body = _Body(receive, self._server.max_upload, self._server.settings.deadline)
@@ -110,15 +117,26 @@ def too_large(limit: int) -> ProblemError:
     )
 
 
-async def drain(receive: Receive, headers: Headers) -> None:
-    """Read the body of a refused request if it is small and there already."""
+async def drain(receive: Receive, headers: Headers, most: int = _DRAINED, seconds: float = _DRAIN_SECONDS) -> None:
+    """Read the body of a refused request if it is small and comes at once.
+
+    Args:
+        receive: Channel of the request.
+        headers: Headers of the request.
+        most: Largest body, bytes; of a body without a stated length, the bytes that are read.
+        seconds: Longest time.
+    """
     length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > _DRAINED:
+    if not length.isdecimal() or int(length) > most:
         return
+    read = 0
     try:
-        async with asyncio.timeout(_DRAIN_SECONDS):
-            while (await receive()).get("more_body", False):
-                pass
+        async with asyncio.timeout(seconds):
+            while read <= most:
+                message = await receive()
+                read += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
     except TimeoutError:
         return
 
@@ -154,6 +172,8 @@ class _Body:
             raise ProblemError(408, "The body of the request came too slowly.", headers=close) from error
         self._size += len(message.get("body", b""))
         if self._size > self._limit:
+            if message.get("more_body", False):
+                await drain(self._receive, Headers(), _LARGE_DRAINED, _LARGE_DRAIN_SECONDS)
             raise too_large(self._limit)
         self._whole = not message.get("more_body", False)
         return message

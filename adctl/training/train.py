@@ -40,7 +40,8 @@ def train(
     grid = is_grid(settings)
     if settings.resume is not None and not grid:
         settings = find_run(loaded)[1].settings
-    _check_folder(settings, may_exist=grid)
+    if loaded.settings.resume is None:
+        _check_folder(settings, may_exist=grid)
     if settings.update is not None:
         return train_update(loaded, reporter)
     _check_only_for_updates(loaded)
@@ -54,7 +55,7 @@ def train(
 
 def _check_folder(settings: TrainSettings, *, may_exist: bool) -> None:
     """Raise if no new folder can be made for the run, before anything is fetched or read."""
-    if settings.resume is not None or is_secondary_process():
+    if is_secondary_process():
         return
     folder = run_folder.named_folder(settings.runs, settings.name or "run")
     if settings.name and not may_exist:
