@@ -415,7 +415,7 @@ def test_a_candidate_is_compared_accepted_and_taken_back(walk, site, parts, patc
     def fake(training, arguments, runs):
         commands.append(arguments)
         printed = made_candidate(patchcore.model, tmp_path / training.id, scored)
-        return [sys.executable, "-c", f"print({printed!r})"]
+        return [sys.executable, "-c", f"import time; time.sleep(2); print({printed!r})"]  # its progress can be seen
 
     monkeypatch.setattr(trainings, "command_of", fake)
     page = walk.open("models")
