@@ -132,7 +132,7 @@ class Trainings:
         return True
 
     def _lock(self) -> filelock.FileLock:
-        return filelock.FileLock(self._folder / "lock", is_singleton=False)
+        return filelock.FileLock(self._folder / "lock", is_singleton=False, thread_local=False)  # a thread frees it
 
     # ---- images
 

@@ -297,7 +297,7 @@ def _derived_id(folder: Path) -> str:
     """Return an identifier of a run that has none stored: equal whenever the folder is read again."""
     manifest = folder / run_folder.RUN
     source = manifest if manifest.is_file() else folder / run_folder.SETTINGS
-    digest = hashlib.sha256(source.read_bytes()).digest()
+    digest = hashlib.sha256(source.read_bytes() + os.fsencode(folder.name)).digest()
     return run_folder.encode_id(int(source.stat().st_mtime * 1000), digest[:10])
 
 
