@@ -17,6 +17,7 @@ from test_tracking import add_metrics, make_run
 from adctl.config import RunsViewSettings, validated
 from adctl.errors import UsageError
 from adctl.serve.page import runs_view
+from adctl.serve.server import listen
 from adctl.tracking import database, notes, record
 
 HISTORY = "epoch,loss,validation,seconds,memory_bytes\n1,0.9,,1.5,7\n2,0.5,nan,1.5,7\n3,0.4,0.6,1.6,7\n"
@@ -108,7 +109,7 @@ def test_a_walk_through_the_page(browser, runs, monkeypatch):
 
     monkeypatch.delenv(database.VARIABLE, raising=False)
     server = uvicorn.Server(uvicorn.Config(runs_view.create_app(runs), log_level="warning"))
-    listening = runs_view._listening("127.0.0.1", 0)
+    listening = listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     context = browser.new_context(locale="en-US")

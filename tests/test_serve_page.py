@@ -114,7 +114,7 @@ class Site:
         from adctl.serve.state import Server
 
         settings = validated(ServeSettings, {**self.settings, "port": self.port})
-        listening = server.listen(settings)
+        listening = server.listen(settings.host, settings.port)
         self.port = listening.getsockname()[1]
         self.state = Server(settings)
         self.state.start()

@@ -15,6 +15,11 @@ Identifier = Annotated[str, Field(pattern=r"^[0-9A-HJKMNP-TV-Z]{26}$")]
 Text = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 """Short text of one line."""
 
+VerdictName = Literal["good", "warn", "reject", "uncalibrated", "error"]
+
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+"""Content of a body that is a file, for OpenAPI."""
+
 _BOX = {"x": 120, "y": 40, "width": 25, "height": 18, "peak": 3.9}
 _RESULT: dict[str, Any] = {
     "id": "01KB4TC4ZQ5W3M1V0F7N7E6H2K", "name": "part-17.png", "score": 3.81, "p_value": 0.0049, "probability": 0.998,
@@ -75,7 +80,7 @@ class ImageAnswer(BaseModel):
     score: float | None
     p_value: float | None
     probability: float | None
-    verdict: Literal["good", "warn", "reject", "uncalibrated", "error"]
+    verdict: VerdictName
     boxes: list[BoxAnswer]
     threshold: float | None
     pixel_threshold: float | None

@@ -114,8 +114,7 @@ def accept_candidate(
         raise ProblemError(409, f"The candidate {id} has no model file.", "Make another one.")
     model = server.models.activate(name, Path(training.model), caller.name)
     server.history.note(caller.name, "accept candidate", name, training=id, version=model.version.version)
-    found: dict[str, Any] = model.describe()
-    return found
+    return model.describe()
 
 
 def _trainable(path: Path) -> Path:

@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.datastructures import Headers, MutableHeaders
 
@@ -24,6 +24,7 @@ POLICY = (
 """Content security policy: nothing inline, nothing from elsewhere."""
 
 _HEADERS = {
+    "Cache-Control": "no-store",
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -33,13 +34,24 @@ _HEADERS = {
 
 _SCORES = re.compile(r"/v1/models/[^/]+/score|/api/(test_image|batch_test)")
 
-_DRAINED = 1 << 20
-"""Bytes of a refused body that are still read, so that the client gets the answer and not a broken connection."""
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+"""Names of this machine that only itself can use."""
 
-_DRAIN_SECONDS = 0.03
 
-_LARGE_DRAINED, _LARGE_DRAIN_SECONDS = 64 << 20, 2.0
-"""The same for a body that is too large, which takes longer to arrive."""
+class Drain(NamedTuple):
+    """Limit of what is still read of a refused body, so that the client gets the answer and not a broken connection.
+
+    Attributes:
+        size: Bytes.
+        seconds: Time.
+    """
+
+    size: int
+    seconds: float
+
+
+AT_ONCE, TOO_LARGE = Drain(1 << 20, 0.03), Drain(64 << 20, 2.0)
+"""Limits for a body that is probably there already, and for one that is too large and takes longer to arrive."""
 
 
 class Guard:
@@ -70,10 +82,8 @@ class Guard:
 
         refusal = self._refusal(headers) or self._overload(scope)
         if refusal is not None:
-            if refusal.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-                await drain(receive, headers, _LARGE_DRAINED, _LARGE_DRAIN_SECONDS)
-            else:
-                await drain(receive, headers)
+            is_large = refusal.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            await drain(receive, headers, TOO_LARGE if is_large else AT_ONCE)
             await of_error(refusal)(scope, receive, send_with_headers)
             return
         body = _Body(receive, self._server.max_upload, self._server.settings.deadline)
@@ -81,11 +91,8 @@ class Guard:
 
     def _complete(self, message: Message, identifier: str) -> None:
         self._server.telemetry.requests.labels(str(message["status"])).inc()
-        headers = MutableHeaders(scope=message)
-        headers["X-Request-ID"] = identifier
-        headers.setdefault("Cache-Control", "no-store")
-        for name, value in _HEADERS.items():
-            headers.setdefault(name, value)
+        MutableHeaders(scope=message)["X-Request-ID"] = identifier
+        add_headers(message)
 
     def _refusal(self, headers: Headers) -> ProblemError | None:
         if self._server.allowed_hosts and _host_name(headers.get("host", "")) not in self._server.allowed_hosts:
@@ -107,6 +114,13 @@ class Guard:
         return busy(f"{admission.limit} images wait already.")
 
 
+def add_headers(message: Message) -> None:
+    """Set the headers that every answer has, unless it has others of these names."""
+    headers = MutableHeaders(scope=message)
+    for name, value in _HEADERS.items():
+        headers.setdefault(name, value)
+
+
 def too_large(limit: int) -> ProblemError:
     """Return the error for a body that is too large."""
     return ProblemError(
@@ -117,22 +131,15 @@ def too_large(limit: int) -> ProblemError:
     )
 
 
-async def drain(receive: Receive, headers: Headers, most: int = _DRAINED, seconds: float = _DRAIN_SECONDS) -> None:
-    """Read the body of a refused request if it is small and comes at once.
-
-    Args:
-        receive: Channel of the request.
-        headers: Headers of the request.
-        most: Largest body, bytes; of a body without a stated length, the bytes that are read.
-        seconds: Longest time.
-    """
+async def drain(receive: Receive, headers: Headers, limit: Drain = AT_ONCE) -> None:
+    """Read the body of a refused request, unless it states a length beyond the limit."""
     length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > most:
+    if not length.isdecimal() or int(length) > limit.size:
         return
     read = 0
     try:
-        async with asyncio.timeout(seconds):
-            while read <= most:
+        async with asyncio.timeout(limit.seconds):
+            while read <= limit.size:
                 message = await receive()
                 read += len(message.get("body", b""))
                 if not message.get("more_body", False):
@@ -173,7 +180,7 @@ class _Body:
         self._size += len(message.get("body", b""))
         if self._size > self._limit:
             if message.get("more_body", False):
-                await drain(self._receive, Headers(), _LARGE_DRAINED, _LARGE_DRAIN_SECONDS)
+                await drain(self._receive, Headers(), TOO_LARGE)
             raise too_large(self._limit)
         self._whole = not message.get("more_body", False)
         return message

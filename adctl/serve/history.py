@@ -154,7 +154,7 @@ class History:
 
     def review(self, identifier: str) -> Row | None:
         """Return one review; None if there is none."""
-        with database.durable_transaction(self._runs) as connection:
+        with self._reading() as connection:
             found = connection.execute(select(REVIEWS).where(REVIEWS.c.id == identifier)).mappings().first()
             return dict(found) if found else None
 

@@ -1,25 +1,39 @@
-"""Routes of the history: verdicts with their images, maps and thumbnails."""
+"""Routes of the history: verdicts with their images, maps, heatmaps and thumbnails."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 from fastapi import APIRouter, Query
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 
-from adctl.serve.answers import Finite, HistoryPage, Identifier, Name, Text, VerdictAnswer, problems
+from adctl.scoring.colour_bar import ColourScale
+from adctl.scoring.heatmaps import map_layer
+from adctl.scoring.png import encode_png
+from adctl.serve.answers import (
+    BINARY,
+    Finite,
+    HistoryPage,
+    Identifier,
+    Name,
+    Text,
+    VerdictAnswer,
+    VerdictName,
+    problems,
+)
 from adctl.serve.history import Filters
 from adctl.serve.image_store import MAP, MEDIA_TYPES, THUMBNAIL
 from adctl.serve.problems import ProblemError
 from adctl.serve.security import MayReview, Running
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 router = APIRouter(tags=["history"])
 
 Limit = Annotated[int, Query(ge=1, le=500)]
-VerdictName = Literal["good", "warn", "reject", "uncalibrated", "error"]
-
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
 @router.get("/v1/history", summary="Find verdicts", response_model=HistoryPage, responses=problems(422, 503))
@@ -69,17 +83,43 @@ def verdict_of(server: Running, identifier: str) -> dict[str, Any]:
     Raises:
         ProblemError: There is none.
     """
-    found: dict[str, Any] | None = server.history.get(identifier)
+    found = server.history.get(identifier)
     if found is None:
         raise ProblemError(404, f"There is no verdict {identifier}.", "It may have been removed; see --keep.")
     return found
 
 
 @router.get(
+    "/v1/history/{id}/heatmap",
+    summary="Get the heatmap of a verdict",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}}, **problems(404, 422, 503)},
+)
+def get_heatmap(id: Identifier, server: Running, caller: MayReview) -> Response:  # noqa: A002 - the name in the path
+    """Return the anomaly map in colours (PNG) to lay over the image: transparent where nothing is unusual."""
+    del caller
+    entry = verdict_of(server, id)
+    path = server.images.path(id, MAP)
+    if not path.is_file():
+        raise ProblemError(404, f"The map of {id} is not stored.", "See --store-images and --keep-bytes.")
+    cells = np.load(path, allow_pickle=False).astype(np.float32)
+    picture = encode_png(map_layer(cells, _scale(server, entry, cells), entry["height"], entry["width"]))
+    return Response(picture, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+
+
+def _scale(server: Running, entry: dict[str, Any], cells: NDArray[np.float32]) -> ColourScale:
+    """Return the colours of the model that made the map; those of its own values if that model is not loaded."""
+    model = server.models.get(entry["model"])
+    if model is not None and model.scale is not None and model.version.model_digest == entry["model_sha256"]:
+        return model.scale
+    return ColourScale.from_values(cells)
+
+
+@router.get(
     "/v1/history/{id}/{part}",
     summary="Get the image, thumbnail or map of a verdict",
     response_class=FileResponse,
-    responses={200: {"content": {"image/png": _BINARY, "application/x-npy": _BINARY}}, **problems(404, 422, 503)},
+    responses={200: {"content": {"image/png": BINARY, "application/x-npy": BINARY}}, **problems(404, 422, 503)},
 )
 def get_file(
     id: Identifier,  # noqa: A002 - the name in the path

@@ -23,6 +23,8 @@ from adctl.tracking.schema import KEYS
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sqlalchemy import RowMapping
+
 Role = Literal["score", "review", "admin"]
 
 ROLES: tuple[Role, ...] = ("score", "review", "admin")
@@ -91,9 +93,8 @@ def add_key(runs: Path, name: str | None, role: Role) -> NewKey:
 
 def list_keys(runs: Path) -> list[Key]:
     """Return all keys, the oldest first; raises an `AdctlError` if the database cannot be read."""
-    columns = [KEYS.c[name] for name in ("id", "name", "role", "created", "revoked")]
     with database.durable_transaction(runs, reads=True) as connection:
-        return [Key(**row) for row in connection.execute(select(*columns).order_by(KEYS.c.id)).mappings()]
+        return [_key_of(row) for row in connection.execute(select(KEYS).order_by(KEYS.c.id)).mappings()]
 
 
 def revoke_key(runs: Path, name: str | None) -> Key:
@@ -111,6 +112,10 @@ def revoke_key(runs: Path, name: str | None) -> Key:
     with database.durable_transaction(runs) as connection:
         connection.execute(update(KEYS).where(KEYS.c.id == key.id).values(revoked=revoked))
     return Key(key.id, key.name, key.role, key.created, revoked)
+
+
+def _key_of(row: RowMapping) -> Key:
+    return Key(**{column.name: row[column] for column in KEYS.c if column is not KEYS.c.sha256})
 
 
 class Keys:
@@ -148,7 +153,6 @@ class Keys:
             self._read()
 
     def _read(self) -> None:
-        names = ("id", "name", "role", "created", "revoked")
         with database.durable_transaction(self._runs, reads=True) as connection:
             rows = connection.execute(select(KEYS).where(KEYS.c.revoked == "")).mappings().all()
-        self._digests = {row["id"]: (Key(**{name: row[name] for name in names}), row["sha256"]) for row in rows}
+        self._digests = {row["id"]: (_key_of(row), row["sha256"]) for row in rows}

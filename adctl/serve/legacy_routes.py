@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from adctl.files import to_json
-from adctl.serve.answers import LegacyLoad, ModelInfo, Name, ScoreAnswer, problems
-from adctl.serve.model_routes import list_models
+from adctl.serve import model_routes
+from adctl.serve.answers import LegacyLoad, LoadRequest, ModelInfo, Name, ScoreAnswer, problems
 from adctl.serve.problems import ProblemError
 from adctl.serve.score_routes import BODY, answer_to
 from adctl.serve.scoring import Wish
@@ -25,10 +25,7 @@ _ERRORS = problems(400, 404, 408, 413, 415, 422, 503)
 def load_model(wanted: LegacyLoad, server: Running, caller: MayChange) -> dict[str, Any]:
     """Load a model from the folder of `--models`."""
     name = wanted.name or (PurePosixPath(wanted.model_path).stem if wanted.model_path else _first(server))
-    model = server.models.load(name, wanted.model_path, caller.name)
-    server.history.note(caller.name, "load", name, path=str(model.version.path), version=model.version.version)
-    found: dict[str, Any] = model.describe()
-    return found
+    return model_routes.load_model(name, server, caller, LoadRequest(path=wanted.model_path))
 
 
 @router.get("/status", summary="As /v1/models and /readyz", responses=problems())
@@ -37,7 +34,7 @@ def status(server: Running, caller: MayScore) -> dict[str, Any]:
     writer = server.history.writer
     return {
         "status": "ok" if server.models.loaded else "no model is loaded",
-        "models": list_models(server, caller),
+        "models": model_routes.list_models(server, caller),
         "queue": server.admission.count,
         "history": {"missing": writer.missing, "reason": writer.reason},
     }
@@ -58,8 +55,7 @@ async def score_images(request: Request, server: Running, caller: MayScore, mode
     return Response(to_json(answer), media_type="application/json")
 
 
-def _first(server: Any) -> str:
+def _first(server: Running) -> str:
     if not server.models.loaded:
         raise ProblemError(404, "No model is loaded.", "Load one with /api/load_model.")
-    name: str = server.models.loaded[0].name
-    return name
+    return server.models.loaded[0].name

@@ -37,8 +37,7 @@ def load_model(name: Name, server: Running, caller: MayChange, wanted: LoadReque
     path = wanted.path if wanted else None
     model = server.models.load(name, path, caller.name)
     server.history.note(caller.name, "load", name, path=str(model.version.path), version=model.version.version)
-    found: dict[str, Any] = model.describe()
-    return found
+    return model.describe()
 
 
 @router.post("/v1/models/{name}/unload", summary="Unload a model", status_code=204, responses=problems(400, 422))

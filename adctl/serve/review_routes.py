@@ -1,10 +1,10 @@
-"""Routes of the review: labels that persons give to verdicts."""
+"""Routes of the review: labels that persons give to verdicts, and take back."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 
 from adctl.serve.answers import (
     HistoryPage,
@@ -35,7 +35,7 @@ def add(wanted: ReviewRequest, server: Running, caller: MayReview) -> dict[str, 
         raise ProblemError(422, "Only a defect has a kind.", "Leave out 'kind', or use the label 'defect'.")
     kind = (wanted.kind or _KIND) if wanted.label == "defect" else ""
     image = server.images.copy_reviewed(entry["id"], entry["image"], wanted.label, kind)
-    review: dict[str, Any] = server.history.add_review(
+    review = server.history.add_review(
         {
             "verdict_id": entry["id"],
             "model": entry["model"],
@@ -70,9 +70,26 @@ def find(
 @router.get(
     "/v1/reviews/queue", summary="List the verdicts to label", response_model=HistoryPage, responses=problems(422, 503)
 )
-def queue(
-    server: Running, caller: MayReview, model: Name | None = None, limit: Annotated[int, Query(ge=1, le=500)] = 50
-) -> dict[str, Any]:
+def queue(server: Running, caller: MayReview, model: Name | None = None, limit: Limit = 50) -> dict[str, Any]:
     """Return rejects and near misses without a label; those nearest to the threshold, which teach most, first."""
     del caller
     return {"verdicts": server.history.queue(model, limit), "cursor": None}
+
+
+@router.delete("/v1/reviews/{id}", summary="Take a label back", status_code=204, responses=problems(404, 422, 503))
+def withdraw(id: Identifier, server: Running, caller: MayReview) -> None:  # noqa: A002 - the name in the path
+    """Remove a label, and return the image to the folder of the label before, if there was one."""
+    review = server.history.review(id)
+    if review is None:
+        raise ProblemError(404, f"There is no review {id}.")
+    if review["reviewer"] != caller.name and not caller.may("admin"):
+        raise ProblemError(403, f"The label is that of '{review['reviewer']}'.", "Add a label of your own: it counts.")
+    server.history.remove_review(id)
+    entry = server.history.get(review["verdict_id"])
+    if entry is not None:
+        before = entry["review"] or {"label": "unsure", "kind": ""}
+        server.images.copy_reviewed(entry["id"], entry["image"], before["label"], before["kind"])
+    server.history.note(
+        caller.name, "withdraw review", review["verdict_id"], label=review["label"], kind=review["kind"]
+    )
+    server.tell("review", {"id": id, "verdict_id": review["verdict_id"], "model": review["model"], "label": None})

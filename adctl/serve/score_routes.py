@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from adctl.files import to_json
 from adctl.records import Verdict
-from adctl.serve.answers import Finite, Name, ScoreAnswer, Text, problems
+from adctl.serve.answers import BINARY, Finite, Name, ScoreAnswer, Text, problems
 from adctl.serve.guard import drain
 from adctl.serve.image_store import npy_bytes
 from adctl.serve.problems import ProblemError, busy
@@ -38,13 +38,12 @@ _PATIENCE = 2.0
 _GONE = 499
 """Status of a request whose client has left; nobody reads it."""
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
 BODY = {
     "requestBody": {
         "required": True,
         "description": "The bytes of one image file, or a form with one or several.",
         "content": {
-            **dict.fromkeys(("image/png", "image/jpeg", "image/tiff", "image/bmp", "image/webp", NPY), _BINARY),
+            **dict.fromkeys(("image/png", "image/jpeg", "image/tiff", "image/bmp", "image/webp", NPY), BINARY),
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
@@ -61,7 +60,7 @@ BODY = {
     "/v1/models/{name}/score",
     summary="Score one or several images",
     response_model=ScoreAnswer,
-    responses={200: {"content": {NPY: _BINARY}}, **problems(400, 404, 408, 413, 415, 422, 503)},
+    responses={200: {"content": {NPY: BINARY}}, **problems(400, 404, 408, 413, 415, 422, 503)},
     openapi_extra=BODY,
 )
 async def score(

@@ -1,11 +1,10 @@
-"""Who calls, and whether they may: keys, sessions of the page, and the limit of requests."""
+"""Who calls, and whether they may: keys and sessions of the page."""
 
 from __future__ import annotations
 
 import hmac
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
@@ -14,14 +13,13 @@ from fastapi.security import HTTPBearer
 from adctl.serve.keys import ROLES, Role
 from adctl.serve.problems import ProblemError, busy
 from adctl.serve.sessions import COOKIE, CSRF_HEADER
+from adctl.serve.state import Server
 
 if TYPE_CHECKING:
     from adctl.serve.keys import Key
-    from adctl.serve.state import Server
 
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _SAME_SITE = {"same-origin", "none"}
-_FEWEST = 1.0
 
 _bearer = HTTPBearer(auto_error=False, description="Key from `adctl serve keys add`.", scheme_name="key")
 
@@ -49,31 +47,6 @@ LOCAL = Caller("local", "admin")
 """Caller of a server without keys, which only this machine reaches."""
 
 
-class RateLimit:
-    """Token bucket for each key.
-
-    Args:
-        rate: Requests per second; None for no limit. As many may come at once, and at least one.
-    """
-
-    def __init__(self, rate: float | None) -> None:
-        self._rate = rate
-        self._buckets: dict[str, tuple[float, float]] = {}
-
-    def take(self, name: str) -> float:
-        """Take a token; return 0, or the seconds until there is one."""
-        if self._rate is None:
-            return 0.0
-        most, now = max(self._rate, _FEWEST), time.monotonic()
-        tokens, before = self._buckets.get(name, (most, now))
-        tokens = min(most, tokens + (now - before) * self._rate)
-        if tokens < 1:
-            self._buckets[name] = (tokens, now)
-            return (1 - tokens) / self._rate
-        self._buckets[name] = (tokens - 1, now)
-        return 0.0
-
-
 async def running(request: Request) -> Server:
     """Return the server that answers a request; a coroutine, because FastAPI calls functions in a thread."""
     return server_of(request)
@@ -85,8 +58,8 @@ def server_of(request: Request) -> Server:
     return server
 
 
-Running = Annotated[Any, Depends(running)]
-"""Dependency: the `Server`."""
+Running = Annotated[Server, Depends(running)]
+"""Dependency: the server that answers."""
 
 
 def identify(request: Request) -> Caller:
@@ -143,7 +116,7 @@ class Require:
     def __init__(self, role: Role) -> None:
         self.role = role
 
-    async def __call__(self, request: Request, _: Annotated[Any, Depends(_bearer)]) -> Caller:
+    async def __call__(self, request: Request, _: Annotated[object, Depends(_bearer)]) -> Caller:
         """Return the caller.
 
         Raises:

@@ -30,7 +30,7 @@ from adctl.tracking import record
 from adctl.tracking.models import find_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from adctl.config import ServeSettings
     from adctl.records import Calibration, ScoredImage
@@ -50,7 +50,7 @@ class Version:
         name: Name under which it is served.
         version: Number, counted from 1.
         path: Model file.
-        model_digest: SHA-256 of the file.
+        model_digest: SHA-256 of the file; empty until it is opened.
         threshold: Threshold that replaces that of the calibration; None for none.
     """
 
@@ -265,7 +265,7 @@ class ServedModels:
             if present is None or present.trained is None:
                 raise UsageError(f"There is no calibrated model '{name}'.")
             version = replace(present.version, threshold=threshold)
-            self._store(version, self._given_path(name, version.path), who)
+            self._store(version, _given_path(self._history.served(name), version.path), who)
             return self._put(ServedModel(version, present.runtime, self._drifted))
 
     def unload(self, name: str) -> None:
@@ -300,17 +300,12 @@ class ServedModels:
         number = next(stored, 1 + max((row["version"] for row in history), default=0))
         kept = known.threshold if same and known is not None and threshold is None else threshold
         opened = self._open(Version(name, number, path, digest, kept))
-        self._store(opened.version, self._given_path(name, path), who)
+        self._store(opened.version, _given_path(history, path), who)
         return opened
-
-    def _given_path(self, name: str, path: Path) -> Path:
-        """Return the path that the command line gave for a name, so that a restart finds its version."""
-        history = self._history.served(name)
-        return Path(history[0]["given"]) if history else path
 
     def _open(self, version: Version) -> ServedModel:
         settings = self._settings
-        version = replace(version, model_digest=_digest(version.path))
+        version = replace(version, model_digest=version.model_digest or _digest(version.path))
         runtime = open_model(version.path, settings.device, settings.gpu, settings.runtime)
         _warm_up(runtime)
         return self._put(ServedModel(version, runtime, self._drifted))
@@ -361,6 +356,16 @@ class ServedModels:
         level = logging.WARNING if drift.drifted else logging.INFO
         log.log(level, "%s: %s", model.name, drift.reason if drift.drifted else "no drift any more.")
         self._tell("drift", {"name": model.name, "drifted": drift.drifted, "reason": drift.reason})
+
+
+def _given_path(history: Sequence[Row], path: Path) -> Path:
+    """Return the path that the command line gave for a name, so that a restart finds its version.
+
+    Args:
+        history: Versions of the name, the newest first.
+        path: Path of the first version.
+    """
+    return Path(history[0]["given"]) if history else path
 
 
 def _warm_up(runtime: Runtime) -> None:

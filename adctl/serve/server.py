@@ -53,8 +53,9 @@ def run_server(settings: ServeSettings) -> ServeResult:
         AdctlError: A setting is not valid, a model cannot be opened, or the address is taken.
     """
     require_packages()
-    with closing(listen(settings)) as listening:
-        address = address_of(settings, listening)
+    _check_certificate(settings)
+    with closing(listen(settings.host, settings.port)) as listening:
+        address = address_of(settings.host, listening, scheme="http" if settings.tls_cert is None else "https")
         if settings.workers > 1:
             run = pkgutil.resolve_name("adctl.serve.processes:run_processes")
             found: ServeResult = run(settings, listening, address)
@@ -108,32 +109,35 @@ def require_packages() -> None:
             raise MissingExtraError(package, "serve")
 
 
-def listen(settings: ServeSettings) -> socket.socket:
-    """Open the listening socket.
-
-    Raises:
-        UsageError: The address is taken or does not exist, or only one of certificate and key is given.
-    """
+def _check_certificate(settings: ServeSettings) -> None:
+    """Raise if a file of certificate and key is missing, or only one of them is given."""
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise UsageError("--tls-cert and --tls-key belong together.", "Give both files.")
     for file in (settings.tls_cert, settings.tls_key):
         if file is not None and not file.is_file():
             raise UsageError(f"There is no file {file}.", "Check --tls-cert and --tls-key.")
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open a listening socket.
+
+    Raises:
+        UsageError: The address is taken or does not exist.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+        return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
         raise UsageError(
-            f"Cannot listen on {settings.host} port {settings.port}: {error.strerror or error}.",
+            f"Cannot listen on {host} port {port}: {error.strerror or error}.",
             "Choose another --port or --host; --port 0 takes a free one.",
         ) from error
 
 
-def address_of(settings: ServeSettings, listening: socket.socket) -> str:
+def address_of(host: str, listening: socket.socket, scheme: str = "http") -> str:
     """Return the address that clients use."""
-    scheme = "http" if settings.tls_cert is None else "https"
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"{scheme}://{host}:{listening.getsockname()[1]}"
+    bracketed = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{bracketed}:{listening.getsockname()[1]}"
 
 
 def options(settings: ServeSettings) -> dict[str, Any]:

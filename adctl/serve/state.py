@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from adctl.errors import UsageError
 from adctl.serve.events import Events
+from adctl.serve.guard import LOCAL_NAMES
 from adctl.serve.history import History
 from adctl.serve.image_store import ImageStore
 from adctl.serve.keys import Keys
+from adctl.serve.rate_limit import RateLimit
 from adctl.serve.retention import Retention
 from adctl.serve.scoring import Scorer
-from adctl.serve.security import RateLimit
 from adctl.serve.served_models import ServedModels
 from adctl.serve.sessions import Sessions
 from adctl.serve.sizes import parse_bytes
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _KEY_SECONDS = 2.0
 """Seconds between two readings of the keys, after which a revoked key ends."""
 
@@ -90,7 +90,7 @@ class Server:
         self.keys = Keys(settings.runs)
         self.sessions = Sessions(self.images.folder)
         local = is_loopback(settings.host)
-        self.allowed_hosts = {*_LOCAL_NAMES, settings.host.lower()} if local else set()
+        self.allowed_hosts = {*LOCAL_NAMES, settings.host.lower()} if local else set()
         self._requires_key = not local
         if self._requires_key and not self.keys:
             raise UsageError(

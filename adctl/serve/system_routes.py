@@ -96,5 +96,5 @@ def end_session(request: Request, response: Response) -> None:
     response.delete_cookie(COOKIE, httponly=True, samesite="strict")
 
 
-def _session(server: Any, caller: Caller) -> dict[str, Any]:
+def _session(server: Running, caller: Caller) -> dict[str, Any]:
     return {"name": caller.name, "role": caller.role, "csrf": caller.csrf, "needs_key": server.needs_key}

@@ -11,6 +11,7 @@ from adctl.records import Calibration
 from adctl.serve.answers import Name, VerdictAnswer, problems
 from adctl.serve.history import Filters
 from adctl.serve.problems import ProblemError
+from adctl.serve.score_routes import model_of
 from adctl.serve.security import MayChange, MayReview, Running
 from adctl.serve.served_models import ServedModel, promise
 from adctl.serve.state import Server
@@ -169,9 +170,7 @@ def change_threshold(
 
 
 def _calibrated(server: Server, name: str) -> ServedModel:
-    model = server.models.get(name)
-    if model is None:
-        raise ProblemError(404, f"There is no loaded model '{name}'.", "See GET /v1/models.")
+    model = model_of(server, name)
     if model.trained is None or not model.trained.evidence.good:
         raise ProblemError(409, f"The model '{name}' has no calibration scores.", "Calibrate it: adctl calibrate")
     return model

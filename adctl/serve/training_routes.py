@@ -89,12 +89,11 @@ async def upload_images(
 ) -> dict[str, Any]:
     """Add images to a set that a training can use: the bytes of one, or a form with several."""
     del caller
-    trainings: Trainings = server.trainings
     identifier: str | None = upload
     count = 0
     for one in await read_uploads(request, server.max_upload):
         suffix = SUFFIXES[header_of(Path(one.name), one.data).format]
-        identifier, count = trainings.add_image(identifier, one.data, suffix)
+        identifier, count = server.trainings.add_image(identifier, one.data, suffix)
     return {"upload": identifier, "images": count}
 
 
@@ -107,16 +106,15 @@ async def upload_images(
 )
 def start_training(wanted: TrainingRequest, server: Running, caller: MayChange) -> dict[str, Any]:
     """Start `adctl train` in a process of its own; one at a time."""
-    trainings: Trainings = server.trainings
     if (wanted.folder is None) == (wanted.upload is None):
         raise ProblemError(422, "Give 'folder' or 'upload', and only one of them.")
-    require_idle(trainings)
+    require_idle(server.trainings)
     if wanted.upload is not None:
-        images = trainings.uploaded(wanted.upload)
+        images = server.trainings.uploaded(wanted.upload)
     else:
         images = _inside(server.settings.train_from, wanted.folder or "")
     arguments = ("--good", str(images), "--arch", wanted.arch)
-    training = trainings.start(wanted.name, wanted.arch, caller.name, arguments)
+    training = server.trainings.start(wanted.name, wanted.arch, caller.name, arguments)
     server.history.note(caller.name, "train", wanted.name, arch=wanted.arch, images=str(images))
     return asdict(training)
 
@@ -159,8 +157,7 @@ def serve_training(id: Identifier, server: Running, caller: MayChange) -> dict[s
         raise ProblemError(409, f"The training of '{training.name}' has no model file.", "Train again.")
     model = server.models.activate(training.name, path, caller.name)
     server.history.note(caller.name, "activate", training.name, version=model.version.version, model=str(path))
-    found: dict[str, Any] = model.describe()
-    return found
+    return model.describe()
 
 
 def require_idle(trainings: Trainings) -> None:
@@ -174,7 +171,7 @@ def require_idle(trainings: Trainings) -> None:
 
 
 def _training(server: Running, identifier: str) -> Training:
-    training: Training | None = server.trainings.get(identifier)
+    training = server.trainings.get(identifier)
     if training is None:
         raise ProblemError(404, f"There is no training {identifier}.", "See GET /v1/trainings.")
     return training

@@ -214,9 +214,9 @@ class Trainings:
         except filelock.Timeout as error:
             raise UsageError("Another training is running.", "Wait until it is done, or stop it.") from error
         try:
-            identifier, time = run_folder.new_id(), run_folder.timestamp()
+            identifier, started = run_folder.new_id(), run_folder.timestamp()
             improved = None if updates is None else str(updates)
-            training = Training(identifier, name, arch, "running", time, who, updates=improved)
+            training = Training(identifier, name, arch, "running", started, who, updates=improved)
             self._store(training)
             process = self._launch(training, arguments)
         except BaseException:

@@ -138,7 +138,7 @@ def roll_back(name: Name, server: Running, caller: MayChange) -> dict[str, Any]:
 
 
 def _rows(server: Running, name: str) -> list[Row]:
-    rows: list[Row] = server.history.served(name)
+    rows = server.history.served(name)
     if not rows:
         raise ProblemError(404, f"There is no model '{name}'.", "See GET /v1/models.")
     return rows
@@ -155,5 +155,4 @@ def _use(server: Running, name: str, row: Row, who: str, action: str) -> dict[st
         raise ProblemError(409, f"The file of version {row['version']} is no longer there: {path.name}.", "Restore it.")
     model = server.models.activate(name, path, who, row["threshold"])
     server.history.note(who, action, name, version=model.version.version, model=str(path))
-    found: dict[str, Any] = model.describe()
-    return found
+    return model.describe()

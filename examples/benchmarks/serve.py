@@ -212,7 +212,7 @@ def latency(bench: Bench) -> dict[str, Any]:
 
 
 def overload(bench: Bench) -> dict[str, Any]:
-    """Offer three times the capacity."""
+    """Measure answers and refusals when requests come at three times the rate that the server can answer."""
     rows = []
     with bench.serving() as port:
         for _ in range(bench.rounds):
@@ -295,7 +295,7 @@ PARTS = {part.__name__: part for part in (throughput, latency, overload, memory,
 
 
 class Bench:
-    """What the parts share."""
+    """Model, images, settings and server of a measurement, for all of its parts."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.model, self.runs = options.model, folder / "runs"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import csv
 import math
-import socket
 from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from adctl.errors import AdctlError, MissingExtraError, UsageError
 from adctl.serve import problems
-from adctl.serve.guard import POLICY
+from adctl.serve.guard import LOCAL_NAMES, add_headers
 from adctl.serve.page import rendering
+from adctl.serve.server import address_of, listen
 from adctl.tracking import queries
 from adctl.tracking.lineage import lineage_of
 
@@ -27,18 +27,10 @@ if TYPE_CHECKING:
 
     from adctl.config import RunsViewSettings
 
-_HEADERS = {
-    "content-security-policy": POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-store",
-}
 _CURVES = "history.csv"
 _CONSTANT = ("epoch", "phase")
 _SHOWN_METRICS = 4
 _MOST = 10_000
-_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 def serve_runs(settings: RunsViewSettings, announce: Callable[[str], None]) -> None:
@@ -53,7 +45,7 @@ def serve_runs(settings: RunsViewSettings, announce: Callable[[str], None]) -> N
         MissingExtraError: The extra `serve` is not installed.
         AdctlError: The index cannot be read.
     """
-    if settings.host not in _LOCAL_NAMES:
+    if settings.host not in LOCAL_NAMES:
         raise UsageError(
             f"'adctl runs view' asks for no key, so it cannot listen on {settings.host}.",
             "Leave --host out. To look from another machine, forward the port: ssh -L 8001:127.0.0.1:8001 SERVER",
@@ -65,19 +57,9 @@ def serve_runs(settings: RunsViewSettings, announce: Callable[[str], None]) -> N
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "uvicorn", "serve") from error
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
-    with _listening(settings.host, settings.port) as listener:
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        announce(f"http://{host}:{listener.getsockname()[1]}/")
+    with listen(settings.host, settings.port) as listener:
+        announce(f"{address_of(settings.host, listener)}/")
         server.run([listener])
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise UsageError(
-            f"Cannot listen on port {port}: {error.strerror}.", "Choose another one with --port."
-        ) from error
 
 
 def create_app(runs: Path) -> Starlette:
@@ -118,17 +100,14 @@ class _Guard:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        from starlette.datastructures import MutableHeaders
         from starlette.requests import Request
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
+                add_headers(message)
             await send(message)
 
-        if scope["type"] == "http" and Request(scope).url.hostname not in _LOCAL_NAMES:
+        if scope["type"] == "http" and Request(scope).url.hostname not in LOCAL_NAMES:
             refused = problems.problem(421, "This page answers only under the name of this machine.")
             await refused(scope, receive, send_with_headers)
             return
