@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from adctl.cli.output import rows
@@ -20,9 +21,7 @@ def update_text(update: UpdateResult) -> RenderableType:
     from rich.console import Group
     from rich.padding import Padding
 
-    counts: dict[str, int] = {}
-    for one in update.set_aside:
-        counts[one.reason] = counts.get(one.reason, 0) + 1
+    counts = Counter(one.reason for one in update.set_aside)
     aside = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
     unlike = [one for one in update.set_aside if one.reason in ("unlike the others", "also a defect")]
     lines = [

@@ -118,7 +118,7 @@ class PaDiM(FeatureDetector):
         """
         if self.config.covariance == "shared":
             return ()
-        return (self._sum_phase(lambda sums: self._earlier_sums(images).plus(sums)),)
+        return (self._sum_phase(lambda sums: summed((self._earlier_sums(images), sums))),)
 
     def _sum_phase(self, completed: Callable[[CovarianceSums], CovarianceSums]) -> Observe:
         """Return the pass that sums projected features; `completed` adds the sums of earlier images."""

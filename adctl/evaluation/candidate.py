@@ -25,7 +25,7 @@ from adctl.records import GOOD, Calibration, CalibrationScores, Sample, Verdict
 from adctl.runtimes.loading import open_runtime
 from adctl.scoring.predict import collect
 from adctl.scoring.tta import with_views
-from adctl.thresholds.methods import ThresholdRule, calibrate
+from adctl.thresholds.methods import SUPERVISED, UNSUPERVISED, ThresholdRule, calibrate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -248,8 +248,7 @@ def scores_by_key(runtime: Runtime, samples: Sequence[Sample], batch_size: int |
     """Score images; unreadable ones are logged and left out."""
     if not samples:
         return {}
-    found = collect(runtime, samples, batch_size=batch_size, workers=workers)
-    return dict(zip(found.keys, found.scores.tolist(), strict=True))
+    return collect(runtime, samples, batch_size=batch_size, workers=workers).by_key()
 
 
 def pair_scores(
@@ -309,8 +308,6 @@ def rule_of(calibration: Calibration | None, *, defects: bool = False) -> tuple[
         calibration: Calibration of the present model; None for an uncalibrated one.
         defects: Whether there are scores of defects.
     """
-    from adctl.thresholds.methods import SUPERVISED, UNSUPERVISED
-
     if calibration is None:
         return ThresholdRule(), None
     method, level, warn = calibration.method, calibration.level, calibration.warn_level

@@ -148,6 +148,10 @@ class CollectedScores:
     inputs: NDArray[np.float64]
     groups: tuple[str, ...] = ()
 
+    def by_key(self) -> dict[str, float]:
+        """Return the score of each image by its key."""
+        return dict(zip(self.keys, self.scores.tolist(), strict=True))
+
     @classmethod
     def concatenate(cls, parts: Sequence[CollectedScores]) -> CollectedScores:
         """Return the scores of all parts in one record."""

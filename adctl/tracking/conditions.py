@@ -15,11 +15,12 @@ _CONDITION = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(<=|>=|!=|=|<|>|~)\s*([^\s=<>~]
 _AND = re.compile(r"\s+and(?:\s+|$)", re.IGNORECASE)
 _NAME = re.compile(r"[\w.\- ]+")
 _NUMBERS = ("seed", "images", "seconds")
-_JSON = ("tags", "metrics", "settings")
+DOCUMENTS = ("tags", "metrics", "settings")
+"""Columns that hold JSON."""
 COLUMNS = ("id", "name", "folder", "state", "started", "finished", "arch", "dataset", "category", *_NUMBERS, "model",
            "model_sha256", "images_sha256", "version", "machine", "tags", "note", "metrics", "settings")  # fmt: skip
 """Columns of the table of runs."""
-_TEXTS = tuple(name for name in COLUMNS if name not in (*_NUMBERS, *_JSON))
+_TEXTS = tuple(name for name in COLUMNS if name not in (*_NUMBERS, *DOCUMENTS))
 _ESCAPED = str.maketrans({"/": "//", "%": "/%", "_": "/_"})
 
 

@@ -93,11 +93,6 @@ def durable_transaction(runs: Path, *, reads: bool = False) -> Iterator[Connecti
             yield connection
 
 
-def is_missing(runs: Path) -> bool:
-    """Return whether the index is a file that does not exist."""
-    return VARIABLE not in os.environ and not (runs / FILE).exists()
-
-
 def address(runs: Path) -> str:
     """Return the address of the database for SQLAlchemy."""
     return _engine(str(runs.absolute()), os.environ.get(VARIABLE)).url.render_as_string(hide_password=False)

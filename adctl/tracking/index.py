@@ -12,7 +12,7 @@ from sqlalchemy import delete, insert, select, update
 from adctl.errors import DataError
 from adctl.progress import SILENT, Reporter
 from adctl.run_folder import encode_id
-from adctl.tracking import changes, database, folders
+from adctl.tracking import changes, database, folders, is_missing
 from adctl.tracking.schema import ARTIFACTS, RUNS
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def refresh(runs: Path) -> None:
     Raises:
         AdctlError: The database cannot be written.
     """
-    if database.is_missing(runs):
+    if is_missing(runs):
         for problem in rebuild(runs).problems:
             log.warning("%s", problem)
         return

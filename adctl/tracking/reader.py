@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from adctl.errors import AdctlError
-from adctl.tracking import DATABASE_FILE, SERVER_VARIABLE, TABLES_VERSION, changes
-from adctl.tracking.conditions import Dialect
+from adctl.tracking import DATABASE_FILE, SERVER_VARIABLE, TABLES_VERSION, changes, is_missing
+from adctl.tracking.conditions import DOCUMENTS, Dialect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_DOCUMENTS = ("tags", "metrics", "settings")
 _WAIT_SECONDS = 60
 
 
@@ -47,7 +46,7 @@ def read(runs: Path, question: str, values: Sequence[str | float] = ()) -> list[
 
 def _refresh(runs: Path) -> str:
     """Bring the index up to date if runs have changed; return why that is not possible, otherwise nothing."""
-    if not changes.exist(runs) and (SERVER_VARIABLE in os.environ or (runs / DATABASE_FILE).exists()):
+    if not changes.exist(runs) and not is_missing(runs):
         return ""
     from adctl.tracking import index
 
@@ -83,5 +82,5 @@ def _sqlite_rows(path: Path, question: str, values: Sequence[str | float]) -> li
 
 def _parsed(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row with its documents as values; the driver of PostgreSQL has parsed them already."""
-    is_text = {name: name in _DOCUMENTS and isinstance(value, str) for name, value in row.items()}
+    is_text = {name: name in DOCUMENTS and isinstance(value, str) for name, value in row.items()}
     return {name: json.loads(value) if is_text[name] else value for name, value in row.items()}

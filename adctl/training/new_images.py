@@ -102,7 +102,7 @@ class Learner:
 
     def score_by_key(self, detector: Detector, samples: Sequence[Sample]) -> dict[str, float]:
         """Score images; return the scores by key."""
-        return _by_key(self.score(detector, samples)) if samples else {}
+        return self.score(detector, samples).by_key() if samples else {}
 
     def score_held_out(self, detector: Detector, new: Split, units: Sequence[Sequence[Sample]]) -> CollectedScores:
         """Score new images as the detector that learned from all others would."""
@@ -181,13 +181,9 @@ def _scores_without(learner: Learner, detector: Detector, samples: Sequence[Samp
     whole = Split(tuple(samples), (), (), {sample.key: sample.key for sample in samples}, 0, 0.0, 0.0)
     units = learner.units(detector, whole)
     if units:
-        return _by_key(learner.score_held_out(detector, whole, units))
+        return learner.score_held_out(detector, whole, units).by_key()
     scores: dict[str, float] = {}
     for half, other in ((samples[::2], samples[1::2]), (samples[1::2], samples[::2])):
         if half:
             scores |= learner.score_by_key(learner.learn(other)[0] if other else learner.detector, half)
     return scores
-
-
-def _by_key(found: CollectedScores) -> dict[str, float]:
-    return dict(zip(found.keys, found.scores.tolist(), strict=True))

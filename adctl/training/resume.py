@@ -153,6 +153,33 @@ def kept_if_resumable(run: Path) -> Iterator[None]:
             raise
 
 
+@contextmanager
+def opened_folder(
+    run: Path | None, loaded: LoadedSettings[TrainSettings], split: Split, category: str
+) -> Iterator[Path]:
+    """Hold the folder of a run: that of an interrupted one, or a new one with its settings.
+
+    Args:
+        run: Folder of an interrupted run, or None.
+        loaded: The settings and their origins.
+        split: Split of the good images.
+        category: Category of the dataset, for the name of a new folder.
+
+    Raises:
+        UsageError: Another process trains into the folder, or a run of this name exists.
+        OutputError: The folder cannot be written.
+    """
+    if run is not None:
+        with run_lock(run):
+            yield run
+        return
+    settings = loaded.settings
+    run = run_folder.new_folder(settings.runs, settings.arch, category, name=settings.name)
+    with kept_if_resumable(run):
+        save_settings(run, loaded, split)
+        yield run
+
+
 def _comparable(now: Any, started: Any) -> Any:
     """Return a path as it is stored, absolute; other values unchanged."""
     if isinstance(now, str) and isinstance(started, str) and Path(started).is_absolute():

@@ -31,6 +31,8 @@ _CROWD = 3
 
 Reason = Literal["known", "copy", "also a defect", "unreadable", "unlike the others"]
 
+Way = Literal["new images alone", "old and new images"]
+
 
 @dataclass(frozen=True)
 class SetAside:
@@ -86,7 +88,7 @@ class UpdateResult:
     """
 
     present: Path
-    way: Literal["new images alone", "old and new images"]
+    way: Way
     learned: int
     held_out: int
     set_aside: tuple[SetAside, ...]

@@ -365,16 +365,11 @@ def _train_once(
         resume.check_data(run, plan.split)
     if distributed.is_secondary_process():
         checkpoints = None if run is None else CheckpointFolder(run / CHECKPOINTS)
-        context = FitContext(checkpoints=checkpoints, augment=augmentation(settings, plan.config))
+        context = FitContext(checkpoints=checkpoints, augment=_augmentation(settings, plan.config))
         _fit(new_detector(settings, plan.config)[0], settings, plan, context, image_sources(settings, plan))
         return None
-    if run is not None:
-        with resume.run_lock(run):
-            return train_into(run, loaded, plan, reporter, loggers=loggers)
-    run = run_folder.new_folder(settings.runs, settings.arch, plan.dataset.category, name=settings.name)
-    with resume.kept_if_resumable(run):
-        resume.save_settings(run, loaded, plan.split)
-        return train_into(run, loaded, plan, reporter, loggers=loggers)
+    with resume.opened_folder(run, loaded, plan.split, plan.dataset.category) as folder:
+        return train_into(folder, loaded, plan, reporter, loggers=loggers)
 
 
 def train_into(
@@ -406,22 +401,18 @@ def train_into(
     out_of_fold = calibration_scores is None and not plan.split.calibration
     with _kept_in_memory() if out_of_fold else contextlib.nullcontext():
         images = image_sources(settings, plan)  # read while the rest is prepared
-        checkpoints = CheckpointFolder(run / CHECKPOINTS, settings.keep_checkpoints or _CHECKPOINTS_IN_TRAINING)
-        log_files = LoggedTrainingLog(run, session.loggers)
-        context = FitContext(reporter, log_files, checkpoints, augmentation(settings, plan.config))
+        context = session.fit_context(run, settings, plan, reporter)
         detector, header, report = _fit_new(settings, plan, context, images)
         if calibration_scores is None:
             score = _score_out_of_fold if out_of_fold else _score_calibration_images
             calibration_scores = score(detector, header, settings, plan, reporter)
     header = header.with_calibration(_default_calibration(settings, calibration_scores))
-    result = save_trained(run, detector, header, report, loaded, plan, session)
-    checkpoints.clear(settings.keep_checkpoints)
-    return result
+    return save_trained(run, detector, header, report, loaded, plan, session)
 
 
 @dataclass(frozen=True)
 class Session:
-    """What accompanies a run from its start to its model file.
+    """Clock, energy meter and loggers of a run, from its start to its model file.
 
     Attributes:
         start: Time of the start, as `time.perf_counter` gives it.
@@ -441,6 +432,12 @@ class Session:
         loggers.start(run, _parameters(loaded, plan))
         return session
 
+    def fit_context(self, run: Path, settings: TrainSettings, plan: TrainingPlan, reporter: Reporter) -> FitContext:
+        """Return progress, logs, checkpoints in the folder of the run, and augmentation of a fit."""
+        checkpoints = CheckpointFolder(run / CHECKPOINTS, settings.keep_checkpoints or _CHECKPOINTS_IN_TRAINING)
+        training_log = LoggedTrainingLog(run, self.loggers)
+        return FitContext(reporter, training_log, checkpoints, _augmentation(settings, plan.config))
+
 
 def save_trained(
     run: Path,
@@ -452,7 +449,7 @@ def save_trained(
     session: Session,
     parent: dict[str, str] | None = None,
 ) -> TrainResult:
-    """Write the model file and the manifest of a run, and enter the run in the index.
+    """Write the model file and the manifest of a run, remove its checkpoints, and enter the run in the index.
 
     Args:
         run: Folder of the run.
@@ -488,6 +485,7 @@ def save_trained(
     )
     _write_manifest(result, loaded, plan, header.training.digest, parent)
     run_folder.set_last(loaded.settings.runs, "model", model)
+    CheckpointFolder(run / CHECKPOINTS).clear(loaded.settings.keep_checkpoints)
     record.training_finished(run)
     session.loggers.log_result(run, model, report.history, _numbers(result))
     return result
@@ -537,7 +535,7 @@ def refit(
     Raises:
         TrainingError: The loss is not finite, or memory is too small.
     """
-    context = FitContext(reporter, augment=augmentation(settings, plan.config))
+    context = FitContext(reporter, augment=_augmentation(settings, plan.config))
     part = replace(plan, split=replace(plan.split, train=samples))
     detector, header, _ = _fit_new(settings, part, context, image_sources(settings, part), after_epoch)
     return detector, header
@@ -657,7 +655,7 @@ def _torch_devices(settings: TrainSettings, plan: TrainingPlan) -> list[torch.de
     return [torch.device(several.kind, number) for number in several.numbers]
 
 
-def augmentation(settings: TrainSettings, config: DetectorConfig) -> Augmentation | None:
+def _augmentation(settings: TrainSettings, config: DetectorConfig) -> Augmentation | None:
     """Return the augmentation of training images, or None.
 
     Raises:

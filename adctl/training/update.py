@@ -26,9 +26,6 @@ from adctl.data.loader import keep_images
 from adctl.data.split import Split, file_digest, split_good, training_digest
 from adctl.datasets import dataset_of_run
 from adctl.detectors.components.shared_feature_cache import shared_features
-from adctl.engine.checkpoints import FOLDER as CHECKPOINTS
-from adctl.engine.checkpoints import CheckpointFolder
-from adctl.engine.context import FitContext
 from adctl.engine.device import DeviceChoice, choose_device
 from adctl.engine.trainer import FitJob, fit
 from adctl.errors import AdctlError, DataError, UsageError
@@ -47,17 +44,16 @@ from adctl.scoring.tta import with_views
 from adctl.thresholds.contaminated import FEWEST_PARTS, defective_parts
 from adctl.thresholds.methods import SUPERVISED, ThresholdRule, calibrate
 from adctl.tracking import record
-from adctl.tracking.loggers.run_loggers import LoggedTrainingLog, Loggers, finished
+from adctl.tracking.loggers.run_loggers import finished
 from adctl.tracking.models import find_model
 from adctl.training import resume
 from adctl.training.new_images import Learner, find_unlike
-from adctl.training.reviews import Reviews, SetAside, UpdateResult, read_reviews, require_some
+from adctl.training.reviews import Reviews, SetAside, UpdateResult, Way, read_reviews, require_some
 from adctl.training.single_run import (
     CALIBRATION_SHARE,
     Session,
     TrainingPlan,
     TrainResult,
-    augmentation,
     fit_reference,
     fit_settings,
     image_sources,
@@ -146,6 +142,7 @@ class _Candidate:
     """Updated detector before it is saved.
 
     Attributes:
+        way: See `UpdateResult`.
         detector: The detector.
         report: Report of its fit.
         new: New images that it learned from.
@@ -154,6 +151,7 @@ class _Candidate:
         folds: Number of detectors that gave them, each without the images it scored; 0 if the candidate gave them.
     """
 
+    way: Way
     detector: Detector
     report: FitReport
     new: tuple[Sample, ...]
@@ -312,26 +310,19 @@ def _update(
         )
     split, new = _split(present, learnable, reviews.digests, settings, own if alone else None)
 
-    def train_into(folder: Path, loggers: Loggers) -> TrainResult:
-        plan = TrainingPlan(_dataset(present, split, folder), split, present.detector.config, device)
-        files.write_text(folder / IMAGES, _manifest_text(split, present))
-        session = Session.begin(folder, loaded, plan, loggers)
-        candidate = (
-            _learn_alone(own, unlike.learned, plan, new)
-            if alone
-            else _train_on_all(folder, loaded, present, plan, new, session, reporter)
-        )
-        return _finish(folder, loaded, present, plan, candidate, reviews, before, session)
-
     with finished(new_loggers(settings)) as loggers:
         if run is not None:
             resume.check_data(run, split)
-            with resume.run_lock(run):
-                return train_into(run, loggers)
-        run = run_folder.new_folder(settings.runs, settings.arch, present.header.training.category, name=settings.name)
-        with resume.kept_if_resumable(run):
-            resume.save_settings(run, loaded, split)
-            return train_into(run, loggers)
+        with resume.opened_folder(run, loaded, split, present.header.training.category) as folder:
+            plan = TrainingPlan(_dataset(present, split, folder), split, present.detector.config, device)
+            files.write_text(folder / IMAGES, _manifest_text(split, present))
+            session = Session.begin(folder, loaded, plan, loggers)
+            candidate = (
+                _learn_alone(own, unlike.learned, plan, new)
+                if alone
+                else _train_on_all(folder, loaded, present, plan, new, session, reporter)
+            )
+            return _finish(folder, loaded, present, plan, candidate, reviews, before, session)
 
 
 def _readable(reviews: Reviews, scored: Mapping[str, float]) -> Reviews:
@@ -445,7 +436,8 @@ def _learn_alone(
             f"{len(new.train)} new images are too few: none can be held out for the threshold.",
             f"Review at least {_FEWEST_TO_SPLIT} good images.",
         )
-    return _Candidate(detector, report, new.train, plan.split, CollectedScores.concatenate(parts), len(folds))
+    scores = CollectedScores.concatenate(parts)
+    return _Candidate("new images alone", detector, report, new.train, plan.split, scores, len(folds))
 
 
 def _train_on_all(
@@ -462,9 +454,7 @@ def _train_on_all(
     detector, _ = new_detector(settings, plan.config)
     if detector.warm_start:
         detector.load_state({name: tensor.cpu() for name, tensor in present.detector.state_dict().items()})
-    checkpoints = CheckpointFolder(run / CHECKPOINTS, settings.keep_checkpoints or 2)
-    log_files = LoggedTrainingLog(run, session.loggers)
-    context = FitContext(reporter, log_files, checkpoints, augmentation(settings, plan.config))
+    context = session.fit_context(run, settings, plan, reporter)
     fitting = _fit_settings(loaded, detector)
     sources = image_sources(settings, plan)
     job = FitJob(detector, *sources, fitting, plan.device.device, context, resume=settings.resume is not None)
@@ -472,8 +462,7 @@ def _train_on_all(
     with reporter.stage("calibrating"):
         runtime = TorchRuntime.of(detector, present.header, plan.device.device)
         scores = collect(runtime, plan.split.calibration, batch_size=settings.batch_size, workers=settings.workers)
-    checkpoints.clear(settings.keep_checkpoints)
-    return _Candidate(detector, report, new.train, plan.split, scores, 0)
+    return _Candidate("old and new images", detector, report, new.train, plan.split, scores, 0)
 
 
 def _fit_settings(loaded: LoadedSettings[TrainSettings], detector: Detector) -> FitSettings:
@@ -504,9 +493,8 @@ def _finish(
     calibration, notes = _calibration(present, candidate, defects, doubts)
     for note in notes:
         log.info("%s", note)
-    after = dict(zip(candidate.scores.keys, candidate.scores.scores.tolist(), strict=True))
     model = run / run_folder.MODEL
-    scores = before, {**after, **defects}
+    scores = before, {**candidate.scores.by_key(), **defects}
     comparison = _compare(present, (model, calibration), reviews, scores, plan, out_of_fold=bool(candidate.folds))
     header = replace(
         present.header,
@@ -514,10 +502,9 @@ def _finish(
         calibration=calibration,
         adctl_version=__version__,
     )
-    alone = bool(present.detector.update_phases(present.header.training.images))
     update = UpdateResult(
         present.model,
-        "new images alone" if alone else "old and new images",
+        candidate.way,
         len(candidate.new),
         sum(sample.key in reviews.digests for sample in (*plan.split.calibration, *plan.split.validation)),
         reviews.set_aside,

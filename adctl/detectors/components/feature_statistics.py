@@ -89,10 +89,6 @@ class CovarianceSums:
         products = covariance + mean.unsqueeze(-1) * mean.unsqueeze(-2)
         return cls(count, weight.unsqueeze(-1) * mean, weight[..., None, None] * products)
 
-    def plus(self, other: CovarianceSums) -> CovarianceSums:
-        """Return the sums of both sets of images."""
-        return CovarianceSums(self.count + other.count, self.total + other.total, self.products + other.products)
-
     def add(self, other: CovarianceSums) -> None:
         """Add the sums of other images, in place."""
         self.count = self.count + other.count
