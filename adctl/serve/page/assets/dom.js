@@ -7,7 +7,7 @@ const SVG = "http://www.w3.org/2000/svg";
 function fill(made, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
-    if (name === "onclick" || name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
     else if (name === "value" || name === "checked" || name === "disabled" || name === "hidden") made[name] = value;
     else made.setAttribute(name, value === true ? "" : value);
   }
