@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_SMALL = 1024
+SMALL_WEIGHTS = 1024
 """Largest number of elements of a tensor that stays in single precision, because halving it saves little."""
 
 _QUANTISED = ("Conv",)
@@ -100,15 +100,20 @@ def _halve_weights(graph: Any) -> None:
     casts = []
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if tensor.data_type != TensorProto.FLOAT or values.size <= _SMALL:
+        if tensor.data_type != TensorProto.FLOAT or values.size <= SMALL_WEIGHTS:
             continue
         name, half = tensor.name, f"{tensor.name}_half"
-        limits = np.finfo(np.float16)
-        tensor.CopyFrom(numpy_helper.from_array(values.clip(limits.min, limits.max).astype(np.float16), half))
+        tensor.CopyFrom(numpy_helper.from_array(halved(values), half))
         casts.append(helper.make_node("Cast", [half], [name], f"{name}_cast", to=TensorProto.FLOAT))
     nodes = list(graph.node)
     del graph.node[:]
     graph.node.extend([*casts, *nodes])
+
+
+def halved(values: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Return values in half precision; larger ones than it can hold are clipped."""
+    limits = np.finfo(np.float16)
+    return values.clip(limits.min, limits.max).astype(np.float16)
 
 
 def quantised(source: ExportSource, images: Sequence[NDArray[np.uint8]]) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from adctl import files
 from adctl.detectors.components.nearest_neighbours import LARGEST_CODE
-from adctl.exporting.onnx import quantised
+from adctl.exporting.onnx import SMALL_WEIGHTS, halved, quantised
 from adctl.runtimes.metadata import INPUT, METADATA, OUTPUTS
 from adctl.runtimes.openvino import import_openvino
 
@@ -40,12 +40,14 @@ def write(source: ExportSource, target: Path, precision: str, images: Sequence[N
     openvino = import_openvino()
     model = _quantised(openvino, source, images) if precision == "int8" else _converted(openvino, source)
     _search_in_eight_bits(model)
+    if precision == "fp16":
+        _halve_weights(model)
     _set_names_and_sizes(openvino, model, source)
     model.set_rt_info(source.metadata(precision), METADATA)
     files.make_folder(target.parent)
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "model.xml"
-        openvino.save_model(model, str(saved), compress_to_fp16=precision == "fp16")
+        openvino.save_model(model, str(saved), compress_to_fp16=False)
         with files.output_errors(target):
             target.unlink(missing_ok=True)  # never an old graph beside new weights
         for suffix in (".bin", target.suffix):
@@ -110,6 +112,21 @@ def _store_weights_as_codes(convolution: Any) -> None:
     # Without a scale, OpenVINO treats them as compressed weights and computes in single precision.
     scaled = opset13.multiply(codes, opset13.constant(np.ones((1, 1, 1, 1), np.float32)))
     convolution.input(1).replace_source_output(scaled.output(0))
+
+
+def _halve_weights(model: Any) -> None:
+    """Store large weights in half precision; OpenVINO itself leaves a model as it is that has eight-bit inputs.
+
+    The small ones include the squared norms of a memory bank's rows: rounded, they would change distances.
+    """
+    from openvino import opset13
+
+    weights = [node for node in model.get_ops() if node.get_type_name() == "Constant"]
+    for node in weights:
+        if node.get_element_type().to_string() == "f32" and node.data.size > SMALL_WEIGHTS:
+            half = opset13.convert(opset13.constant(halved(node.data)), "f32")
+            for target in node.output(0).get_target_inputs():
+                target.replace_source_output(half.output(0))
 
 
 def _set_names_and_sizes(openvino: Any, model: Any, source: ExportSource) -> None:

@@ -157,15 +157,19 @@ class SegmentDownloader:
             raise self._main_error()
 
     def _watch(self, workers: list[threading.Thread]) -> None:
-        """Report progress and write the state until all threads have ended."""
+        """Report progress and write the state until all threads have ended, and report progress once after that."""
         written = time.monotonic()
         while any(worker.is_alive() for worker in workers):
             next(worker for worker in workers if worker.is_alive() or worker is workers[-1]).join(_PROGRESS_INTERVAL)
-            if self._progress is not None:
-                self._progress(sum(segment.done for segment in self._partial.segments), self._partial.total)
+            self._report()
             if time.monotonic() - written > _STATE_INTERVAL:
                 self._write_state()
                 written = time.monotonic()
+        self._report()  # short downloads can end before the loop begins
+
+    def _report(self) -> None:
+        if self._progress is not None:
+            self._progress(sum(segment.done for segment in self._partial.segments), self._partial.total)
 
     def _write_state(self) -> None:
         write_partial(self._state, self._url, replace(self._partial, have=0))
