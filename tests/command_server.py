@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = [
-    "torch", "torch._dynamo", "torch.distributed", "torchvision", "cv2", "PIL.Image", "h5py", "sklearn.metrics", "scipy.stats",
-    "pydantic", "typer", "rich.progress", "pygments.lexers", "yaml", "jinja2", "huggingface_hub.hf_api", "filelock",
-    "sqlalchemy", "optuna", "alembic", "plotly", "matplotlib.backends.backend_agg", "matplotlib.figure", "mpl_toolkits.mplot3d",
-    "onnx",
+    "torch", "torch._dynamo", "torch.distributed", "torchvision", "cv2", "PIL.Image", "h5py", "sklearn.metrics",
+    "scipy.stats", "pydantic", "typer", "rich.progress", "pygments.lexers", "yaml", "jinja2", "huggingface_hub.hf_api",
+    "filelock", "sqlalchemy", "optuna", "alembic", "plotly", "matplotlib.figure", "matplotlib.backends.backend_agg",
+    "mpl_toolkits.mplot3d", "onnx",
 ]  # fmt: skip
 
 AT_START = ("PYTHON", "LC_", "LANG", "LD_", "OMP", "MKL", "OPENBLAS", "TORCH", "MALLOC")
