@@ -95,6 +95,8 @@ OTHER_VARIABLES = {
     "ADCTL_DATA_DIR": "Folder of fetched datasets and weights.",
     "ADCTL_CATALOGUE": "JSON file with a catalogue of datasets to use instead of the built-in one.",
     "ADCTL_DATABASE_URL": "PostgreSQL server that keeps the index of runs, instead of runs.db in the folder of runs.",
+    "ADCTL_SINK_PASSWORD": "Password for the address of a sink that names a user and no password.",
+    "ADCTL_SINK_SECRET": "Secret that signs the requests of a webhook, as the Standard Webhooks specification says.",
     "ADCTL_PROGRESS": "With the value json, progress is written to stderr as lines of JSON.",
     "ADCTL_TEST_DATA": "Folder of datasets for the tests of adctl.",
 }

@@ -28,6 +28,7 @@ ROOMS = [
     "benchmarking",
     "evaluation",
     "scoring",
+    "sinks",
     "runtimes",
     "model_file",
     "datasets",

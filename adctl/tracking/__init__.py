@@ -18,7 +18,7 @@ SERVER_VARIABLE = "ADCTL_DATABASE_URL"
 DATABASE_FILE = "runs.db"
 """Name of that file."""
 
-TABLES_VERSION = "0002"
+TABLES_VERSION = "0003"
 """Newest version of the tables; see `adctl/tracking/migrations`."""
 
 

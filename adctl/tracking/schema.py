@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 VERSIONS = Table("adctl_version", MetaData(), Column("version_num", String(32), primary_key=True))
 """Table of the version, which Alembic fills. Optuna keeps tables of its own in the same database."""
@@ -150,3 +164,15 @@ AUDIT = Table(
     Column("details", JSON, nullable=False),
 )
 """Who changed what on the server."""
+
+SPOOL = Table(
+    "spool",
+    METADATA,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("sink", String, nullable=False),
+    Column("verdict_id", String(26), nullable=False),
+    Column("body", JSON, nullable=False),
+    UniqueConstraint("sink", "verdict_id", name="spool_by_verdict"),
+    Index("spool_by_sink", "sink", "number"),
+)
+"""Verdicts that wait for a sink; the numbers give the order. See `adctl.sinks.spool`."""
