@@ -13,6 +13,7 @@ DETECTORS = {
     "diffusion": "adctl.detectors.diffusion:Diffusion",
     "dinomaly": "adctl.detectors.dinomaly:Dinomaly",
     "efficientad": "adctl.detectors.efficientad:EfficientAD",
+    "ensemble": "adctl.detectors.ensemble:Ensemble",
     "padim": "adctl.detectors.padim:PaDiM",
     "patchcore": "adctl.detectors.patchcore:PatchCore",
     "resnet": "adctl.detectors.resnet:ResNetAutoencoder",

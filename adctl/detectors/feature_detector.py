@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 
 from pydantic import Field, field_validator
+from torch import Tensor, nn
 
-from adctl.detectors.base import Detector, DetectorConfig
+from adctl.detectors.base import Detector, DetectorConfig, Prediction
 from adctl.detectors.components.backbones import DEFAULT, Backbone
 from adctl.detectors.components.feature_maps import local_average, stack_levels
 from adctl.detectors.components.shared_feature_cache import backbone_levels
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
+    from collections.abc import Mapping, Sequence
 
 
-class FeatureConfig(DetectorConfig):
-    """Settings of the patch features."""
+class BackboneConfig(DetectorConfig):
+    """Settings of the backbone."""
 
     backbone: str = Field(DEFAULT, description="timm model that computes the features")
     layers: tuple[int, ...] | None = Field(
         None, description="Indices of the backbone's feature levels; chosen by the detector if left out"
     )
+    border: Literal["zeros", "replicate"] | None = Field(
+        None,
+        description="Pixels beyond the border that a convolutional backbone sees: zeros, or the outermost ones "
+        "(replicate), in about a quarter more time; by default zeros for square inputs, else replicate",
+    )
+
+    @property
+    def replicate(self) -> bool:
+        """Whether the backbone sees the outermost pixels repeated beyond the border."""
+        return self.border == "replicate" or (self.border is None and self.sides[0] != self.sides[1])
+
+
+class FeatureConfig(BackboneConfig):
+    """Settings of the patch features."""
+
     neighbourhood: int = Field(1, ge=1, le=9, description="Side of the averaging window for features, odd")
     context: int = Field(
         1,
@@ -36,18 +51,6 @@ class FeatureConfig(DetectorConfig):
         gt=0,
         description="Side of a map cell, pixels of the network's input; that of the finest level if left out",
     )
-
-    border: Literal["zeros", "replicate"] | None = Field(
-        None,
-        description="Pixels beyond the border that a convolutional backbone sees: zeros, or the outermost ones "
-        "(replicate), in about a quarter more time; by default zeros for square inputs, else replicate",
-    )
-
-    @property
-    def replicate(self) -> bool:
-        """Whether the backbone sees the outermost pixels repeated beyond the border."""
-        return self.border == "replicate" or (self.border is None and self.sides[0] != self.sides[1])
-
     margin: Literal["grey", "masked"] = Field(
         "grey",
         description="Margins of resize=pad: grey, or left out of the model and of all scores (masked, which padim and "
@@ -62,8 +65,40 @@ class FeatureConfig(DetectorConfig):
         return value
 
 
+class BackboneOutline(nn.Module):
+    """Shape of a backbone's features, for a detector that gets `SharedImages`."""
+
+    mean: Tensor
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.channels, self.strides = backbone.channels, backbone.strides
+        self.register_buffer("mean", backbone.mean.clone(), persistent=False)
+
+
+class SharedImages(NamedTuple):
+    """Images with the backbone's features, which several detectors read.
+
+    Attributes:
+        images: Tensor [B,C,H,W].
+        levels: Feature maps [B,C,h,w] of the backbone's levels, finest first.
+    """
+
+    images: Tensor
+    levels: list[Tensor]
+
+
+Images: TypeAlias = Tensor | SharedImages
+"""Images [B,C,H,W], or the same with their features."""
+
+
 class FeatureDetector(Detector):
-    """Detector with patch features: backbone levels, locally averaged, resized to the finest grid and concatenated."""
+    """Detector with patch features: backbone levels, locally averaged, resized to the finest grid and concatenated.
+
+    Args:
+        config: The settings.
+        backbone: Outline of the backbone of a detector whose images are always `SharedImages`; None creates a backbone.
+    """
 
     strides: ClassVar[tuple[int, ...]] = (8, 16)
     """Strides of the levels read from a convolutional backbone, unless the settings give `layers`."""
@@ -71,16 +106,17 @@ class FeatureDetector(Detector):
     any_shape = True
     config: FeatureConfig
 
-    def __init__(self, config: FeatureConfig) -> None:
+    def __init__(self, config: FeatureConfig, backbone: BackboneOutline | None = None) -> None:
         super().__init__(config)
-        self.backbone = Backbone(
-            config.backbone,
-            config.layers,
-            config.image_size,
-            strides=self.strides,
-            channels=config.channels,
-            replicate=config.replicate,
-        )
+        self.backbone = create_backbone(config, self.strides) if backbone is None else backbone
+
+    @abstractmethod
+    def forward(self, images: Images) -> Prediction:
+        """Score images [B,C,H,W] or images with their features; see `Detector.forward`."""
+
+    def held_out(self, images: Images, numbers: Sequence[int], together: int = 1) -> Prediction:
+        """Score training images as the detector fitted on all others would; see `Detector.held_out`."""
+        raise NotImplementedError
 
     @property
     def backbone_name(self) -> str:
@@ -109,25 +145,32 @@ class FeatureDetector(Detector):
 
     def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
         """Load the pretrained weights of the backbone."""
+        assert isinstance(self.backbone, Backbone)
         self.backbone.load_pretrained(weights)
 
-    def patches(self, images: Tensor) -> Tensor:
+    def patches(self, images: Images) -> Tensor:
         """Compute patch features [B,C,h,w] of images [B,3,H,W], or of grey images [B,1,H,W].
 
         The local average describes the neighbourhood of a place and tolerates small shifts (PatchCore, section 3.1).
         The context describes a wider region, so an anomaly of either size changes the feature.
         """
-        levels = backbone_levels(self.backbone, images[:, : self.config.channels])
+        levels = images.levels if isinstance(images, SharedImages) else self._levels(images)
         levels = [local_average(level, self.config.neighbourhood) for level in levels]
         if self.config.context > 1:
             levels.append(local_average(levels[0], self.config.context))
         return stack_levels(levels, None if self.config.cell is None else self.grid)
 
-    def inside(self, images: Tensor) -> Tensor | None:
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        assert isinstance(self.backbone, Backbone)
+        return backbone_levels(self.backbone, images[:, : self.config.channels])
+
+    def inside(self, images: Images) -> Tensor | None:
         """Return the mask [B,h,w] of the cells whose centre lies in the image; None if all do.
 
         If the mask plane of an input is empty, as in measurements of speed, all of its cells count.
         """
+        if isinstance(images, SharedImages):
+            images = images.images
         if images.shape[1] == self.config.channels:
             return None
         (height, width), (rows, columns) = self.config.sides, self.grid
@@ -135,3 +178,15 @@ class FeatureDetector(Detector):
         across = [int((column + 0.5) * width / columns) for column in range(columns)]
         inside = images[:, -1][:, down][:, :, across] > 0.5  # noqa: PLR2004 - the plane is 0 or 1
         return inside | ~inside.flatten(1).any(1).view(-1, 1, 1)
+
+
+def create_backbone(config: BackboneConfig, strides: tuple[int, ...]) -> Backbone:
+    """Create the backbone of the settings, with the levels of these strides unless the settings give `layers`."""
+    return Backbone(
+        config.backbone,
+        config.layers,
+        config.image_size,
+        strides=strides,
+        channels=config.channels,
+        replicate=config.replicate,
+    )

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from adctl.detectors.base import DetectorConfig
+    from adctl.detectors.feature_detector import BackboneOutline, Images
     from adctl.engine.phases import Phase, Progress
 
 _PLACES_AT_ONCE = 64
@@ -92,8 +93,8 @@ class PaDiM(FeatureDetector):
     whitening: Tensor
     count: Tensor
 
-    def __init__(self, config: PaDiMConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: PaDiMConfig, backbone: BackboneOutline | None = None) -> None:
+        super().__init__(config, backbone)
         for name in self.fitted:
             self.register_buffer(name, torch.empty(0))
         self.register_buffer("count", torch.empty(0, dtype=torch.int64))
@@ -159,7 +160,7 @@ class PaDiM(FeatureDetector):
         known = torch.where(self.count < _FEWEST_IMAGES * self.count.max(), 0, self.count)
         return CovarianceSums.from_mean(exact(known), exact(self.mean), covariance)
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Images) -> Prediction:
         """Score images [B,3,H,W]; the maps have the cells of the finest level of the backbone."""
         return self._predict(self.whitened(images).square().sum(2), self.inside(images))
 
@@ -167,7 +168,7 @@ class PaDiM(FeatureDetector):
         """Return whether `held_out` is available: after fitting a full covariance to all cells of images."""
         return self._fit is not None
 
-    def held_out(self, images: Tensor, numbers: Sequence[int], together: int = 1) -> Prediction:
+    def held_out(self, images: Images, numbers: Sequence[int], together: int = 1) -> Prediction:
         """Score training images as the detector fitted on all others would, in closed form.
 
         Leaving out f of n images changes mean and covariance of a place by a matrix of rank f (Woodbury identity). The
@@ -236,7 +237,7 @@ class PaDiM(FeatureDetector):
             self._require_state("count", places)
             require_positive("count", self.count, or_zero=True)
 
-    def whitened(self, images: Tensor) -> Tensor:
+    def whitened(self, images: Images) -> Tensor:
         """Return the features [P,B,D] with zero mean and identity covariance at each place."""
         offsets = self._projected(images) - self.mean.unsqueeze(1)
         if self.config.covariance == "shared":
@@ -266,7 +267,7 @@ class PaDiM(FeatureDetector):
         maps = smoothed_inside(self.blur, squares.sqrt().t().reshape(squares.shape[1], *self.grid), inside)
         return Prediction(top_mean(maps, self.config.score_share, inside), maps)
 
-    def _projected(self, images: Tensor) -> Tensor:
+    def _projected(self, images: Images) -> Tensor:
         """Return projected features [P,B,D]."""
         patches = self.patches(images)
         # A single product over all rows: a product for each place would store the projection P times in a graph.

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from adctl.detectors.base import DetectorConfig
+    from adctl.detectors.feature_detector import BackboneOutline, Images
     from adctl.engine.phases import Phase, Progress
 
 log = logging.getLogger(__name__)
@@ -126,8 +127,8 @@ class PatchCore(FeatureDetector):
     step: Tensor
     bank: Tensor
 
-    def __init__(self, config: PatchCoreConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: PatchCoreConfig, backbone: BackboneOutline | None = None) -> None:
+        super().__init__(config, backbone)
         for name in self.fitted:
             self.register_buffer(name, torch.empty(0, dtype=torch.int8 if name == "bank" else torch.float32))
         self.blur = GaussianBlur(config.blur)
@@ -151,7 +152,7 @@ class PatchCore(FeatureDetector):
         self._features = FeatureBuffer()
         return (Observe(self._observed, self._absorb, self._extend, "memory bank"),)
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Images) -> Prediction:
         """Score images [B,3,H,W]; the maps have the rows and columns of `grid`."""
         return self._compare(self.patches(images), self.inside(images))
 
@@ -175,7 +176,7 @@ class PatchCore(FeatureDetector):
         """Return whether `held_out` is available: after fitting to all cells of images, for an exact search."""
         return self._fit is not None and self.config.search == "exact" and not self.input.masked
 
-    def held_out(self, images: Tensor, numbers: Sequence[int], together: int = 1) -> Prediction:
+    def held_out(self, images: Images, numbers: Sequence[int], together: int = 1) -> Prediction:
         """Score training images as the detector fitted on all others would, nearly.
 
         The statistics around each place are those of the other images, and the bank has no features of these images.
@@ -296,7 +297,7 @@ class PatchCore(FeatureDetector):
     def _scaled(self, along: Tensor) -> Tensor:
         return along * self.scales[:-1].sqrt().view(-1, 1, 1)
 
-    def _observed(self, images: Tensor) -> Tensor:
+    def _observed(self, images: Images) -> Tensor:
         """Return patch features [B,C,h,w]; with the mask of the cells inside the image, if any, as last channel."""
         patches, inside = self.patches(images), self.inside(images)
         return patches if inside is None else torch.cat([patches, inside.unsqueeze(1).to(patches.dtype)], 1)

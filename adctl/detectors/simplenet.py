@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from adctl.detectors.base import DetectorConfig
+    from adctl.detectors.feature_detector import Images
     from adctl.engine.phases import Phase, Progress
 
 _CELLS = 96
@@ -108,11 +109,11 @@ class SimpleNet(PaDiM):
         del images
         return ()
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Images) -> Prediction:
         """Score images [B,C,H,W]; the maps have the cells of the finest level of the backbone."""
         mean, deviation = self.scales.view(2, 2, 1, 1)
         distance, logit = (self._raw_maps(images) - mean) / deviation
-        cells = (distance + self.config.verdict * logit).reshape(images.shape[0], *self.grid)
+        cells = (distance + self.config.verdict * logit).reshape(distance.shape[0], *self.grid)
         maps = self.blur(cells)
         return Prediction(top_mean(maps, self.config.score_share), maps)
 
@@ -137,7 +138,7 @@ class SimpleNet(PaDiM):
         super().check_state()
         require_positive("scales", self._require_state("scales", 2, 2)[1])
 
-    def _raw_maps(self, images: Tensor) -> Tensor:
+    def _raw_maps(self, images: Images) -> Tensor:
         """Return the logarithm of the distance and the discriminator's logit, [2,B,P]."""
         features = self.whitened(images).transpose(0, 1)
         distance = features.square().mean(2).clamp(min=1e-12).log() / 2
