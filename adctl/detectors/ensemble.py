@@ -61,11 +61,6 @@ class EnsembleConfig(BackboneConfig):
     score_share: float = Field(0.003, gt=0, le=1, description="Fraction of the highest cells whose mean is the score")
     seed: int = Field(0, ge=0, description="Seed of the members")
 
-    @field_validator("members", mode="before")
-    @classmethod
-    def _with_settings(cls, value: Any) -> Any:
-        return {str(name): {} for name in value} if isinstance(value, list | tuple) else value
-
     @field_validator("members")
     @classmethod
     def _known_members(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -239,16 +234,25 @@ class Ensemble(Detector):
     def _fitting(self, fits: Sequence[Observe]) -> Observe:
         """Return the pass that fits all members."""
         readers: list[Callable[[Any], Any]] = [fit.embed for fit in fits]
+        seen = 0
 
-        def embed(images: Tensor) -> list[Any]:
+        def embed(images: Tensor) -> tuple[int, list[Any]]:
             shared = self._shared(images)
-            return [read(shared) for read in readers]
+            return len(images), [read(shared) for read in readers]
 
-        def absorb(embedded: list[Any]) -> None:
-            for fit, part in zip(fits, embedded, strict=True):
+        def absorb(embedded: tuple[int, list[Any]]) -> None:
+            nonlocal seen
+            seen += embedded[0]
+            for fit, part in zip(fits, embedded[1], strict=True):
                 fit.absorb(part)
 
         def finish(progress: Progress) -> None:
+            if seen < _FEWEST_IMAGES:
+                raise TrainingError(
+                    f"An ensemble compares its members by the scores of at least {_FEWEST_IMAGES} good images; "
+                    f"there are {seen}.",
+                    "Add good images, or train --arch patchcore.",
+                )
             for fit in fits:
                 fit.finish(progress)
 
@@ -265,11 +269,6 @@ class Ensemble(Detector):
                 maps.append(member.held_out(shared, numbers).maps.flatten().cpu())
 
         def finish(progress: Progress) -> None:
-            if next(seen) < _FEWEST_IMAGES:
-                raise TrainingError(
-                    f"An ensemble compares its members by scores of at least {_FEWEST_IMAGES} good images.",
-                    "Add good images, or train --arch patchcore.",
-                )
             for done, (function, maps) in enumerate(zip(self._functions, kept, strict=True)):
                 progress(done, len(kept))
                 function.fit(torch.cat(maps))

@@ -201,6 +201,8 @@ class PatchCore(FeatureDetector):
         """Return a copy without what it learned from the images of these patches [B,C,h,w]; weights are shared."""
         assert self._fit is not None
         others = ~torch.isin(self._fit.images, torch.tensor(numbers, device=self._fit.images.device))
+        if not bool(others.any()):  # a bank of a few rows, all of these images
+            others = ~others
         changed = {"bank": self.bank[others.to(self.bank.device)]}
         if self._fit.statistics is not None:
             centre, spread = smoothed(*self._fit.statistics.without(patches), _SMALLEST_DEVIATION)
