@@ -1,0 +1,253 @@
+"""Train a small text-conditioned latent diffusion model, and a small CLIP, from nothing.
+
+    python examples/tiny_text_to_image.py FOLDER [--minutes 30] [--seed 0]
+
+The images are the generated categories of `generated_textures.py` with captions such as "a good zipper" and "a wood
+with a stain". FOLDER gets the model in diffusers' layout (tokenizer, text_encoder, vae, unet, scheduler), and
+FOLDER/clip the CLIP in the layout of transformers; both serve `adctl train --weights`. They stand for models that cannot
+be downloaded everywhere; nothing is learned about photographs. With 30 minutes on two free cores, the autoencoder takes
+a fifth of the time, the CLIP a fifth, and the denoiser the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from generated_textures import CATEGORIES, defects_of, render
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name everybody uses
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SIZE, IMAGES, BATCH = 64, 4000, 16
+WIDTH, TOKENS = 128, 16
+GOOD = ("a good {}", "a flawless {}", "a photo of a {}", "a photo of a {} without defect", "{}")
+BAD = ("a {} with a {}", "a damaged {} with a {}", "a photo of a {} with a {}", "a damaged {}", "a defective {}")
+"""Captions of good and of defective images."""
+
+_WORDS = "broken split squeezed torn dirty perfect intact clean object texture image of the normal abnormal surface"
+
+
+def caption(category: str, defect: str | None, random: np.random.Generator) -> str:
+    """Return a caption, drawn from the templates."""
+    if defect is None:
+        return str(random.choice(GOOD)).format(category)
+    return str(random.choice(BAD)).format(category, defect.replace("_", " "))
+
+
+def draw(count: int, seed: int) -> tuple[Tensor, list[str]]:
+    """Return images [N,3,64,64] of uint8, half of them defective, and their captions."""
+    random = np.random.default_rng(seed)
+    images, captions = [], []
+    for number in range(count):
+        category = CATEGORIES[number % len(CATEGORIES)]
+        defect = str(random.choice(defects_of(category))) if random.random() < 0.5 else None  # noqa: PLR2004 - half
+        images.append(render(category, (7, seed, number), defect, SIZE)[0])
+        captions.append(caption(category, defect, random))
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), captions
+
+
+def new_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Learn byte pairs of the captions' words, and save them as a tokenizer of CLIP."""
+    random = np.random.default_rng(0)
+    corpus = [_WORDS] * 50
+    for category in CATEGORIES:
+        corpus += [caption(category, defect, random) for defect in (None, *defects_of(category)) for _ in range(60)]
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))  # noqa: S106 - no password
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    learner.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=1000, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False,
+            special_tokens=["<|startoftext|>", "<|endoftext|>"],
+        ),
+    )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary, merges = (Path(path) for path in learner.model.save(str(folder)))
+    tokenizer = CLIPTokenizer.from_pretrained(folder) if (folder / "tokenizer_config.json").exists() else None
+    if tokenizer is None:
+        import json
+
+        pairs = [tuple(line.split()) for line in merges.read_text().splitlines() if not line.startswith("#")]
+        known = json.loads(vocabulary.read_text())
+        for letter in alphabet:  # letters at the end of a word, which no caption has
+            known.setdefault(f"{letter}</w>", len(known))
+        tokenizer = CLIPTokenizer(vocab=known, merges=pairs, model_max_length=77)
+        tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    """Return the settings of the text encoders."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=4,
+        num_attention_heads=4, max_position_embeddings=77, projection_dim=WIDTH, hidden_act="quick_gelu",
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+
+
+def tokens_of(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """Return token numbers [N,16], padded with the end of the text."""
+    found = tokenizer(captions, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
+    return torch.as_tensor(found.input_ids)
+
+
+def train_for(
+    minutes: float, parameters: list[Any], loss: Callable[[Tensor], Tensor], rate: float, title: str, seed: int
+) -> None:
+    """Take AdamW steps on random batches until the time is over, with a cosine schedule over it."""
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-4)
+    torch.manual_seed(seed)
+    start, step, shown = time.monotonic(), 0, 0.0
+    while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1, (step + 1) / 50) * max(0.02, 0.5 * (1 + np.cos(np.pi * done)))
+        value = loss(torch.randint(IMAGES, (BATCH,)))
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        step, shown = step + 1, value.item() if step == 0 else 0.98 * shown + 0.02 * value.item()
+        if step % 100 == 0:
+            print(f"{title}: step {step}, {100 * done:.0f} % of the time, loss {shown:.4f}", flush=True)
+    print(f"{title}: {step} steps, loss {shown:.4f}", flush=True)
+
+
+def train_vae(images: Tensor, minutes: float, seed: int) -> AutoencoderKL:
+    """Train the autoencoder: four channels at a quarter of the resolution."""
+    torch.manual_seed(seed)
+    vae = AutoencoderKL(
+        block_out_channels=(16, 32, 64), down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3, latent_channels=4, norm_num_groups=8, sample_size=SIZE,
+    ).to(memory_format=torch.channels_last)  # fmt: skip
+
+    def loss(rows: Tensor) -> Tensor:
+        target = images[rows[: BATCH // 2]].float() / 127.5 - 1
+        found = vae.encode(target.contiguous(memory_format=torch.channels_last)).latent_dist
+        rebuilt = vae.decode(found.sample()).sample
+        return F.l1_loss(rebuilt, target) + F.mse_loss(rebuilt, target) + 1e-5 * found.kl().mean() / SIZE
+
+    train_for(minutes, [*vae.parameters()], loss, 1e-3, "autoencoder", seed)
+    vae.eval()
+    latents = encode(vae, images[:512])
+    vae.register_to_config(scaling_factor=float(1 / latents.std()))
+    return vae
+
+
+@torch.inference_mode()
+def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Return the unscaled latents [N,4,16,16] of images [N,3,64,64] of uint8."""
+    return torch.cat([vae.encode(part.float() / 127.5 - 1).latent_dist.mode() for part in images.split(64)])
+
+
+def train_denoiser(
+    latents: Tensor, tokens: Tensor, tokenizer: CLIPTokenizer, minutes: float, seed: int
+) -> tuple[CLIPTextModel, UNet2DConditionModel, DDPMScheduler]:
+    """Train the denoiser together with its text encoder."""
+    torch.manual_seed(seed)
+    text = CLIPTextModel(text_config(tokenizer))
+    unet = UNet2DConditionModel(
+        sample_size=SIZE // 4, in_channels=4, out_channels=4, block_out_channels=(64, 128), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=WIDTH, attention_head_dim=32, norm_num_groups=16,
+    )  # fmt: skip
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    empty = tokens_of(tokenizer, [""])
+
+    def loss(rows: Tensor) -> Tensor:
+        words = torch.where(torch.rand(BATCH, 1) < 0.1, empty, tokens[rows])  # noqa: PLR2004 - free of guidance
+        noise = torch.randn_like(latents[rows])
+        steps = torch.randint(1000, (BATCH,))
+        noisy = scheduler.add_noise(latents[rows], noise, steps)
+        return F.mse_loss(unet(noisy, steps, text(words).last_hidden_state).sample, noise)
+
+    train_for(minutes, [*text.parameters(), *unet.parameters()], loss, 1e-3, "denoiser", seed)
+    return text.eval(), unet.eval(), scheduler
+
+
+def train_clip(images: Tensor, tokens: Tensor, tokenizer: CLIPTokenizer, minutes: float, seed: int) -> CLIPModel:
+    """Train a contrastive model of images and captions."""
+    torch.manual_seed(seed)
+    vision = CLIPVisionConfig(
+        hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=4, num_attention_heads=4, image_size=SIZE,
+        patch_size=8, projection_dim=WIDTH, hidden_act="quick_gelu",
+    )  # fmt: skip
+    clip = CLIPModel(
+        CLIPConfig(
+            text_config=text_config(tokenizer).to_dict(), vision_config=vision.to_dict(), projection_dim=WIDTH
+        )
+    )
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (_mean(), _std()))
+
+    def loss(rows: Tensor) -> Tensor:
+        pixels = (images[rows].float() / 255 - mean) / std
+        found = clip(input_ids=tokens[rows], pixel_values=pixels)
+        same = (tokens[rows][:, None] == tokens[rows][None]).all(2).float()
+        wanted = same / same.sum(1, keepdim=True)
+        logits = found.logits_per_image
+        return 0.5 * (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted))
+
+    train_for(minutes, [*clip.parameters()], loss, 5e-4, "clip", seed)
+    return clip.eval()
+
+
+def _mean() -> list[float]:
+    return list(CLIPImageProcessor().image_mean)
+
+
+def _std() -> list[float]:
+    return list(CLIPImageProcessor().image_std)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Train and save the three parts, and print their sizes."""
+    folder, minutes, seed = arguments.folder, arguments.minutes, arguments.seed
+    images, captions = draw(IMAGES, seed)
+    print(f"{IMAGES} images drawn", flush=True)
+    tokenizer = new_tokenizer(folder / "tokenizer")
+    tokens = tokens_of(tokenizer, captions)
+    vae = train_vae(images, 0.2 * minutes, seed)
+    vae.save_pretrained(folder / "vae")
+    latents = encode(vae, images) * vae.config.scaling_factor
+    text, unet, scheduler = train_denoiser(latents, tokens, tokenizer, 0.6 * minutes, seed)
+    for name, part in (("text_encoder", text), ("unet", unet), ("scheduler", scheduler)):
+        part.save_pretrained(folder / name)
+    clip = train_clip(images, tokens, tokenizer, 0.2 * minutes, seed)
+    clip.save_pretrained(folder / "clip")
+    tokenizer.save_pretrained(folder / "clip")
+    for name, part in (("vae", vae), ("text encoder", text), ("unet", unet), ("clip", clip)):
+        print(f"{name}: {sum(one.numel() for one in part.parameters()) / 1e6:.2f} M parameters")
+
+
+def _arguments(words: Iterator[str] | list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder for the models")
+    parser.add_argument("--minutes", type=float, default=30, help="minutes of training")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(list(words))
+
+
+if __name__ == "__main__":
+    main(_arguments(sys.argv[1:]))
