@@ -133,6 +133,7 @@ class _TrainSettings(TypedDict, total=False):
     defects: StrPath | None
     confirmed: str | Sequence[str]
     trust_reviews: bool
+    auxiliary: StrPath | None
     synthetic: str | Sequence[str] | None
     backbone: str | None
     weights: StrPath | None
@@ -201,6 +202,7 @@ def train(
     defects: StrPath | None = None,
     confirmed: str | Sequence[str] = (),
     trust_reviews: bool = False,
+    auxiliary: StrPath | None = None,
     synthetic: str | Sequence[str] | None = None,
     arch: str = "patchcore",
     backbone: str | None = None,
@@ -265,11 +267,12 @@ def train(
         defects: Reviewed defects, on which `update` compares the two models.
         confirmed: Image for `update` that is good although it is unlike the others.
         trust_reviews: Learn with `update` from all images of `good`, also those unlike the others.
+        auxiliary: Labelled defects of other categories, from which prompts learn.
         synthetic: Synthetic defects to repair: cutpaste, perlin, or a list of both.
-        arch: Detector: cnn, diffusion, dinomaly, efficientad, ensemble, padim, patchcore, resnet, simplenet, vit,
-            or one of an installed package.
+        arch: Detector: cnn, diffusion, dinomaly, efficientad, ensemble, padim, patchcore, prompt, resnet,
+            simplenet, vit, or one of an installed package.
         backbone: timm model that computes the features.
-        weights: Pretrained weights: .safetensors or .pth file, or 'random'.
+        weights: Pretrained weights: .safetensors or .pth file, base model's folder, or 'random'.
         image_size: Size that images are resized to, in pixels: one number for a square, HEIGHTxWIDTH, or auto: the
             shape of the images.
         options: Option of the detector, such as coreset_ratio=0.1.
@@ -278,7 +281,8 @@ def train(
         seed: Seed of all random numbers; several as a list: one model for each. At least 0.
         folds: Cross-validation: train this many models, each on other folds. At least 2, at most 100.
         fold: Train only the model of this fold of `folds`. At least 1, at most 100.
-        epochs: Epochs of gradient training. At least 1. Default: 20, or as many as make 1000 steps.
+        epochs: Epochs of gradient training; 0 only for prompt. At least 0. Default: 20, or as many as make 1000
+            steps.
         loss: Loss terms of an autoencoder, with weights.
         learning_rate: Highest learning rate of AdamW. Above 0. Default: 0.001, or detector's.
         weight_decay: Weight decay of AdamW. At least 0. Default: 0.0001, or detector's.
@@ -388,6 +392,7 @@ def tune(
     update: StrPath | None = None,
     confirmed: str | Sequence[str] = (),
     trust_reviews: bool = False,
+    auxiliary: StrPath | None = None,
     synthetic: str | None = None,
     defects: StrPath | None = None,
     trials: int = 40,
@@ -461,6 +466,7 @@ def tune(
         update: Model that shall learn from the good images of `good` too; it stays as it is.
         confirmed: Image for `update` that is good although it is unlike the others.
         trust_reviews: Learn with `update` from all images of `good`, also those unlike the others.
+        auxiliary: Labelled defects of other categories, from which prompts learn.
         synthetic: Synthetic defects to repair: cutpaste, perlin, or a list of both.
         defects: Labelled defects that take the place of generated ones; no test images.
         trials: Trials in all; the same command with the same `name` continues. At least 1.
@@ -472,10 +478,10 @@ def tune(
         splits: Parts of the good images that are held out in turn. At least 1, at most 10.
         space: Range of a setting: blur=0..2, ridge='1e-4..0.1 log', covariance=full,shared.
         final_model: Train a model with the best settings.
-        arch: Detector: cnn, diffusion, dinomaly, efficientad, ensemble, padim, patchcore, resnet, simplenet, vit,
-            or one of an installed package.
+        arch: Detector: cnn, diffusion, dinomaly, efficientad, ensemble, padim, patchcore, prompt, resnet,
+            simplenet, vit, or one of an installed package.
         backbone: timm model that computes the features.
-        weights: Pretrained weights: .safetensors or .pth file, or 'random'.
+        weights: Pretrained weights: .safetensors or .pth file, base model's folder, or 'random'.
         image_size: Size that images are resized to, in pixels: one number for a square, HEIGHTxWIDTH, or auto: the
             shape of the images.
         options: Option of the detector, such as coreset_ratio=0.1.
@@ -484,7 +490,8 @@ def tune(
         seed: Seed of all random numbers; several as a list: one model for each. At least 0.
         folds: Cross-validation: train this many models, each on other folds. At least 2, at most 100.
         fold: Train only the model of this fold of `folds`. At least 1, at most 100.
-        epochs: Epochs of gradient training. At least 1. Default: 20, or as many as make 1000 steps.
+        epochs: Epochs of gradient training; 0 only for prompt. At least 0. Default: 20, or as many as make 1000
+            steps.
         loss: Loss terms of an autoencoder, with weights.
         learning_rate: Highest learning rate of AdamW. Above 0. Default: 0.001, or detector's.
         weight_decay: Weight decay of AdamW. At least 0. Default: 0.0001, or detector's.
@@ -876,8 +883,8 @@ def demo(
     """Run the whole workflow on generated zippers: fetch, train, calibrate, score, report.
 
     Args:
-        arch: Detector: cnn, diffusion, dinomaly, efficientad, ensemble, padim, patchcore, resnet, simplenet, vit,
-            or one of an installed package.
+        arch: Detector: cnn, diffusion, dinomaly, efficientad, ensemble, padim, patchcore, prompt, resnet,
+            simplenet, vit, or one of an installed package.
         epochs: Epochs of gradient training. At least 1.
         seed: Seed of all random numbers. At least 0.
         runs: Folder of all runs.

@@ -16,6 +16,7 @@ DETECTORS = {
     "ensemble": "adctl.detectors.ensemble:Ensemble",
     "padim": "adctl.detectors.padim:PaDiM",
     "patchcore": "adctl.detectors.patchcore:PatchCore",
+    "prompt": "adctl.detectors.prompt:PromptDetector",
     "resnet": "adctl.detectors.resnet:ResNetAutoencoder",
     "simplenet": "adctl.detectors.simplenet:SimpleNet",
     "vit": "adctl.detectors.vit:VisionTransformerAutoencoder",

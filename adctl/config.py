@@ -300,11 +300,14 @@ class TrainSettings(DeviceSettings, DataSettings):
     defects: Folder | None = DATA(None, "Reviewed defects, on which --update compares the two models.")
     confirmed: Texts = DATA((), "Image for --update that is good although it is unlike the others; repeatable.", "NAME")
     trust_reviews: bool = DATA(False, "Learn with --update from all images of --good, also those unlike the others.")
+    auxiliary: Folder | None = DATA(None, "Labelled defects of other categories, from which prompts learn.")
     synthetic: str | None = DATA(None, "Synthetic defects to repair: cutpaste, perlin, or both with a comma.")
 
     arch: str = DETECTOR("patchcore", _ARCH, synonyms=("model", "detector", "method"))
     backbone: str | None = DETECTOR(None, "timm model that computes the features.")
-    weights: str | None = DETECTOR(None, "Pretrained weights: .safetensors or .pth file, or 'random'.", "FILE")
+    weights: str | None = DETECTOR(
+        None, "Pretrained weights: .safetensors or .pth file, base model's folder, or 'random'.", "FILE"
+    )
     image_size: Literal["auto"] | ImageSize | None = DETECTOR(
         "auto",
         "Size that images are resized to, in pixels: one number for a square, HEIGHTxWIDTH, or auto: the shape of the "
@@ -325,9 +328,9 @@ class TrainSettings(DeviceSettings, DataSettings):
     seeds: tuple[Natural, ...] = TRAINING((), "All seeds when --seed names several.", flag="")
     folds: FoldCount | None = TRAINING(None, "Cross-validation: train this many models, each on other folds.")
     fold: Annotated[int, Bounds(ge=1, le=100)] | None = TRAINING(None, "Train only the model of this fold of --folds.")
-    epochs: Positive | None = TRAINING(
+    epochs: Natural | None = TRAINING(
         None,
-        "Epochs of gradient training.",
+        "Epochs of gradient training; 0 only for prompt.",
         unset="20, or as many as make 1000 steps",
         synonyms=("num_epochs", "max_epochs"),
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 TEXTURE_DEFECTS = ("scratch", "hole", "stain")
 _VISIBLE = 12
+_JOINT = 0.44
 _SMALLEST = 0.008
 """Fewest changed pixels of a defect, as a share of the image."""
 
@@ -55,8 +56,9 @@ def _bricks(random: np.random.Generator, size: int) -> tuple[Plane, tuple[float,
     x, y = _axes(size)
     rows, shift = 5 * y + random.uniform(0, 1), random.uniform(0, 1)
     columns = 3 * x + shift + 0.5 * (np.floor(rows) % 2)
-    joint = np.minimum(np.abs(rows % 1 - 0.5), 1.6 * np.abs(columns % 1 - 0.5))
-    mortar = (np.maximum(np.abs(rows % 1 - 0.5), 0.94 * np.abs(columns % 1 - 0.5) + 0.03) > 0.44).astype(np.float32)
+    across, along = np.abs(rows % 1 - 0.5), np.abs(columns % 1 - 0.5)
+    joint = np.minimum(across, 1.6 * along)
+    mortar = (np.maximum(across, 0.94 * along + 0.03) > _JOINT).astype(np.float32)
     return 0.48 + 0.30 * mortar + 0.04 * joint + 0.03 * _smooth(random, size, 12), (1.0, 0.55, 0.42)
 
 

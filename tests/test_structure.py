@@ -79,6 +79,7 @@ HEAVY = [
     "yaml",
     "lightning_fabric",
     "diffusers",
+    "transformers",
     "sqlalchemy",
     "alembic",
     "optuna",

@@ -172,6 +172,15 @@ class Detector(nn.Module, ABC):
     warm_start: ClassVar[bool] = False
     """Whether training on more images may start from the weights of a trained detector."""
 
+    takes_base: ClassVar[bool] = False
+    """Whether it reads a base model that `--weights FOLDER` names."""
+
+    takes_labels: ClassVar[bool] = False
+    """Whether it learns from the labelled defects of `--auxiliary`."""
+
+    scores_untrained: ClassVar[bool] = False
+    """Whether it can score without gradient training, after `--epochs 0`."""
+
     update_lowers_scores: ClassVar[bool] = False
     """Whether `update_phases` raises no score, apart from rounding: earlier scores are then upper bounds."""
 
@@ -186,6 +195,21 @@ class Detector(nn.Module, ABC):
         self.config = config
 
     @classmethod
+    def completed(
+        cls, config: DetectorConfig, *, weights: str | None, epochs: int | None, labelled: bool
+    ) -> DetectorConfig:
+        """Return the settings with values that flags of a training decide.
+
+        Args:
+            config: The settings.
+            weights: Value of `--weights`.
+            epochs: Value of `--epochs`.
+            labelled: Whether labelled defects were given with `--auxiliary`.
+        """
+        del weights, epochs, labelled
+        return config
+
+    @classmethod
     def training_defaults(cls, config: DetectorConfig) -> dict[str, Any]:
         """Return defaults of `adctl train` that suit the detector better than the general ones, by name.
 
@@ -194,6 +218,12 @@ class Detector(nn.Module, ABC):
         """
         del config
         return {}
+
+    @classmethod
+    def learns_good(cls, config: DetectorConfig) -> bool:
+        """Return whether it learns from the good images of its category, also where there are labelled defects."""
+        del config
+        return True
 
     @classmethod
     def masks_margin(cls, config: DetectorConfig) -> bool:

@@ -19,6 +19,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from adctl.detectors.components.config_checks import require_multiple
 from adctl.detectors.components.simplex_noise import simplex_noise
+from adctl.detectors.components.upsampling import use_exportable_upsampling
 from adctl.detectors.reconstruction_detector import ReconstructionConfig, ReconstructionDetector
 from adctl.engine.phases import Optimize
 from adctl.errors import MissingExtraError
@@ -170,22 +171,6 @@ def _kept_signal(config: DiffusionConfig) -> list[float]:
     return kept
 
 
-class _Upsample(nn.Module):
-    """Upsampling by 2, then a convolution.
-
-    It replaces the module of diffusers, whose code depends on the batch size and cannot be exported for any batch.
-    """
-
-    def __init__(self, convolution: nn.Module) -> None:
-        super().__init__()
-        self.convolution = convolution
-
-    def forward(self, features: Tensor, size: None = None) -> Tensor:
-        del size
-        doubled: Tensor = self.convolution(F.interpolate(features, scale_factor=2.0, mode="nearest"))
-        return doubled
-
-
 class NoisePredictor(nn.Module):
     """U-Net that predicts the noise in images [B,C,H,W] at given timesteps."""
 
@@ -208,8 +193,7 @@ class NoisePredictor(nn.Module):
             norm_num_groups=_GROUPS,
             attention_head_dim=None,
         )
-        for block in self.unet.up_blocks[:-1]:
-            block.upsamplers = nn.ModuleList([_Upsample(block.upsamplers[0].conv)])
+        use_exportable_upsampling(self.unet)
 
     def forward(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
         """Predict the noise [B,C,H,W]; timesteps are [1], the same for all images, or [B]."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from adctl.errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -33,6 +33,12 @@ def to_input(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
     """Convert pixels [B,H,W,C], uint8, to images [B,C,H,W], float32 in [0, 1], channels last in memory."""
     images = torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2)
     return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+
+def masks_of(images: Any, indices: Sequence[int], device: torch.device) -> Tensor | None:
+    """Return the masks [B,H,W] of images by index, of bool; None for images without labels."""
+    read = getattr(images, "defects", None)
+    return None if read is None else torch.from_numpy(read(indices)).to(device)
 
 
 def largest_batch_size(step: Callable[[int], None], wanted: int, device: torch.device) -> int:

@@ -33,6 +33,14 @@ class Images(Protocol):
         ...
 
 
+class LabelledImages(Images, Protocol):
+    """Images with the masks of their defects."""
+
+    def defects(self, indices: Sequence[int]) -> NDArray[np.bool_]:
+        """Return the masks [B,H,W] of images by index, empty for good ones."""
+        ...
+
+
 @dataclass(frozen=True)
 class FitContext:
     """Services a fit uses.

@@ -32,12 +32,11 @@ def checkpoint_activations(module: nn.Module, kinds: tuple[type[nn.Module], ...]
 
 
 def _recomputing(part: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
         if not part.training:
-            return forward(*arguments)
-        return checkpoint(
-            forward, *arguments, use_reentrant=False, context_fn=lambda: (nullcontext(), _frozen_statistics(part))
-        )
+            return forward(*arguments, **named)
+        frozen = lambda: (nullcontext(), _frozen_statistics(part))  # noqa: E731 - one line
+        return checkpoint(forward, *arguments, use_reentrant=False, context_fn=frozen, **named)
 
     return call
 

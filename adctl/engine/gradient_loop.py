@@ -15,7 +15,7 @@ import torch
 
 from adctl.engine import distributed
 from adctl.engine.batch_plan import BatchPlan, step_seed, training_length
-from adctl.engine.batching import to_input
+from adctl.engine.batching import masks_of, to_input
 from adctl.engine.checkpointing import Checkpointer, LoopState
 from adctl.engine.ema import ExponentialMovingAverage
 from adctl.engine.gradient_checkpointing import checkpoint_activations
@@ -199,8 +199,10 @@ class GradientLoop:
         with self._averaged_weights(), torch.inference_mode(), self.fabric.autocast():
             for pixels in validation.batches(self.state.limit.size):
                 images = to_input(pixels, self.fabric.device)
-                keys = tuple(f"validation {done + place}" for place in range(len(pixels)))
-                loss += float(total(self.phase.loss(Batch(images, images, keys=keys)))) * len(pixels)
+                places = range(done, done + len(pixels))
+                masks = masks_of(validation, places, self.fabric.device)
+                keys = tuple(f"validation {place}" for place in places)
+                loss += float(total(self.phase.loss(Batch(images, images, masks, keys=keys)))) * len(pixels)
                 done += len(pixels)
         return loss / len(validation)
 

@@ -10,7 +10,7 @@ import torch
 
 from adctl.engine import distributed
 from adctl.engine.batch_plan import step_seed
-from adctl.engine.batching import hold_buffers, is_out_of_memory, to_input
+from adctl.engine.batching import hold_buffers, is_out_of_memory, masks_of, to_input
 from adctl.engine.phases import Batch, total
 from adctl.errors import TrainingError
 
@@ -108,7 +108,8 @@ class GradientStep:
         images = to_input(pixels, self.fabric.device)
         if self.context.augment:
             return self.context.augment(images)
-        return Batch(images, images, keys=tuple(f"train {index}" for index in indices))
+        masks = masks_of(self.images, indices, self.fabric.device)
+        return Batch(images, images, masks, keys=tuple(f"train {index}" for index in indices))
 
     def _backward(self, batch: Batch, weight: float) -> dict[str, Tensor]:
         """Add the gradients of one batch, and return its loss terms with those of the critic."""

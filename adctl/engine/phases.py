@@ -52,7 +52,7 @@ class Batch:
     Attributes:
         images: Tensor [B,C,H,W], the augmented input of the network.
         clean: Tensor [B,C,H,W], the same without synthetic defects: the target of a reconstruction.
-        defects: Tensor [B,H,W] of bool, the masks of the synthetic defects, or None.
+        defects: Tensor [B,H,W] of bool, the masks of synthetic or labelled defects, or None.
         keys: Identity of each image: within one fit, equal keys mean equal pixels. None for augmented images.
     """
 

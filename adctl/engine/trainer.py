@@ -154,7 +154,7 @@ def _fit(job: FitJob, fabric: Fabric | None) -> FitReport:
             detector.eval()
             images = job.validation if phase.held_out and job.validation is not None else job.train
             _observe(phase, images, limit, device, context.reporter)
-        else:
+        elif job.settings.epochs:
             _optimize(phase, number, job, fabric, limit, report, snapshot)
             snapshot = None
         report.seconds[phase.title] = time.perf_counter() - start
@@ -232,7 +232,7 @@ def _fit_batch_size(phase: Optimize, job: FitJob, limit: BatchLimit, device: tor
         images = to_input(np.repeat(first, size, axis=0), device)
         total(phase.loss(Batch(images, images))).backward()
         # AdamW keeps two numbers for each weight.
-        _ = [torch.zeros_like(parameter) for parameter in detector.parameters() for _ in range(2)]
+        _ = [torch.zeros_like(parameter) for parameter in phase.parameters for _ in range(2)]
 
     size = largest_batch_size(step, wanted, device)
     for module in modules:

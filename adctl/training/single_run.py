@@ -18,6 +18,7 @@ from adctl.data.datasets.remote import absolute_path
 from adctl.data.depth import warn_of_depth
 from adctl.data.folds import split_fold
 from adctl.data.groups import group_counts
+from adctl.data.labelled import LabelledSource
 from adctl.data.loader import ImageSource, keep_images
 from adctl.data.preprocess import InputSpec
 from adctl.data.roi import encode_region
@@ -46,6 +47,7 @@ from adctl.thresholds.methods import ThresholdRule, calibrate
 from adctl.tracking import record
 from adctl.tracking.loggers.run_loggers import LoggedTrainingLog, Loggers, finished
 from adctl.training import resume
+from adctl.training.auxiliary import open_auxiliary
 from adctl.training.image_shape import advise_on_small_defects, choose_size
 from adctl.training.out_of_fold import (
     HeldOutRuntime,
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from adctl.detectors.components.backbones import PretrainedWeights
     from adctl.records import Calibration, CalibrationScores, Sample
     from adctl.training.augmentation import Augmentation
+    from adctl.training.auxiliary import AuxiliaryImages
     from adctl.training.image_shape import ChosenSize
     from adctl.training.reviews import UpdateResult
 
@@ -86,6 +89,9 @@ _DETECTOR_FLAGS = ("backbone", "image_size", "roi", "loss", "error", "noise_leve
 CALIBRATION_SHARE = 0.2
 """Share of good images held out for the threshold where fitting again is slow: gradient training, and tiles."""
 
+_UNLEARNED_SHARE = 0.8
+"""Share of good images for the threshold if none of them is learned from."""
+
 _MIN_STEPS = 1000
 """Minimum optimizer steps when epochs are unset; with fewer, autoencoders underfit on small datasets."""
 
@@ -104,6 +110,7 @@ class TrainingPlan:
         device: The device, with the reason of its choice.
         size: Size of the network's input that was chosen by the images; None if it was given.
         advice: Advice on the size if small defects may be missed, a sentence or two; None if there is none.
+        auxiliary: Labelled images of other categories, or None.
     """
 
     dataset: Dataset
@@ -112,6 +119,21 @@ class TrainingPlan:
     device: DeviceChoice
     size: ChosenSize | None = None
     advice: str | None = None
+    auxiliary: AuxiliaryImages | None = None
+
+    @property
+    def learned(self) -> tuple[Sample, ...]:
+        """Images of the training: good ones of the category, labelled ones of others, or both."""
+        if self.auxiliary is None:
+            return self.split.train
+        return (*(self.split.train if self.auxiliary.with_good else ()), *self.auxiliary.train)
+
+    @property
+    def held_out(self) -> tuple[Sample, ...]:
+        """Images that choose the epoch, of the same kinds."""
+        if self.auxiliary is None:
+            return self.split.validation
+        return (*(self.split.validation if self.auxiliary.with_good else ()), *self.auxiliary.validation)
 
 
 @dataclass(frozen=True)
@@ -183,11 +205,43 @@ def plan_training(settings: TrainSettings) -> TrainingPlan:
     warn_of_colours(dataset.train)
     size = choose_size(cls, config, dataset.train) if _sized_by_images(settings) else None
     validation = settings.validation_share if cls.needs_validation else 0.0
-    split = _split(settings, dataset, validation, hold_out=cls.needs_validation or config.tile is not None)
+    hold_out = cls.needs_validation or config.tile is not None
+    split = _split(settings, dataset, validation, hold_out=hold_out, with_good=cls.learns_good(config))
     if settings.new_groups:
         _require_groups(settings, dataset, split)
     config = config if size is None else size.config
-    return TrainingPlan(dataset, split, config, device, size, advise_on_small_defects(config, dataset.train))
+    auxiliary = _open_auxiliary(settings, cls, config, dataset)
+    return TrainingPlan(dataset, split, config, device, size, advise_on_small_defects(config, dataset.train), auxiliary)
+
+
+def _open_auxiliary(
+    settings: TrainSettings, cls: type[Detector], config: DetectorConfig, dataset: Dataset
+) -> AuxiliaryImages | None:
+    """Open the labelled images of other categories, if there are any.
+
+    Raises:
+        UsageError: The detector learns from good images alone, or a setting does not go together with labels.
+        DataError: The images cannot be used.
+    """
+    if settings.auxiliary is None:
+        return None
+    if not cls.takes_labels:
+        raise UsageError(
+            f"{settings.arch} learns from good images alone, without --auxiliary.",
+            "Use --arch prompt, or leave it out.",
+        )
+    if settings.augment != "none" or settings.synthetic is not None or config.tile is not None:
+        raise UsageError(
+            "--auxiliary cannot be combined with --augment, --synthetic or tiles.",
+            "Leave them out; --set learn_from=both adds painted defects.",
+        )
+    return open_auxiliary(
+        settings.auxiliary,
+        dataset,
+        validation=settings.validation_share,
+        seed=settings.seed,
+        with_good=cls.learns_good(config),
+    )
 
 
 def _require_groups(settings: TrainSettings, dataset: Dataset, split: Split) -> None:
@@ -219,11 +273,15 @@ def _sized_by_images(settings: TrainSettings) -> bool:
     return settings.image_size == "auto" and "image_size" not in settings.options
 
 
-def _split(settings: TrainSettings, dataset: Dataset, validation: float, *, hold_out: bool) -> Split:
+def _split(
+    settings: TrainSettings, dataset: Dataset, validation: float, *, hold_out: bool, with_good: bool = True
+) -> Split:
     if settings.folds is None:
         if settings.fold is not None:
             raise UsageError("--fold needs --folds, the number of folds.", "Give --folds too.")
         share = settings.calibration_share
+        if share is None and settings.auxiliary is not None and not with_good:
+            share = _UNLEARNED_SHARE
         if share is None:  # without one, images, or whole groups, are scored out of fold
             share = CALIBRATION_SHARE if hold_out else 0.0
         return split_good(dataset.train, calibration=share, validation=validation, seed=settings.seed)
@@ -280,7 +338,13 @@ def detector_config(settings: TrainSettings) -> DetectorConfig:
     if "seed" in cls.model_fields:
         given.setdefault("seed", settings.seed)
     try:
-        return _with_masked_margin(detector_class(settings.arch), cls(**given))
+        detector = detector_class(settings.arch)
+        return detector.completed(
+            _with_masked_margin(detector, cls(**given)),
+            weights=settings.weights if detector.takes_base else None,
+            epochs=settings.epochs,
+            labelled=settings.auxiliary is not None,
+        )
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "options"
@@ -303,6 +367,8 @@ def fit_settings(settings: TrainSettings, cls: type[Detector], config: DetectorC
     """Return the settings of the fit: given values, else defaults of the detector, else general defaults."""
     shared = {field.name for field in fields(FitSettings)} & set(names_of(TrainSettings))
     defaults = cls.training_defaults(config)
+    if settings.epochs == 0 and not cls.scores_untrained:
+        raise UsageError(f"{settings.arch} cannot score untrained: --epochs must be at least 1.", "Leave it out.")
     values = {name: getattr(settings, name) for name in shared}
     for name in _DETECTOR_DEFAULTS:
         if values[name] in (None, "auto"):
@@ -601,7 +667,7 @@ def new_detector(settings: TrainSettings, config: DetectorConfig) -> tuple[Detec
     detector = detector_class(settings.arch)(config)
     name = detector.backbone_name
     if name is None:
-        if settings.weights is not None:
+        if settings.weights is not None and not detector.takes_base:
             raise UsageError(f"{settings.arch} has no pretrained backbone for --weights.", "Leave the flag out.")
         return detector, None
     weights = backbones.find_weights(name, settings.weights)
@@ -614,14 +680,16 @@ def image_sources(settings: TrainSettings, plan: TrainingPlan) -> tuple[ImageSou
     """Start to read the training images; return them and the validation images, None if there are none."""
     spec = InputSpec.from_config(plan.config.model_dump())
 
-    def source(samples: Any, *, reuse: bool) -> ImageSource:
-        return ImageSource(samples, spec, workers=settings.workers, reuse=reuse, cache=settings.cache)
+    kind = ImageSource if plan.auxiliary is None else LabelledSource
 
-    split, repeated = plan.split, detector_class(settings.arch).needs_validation
-    train = source(split.train, reuse=repeated)
+    def source(samples: Any, *, reuse: bool) -> ImageSource:
+        return kind(samples, spec, workers=settings.workers, reuse=reuse, cache=settings.cache)
+
+    repeated = detector_class(settings.arch).needs_validation
+    train = source(plan.learned, reuse=repeated)
     if settings.devices is None:  # other processes read for themselves
         train.read_ahead()
-    return train, source(split.validation, reuse=True) if split.validation else None
+    return train, source(plan.held_out, reuse=True) if plan.held_out else None
 
 
 def _fit(
@@ -742,12 +810,13 @@ def _default_calibration(settings: TrainSettings, scores: CalibrationScores) -> 
 
 
 def _training_record(plan: TrainingPlan, weights: PretrainedWeights | None) -> Training:
-    digests = sorted(plan.split.digests[sample.key][:DIGEST_LENGTH] for sample in plan.split.train)
+    known = plan.split.digests | (plan.auxiliary.digests if plan.auxiliary else {})
+    digests = sorted(known[sample.key][:DIGEST_LENGTH] for sample in plan.learned)
     return Training(
         dataset=plan.dataset.name,
         category=plan.dataset.category,
-        images=len(plan.split.train),
-        digest=training_digest(plan.split.train, plan.split.digests),
+        images=len(plan.learned),
+        digest=training_digest(plan.learned, known),
         image_digests=tuple(digests),
         backbone_weights=None if weights is None else f"{weights.source} sha256:{weights.sha256}",
     )

@@ -45,7 +45,7 @@ class FeatureCache:
         rows = [fresh[place] if place in fresh else self._kept[str(key)] for place, key in enumerate(keys)]
         for place, feature in fresh.items():
             self._keep(keys[place], feature)
-        return torch.stack(rows).float()
+        return torch.stack([row.float() for row in rows])  # autocast on CPUs mixes no two half precisions
 
     def _keep(self, key: str | None, feature: Tensor) -> None:
         if self._room is None:
