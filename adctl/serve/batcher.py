@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from adctl.engine.batch_size import starting_batch_size
 from adctl.scoring.predict import PredictedImage, predict_loaded
@@ -15,8 +15,22 @@ if TYPE_CHECKING:
     from adctl.data.loader import LoadedImage
     from adctl.runtimes.base import Runtime
 
-Predicted: TypeAlias = "tuple[PredictedImage, float, float]"
-"""Prediction, and when its batch began and ended, by `time.perf_counter`."""
+
+class Predicted(NamedTuple):
+    """Prediction of one image.
+
+    Attributes:
+        image: The prediction.
+        began: Time when its batch began, by `time.perf_counter`.
+        ended: Time when its batch ended.
+        alone: Whether it was the only image of its batch.
+    """
+
+    image: PredictedImage
+    began: float
+    ended: float
+    alone: bool
+
 
 _Job: TypeAlias = "tuple[LoadedImage, Future[Predicted]]"
 
@@ -82,4 +96,4 @@ class Batcher:
             return
         ended = time.perf_counter()
         for (_, future), result in zip(jobs, results, strict=True):
-            future.set_result((result, began, ended))
+            future.set_result(Predicted(result, began, ended, len(jobs) == 1))

@@ -130,6 +130,7 @@ def get_file(
     """Return the image as it came, its thumbnail (JPEG), or its anomaly map (NumPy file [h,w] of float16)."""
     del caller
     entry = verdict_of(server, id)
+    server.images.wait(id)
     path = (
         server.images.find_image(id, entry["image"])
         if part == "image"

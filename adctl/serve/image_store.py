@@ -14,6 +14,8 @@ from __future__ import annotations
 import io
 import logging
 import shutil
+import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +50,9 @@ _BUCKET = 6
 """Characters of an identifier that name its bucket: the time in steps of 17 minutes."""
 
 
+_COMING_SECONDS = 2.0
+
+
 class ImageStore:
     """Files below the data folder of the server.
 
@@ -60,6 +65,22 @@ class ImageStore:
         self._verdicts = folder / "verdicts"
         self.failed = 0
         """Files that could not be written since the start."""
+        self._coming: set[str] = set()
+
+    @contextmanager
+    def coming(self, identifier: str) -> Iterator[None]:
+        """Let whoever asks for the files of a verdict wait until the end of the block."""
+        self._coming.add(identifier)
+        try:
+            yield
+        finally:
+            self._coming.discard(identifier)
+
+    def wait(self, identifier: str) -> None:
+        """Wait while files of a verdict are coming; not for long."""
+        until = time.monotonic() + _COMING_SECONDS
+        while identifier in self._coming and time.monotonic() < until:
+            time.sleep(0.005)
 
     def path(self, identifier: str, suffix: str) -> Path:
         """Return the path of a file of a verdict; the file may not exist."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -14,16 +14,16 @@ from adctl.serve.answers import BINARY, Finite, Name, ScoreAnswer, Text, problem
 from adctl.serve.guard import drain
 from adctl.serve.image_store import npy_bytes
 from adctl.serve.problems import ProblemError, busy
-from adctl.serve.scoring import MapFormat, Scored, Wish, history_row
+from adctl.serve.scoring import MapFormat, Scored, Wish
 from adctl.serve.security import MayScore, Running
 from adctl.serve.uploads import read_uploads
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from adctl.serve.scoring import Upload
     from adctl.serve.served_models import ServedModel
     from adctl.serve.state import Server
+
+_T = TypeVar("_T")
 
 router = APIRouter(tags=["score"])
 
@@ -34,6 +34,12 @@ _AT_ONCE = 8
 
 _PATIENCE = 2.0
 """Longest time that an answer waits for the history, in seconds."""
+
+_SHORT = 0.1
+"""Seconds of a request during which nobody looks whether the client has left, which costs more than it saves."""
+
+_TOLD = ("id", "time", "model", "name", "lot", "part", "verdict", "score", "threshold", "p_value", "image")
+"""Columns of a verdict that its event has."""
 
 _GONE = 499
 """Status of a request whose client has left; nobody reads it."""
@@ -133,7 +139,10 @@ async def _score_all(
 ) -> tuple[dict[str, Any], list[Scored]]:
     start = time.perf_counter()
     uploads = await read_uploads(request, server.max_upload)
-    results = await _unless_gone(request, lambda: _in_groups(server, model, uploads, wish))
+    if len(uploads) == 1:
+        results = [await _unless_gone(request, server.scorer.submit(model, uploads[0], wish))]
+    else:
+        results = await _unless_gone(request, asyncio.ensure_future(_in_groups(server, model, uploads, wish)))
     if len(results) == 1 and results[0].row.verdict is Verdict.ERROR:
         raise ProblemError(422, str(results[0].row.error), request_id=wish.request)
     scored = time.perf_counter()
@@ -161,34 +170,42 @@ async def _in_groups(server: Server, model: ServedModel, uploads: list[Upload], 
     results: list[Scored] = []
     for start in range(0, len(uploads), _AT_ONCE):
         group = uploads[start : start + _AT_ONCE]
-        results += await asyncio.gather(*(server.scorer.score(model, upload, wish) for upload in group))
+        results += await asyncio.gather(*(server.scorer.submit(model, upload, wish) for upload in group))
     return results
 
 
-async def _unless_gone(request: Request, work: Callable[[], Awaitable[list[Scored]]]) -> list[Scored]:
-    """Do the work of a request, and drop it when the client leaves."""
-    doing = asyncio.ensure_future(work())
-    leaving = asyncio.ensure_future(request.receive())
+async def _unless_gone(request: Request, doing: asyncio.Future[_T]) -> _T:
+    """Return the result of the work of a request; drop the work when the client leaves."""
     try:
-        await asyncio.wait({doing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({doing}, timeout=_SHORT)
+        if not doing.done():
+            await _until_gone(request, doing)
         if not doing.done():
             raise ProblemError(_GONE, "The client has left.")
         return doing.result()
     finally:
-        leaving.cancel()
         if not doing.done():
             doing.cancel()
 
 
+async def _until_gone(request: Request, doing: asyncio.Future[Any]) -> None:
+    leaving = asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({doing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        leaving.cancel()
+
+
 async def _record(server: Server, model: ServedModel, results: list[Scored], wish: Wish) -> bool:
-    """Put the verdicts into the history; return whether all are durable."""
-    rows = [history_row(one, model, wish) for one in results]
-    waiting = [asyncio.wrap_future(server.history.writer.add(row)) for row in rows]
+    """Wait until the verdicts are in the history; return whether all are durable."""
+    for one in results:
+        if one.durable is None:  # an unreadable image among others
+            server.scorer.record(one, model, wish)
+    waiting = [asyncio.wrap_future(one.durable) for one in results if one.durable is not None]
     await asyncio.wait(waiting, timeout=_PATIENCE)
-    for row, one in zip(rows, results, strict=True):
-        server.telemetry.verdicts.labels(model.name, row["verdict"]).inc()
-        told = ("id", "time", "model", "name", "lot", "part", "verdict", "score", "threshold", "p_value", "image")
-        server.events.publish(one.id, "verdict", {key: row[key] for key in told})
     for future, one in zip(waiting, results, strict=True):
         one.stored = future.done() and future.result()
+        entry = one.entry or {}
+        server.telemetry.verdicts.labels(model.name, entry["verdict"]).inc()
+        server.events.publish(one.id, "verdict", {key: entry[key] for key in _TOLD})
     return all(one.stored for one in results)

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +22,7 @@ from adctl.scoring.colour_bar import ColourScale
 from adctl.scoring.heatmaps import LARGEST, map_layer, overlay
 from adctl.scoring.png import encode_png
 from adctl.scoring.score import to_row
-from adctl.serve.history import NEAR, now
+from adctl.serve.history import NEAR, History, now
 from adctl.serve.image_store import SUFFIXES, THUMBNAIL, npy_bytes
 from adctl.serve.served_models import with_threshold
 from adctl.thresholds.decision import DecisionRule
@@ -31,8 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from adctl.config import ServeSettings
+    from adctl.data.preprocess import InputSpec
     from adctl.scoring.predict import PredictedImage
+    from adctl.serve.batcher import Predicted
     from adctl.serve.image_store import ImageStore
+    from adctl.serve.row_writer import Row
     from adctl.serve.served_models import ServedModel
 
 MapFormat = Literal["none", "png", "npy", "overlay"]
@@ -40,6 +43,7 @@ MapFormat = Literal["none", "png", "npy", "overlay"]
 _THUMBNAIL_SIDE = 160
 _JPEG_QUALITY = 85
 _NAME_LENGTH = 200
+_COLOURS = 3
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,8 @@ class Scored:
         has_map: Whether its map was stored.
         stored: Whether the history has it.
         milliseconds: Time of each stage.
+        entry: Row of the history; None if it is not recorded.
+        durable: Whether the history has it, when that is known; None if it is not recorded.
     """
 
     id: str
@@ -103,6 +109,8 @@ class Scored:
     has_map: bool = False
     stored: bool = False
     milliseconds: dict[str, float] = field(default_factory=dict)
+    entry: Row | None = None
+    durable: Future[bool] | None = None
 
     def answer(self) -> dict[str, Any]:
         """Return what the client is told."""
@@ -130,43 +138,105 @@ def box_of(box: Any) -> dict[str, Any]:
     return {"x": box.x, "y": box.y, "width": box.width, "height": box.height, "peak": box.peak}
 
 
+class _Job:
+    """Image on its way through the stages.
+
+    Attributes:
+        done: Its result.
+        start: Time of its beginning, by `time.perf_counter`.
+        decoded: Time when it was decoded.
+    """
+
+    __slots__ = ("decoded", "done", "model", "start", "upload", "wish")
+
+    def __init__(self, model: ServedModel, upload: Upload, wish: Wish) -> None:
+        self.model, self.upload, self.wish = model, upload, wish
+        self.done: Future[Scored] = Future()
+        self.start = self.decoded = time.perf_counter()
+
+    def tell(self, scored: Scored) -> None:
+        """Give the result to whoever waits for it."""
+        if self.done.set_running_or_notify_cancel():
+            self.done.set_result(scored)
+
+
 class Scorer:
     """Threads that decode images and finish results; shared by all models.
 
     Args:
         settings: Largest image, and which images are stored.
         store: Files of the verdicts.
-        next_id: Source of identifiers.
+        history: Source of identifiers, and writer of the rows.
     """
 
-    def __init__(self, settings: ServeSettings, store: ImageStore, next_id: Callable[[], str]) -> None:
+    def __init__(self, settings: ServeSettings, store: ImageStore, history: History) -> None:
         self._settings = settings
         self._store = store
-        self._next_id = next_id
+        self._next_id = history.ids.next
+        self._write = history.writer.add
         self._threads = ThreadPoolExecutor(max(2, os.cpu_count() or 1), "adctl-serve")
 
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def score(self, model: ServedModel, upload: Upload, wish: Wish) -> Scored:
-        """Score one image; an unreadable one gives a row with an error."""
-        loop = asyncio.get_running_loop()
-        start = time.perf_counter()
-        item = await loop.run_in_executor(self._threads, self._decode, model, upload, wish)
-        decoded = time.perf_counter()
+    def submit(self, model: ServedModel, upload: Upload, wish: Wish) -> asyncio.Future[Scored]:
+        """Begin to score one image; an unreadable one gives a row with an error, which is not recorded.
+
+        Each stage begins in the thread where the one before it ended if that costs less than to wake another thread.
+        The row of the history is queued as soon as it is known, and the thumbnail is made after the result is told.
+        """
+        job = _Job(model, upload, wish)
+        self._threads.submit(self._stage, self._load, job)
+        return asyncio.wrap_future(job.done)
+
+    def _stage(self, work: Callable[..., None], job: _Job, *arguments: Any) -> None:
+        """Do one stage of a job, unless it was cancelled; an error ends the job."""
+        if job.done.cancelled():
+            return
+        try:
+            work(job, *arguments)
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the image gets the error
+            if not job.done.done() and job.done.set_running_or_notify_cancel():
+                job.done.set_exception(error)
+
+    def _load(self, job: _Job) -> None:
+        item = self._decode(job.model, job.upload, job.wish)
+        job.decoded = time.perf_counter()
         if item.error is not None:
-            return self._unreadable(item, upload, {"decode": 1000 * (decoded - start)})
-        future = model.batcher.submit(item)
-        predicted, began, ended = await asyncio.wrap_future(future)
-        scored = await loop.run_in_executor(self._threads, self._finish, model, predicted, upload, wish)
+            job.tell(self._unreadable(item, job.upload, {"decode": 1000 * (job.decoded - job.start)}))
+            return
+        future = job.model.batcher.submit(item)
+        job.done.add_done_callback(lambda done: done.cancelled() and future.cancel())
+        future.add_done_callback(lambda predicted: self._predicted(job, predicted))
+
+    def _predicted(self, job: _Job, future: Future[Predicted]) -> None:
+        if future.cancelled():
+            return
+        if future.exception() is None and not future.result().alone:
+            self._threads.submit(self._stage, self._conclude, job, future)  # the next batch begins meanwhile
+        else:
+            self._stage(self._conclude, job, future)
+
+    def _conclude(self, job: _Job, future: Future[Predicted]) -> None:
+        predicted = future.result()
+        scored = self._finish(job.model, predicted.image, job.upload, job.wish)
         scored.milliseconds = {
-            "decode": 1000 * (decoded - start),
-            "queue": 1000 * (began - decoded),
-            "predict": 1000 * (ended - began),
-            "post": 1000 * (time.perf_counter() - ended),
+            "decode": 1000 * (job.decoded - job.start),
+            "queue": 1000 * (predicted.began - job.decoded),
+            "predict": 1000 * (predicted.ended - predicted.began),
+            "post": 1000 * (time.perf_counter() - predicted.ended),
         }
-        return scored
+        if scored.row.verdict is not Verdict.ERROR:
+            self.record(scored, job.model, job.wish)
+        with self._store.coming(scored.id):
+            job.tell(scored)
+            self._write_thumbnail(scored.id, predicted.image.item)
+
+    def record(self, scored: Scored, model: ServedModel, wish: Wish) -> None:
+        """Queue the row of a result for the history."""
+        scored.entry = history_row(scored, model, wish)
+        scored.durable = self._write(scored.entry)
 
     def _decode(self, model: ServedModel, upload: Upload, wish: Wish) -> LoadedImage:
         sample = BytesSample(Path(upload.name), upload.name, data=upload.data)
@@ -174,7 +244,10 @@ class Scorer:
             _require_size(sample.path, upload.data, self._settings.max_pixels)
         except ImageError as error:
             return LoadedImage(sample, None, error=error)
-        return load_image(sample, model.runtime.input, LARGEST if wish.map == "overlay" else _THUMBNAIL_SIDE)
+        spec = model.runtime.input
+        if wish.map == "overlay":
+            return load_image(sample, spec, LARGEST)
+        return load_image(sample, spec, None if _shows_whole(spec) else _THUMBNAIL_SIDE)
 
     def _unreadable(self, item: LoadedImage, upload: Upload, milliseconds: dict[str, float]) -> Scored:
         reason = str(item.error)
@@ -213,10 +286,8 @@ class Scorer:
         return encode_png(map_layer(cells, scale, predicted.item.height, predicted.item.width))
 
     def _keep(self, scored: Scored, predicted: PredictedImage, upload: Upload) -> None:
-        """Store the thumbnail, and the image and its map if they are wanted."""
+        """Store the image and its map if they are wanted."""
         item = predicted.item
-        if item.display is not None:
-            self._store.write(scored.id, THUMBNAIL, _thumbnail(item.display))
         wanted = self._settings.store_images
         if wanted == "all" or (wanted == "rejects" and is_near(scored.row)):
             suffix = SUFFIXES[images.header_of(item.sample.path, upload.data).format]
@@ -224,6 +295,18 @@ class Scorer:
                 scored.image = suffix
             if predicted.anomaly_map is not None:
                 scored.has_map = self._store.write_map(scored.id, predicted.anomaly_map)
+
+
+    def _write_thumbnail(self, identifier: str, item: LoadedImage) -> None:
+        shown = item.pixels if item.display is None else item.display
+        if shown is not None:
+            self._store.write(identifier, THUMBNAIL, _thumbnail(shown, item.height, item.width))
+
+
+def _shows_whole(spec: InputSpec) -> bool:
+    """Return whether the network's input is large enough for a thumbnail and shows the whole image in its colours."""
+    whole = spec.resize == "squash" and spec.roi is None and not spec.tiled
+    return whole and spec.channels == _COLOURS and not spec.masked and min(spec.height, spec.width) >= _THUMBNAIL_SIDE
 
 
 def _require_size(name: Path, data: bytes, most: int) -> None:
@@ -243,12 +326,11 @@ def is_near(row: ScoredImage) -> bool:
     return row.p_value is not None and row.p_value <= NEAR
 
 
-def _thumbnail(display: images.RgbImage) -> bytes:
-    side = max(display.shape[:2])
-    if side > _THUMBNAIL_SIDE:
-        height, width = (max(1, round(size * _THUMBNAIL_SIDE / side)) for size in display.shape[:2])
-        display = images.resize(display, height, width)
-    bgr = cv2.cvtColor(display, cv2.COLOR_RGB2BGR)
+def _thumbnail(shown: images.RgbImage, height: int, width: int) -> bytes:
+    """Return a JPEG file of a picture of an image with `height` x `width` pixels, in the proportions of the image."""
+    scale = min(1.0, _THUMBNAIL_SIDE / max(height, width))
+    shown = images.resize(shown, max(1, round(height * scale)), max(1, round(width * scale)))
+    bgr = cv2.cvtColor(shown, cv2.COLOR_RGB2BGR)
     _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     return encoded.tobytes()
 

@@ -100,7 +100,7 @@ class Server:
         self.events = Events()
         self.telemetry = Telemetry()
         self.models = ServedModels(settings, self.history, self.tell)
-        self.scorer = Scorer(settings, self.images, self.history.ids.next)
+        self.scorer = Scorer(settings, self.images, self.history)
         self.trainings = Trainings(settings.runs, self.images.folder / "trainings", self.tell)
         self.admission = Admission(settings.queue)
         self.rate = RateLimit(settings.rate)
