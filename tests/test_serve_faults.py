@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, given, settings
 
 from adctl.errors import DataError
 from adctl.run_folder import encode_id
+from adctl.serve import connection
 from adctl.serve.ids import IncreasingIds
 from adctl.serve.row_writer import RowWriter
 from adctl.serve.server import options
@@ -240,10 +241,13 @@ def test_a_request_that_takes_too_long_ends(serve):
     assert score(client).status_code == 200
 
 
-@pytest.fixture
-def listening(serve, monkeypatch):
-    """Port of a server in a thread, with short limits of time."""
-    monkeypatch.setattr("adctl.serve.connection.HEADER_SECONDS", 0.4)
+@pytest.fixture(params=["PlainConnection", "FastConnection"])
+def listening(request, serve, monkeypatch):
+    """Port of a server in a thread, with short limits of time, for both parsers of HTTP."""
+    if not hasattr(connection, request.param):
+        pytest.skip("httptools is not installed")
+    monkeypatch.setattr(connection, "Connection", getattr(connection, request.param))
+    monkeypatch.setattr(connection, "HEADER_SECONDS", 0.4)
     client = serve(deadline=1.0)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(client.app, **options(client.app.state.server.settings)))
@@ -278,6 +282,7 @@ def test_slow_clients_are_cut_off(listening):
     assert slow.startswith(b"HTTP/1.1 408")
     whole = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
     assert answer_to(whole).startswith(b"HTTP/1.1 200")
+    assert not answer_to(b"GET /livez HTTP/1.1\r\nX: ", b"x" * 30_000).startswith(b"HTTP/1.1 200")
 
 
 # ---- odd requests

@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 
 from adctl import __version__
 from adctl.serve import problems
+from adctl.serve.fast_route import FastRoute
 from adctl.serve.guard import Guard
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def create_app(server: Server) -> FastAPI:
     problems.install(app)
     for name in _ROUTERS:
         app.include_router(pkgutil.resolve_name(name))
+    app.add_middleware(FastRoute)
     if server.settings.cors:
         app.add_middleware(
             CORSMiddleware,

@@ -8,7 +8,7 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 
 from adctl.serve.problems import ProblemError, busy, of_error
 
@@ -31,6 +31,8 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+
+_RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
 
 _SCORES = re.compile(r"/v1/models/[^/]+/score|/api/(test_image|batch_test)")
 
@@ -90,9 +92,9 @@ class Guard:
         await self._app(scope, body.receive, send_with_headers)
 
     def _complete(self, message: Message, identifier: str) -> None:
-        self._server.telemetry.requests.labels(str(message["status"])).inc()
-        MutableHeaders(scope=message)["X-Request-ID"] = identifier
+        self._server.telemetry.count(message["status"])
         add_headers(message)
+        message["headers"].append((b"x-request-id", identifier.encode()))
 
     def _refusal(self, headers: Headers) -> ProblemError | None:
         if self._server.allowed_hosts and _host_name(headers.get("host", "")) not in self._server.allowed_hosts:
@@ -116,9 +118,9 @@ class Guard:
 
 def add_headers(message: Message) -> None:
     """Set the headers that every answer has, unless it has others of these names."""
-    headers = MutableHeaders(scope=message)
-    for name, value in _HEADERS.items():
-        headers.setdefault(name, value)
+    headers = message["headers"] = list(message.get("headers", ()))
+    present = {name.lower() for name, _ in headers}
+    headers.extend(header for header in _RAW_HEADERS if header[0] not in present)
 
 
 def too_large(limit: int) -> ProblemError:

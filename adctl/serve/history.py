@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 NEAR = 0.05
 """Largest p-value of a near miss: an image that is good, but stranger than most."""
 
+_INSERTS = {
+    "sqlite": sqlite.insert(VERDICTS).on_conflict_do_nothing(),
+    "postgresql": postgresql.insert(VERDICTS).on_conflict_do_nothing(),
+}
+"""Statement that writes verdicts, unless they are there already, for each kind of database."""
+
 _COUNTED = ("reject", "warn", "good", "error", "uncalibrated")
 
 
@@ -91,8 +97,7 @@ class History:
 
     def _insert_verdicts(self, rows: Sequence[Row]) -> None:
         with database.durable_transaction(self._runs) as connection:
-            dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-            connection.execute(dialect.insert(VERDICTS).on_conflict_do_nothing(), list(rows))
+            connection.execute(_INSERTS[connection.dialect.name], list(rows))
 
     def find(self, filters: Filters, cursor: str | None, limit: int) -> tuple[list[Row], str | None]:
         """Return verdicts, the newest first, each with its newest review, and the cursor of the next page.

@@ -85,6 +85,11 @@ async def score(
     covers the whole image. An unreadable image among several gives an error entry, a single one status 422.
     """
     wish = Wish(map, threshold, lot, part, caller.name, request.state.request_id)
+    return await respond(server, name, request, wish)
+
+
+async def respond(server: Server, name: str, request: Request, wish: Wish) -> Response:
+    """Return the answer to a request for scores; see `answer_to` for its errors."""
     answer, results = await answer_to(server, name, request, wish)
     if NPY in request.headers.get("accept", "") and len(results) == 1 and results[0].cells is not None:
         headers = {"X-Score": repr(results[0].row.score), "X-Verdict": str(results[0].row.verdict)}
@@ -108,8 +113,11 @@ async def answer_to(server: Server, name: str, request: Request, wish: Wish) -> 
     server.telemetry.queue.set(server.admission.count)
     try:
         with model.use():
-            async with asyncio.timeout(server.settings.deadline):
-                return await _score_all(server, model, request, wish)
+            start, until = time.perf_counter(), asyncio.get_running_loop().time() + server.settings.deadline
+            uploads = await read_uploads(request, server.max_upload)  # the guard limits its time
+            async with asyncio.timeout_at(until):
+                results = await _score_all(server, model, uploads, request, wish)
+                return await _recorded(server, model, results, wish, start), results
     except TimeoutError as error:
         server.telemetry.refused.labels("deadline").inc()
         seconds = server.settings.deadline
@@ -135,16 +143,20 @@ def model_of(server: Server, name: str) -> ServedModel:
 
 
 async def _score_all(
-    server: Server, model: ServedModel, request: Request, wish: Wish
-) -> tuple[dict[str, Any], list[Scored]]:
-    start = time.perf_counter()
-    uploads = await read_uploads(request, server.max_upload)
-    if len(uploads) == 1:
-        results = [await _unless_gone(request, server.scorer.submit(model, uploads[0], wish))]
-    else:
-        results = await _unless_gone(request, asyncio.ensure_future(_in_groups(server, model, uploads, wish)))
-    if len(results) == 1 and results[0].row.verdict is Verdict.ERROR:
-        raise ProblemError(422, str(results[0].row.error), request_id=wish.request)
+    server: Server, model: ServedModel, uploads: list[Upload], request: Request, wish: Wish
+) -> list[Scored]:
+    if len(uploads) > 1:
+        return await _unless_gone(request, asyncio.ensure_future(_in_groups(server, model, uploads, wish)))
+    result = await _unless_gone(request, server.scorer.submit(model, uploads[0], wish))
+    if result.row.verdict is Verdict.ERROR:
+        raise ProblemError(422, str(result.row.error), request_id=wish.request)
+    return [result]
+
+
+async def _recorded(
+    server: Server, model: ServedModel, results: list[Scored], wish: Wish, start: float
+) -> dict[str, Any]:
+    """Return the answer to a request that began at `start`, when the verdicts are in the history."""
     scored = time.perf_counter()
     stored = await _record(server, model, results, wish)
     longest = {
@@ -154,7 +166,7 @@ async def _score_all(
     end = time.perf_counter()
     times = {**longest, "history": 1000 * (end - scored), "total": 1000 * (end - start)}
     server.telemetry.observe(times)
-    answer = {
+    return {
         "request_id": wish.request,
         "model": model.name,
         "results": [one.answer() for one in results],
@@ -163,7 +175,6 @@ async def _score_all(
         "milliseconds": {stage: round(value, 3) for stage, value in times.items()},
         "history": {"stored": stored, "missing": server.history.writer.missing},
     }
-    return answer, results
 
 
 async def _in_groups(server: Server, model: ServedModel, uploads: list[Upload], wish: Wish) -> list[Scored]:
@@ -206,6 +217,6 @@ async def _record(server: Server, model: ServedModel, results: list[Scored], wis
     for future, one in zip(waiting, results, strict=True):
         one.stored = future.done() and future.result()
         entry = one.entry or {}
-        server.telemetry.verdicts.labels(model.name, entry["verdict"]).inc()
+        server.telemetry.count_verdict(model.name, entry["verdict"])
         server.events.publish(one.id, "verdict", {key: entry[key] for key in _TOLD})
     return all(one.stored for one in results)

@@ -296,7 +296,6 @@ class Scorer:
             if predicted.anomaly_map is not None:
                 scored.has_map = self._store.write_map(scored.id, predicted.anomaly_map)
 
-
     def _write_thumbnail(self, identifier: str, item: LoadedImage) -> None:
         shown = item.pixels if item.display is None else item.display
         if shown is not None:

@@ -106,8 +106,25 @@ def _refuse_other_sites(request: Request, allowed: tuple[str, ...]) -> None:
         raise ProblemError(403, "A page of another site made this request.", "Name its origin with --cors.")
 
 
+def admit(request: Request, role: Role) -> Caller:
+    """Return the caller, who has at least a role and is within the limit of requests.
+
+    Raises:
+        ProblemError: The caller is unknown, may not do this, or makes too many requests.
+    """
+    caller = identify(request)
+    server = server_of(request)
+    if not caller.may(role):
+        raise ProblemError(403, f"The key '{caller.name}' has the role {caller.role}; this needs {role}.")
+    seconds = server.rate.take(caller.name)
+    if seconds:
+        server.telemetry.refused.labels("rate").inc()
+        raise busy(f"The key '{caller.name}' makes too many requests.", seconds)
+    return caller
+
+
 class Require:
-    """Dependency that admits callers with at least a role, within the limit of requests.
+    """Dependency that admits callers with at least a role.
 
     Args:
         role: The role.
@@ -117,20 +134,8 @@ class Require:
         self.role = role
 
     async def __call__(self, request: Request, _: Annotated[object, Depends(_bearer)]) -> Caller:
-        """Return the caller.
-
-        Raises:
-            ProblemError: The caller is unknown, may not do this, or makes too many requests.
-        """
-        caller = identify(request)
-        server = server_of(request)
-        if not caller.may(self.role):
-            raise ProblemError(403, f"The key '{caller.name}' has the role {caller.role}; this needs {self.role}.")
-        seconds = server.rate.take(caller.name)
-        if seconds:
-            server.telemetry.refused.labels("rate").inc()
-            raise busy(f"The key '{caller.name}' makes too many requests.", seconds)
-        return caller
+        """Return the caller; see `admit`."""
+        return admit(request, self.role)
 
 
 MayScore = Annotated[Caller, Depends(Require("score"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -41,10 +42,23 @@ class Telemetry:
             registry=registry, multiprocess_mode="livemax",
         )  # fmt: skip
 
+        # Finding the child of a label each time costs more than counting.
+        self._status = cache(lambda status: self.requests.labels(str(status)))
+        self._stage = cache(self.stages.labels)
+        self._verdict = cache(self.verdicts.labels)
+
+    def count(self, status: int) -> None:
+        """Count an answer."""
+        self._status(status).inc()
+
+    def count_verdict(self, model: str, verdict: str) -> None:
+        """Count a verdict."""
+        self._verdict(model, verdict).inc()
+
     def observe(self, milliseconds: Mapping[str, float]) -> None:
         """Note the milliseconds of each stage of a request."""
         for stage, value in milliseconds.items():
-            self.stages.labels(stage).observe(value / 1000)
+            self._stage(stage).observe(value / 1000)
 
     def page(self) -> bytes:
         """Return the metrics in the text format of Prometheus."""
