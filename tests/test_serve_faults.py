@@ -277,7 +277,7 @@ def test_slow_clients_are_cut_off(listening):
         raise AssertionError("never cut off")
 
     assert answer_to(b"") == b""
-    assert answer_to(b"GET /livez HT", b"T") == b""
+    assert answer_to(b"GET /livez HTTP/1.1\r\nX: ", b"T") == b""
     slow = answer_to(b"POST /v1/models/line3/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n", b"x")
     assert slow.startswith(b"HTTP/1.1 408")
     whole = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
