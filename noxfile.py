@@ -40,12 +40,22 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests, warnings as errors, with coverage."""
+    """Run the tests, warnings as errors."""
+    _run_tests(session)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Run the tests as `tests` does, and print the lines that none of them runs."""
+    _run_tests(session, "--cov", "--cov-report=term")
+
+
+def _run_tests(session: nox.Session, *options: str) -> None:
     session.install("--editable", ".[dev]")  # so that coverage sees the files it is told to watch
     # One worker a core, each with one thread: two that both want all cores wait for each other.
     session.run(
-        "pytest", "-n", "logical", "--dist", "loadfile", "-m", "not slow", "--cov", "--cov-report=term",
-        *session.posargs, env={"OMP_NUM_THREADS": "1"},
+        "pytest", "-n", "logical", "--dist", "loadfile", "-m", "not slow", *options, *session.posargs,
+        env={"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 

@@ -29,7 +29,6 @@ from adctl.datasets import dataset_of_run
 from adctl.detectors.registry import detector_class
 from adctl.engine import safetensors_file
 from adctl.errors import AdctlError, DataError, ModelFileError
-from adctl.exporting.export import write_format
 from adctl.fetching.store import read_provenance
 from adctl.model_file import ModelHeader, load_model, read_header, recalibrate, tensors_digest
 from adctl.reporting.report import report
@@ -452,18 +451,6 @@ def test_configs(tmp_path, suffix):
 def test_header_of_a_model_round_trips(patchcore):
     header = read_header(patchcore.model)
     assert ModelHeader.from_dict(json.loads(json.dumps(header.to_dict())), patchcore.model) == header
-
-
-@pytest.fixture(scope="module")
-def exports(patchcore, tmp_path_factory):
-    """One exported file of each format."""
-    from adctl.exporting.graph import ExportSource
-
-    source, made, folder = ExportSource.read(patchcore.model), {}, tmp_path_factory.mktemp("exports")
-    for name, kind in EXPORT_FORMATS.items():
-        made[name] = folder / f"fuzzed{kind.suffix}"
-        write_format(name, source, made[name])
-    return made
 
 
 @pytest.mark.parametrize("kind", EXPORT_FORMATS)

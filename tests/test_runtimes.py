@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, settings
+from conftest import ROOT, Exports, settings
 from safetensors.numpy import load_file
 
 from adctl.choices import EXPORT_FORMATS, RUNTIMES
@@ -40,16 +40,12 @@ SUFFIXES = {name: RUNTIMES[name].suffix for name in EXPORTED}
 
 
 @pytest.fixture(scope="module", params=["padim", "patchcore"])
-def models(request, zippers, tmp_path_factory):
+def models(request, zippers, exports, tmp_path_factory):
     """A model and its exported file for each runtime."""
-    from adctl.exporting.graph import ExportSource
-
-    trained = train_once(settings(arch=request.param, data=zippers, runs=tmp_path_factory.mktemp("runs")))
-    source, files = ExportSource.read(trained.model), {"torch": trained.model}
-    for runtime, name in ((one.runtime, name) for name, one in EXPORT_FORMATS.items()):
-        files[runtime] = trained.model.with_suffix(SUFFIXES[runtime])
-        write_format(name, source, files[runtime])
-    return files
+    if request.param != "patchcore":
+        trained = train_once(settings(arch=request.param, data=zippers, runs=tmp_path_factory.mktemp("runs")))
+        exports = Exports(trained.model, trained.run)
+    return {"torch": exports.model, **{one.runtime: exports[name] for name, one in EXPORT_FORMATS.items()}}
 
 
 def pixels_for(runtime, count=5):
@@ -108,7 +104,7 @@ SHAPES = [
 
 @pytest.fixture(scope="module", params=SHAPES, ids=["wide", "masked"])
 def shaped(request, tmp_path_factory):
-    """A model of images that are not square, with the inputs [N,H,W,C] of some images."""
+    """A model of images that are not square, to export and to score, with the inputs [N,H,W,C] of some images."""
     folder = tmp_path_factory.mktemp("images")
     shapes = [(40, 96), (60, 96), (96, 50), (96, 96)]
     for number in range(24):
@@ -122,23 +118,27 @@ def shaped(request, tmp_path_factory):
     trained = train_once(settings(arch=arch, good=folder / "good", runs=folder / "runs", **changes))
     spec = open_runtime(trained.model, "cpu").input
     files = [*sorted((folder / "good").glob("*.png")), *sorted(folder.glob("*.png"))]
-    return trained.model, np.stack([load_image(Sample(file, file.name), spec).pixels for file in files])
+    return (
+        ExportSource.read(trained.model),
+        trained.model,
+        np.stack([load_image(Sample(file, file.name), spec).pixels for file in files]),
+    )
 
 
 @pytest.mark.parametrize("name", sorted(set(EXPORT_FORMATS) - {"onnx"}))  # other tests export it
 def test_borders_and_masks_are_exported(shaped, name, tmp_path):
-    model, pixels = shaped
+    source, model, pixels = shaped
     target = (tmp_path / "model").with_suffix(EXPORT_FORMATS[name].suffix)
-    write_format(name, ExportSource.read(model), target)
+    write_format(name, source, target)
     found, expected = (open_runtime(file, "cpu").predict(pixels[8:]) for file in (target, model))
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-3)
     np.testing.assert_allclose(found.maps, expected.maps, rtol=1e-3, atol=1e-3 * expected.maps.max())
 
 
 def test_borders_and_masks_are_exported_in_eight_bits(shaped, tmp_path):
-    model, pixels = shaped
+    source, model, pixels = shaped
     target = tmp_path / "model.xml"
-    write_format("openvino", ExportSource.read(model), target, "int8", list(pixels[:16, None]))
+    write_format("openvino", source, target, "int8", list(pixels[:16, None]))
     found, expected = (open_runtime(file, "cpu").predict(pixels[16:]).scores for file in (target, model))
     np.testing.assert_allclose(found, expected, rtol=0.15)  # of images that it did not learn
 
@@ -168,10 +168,8 @@ def test_the_very_first_callers_of_openvino_do_not_wait_for_each_other(models):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_openvino_searches_the_bank_in_eight_bits_and_finds_what_torch_does(patchcore, precision, tmp_path):
-    from adctl.exporting.graph import ExportSource
-
-    write_format("openvino", ExportSource.read(patchcore.model), tmp_path / "model.xml", precision)
+def test_openvino_searches_the_bank_in_eight_bits_and_finds_what_torch_does(patchcore, exports, precision, tmp_path):
+    write_format("openvino", exports.source, tmp_path / "model.xml", precision)
     runtime = open_runtime(tmp_path / "model.xml", "cpu")
     (search,) = (node for node in runtime._model.get_ops() if node.get_type_name() == "FakeQuantize")
     products = [target.get_node() for target in search.output(0).get_target_inputs()]

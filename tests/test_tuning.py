@@ -215,6 +215,27 @@ def test_gradient_training_is_pruned_by_epochs(zippers, tmp_path, monkeypatch, e
     assert trained[epochs:] == ([1] if epochs == 1 else [1, 2])
 
 
+def test_hyperband_stops_poor_trials_after_different_numbers_of_epochs(zippers):
+    settings = tune_settings(data=zippers, pruner="hyperband", splits=2).settings
+    steps = range(settings.splits * study.STEPS)
+    pruner, sampler = study._pruner(settings), optuna.samplers.RandomSampler(seed=0)
+    made = optuna.create_study(direction="maximize", pruner=pruner, sampler=sampler)
+
+    def objective(trial):
+        quality = trial.suggest_float("quality", 0, 1)
+        for step in steps:
+            trial.report(quality, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return quality
+
+    made.optimize(objective, n_trials=60)
+    pruned = [trial for trial in made.trials if trial.state == optuna.trial.TrialState.PRUNED]
+    assert len(pruned) > 10
+    assert len({trial.last_step for trial in pruned}) > 1
+    assert max(trial.params["quality"] for trial in pruned) < made.best_value
+
+
 def counted(trained):
     """A replacement of `_keep_best` that keeps the numbers of the epochs."""
     real = gradient_loop.GradientLoop._keep_best

@@ -268,6 +268,10 @@ class Detector(nn.Module, ABC):
         """Return whether `held_out` is available: only directly after fitting, and not for all settings."""
         return False
 
+    def holds_out(self) -> bool:
+        """Return whether `held_out` will be available after fitting with these settings."""
+        return False
+
     def held_out(self, images: Tensor, numbers: Sequence[int], together: int = 1) -> Prediction:
         """Score training images as the detector that is fitted on all other training images would, without fitting it.
 

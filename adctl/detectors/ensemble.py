@@ -157,6 +157,10 @@ class Ensemble(Detector):
         """Return whether `held_out` is available: directly after fitting."""
         return all(member.can_hold_out() for member in self._detectors)
 
+    def holds_out(self) -> bool:
+        """Return whether `held_out` will be available: if it will be for all members."""
+        return all(member.holds_out() for member in self._detectors)
+
     def held_out(self, images: Tensor, numbers: Sequence[int], together: int = 1) -> Prediction:
         """Score training images as the members fitted on all others would; the p-values stay.
 

@@ -168,6 +168,10 @@ class PaDiM(FeatureDetector):
         """Return whether `held_out` is available: after fitting a full covariance to all cells of images."""
         return self._fit is not None
 
+    def holds_out(self) -> bool:
+        """Return whether `held_out` will be available: for full covariances of all cells."""
+        return self.config.covariance == "full" and not self.input.masked
+
     def held_out(self, images: Images, numbers: Sequence[int], together: int = 1) -> Prediction:
         """Score training images as the detector fitted on all others would, in closed form.
 

@@ -174,7 +174,11 @@ class PatchCore(FeatureDetector):
 
     def can_hold_out(self) -> bool:
         """Return whether `held_out` is available: after fitting to all cells of images, for an exact search."""
-        return self._fit is not None and self.config.search == "exact" and not self.input.masked
+        return self._fit is not None and self.holds_out()
+
+    def holds_out(self) -> bool:
+        """Return whether `held_out` will be available: for an exact search among all cells."""
+        return self.config.search == "exact" and not self.input.masked
 
     def held_out(self, images: Images, numbers: Sequence[int], together: int = 1) -> Prediction:
         """Score training images as the detector fitted on all others would, nearly.

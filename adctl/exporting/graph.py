@@ -86,7 +86,22 @@ class ExportSource:
 
     @cached_property
     def program(self) -> ExportedProgram:
-        """Graph for any number of images."""
+        """Graph for any number of images, to be run by PyTorch."""
+        return self._traced()
+
+    @cached_property
+    def convertible(self) -> ExportedProgram:
+        """Graph for any number of images, to be converted: in-place activations take converters as long as the rest."""
+        in_place = [part for part in self.detector.modules() if getattr(part, "inplace", False)]
+        try:
+            for part in in_place:
+                part.inplace = False
+            return self._traced()
+        finally:
+            for part in in_place:
+                part.inplace = True
+
+    def _traced(self) -> ExportedProgram:
         sizes: Any = ({0: torch.export.Dim("batch", min=1, max=_MAX_BATCH)},)
         with torch.no_grad():
             return torch.export.export(self.module, (self.example(2),), dynamic_shapes=sizes)

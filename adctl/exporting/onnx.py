@@ -77,7 +77,7 @@ def to_onnx(source: ExportSource) -> Any:
         raise MissingExtraError(str(error.name), "export") from error
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     program = torch.onnx.export(
-        source.program, (), input_names=[INPUT], output_names=list(OUTPUTS), dynamo=True, verbose=False
+        source.convertible, (), input_names=[INPUT], output_names=list(OUTPUTS), dynamo=True, verbose=False
     )
     assert program is not None
     return program.model_proto

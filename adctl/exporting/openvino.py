@@ -55,7 +55,7 @@ def write(source: ExportSource, target: Path, precision: str, images: Sequence[N
 
 
 def _converted(openvino: Any, source: ExportSource) -> Any:
-    return openvino.convert_model(source.program)
+    return openvino.convert_model(source.convertible)
 
 
 def _quantised(openvino: Any, source: ExportSource, images: Sequence[NDArray[np.uint8]]) -> Any:

@@ -44,9 +44,20 @@ def units_to_hold_out(detector: Detector, split: Split, known: int = 0) -> list[
         split: Split whose training part it learned from last.
         known: Number of other images that it has learned from before.
     """
+    usable = detector.can_hold_out() and _can_leave_out(detector, split, known)
+    return ranked_units(split.train, split.digests) if usable else []
+
+
+def count_refits(detector: Detector, split: Split) -> int:
+    """Return how often a detector that is fitted in one pass will be fitted again for the scores out of fold."""
+    if split.calibration or (detector.holds_out() and _can_leave_out(detector, split)):
+        return 0
+    return len(folds_to_refit(split))
+
+
+def _can_leave_out(detector: Detector, split: Split, known: int = 0) -> bool:
     units = ranked_units(split.train, split.digests)
-    usable = detector.can_hold_out() and not detector.input.tiled and are_small(units, len(split.train) + known)
-    return units if usable else []
+    return not detector.input.tiled and are_small(units, len(split.train) + known)
 
 
 def are_small(units: Sequence[Sequence[Sample]], images: int) -> bool:

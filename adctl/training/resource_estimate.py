@@ -17,6 +17,7 @@ from adctl.detectors.registry import detector_class
 from adctl.engine.batch_size import starting_batch_size
 from adctl.engine.batching import to_input
 from adctl.engine.phases import Batch, Observe, total
+from adctl.training.out_of_fold import count_refits
 from adctl.training.single_run import fit_settings
 
 if TYPE_CHECKING:
@@ -78,13 +79,15 @@ def estimate_resources(plan: TrainingPlan, settings: TrainSettings) -> ResourceE
         tiles * len(part) for part in (plan.split.train, plan.split.validation, plan.split.calibration)
     )
     cost = detector.estimate_cost(count)
-    seconds = cost.flops / _flops_per_second(plan.device.device)
+    refits = count_refits(detector, plan.split)
+    finish = cost.flops / _flops_per_second(plan.device.device)
+    seconds = finish * (1 + max(0, refits - 1))  # `refits` times with all folds but one
     gradients = False
     epochs = fit_settings(settings, type(detector), plan.config).epochs
     for phase in detector.phases():
         one = _phase_seconds(detector, phase, images) / batch
         if isinstance(phase, Observe):
-            again = held_out or _AGAIN * count
+            again = held_out or (count if refits else _AGAIN * count)  # refitting, features are computed once more
             seconds += max(one, read) * ((validation if phase.held_out else count) + again)
         else:
             gradients = True

@@ -1,12 +1,12 @@
 """Benchmark of tuning: whether settings chosen by generated defects are better on real ones.
 
-    python examples/benchmarks/tuning.py [--data DATA] [--archs padim,patchcore] [--trials 40] [--out OUT.json]
+    python examples/benchmarks/tuning.py [--data DATA] [--detectors padim,patchcore] [--trials 40] [--out OUT.json]
 
 For each detector, `adctl tune` searches with its defaults and seed 0 and never reads a test image. Afterwards the
 settings of each completed trial are trained on all good images and scored on the test part once, at fixed settings. The
 table gives the objective and the test metrics of the default and of the best trial, the rank correlation between
 objective and test metric over all trials, and the trials per minute, with shared features and with none, on the same
-trials. A repeated call continues.
+trials. A repeated call continues; calls for different detectors can share OUT.json.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from adctl.tuning.objective import development_benchmark, evaluate, with_values
 from adctl.tuning.search_space import search_space
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "magnetic_tile"
-ARCHS = "padim,patchcore,simplenet"
+DETECTORS = "padim,patchcore,simplenet"
 SPLITS = 2
 _TIMED = 3
 
@@ -94,8 +94,9 @@ def seconds_per_trial(settings: TrainSettings, trials: list[dict[str, Any]]) -> 
     return statistics.median(took[True]), statistics.median(took[False])
 
 
-def measure(arch: str, arguments: argparse.Namespace, kept: dict[str, Any]) -> dict[str, Any]:
+def measure(arch: str, arguments: argparse.Namespace) -> None:
     """Tune one detector, and look at the test part with the settings of each trial."""
+    kept = read(arguments.out).get(arch, {})
     settings = settings_of(arch, arguments.data, arguments.set)
     space = search_space(detector_class(arch), {}, {})
     done, seconds = search(settings, arguments.trials, arguments.runs)
@@ -108,13 +109,22 @@ def measure(arch: str, arguments: argparse.Namespace, kept: dict[str, Any]) -> d
                 **test_metrics(settings, values),
                 "values": trial.params,
             }
-            files.write_json(arguments.out, arguments.document)
+            save(arguments.out, arch, kept)
             print(arch, trial.number, rows[str(trial.number)], flush=True)
     kept.setdefault("search_seconds", seconds)
     if "seconds" not in kept:
         kept["seconds"] = seconds_per_trial(settings, [space.settings_of(trial.params) for trial in done[:_TIMED]])
-    files.write_json(arguments.out, arguments.document)
-    return kept
+    save(arguments.out, arch, kept)
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return the results of earlier calls by detector."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def save(file: Path, arch: str, kept: dict[str, Any]) -> None:
+    """Write the results of one detector beside those of others, which another call may be writing."""
+    files.write_json(file, read(file) | {arch: kept})
 
 
 def table(found: dict[str, Any]) -> str:
@@ -125,6 +135,8 @@ def table(found: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for arch, kept in found.items():
+        if "seconds" not in kept:  # another call is measuring it
+            continue
         rows = list(kept["trials"].values())
         default, best = kept["trials"]["0"], max(rows, key=lambda row: row["objective"])
         objective = [row["objective"] for row in rows]
@@ -142,18 +154,16 @@ def main() -> None:
     """Measure all detectors, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--archs", default=ARCHS)
+    parser.add_argument("--detectors", default=DETECTORS)
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--set", nargs="*", default=[], help="settings of training, such as epochs=2")
     parser.add_argument("--runs", type=Path, default=Path(os.environ.get("ADCTL_RUNS", "runs")))
     parser.add_argument("--out", type=Path, default=Path("tuning.json"))
     arguments = parser.parse_args()
-    found: dict[str, Any] = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
-    arguments.document = found
     with shared_features():
-        for arch in arguments.archs.split(","):
-            measure(arch, arguments, found.setdefault(arch, {}))
-    print(table(found))
+        for arch in arguments.detectors.split(","):
+            measure(arch, arguments)
+    print(table(read(arguments.out)))
 
 
 if __name__ == "__main__":
