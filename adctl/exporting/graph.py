@@ -92,7 +92,7 @@ class ExportSource:
     @cached_property
     def convertible(self) -> ExportedProgram:
         """Graph for any number of images, to be converted: in-place activations take converters as long as the rest."""
-        in_place = [part for part in self.detector.modules() if getattr(part, "inplace", False)]
+        in_place: list[Any] = [part for part in self.detector.modules() if getattr(part, "inplace", False)]
         try:
             for part in in_place:
                 part.inplace = False
