@@ -14,7 +14,7 @@ from adctl.testing import DetectorContract
 EPOCHS = {"vit": 4}
 """A transformer needs more epochs before it reconstructs anything."""
 
-EXPORTED_ELSEWHERE = {"cnn", "diffusion", "padim", "patchcore", "vit"}
+EXPORTED_ELSEWHERE = {"cnn", "diffusion", "ensemble", "padim", "patchcore", "vit"}
 """Their export is tested with several settings or formats by other files."""
 
 
