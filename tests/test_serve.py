@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import io
@@ -25,6 +26,7 @@ from server_process import ServerProcess, form
 
 from adctl.data.images import read_image
 from adctl.scoring.score_set import ScoreSet
+from adctl.serve.events import Events
 
 
 def images_of(zippers):
@@ -274,6 +276,30 @@ def test_the_queue_of_reviews_begins_near_the_threshold(server, zippers):
     assert waiting
     server("POST", "/v1/reviews", {"verdict_id": waiting[0]["id"], "label": "unsure"})
     assert waiting[0]["id"] not in [one["id"] for one in server("GET", "/v1/reviews/queue").json["verdicts"]]
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
+def test_processes_of_a_server_exchange_events(tmp_path):
+    async def newest(events, publish):
+        listening = events.listen(None)
+        waiting = asyncio.ensure_future(anext(listening))
+        await asyncio.sleep(0.05)
+        publish()
+        found = await asyncio.wait_for(waiting, 10)
+        await listening.aclose()
+        return found
+
+    first, second = Events(), Events()
+    for events in (first, second):
+        events.share(tmp_path)
+    (tmp_path / "killed").touch()
+    found = asyncio.run(newest(second, lambda: first.publish("01", "model", {"name": "länge"})))
+    assert (found["id"], found["event"], json.loads(found["data"])) == ("01", "model", {"name": "länge"})
+    second.close()
+    first.publish("02", "model", {})
+    assert len(first._kept) == 2
+    assert not (tmp_path / "killed").exists()
+    first.close()
 
 
 def test_events_come_as_they_happen_and_missed_ones_later(server, zippers):

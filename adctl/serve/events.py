@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adctl.files import to_json
+from adctl.serve.event_exchange import EventExchange
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 _KEPT = 1000
 """Events that a client which comes back can still get."""
@@ -46,9 +48,28 @@ class Events:
         self._lock = threading.Lock()
         self._kept: deque[Event] = deque(maxlen=_KEPT)
         self._clients: dict[asyncio.Queue[Event], asyncio.AbstractEventLoop] = {}
+        self._exchange: EventExchange | None = None
+
+    def share(self, folder: Path) -> None:
+        """Send events to the other processes of the server too, and theirs to the clients of this one.
+
+        Args:
+            folder: Folder that only these processes know.
+        """
+        self._exchange = EventExchange(folder, self._deliver)
+
+    def close(self) -> None:
+        """End the exchange with other processes."""
+        if self._exchange is not None:
+            self._exchange.close()
 
     def publish(self, identifier: str, kind: str, data: dict[str, Any]) -> None:
         """Send an event; may be called from any thread."""
+        self._deliver(identifier, kind, data)
+        if self._exchange is not None:
+            self._exchange.send(identifier, kind, data)
+
+    def _deliver(self, identifier: str, kind: str, data: dict[str, Any]) -> None:
         event = Event(identifier, kind, data)
         with self._lock:
             self._kept.append(event)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import socket
 import tempfile
 import time
+from functools import partial
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from adctl import files
 from adctl.errors import AdctlError
 from adctl.serve.server import END_SECONDS, ServeResult, serve_on
 from adctl.serve.state import Server
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Callable
     from multiprocessing.context import SpawnProcess
 
     from adctl.config import ServeSettings
@@ -35,12 +39,14 @@ def run_processes(settings: ServeSettings, listening: socket.socket, address: st
     began = time.monotonic()
     Server(settings).stop()  # refuses wrong settings here, and makes the tables and the secret of sessions
     log.info("Listening on %s with %d processes. Press Ctrl-C to stop.", address, settings.workers)
-    with tempfile.TemporaryDirectory(prefix="adctl-metrics-") as metrics:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
-        processes = [_start(settings, listening) for _ in range(settings.workers)]
+    with tempfile.TemporaryDirectory(prefix="adctl-") as folder:
+        metrics, events = (files.make_folder(Path(folder, name)) for name in ("metrics", "events"))
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+        start = partial(_start, settings, listening, events if hasattr(socket, "AF_UNIX") else None)
+        processes = [start() for _ in range(settings.workers)]
         try:
             while True:
-                _replace_dead(processes, settings, listening)
+                _replace_dead(processes, start)
         except KeyboardInterrupt:
             pass
         finally:
@@ -48,15 +54,16 @@ def run_processes(settings: ServeSettings, listening: socket.socket, address: st
     return ServeResult(address, settings.model, {}, 0, time.monotonic() - began)
 
 
-def _start(settings: ServeSettings, listening: socket.socket) -> tuple[SpawnProcess, float]:
-    process = multiprocessing.get_context("spawn").Process(target=_work, args=(settings.to_json(), listening))
+_Started: TypeAlias = "tuple[SpawnProcess, float]"
+
+
+def _start(settings: ServeSettings, listening: socket.socket, events: Path | None) -> _Started:
+    process = multiprocessing.get_context("spawn").Process(target=_work, args=(settings.to_json(), listening, events))
     process.start()
     return process, time.monotonic()
 
 
-def _replace_dead(
-    processes: list[tuple[SpawnProcess, float]], settings: ServeSettings, listening: socket.socket
-) -> None:
+def _replace_dead(processes: list[_Started], start: Callable[[], _Started]) -> None:
     """Wait until a process ends, and start another one in its place."""
     wait([process.sentinel for process, _ in processes])
     for index, (process, started) in enumerate(processes):
@@ -67,10 +74,10 @@ def _replace_dead(
             raise AdctlError("The server processes cannot start.", "The reason is above.")
         if time.monotonic() - started < _SHORT_SECONDS:
             time.sleep(_SHORT_SECONDS)
-        processes[index] = _start(settings, listening)
+        processes[index] = start()
 
 
-def _end(processes: list[tuple[SpawnProcess, float]]) -> None:
+def _end(processes: list[_Started]) -> None:
     for process, _ in processes:
         process.terminate()
     until = time.monotonic() + END_SECONDS + 5
@@ -80,13 +87,13 @@ def _end(processes: list[tuple[SpawnProcess, float]]) -> None:
             process.kill()
 
 
-def _work(values: dict[str, Any], listening: socket.socket) -> None:
+def _work(values: dict[str, Any], listening: socket.socket, events: Path | None) -> None:
     from adctl.config import ServeSettings, validated
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
-        serve_on(validated(ServeSettings, values), listening)
+        serve_on(validated(ServeSettings, values), listening, exchange=events)
     except AdctlError as error:
         log.error("%s %s", error.message, error.remedy)  # noqa: TRY400 - a message, no traceback
         raise SystemExit(AdctlError.exit_code) from error

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from adctl.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from adctl.config import ServeSettings
     from adctl.serve.state import Server
 
@@ -68,13 +70,16 @@ def run_server(settings: ServeSettings) -> ServeResult:
     return ServeResult(address, names, dict(counts), server.history.writer.missing, time.monotonic() - start)
 
 
-def serve_on(settings: ServeSettings, listening: socket.socket, message: str = "") -> Server:
+def serve_on(
+    settings: ServeSettings, listening: socket.socket, message: str = "", exchange: Path | None = None
+) -> Server:
     """Serve on a socket until a signal, and return the state of the server that has ended.
 
     Args:
         settings: Settings of the server.
         listening: The socket.
         message: Text to log when the models are open.
+        exchange: Folder by which several processes exchange events; None for one process alone.
 
     Raises:
         AdctlError: A setting is not valid, or a model cannot be opened.
@@ -84,7 +89,7 @@ def serve_on(settings: ServeSettings, listening: socket.socket, message: str = "
     from adctl.serve.app import create_app
     from adctl.serve.state import Server
 
-    server = Server(settings)
+    server = Server(settings, exchange)
     server.start()
     for model in server.models.loaded:
         log.info("Serving %s (%s on %s).", model.name, model.runtime.name, model.runtime.device)

@@ -23,6 +23,8 @@ from adctl.serve.telemetry import Telemetry
 from adctl.serve.trainings import Trainings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from adctl.config import ServeSettings
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class Server:
 
     Args:
         settings: Settings of `adctl serve`.
+        exchange: Folder by which several processes exchange events; None for one process alone.
 
     Attributes:
         settings: The settings.
@@ -82,7 +85,7 @@ class Server:
         AdctlError: A setting is not valid, or the database or the data folder cannot be used.
     """
 
-    def __init__(self, settings: ServeSettings) -> None:
+    def __init__(self, settings: ServeSettings, exchange: Path | None = None) -> None:
         self.settings = settings
         self.max_upload = parse_bytes(settings.max_upload, "--max-upload")
         self.images = ImageStore((settings.data or settings.runs / "serve").absolute())
@@ -98,6 +101,8 @@ class Server:
                 "Make one: adctl serve keys add NAME --role admin. For HTTPS, give --tls-cert and --tls-key.",
             )
         self.events = Events()
+        if exchange is not None:
+            self.events.share(exchange)
         self.telemetry = Telemetry()
         self.models = ServedModels(settings, self.history, self.tell)
         self.scorer = Scorer(settings, self.images, self.history)
@@ -130,6 +135,7 @@ class Server:
         self.models.close()
         self.scorer.close()
         self.history.close()
+        self.events.close()
 
     def tell(self, kind: str, data: dict[str, Any]) -> None:
         """Send an event to the pages that watch, and count it."""
