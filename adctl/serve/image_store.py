@@ -15,7 +15,6 @@ import io
 import logging
 import shutil
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,14 +66,13 @@ class ImageStore:
         """Files that could not be written since the start."""
         self._coming: set[str] = set()
 
-    @contextmanager
-    def coming(self, identifier: str) -> Iterator[None]:
-        """Let whoever asks for the files of a verdict wait until the end of the block."""
+    def expect(self, identifier: str) -> None:
+        """Let whoever asks for the files of a verdict wait until they have arrived."""
         self._coming.add(identifier)
-        try:
-            yield
-        finally:
-            self._coming.discard(identifier)
+
+    def arrived(self, identifier: str) -> None:
+        """Let nobody wait for the files of a verdict any more."""
+        self._coming.discard(identifier)
 
     def wait(self, identifier: str) -> None:
         """Wait while files of a verdict are coming; not for long."""

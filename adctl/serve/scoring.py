@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
@@ -44,6 +46,12 @@ _THUMBNAIL_SIDE = 160
 _JPEG_QUALITY = 85
 _NAME_LENGTH = 200
 _COLOURS = 3
+
+_LATER = 0.004
+"""Seconds from a result to its thumbnail, in which its answer is sent."""
+
+_PATIENCE = 5.0
+"""Longest time for the thumbnails that wait at the end, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -175,10 +183,15 @@ class Scorer:
         self._next_id = history.ids.next
         self._write = history.writer.add
         self._threads = ThreadPoolExecutor(max(2, os.cpu_count() or 1), "adctl-serve")
+        self._thumbnails: SimpleQueue[tuple[str, LoadedImage] | None] = SimpleQueue()
+        self._writer = threading.Thread(target=self._write_thumbnails, name="adctl-thumbnails", daemon=True)
+        self._writer.start()
 
     def close(self) -> None:
-        """End the threads."""
+        """Write the thumbnails that wait, and end the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._thumbnails.put(None)
+        self._writer.join(_PATIENCE)
 
     def submit(self, model: ServedModel, upload: Upload, wish: Wish) -> asyncio.Future[Scored]:
         """Begin to score one image; an unreadable one gives a row with an error, which is not recorded.
@@ -229,9 +242,9 @@ class Scorer:
         }
         if scored.row.verdict is not Verdict.ERROR:
             self.record(scored, job.model, job.wish)
-        with self._store.coming(scored.id):
-            job.tell(scored)
-            self._write_thumbnail(scored.id, predicted.image.item)
+        self._store.expect(scored.id)
+        self._thumbnails.put((scored.id, predicted.image.item))
+        job.tell(scored)
 
     def record(self, scored: Scored, model: ServedModel, wish: Wish) -> None:
         """Queue the row of a result for the history."""
@@ -296,10 +309,16 @@ class Scorer:
             if predicted.anomaly_map is not None:
                 scored.has_map = self._store.write_map(scored.id, predicted.anomaly_map)
 
-    def _write_thumbnail(self, identifier: str, item: LoadedImage) -> None:
-        shown = item.pixels if item.display is None else item.display
-        if shown is not None:
-            self._store.write(identifier, THUMBNAIL, _thumbnail(shown, item.height, item.width))
+    def _write_thumbnails(self) -> None:
+        """Write thumbnails as they come, a moment later: the answer would wait for the lock of the interpreter."""
+        while (entry := self._thumbnails.get()) is not None:
+            if self._thumbnails.empty():
+                time.sleep(_LATER)
+            identifier, item = entry
+            shown = item.pixels if item.display is None else item.display
+            if shown is not None:
+                self._store.write(identifier, THUMBNAIL, _thumbnail(shown, item.height, item.width))
+            self._store.arrived(identifier)
 
 
 def _shows_whole(spec: InputSpec) -> bool:
