@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import os
 import threading
 import time
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from adctl.serve.row_writer import Row
     from adctl.serve.served_models import ServedModel
 
+log = logging.getLogger(__name__)
+
 MapFormat = Literal["none", "png", "npy", "overlay"]
 
 _THUMBNAIL_SIDE = 160
@@ -49,6 +52,9 @@ _COLOURS = 3
 
 _LATER = 0.004
 """Seconds from a result to its thumbnail, in which its answer is sent."""
+
+_MOST_WAITING = 500
+"""Thumbnails that may wait for a slow disk; further images get none."""
 
 _PATIENCE = 5.0
 """Longest time for the thumbnails that wait at the end, in seconds."""
@@ -242,8 +248,9 @@ class Scorer:
         }
         if scored.row.verdict is not Verdict.ERROR:
             self.record(scored, job.model, job.wish)
-        self._store.expect(scored.id)
-        self._thumbnails.put((scored.id, predicted.image.item))
+        if self._thumbnails.qsize() < _MOST_WAITING:
+            self._store.expect(scored.id)
+            self._thumbnails.put((scored.id, predicted.image.item))
         job.tell(scored)
 
     def record(self, scored: Scored, model: ServedModel, wish: Wish) -> None:
@@ -316,9 +323,13 @@ class Scorer:
                 time.sleep(_LATER)
             identifier, item = entry
             shown = item.pixels if item.display is None else item.display
-            if shown is not None:
-                self._store.write(identifier, THUMBNAIL, _thumbnail(shown, item.height, item.width))
-            self._store.arrived(identifier)
+            try:
+                if shown is not None:
+                    self._store.write(identifier, THUMBNAIL, _thumbnail(shown, item.height, item.width))
+            except Exception as error:  # noqa: BLE001 - the next image may be an ordinary one
+                log.warning("No thumbnail of %s: %s", identifier, error)
+            finally:
+                self._store.arrived(identifier)
 
 
 def _shows_whole(spec: InputSpec) -> bool:
