@@ -34,6 +34,8 @@ from adctl.reporting.compare import CompareResult as CompareResult
 from adctl.reporting.report import ReportResult as ReportResult
 from adctl.scoring.model import ImagePrediction as ImagePrediction
 from adctl.scoring.model import Model as Model
+from adctl.scoring.products import ProductsResult as ProductsResult
+from adctl.scoring.products import UnassignedImage as UnassignedImage
 from adctl.scoring.score import ScoreResult as ScoreResult
 from adctl.scoring.score_set import AnomalyMaps as AnomalyMaps
 from adctl.scoring.score_set import ScoreRow as ScoreRow
@@ -75,6 +77,7 @@ __all__ = [
     "ModelFileError",
     "OutputError",
     "PluginError",
+    "ProductsResult",
     "ReportResult",
     "RunRow",
     "ScoreResult",
@@ -83,6 +86,7 @@ __all__ = [
     "TrainResult",
     "TrainingError",
     "TuneResult",
+    "UnassignedImage",
     "UpdateResult",
     "UsageError",
     "Verdict",
@@ -108,6 +112,7 @@ __all__ = [
     "roll_back_run",
     "schema",
     "score",
+    "score_products",
     "train",
     "tune",
 ]
@@ -115,6 +120,7 @@ __all__ = [
 class _TrainSettings(TypedDict, total=False):
     data: StrPath | None
     dataset: str | None
+    one_model: bool
     good: StrPath | None
     test: StrPath | None
     masks: StrPath | None
@@ -184,6 +190,7 @@ def train(
     data: StrPath | None = None,
     dataset: str | None = None,
     category: str | None = None,
+    one_model: bool = False,
     good: StrPath | None = None,
     test: StrPath | None = None,
     masks: StrPath | None = None,
@@ -248,6 +255,7 @@ def train(
         data: Folder of one or all categories in MVTec AD layout; also an archive or manifest.
         dataset: Dataset that 'adctl fetch' brought, such as demo or mvtec.
         category: Category; several as a list, or 'all': one model for each.
+        one_model: Train one model of all the categories that `category` names.
         good: Plain folder of good images.
         test: Folder of test images, loose or in one folder for each label.
         masks: Folder of ground-truth masks for `test`.
@@ -375,6 +383,7 @@ def tune(
     data: StrPath | None = None,
     dataset: str | None = None,
     category: str | None = None,
+    one_model: bool = False,
     good: StrPath | None = None,
     test: StrPath | None = None,
     masks: StrPath | None = None,
@@ -448,6 +457,7 @@ def tune(
         data: Folder of one or all categories in MVTec AD layout; also an archive or manifest.
         dataset: Dataset that 'adctl fetch' brought, such as demo or mvtec.
         category: Category; several as a list, or 'all': one model for each.
+        one_model: Train one model of all the categories that `category` names.
         good: Plain folder of good images.
         test: Folder of test images, loose or in one folder for each label.
         masks: Folder of ground-truth masks for `test`.
@@ -636,7 +646,7 @@ def score(
 
     Args:
         images: Folders, files or glob patterns. Default: the test images.
-        model: Model file, or folder or name of a run. Default: the last model.
+        model: Model file, folder or name of a run, or registry of products (.toml). Default: the last model.
         watch: Score images as they arrive in this folder, each once.
         watch_for: Stop watching after this time. Above 0. Default: until Ctrl-C.
         watch_idle: Stop watching when no image has arrived for this time. Above 0.
@@ -663,6 +673,49 @@ def score(
 
     Raises:
         AdctlError: The model or the output folder cannot be used, or none of the images.
+    """
+
+def score_products(
+    images: StrPath | Sequence[StrPath] = (),
+    *,
+    model: StrPath | None = None,
+    tta: str | Sequence[str] | None = None,
+    overwrite: bool = False,
+    runs: StrPath = "runs",
+    out: StrPath | None = None,
+    heatmaps: bool | None = None,
+    draw: Literal["none", "contours", "boxes", "both"] = "contours",
+    maps: bool = True,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    gpu: int | None = None,
+    workers: int = 2,
+    batch_size: Literal["auto"] | int = "auto",
+    runtime: Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"] = "auto",
+) -> ProductsResult:
+    """Score images of several products, each with the model that a registry gives its product.
+
+    Args:
+        images: Folders, files or glob patterns. Default: the test images.
+        model: Model file, folder or name of a run, or registry of products (.toml). Default: the last model.
+        tta: Average over these views of each image. Default: those of the calibration.
+        overwrite: Replace files in the place of the output that adctl did not write.
+        runs: Folder of all runs.
+        out: Folder for heatmaps and results.
+        heatmaps: Write a heatmap picture of each image. Default: on with `out`.
+        draw: Marks around regions above the pixel threshold on heatmaps.
+        maps: Keep raw anomaly maps in maps.h5, for the report.
+        device: Device that computes.
+        gpu: Number of the GPU; implies `device` cuda. At least 0.
+        workers: Threads that read images. At least 0, at most 64.
+        batch_size: Images in one batch: a number, or auto. At least 1.
+        runtime: Runtime; auto: the fastest that was verified against PyTorch. Choices: auto, torch, torch-compile,
+            onnxruntime, openvino, torchscript, torch-export.
+
+    Returns:
+        The result of each product, and the images that belong to none.
+
+    Raises:
+        AdctlError: The registry, a model or the output folder cannot be used, or none of the images.
     """
 
 def report(
@@ -853,7 +906,7 @@ def load(
     """Open a model for prediction.
 
     Args:
-        model: Model file, or folder or name of a run. Default: the last model.
+        model: Model file, folder or name of a run, or registry of products (.toml). Default: the last model.
         runs: Folder of all runs.
         device: Device that computes.
         gpu: Number of the GPU; implies `device` cuda. At least 0.

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from adctl.reporting.compare import CompareResult
     from adctl.reporting.report import ReportResult
     from adctl.scoring.model import Model
+    from adctl.scoring.products import ProductsResult
     from adctl.scoring.score import ScoreResult
     from adctl.tracking.queries import RunRow
     from adctl.tracking.versions import AcceptedVersion
@@ -57,6 +58,10 @@ if TYPE_CHECKING:
     from adctl.tuning.study import TuneResult
 
 _NAMES = "str | Sequence[str]"
+_OF_PRODUCTS = (
+    *("images", "model", "tta", "out", "heatmaps", "draw", "maps", "overwrite"),
+    *("runtime", "device", "gpu", "batch_size", "workers", "runs"),
+)
 _WEIGHTS = "str | Mapping[str, float]"
 
 
@@ -131,10 +136,31 @@ def score(loaded: LoadedSettings[ScoreSettings]) -> ScoreResult:
     Raises:
         AdctlError: The model or the output folder cannot be used, or none of the images.
     """
+    from adctl.scoring.registry import is_registry
     from adctl.scoring.score import score as run
     from adctl.scoring.watch import watch
 
+    if is_registry(loaded.settings.model):
+        raise UsageError("adctl.score takes one model.", "With a registry, call adctl.score_products.")
+
     return run(loaded) if loaded.settings.watch is None else watch(loaded)
+
+
+@from_settings(ScoreSettings, only=_OF_PRODUCTS, accepts={"tta": f"{_NAMES} | None"})
+def score_products(loaded: LoadedSettings[ScoreSettings]) -> ProductsResult:
+    """Score images of several products, each with the model that a registry gives its product.
+
+    Returns:
+        The result of each product, and the images that belong to none.
+
+    Raises:
+        AdctlError: The registry, a model or the output folder cannot be used, or none of the images.
+    """
+    from adctl.scoring.products import score_products as run
+
+    if loaded.settings.model is None:
+        raise UsageError("adctl.score_products needs a registry.", "Give the TOML file as model.")
+    return run(loaded)
 
 
 @from_settings(ReportSettings, without=("animation",), accepts={"scores": "StrPath | None"})

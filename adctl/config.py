@@ -257,6 +257,7 @@ class DataSettings(RunsSettings):
     data: Folder | None = DATA(None, "Folder of one or all categories in MVTec AD layout; also an archive or manifest.")
     dataset: str | None = DATA(None, "Dataset that 'adctl fetch' brought, such as demo or mvtec.")
     category: str | None = DATA(None, "Category; several with commas, or 'all': one model for each.")
+    one_model: bool = DATA(False, "Train one model of all the categories that --category names.")
     good: Folder | None = DATA(None, "Plain folder of good images.")
     test: Folder | None = DATA(None, "Folder of test images, loose or in one folder for each label.")
     masks: Folder | None = DATA(None, "Folder of ground-truth masks for --test.")
@@ -483,6 +484,9 @@ class CalibrateSettings(DeviceSettings, ModelSettings, OverwriteSettings):
 class ScoreSettings(DeviceSettings, ModelSettings, OverwriteSettings):
     """Settings of `adctl score`."""
 
+    model: File | None = INPUT(
+        None, "Model file, folder or name of a run, or registry of products (.toml).", unset="the last model"
+    )
     images: Texts = INPUT((), "Folders, files or glob patterns.", argument=True, unset="the test images")
     watch: Folder | None = INPUT(None, "Score images as they arrive in this folder, each once.")
     watch_for: Seconds | None = INPUT(None, "Stop watching after this time.", unset="until Ctrl-C")
@@ -845,7 +849,10 @@ class ServeSettings(RunsSettings):
     """Settings of `adctl serve`."""
 
     model: Texts = INPUT(
-        (), "Model files, or folders or names of runs; NAME=MODEL gives one a name.", argument=True, unset="last model"
+        (),
+        "Model files, folders or names of runs, or registries (.toml); NAME=MODEL gives one a name.",
+        argument=True,
+        unset="last model",
     )
     models: Folder | None = INPUT(None, "Folder from which models may be loaded while the server runs.")
 

@@ -232,7 +232,10 @@ def _read_calibrations(run: Path) -> list[_CalibratedFile]:
 
 @dataclass(frozen=True)
 class RunDataset:
-    """Dataset of a run, in its manifest: see `adctl.data.datasets`; paths are absolute."""
+    """Dataset of a run, in its manifest: see `adctl.data.datasets`; paths are absolute.
+
+    With `categories`, it is these categories of the dataset at `root`, joined.
+    """
 
     layout: str
     root: str
@@ -243,6 +246,7 @@ class RunDataset:
     masks: str | None = None
     group: str | None = None
     training_digest: str | None = None
+    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

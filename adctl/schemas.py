@@ -306,7 +306,7 @@ RESULTS: dict[str, tuple[str, ...]] = {
     ),
     "tune": ("adctl.tuning.study:TuneResult",),
     "calibrate": ("adctl.calibration.calibrate:CalibrateResult", "adctl.calibration.learning_curve:LearningCurve"),
-    "score": ("adctl.scoring.score:ScoreResult",),
+    "score": ("adctl.scoring.score:ScoreResult", "adctl.scoring.products:ProductsResult"),
     "report": ("adctl.reporting.report:ReportResult", "adctl.reporting.compare:CompareResult"),
     "export": ("adctl.exporting.export:ExportResult",),
     "bench": (f"{_HERE}:Bench",),

@@ -35,14 +35,43 @@ def run(call: Call[ScoreSettings]) -> int:
     settings = call.settings
     if settings.report and settings.out is not None:
         require_replaceable([settings.out / _REPORT], overwrite=settings.overwrite)
+    if _is_registry(settings):
+        return _score_products(call)
     result = _score(call)
     if settings.report and len(result):
         result = replace(result, report=_write_report(call, result.folder))
     call.finish(result, lambda: _text(result, settings))
+    return _exit_code(result.counts, settings)
+
+
+def _exit_code(counts: dict[str, int], settings: ScoreSettings) -> int:
     if not settings.fail_on_anomaly:
         return 0
     # An image that could not be judged must not pass a gate either.
-    return ANOMALIES_FOUND if result.counts["reject"] else _UNJUDGED if result.counts["error"] else 0
+    return ANOMALIES_FOUND if counts["reject"] else _UNJUDGED if counts["error"] else 0
+
+
+def _is_registry(settings: ScoreSettings) -> bool:
+    from adctl.scoring.registry import is_registry
+
+    return is_registry(settings.model)
+
+
+def _score_products(call: Call[ScoreSettings]) -> int:
+    """Score with a registry; each product has a report if one is wanted."""
+    from adctl.cli.products_text import products_text
+    from adctl.errors import UsageError
+    from adctl.scoring.products import score_products
+
+    if call.settings.watch is not None:
+        raise UsageError("--watch takes one model, not a registry.", "Watch the folder of each product by itself.")
+    result = score_products(call.loaded, call.reporter)
+    if call.settings.report:
+        reports = {name: _write_report(call, one.folder) for name, one in result.products.items()}
+        own = {name: replace(one, report=reports[name]) for name, one in result.products.items()}
+        result = replace(result, products=own)
+    call.finish(result, lambda: products_text(result))
+    return _exit_code(result.counts, call.settings)
 
 
 def _score(call: Call[ScoreSettings]) -> ScoreResult:

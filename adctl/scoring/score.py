@@ -166,8 +166,30 @@ def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     """
     settings = loaded.settings
     model = find_model(settings.runs, settings.model)
+    return score_samples(loaded, model, *_find_images(settings, model), reporter)
+
+
+def score_samples(
+    loaded: LoadedSettings[ScoreSettings],
+    model: Path,
+    samples: list[Sample],
+    ignored: list[IgnoredPath],
+    reporter: Reporter = SILENT,
+) -> ScoreResult:
+    """Score images that are already found; see `score`.
+
+    Args:
+        loaded: Settings and their origins; both are saved in `scores.json`.
+        model: Model file.
+        samples: The images.
+        ignored: Skipped files, for the record.
+        reporter: Receiver of progress reports.
+
+    Raises:
+        AdctlError: As from `score`.
+    """
+    settings = loaded.settings
     log.debug("Model %s.", model)
-    samples, ignored = _find_images(settings, model)
     if settings.out is not None:
         _check_targets(settings, settings.out, samples)
     else:

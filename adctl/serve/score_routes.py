@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 
+from adctl.errors import UsageError
 from adctl.files import to_json
 from adctl.records import Verdict
 from adctl.serve.answers import BINARY, Finite, Name, ScoreAnswer, Text, problems
@@ -95,6 +97,50 @@ async def respond(server: Server, name: str, request: Request, wish: Wish) -> Re
         headers = {"X-Score": repr(results[0].row.score), "X-Verdict": str(results[0].row.verdict)}
         return Response(npy_bytes(results[0].cells), media_type=NPY, headers=headers)
     return Response(to_json(answer), media_type="application/json")
+
+
+@router.post(
+    "/v1/products/score",
+    summary="Score images with the model of their product",
+    response_model=ScoreAnswer,
+    responses=problems(400, 404, 408, 413, 415, 422, 503),
+    openapi_extra=BODY,
+)
+async def score_product(
+    file: Annotated[Text, Query(description="Path or name of the image at the client, which names its product.")],
+    request: Request,
+    server: Running,
+    caller: MayScore,
+    map: Annotated[MapFormat, Query(description="Format of the anomaly maps in the answer.")] = "none",  # noqa: A002
+    lot: Text = "",
+    part: Text = "",
+) -> Response:
+    """Score images with the model that the registry of the server gives their product.
+
+    The product is found by the name patterns and folders of the registry, from the path that the client gives.
+    """
+    wish = Wish(map, None, lot, part, caller.name, request.state.request_id)
+    answer, _ = await answer_to(server, _product_of(server, file), request, wish)
+    return Response(to_json(answer), media_type="application/json")
+
+
+def _product_of(server: Server, file: str) -> str:
+    """Return the product of an image.
+
+    Raises:
+        ProblemError: The server has no registry, or no product or several fit.
+    """
+    registry = server.models.registry
+    if registry is None:
+        raise ProblemError(404, "This server has no registry of products.", "Start it with adctl serve registry.toml.")
+    try:
+        product = registry.product_of(PurePosixPath(file.replace("\\", "/")))
+    except UsageError as error:
+        raise ProblemError(422, error.message, error.remedy) from error
+    if product is None:
+        known = ", ".join(registry.products)
+        raise ProblemError(422, f"No product has a pattern or a folder that fits '{file}'.", f"Products: {known}.")
+    return product
 
 
 async def answer_to(server: Server, name: str, request: Request, wish: Wish) -> tuple[dict[str, Any], list[Scored]]:

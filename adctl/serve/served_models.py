@@ -22,6 +22,7 @@ from adctl.choices import RUNTIMES
 from adctl.engine.batch_size import starting_batch_size
 from adctl.errors import ModelFileError, UsageError
 from adctl.scoring.colour_bar import ColourScale
+from adctl.scoring.registry import Registry, is_registry, read_registry
 from adctl.scoring.score import ScoreSummary, open_model
 from adctl.scoring.watch import DRIFT_EVERY, DRIFT_SIGNIFICANCE, DRIFT_WINDOW
 from adctl.serve.batcher import Batcher
@@ -164,12 +165,16 @@ class ServedModels:
         settings: Folder of runs, `models` folder, runtime and device.
         history: Store of the versions in use.
         tell: Function that is called with a kind of event and its facts.
+
+    Attributes:
+        registry: Registry that names the products of images; None without one.
     """
 
     def __init__(self, settings: ServeSettings, history: History, tell: Callable[[str, dict[str, Any]], None]) -> None:
         self._settings = settings
         self._history = history
         self._tell = tell
+        self.registry: Registry | None = None
         self._models: dict[str, ServedModel] = {}
         self._unloaded: dict[str, Version] = {}
         self._lock = threading.Lock()  # one change at a time
@@ -200,10 +205,18 @@ class ServedModels:
             name, equals, place = text.partition("=")
             if not equals:
                 name, place = "", text
+            if not equals and is_registry(text):
+                yield from self._products(Path(text))
+                continue
             path = find_model(runs, Path(place) if place else None).absolute()
-            if _OTHER_CHARACTERS.search(name) or len(name) > _LONGEST_NAME:
-                raise UsageError(f"'{name}' cannot be the name of a model.", "Use letters, digits and _ . -")
+            _check_name(name)
             yield name or name_of(path), path
+
+    def _products(self, path: Path) -> Iterator[tuple[str, Path]]:
+        self.registry = read_registry(path)
+        for name in self.registry.products:
+            _check_name(name)
+            yield name, self.registry.model_of(name, self._settings.runs).absolute()
 
     def follow(self) -> None:
         """Use the versions and thresholds that other processes of this server have stored."""
@@ -378,6 +391,11 @@ def _warm_up(runtime: Runtime) -> None:
 _SUFFIXES = {spec.suffix for spec in RUNTIMES.values()}
 _OTHER_CHARACTERS = re.compile(r"[^A-Za-z0-9_.-]")
 _LONGEST_NAME = 100
+
+
+def _check_name(name: str) -> None:
+    if _OTHER_CHARACTERS.search(name) or len(name) > _LONGEST_NAME:
+        raise UsageError(f"'{name}' cannot be the name of a model.", "Use letters, digits and _ . -")
 
 
 def name_of(path: Path) -> str:

@@ -150,8 +150,8 @@ class GridResult:
 def is_grid(settings: TrainSettings) -> bool:
     """Return whether the settings describe more than one training."""
     several = [
-        settings.category == ALL_CATEGORIES,
-        "," in (settings.category or ""),
+        not settings.one_model and settings.category == ALL_CATEGORIES,
+        not settings.one_model and "," in (settings.category or ""),
         "," in settings.arch,
         len(settings.seeds) > 1,
     ]
@@ -169,7 +169,9 @@ def combinations(settings: TrainSettings) -> tuple[Combination, ...]:
         detector_class(arch)
     seeds = dict.fromkeys(settings.seeds or (settings.seed,))
     names: Sequence[str | None] = [None]
-    if settings.category == ALL_CATEGORIES:
+    if settings.one_model:
+        names = [settings.category]
+    elif settings.category == ALL_CATEGORIES:
         names = categories_of(settings)
     elif settings.category is not None:
         names = _listed(settings.category)
@@ -370,7 +372,8 @@ def _kept(settings: TrainSettings) -> dict[str, Any]:
 
 
 def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    differing = [f"{name} (was {before[name]!r}, now {now[name]!r})" for name in now if before.get(name) != now[name]]
+    before = TrainSettings().to_json() | before  # settings that are newer than the grid
+    differing = [f"{name} (was {before[name]!r}, now {now[name]!r})" for name in now if before[name] != now[name]]
     if differing:
         raise UsageError(
             f"{folder} was started with other settings: {'; '.join(differing)}.",
@@ -380,7 +383,7 @@ def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> No
 
 def _name(one: Combination) -> str:
     """Return the name of a run, with all parts even if they do not vary, so that a later, larger grid finds it."""
-    return "-".join(filter(None, (one.category, one.arch, f"seed{one.seed}"))).replace("/", "_")
+    return "-".join(filter(None, (one.category, one.arch, f"seed{one.seed}"))).replace("/", "_").replace(",", "+")
 
 
 def _train_one(

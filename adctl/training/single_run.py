@@ -849,6 +849,7 @@ def _write_manifest(
                 },
                 "group": settings.group if parent is None else None,  # the manifest of an update names the groups
                 "training_digest": digest,
+                **({"categories": dataset.category.split("+")} if settings.one_model else {}),
             },
             **({"parent": parent} if parent else {}),
             "split": {name: len(getattr(plan.split, name)) for name in ("train", "validation", "calibration")},
