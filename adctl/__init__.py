@@ -30,6 +30,7 @@ _PUBLIC = {
     ),
     "adctl.benchmarking.bench": ("Benchmark",),
     "adctl.calibration.calibrate": ("CalibrateResult",),
+    "adctl.classification.training.results": ("ClassifierResult",),
     "adctl.data.checks.check": ("CheckResult",),
     "adctl.demonstration": ("DemoResult",),
     "adctl.errors": (

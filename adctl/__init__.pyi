@@ -6,6 +6,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 
 from adctl.benchmarking.bench import Benchmark as Benchmark
 from adctl.calibration.calibrate import CalibrateResult as CalibrateResult
+from adctl.classification.training.results import ClassifierResult as ClassifierResult
 from adctl.data.checks.check import CheckResult as CheckResult
 from adctl.demonstration import DemoResult as DemoResult
 from adctl.errors import AdctlError as AdctlError
@@ -61,6 +62,7 @@ __all__ = [
     "Calibration",
     "CandidateComparison",
     "CheckResult",
+    "ClassifierResult",
     "CompareResult",
     "CrossValidationResult",
     "DataError",
@@ -147,6 +149,13 @@ class _TrainSettings(TypedDict, total=False):
     options: Mapping[str, Any] | None
     error: str | Mapping[str, float] | None
     noise_level: float | Sequence[float] | None
+    task: Literal["detect", "classify"]
+    balance: Literal["none", "weights", "class-balanced", "focal", "oversample", "undersample"]
+    focal_gamma: float
+    label_smoothing: float
+    mixup_alpha: float
+    cutmix_alpha: float
+    test_share: float
     epochs: int | None
     loss: str | Mapping[str, float] | None
     learning_rate: float | None
@@ -218,6 +227,13 @@ def train(
     options: Mapping[str, Any] | None = None,
     error: str | Mapping[str, float] | None = None,
     noise_level: float | Sequence[float] | None = None,
+    task: Literal["detect", "classify"] = "detect",
+    balance: Literal["none", "weights", "class-balanced", "focal", "oversample", "undersample"] = "none",
+    focal_gamma: float = 2.0,
+    label_smoothing: float = 0.0,
+    mixup_alpha: float = 0.0,
+    cutmix_alpha: float = 0.0,
+    test_share: float = 0.25,
     seed: int = 0,
     folds: None = None,
     fold: None = None,
@@ -249,7 +265,7 @@ def train(
     batch_size: Literal["auto"] | int = "auto",
     devices: str | None = None,
 ) -> TrainResult:
-    """Train a detector on good images and write one calibrated model file.
+    """Train a detector on good images and write one calibrated model file; or a classifier of labelled images.
 
     Args:
         data: Folder of one or all categories in MVTec AD layout; also an archive or manifest.
@@ -286,6 +302,13 @@ def train(
         options: Option of the detector, such as coreset_ratio=0.1.
         error: Error spaces of an autoencoder's map, with weights.
         noise_level: Noise level of the diffusion autoencoder, as a share of its steps.
+        task: Learn what is good, to detect anomalies; or learn from labelled images, to name their kind.
+        balance: Treatment of rare kinds. Choices: none, weights, class-balanced, focal, oversample, undersample.
+        focal_gamma: Exponent of the focal loss. At least 0.
+        label_smoothing: Share of each label that is spread over all kinds. At least 0, below 1.
+        mixup_alpha: Parameter of Mixup, with a tuned backbone; 0 for none. At least 0.
+        cutmix_alpha: Parameter of CutMix, with a tuned backbone; 0 for none. At least 0.
+        test_share: Share held out to test, where the data have no test images of their own. Above 0, below 1.
         seed: Seed of all random numbers; several as a list: one model for each. At least 0.
         folds: Cross-validation: train this many models, each on other folds. At least 2, at most 100.
         fold: Train only the model of this fold of `folds`. At least 1, at most 100.
@@ -322,7 +345,7 @@ def train(
         devices: Devices that train together: how many, or which.
 
     Returns:
-        A `TrainResult`; with `folds` a `CrossValidationResult`; with a list of detectors, categories or seeds a
+        A `TrainResult`; with `task="classify"` a `ClassifierResult`; with `folds` a `CrossValidationResult`; with a list of detectors, categories or seeds a
         `GridResult`. In a distributed training only the first process returns; the others end here.
 
     Raises:
@@ -420,6 +443,13 @@ def tune(
     options: Mapping[str, Any] | None = None,
     error: str | None = None,
     noise_level: float | Sequence[float] | None = None,
+    task: Literal["detect", "classify"] = "detect",
+    balance: Literal["none", "weights", "class-balanced", "focal", "oversample", "undersample"] = "none",
+    focal_gamma: float = 2.0,
+    label_smoothing: float = 0.0,
+    mixup_alpha: float = 0.0,
+    cutmix_alpha: float = 0.0,
+    test_share: float = 0.25,
     seed: int = 0,
     folds: int | None = None,
     fold: int | None = None,
@@ -497,6 +527,13 @@ def tune(
         options: Option of the detector, such as coreset_ratio=0.1.
         error: Error spaces of an autoencoder's map, with weights.
         noise_level: Noise level of the diffusion autoencoder, as a share of its steps.
+        task: Learn what is good, to detect anomalies; or learn from labelled images, to name their kind.
+        balance: Treatment of rare kinds. Choices: none, weights, class-balanced, focal, oversample, undersample.
+        focal_gamma: Exponent of the focal loss. At least 0.
+        label_smoothing: Share of each label that is spread over all kinds. At least 0, below 1.
+        mixup_alpha: Parameter of Mixup, with a tuned backbone; 0 for none. At least 0.
+        cutmix_alpha: Parameter of CutMix, with a tuned backbone; 0 for none. At least 0.
+        test_share: Share held out to test, where the data have no test images of their own. Above 0, below 1.
         seed: Seed of all random numbers; several as a list: one model for each. At least 0.
         folds: Cross-validation: train this many models, each on other folds. At least 2, at most 100.
         fold: Train only the model of this fold of `folds`. At least 1, at most 100.

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from adctl.benchmarking.bench import Benchmark
     from adctl.calibration.calibrate import CalibrateResult
+    from adctl.classification.training.results import ClassifierResult
     from adctl.data.checks.check import CheckResult
     from adctl.demonstration import DemoResult
     from adctl.exporting.export import ExportResult
@@ -78,16 +79,25 @@ _WEIGHTS = "str | Mapping[str, float]"
         "error": f"{_WEIGHTS} | None",
     },
 )
-def train(loaded: LoadedSettings[TrainSettings]) -> TrainResult | CrossValidationResult | GridResult:
-    """Train a detector on good images and write one calibrated model file.
+def train(
+    loaded: LoadedSettings[TrainSettings],
+) -> TrainResult | CrossValidationResult | GridResult | ClassifierResult:
+    """Train a detector on good images and write one calibrated model file; or a classifier of labelled images.
 
     Returns:
-        A `TrainResult`; with `folds` a `CrossValidationResult`; with a list of detectors, categories or seeds a
-        `GridResult`. In a distributed training only the first process returns; the others end here.
+        A `TrainResult`; with `task="classify"` a `ClassifierResult`; with `folds` a `CrossValidationResult`; with a
+        list of detectors, categories or seeds a `GridResult`. In a distributed training only the first process returns;
+        the others end here.
 
     Raises:
         AdctlError: The data, the settings or the output folder cannot be used.
     """
+    from adctl.training.resume import task_of
+
+    if task_of(loaded) == "classify":
+        from adctl.classification.training.train import train_classifier
+
+        return train_classifier(loaded)
     from adctl.exporting.after_training import train_and_export as run
 
     result = run(loaded)

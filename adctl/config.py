@@ -109,6 +109,7 @@ DATA = Group("Data")
 DATASET = Group("Dataset")
 INPUT = Group("Input")
 DETECTOR = Group("Detector")
+CLASSIFIER = Group("Classifier")
 TRAINING = Group("Training")
 THRESHOLD = Group("Threshold")
 REPORT = Group("Report")
@@ -272,6 +273,7 @@ class DataSettings(RunsSettings):
     "adctl train --good parts/good --name line3",
     "adctl train --dataset mvtec --category zipper --arch padim",
     "adctl train --data parts --arch resnet --epochs 50 --loss mse=1,ssim=0.5",
+    "adctl train --task classify --data kinds --balance weights --name kinds",
     switches=(switch("dry_run", "Show the data, the detector, and the memory and time needed, and stop.", "Output"),),
 )
 class TrainSettings(DeviceSettings, DataSettings):
@@ -324,6 +326,18 @@ class TrainSettings(DeviceSettings, DataSettings):
     noise_level: tuple[float, ...] | None = DETECTOR(
         None, "Noise level of the diffusion autoencoder, as a share of its steps; repeatable."
     )
+
+    task: Literal["detect", "classify"] = CLASSIFIER(
+        "detect", "Learn what is good, to detect anomalies; or learn from labelled images, to name their kind."
+    )
+    balance: Literal["none", "weights", "class-balanced", "focal", "oversample", "undersample"] = CLASSIFIER(
+        "none", "Treatment of rare kinds.", "STRATEGY"
+    )
+    focal_gamma: AtLeastZero = CLASSIFIER(2.0, "Exponent of the focal loss.")
+    label_smoothing: ShareOrZero = CLASSIFIER(0.0, "Share of each label that is spread over all kinds.")
+    mixup_alpha: AtLeastZero = CLASSIFIER(0.0, "Parameter of Mixup, with a tuned backbone; 0 for none.")
+    cutmix_alpha: AtLeastZero = CLASSIFIER(0.0, "Parameter of CutMix, with a tuned backbone; 0 for none.")
+    test_share: Share = CLASSIFIER(0.25, "Share held out to test, where the data have no test images of their own.")
 
     seed: Natural = TRAINING(0, "Seed of all random numbers; several with commas: one model for each.", "N or 0,1,2")
     seeds: tuple[Natural, ...] = TRAINING((), "All seeds when --seed names several.", flag="")

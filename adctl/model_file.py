@@ -90,6 +90,11 @@ class ModelHeader:
         Raises:
             ModelFileError: The format is newer or older than `FORMAT`, or a field is missing or has a wrong type.
         """
+        if value.get("arch") == "classifier":
+            raise ModelFileError(
+                f"{path} is a classifier, which names kinds and detects nothing.",
+                "Give it as --classifier, beside a detector as --model.",
+            )
         stored = value.get("format", 0)
         if isinstance(stored, int) and stored > FORMAT:
             raise ModelFileError(

@@ -259,7 +259,7 @@ class RunManifest:
     """Entries of a run's manifest that are read again."""
 
     dataset: RunDataset
-    calibration: _RunCalibration
+    calibration: _RunCalibration | None = None
 
 
 def read_manifest(folder: Path) -> RunManifest | None:

@@ -303,6 +303,8 @@ RESULTS: dict[str, tuple[str, ...]] = {
         "adctl.training.grid:GridResult",
         f"{_HERE}:CrossValidation",
         f"{_HERE}:Plan",
+        "adctl.classification.training.results:ClassifierResult",
+        "adctl.classification.training.train:ClassifierForecast",
     ),
     "tune": ("adctl.tuning.study:TuneResult",),
     "calibrate": ("adctl.calibration.calibrate:CalibrateResult", "adctl.calibration.learning_curve:LearningCurve"),

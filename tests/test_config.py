@@ -164,7 +164,7 @@ def test_groups_stand_together_and_train_has_the_main_ones():
         )
         assert len(groups) <= 12 or len(set(groups)) > 1
     assert list(dict.fromkeys(option.group for option in options_of("train"))) == [
-        "Data", "Detector", "Training", "Output", "Compute",
+        "Data", "Detector", "Classifier", "Training", "Output", "Compute",
     ]  # fmt: skip
 
 

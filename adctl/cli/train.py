@@ -30,6 +30,12 @@ _FEW_IMAGES, _FOLDS = 60, 5
 
 def run(call: Call[TrainSettings]) -> int:
     """Train, or show the plan of a training; return 1 if a model of a grid failed."""
+    from adctl.training.resume import task_of
+
+    if task_of(call.loaded) == "classify":
+        from adctl.cli.classifier_text import run_classifier
+
+        return run_classifier(call)
     if call.asked("dry_run"):
         _refuse_grid(call.settings)
         from adctl.training.fetch_missing import fetch_missing
@@ -51,6 +57,10 @@ def settings_table(call: Call[TrainSettings]) -> dict[str, dict[str, Any]]:
     """Return every setting, those of the detector included, for --print-config."""
     from adctl.training.single_run import effective_settings
 
+    if call.settings.task == "classify":
+        from adctl.classification.training.train import effective_settings as of_classifier
+
+        return of_classifier(call.loaded)
     _refuse_grid(call.settings)
     return effective_settings(call.loaded)
 

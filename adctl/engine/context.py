@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
+
 from adctl.engine.training_log import TrainingLog
 from adctl.progress import SILENT, Reporter
 
@@ -39,6 +41,12 @@ class LabelledImages(Images, Protocol):
     def defects(self, indices: Sequence[int]) -> NDArray[np.bool_]:
         """Return the masks [B,H,W] of images by index, empty for good ones."""
         ...
+
+
+def labels_of(images: Images, indices: Sequence[int], device: torch.device) -> Tensor | None:
+    """Return the kinds [B] of images by index, int64; None if the images have no `labels`."""
+    labels = getattr(images, "labels", None)
+    return None if labels is None else torch.as_tensor(labels[list(indices)], dtype=torch.int64, device=device)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from adctl.engine import distributed
 from adctl.engine.batch_plan import BatchPlan, step_seed, training_length
 from adctl.engine.batching import masks_of, to_input
 from adctl.engine.checkpointing import Checkpointer, LoopState
+from adctl.engine.context import labels_of
 from adctl.engine.ema import ExponentialMovingAverage
 from adctl.engine.gradient_checkpointing import checkpoint_activations
 from adctl.engine.gradient_step import GradientStep, new_optimizer
@@ -78,7 +79,7 @@ class GradientLoop:
         self.state = LoopState(
             detector=detector,
             objective=phase.objective,
-            optimizers={name: new_optimizer(own, settings, fabric) for name, own in trained.items()},
+            optimizers={name: new_optimizer(own, settings, fabric, phase.rate_scale) for name, own in trained.items()},
             scaler=getattr(fabric.strategy.precision, "scaler", None),
             average=ExponentialMovingAverage(parameters, settings.ema) if settings.ema else None,
             schedule=LearningRateSchedule(settings.schedule, warmup=settings.warmup),
@@ -201,10 +202,11 @@ class GradientLoop:
                 images = to_input(pixels, self.fabric.device)
                 places = range(done, done + len(pixels))
                 masks = masks_of(validation, places, self.fabric.device)
+                labels = labels_of(validation, places, self.fabric.device)
                 keys = tuple(f"validation {place}" for place in places)
-                loss += float(total(self.phase.loss(Batch(images, images, masks, keys=keys)))) * len(pixels)
+                loss += float(total(self.phase.loss(Batch(images, images, masks, keys, labels)))) * len(pixels)
                 done += len(pixels)
-        return loss / len(validation)
+        return loss / len(validation) if self.phase.monitored is None else self.phase.monitored()
 
     def _keep_best(self, epoch: Epoch) -> None:
         """Keep the weights if the monitored loss is the lowest so far: validation if there is one, else training."""
@@ -233,7 +235,8 @@ class GradientLoop:
         images = to_input(next(iter(validation.batches(_PREVIEW_IMAGES))), self.fabric.device)
         with self._averaged_weights(), torch.inference_mode():
             rebuilt = self.phase.preview(images) if self.phase.preview else None
-            return Preview(images, rebuilt, self.detector(images).maps)
+            maps = getattr(self.detector(images), "maps", None)  # a classifier has none
+            return None if maps is None else Preview(images, rebuilt, maps)
 
     def _after_epoch(self, number: int) -> None:
         if self.context.after_epoch is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from adctl.engine import distributed
 from adctl.engine.batch_plan import step_seed
 from adctl.engine.batching import hold_buffers, is_out_of_memory, masks_of, to_input
+from adctl.engine.context import labels_of
 from adctl.engine.phases import Batch, total
 from adctl.errors import TrainingError
 
@@ -106,10 +108,11 @@ class GradientStep:
 
     def _batch(self, pixels: NDArray[np.uint8], indices: list[int]) -> Batch:
         images = to_input(pixels, self.fabric.device)
+        labels = labels_of(self.images, indices, self.fabric.device)
         if self.context.augment:
-            return self.context.augment(images)
+            return replace(self.context.augment(images), labels=labels)
         masks = masks_of(self.images, indices, self.fabric.device)
-        return Batch(images, images, masks, keys=tuple(f"train {index}" for index in indices))
+        return Batch(images, images, masks, tuple(f"train {index}" for index in indices), labels)
 
     def _backward(self, batch: Batch, weight: float) -> dict[str, Tensor]:
         """Add the gradients of one batch, and return its loss terms with those of the critic."""
@@ -142,7 +145,7 @@ class GradientStep:
         rate = self.settings.learning_rate * self.state.schedule.factor(self.state.position.step)
         for optimizer in self.state.optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("rate_scale", 1.0)
 
     def _require_finite(self, terms: dict[str, float], indices: list[int]) -> None:
         bad = [f"{name} is {value}" for name, value in terms.items() if not math.isfinite(value)]
@@ -160,13 +163,32 @@ class GradientStep:
         )
 
 
-def new_optimizer(parameters: list[nn.Parameter], settings: FitSettings, fabric: Fabric) -> Any:
-    """Return AdamW with weight decay for matrices and kernels only: not for biases, norms and learned variances."""
-    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
-    others = [parameter for parameter in parameters if parameter.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+def new_optimizer(
+    parameters: list[nn.Parameter],
+    settings: FitSettings,
+    fabric: Fabric,
+    rate_scale: Callable[[nn.Parameter], float] | None = None,
+) -> Any:
+    """Return AdamW with weight decay for matrices and kernels only: not for biases, norms and learned variances.
+
+    Args:
+        parameters: Parameters to train.
+        settings: Learning rate and weight decay.
+        fabric: Precision and processes.
+        rate_scale: Function from a parameter to the factor of its learning rate; None gives all the same.
+    """
+    scales = [1.0 if rate_scale is None else rate_scale(parameter) for parameter in parameters]
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for scale in dict.fromkeys(scales):
+        groups[scale, True], groups[scale, False] = [], []  # matrices first, as in earlier checkpoints
+    for parameter, scale in zip(parameters, scales, strict=True):
+        groups[scale, parameter.ndim > 1].append(parameter)
     optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        [
+            {"params": own, "rate_scale": scale, **({} if decays else {"weight_decay": 0.0})}
+            for (scale, decays), own in groups.items()
+            if own
+        ],
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
         # Fused is faster. On a GPU it would also unscale the gradients, which must happen before clipping.

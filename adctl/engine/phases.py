@@ -54,12 +54,14 @@ class Batch:
         clean: Tensor [B,C,H,W], the same without synthetic defects: the target of a reconstruction.
         defects: Tensor [B,H,W] of bool, the masks of synthetic or labelled defects, or None.
         keys: Identity of each image: within one fit, equal keys mean equal pixels. None for augmented images.
+        labels: Tensor [B] of int64, the number of each image's kind; None if the images have no labels.
     """
 
     images: Tensor
     clean: Tensor
     defects: Tensor | None = None
     keys: tuple[str, ...] | None = None
+    labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,9 @@ class Optimize:
         critic: Second network, trained against the first, or None.
         start_epoch: Function called with (epoch, epochs) before each epoch, counted from 1, or None.
         preview: Function from images [B,C,H,W] to pictures [B,C,H,W] in [0, 1] for the training log, or None.
+        rate_scale: Function from a parameter to the factor of its learning rate, or None.
+        monitored: Function called after each validation, that returns the number to minimise in place of the mean
+            loss, or None.
     """
 
     loss: Callable[[Batch], LossTerms]
@@ -97,6 +102,8 @@ class Optimize:
     critic: Critic | None = None
     start_epoch: Callable[[int, int], None] | None = None
     preview: Callable[[Tensor], Tensor] | None = None
+    rate_scale: Callable[[nn.Parameter], float] | None = None
+    monitored: Callable[[], float] | None = None
 
     def modules(self, detector: nn.Module) -> tuple[nn.Module, ...]:
         """Return the modules that a step runs and whose buffers it may change."""

@@ -19,7 +19,7 @@ from adctl.engine import distributed
 from adctl.engine.batch_size import starting_batch_size
 from adctl.engine.batching import BatchLimit, hold_buffers, largest_batch_size, to_input
 from adctl.engine.checkpoints import load_weights
-from adctl.engine.context import FitContext
+from adctl.engine.context import FitContext, labels_of
 from adctl.engine.gradient_loop import GradientLoop
 from adctl.engine.history import FitReport
 from adctl.engine.phases import Batch, Observe, total
@@ -230,7 +230,8 @@ def _fit_batch_size(phase: Optimize, job: FitJob, limit: BatchLimit, device: tor
 
     def step(size: int) -> None:
         images = to_input(np.repeat(first, size, axis=0), device)
-        total(phase.loss(Batch(images, images))).backward()
+        labels = labels_of(job.train, [0] * size, device)
+        total(phase.loss(Batch(images, images, labels=labels))).backward()
         # AdamW keeps two numbers for each weight.
         _ = [torch.zeros_like(parameter) for parameter in phase.parameters for _ in range(2)]
 

@@ -66,9 +66,18 @@ def write_figures(folder: Path, drawn: Mapping[str, Draw]) -> list[Path]:
     for name, draw in drawn.items():
         for suffix in FIGURE_SUFFIXES:
             path = folder / f"{name}{suffix}"
-            files.write_bytes(path, _encode(draw, suffix[1:], titled=False))
+            write_figure(path, draw)
             written.append(path)
     return written
+
+
+def write_figure(path: Path, draw: Draw) -> None:
+    """Write one chart, without a title, in the format of the file's suffix.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    files.write_bytes(path, _encode(draw, path.suffix[1:], titled=False))
 
 
 def _encode(draw: Draw, kind: str, *, titled: bool) -> bytes:

@@ -223,6 +223,7 @@ def _fold(
     loggers.log_metrics(tested.metrics if tested else {})
     record = run_folder.read_manifest(folder)
     assert record is not None
+    assert record.calibration is not None
     fold = FoldResult(
         number=number,
         model=model,

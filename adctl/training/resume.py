@@ -79,6 +79,20 @@ def find_run(loaded: LoadedSettings[TrainSettings]) -> tuple[Path | None, Loaded
     return run, load_settings(run, loaded)
 
 
+def task_of(loaded: LoadedSettings[TrainSettings]) -> str:
+    """Return the task of a training: that of the run to resume, or that of the settings.
+
+    Raises:
+        UsageError: There is no such run, it has finished, or its settings differ from the given ones.
+        DataError: The settings of the run are damaged.
+    """
+    run = loaded.settings.resume
+    of_grid = run is not None and not any(
+        (one / run_folder.SETTINGS).is_file() for one in (run, loaded.settings.runs / run)
+    )
+    return loaded.settings.task if of_grid else find_run(loaded)[1].settings.task
+
+
 def load_settings(run: Path, loaded: LoadedSettings[TrainSettings]) -> LoadedSettings[TrainSettings]:
     """Return the settings of a run, updated by those given now that do not influence the result.
 
@@ -174,7 +188,8 @@ def opened_folder(
             yield run
         return
     settings = loaded.settings
-    run = run_folder.new_folder(settings.runs, settings.arch, category, name=settings.name)
+    kind = "classifier" if settings.task == "classify" else settings.arch
+    run = run_folder.new_folder(settings.runs, kind, category, name=settings.name)
     with kept_if_resumable(run):
         save_settings(run, loaded, split)
         yield run

@@ -37,6 +37,7 @@ def train(
         AdctlError: See `train_once`, `cross_validate`, `train_grid` and `train_update`.
     """
     settings = loaded.settings
+    _check_only_for_classifiers(loaded)
     grid = is_grid(settings)
     if settings.resume is not None and not grid:
         settings = find_run(loaded)[1].settings
@@ -61,6 +62,13 @@ def _check_folder(settings: TrainSettings, *, may_exist: bool) -> None:
     if settings.name and not may_exist:
         run_folder.require_unused(folder)
     files.require_writable([folder])
+
+
+def _check_only_for_classifiers(loaded: LoadedSettings[TrainSettings]) -> None:
+    """Raise if settings are given that only a classifier has."""
+    for name in ("balance", "focal_gamma", "label_smoothing", "mixup_alpha", "cutmix_alpha", "test_share"):
+        if loaded.origins[name].startswith("--"):
+            raise UsageError(f"{flag_name(name)} belongs to classifiers.", "Give --task classify too.")
 
 
 def _check_only_for_updates(loaded: LoadedSettings[TrainSettings]) -> None:

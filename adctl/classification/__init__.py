@@ -1,0 +1,1 @@
+"""Supervised classifiers of images: data, network, heads, decision and model file."""

@@ -1,0 +1,434 @@
+"""Supervised classifiers: data of labels, heads, imbalance, metrics, decision, training on the command line."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import settings
+from scipy.special import softmax
+from sklearn import metrics as reference
+from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
+from torch.nn import functional
+from torchvision.transforms import v2
+
+from adctl.classification.balance import (
+    balanced_indices,
+    class_weights,
+    prior_shift,
+    smoothed,
+    soft_cross_entropy,
+)
+from adctl.classification.config import ClassifierConfig
+from adctl.classification.dataset import check_contents, digests_of, open_labelled
+from adctl.classification.decision import best_f1_threshold, decide, fit_decision, fit_temperature
+from adctl.classification.heads import HEADS, HeadTargets
+from adctl.classification.model_file import is_classifier, load_classifier
+from adctl.classification.objective import Mixing
+from adctl.classification.predict import classify_pixels
+from adctl.classification.split import hold_out, stratified_folds
+from adctl.classification.training.cross_validation import combined
+from adctl.classification.training.train import train_classifier
+from adctl.errors import DataError, ModelFileError, UsageError
+from adctl.metrics.classification import classification_metrics, exact_mcnemar
+from adctl.model_file import load_model
+from adctl.records import Sample
+
+KINDS = {"dot": 10, "good": 16, "stripe": 8}
+
+
+def draw(kind: str, seed: int) -> np.ndarray:
+    """A grey part, and what is wrong with it."""
+    generator = np.random.default_rng(seed)
+    image = generator.normal(120, 12, (48, 48)).clip(0, 255).astype(np.uint8)
+    x, y = (int(value) for value in generator.integers(12, 36, 2))
+    if kind == "dot":
+        cv2.circle(image, (x, y), 6, 255, -1)
+    if kind == "stripe":
+        cv2.line(image, (0, y), (47, y + 4), 0, 3)
+    return image
+
+
+def write_kinds(folder: Path, kinds: dict[str, int], seed: int = 0) -> Path:
+    for number, (kind, count) in enumerate(kinds.items()):
+        (folder / kind).mkdir(parents=True)
+        for index in range(count):
+            cv2.imwrite(str(folder / kind / f"{index:03}.png"), draw(kind, 1000 * number + index + seed))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """A folder for each kind."""
+    return write_kinds(tmp_path_factory.mktemp("data") / "kinds", KINDS)
+
+
+def classify(data: Path, runs: Path, **values):
+    return train_classifier(settings(task="classify", data=data, runs=runs, epochs=None, **values))
+
+
+@pytest.fixture(scope="module")
+def trained(kinds, tmp_path_factory):
+    """A trained classifier with cross-validation."""
+    options = {"leave_out": ["stripe"]}
+    return classify(kinds, tmp_path_factory.mktemp("runs"), balance="weights", folds=2, options=options)
+
+
+# ---- imbalance and losses
+
+
+def test_losses_are_those_of_pytorch_and_of_the_papers():
+    torch.manual_seed(0)
+    logits, labels, weights = torch.randn(9, 4), torch.randint(0, 4, (9,)), torch.rand(4) + 0.5
+    ours = soft_cross_entropy(logits, smoothed(labels, 4, 0.1), weights)
+    theirs = functional.cross_entropy(logits, labels, weights, reduction="none", label_smoothing=0.1)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    shares = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+    focal = soft_cross_entropy(logits, smoothed(labels, 4, 0.0), weights, gamma=2.0)
+    assert torch.allclose(focal, -weights[labels] * (1 - shares) ** 2 * shares.log(), atol=1e-5)
+    assert torch.allclose(prior_shift(np.array([1, 3]), 2.0), torch.tensor([0.25, 0.75]).log() * 2)
+
+
+def test_weights_are_inverse_to_counts_and_to_effective_numbers():
+    counts = np.array([10, 40, 50])
+    inverse = class_weights(counts, "weights", 0.9)
+    assert np.allclose(inverse, 100 / (3 * counts))  # as scikit-learn's "balanced"
+    effective = class_weights(counts, "class-balanced", 0.9)
+    expected = 0.1 / (1 - 0.9**counts)
+    assert np.allclose(effective / effective[0], expected / expected[0])
+    assert np.isclose((effective * counts).sum(), counts.sum())
+    assert (class_weights(counts, "none", 0.9) == 1).all()
+    with pytest.raises(UsageError, match="too much"):
+        class_weights(np.array([1, 10**7]), "weights", 0.9)
+
+
+@pytest.mark.parametrize(("strategy", "each"), [("oversample", 6), ("undersample", 2)])
+def test_sampling_gives_each_kind_the_same_number_of_images(strategy, each):
+    labels = np.array([0] * 6 + [1] * 2)
+    chosen = balanced_indices(labels, strategy, 3)
+    assert (np.bincount(labels[chosen]) == each).all()
+    assert (balanced_indices(labels, strategy, 3) == chosen).all()
+    assert set(chosen[labels[chosen] == 1]) == {6, 7}
+
+
+@pytest.mark.parametrize("cutmix", [False, True])
+def test_mixed_images_have_the_mixed_labels_of_torchvision(cutmix):
+    images, labels = torch.rand(6, 3, 16, 16), torch.arange(6) % 3
+    transform = Mixing(*((0.0, 1.0) if cutmix else (1.0, 0.0))).transform(3)
+    torch.manual_seed(4)
+    mixed, soft = transform(images, smoothed(labels, 3, 0.0))
+    torch.manual_seed(4)
+    v2.RandomChoice([v2.Identity()])(images)  # draws the same choice
+    same, expected = (v2.CutMix if cutmix else v2.MixUp)(alpha=1.0, num_classes=3)(images, labels)
+    assert torch.equal(mixed, same)
+    assert torch.allclose(soft, expected)
+    assert torch.allclose(soft.sum(1), torch.ones(6))
+
+
+# ---- heads
+
+
+@pytest.fixture(scope="module")
+def clouds():
+    generator = np.random.default_rng(1)
+    labels = np.repeat(np.arange(3), (30, 20, 10))
+    return (generator.normal(0, 1, (60, 8)) + 1.5 * np.eye(3, 8)[labels]).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("count", [2, 3])
+def test_heads_learn_and_are_the_same_after_loading(name, count, clouds):
+    features, labels = (part[clouds[1] < count] for part in clouds)
+    config = ClassifierConfig(head=name, regularisation=1.0, trees=20)
+    head = HEADS[name](config, count)
+    head.fit(features, HeadTargets(labels, np.ones(count), count))
+    logits = head(torch.from_numpy(features))
+    assert logits.shape == (len(features), count)
+    assert (logits.argmax(1).numpy() == labels).mean() > 0.8
+    copy = HEADS[name](config, count)
+    copy.prepare({f"head.{key}": value for key, value in head.state_dict().items()}, "head.")
+    copy.load_state_dict(head.state_dict())
+    assert torch.equal(copy(torch.from_numpy(features)), logits)
+
+
+@pytest.mark.parametrize("name", ["forest", "gradient_boosting"])
+def test_trees_give_the_probabilities_of_scikit_learn(name, clouds):
+    features, labels = clouds
+    config = ClassifierConfig(head=name, trees=15)
+    head = HEADS[name](config, 3)
+    head.fit(features, HeadTargets(labels, np.ones(3), 3))
+    rows = ((features - features.mean(0)) / features.std(0)).astype(np.float32)
+    model = (
+        RandomForestClassifier(15, min_samples_leaf=2, random_state=0)
+        if name == "forest"
+        else GradientBoostingClassifier(
+            n_estimators=15, max_depth=3, subsample=0.5, max_features="sqrt", init="zero", random_state=0
+        )
+    )
+    wanted = model.fit(rows, labels, np.ones(60)).predict_proba(rows)
+    found = softmax(head(torch.from_numpy(features)).numpy().astype(float), 1)
+    assert np.allclose(found, wanted, atol=5e-3)
+
+
+# ---- metrics and decision
+
+
+def test_metrics_are_those_of_scikit_learn():
+    generator = np.random.default_rng(2)
+    truth = generator.integers(0, 3, 80)
+    shares = softmax(generator.normal(0, 1, (80, 3)) + 1.2 * np.eye(3)[truth], 1)
+    called = shares.argmax(1)
+    found = classification_metrics(truth, shares, ("a", "b", "c"))
+    expected = {
+        "accuracy": reference.accuracy_score(truth, called),
+        "balanced_accuracy": reference.balanced_accuracy_score(truth, called),
+        "mcc": reference.matthews_corrcoef(truth, called),
+        "kappa": reference.cohen_kappa_score(truth, called),
+        "macro_f1": reference.f1_score(truth, called, average="macro"),
+        "weighted_precision": reference.precision_score(truth, called, average="weighted"),
+        "macro_auroc": reference.roc_auc_score(truth, shares, multi_class="ovr"),
+        "micro_auroc": reference.roc_auc_score(np.eye(3)[truth], shares, average="micro"),
+        "weighted_ap": reference.average_precision_score(np.eye(3)[truth], shares, average="weighted"),
+        "log_loss": reference.log_loss(truth, shares),
+        "top_3_accuracy": 1.0,
+    }
+    assert {name: found.overall[name] for name in expected} == pytest.approx(expected)
+    assert found.confusion == tuple(map(tuple, reference.confusion_matrix(truth, called).tolist()))
+    confidence, right = shares.max(1), called == truth
+    edges = np.linspace(0, 1, 11)
+    bins = [(confidence > low) & (confidence <= high) for low, high in itertools.pairwise(edges)]
+    ece = sum(own.mean() * abs(confidence[own].mean() - right[own].mean()) for own in bins if own.any())
+    assert found.overall["ece"] == pytest.approx(ece)
+    interval = found.kinds[0].recall_interval
+    assert interval.low < found.kinds[0].recall < interval.high
+
+
+def test_the_temperature_has_the_lowest_loss():
+    generator = np.random.default_rng(3)
+    labels = generator.integers(0, 3, 300)
+    logits = 4 * (generator.normal(0, 1, (300, 3)) + np.eye(3)[labels])
+    grid = np.exp(np.linspace(-2, 3, 201))
+    losses = [reference.log_loss(labels, softmax(logits / one, 1)) for one in grid]
+    assert fit_temperature(logits, labels) == pytest.approx(grid[int(np.argmin(losses))], rel=3e-2)
+
+
+def test_known_kinds_are_kept_and_far_images_are_unknown():
+    generator = np.random.default_rng(4)
+    labels = generator.integers(0, 3, 4000)
+    logits = generator.normal(0, 1, (4000, 3)) + 2 * np.eye(3)[labels]
+    distances = generator.gamma(4, 1, 4000)
+    decision = fit_decision(logits[:2000], distances[:2000], labels[:2000], 0.95)
+    named = decide(decision, logits[2000:], distances[2000:])
+    assert 0.92 < 1 - named.unknown.mean() < 0.98
+    inside = named.sets[np.arange(2000), labels[2000:]]
+    assert inside[~named.unknown].mean() > 0.93
+    assert decide(decision, logits[:5], distances[:5] + 100).names(("a", "b", "c")) == ["unknown"] * 5
+
+
+def test_a_threshold_calls_equal_scores_together():
+    assert best_f1_threshold(np.array([0.9, 0.6, 0.6, 0.2]), np.array([True, True, False, False])) == 0.6
+    assert best_f1_threshold(np.array([0.9, 0.2]), np.array([False, False])) == 1.0
+
+
+def test_ensembles_combine_probabilities_votes_and_ranks():
+    models = [
+        np.array([[0.9, 0.1], [0.4, 0.6]]),
+        np.array([[0.45, 0.55], [0.3, 0.7]]),
+        np.array([[0.45, 0.55], [0.2, 0.8]]),
+    ]
+    found = combined(models)
+    assert found["mean"][0] == pytest.approx([0.6, 0.4])
+    assert found["vote"].argmax(1).tolist() == [1, 1]
+    assert all(values.sum(1) == pytest.approx([1, 1]) for values in found.values())
+    assert exact_mcnemar(np.array([True] * 10), np.array([False] * 10)) == pytest.approx(2 / 1024)
+
+
+# ---- data of labels
+
+
+def test_splits_keep_kinds_in_proportion_and_groups_whole(kinds):
+    samples = open_labelled(settings(task="classify", data=kinds).settings).train
+    grouped = tuple(
+        Sample(one.path, one.key, one.label, None, f"{one.label}{number // 2}") for number, one in enumerate(samples)
+    )
+    digests = digests_of(samples)
+    folds = stratified_folds(grouped, digests, 4, 0)
+    for kind, count in KINDS.items():
+        sizes = np.bincount(folds[[one.label == kind for one in grouped]], minlength=4)
+        assert sizes.sum() == count
+        assert sizes.max() - sizes.min() <= 2
+    for group in {one.group for one in grouped}:
+        assert len(set(folds[[one.group == group for one in grouped]])) == 1
+    rest, held = hold_out(grouped, digests, 0.25, 0)
+    assert not {one.group for one in rest} & {one.group for one in held}
+    assert set(KINDS) == {one.label for one in held}
+
+
+def test_layouts_of_labels(tmp_path, kinds, zippers):
+    def opened(path: Path):
+        return open_labelled(settings(task="classify", data=path).settings)
+
+    (tmp_path / "split").mkdir()
+    (tmp_path / "split" / "train").symlink_to(kinds)
+    write_kinds(tmp_path / "split" / "test", dict.fromkeys(KINDS, 2), seed=500)
+    split = opened(tmp_path / "split")
+    assert (len(split.train), len(split.test)) == (34, 6)
+    assert split.classes == ("dot", "good", "stripe")
+    pooled = opened(zippers)
+    assert not pooled.test
+    assert {"good", "broken_teeth"} <= set(pooled.classes)
+    for kind in ("cat", "dog"):  # as `adctl fetch cifar10` writes them
+        write_kinds(tmp_path / "cifar" / kind / "train", {"good": 3}, seed=len(kind))
+        write_kinds(tmp_path / "cifar" / kind / "test", {"good": 2, "dog" if kind == "cat" else "cat": 2}, seed=99)
+    natural = opened(tmp_path / "cifar")
+    assert natural.classes == ("cat", "dog")
+    assert (len(natural.train), len(natural.test)) == (6, 4)
+    manifest = tmp_path / "kinds.csv"
+    lines = [f"{path},{path.parent.name},train" for path in sorted(kinds.glob("*/*.png"))]
+    manifest.write_text("\n".join(["path,label,split", *lines]), encoding="utf-8")
+    assert Counter(one.label for one in opened(manifest).train) == KINDS
+
+
+def broken(folder: Path, how: str) -> Path:
+    """A dataset that cannot be used."""
+    counts = {"one kind": {"dot": 5}, "one image": {"dot": 5, "good": 1}, "case": {"Dot": 5, "dot": 5}}
+    root = write_kinds(folder / "data" / "train", counts.get(how, {"dot": 5, "good": 5})).parent
+    if how == "empty folder":
+        (root / "train" / "scratch").mkdir()
+    if how == "two labels":
+        (root / "train" / "good" / "copy.png").write_bytes((root / "train" / "dot" / "000.png").read_bytes())
+    if how in ("untrained", "untested"):
+        write_kinds(root / "test", {"untrained": {"dot": 2, "good": 2, "new": 2}, "untested": {"dot": 2}}[how], 77)
+    if how == "leak":
+        write_kinds(root / "test", {"dot": 2, "good": 2})
+    return root / "train" if how == "one kind" else root
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("one kind", "images of 1 kind only: dot"),
+        ("one image", "too few different training images or groups: good"),
+        ("case", "differ in case"),
+        ("empty folder", "'scratch' has no images"),
+        ("two labels", "same image has two labels"),
+        ("untrained", "without training images: new"),
+        ("untested", "without test images: good"),
+        ("leak", "training images too"),
+    ],
+)
+def test_data_that_cannot_be_used_is_refused(tmp_path, how, message):
+    data = broken(tmp_path, how)
+
+    def opened() -> None:
+        dataset = open_labelled(settings(task="classify", data=data).settings)
+        check_contents(dataset, digests_of((*dataset.train, *dataset.test)))
+
+    with pytest.raises(DataError, match=message) as error:
+        opened()
+    assert error.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--arch", "padim"], "--arch belongs to detectors"),
+        (["--mixup-alpha", "0.2"], "frozen backbone"),
+        (["--balance", "focal"], "takes no --balance focal"),
+        (["--epochs", "3"], "no effect on a frozen backbone"),
+        (["--set", "fine_tune=last", "--set", "head=forest"], "cannot be trained with the backbone"),
+        (["--set", "attention=se"], "add --set fine_tune=last"),
+        (["--set", "heads=svm"], "Did you mean 'head'"),
+        (["--set", "leave_out=crack"], "no kind 'crack'"),
+        (["--seed", "0,1"], "one seed"),
+        (["--weights", "absent.safetensors"], "does not exist"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(adctl, kinds, arguments, message):
+    result = adctl("train", "--task", "classify", "--data", kinds, *arguments, code=2)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert not list(adctl.folder.glob("runs/*/*"))
+
+
+# ---- training
+
+
+def test_a_training_writes_a_tested_model(trained):
+    run = trained.run
+    assert trained.classes == ("dot", "good")
+    assert trained.metrics.overall["accuracy"] > 0.8
+    assert trained.unknown.unseen_images == {"stripe": 8}
+    with (run / "predictions.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == trained.test_images + 8
+    assert all(row["name"] in ("dot", "good", "unknown") for row in rows)
+    assert all(float(row["p(dot)"]) + float(row["p(good)"]) == pytest.approx(1, abs=1e-4) for row in rows)
+    assert "macro" in (run / "auc_scores.csv").read_text(encoding="utf-8")
+    assert all((run / name).read_bytes()[:5] == b"<?xml" for name in ("roc_curve.svg", "pr_curve.svg"))
+    assert [fold.number for fold in trained.folds.folds] == [1, 2]
+    assert set(trained.folds.ensembles) == {"mean", "vote", "rank"}
+    stored = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert stored["metrics"]["overall"] == trained.metrics.overall
+
+
+def test_a_loaded_classifier_gives_the_same(trained, kinds):
+    assert is_classifier(trained.model)
+    pixels = np.stack([cv2.resize(draw("dot", seed), (64, 64))[..., None].repeat(3, 2) for seed in range(3)])
+    first, header = load_classifier(trained.model)
+    second, _ = load_classifier(trained.model)
+    assert header.classes == ("dot", "good")
+    logits, distances = classify_pixels(first, pixels, torch.device("cpu"))
+    again = classify_pixels(second, pixels[1:], torch.device("cpu"))
+    assert np.allclose(again[0], logits[1:], atol=1e-4)
+    assert np.allclose(again[1], distances[1:], rtol=1e-4)
+    with pytest.raises(ModelFileError, match="classifier"):
+        load_model(trained.model)
+
+
+def test_fine_tuning_learns_and_resumes_as_if_nothing_had_happened(kinds, tmp_path, monkeypatch):
+    from adctl.engine.checkpointing import Checkpointer
+
+    options = {"fine_tune": "last", "attention": "eca", "monitor": "macro_f1"}
+    tuned = {"epochs": 3, "batch_size": 8, "balance": "oversample", "mixup_alpha": 0.2, "cutmix_alpha": 0.5}
+    tuned |= {"ema": 0.5, "checkpoint_epochs": 1, "tensorboard": False, "options": options, "label_smoothing": 0.1}
+
+    def train(name: str | None, **more):
+        return train_classifier(settings(task="classify", data=kinds, runs=tmp_path, name=name, **{**tuned, **more}))
+
+    whole = train("whole")
+    assert whole.metrics.overall["accuracy"] > 0.6
+    assert len(whole.fit.history) == 3
+    done = Checkpointer.epoch_done
+
+    def killed(self, epoch: int) -> None:
+        done(self, epoch)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpointer, "epoch_done", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train("cut")
+    monkeypatch.undo()
+    resumed = train(None, resume=tmp_path / "cut")
+    assert resumed.fit.resumed_at
+    assert [one.loss for one in resumed.fit.history] == [one.loss for one in whole.fit.history]
+    first, second = (load_classifier(one.model)[0].state_dict() for one in (whole, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_command_line_trains_and_plans(adctl, kinds):
+    shared = ("train", "--task", "classify", "--data", kinds, "--image-size", "64")
+    plan = adctl.json(*shared, "--dry-run")["result"]
+    assert plan["images"]["train"]["dot"] + plan["images"]["test"]["dot"] == 10
+    done = adctl.json(*shared, "--set", "head=knn", "--name", "kinds")["result"]
+    assert Path(adctl.folder / done["model"]).is_file()
+    text = adctl("train", "--balance", "weights", "--data", kinds, code=2)
+    assert "belongs to classifiers" in text.stderr
