@@ -345,8 +345,9 @@ def train(
         devices: Devices that train together: how many, or which.
 
     Returns:
-        A `TrainResult`; with `task="classify"` a `ClassifierResult`; with `folds` a `CrossValidationResult`; with a list of detectors, categories or seeds a
-        `GridResult`. In a distributed training only the first process returns; the others end here.
+        A `TrainResult`; with `task="classify"` a `ClassifierResult`; with `folds` a `CrossValidationResult`; with a
+        list of detectors, categories or seeds a `GridResult`. In a distributed training only the first process returns;
+        the others end here.
 
     Raises:
         AdctlError: The data, the settings or the output folder cannot be used.
