@@ -93,7 +93,7 @@ class ModelHeader:
         if value.get("arch") == "classifier":
             raise ModelFileError(
                 f"{path} is a classifier, which names kinds and detects nothing.",
-                "Give it as --classifier, beside a detector as --model.",
+                "Give the model of a detector.",
             )
         stored = value.get("format", 0)
         if isinstance(stored, int) and stored > FORMAT:

@@ -52,7 +52,7 @@ def _text(result: ClassifierResult) -> RenderableType:
         "",
         table,
         "",
-        rows([("open", str(result.page)), ("next", f"adctl score FOLDER --classifier {result.run.name}")]),
+        rows([("results", f"{result.run}: metrics.json, predictions.csv, auc_scores.csv and curves")]),
     )
 
 

@@ -102,7 +102,6 @@ class ClassifierResult:
         seconds: Time from the first image to the fitted classifier.
         folds: Cross-validation, or None.
         notes: Sentences for the user.
-        page: Report page.
     """
 
     run: Path
@@ -118,7 +117,6 @@ class ClassifierResult:
     seconds: float
     folds: ClassifierFolds | None = None
     notes: tuple[str, ...] = ()
-    page: Path | None = None
 
 
 def evaluate_outcome(
