@@ -67,7 +67,8 @@ AmountOrShare = Annotated[float, Bounds(gt=0), SHARE]
 LessThanHalf = Annotated[float, Bounds(ge=0, lt=0.5), SHARE]
 AtLeastZero = Annotated[float, Bounds(ge=0)]
 FoldCount = Annotated[int, Bounds(ge=2, le=100)]
-BatchSize = Literal["auto"] | Positive
+BatchSize = Literal["auto", "max"] | Positive
+InferencePrecision = Literal["32", "tf32", "bf16", "16"]
 CalibrationMethod = Literal[
     "smooth", "percentile", "sigma", "mad", "tail", "conformal", "f1", "precision", "recall", "cost", "fixed"
 ]
@@ -101,6 +102,9 @@ OTHER_VARIABLES = {
     "ADCTL_TEST_DATA": "Folder of datasets for the tests of adctl.",
 }
 """Environment variables that are no settings, with their meaning."""
+
+READERS = min(16, max(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2))
+"""Default number of threads that read images."""
 
 _ARCH = f"Detector: {', '.join(DETECTORS)}, or one of an installed package."
 _LAST_GROUPS = ("Gates", "Output", "Compute", "Download", "General")
@@ -241,14 +245,20 @@ class ComputeSettings(RunsSettings):
 
     device: Literal["auto", "cpu", "cuda", "mps"] = COMPUTE("auto", "Device that computes.")
     gpu: Natural | None = COMPUTE(None, "Number of the GPU; implies --device cuda.")
-    workers: Annotated[int, Bounds(ge=0, le=64)] = COMPUTE(2, "Threads that read images.")
+    workers: Annotated[int, Bounds(ge=0, le=64)] = COMPUTE(
+        READERS, "Threads that read images.", unset="one for each core, 2 to 16"
+    )
 
 
 @settings_class
 class DeviceSettings(ComputeSettings):
     """Settings of commands that choose a batch size."""
 
-    batch_size: BatchSize = COMPUTE("auto", "Images in one batch: a number, or auto.", synonyms=("batch", "bs"))
+    batch_size: BatchSize = COMPUTE(
+        "auto",
+        "Images in a batch: a number, auto, or max, which fills a GPU's memory.",
+        synonyms=("batch", "bs"),
+    )
 
 
 @settings_class
@@ -457,6 +467,7 @@ class CalibrateSettings(DeviceSettings, ModelSettings, OverwriteSettings):
     folds: FoldCount | None = INPUT(None, "Train this many models: each good image is scored by one not trained on it.")
     learning_curve: bool = INPUT(False, "Estimate how many good images are enough.")
     tta: str | None = INPUT(None, "Average over views: hflip, vflip, rot90, transpose; or none.", "VIEW,VIEW")
+    precision: InferencePrecision = COMPUTE("32", "Precision of the network on a CUDA GPU.")
 
     method: CalibrationMethod | None = THRESHOLD(
         None, "Method of the threshold.", unset="that of the level given, else smooth"
@@ -526,6 +537,7 @@ class ScoreSettings(DeviceSettings, ModelSettings, OverwriteSettings):
     fail_on_anomaly: bool = OUTPUT(False, "Exit with code 3 if an image is rejected.")
 
     runtime: RuntimeName = COMPUTE("auto", "Runtime; auto: the fastest that was verified against PyTorch.", "NAME")
+    precision: InferencePrecision = COMPUTE("32", "Precision of the network on a CUDA GPU.")
 
 
 @command(
@@ -606,6 +618,7 @@ class BenchSettings(ComputeSettings, GateSettings, OverwriteSettings):
         (), "Folder, file or glob pattern of images; repeatable.", "DIR", unset="the test images"
     )
     cold_starts: Natural = MEASUREMENT(3, "Processes started to measure cold start and memory.")
+    precision: InferencePrecision = COMPUTE("32", "Precision of the network on a CUDA GPU.")
 
     against: File | None = GATES(None, "Earlier JSON file; exit with code 3 if the model is slower beyond the noise.")
     out: File | None = OUTPUT(None, "JSON file of the measurements.")
@@ -892,6 +905,7 @@ class ServeSettings(RunsSettings):
     cors: Texts = SECURITY((), "Origin of another site whose pages may call the API; repeatable.", "ORIGIN")
 
     runtime: RuntimeName = COMPUTE("auto", "Runtime; auto: the fastest that was verified against PyTorch.", "NAME")
+    precision: InferencePrecision = COMPUTE("32", "Precision of the network on a CUDA GPU.")
     device: Literal["auto", "cpu", "cuda", "mps"] = COMPUTE("auto", "Device that computes.")
     gpu: Natural | None = COMPUTE(None, "Number of the GPU; implies --device cuda.")
     workers: Annotated[int, Bounds(ge=1, le=64)] = COMPUTE(1, "Processes; each loads the models.")

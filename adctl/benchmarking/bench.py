@@ -140,7 +140,7 @@ def _models(settings: BenchSettings) -> tuple[Path | None, ...]:
 
 def _open(path: Path, wanted: str | None, settings: BenchSettings) -> _Case:
     start = time.perf_counter()
-    runtime = open_runtime(path, settings.device, settings.gpu, wanted)
+    runtime = open_runtime(path, settings.device, settings.gpu, wanted, settings.precision)
     load_seconds = time.perf_counter() - start
     return _Case(path, runtime, load_seconds, _readable(_find_images(path, settings), runtime))
 
@@ -176,7 +176,7 @@ def _probes(
     results = []
     with reporter.stage("cold starts", len(wanted)) as update:
         for done, (path, runtime) in enumerate(wanted, 1):
-            results.append(probe(path, settings.device, settings.gpu, max(sizes), settings.cold_starts, runtime))
+            results.append(probe(path, settings, max(sizes), runtime))
             update(done, len(wanted))
     return results
 

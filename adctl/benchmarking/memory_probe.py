@@ -12,8 +12,12 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from adctl.errors import ModelFileError
+
+if TYPE_CHECKING:
+    from adctl.config import BenchSettings
 
 
 @dataclass(frozen=True)
@@ -31,23 +35,23 @@ class ProbeResult:
     device_memory: int | None
 
 
-def probe(
-    model: Path, device: str, gpu: int | None, batch_size: int, repeats: int, runtime: str | None = None
-) -> ProbeResult | None:
+def probe(model: Path, settings: BenchSettings, batch_size: int, runtime: str | None = None) -> ProbeResult | None:
     """Run processes one after the other, and return their median time and their largest memory.
 
     Args:
         model: Model file.
-        device: Name of the device, as for `--device`.
-        gpu: Number of the GPU, or None.
+        settings: Settings with the device, the precision and the number of processes; with 0 of them nothing is
+            measured and None is returned.
         batch_size: Batch size for the measurement of memory.
-        repeats: Number of processes; with 0 nothing is measured and None is returned.
         runtime: Name of the runtime, or None for the default.
 
     Raises:
         ModelFileError: A process failed.
     """
-    results = [_run_process(model, device, gpu, batch_size, runtime) for _ in range(repeats)]
+    opening = {
+        "device": settings.device, "gpu": settings.gpu, "runtime": runtime, "precision": settings.precision
+    }  # fmt: skip
+    results = [_run_process(model, opening, batch_size) for _ in range(settings.cold_starts)]
     if not results:
         return None
     device_memory = [result.device_memory for result in results if result.device_memory is not None]
@@ -58,8 +62,8 @@ def probe(
     )
 
 
-def _run_process(model: Path, device: str, gpu: int | None, batch_size: int, runtime: str | None) -> ProbeResult:
-    command = [sys.executable, "-m", __name__, str(model.resolve()), device, str(gpu), str(batch_size), str(runtime)]
+def _run_process(model: Path, opening: dict[str, Any], batch_size: int) -> ProbeResult:
+    command = [sys.executable, "-m", __name__, str(model.resolve()), json.dumps(opening), str(batch_size)]
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own interpreter
         assert process.stdout is not None
@@ -74,15 +78,19 @@ def _run_process(model: Path, device: str, gpu: int | None, batch_size: int, run
     return ProbeResult(seconds, **json.loads(output))
 
 
-def main(model: str, device: str, gpu: str, batch_size: str, runtime_name: str) -> None:
-    """Run in the new process: print a line after the first score, then the peak memory as JSON."""
+def main(model: str, opening: str, batch_size: str) -> None:
+    """Run in the new process: print a line after the first score, then the peak memory as JSON.
+
+    Args:
+        model: Path of the model file.
+        opening: Arguments of `open_runtime` as JSON.
+        batch_size: Batch size for the measurement of memory.
+    """
     import numpy as np
 
     from adctl.runtimes.loading import open_runtime
 
-    runtime = open_runtime(
-        Path(model), device, None if gpu == "None" else int(gpu), None if runtime_name == "None" else runtime_name
-    )
+    runtime = open_runtime(Path(model), **json.loads(opening))
     runtime.predict(np.zeros((1, *runtime.input.shape), np.uint8))
     sys.stdout.write("first score\n")
     sys.stdout.flush()

@@ -72,7 +72,7 @@ def _score_images(
             f"{model} learned from all good images, so none is left to score with other views.",
             "Score each by a model without it with --folds 5, or name other good images with --good DIR.",
         )
-    runtime = with_views(open_runtime(model, settings.device, settings.gpu), views)
+    runtime = with_views(open_runtime(model, settings.device, settings.gpu, precision=settings.precision), views)
     defects = list_images((str(settings.defects),))[0] if settings.defects else []
     defective = score_samples(runtime, defects, settings, reporter, "scoring defective images") if defects else None
     if known is not None and settings.good is None and views == known.views:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -50,11 +50,12 @@ _QUANTILE = 0.75
 class _RecordingRuntime(TorchRuntime):
     """Runtime that keeps the features of the images that it scores."""
 
+    fixed_graph = False
     features: list[torch.Tensor]
 
-    def attach(self, detector: Detector, header: ModelHeader, device: torch.device) -> None:
+    def attach(self, detector: Detector, header: ModelHeader, device: torch.device, **precision: Any) -> None:
         """Use a detector, and forget the features of another."""
-        super().attach(detector, header, device)
+        super().attach(detector, header, device, **precision)
         self.features = []
 
     def _forward(self, images: torch.Tensor) -> Prediction:

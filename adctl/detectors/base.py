@@ -21,7 +21,7 @@ from adctl.errors import ModelFileError, UsageError
 from adctl.image_sizes import ImageSize, both_sides, size_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from adctl.engine.phases import Phase
 
@@ -263,6 +263,20 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B,C,H,W] of float32 in [0, 1]; without side effects, and exportable."""
+
+    def in_half_precision(self, kind: torch.dtype) -> Callable[[Tensor], Prediction]:
+        """Return `forward` with the network in half precision; afterwards the detector is used through it only.
+
+        Args:
+            kind: float16 or bfloat16.
+        """
+
+        def predict(images: Tensor) -> Prediction:
+            with torch.autocast(images.device.type, kind):
+                scores, maps = self(images)
+            return Prediction(scores.float(), maps.float())
+
+        return predict
 
     def can_hold_out(self) -> bool:
         """Return whether `held_out` is available: only directly after fitting, and not for all settings."""

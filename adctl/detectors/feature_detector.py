@@ -14,7 +14,9 @@ from adctl.detectors.components.feature_maps import local_average, stack_levels
 from adctl.detectors.components.shared_feature_cache import backbone_levels
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    import torch
 
 
 class BackboneConfig(DetectorConfig):
@@ -147,6 +149,16 @@ class FeatureDetector(Detector):
         """Load the pretrained weights of the backbone."""
         assert isinstance(self.backbone, Backbone)
         self.backbone.load_pretrained(weights)
+
+    def in_half_precision(self, kind: torch.dtype) -> Callable[[Tensor], Prediction]:
+        """Return `forward` with the backbone in half precision; distances stay in single precision.
+
+        Args:
+            kind: float16 or bfloat16.
+        """
+        assert isinstance(self.backbone, Backbone)
+        self.backbone.compute_in(kind)
+        return self
 
     def patches(self, images: Images) -> Tensor:
         """Compute patch features [B,C,h,w] of images [B,3,H,W], or of grey images [B,1,H,W].

@@ -15,7 +15,7 @@ def starting_batch_size(wanted: int | str, device: str) -> int:
     """Return the batch size to start with: `wanted`, or the default of the device.
 
     Args:
-        wanted: Number of images, or `auto`.
+        wanted: Number of images, `auto`, or `max`, which starts like `auto` and is raised on a GPU.
         device: Device as torch names it, such as `cpu` or `cuda:0`.
     """
-    return _AUTO.get(device.partition(":")[0], 8) if wanted == "auto" else int(wanted)
+    return _AUTO.get(device.partition(":")[0], 8) if isinstance(wanted, str) else wanted

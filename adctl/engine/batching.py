@@ -25,13 +25,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+_PROBED = (16, 32)
+"""Batch sizes whose memory is measured before a larger one is tried."""
+
+_FILLED = 0.9
+"""Fraction of the free memory of a GPU that a gradient step may fill."""
+
 _MEMORY_SHARE = 0.6
 """Fraction of the free memory for gradient steps; the rest is for images, checkpoints and other programs."""
 
 
-def to_input(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
+def to_input(pixels: NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:
     """Convert pixels [B,H,W,C], uint8, to images [B,C,H,W], float32 in [0, 1], channels last in memory."""
-    images = torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2)
+    moved = (pixels if isinstance(pixels, Tensor) else torch.from_numpy(pixels)).to(device, non_blocking=True)
+    images = moved.permute(0, 3, 1, 2)
     return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
@@ -58,19 +65,55 @@ def largest_batch_size(step: Callable[[int], None], wanted: int, device: torch.d
     if device.type == "cpu":
         kept = _kept_for_backward(lambda: step(2)) / 2
         free = _MEMORY_SHARE * psutil.virtual_memory().available
-        return _halved_until(wanted, lambda size: size * kept <= free)
-    return _halved_until(wanted, lambda size: _runs(lambda: step(size), device))
+        return _lowered_until(wanted, lambda size: size * kept <= free, _half)
+    return _lowered_until(wanted, lambda size: _runs(lambda: step(size), device), _half)
 
 
-def _halved_until(size: int, fits: Callable[[int], bool]) -> int:
+def filling_batch_size(step: Callable[[int], None], most: int, device: torch.device) -> int:
+    """Return the batch size whose gradient step takes about nine tenths of the free memory of a GPU.
+
+    The step is run with a few images, and its memory is extrapolated; then with the size found, to be sure.
+
+    Args:
+        step: Function that runs a complete gradient step with a number of images.
+        most: Largest size wanted.
+        device: The GPU.
+
+    Raises:
+        TrainingError: Not even one image fits.
+    """
+    few, more = _PROBED
+    if most <= more or not _runs(lambda: step(more), device):
+        return largest_batch_size(step, most, device)
+    peaks = [_peak(step, size, device) for size in (few, more)]
+    each = max(1.0, (peaks[1] - peaks[0]) / (more - few))
+    free, _ = torch.cuda.mem_get_info(device)
+    room = _FILLED * (free + torch.cuda.memory_allocated(device)) - peaks[1]
+    size = min(most, max(more, more + int(room / each)))
+    return _lowered_until(size, lambda images: _runs(lambda: step(images), device), lambda images: images * 19 // 20)
+
+
+def _peak(step: Callable[[int], None], size: int, device: torch.device) -> int:
+    """Return the peak of reserved bytes during a step, beginning with no unused reserved memory."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    step(size)
+    return torch.cuda.max_memory_reserved(device)
+
+
+def _lowered_until(size: int, fits: Callable[[int], bool], lower: Callable[[int], int]) -> int:
     while not fits(size):
         if size == 1:
             raise TrainingError(
                 "There is not enough memory for a gradient step with a single image.",
                 "Choose a smaller --image-size, --gradient-checkpointing, another device, or close other programs.",
             )
-        size //= 2
+        size = max(1, lower(size))
     return size
+
+
+def _half(size: int) -> int:
+    return size // 2
 
 
 def _runs(step: Callable[[], None], device: torch.device) -> bool:

@@ -17,7 +17,7 @@ import torch
 
 from adctl.engine import distributed
 from adctl.engine.batch_size import starting_batch_size
-from adctl.engine.batching import BatchLimit, hold_buffers, largest_batch_size, to_input
+from adctl.engine.batching import BatchLimit, filling_batch_size, hold_buffers, largest_batch_size, to_input
 from adctl.engine.checkpoints import load_weights
 from adctl.engine.context import FitContext, labels_of
 from adctl.engine.gradient_loop import GradientLoop
@@ -219,9 +219,10 @@ def _optimize(
 def _fit_batch_size(phase: Optimize, job: FitJob, limit: BatchLimit, device: torch.device) -> FitSettings:
     """Lower an automatic batch size until it fits into memory; accumulate more batches, so that steps stay the same."""
     settings, detector = job.settings, job.detector
-    if settings.batch_size != "auto":
+    if not isinstance(settings.batch_size, str):
         return settings
-    wanted = min(limit.size, len(job.train))
+    fills = settings.batch_size == "max" and device.type == "cuda"
+    wanted = len(job.train) if fills else min(limit.size, len(job.train))
     first = next(iter(job.train.batches(1)))
     modules = phase.modules(detector)
     restore_buffers = hold_buffers(*modules)
@@ -235,10 +236,14 @@ def _fit_batch_size(phase: Optimize, job: FitJob, limit: BatchLimit, device: tor
         # AdamW keeps two numbers for each weight.
         _ = [torch.zeros_like(parameter) for parameter in phase.parameters for _ in range(2)]
 
-    size = largest_batch_size(step, wanted, device)
+    size = (filling_batch_size if fills else largest_batch_size)(step, wanted, device)
     for module in modules:
         module.zero_grad(set_to_none=True)
     restore_buffers()
+    if fills:
+        log.info("Memory holds %d images at once.", size)
+        limit.size = size
+        return settings
     if size == wanted:
         return settings
     batches = math.ceil(limit.size / size)

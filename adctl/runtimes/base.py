@@ -34,15 +34,20 @@ class Runtime(Protocol):
         header: Header of the model file.
         input: Size and channels of the images it takes.
         device: Device that computes, as `cpu` or `cuda:0`.
-        callers: Number of threads that should call `predict` at once. With 2, cores that finish early start on the
-            next batch.
     """
 
     name: str
     header: ModelHeader
     input: InputSpec
     device: str
-    callers: int
+
+    @property
+    def callers(self) -> int:
+        """Number of threads that should call `predict` at once.
+
+        With 2, cores that finish early start on the next batch.
+        """
+        ...
 
     def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
         """Score pixels [B,H,W,C], uint8, already resized to `input`."""

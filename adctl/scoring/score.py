@@ -195,7 +195,7 @@ def score_samples(
     else:
         files.require_writable([model.parent / "scores" / "run"])
     with reporter.stage("opening the model"):
-        runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta)
+        runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta, settings.precision)
     warn_of_depth(samples, runtime.input.bit_depth)
     warn_of_colours(samples)
     calibration = runtime.header.calibration
@@ -365,7 +365,9 @@ def build_result(
     )
 
 
-def open_model(model: Path, device: str, gpu: int | None, runtime: str, tta: str | None = None) -> Runtime:
+def open_model(
+    model: Path, device: str, gpu: int | None, runtime: str, tta: str | None = None, precision: str = "32"
+) -> Runtime:
     """Open a model with the views of test-time augmentation that its thresholds were calibrated with.
 
     Args:
@@ -374,6 +376,7 @@ def open_model(model: Path, device: str, gpu: int | None, runtime: str, tta: str
         gpu: Number of a CUDA GPU, as for `open_runtime`.
         runtime: Name of the runtime, as for `open_runtime`.
         tta: Wanted views, separated by commas; None uses those of the calibration.
+        precision: Precision of PyTorch on a CUDA GPU, as for `open_runtime`.
 
     Raises:
         UsageError: The device or a view does not exist, or the calibration used other views.
@@ -381,7 +384,7 @@ def open_model(model: Path, device: str, gpu: int | None, runtime: str, tta: str
         DataError: The list of the run's calibrations is damaged.
     """
     run_folder.warn_of_newer(model)
-    opened = open_runtime(model, device, gpu, runtime)
+    opened = open_runtime(model, device, gpu, runtime, precision)
     calibration = opened.header.calibration
     if calibration is None:
         log.warning("%s is not calibrated, so images get scores but no verdicts. Run 'adctl calibrate'.", model)

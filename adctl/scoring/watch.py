@@ -267,7 +267,7 @@ def watch(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     results = [folder / name for name in (MANIFEST, CSV, JSONL, LOG, COMMISSIONING)]
     files.require_replaceable(results, overwrite=settings.overwrite, claimed=claimed_by_watch(folder))
     log.debug("Model %s.", model)
-    runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta)
+    runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta, settings.precision)
     start = time.perf_counter()
     with WatchLog(folder, Owner(files.sha256_file(model), str(watched))) as watch_log:
         log.info("Watching %s. Files scored before: %d. Press Ctrl-C to stop.", watched, watch_log.rows)

@@ -319,7 +319,9 @@ class ServedModels:
     def _open(self, version: Version) -> ServedModel:
         settings = self._settings
         version = replace(version, model_digest=version.model_digest or _digest(version.path))
-        runtime = open_model(version.path, settings.device, settings.gpu, settings.runtime)
+        runtime = open_model(
+            version.path, settings.device, settings.gpu, settings.runtime, precision=settings.precision
+        )
         _warm_up(runtime)
         return self._put(ServedModel(version, runtime, self._drifted))
 

@@ -125,6 +125,7 @@ class HeldOutRuntime(TorchRuntime):
         together: Number of consecutive images that are left out together.
     """
 
+    fixed_graph = False
     numbers: Sequence[int] = ()
     together: int = 1
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from adctl import files, paths
 from adctl.detectors.components import timm_models
@@ -101,8 +102,17 @@ class Backbone(nn.Module):
         for statistic in ("mean", "std"):
             values = itertools.islice(itertools.cycle(config[statistic]), self._inputs)
             self.register_buffer(statistic, torch.tensor([*values]).view(1, -1, 1, 1))
+        self._kind: torch.dtype | None = None
         self.requires_grad_(requires_grad=False)
         self.eval()
+
+    def compute_in(self, kind: torch.dtype) -> None:
+        """Compute in half precision from now on; normalisation layers keep their statistics in single precision."""
+        self._kind = kind
+        self.network.to(kind)
+        for module in self.network.modules():
+            if isinstance(module, _BatchNorm):
+                module.float()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the feature map [B,C,h,w] of each level, finest first, for images [B,channels,H,W] in [0, 1].
@@ -117,11 +127,17 @@ class Backbone(nn.Module):
     def _levels(self, images: Tensor) -> list[Tensor]:
         images = (images - self.mean) / self.std
         if not self.margin:
-            features: list[Tensor] = self.network(images)
-            return features
-        levels = self.network(F.pad(images, (self.margin,) * 4, mode="replicate"))
+            return self._features(images)
+        levels = self._features(F.pad(images, (self.margin,) * 4, mode="replicate"))
         rings = [self.margin // stride for stride in self.strides]
         return [level[..., ring:-ring, ring:-ring] for level, ring in zip(levels, rings, strict=True)]
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        """Return the levels of normalised images."""
+        if self._kind is None:
+            levels: list[Tensor] = self.network(images)
+            return levels
+        return [level.float() for level in self.network(images.to(self._kind))]
 
     @property
     def _first_layer(self) -> dict[str, Any]:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _POOL = 4096
 """Number of candidates between two passes over all vectors; it does not influence the result."""
 
+_TOGETHER = 64
+"""Rows that a GPU picks before the host looks at them."""
+
 _BLOCK = 65536
 """Rows whose squares are computed at once."""
 
@@ -62,10 +65,11 @@ def k_center_greedy(
         picked = [torch.empty(0, dtype=torch.int64, device=vectors.device)]
         distance = nearest_squared(vectors, covered_by.to(vectors), squares)
     done = picked[0].numel()
+    pool = _GpuPool(vectors) if vectors.device.type == "cuda" else None
     while done < count:
         if picked[-1].numel():
             _update_distances(distance, vectors, squares, picked[-1])
-        fresh = _pick_from_pool(vectors, distance, count - done)
+        fresh = (_pick_from_pool if pool is None else pool.pick)(vectors, distance, count - done)
         picked.append(fresh)
         done += fresh.numel()
         if progress is not None:
@@ -96,3 +100,60 @@ def _pick_from_pool(vectors: Tensor, distance: Tensor, wanted: int) -> Tensor:
         torch.minimum(pool_distance, gap, out=pool_distance)
         pool_distance[best] = -2.0
     return pool[torch.tensor(picks, device=pool.device)]
+
+
+class _GpuPool:
+    """Picking from a pool on a GPU, with the results of `_pick_from_pool`.
+
+    The GPU picks many rows before the host looks at them, because waiting for each pick takes longer than finding it.
+    Picks beyond the one that ends the use of the pool are dropped. A CUDA graph starts the kernels of all these picks
+    at once.
+
+    Args:
+        vectors: Tensor [N,C] of float32 on the GPU.
+    """
+
+    def __init__(self, vectors: Tensor) -> None:
+        size = min(_POOL, len(vectors))
+        self._gaps = vectors.new_empty(size, size)
+        self._distance = vectors.new_zeros(size)
+        self._picks = torch.empty(_TOGETHER, dtype=torch.int64, device=vectors.device)
+        self._values = vectors.new_empty(_TOGETHER)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(vectors.device):
+            self._step()  # outside the graph once, which loads the kernels
+            torch.cuda.synchronize()
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._step()
+
+    def pick(self, vectors: Tensor, distance: Tensor, wanted: int) -> Tensor:
+        """Return the next selections of the greedy algorithm, as many as the pool determines."""
+        pool_distance, pool = torch.topk(distance, len(self._distance))
+        outside = pool_distance[-1].item()
+        self._distance.copy_(pool_distance)
+        self._measure(vectors[pool])
+        picks: list[int] = []
+        while len(picks) < min(wanted, len(pool)):
+            self._graph.replay()
+            values = self._values.tolist()
+            usable = next((place for place, value in enumerate(values) if value < outside and (picks or place)), None)
+            picks += self._picks[:usable].tolist()
+            if usable is not None:
+                break
+        return pool[torch.tensor(picks[:wanted], device=pool.device)]
+
+    def _measure(self, candidates: Tensor) -> None:
+        """Compute the squared distances between all candidates [n,C]."""
+        squares = candidates.square().sum(1)
+        torch.addmm(squares, candidates, candidates.t(), alpha=-2, out=self._gaps)
+        self._gaps.add_(squares.unsqueeze(1)).clamp_(min=0)
+
+    def _step(self) -> None:
+        """Pick `_TOGETHER` rows one after another, each the farthest; note them and their distances."""
+        for place in range(_TOGETHER):
+            value, best = self._distance.max(0, keepdim=True)
+            self._values[place : place + 1].copy_(value)
+            self._picks[place : place + 1].copy_(best)
+            gap = self._gaps.index_select(0, best).squeeze(0)
+            torch.minimum(self._distance, gap, out=self._distance)
+            self._distance.index_fill_(0, best, -2.0)
