@@ -6,6 +6,7 @@ Of a small network, starting the kernels takes longer than computing them. A CUD
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -32,6 +33,9 @@ CALLERS = 2
 _UNCAPTURED = 2
 """Batches of a size that are computed before it is captured; capturing takes as long as about a hundred batches."""
 
+_LARGEST_PADDING = 32
+"""Factor by which a batch may be padded to a size that was computed before: planning a new size takes longer."""
+
 _MOST_GRAPHS = 4
 """Batch sizes that are captured; each graph keeps the memory of its activations."""
 
@@ -54,6 +58,8 @@ class CudaPipeline:
         self._limit = BatchLimit(1 << 30)
         self._compute = torch.cuda.Stream(device)
         self._lock = Lock()
+        # cuDNN plans each convolution anew in each thread, which takes more than a second for a network.
+        self._planner = ThreadPoolExecutor(1, "adctl-cuda")
         self._seen: dict[int, int] = {}
         self._graphs: dict[int, _Graph] = {}
         self._slots: SimpleQueue[_Slot] = SimpleQueue()
@@ -74,31 +80,42 @@ class CudaPipeline:
             self._slots.put(slot)
 
     def _run(self, slot: _Slot, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        images, copied = slot.send(pixels)
-        with self._lock, torch.cuda.stream(self._compute), single_precision(tf32=self._tf32):
+        count = len(pixels)
+        with self._lock:
+            size = self._planned_size(count)
+        images, copied = slot.send(pixels, size)
+        with self._lock, torch.cuda.stream(self._compute):
             self._compute.wait_event(copied)
-            scores, maps = self._computed(images)
+            if size in self._graphs:
+                scores, maps = self._graphs[size](images)
+            else:
+                scores, maps = self._planner.submit(self._computed, images).result()
             images.record_stream(self._compute)
             computed = self._compute.record_event()
-        return slot.receive(scores, computed), slot.receive(maps, computed)
+        return slot.receive(scores[:count], computed), slot.receive(maps[:count], computed)
+
+    def _planned_size(self, count: int) -> int:
+        """Return the size in which a batch is computed: that of an earlier, larger one for the rest of many images."""
+        larger = [size for size in self._seen if count < size <= _LARGEST_PADDING * count]
+        size = count if count in self._seen or not larger else min(larger)
+        self._seen[size] = self._seen.get(size, 0) + 1
+        return size
 
     def _computed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores and maps of pixels [B,H,W,C] on the GPU."""
-        size = len(images)
-        self._seen[size] = self._seen.get(size, 0) + 1
-        if self._capture and size not in self._graphs and self._seen[size] > _UNCAPTURED:
-            self._try_to_capture(images)
-        if size in self._graphs:
-            return self._graphs[size](images)
-        parts = list(self._limit.run(self._one, images))
-        return torch.cat([part.scores for part in parts]), torch.cat([part.maps for part in parts])
+        with torch.inference_mode(), torch.cuda.stream(self._compute), single_precision(tf32=self._tf32):
+            if self._capture and self._seen[len(images)] > _UNCAPTURED and self._captured(images):
+                return self._graphs[len(images)](images)
+            parts = list(self._limit.run(self._one, images))
+            return torch.cat([part.scores for part in parts]), torch.cat([part.maps for part in parts])
 
     def _one(self, images: Tensor) -> Prediction:
         return self._forward(to_input(images, self._device))
 
-    def _try_to_capture(self, images: Tensor) -> None:
+    def _captured(self, images: Tensor) -> bool:
+        """Capture the kernels for the size of a batch, and return whether that was possible."""
         if len(self._graphs) >= _MOST_GRAPHS or self._limit.size < len(images):
-            return
+            return False
         try:
             self._graphs[len(images)] = _Graph(self._one, images, self._compute)
         except RuntimeError as error:
@@ -106,6 +123,8 @@ class CudaPipeline:
             reason = "memory ran out" if is_out_of_memory(error) else str(error).partition("\n")[0]
             log.debug("The network is not captured as a CUDA graph: %s.", reason)
             torch.cuda.empty_cache()
+            return False
+        return True
 
 
 class _Slot:
@@ -116,10 +135,10 @@ class _Slot:
         self._stream = torch.cuda.Stream(device)
         self._memory: dict[torch.dtype, Tensor] = {}
 
-    def send(self, pixels: NDArray[np.uint8]) -> tuple[Tensor, torch.cuda.Event]:
-        """Start copying pixels to the GPU; return them and the event that ends the copy."""
-        host = self._host(pixels.shape, torch.uint8)
-        host.numpy()[...] = pixels
+    def send(self, pixels: NDArray[np.uint8], size: int) -> tuple[Tensor, torch.cuda.Event]:
+        """Start copying pixels to the GPU, as a batch of `size`; return them and the event that ends the copy."""
+        host = self._host((size, *pixels.shape[1:]), torch.uint8)
+        host.numpy()[: len(pixels)] = pixels
         with torch.cuda.stream(self._stream):
             images = host.to(self._device, non_blocking=True)
             return images, self._stream.record_event()

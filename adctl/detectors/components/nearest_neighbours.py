@@ -140,8 +140,9 @@ def _minimum_on_gpu(codes: Tensor, bank: Tensor) -> Tensor:
     padding = -(bank.shape[1] + len(digits)) % 8  # tensor cores take multiples of eight
     factors = torch.cat([-2.0 * bank.float(), torch.stack(digits, 1)], 1)
     right = F.pad(factors, (0, padding)).half().t()
-    weights = codes.new_tensor([_DIGIT**2, _DIGIT, 1.0]).half().expand(len(codes), -1)
-    left = F.pad(torch.cat([codes.half(), weights], 1), (0, padding))
+    # A tensor of these three numbers would be copied from the host, for which the GPU waits.
+    weights = [codes.new_full((len(codes), 1), float(_DIGIT**power), dtype=torch.float16) for power in (2, 1, 0)]
+    left = F.pad(torch.cat([codes.half(), *weights], 1), (0, padding))
     rows = max(1, _GPU_BLOCK // len(bank))
     return torch.cat([torch.mm(part, right, out_dtype=torch.float32).amin(1) for part in left.split(rows)])
 

@@ -102,10 +102,16 @@ class ErrorMap(nn.Module):
     """
 
     sobel: Tensor
+    shares: Tensor
+    floors: Tensor
 
     def __init__(self, weights: Mapping[str, float], sigmas: Sequence[float], backbone: Backbone | None = None) -> None:
         super().__init__()
         self.weights = dict(weights)
+        # Buffers, because a GPU would wait for tensors that are created for each batch.
+        self.register_buffer("shares", torch.tensor([*self.weights.values()]).view(-1, 1, 1), persistent=False)
+        floors = torch.tensor([_FLOORS[space] for space in self.weights]).view(-1, 1, 1)
+        self.register_buffer("floors", floors, persistent=False)
         self.blurs = nn.ModuleList(GaussianBlur(sigma) for sigma in sigmas)
         self.backbone = backbone
         column = torch.tensor([[1.0, 2.0, 1.0]])
@@ -120,15 +126,13 @@ class ErrorMap(nn.Module):
 
     def logarithms(self, errors: Tensor) -> Tensor:
         """Return the logarithms of errors [B,S,H,W], bounded below."""
-        floors = torch.tensor([_FLOORS[space] for space in self.weights], device=errors.device)
-        return (errors + floors.view(-1, 1, 1)).log()
+        return (errors + self.floors).log()
 
     def combine(self, errors: Tensor, statistics: NormalErrorStats | None) -> Tensor:
         """Return maps [B,H,W]: the weighted sum of errors [B,S,H,W], standardised if statistics are given."""
-        weights = torch.tensor(list(self.weights.values()), device=errors.device).view(-1, 1, 1)
         if statistics is None:
-            return (errors * weights).sum(1)
-        return ((self.logarithms(errors) - statistics.level) * (weights / statistics.spread)).sum(1)
+            return (errors * self.shares).sum(1)
+        return ((self.logarithms(errors) - statistics.level) * (self.shares / statistics.spread)).sum(1)
 
     def _error(self, space: str, images: Tensor, rebuilt: Tensor) -> Tensor:
         if space == "l1":
