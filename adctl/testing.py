@@ -37,6 +37,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from pydantic import ValidationError
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from adctl.config import LoadedSettings, TrainSettings, names_of, validated
 from adctl.data.images import resize
@@ -264,6 +268,11 @@ class DetectorContract:
             return
         assert (detector.input.height, detector.input.width) == both_sides(size)
 
+    def test_scoring_on_a_gpu_waits_for_nothing(self, trained: TrainedDetector) -> None:
+        """Scoring a batch needs no value from the host and gives it none, so that a GPU computes it in one go."""
+        if self.exportable:
+            assert host_transfers(trained.detector) == []
+
     def test_an_exported_detector_scores_as_torch_does(self, trained: TrainedDetector, tmp_path: Path) -> None:
         """ONNX Runtime gives the same scores and maps, for one image and for several."""
         if not self.exportable:
@@ -271,6 +280,47 @@ class DetectorContract:
                 trained.detector.check_exportable()
             return
         check_onnx(self.arch, trained.detector, trained.images, tmp_path)
+
+
+def host_transfers(detector: Detector) -> list[str]:
+    """Return the operations of a forward pass on a GPU for which host and GPU wait for each other.
+
+    They are found without a GPU, by tensors without values (`FakeTensorMode`). Creating a tensor from Python numbers is
+    one of them: use a buffer, or functions such as `torch.full` on the device.
+
+    Args:
+        detector: Fitted detector, in evaluation mode.
+    """
+    shape = (_IMAGES, detector.input.planes, detector.input.height, detector.input.width)
+    copied = copy.deepcopy(detector)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        for module in copied.modules():
+            for name, weight in module.named_parameters(recurse=False):
+                setattr(module, name, nn.Parameter(torch.empty_like(weight, device="cuda"), requires_grad=False))
+            for name, value in module.named_buffers(recurse=False):
+                setattr(module, name, torch.empty_like(value, device="cuda"))
+        with _HostTransfers() as watched:
+            copied(torch.empty(shape, device="cuda"))
+    return watched.found
+
+
+class _HostTransfers(TorchDispatchMode):
+    """Recorder of the operations between host and GPU, and of those whose results the host has to know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        result = func(*args, **(kwargs or {}))
+        given, returned = (
+            {leaf.device.type for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)}
+            for value in ((args, kwargs), result)
+        )
+        if len(given | returned) > 1 or torch.Tag.data_dependent_output in func.tags:
+            self.found.append(str(func))
+        return result
 
 
 def check_onnx(arch: str, detector: Detector, images: Tensor, folder: Path) -> None:

@@ -80,6 +80,7 @@ class LoadedImage:
         error: Reason why the image could not be read, or None.
         display: The original scaled down for display, if requested; otherwise None.
         whole: Original image, array [height,width,C] of uint8, if the input format uses tiles; otherwise None.
+        inputs: Statistics of the image, as from `measure_input`, if they are known.
     """
 
     sample: Sample
@@ -89,6 +90,7 @@ class LoadedImage:
     error: ImageError | None = None
     display: NDArray[np.uint8] | None = None
     whole: NDArray[np.uint8] | None = None
+    inputs: tuple[float, ...] | None = None
 
 
 class _KeptImages:
@@ -203,8 +205,14 @@ def batch_images(items: Iterable[LoadedImage], size: int) -> Iterator[list[Loade
 
 
 def stack_pixels(items: Iterable[LoadedImage]) -> NDArray[np.uint8]:
-    """Stack the pixels of the readable images into an array [B,H,W,C]."""
-    return np.stack([item.pixels for item in items if item.pixels is not None])
+    """Stack the pixels of the readable images into an array [B,H,W,C], without a copy if they lie side by side."""
+    pixels = [item.pixels for item in items if item.pixels is not None]
+    base = pixels[0].base
+    if isinstance(base, np.ndarray) and base.shape == (len(pixels), *pixels[0].shape) and base.dtype == np.uint8:
+        places = [one.__array_interface__["data"][0] for one in pixels]
+        if places == list(range(places[0], places[0] + base.nbytes, pixels[0].nbytes)):
+            return base
+    return np.stack(pixels)
 
 
 def _require_readable(items: Iterable[LoadedImage]) -> Iterator[LoadedImage]:

@@ -6,6 +6,8 @@ All random numbers depend on the seed and the step only, so a resumed run gives 
 from __future__ import annotations
 
 import logging
+import math
+import operator
 import time
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING
@@ -196,17 +198,21 @@ class GradientLoop:
             return None
         self._train_mode(on=False)
         torch.manual_seed(step_seed(self.settings.seed, 0, self.fabric.global_rank))  # the same in each epoch
-        loss, done = 0.0, 0
+        losses: list[torch.Tensor] = []
+        counts: list[int] = []
         with self._averaged_weights(), torch.inference_mode(), self.fabric.autocast():
             for pixels in validation.batches(self.state.limit.size):
                 images = to_input(pixels, self.fabric.device)
-                places = range(done, done + len(pixels))
+                places = range(sum(counts), sum(counts) + len(pixels))
                 masks = masks_of(validation, places, self.fabric.device)
                 labels = labels_of(validation, places, self.fabric.device)
                 keys = tuple(f"validation {place}" for place in places)
-                loss += float(total(self.phase.loss(Batch(images, images, masks, keys, labels)))) * len(pixels)
-                done += len(pixels)
-        return loss / len(validation) if self.phase.monitored is None else self.phase.monitored()
+                losses.append(total(self.phase.loss(Batch(images, images, masks, keys, labels))))
+                counts.append(len(pixels))
+        if self.phase.monitored is not None:
+            return self.phase.monitored()
+        values: list[float] = torch.stack(losses).tolist()
+        return math.fsum(map(operator.mul, values, counts)) / len(validation)
 
     def _keep_best(self, epoch: Epoch) -> None:
         """Keep the weights if the monitored loss is the lowest so far: validation if there is one, else training."""

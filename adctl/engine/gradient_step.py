@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,21 @@ if TYPE_CHECKING:
     from adctl.engine.context import FitContext, Images
     from adctl.engine.history import FitSettings
     from adctl.engine.phases import Optimize
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """Loss terms of one batch.
+
+    Attributes:
+        names: Their names.
+        values: Their values, tensor [n].
+        indices: Indices of the images.
+    """
+
+    names: tuple[str, ...]
+    values: Tensor
+    indices: list[int]
 
 
 class GradientStep:
@@ -75,35 +91,53 @@ class GradientStep:
             torch.manual_seed(step_seed(self.settings.seed, position.step + 1, self.fabric.global_rank))
             restore_buffers = hold_buffers(*self.modules)
             try:
-                sums = self._compute_gradients(pixels, step)
+                terms = self._compute_gradients(pixels, step)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 limit.halve(min(limit.size, len(pixels)), error)
             restore_buffers()
-        self._update_weights()
-        for name, value in sums.items():
+        norms = self._clip_gradients()
+        for name, value in self._finite_sums(terms, norms).items():
             position.sums[name] = position.sums.get(name, 0.0) + value
+        self._update_weights()
         position.step += 1
         position.done += 1
 
-    def _compute_gradients(self, pixels: NDArray[np.uint8], step: StepImages) -> dict[str, float]:
+    def _compute_gradients(self, pixels: NDArray[np.uint8], step: StepImages) -> list[_Terms]:
         """Add up gradients batch by batch; every image has the same weight, whatever the size of the batches.
 
         Returns:
-            Sum of each loss term over the images.
+            Loss terms of each batch.
         """
         for optimizer in self.state.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, float] = {}
+        found = []
         for part in np.array_split(np.arange(len(pixels)), math.ceil(len(pixels) / self.state.limit.size)):
             indices = [step.indices[place] for place in part]
             terms = self._backward(self._batch(pixels[part], indices), len(part) / step.total)
-            values = torch.stack([value.detach().float() for value in terms.values()]).tolist()
-            self._require_finite(dict(zip(terms, values, strict=True)), indices)
-            for name, value in zip(terms, values, strict=True):
-                sums[name] = sums.get(name, 0.0) + value * len(part)
+            found.append(_Terms(tuple(terms), torch.stack([one.detach().float() for one in terms.values()]), indices))
+        return found
+
+    def _finite_sums(self, found: list[_Terms], norms: list[Tensor]) -> dict[str, float]:
+        """Return the sum of each loss term over the images of the step.
+
+        The host waits for a GPU here, and nowhere else in a step.
+
+        Raises:
+            TrainingError: A loss or the norm of the gradients is not finite.
+        """
+        counts = [len(terms.values) for terms in found]
+        values = torch.cat([*(terms.values for terms in found), *(norm.float().view(1) for norm in norms)]).tolist()
+        sums: dict[str, float] = {}
+        for terms, end in zip(found, itertools.accumulate(counts), strict=True):
+            own = dict(zip(terms.names, values[end - len(terms.names) : end], strict=True))
+            self._require_finite(own, terms.indices)
+            for name, value in own.items():
+                sums[name] = sums.get(name, 0.0) + value * len(terms.indices)
+        if not all(map(math.isfinite, values[sum(counts) :])):
+            raise self._error("The gradient is not finite")
         return sums
 
     def _batch(self, pixels: NDArray[np.uint8], indices: list[int]) -> Batch:
@@ -126,7 +160,9 @@ class GradientStep:
         self.fabric.backward(total(critic_terms) * weight)
         return terms | {f"critic/{name}": value for name, value in critic_terms.items()}
 
-    def _update_weights(self) -> None:
+    def _clip_gradients(self) -> list[Tensor]:
+        """Sum the gradients of all processes and clip them; return the norms that must be finite."""
+        norms = []
         for optimizer in self.state.optimizers.values():
             if self.fabric.world_size > 1:
                 distributed.sum_gradients(
@@ -135,8 +171,13 @@ class GradientStep:
             norm = self.fabric.clip_gradients(
                 self.state.detector, optimizer, max_norm=self.settings.clip, error_if_nonfinite=False
             )
-            if self.state.scaler is None and norm is not None and not torch.isfinite(norm):
-                raise self._error("The gradient is not finite")
+            # The scaler of float16 leaves out a step whose gradients are not finite.
+            if self.state.scaler is None and norm is not None:
+                norms.append(norm)
+        return norms
+
+    def _update_weights(self) -> None:
+        for optimizer in self.state.optimizers.values():
             optimizer.step()
         if self.state.average is not None:
             self.state.average.update()
@@ -191,7 +232,7 @@ def new_optimizer(
         ],
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
-        # Fused is faster. On a GPU it would also unscale the gradients, which must happen before clipping.
-        fused=fabric.device.type == "cpu",
+        # Fused is faster. With float16 it would also unscale the gradients, which must happen before clipping.
+        fused=fabric.device.type in ("cpu", "cuda") and getattr(fabric.strategy.precision, "scaler", None) is None,
     )
     return fabric.setup_optimizers(optimizer)

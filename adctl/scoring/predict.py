@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from adctl.data import reading_processes
 from adctl.data.input_stats import measure_input
 from adctl.data.loader import LoadedImage, batch_images, network_inputs, stack_pixels, stream_images
 from adctl.data.preprocess import map_to_image
@@ -19,7 +20,7 @@ from adctl.threads import map_ordered
 from adctl.thresholds.drift import input_ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -70,7 +71,7 @@ def predict(
         display: Longest side in pixels of an additional copy of each image for display; None keeps no copy.
     """
     size = starting_batch_size(batch_size, runtime.device)
-    items = stream_images(samples, runtime.input, workers=workers, display=display, batch_size=size)
+    items = _read(runtime, samples, workers, display, size)
     if runtime.input.tiled:
         yield from (_predict_tiles(runtime, item, size) for item in items)
         return
@@ -86,6 +87,16 @@ def predict(
         yield from group
 
 
+def _read(
+    runtime: Runtime, samples: Sequence[Sample], workers: int, display: int | None, size: int
+) -> Iterator[LoadedImage]:
+    """Read images by processes where the network is faster than this process can read, or else by threads."""
+    of_gpu = runtime.device.startswith("cuda") and display is None
+    if of_gpu and reading_processes.are_worthwhile(samples, runtime.input, workers):
+        return reading_processes.read_in_processes(samples, runtime.input, workers=workers, batch_size=size)
+    return stream_images(samples, runtime.input, workers=workers, display=display, batch_size=size)
+
+
 def predict_loaded(runtime: Runtime, items: Sequence[LoadedImage], batch_size: int) -> list[PredictedImage]:
     """Predict images that are already read, in order: as one batch, or tile by tile.
 
@@ -99,7 +110,7 @@ def predict_loaded(runtime: Runtime, items: Sequence[LoadedImage], batch_size: i
     readable = [item for item in items if item.error is None]
     if not readable:
         return [PredictedImage(item, None, None) for item in items]
-    inputs = [measure_input(item) for item in readable]
+    inputs = [measure_input(item) if item.inputs is None else item.inputs for item in readable]
     output = runtime.predict(stack_pixels(readable))
     results = iter(zip(output.scores, output.maps, inputs, strict=True))
     return [
