@@ -112,11 +112,22 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu(session: nox.Session) -> None:
+    """Check and measure everything that needs a CUDA GPU; without one, say so."""
+    session.install(".[all]")
+    code = "import torch; print(torch.cuda.device_count())"
+    if str(session.run("python", "-c", code, silent=True)).split()[-1] == "0":
+        session.skip("There is no CUDA GPU that PyTorch can use.")
+    session.run("python", "examples/benchmarks/gpu.py", *(session.posargs or ["build/gpu"]))
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Measure start-up, and quality and speed on the real images; prints tables."""
     session.install(".[all]")
     for script in sorted(Path("examples/benchmarks").glob("*.py")):
-        session.run("python", str(script), *session.posargs)
+        if script.name != "gpu.py":
+            session.run("python", str(script), *session.posargs)
 
 
 @nox.session

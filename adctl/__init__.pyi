@@ -181,7 +181,7 @@ class _TrainSettings(TypedDict, total=False):
     device: Literal["auto", "cpu", "cuda", "mps"]
     gpu: int | None
     workers: int
-    batch_size: Literal["auto"] | int
+    batch_size: Literal["auto", "max"] | int
     devices: str | None
 
 @overload
@@ -261,8 +261,8 @@ def train(
     export: Literal["auto", "always", "none"] = "auto",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     gpu: int | None = None,
-    workers: int = 2,
-    batch_size: Literal["auto"] | int = "auto",
+    workers: int = ...,
+    batch_size: Literal["auto", "max"] | int = "auto",
     devices: str | None = None,
 ) -> TrainResult:
     """Train a detector on good images and write one calibrated model file; or a classifier of labelled images.
@@ -340,8 +340,8 @@ def train(
             always, none.
         device: Device that computes.
         gpu: Number of the GPU; implies `device` cuda. At least 0.
-        workers: Threads that read images. At least 0, at most 64.
-        batch_size: Images in one batch: a number, or auto. At least 1.
+        workers: Threads that read images. At least 0, at most 64. Default: one for each core, 2 to 16.
+        batch_size: Images in a batch: a number, auto, or max, which fills a GPU's memory. At least 1.
         devices: Devices that train together: how many, or which.
 
     Returns:
@@ -478,8 +478,8 @@ def tune(
     export: Literal["auto", "always", "none"] = "auto",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     gpu: int | None = None,
-    workers: int = 2,
-    batch_size: Literal["auto"] | int = "auto",
+    workers: int = ...,
+    batch_size: Literal["auto", "max"] | int = "auto",
     devices: str | None = None,
 ) -> TuneResult:
     """Search the settings that find generated defects best, and train with them.
@@ -566,8 +566,8 @@ def tune(
             always, none.
         device: Device that computes.
         gpu: Number of the GPU; implies `device` cuda. At least 0.
-        workers: Threads that read images. At least 0, at most 64.
-        batch_size: Images in one batch: a number, or auto. At least 1.
+        workers: Threads that read images. At least 0, at most 64. Default: one for each core, 2 to 16.
+        batch_size: Images in a batch: a number, auto, or max, which fills a GPU's memory. At least 1.
         devices: Devices that train together: how many, or which.
 
     Returns:
@@ -609,8 +609,9 @@ def calibrate(
     strict: bool = False,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     gpu: int | None = None,
-    workers: int = 2,
-    batch_size: Literal["auto"] | int = "auto",
+    workers: int = ...,
+    batch_size: Literal["auto", "max"] | int = "auto",
+    precision: Literal["32", "tf32", "bf16", "16"] = "32",
 ) -> CalibrateResult:
     """Choose a new threshold, from good images that the model was not trained on.
 
@@ -647,8 +648,9 @@ def calibrate(
         strict: Fail if there are too few images for the rate of `max_false_alarm`.
         device: Device that computes.
         gpu: Number of the GPU; implies `device` cuda. At least 0.
-        workers: Threads that read images. At least 0, at most 64.
-        batch_size: Images in one batch: a number, or auto. At least 1.
+        workers: Threads that read images. At least 0, at most 64. Default: one for each core, 2 to 16.
+        batch_size: Images in a batch: a number, auto, or max, which fills a GPU's memory. At least 1.
+        precision: Precision of the network on a CUDA GPU.
 
     Returns:
         The model file and its calibration.
@@ -676,9 +678,10 @@ def score(
     maps: bool = True,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     gpu: int | None = None,
-    workers: int = 2,
-    batch_size: Literal["auto"] | int = "auto",
+    workers: int = ...,
+    batch_size: Literal["auto", "max"] | int = "auto",
     runtime: Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"] = "auto",
+    precision: Literal["32", "tf32", "bf16", "16"] = "32",
 ) -> ScoreResult:
     """Score images: an anomaly score, an anomaly map and a verdict for each.
 
@@ -701,10 +704,11 @@ def score(
         maps: Keep raw anomaly maps in maps.h5, for the report.
         device: Device that computes.
         gpu: Number of the GPU; implies `device` cuda. At least 0.
-        workers: Threads that read images. At least 0, at most 64.
-        batch_size: Images in one batch: a number, or auto. At least 1.
+        workers: Threads that read images. At least 0, at most 64. Default: one for each core, 2 to 16.
+        batch_size: Images in a batch: a number, auto, or max, which fills a GPU's memory. At least 1.
         runtime: Runtime; auto: the fastest that was verified against PyTorch. Choices: auto, torch, torch-compile,
             onnxruntime, openvino, torchscript, torch-export.
+        precision: Precision of the network on a CUDA GPU.
 
     Returns:
         The result; iterating gives the row of each image.
@@ -898,7 +902,8 @@ def bench(
     plot: StrPath | None = None,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     gpu: int | None = None,
-    workers: int = 2,
+    workers: int = ...,
+    precision: Literal["32", "tf32", "bf16", "16"] = "32",
 ) -> Benchmark:
     """Measure speed and memory of model files.
 
@@ -922,7 +927,8 @@ def bench(
         plot: PNG file of the measurements as a plot.
         device: Device that computes.
         gpu: Number of the GPU; implies `device` cuda. At least 0.
-        workers: Threads that read images. At least 0, at most 64.
+        workers: Threads that read images. At least 0, at most 64. Default: one for each core, 2 to 16.
+        precision: Precision of the network on a CUDA GPU.
 
     Returns:
         The measurements and the outcome of the gates.
@@ -937,8 +943,8 @@ def load(
     runs: StrPath = "runs",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     gpu: int | None = None,
-    workers: int = 2,
-    batch_size: Literal["auto"] | int = "auto",
+    workers: int = ...,
+    batch_size: Literal["auto", "max"] | int = "auto",
     runtime: Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"] = "auto",
 ) -> Model:
     """Open a model for prediction.
@@ -948,8 +954,8 @@ def load(
         runs: Folder of all runs.
         device: Device that computes.
         gpu: Number of the GPU; implies `device` cuda. At least 0.
-        workers: Threads that read images. At least 0, at most 64.
-        batch_size: Images in one batch: a number, or auto. At least 1.
+        workers: Threads that read images. At least 0, at most 64. Default: one for each core, 2 to 16.
+        batch_size: Images in a batch: a number, auto, or max, which fills a GPU's memory. At least 1.
         runtime: Runtime; auto: the fastest that was verified against PyTorch. Choices: auto, torch, torch-compile,
             onnxruntime, openvino, torchscript, torch-export.
 
@@ -968,8 +974,8 @@ def demo(
     runs: StrPath = "runs",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     gpu: int | None = None,
-    workers: int = 2,
-    batch_size: Literal["auto"] | int = "auto",
+    workers: int = ...,
+    batch_size: Literal["auto", "max"] | int = "auto",
 ) -> DemoResult:
     """Run the whole workflow on generated zippers: fetch, train, calibrate, score, report.
 
@@ -981,8 +987,8 @@ def demo(
         runs: Folder of all runs.
         device: Device that computes.
         gpu: Number of the GPU; implies `device` cuda. At least 0.
-        workers: Threads that read images. At least 0, at most 64.
-        batch_size: Images in one batch: a number, or auto. At least 1.
+        workers: Threads that read images. At least 0, at most 64. Default: one for each core, 2 to 16.
+        batch_size: Images in a batch: a number, auto, or max, which fills a GPU's memory. At least 1.
 
     Returns:
         The model, the heatmaps, the report and its metrics.

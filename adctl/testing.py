@@ -301,14 +301,15 @@ def host_transfers(detector: Detector) -> list[str]:
                 setattr(module, name, torch.empty_like(value, device="cuda"))
         with _HostTransfers() as watched:
             copied(torch.empty(shape, device="cuda"))
-    return watched.found
+    found: list[str] = watched.found
+    return found
 
 
 class _HostTransfers(TorchDispatchMode):
     """Recorder of the operations between host and GPU, and of those whose results the host has to know."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

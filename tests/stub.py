@@ -87,7 +87,10 @@ def _parameters(function: str) -> dict[str, str]:
     """Return type and default of each parameter as source text."""
     parameters = inspect.signature(getattr(adctl, function)).parameters.values()
     return {
-        one.name: one.annotation if one.default is one.empty else f"{one.annotation} = {_source(one.default)}"
+        # The default number of workers depends on the machine.
+        one.name: one.annotation
+        if one.default is one.empty
+        else f"{one.annotation} = {'...' if one.name == 'workers' else _source(one.default)}"
         for one in parameters
     }
 

@@ -84,7 +84,7 @@ def filling_batch_size(step: Callable[[int], None], most: int, device: torch.dev
     """
     few, more = _PROBED
     if most <= more or not _runs(lambda: step(more), device):
-        return largest_batch_size(step, most, device)
+        return largest_batch_size(step, min(most, more), device)
     peaks = [_peak(step, size, device) for size in (few, more)]
     each = max(1.0, (peaks[1] - peaks[0]) / (more - few))
     free, _ = torch.cuda.mem_get_info(device)

