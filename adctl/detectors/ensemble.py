@@ -143,6 +143,15 @@ class Ensemble(Detector):
         """Load the pretrained weights of the backbone."""
         self.backbone.load_pretrained(weights)
 
+    def in_half_precision(self, kind: torch.dtype) -> Callable[[Tensor], Prediction]:
+        """Return `forward` with the backbone in half precision; distances stay in single precision.
+
+        Args:
+            kind: float16 or bfloat16.
+        """
+        self.backbone.compute_in(kind)
+        return self
+
     def phases(self) -> Sequence[Phase]:
         """Return one pass that fits all members, and one that scores good images without themselves."""
         fits = [phase for member in self._detectors for phase in member.phases()]
