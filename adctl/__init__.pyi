@@ -730,8 +730,8 @@ def score_products(
     maps: bool = True,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     gpu: int | None = None,
-    workers: int = 2,
-    batch_size: Literal["auto"] | int = "auto",
+    workers: int = ...,
+    batch_size: Literal["auto", "max"] | int = "auto",
     runtime: Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"] = "auto",
 ) -> ProductsResult:
     """Score images of several products, each with the model that a registry gives its product.
@@ -748,8 +748,8 @@ def score_products(
         maps: Keep raw anomaly maps in maps.h5, for the report.
         device: Device that computes.
         gpu: Number of the GPU; implies `device` cuda. At least 0.
-        workers: Threads that read images. At least 0, at most 64.
-        batch_size: Images in one batch: a number, or auto. At least 1.
+        workers: Threads that read images. At least 0, at most 64. Default: one for each core, 2 to 16.
+        batch_size: Images in a batch: a number, auto, or max, which fills a GPU's memory. At least 1.
         runtime: Runtime; auto: the fastest that was verified against PyTorch. Choices: auto, torch, torch-compile,
             onnxruntime, openvino, torchscript, torch-export.
 
