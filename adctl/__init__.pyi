@@ -293,7 +293,7 @@ def train(
         trust_reviews: Learn with `update` from all images of `good`, also those unlike the others.
         auxiliary: Labelled defects of other categories, from which prompts learn.
         synthetic: Synthetic defects to repair: cutpaste, perlin, or a list of both.
-        arch: Detector: cnn, diffusion, dinomaly, efficientad, ensemble, padim, patchcore, prompt, resnet,
+        arch: Detector: clip, cnn, diffusion, dinomaly, efficientad, ensemble, padim, patchcore, prompt, resnet,
             simplenet, vit, or one of an installed package.
         backbone: timm model that computes the features.
         weights: Pretrained weights: .safetensors or .pth file, base model's folder, or 'random'.
@@ -519,7 +519,7 @@ def tune(
         splits: Parts of the good images that are held out in turn. At least 1, at most 10.
         space: Range of a setting: blur=0..2, ridge='1e-4..0.1 log', covariance=full,shared.
         final_model: Train a model with the best settings.
-        arch: Detector: cnn, diffusion, dinomaly, efficientad, ensemble, padim, patchcore, prompt, resnet,
+        arch: Detector: clip, cnn, diffusion, dinomaly, efficientad, ensemble, padim, patchcore, prompt, resnet,
             simplenet, vit, or one of an installed package.
         backbone: timm model that computes the features.
         weights: Pretrained weights: .safetensors or .pth file, base model's folder, or 'random'.
@@ -980,7 +980,7 @@ def demo(
     """Run the whole workflow on generated zippers: fetch, train, calibrate, score, report.
 
     Args:
-        arch: Detector: cnn, diffusion, dinomaly, efficientad, ensemble, padim, patchcore, prompt, resnet,
+        arch: Detector: clip, cnn, diffusion, dinomaly, efficientad, ensemble, padim, patchcore, prompt, resnet,
             simplenet, vit, or one of an installed package.
         epochs: Epochs of gradient training. At least 1.
         seed: Seed of all random numbers. At least 0.
@@ -1068,7 +1068,7 @@ def fetch_weights(
     """Fetch the pretrained weights of a timm model.
 
     Args:
-        model_name: timm model, such as wide_resnet50_2.
+        model_name: timm model, such as wide_resnet50_2, or base such as sd-2-1-base.
         source: File or folder to fetch from, instead of the network.
         connections: Connections at once for one large file. At least 1, at most 32.
         attempts: Attempts at one address without progress. At least 1.

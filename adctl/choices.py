@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DETECTORS = {
+    "clip": "adctl.detectors.clip:Clip",
     "cnn": "adctl.detectors.cnn:ConvolutionalAutoencoder",
     "diffusion": "adctl.detectors.diffusion:Diffusion",
     "dinomaly": "adctl.detectors.dinomaly:Dinomaly",

@@ -694,14 +694,17 @@ class FetchBundleSettings(TransferSettings):
 
 @command(
     "fetch weights",
-    "Fetch the pretrained weights of a timm model.",
+    "Fetch the pretrained weights of a timm model, or a base model.",
     "adctl fetch weights wide_resnet50_2",
     "adctl fetch weights resnet18 --from resnet18.safetensors",
+    "adctl fetch weights sd-2-1-base",
 )
 class FetchWeightsSettings(TransferSettings):
     """Settings of `adctl fetch weights`."""
 
-    model_name: str | None = WEIGHTS(None, "timm model, such as wide_resnet50_2.", argument=True, flag="NAME")
+    model_name: str | None = WEIGHTS(
+        None, "timm model, such as wide_resnet50_2, or base such as sd-2-1-base.", argument=True, flag="NAME"
+    )
     source: Path | None = WEIGHTS(None, "File or folder to fetch from, instead of the network.", flag="--from")
 
 

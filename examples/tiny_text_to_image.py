@@ -1,6 +1,6 @@
 """Train a small text-conditioned latent diffusion model, and a small CLIP, from nothing.
 
-    python examples/tiny_text_to_image.py FOLDER [--minutes 30] [--seed 0]
+    python examples/tiny_text_to_image.py FOLDER [--minutes 30] [--seed 0] [--parts vae denoiser clip]
 
 The images are the generated categories of `generated_textures.py` with captions such as "a good zipper" and "a wood
 with a stain". FOLDER gets the model in diffusers' layout (tokenizer, text_encoder, vae, unet, scheduler), and
@@ -168,10 +168,10 @@ def train_denoiser(
     torch.manual_seed(seed)
     text = CLIPTextModel(text_config(tokenizer))
     unet = UNet2DConditionModel(
-        sample_size=SIZE // 4, in_channels=4, out_channels=4, block_out_channels=(64, 128), layers_per_block=1,
+        sample_size=SIZE // 4, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=WIDTH, attention_head_dim=32, norm_num_groups=16,
+        cross_attention_dim=WIDTH, attention_head_dim=16, norm_num_groups=8,
     )  # fmt: skip
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     empty = tokens_of(tokenizer, [""])
@@ -220,22 +220,40 @@ def _std() -> list[float]:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Train and save the three parts, and print their sizes."""
+    """Train and save the parts."""
     folder, minutes, seed = arguments.folder, arguments.minutes, arguments.seed
     images, captions = draw(IMAGES, seed)
     print(f"{IMAGES} images drawn", flush=True)
     tokenizer = new_tokenizer(folder / "tokenizer")
     tokens = tokens_of(tokenizer, captions)
-    vae = train_vae(images, 0.35 * minutes, seed)
-    vae.save_pretrained(folder / "vae")
+    vae = None
+    if "vae" in arguments.parts:
+        vae = train_vae(images, 0.35 * minutes, seed)
+        vae.save_pretrained(folder / "vae")
+    if "denoiser" in arguments.parts:
+        vae = vae or AutoencoderKL.from_pretrained(folder / "vae").eval()
+        make_denoiser(folder, vae, images, tokens, tokenizer, 0.5 * minutes, seed)
+    if "clip" in arguments.parts:
+        clip = train_clip(images, tokens, tokenizer, 0.15 * minutes, seed)
+        clip.save_pretrained(folder / "clip")
+        tokenizer.save_pretrained(folder / "clip")
+
+
+def make_denoiser(
+    folder: Path,
+    vae: AutoencoderKL,
+    images: Tensor,
+    tokens: Tensor,
+    tokenizer: CLIPTokenizer,
+    minutes: float,
+    seed: int,
+) -> None:
+    """Train the denoiser on the latents of an autoencoder, and save it with its text encoder and schedule."""
     latents = encode(vae, images) * vae.config.scaling_factor
-    text, unet, scheduler = train_denoiser(latents, tokens, tokenizer, 0.5 * minutes, seed)
+    text, unet, scheduler = train_denoiser(latents, tokens, tokenizer, minutes, seed)
     for name, part in (("text_encoder", text), ("unet", unet), ("scheduler", scheduler)):
         part.save_pretrained(folder / name)
-    clip = train_clip(images, tokens, tokenizer, 0.15 * minutes, seed)
-    clip.save_pretrained(folder / "clip")
-    tokenizer.save_pretrained(folder / "clip")
-    for name, part in (("vae", vae), ("text encoder", text), ("unet", unet), ("clip", clip)):
+    for name, part in (("text encoder", text), ("unet", unet)):
         print(f"{name}: {sum(one.numel() for one in part.parameters()) / 1e6:.2f} M parameters")
 
 
@@ -244,6 +262,7 @@ def _arguments(words: Iterator[str] | list[str]) -> argparse.Namespace:
     parser.add_argument("folder", type=Path, help="folder for the models")
     parser.add_argument("--minutes", type=float, default=30, help="minutes of training")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parts", nargs="+", default=["vae", "denoiser", "clip"], help="parts to train; others stay")
     return parser.parse_args(list(words))
 
 

@@ -61,7 +61,8 @@ def scores(detector, pictures):
 @pytest.mark.parametrize("arch", sorted(DETECTORS))
 def test_each_detector_updates_alone_or_needs_the_old_images(arch):
     cls = detector_class(arch)
-    detector = cls(cls.Config(image_size=SIDE))
+    options = {"base": "random-tiny", "windows": (2,)} if arch == "clip" else {"base": "random-tiny"}
+    detector = cls(cls.Config(image_size=SIDE, **(options if cls.takes_base else {})))
     assert bool(detector.update_phases(20)) == (arch in ALONE)
     assert not (cls.update_lowers_scores and arch not in ALONE)
 

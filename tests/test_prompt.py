@@ -13,6 +13,7 @@ from conftest import settings
 
 pytest.importorskip("transformers")
 
+from adctl.detectors.clip import Clip, ClipConfig
 from adctl.detectors.components import base_models, map_losses
 from adctl.detectors.components.image_noise import ImageNoise
 from adctl.detectors.components.stable_diffusion import SHAPES
@@ -31,6 +32,13 @@ class TestContract(DetectorContract):
     arch = "prompt"
     options: ClassVar = {**TINY, "preset": "debug", "timesteps": (20,)}
     epochs = 12
+
+
+class TestClipContract(DetectorContract):
+    """The contract of detectors, on a small CLIP with random weights and a memory."""
+
+    arch = "clip"
+    options: ClassVar = {"base": "random-tiny", "memory": True}
 
 
 def new(**values):
@@ -309,3 +317,55 @@ def test_words_of_the_user_without_training(zippers, tmp_path):
     assert not result.fit.history
     with pytest.raises(UsageError, match="at least 1"):
         train_once(settings(arch="cnn", data=zippers, runs=tmp_path, epochs=0))
+
+
+# ---- CLIP
+
+
+def clip(**values):
+    return Clip(ClipConfig(**{"image_size": 64, "base": "random-tiny", **values})).eval()
+
+
+def test_words_are_put_into_states_and_templates():
+    one = clip(normal="a flawless {}", abnormal="{} with hole", object="zip", templates=("a photo of {}", "the {}"))
+    same = clip(
+        normal=("a photo of a flawless zip", "the a flawless zip"),
+        abnormal=("a photo of zip with hole", "the zip with hole"),
+    )
+    torch.testing.assert_close(one.text, same.text)
+    with pytest.raises(UsageError, match="tokens"):
+        clip(normal="x" * 80)
+
+
+@pytest.mark.parametrize("features", ["windows", "patches"])
+def test_swapped_words_swap_the_probability(features):
+    words = {"normal": "good", "abnormal": "a hole"}
+    swapped = {"normal": "a hole", "abnormal": "good"}
+    with torch.inference_mode():
+        detector, other = (clip(features=features, windows=(8,), blur=0, **one) for one in (words, swapped))
+        first, second = detector(images()), other(images())
+    torch.testing.assert_close(first.maps + second.maps, torch.ones(2, 8, 8), rtol=1e-3, atol=1e-3)
+
+
+def test_a_window_of_the_whole_image_gives_its_probability():
+    detector = clip(windows=(8,), blur=0)
+    with torch.inference_mode():
+        hidden, _ = detector._patches(images())
+        whole = detector.clip(
+            input_ids=torch.tensor([[512, 65, 513]]), pixel_values=(images() - detector.mean) / detector.std
+        ).image_embeds
+        torch.testing.assert_close(
+            detector._window_map(hidden, 8)[:, 0, 0], detector._probability(whole), atol=1e-4, rtol=1e-3
+        )
+
+
+def test_images_of_the_memory_are_left_out_of_their_own_scores():
+    detector = clip(memory=True, shots=2)
+    (phase,) = detector.phases()
+    with torch.inference_mode():
+        phase.absorb(phase.embed(images(3)))
+        phase.finish(lambda _done, _all: None)
+        own, fair = detector(images(3)), detector.held_out(images(3), [0, 1, 2])
+    assert len(detector.memory) == 2 * 64
+    assert (fair.maps[:2].amax((1, 2)) > own.maps[:2].amax((1, 2))).all()
+    torch.testing.assert_close(fair.maps[2], own.maps[2])

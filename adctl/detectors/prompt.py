@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -30,6 +29,7 @@ from adctl.image_sizes import ImageSize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from adctl.detectors.components.base_models import BaseModel
     from adctl.engine.phases import Phase
@@ -194,15 +194,9 @@ class PromptDetector(Detector):
             )
         if epochs == 0 and "n_ctx" not in config.model_fields_set:
             changes["n_ctx"] = 0  # the user's words alone, without untrained tokens
-        folder = None if weights is None or weights.startswith(base_models.RANDOM) else Path(weights)
-        name = config.base if weights is None or folder is not None else weights
-        try:
-            base = base_models.find_base(name, config.base_digest, PARTS, folder)
-        except AdctlError:
-            if folder is not None:
-                raise
-            return _changed(config, changes | {"base": name})  # building the detector says how to get it
-        base_models.remember_folder(base)
+        base = base_models.base_of_training(config.base, config.base_digest, PARTS, weights)
+        if base.digest is None:
+            return _changed(config, changes | {"base": base.name})  # building the detector says how to get it
         return _with_tokens(_changed(config, changes | {"base": base.name, "base_digest": base.digest}), base)
 
     @classmethod

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from adctl import __version__, documents, files, reading
 from adctl.errors import FetchError, UsageError
 from adctl.fetching import packing
+from adctl.fetching.base_models import BASES, digest_of, download_base, import_base, is_base_folder
 from adctl.fetching.catalogue import RemoteFile
 from adctl.fetching.download import Transfer, add_remedy, download, head
 from adctl.fetching.http import without_secrets
@@ -34,7 +35,7 @@ class FetchedWeights:
 
     Attributes:
         name: Name of the timm model.
-        path: The safetensors file.
+        path: The safetensors file, or the folder of a base model.
         sha256: Digest of that file.
         bytes: Size of that file.
         verified: Whether the download was checked against a published digest.
@@ -64,8 +65,9 @@ def fetch_weights(
     The environment variable HF_ENDPOINT replaces the address of Hugging Face, as it does for its own library.
 
     Args:
-        name: Name of the timm model, with or without the tag of the weights.
-        source: Safetensors file, PyTorch checkpoint of plain weights, or bundle to use instead of the network.
+        name: Name of the timm model, with or without the tag of the weights, or of a base model such as sd-2-1-base.
+        source: Safetensors file, PyTorch checkpoint of plain weights, bundle, or folder of a base model to use instead
+            of the network.
         root: Folder of all fetched data; `data_dir()` when None.
         transfer: Download settings.
         reporter: Receives progress.
@@ -75,6 +77,8 @@ def fetch_weights(
         FetchError: The download failed, or the file is not the expected one.
         OutputError: The weights cannot be written.
     """
+    if not (source is not None and packing.is_bundle(source)) and (name in BASES or is_base_folder(source)):
+        return _fetch_base(name, source, root or data_dir(), transfer or Transfer(), reporter)
     config = _pretrained_config(name)
     path = (root or data_dir()) / "weights" / f"{name}.safetensors"
     if (present := _intact_weights(path)) is not None:
@@ -98,6 +102,22 @@ def fetch_weights(
     return FetchedWeights(
         name, path, record["sha256"], record["bytes"], record["verified"], config.license, already=False
     )
+
+
+def _fetch_base(name: str, source: Path | None, root: Path, transfer: Transfer, reporter: Reporter) -> FetchedWeights:
+    """Fetch a base model, or copy it from a folder; one that is here stays unless a folder is given."""
+    path = root / "weights" / name
+    already = path.is_dir() and source is None
+    if source is not None:
+        if not source.is_dir():
+            raise UsageError(f"There is no folder {source}.", "Give the folder of the base model to --from.")
+        import_base(source, path)
+    elif not already:
+        with add_remedy(f"Or copy its folder from another machine: adctl fetch weights {name} --from FOLDER."):
+            download_base(name, path, transfer, reporter, _hub_remote)
+    digest, size = digest_of(path)
+    licence = BASES[name].licence if name in BASES else None
+    return FetchedWeights(name, path, digest, size, source is None, licence, already=already)
 
 
 def list_weights(root: Path) -> list[Path]:

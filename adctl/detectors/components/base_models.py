@@ -37,12 +37,12 @@ class BaseModel:
     Attributes:
         name: Name, stored in model files: that of its folder.
         folder: Folder in diffusers' or transformers' layout; None for random weights.
-        digest: SHA-256 of its files, or its name for random weights.
+        digest: SHA-256 of its files, its name for random weights, or None if unknown.
     """
 
     name: str
     folder: Path | None
-    digest: str
+    digest: str | None
 
 
 def find_base(name: str, digest: str | None, parts: Sequence[str], folder: Path | None = None) -> BaseModel:
@@ -76,15 +76,44 @@ def find_base(name: str, digest: str | None, parts: Sequence[str], folder: Path 
     if digest is not None and found.digest != digest:
         raise ModelFileError(
             f"The model was trained on another base '{name}': its digest is {digest[:12]}, that of "
-            f"{found.folder or found.name} is {found.digest[:12]}.",
+            f"{found.folder or found.name} is {str(found.digest)[:12]}.",
             f"Take the base of the training: adctl fetch weights {name} --from FOLDER.",
         )
     return found
 
 
+def base_of_training(name: str, digest: str | None, parts: Sequence[str], weights: str | None) -> BaseModel:
+    """Find the base model of a training, and note its folder.
+
+    Args:
+        name: Name of the base in the settings.
+        digest: Digest that it must have, or None.
+        parts: Folders of its parts that are needed.
+        weights: Value of `--weights`: a folder, the name of a random base, or None.
+
+    Returns:
+        The base; without a digest if it is not on this machine, so that plans can be made without it.
+
+    Raises:
+        UsageError: The folder does not exist, or is not in the layout of diffusers.
+        ModelFileError: It is another base than the one with this digest, or its weights are pickles.
+    """
+    folder = None if weights is None or weights.startswith(RANDOM) else Path(weights)
+    if weights is not None and folder is None:
+        name = "random-tiny" if weights == RANDOM else weights
+    try:
+        base = find_base(name, digest, parts, folder)
+    except UsageError:
+        if folder is not None:
+            raise
+        return BaseModel(name, None, digest)
+    remember_folder(base)
+    return base
+
+
 def remember_folder(base: BaseModel) -> None:
     """Note where a base lies, so that models trained on it find it again on this machine."""
-    if base.folder is None or base.folder == _fetched(base.name):
+    if base.folder is None or base.digest is None or base.folder == _fetched(base.name):
         return
     path = _note(base.digest)
     try:
