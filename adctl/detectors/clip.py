@@ -7,6 +7,7 @@ templates, windows, harmonic means, and a memory of good patches. CLIP: Radford 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping  # noqa: TC003 - pydantic resolves it at run time
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -14,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.detectors.base import Detector, DetectorConfig, Prediction
+from adctl.detectors.base import Detector, DetectorConfig, Prediction, Search
 from adctl.detectors.components import base_models
 from adctl.detectors.components.anomaly_maps import GaussianBlur, top_mean
 from adctl.detectors.components.text_prompts import LONGEST
@@ -59,6 +60,12 @@ _TINY = {
 
 class ClipConfig(DetectorConfig):
     """Settings of the detection by words."""
+
+    search_ranges: ClassVar[Mapping[str, Search]] = {
+        "temperature": Search(0.003, 0.1, log=True),
+        "blur": Search(0, 2),
+        "score_share": Search(0.001, 0.1, log=True),
+    }
 
     image_size: ImageSize = Field(224, description=DetectorConfig.model_fields["image_size"].description)
     base: str = Field(DEFAULT_BASE, description="Name of the CLIP; --weights FOLDER takes one from a folder")

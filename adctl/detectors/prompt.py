@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping  # noqa: TC003 - pydantic resolves it at run time
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -16,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from adctl.data import synthetic as defects
-from adctl.detectors.base import Detector, DetectorConfig, Prediction
+from adctl.detectors.base import Detector, DetectorConfig, Prediction, Search
 from adctl.detectors.components import base_models, map_losses
 from adctl.detectors.components.anomaly_maps import GaussianBlur, top_mean
 from adctl.detectors.components.feature_cache import FeatureCache
@@ -46,6 +47,12 @@ _BASE = "base."
 
 class PromptConfig(DetectorConfig):
     """Settings of the prompt hybrid; explicit values have precedence over `preset`."""
+
+    search_ranges: ClassVar[Mapping[str, Search]] = {
+        "temperature": Search(0.03, 1, log=True),
+        "blur": Search(0, 2),
+        "score_share": Search(0.001, 0.1, log=True),
+    }
 
     image_size: ImageSize = Field(512, description=DetectorConfig.model_fields["image_size"].description)
     preset: Literal["full", "debug"] = Field("full", description="Published sizes, or small ones to try a command")
