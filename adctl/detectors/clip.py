@@ -253,7 +253,8 @@ class Clip(Detector):
         pooled = self._pooled(self._encoded(torch.cat([start, chosen], 2).flatten(0, 1)))
         found = self._probability(self.clip.visual_projection(pooled)).unflatten(0, (-1, rows * rows))
         harmonic = cover.sum(0) / ((1 / (found + _EPSILON)) @ cover)
-        return harmonic.unflatten(1, (self.grid, self.grid))
+        shaped: Tensor = harmonic.unflatten(1, (self.grid, self.grid))
+        return shaped
 
     def _remember(self, update: Any) -> None:
         """Keep the patches of the first images."""
