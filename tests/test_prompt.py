@@ -7,6 +7,7 @@ import math
 import shutil
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from conftest import settings
@@ -20,7 +21,7 @@ from adctl.detectors.components.stable_diffusion import SHAPES
 from adctl.detectors.components.text_prompts import LONGEST, PromptLearner, nearest_words, tokens_of
 from adctl.detectors.prompt import PromptConfig, PromptDetector
 from adctl.engine.phases import Batch, total
-from adctl.errors import ModelFileError, UsageError
+from adctl.errors import DataError, ModelFileError, UsageError
 from adctl.testing import DetectorContract
 
 TINY = {"base": "random-tiny", "n_ctx": 4, "t_n_ctx": 2, "timesteps": (100,)}
@@ -369,3 +370,72 @@ def test_images_of_the_memory_are_left_out_of_their_own_scores():
     assert len(detector.memory) == 2 * 64
     assert (fair.maps[:2].amax((1, 2)) > own.maps[:2].amax((1, 2))).all()
     torch.testing.assert_close(fair.maps[2], own.maps[2])
+
+
+# ---- labelled defects of other categories, and copies of bases
+
+
+@pytest.fixture
+def categories(tmp_path):
+    """Two categories; the defects of the second one are painted squares."""
+    from adctl.data.images import write_png
+
+    random = np.random.default_rng(0)
+    for name in ("cloth", "wood"):
+        for part, count in (("train/good", 10), ("test/good", 3), ("test/hole", 5)):
+            for number in range(count):
+                pixels = random.integers(0, 256, (64, 64, 3), np.uint8)
+                mask = np.zeros((64, 64, 3), np.uint8)
+                if "hole" in part:
+                    pixels[8:24, 32:48], mask[8:24, 32:48] = 0, 255
+                    write_png(tmp_path / "data" / name / "ground_truth" / "hole" / f"{number}_mask.png", mask)
+                write_png(tmp_path / "data" / name / part / f"{number}.png", pixels)
+    return tmp_path / "data"
+
+
+def auxiliary_plan(data, **options):
+    from adctl.training.single_run import plan_training
+
+    options = {"base": "random-tiny", "preset": "debug", **options}
+    return plan_training(settings(arch="prompt", data=data, category="cloth", auxiliary=data, options=options).settings)
+
+
+def test_prompts_learn_from_the_defects_of_other_categories_alone(categories):
+    from adctl.training.single_run import image_sources
+
+    plan = auxiliary_plan(categories)
+    assert plan.config.learn_from == "auxiliary"
+    assert {sample.key.partition("/")[0] for sample in (*plan.learned, *plan.held_out)} == {"wood"}
+    source, _ = image_sources(settings(arch="prompt").settings, plan)
+    masks = source.defects(range(len(plan.learned)))
+    defective = [sample.label == "hole" for sample in plan.learned]
+    assert masks.any((1, 2)).tolist() == defective
+    assert masks[defective.index(True)].sum() == 16 * 16
+    both = auxiliary_plan(categories, learn_from="both")
+    assert {sample.key.partition("/")[0] for sample in both.learned} == {"train", "wood"}
+
+
+def test_a_test_image_of_the_category_or_a_missing_mask_among_them_is_refused(categories):
+    copy = categories / "wood" / "test" / "good" / "9.png"
+    shutil.copy(categories / "cloth" / "test" / "good" / "0.png", copy)
+    with pytest.raises(DataError, match="test images of 'cloth' too"):
+        auxiliary_plan(categories)
+    copy.unlink()
+    next((categories / "wood" / "ground_truth" / "hole").iterdir()).unlink()
+    with pytest.raises(DataError, match="have no mask"):
+        auxiliary_plan(categories)
+    with pytest.raises(UsageError, match="needs labelled images"):
+        completed(PromptConfig(**TINY, learn_from="both"))
+
+
+def test_a_base_is_copied_without_pickles_and_found_by_its_name(base, home, tmp_path):
+    from adctl.fetching.weights import fetch_weights
+
+    source = tmp_path / "copy"
+    shutil.copytree(base, source)
+    (source / "unet" / "old.bin").write_bytes(b"pickle")
+    fetched = fetch_weights("mine", source=source)
+    assert fetched.path == home / "weights" / "mine"
+    assert not list(fetched.path.rglob("*.bin"))
+    config = completed(PromptConfig(**{**TINY, "base": "mine"}, image_size=64))
+    assert config.base_digest == completed(weights=str(base)).base_digest
