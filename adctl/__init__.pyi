@@ -682,6 +682,8 @@ def score(
     batch_size: Literal["auto", "max"] | int = "auto",
     runtime: Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"] = "auto",
     precision: Literal["32", "tf32", "bf16", "16"] = "32",
+    ray: str | None = None,
+    ray_gpu: float = 1.0,
 ) -> ScoreResult:
     """Score images: an anomaly score, an anomaly map and a verdict for each.
 
@@ -709,6 +711,8 @@ def score(
         runtime: Runtime; auto: the fastest that was verified against PyTorch. Choices: auto, torch, torch-compile,
             onnxruntime, openvino, torchscript, torch-export.
         precision: Precision of the network on a CUDA GPU.
+        ray: Score on a Ray cluster, into Parquet files; auto: that of this machine, or a new one.
+        ray_gpu: Share of a GPU that one process of `ray` takes. Above 0, at most 1.
 
     Returns:
         The result; iterating gives the row of each image.

@@ -153,7 +153,13 @@ def score(loaded: LoadedSettings[ScoreSettings]) -> ScoreResult:
     if is_registry(loaded.settings.model):
         raise UsageError("adctl.score takes one model.", "With a registry, call adctl.score_products.")
 
-    return run(loaded) if loaded.settings.watch is None else watch(loaded)
+    if loaded.settings.watch is not None:
+        return watch(loaded)
+    if loaded.settings.ray is not None:
+        from adctl.scoring.ray_score import score as score_with_ray
+
+        return score_with_ray(loaded)
+    return run(loaded)
 
 
 @from_settings(ScoreSettings, only=_OF_PRODUCTS, accepts={"tta": f"{_NAMES} | None"})

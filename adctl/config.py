@@ -538,6 +538,10 @@ class ScoreSettings(DeviceSettings, ModelSettings, OverwriteSettings):
 
     runtime: RuntimeName = COMPUTE("auto", "Runtime; auto: the fastest that was verified against PyTorch.", "NAME")
     precision: InferencePrecision = COMPUTE("32", "Precision of the network on a CUDA GPU.")
+    ray: str | None = COMPUTE(
+        None, "Score on a Ray cluster, into Parquet files; auto: that of this machine, or a new one.", "ADDRESS"
+    )
+    ray_gpu: ShareOrOne = COMPUTE(1.0, "Share of a GPU that one process of --ray takes.")
 
 
 @command(

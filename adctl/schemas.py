@@ -221,6 +221,13 @@ class ScoredRuntime(TypedDict):
     device: str
 
 
+class ScoredPart(TypedDict):
+    """Parquet file with rows of a scored set."""
+
+    file: str
+    rows: int
+
+
 class Scores(TypedDict):
     """Manifest of a scored set, `scores.json`."""
 
@@ -240,6 +247,8 @@ class Scores(TypedDict):
     groups: NotRequired[dict[str, str]]
     seconds: NotRequired[float | None]
     drift: NotRequired[Drift | None]
+    parts: NotRequired[list[ScoredPart]]
+    set_aside: NotRequired[list[str]]
 
 
 class RunEntry(TypedDict):

@@ -56,6 +56,7 @@ ROOMS = [
     "signatures",
     "config",
     "options",
+    "ray_cluster",
     "threads",
     "progress",
     "names",
@@ -89,6 +90,8 @@ HEAVY = [
     "wandb",
     "fastapi",
     "uvicorn",
+    "ray",
+    "pyarrow",
 ]
 
 COMMANDS = [

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ANOMALIES_FOUND = 3
 _UNJUDGED = 1
+_FILES = ("results.csv, results.jsonl", "Parquet parts, listed in scores.json")
 _REPORT = "report.html"
 _COUNTED = {
     "good": "good",
@@ -63,6 +64,8 @@ def _score_products(call: Call[ScoreSettings]) -> int:
     from adctl.errors import UsageError
     from adctl.scoring.products import score_products
 
+    if call.settings.ray is not None:
+        raise UsageError("--ray takes one model, not a registry.", "Score the images of each product by themselves.")
     if call.settings.watch is not None:
         raise UsageError("--watch takes one model, not a registry.", "Watch the folder of each product by itself.")
     result = score_products(call.loaded, call.reporter)
@@ -76,7 +79,10 @@ def _score_products(call: Call[ScoreSettings]) -> int:
 
 def _score(call: Call[ScoreSettings]) -> ScoreResult:
     if call.settings.watch is None:
-        from adctl.scoring.score import score
+        if call.settings.ray is None:
+            from adctl.scoring.score import score
+        else:
+            from adctl.scoring.ray_score import score
 
         return score(call.loaded, call.reporter)
     from adctl.scoring.watch import watch
@@ -98,10 +104,10 @@ def _text(result: ScoreResult, settings: ScoreSettings) -> RenderableType:
     from rich.console import Group
 
     rejected = [part for table in _rejected(result) for part in ("", table, "")]
-    return Group(_summary(result), *rejected, rows(_to_open(result, settings)))
+    return Group(_summary(result, settings), *rejected, rows(_to_open(result, settings)))
 
 
-def _summary(result: ScoreResult) -> RenderableType:
+def _summary(result: ScoreResult, settings: ScoreSettings) -> RenderableType:
     counted = ", ".join(f"{count} {_COUNTED[verdict]}" for verdict, count in result.counts.items() if count) or "none"
     return rows(
         [
@@ -109,7 +115,7 @@ def _summary(result: ScoreResult) -> RenderableType:
             ("images", f"{counted} in {result.seconds:.1f} s ({result.images_per_second:.1f} images/s)"),
             *([("threshold", _thresholds(result))] if result.threshold is not None else []),
             *([("ignored", f"{len(result.ignored)} files; scores.json gives the reasons")] if result.ignored else []),
-            ("results", f"{result.folder}: results.csv, results.jsonl"),
+            ("results", f"{result.folder}: {_FILES[settings.ray is not None]}"),
         ]
     )
 

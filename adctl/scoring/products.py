@@ -194,7 +194,7 @@ def nearest_products(
                 "Run 'adctl calibrate', or tell products by folders or patterns.",
             )
         usual = max(float(np.median(calibration.evidence.good)), 1e-12)
-        runtime = open_model(path, settings.device, settings.gpu, settings.runtime)
+        runtime = open_model(path, settings.device, settings.gpu, settings.runtime, precision=settings.precision)
         with reporter.stage(f"comparing with {name}", len(samples)) as update:
             predictions = predict(runtime, samples, batch_size=settings.batch_size, workers=settings.workers)
             column = []

@@ -18,13 +18,14 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from adctl import files, run_folder
 from adctl.data.colours import warn_of_colours
 from adctl.data.datasets.layouts import list_images
+from adctl.data.datasets.remote import is_remote
 from adctl.data.depth import warn_of_depth
 from adctl.datasets import dataset_of_run
 from adctl.detectors.components.shared_feature_cache import sharing
@@ -61,6 +62,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MAX_TOP = 10
+
+OnCluster: TypeAlias = (
+    "Callable[[ScoreSettings, Path, list[Sample], dict[str, Any], Calibration | None, Reporter], ScoreSummary]"
+)
+"""Function that scores images on a cluster and writes the results."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,9 @@ class ScoreResult:
         return sum(self.counts.values())
 
 
-def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) -> ScoreResult:
+def score(
+    loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT, on_cluster: OnCluster | None = None
+) -> ScoreResult:
     """Score folders, files or globs with a model file.
 
     If the output folder holds an incomplete set of the same call, only the missing images are scored.
@@ -158,6 +166,7 @@ def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     Args:
         loaded: Settings and their origins; both are saved in `scores.json`.
         reporter: Receiver of progress reports.
+        on_cluster: Function that scores on a cluster instead of here; see `adctl.scoring.ray_score`.
 
     Raises:
         UsageError: The model, an image or the device does not exist, or a file of the user would be overwritten.
@@ -166,7 +175,7 @@ def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     """
     settings = loaded.settings
     model = find_model(settings.runs, settings.model)
-    return score_samples(loaded, model, *_find_images(settings, model), reporter)
+    return score_samples(loaded, model, *_find_images(settings, model), reporter, on_cluster)
 
 
 def score_samples(
@@ -175,6 +184,7 @@ def score_samples(
     samples: list[Sample],
     ignored: list[IgnoredPath],
     reporter: Reporter = SILENT,
+    on_cluster: OnCluster | None = None,
 ) -> ScoreResult:
     """Score images that are already found; see `score`.
 
@@ -184,13 +194,16 @@ def score_samples(
         samples: The images.
         ignored: Skipped files, for the record.
         reporter: Receiver of progress reports.
+        on_cluster: Function that scores on a cluster instead of here.
 
     Raises:
         AdctlError: As from `score`.
     """
     settings = loaded.settings
     log.debug("Model %s.", model)
-    if settings.out is not None:
+    if on_cluster is not None:
+        _check_for_ray(settings)
+    elif settings.out is not None:
         _check_targets(settings, settings.out, samples)
     else:
         files.require_writable([model.parent / "scores" / "run"])
@@ -206,22 +219,40 @@ def score_samples(
     if settings.out is not None:
         manifest["job"] = _job(settings, manifest, samples)
     start = time.perf_counter()
-    summary = ScoreSummary(calibration)
-    _score_all(loaded, runtime, samples, folder, manifest, summary, reporter)
+    if on_cluster is None:
+        summary = ScoreSummary(calibration)
+        _score_all(loaded, runtime, samples, folder, manifest, summary, reporter)
+    else:
+        summary = on_cluster(settings, model, samples, manifest, calibration, reporter)
     counts = summary.counts
     if counts[Verdict.ERROR] == len(samples):
         raise DataError(
             f"None of the {len(samples)} images could be scored.",
-            f"The reasons are in the column 'error' of {folder / 'results.csv'}.",
+            f"The reasons are in the column 'error' of the results in {folder}.",
         )
     if counts[Verdict.ERROR]:
-        log.warning("Images that could not be scored: %d. The reasons are in results.csv.", counts[Verdict.ERROR])
-    run_folder.set_last(settings.runs, "scores", folder)
+        log.warning("Images that could not be scored: %d. The reasons are in the results.", counts[Verdict.ERROR])
+    if not is_remote(folder):
+        run_folder.set_last(settings.runs, "scores", folder)
     record.made(model, "scores", folder, facts={str(verdict): count for verdict, count in counts.items() if count})
     result = build_result(model, folder, runtime, summary, start, ignored)
     if result.drift is not None and result.drift.drifted:
         log.warning("%s %s", DRIFTED, result.drift.reason)
     return result
+
+
+def _check_for_ray(settings: ScoreSettings) -> None:
+    """Raise if settings are given that scoring on a cluster lacks.
+
+    Raises:
+        UsageError: There is no place for the results, or heatmaps are wanted.
+    """
+    if settings.out is None:
+        raise UsageError(
+            "--ray needs a place for the results.", "Give --out: a folder that all nodes share, or s3://..."
+        )
+    if settings.heatmaps:
+        raise UsageError("--ray writes no heatmaps.", "Leave --heatmaps out, and score single images without --ray.")
 
 
 def _check_targets(settings: ScoreSettings, folder: Path, samples: Sequence[Sample]) -> None:
@@ -448,6 +479,8 @@ def _score_all(
 
 def wants_heatmaps(settings: ScoreSettings) -> bool:
     """Return whether heatmaps are wanted; by default they are with an output folder."""
+    if settings.ray is not None:
+        return False
     return settings.out is not None if settings.heatmaps is None else settings.heatmaps
 
 

@@ -35,6 +35,12 @@ class _ScoredModel:
 
 
 @dataclass(frozen=True)
+class _PartEntry:
+    file: str
+    rows: int
+
+
+@dataclass(frozen=True)
 class _Manifest:
     """Entries of `scores.json` that are read again, with their types; other entries are shown as they are."""
 
@@ -51,6 +57,7 @@ class _Manifest:
     environment: dict[str, Any] | None = None
     seconds: float | None = None
     drift: dict[str, Any] | None = None
+    parts: tuple[_PartEntry, ...] | None = None
 
 
 def read_manifest(path: Path, schema: str) -> tuple[dict[str, Any], Calibration | None]:

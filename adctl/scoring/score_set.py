@@ -23,12 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adctl import documents, files, reading
+from adctl.data.datasets.remote import local_copy
 from adctl.errors import DataError, OutputError, UsageError
 from adctl.names import csv_cell
 from adctl.records import Calibration, ScoredImage
 from adctl.scoring.heatmap_names import HeatmapNames
 from adctl.scoring.heatmaps import upsample
 from adctl.scoring.map_file import MAPS, MapSpool
+from adctl.scoring.parquet import read_parts
 from adctl.scoring.score_files import AGAIN, read_manifest, read_rows
 
 if TYPE_CHECKING:
@@ -212,9 +214,15 @@ def write_manifest(
     Raises:
         OutputError: The file cannot be written.
     """
+    files.write_json(folder / MANIFEST, manifest_of(manifest, calibration, rows=rows, complete=complete))
+
+
+def manifest_of(
+    manifest: dict[str, Any], calibration: Calibration | None, *, rows: int, complete: bool
+) -> dict[str, Any]:
+    """Return the content of `scores.json`."""
     plain = asdict(calibration) if calibration else None
-    summary = {"schema": SCHEMA, "complete": complete, "rows": rows, "calibration": plain}
-    files.write_json(folder / MANIFEST, summary | manifest)
+    return {"schema": SCHEMA, "complete": complete, "rows": rows, "calibration": plain} | manifest
 
 
 @dataclass(frozen=True)
@@ -235,12 +243,13 @@ class ScoreSet:
 
     @classmethod
     def load(cls, folder: Path) -> ScoreSet:
-        """Read a folder that `adctl score` wrote.
+        """Read a folder or address that `adctl score` wrote.
 
         Raises:
             UsageError: The folder is not a scored set.
             DataError: Its files are damaged or have a newer format.
         """
+        folder = local_copy(folder)
         if not (folder / MANIFEST).is_file():
             raise UsageError(
                 f"{folder} holds no scores ({MANIFEST} is missing).",
@@ -248,10 +257,14 @@ class ScoreSet:
             )
         manifest, calibration = read_manifest(folder / MANIFEST, SCHEMA)
         complete = manifest.get("complete", True)
-        rows = read_rows(folder / JSONL, complete=complete)
+        parts = manifest.get("parts")
+        if parts is None:
+            rows = read_rows(folder / JSONL, complete=complete)
+        else:
+            rows = read_parts(folder, [one["file"] for one in parts], complete=complete)
         if complete and len(rows) < manifest.get("rows", 0):
             raise DataError(
-                f"{folder / JSONL} is damaged: it has {len(rows)} rows, and {MANIFEST} says {manifest['rows']}.", AGAIN
+                f"{folder} is damaged: it has {len(rows)} rows, and {MANIFEST} says {manifest['rows']}.", AGAIN
             )
         return cls(folder, manifest, rows, calibration)
 

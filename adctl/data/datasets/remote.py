@@ -35,7 +35,7 @@ _MAX_DOWNLOADS = 8
 # `Path` turns the two slashes into one; a single letter before the colon is a Windows drive.
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):[/\\]{1,2}(?=[^/\\])")
 _STAMPS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "updated", "created")
-_TEXT_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".json", ".cls"})
+_TEXT_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".json", ".cls", ".parquet"})
 
 
 def is_remote(path: str | Path) -> bool:

@@ -1,0 +1,415 @@
+"""Scoring on a Ray cluster: the model once a node, the images in parts, the rows as Parquet files with a manifest.
+
+    OUT/
+      scores.json                  manifest; lists the parts, and the images that were set aside
+      part-000000000.parquet       rows of consecutive images, named by the number of the first
+
+A part is written as a whole under a name that depends only on its images, so that a repeated task replaces the file by
+the same rows: each image is in the results once. A part whose process ended twice is scored image by image; an image
+that ends its process several times is set aside with an error row. The same command continues behind complete parts.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections import deque
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adctl import __version__, documents, files
+from adctl.errors import AdctlError, DataError, UsageError
+from adctl.progress import SILENT, Reporter
+from adctl.ray_cluster import cluster
+from adctl.records import ScoredImage, Verdict
+from adctl.runtimes.auto_select import EXPORTS, files_of, read_parity_records
+from adctl.scoring.parquet import Place, from_parquet, to_parquet
+from adctl.scoring.score import ScoreSummary, open_model, scored_rows
+from adctl.scoring.score import score as score_images
+from adctl.scoring.score_set import MANIFEST, manifest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from adctl.config import LoadedSettings, ScoreSettings
+    from adctl.records import Calibration, Sample
+    from adctl.scoring.score import ScoreResult
+
+log = logging.getLogger(__name__)
+
+PART = 256
+"""Images of one part: small enough to repeat, a multiple of all usual batch sizes."""
+
+TRIES = 3
+"""Ends of its process after which a single image is set aside."""
+
+_PART_TRIES = 2
+_NODE_LOSSES = 3
+"""Nodes that may be lost with a part in work before it counts as the cause."""
+_POLL = 1.0
+_PATIENCE = 60.0
+"""Seconds that a cluster without nodes is waited for."""
+
+Scored = tuple[ScoredImage, tuple[float, ...]]
+"""Row of an image, and its statistics."""
+
+
+class Scorer:
+    """Process on a node that holds the model.
+
+    Args:
+        bundle: Files of the model by name.
+        model: Name of the model file among them.
+        settings: Settings of `adctl score`.
+        version: Version of adctl of the command.
+
+    Raises:
+        UsageError: This node has another version of adctl.
+    """
+
+    def __init__(self, bundle: dict[str, bytes], model: str, settings: ScoreSettings, version: str) -> None:
+        if version != __version__:
+            raise UsageError(
+                f"A node of the Ray cluster has adctl {__version__}, and this machine has {version}.",
+                "Install the same version on all nodes.",
+            )
+        self._settings = settings
+        self._folder = tempfile.TemporaryDirectory(prefix="adctl-ray-")
+        for name, data in bundle.items():
+            (Path(self._folder.name) / name).write_bytes(data)
+        self._runtime = open_model(
+            Path(self._folder.name) / model,
+            settings.device,
+            settings.gpu,
+            settings.runtime,
+            settings.tta,
+            settings.precision,
+        )
+
+    def score(self, samples: Sequence[Sample], name: str | None) -> list[Scored]:
+        """Score images; write their rows as a part of this name unless it is None.
+
+        Raises:
+            OutputError: The part cannot be written.
+        """
+        found: list[Scored] = []
+
+        def keep(row: ScoredImage, _: Any, inputs: tuple[float, ...]) -> None:
+            found.append((row, inputs))
+
+        with closing(scored_rows(self._runtime, samples, self._settings, None, keep)) as rows:
+            deque(rows, maxlen=0)
+        if name is not None:
+            assert self._settings.out is not None
+            Place(self._settings.out).write(name, to_parquet([row for row, _ in found]))
+        return found
+
+
+@dataclass
+class _Part:
+    """Consecutive images that are written to one file.
+
+    Attributes:
+        name: Name of the file.
+        samples: The images.
+        ends: Processes that ended while they scored it.
+        losses: Nodes that were lost while they scored it.
+    """
+
+    name: str
+    samples: Sequence[Sample]
+    ends: int = 0
+    losses: int = 0
+
+
+@dataclass
+class _Task:
+    """Images that one call scores: a part, or one image of a part whose process ended."""
+
+    part: _Part
+    index: int | None = None
+    ends: int = 0
+
+
+@dataclass
+class _Slow:
+    """Part that is scored image by image."""
+
+    rows: dict[int, Scored] = field(default_factory=dict)
+
+
+class _Nodes:
+    """Scorers on all nodes of the cluster: one a node, or one a GPU share.
+
+    Args:
+        ray: The module.
+        start: Function that starts a scorer on a node with so many CPUs and GPUs.
+        gpu: GPUs of one scorer.
+    """
+
+    def __init__(self, ray: Any, start: Callable[[str, float, float], Any], gpu: float) -> None:
+        self._ray, self._start, self._gpu = ray, start, gpu
+        self._scorers: dict[Any, str] = {}
+
+    def refresh(self) -> None:
+        """Start the scorers that nodes lack."""
+        for node in self._ray.nodes():
+            if not node["Alive"]:
+                continue
+            resources = node["Resources"]
+            count = int(resources.get("GPU", 0) / self._gpu) if self._gpu else 0
+            wanted = (max(1, count), resources.get("CPU", 0.0), self._gpu if count else 0.0)
+            missing = wanted[0] - list(self._scorers.values()).count(node["NodeID"])
+            for _ in range(missing if wanted[1] > 0 else 0):
+                scorer = self._start(node["NodeID"], max(1, wanted[1] // wanted[0]), wanted[2])
+                self._scorers[scorer] = node["NodeID"]
+
+    def drop(self, scorer: Any) -> bool:
+        """Forget a scorer that ended; return whether its node is still there."""
+        node = self._scorers.pop(scorer)
+        return any(one["Alive"] for one in self._ray.nodes() if one["NodeID"] == node)
+
+    def idle(self, busy: Sequence[Any]) -> list[Any]:
+        """Return the scorers that have no task."""
+        return [scorer for scorer in self._scorers if scorer not in busy]
+
+
+def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) -> ScoreResult:
+    """Score images on the Ray cluster of the settings; see `adctl.scoring.score.score`.
+
+    Args:
+        loaded: Settings and their origins.
+        reporter: Receiver of progress reports.
+
+    Raises:
+        AdctlError: As from `adctl.scoring.score.score`, or the cluster cannot be used.
+    """
+    return score_images(loaded, reporter, score_on_cluster)
+
+
+def score_on_cluster(
+    settings: ScoreSettings,
+    model: Path,
+    samples: Sequence[Sample],
+    manifest: dict[str, Any],
+    calibration: Calibration | None,
+    reporter: Reporter = SILENT,
+) -> ScoreSummary:
+    """Score images on a Ray cluster and write the parts and the manifest.
+
+    Args:
+        settings: Settings of `adctl score`: `ray` is an address of a cluster or `auto`, and `out` a folder that all
+            nodes share, or an address.
+        model: Model file of this machine; nodes get copies.
+        samples: Images, at paths that all nodes can read.
+        manifest: Facts for the manifest; `job` names what decides the results.
+        calibration: Calibration of the model, or None.
+        reporter: Receiver of progress reports.
+
+    Raises:
+        UsageError: No cluster answers, it has other versions, or its nodes are lost.
+        OutputError: The results cannot be written.
+        MissingExtraError: Ray is not installed.
+    """
+    assert settings.out is not None
+    assert settings.ray is not None
+    place, summary = Place(settings.out), ScoreSummary(calibration)
+    parts = [
+        _Part(f"part-{first:09d}.parquet", samples[first : first + PART]) for first in range(0, len(samples), PART)
+    ]
+    known = _complete_parts(place, manifest["job"], parts, overwrite=settings.overwrite)
+    with cluster(settings.ray) as ray, reporter.stage("scoring", len(samples)) as update:
+        start = time.perf_counter()
+        _publish(place, manifest, calibration, parts, [], complete=False)
+        run = _Run(ray, settings, model, place, calibration)
+        rows: dict[str, list[Scored]] = {name: [(row, ()) for row in found] for name, found in known.items()}
+        done = sum(map(len, rows.values()))
+        if done:
+            log.info("Continuing: %d of %d images were scored before.", done, len(samples))
+        for part, found in run.score([part for part in parts if part.name not in known]):
+            rows[part.name] = found
+            done += len(found)
+            update(done, len(samples))
+        for part in parts:
+            for row, inputs in rows[part.name]:
+                summary.add(row, inputs)
+        drift = summary.drift()
+        manifest |= {"seconds": None if known else round(time.perf_counter() - start, 3)}
+        manifest |= {"drift": asdict(drift) if drift else None}
+        _publish(place, manifest, calibration, parts, run.set_aside, complete=True)
+    return summary
+
+
+def _complete_parts(place: Place, job: str, parts: Sequence[_Part], *, overwrite: bool) -> dict[str, list[ScoredImage]]:
+    """Return the rows of the parts that an interrupted call of the same job left.
+
+    Raises:
+        UsageError: The place holds other results.
+    """
+    data = place.read(MANIFEST)
+    if data is None:
+        return {}
+    try:
+        before = documents.parse_json(data)
+    except ValueError:
+        before = None
+    if not isinstance(before, dict) or before.get("job") != job:
+        if overwrite:
+            return {}
+        raise UsageError(
+            f"{place.folder} holds other scores already.", "Choose another place with --out, or empty this one."
+        )
+    stored = {part.name: place.read(part.name) for part in parts}
+    return {name: from_parquet(data, name) for name, data in stored.items() if data is not None}
+
+
+def _publish(
+    place: Place,
+    manifest: dict[str, Any],
+    calibration: Calibration | None,
+    parts: Sequence[_Part],
+    set_aside: Sequence[str],
+    *,
+    complete: bool,
+) -> None:
+    rows = sum(len(part.samples) for part in parts) if complete else 0
+    listed = [{"file": part.name, "rows": len(part.samples)} for part in parts]
+    content = manifest_of(manifest, calibration, rows=rows, complete=complete)
+    content |= {"parts": listed, "set_aside": list(set_aside)}
+    place.write(MANIFEST, files.to_json(content).encode())
+
+
+class _Run:
+    """Scoring of parts: gives tasks to scorers, and repeats those whose scorer ended.
+
+    Attributes:
+        set_aside: Paths of the images that ended their process each time.
+    """
+
+    def __init__(
+        self, ray: Any, settings: ScoreSettings, model: Path, place: Place, calibration: Calibration | None
+    ) -> None:
+        self._ray, self._place = ray, place
+        self._threshold = calibration.threshold if calibration else None
+        self.set_aside: list[str] = []
+        bundle = ray.put({path.name: path.read_bytes() for path in _files_of(model)})
+        remote = ray.remote(Scorer)
+
+        def start(node: str, cpus: float, gpus: float) -> Any:
+            near = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+            options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": near, "max_restarts": 0}
+            return remote.options(**options).remote(bundle, model.name, settings, __version__)
+
+        gpu = 0.0 if settings.device == "cpu" else settings.ray_gpu
+        self._nodes = _Nodes(ray, start, gpu)
+        self._waiting: deque[_Task] = deque()
+        self._running: dict[Any, tuple[Any, _Task]] = {}
+        self._slow: dict[str, _Slow] = {}
+
+    def score(self, parts: Sequence[_Part]) -> Iterator[tuple[_Part, list[Scored]]]:
+        """Yield each part with its rows when its file is written."""
+        self._waiting.extend(_Task(part) for part in parts)
+        last = time.monotonic()
+        while self._waiting or self._running:
+            self._nodes.refresh()
+            self._give_tasks()
+            if not self._running and time.monotonic() - last > _PATIENCE:
+                raise UsageError("The Ray cluster has lost all of its nodes.", "Start it; the same command continues.")
+            if not self._running:
+                time.sleep(_POLL)
+                continue
+            last = time.monotonic()
+            ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=_POLL)
+            for reference in ready:
+                finished = self._receive(reference)
+                if finished is not None:
+                    yield finished
+
+    def _give_tasks(self) -> None:
+        for scorer in self._nodes.idle([one for one, _ in self._running.values()]):
+            if not self._waiting:
+                return
+            task = self._waiting.popleft()
+            samples, name = task.part.samples, task.part.name
+            given = (samples, name) if task.index is None else ([samples[task.index]], None)
+            self._running[scorer.score.remote(*given)] = (scorer, task)
+
+    def _receive(self, reference: Any) -> tuple[_Part, list[Scored]] | None:
+        """Take the rows of a task; return its part if that is complete."""
+        scorer, task = self._running.pop(reference)
+        errors = self._ray.exceptions
+        try:
+            rows = self._ray.get(reference)
+        except errors.RayTaskError as error:
+            if isinstance(error.cause, AdctlError):
+                raise error.cause from error
+            raise
+        except errors.ActorDiedError as error:
+            self._raise_cause(error)
+            return self._lost(task, here=self._nodes.drop(scorer))
+        except errors.RayError:
+            return self._lost(task, here=self._nodes.drop(scorer))
+        return (task.part, rows) if task.index is None else self._collect(task, rows[0])
+
+    def _raise_cause(self, error: Exception) -> None:
+        """Raise the error of a scorer that could not start."""
+        cause: Any = getattr(error, "cause", None)
+        if "creation task" in str(error) and not isinstance(cause, AdctlError):
+            raise DataError(f"A node cannot open the model: {str(error).strip().splitlines()[-1]}")
+        if isinstance(cause, AdctlError):
+            raise cause
+
+    def _lost(self, task: _Task, *, here: bool) -> tuple[_Part, list[Scored]] | None:
+        """Repeat a task whose process ended, image by image if it is likely to be the cause; return a complete part."""
+        part = task.part
+        part.losses += not here
+        counts = here or part.losses > _NODE_LOSSES
+        if task.index is None:
+            part.ends += counts
+            if part.ends < _PART_TRIES:
+                self._waiting.appendleft(task)
+                return None
+            log.warning("%s ended its process %d times; its images are scored one by one.", part.name, part.ends)
+            self._slow[part.name] = _Slow()
+            self._waiting.extend(_Task(part, index) for index in range(len(part.samples)))
+            return None
+        task.ends += counts
+        if task.ends < TRIES:
+            self._waiting.append(task)
+            return None
+        return self._collect(task, (self._set_aside(part.samples[task.index]), ()))
+
+    def _set_aside(self, sample: Sample) -> ScoredImage:
+        reason = f"{sample.path} ended its process {TRIES} times and was set aside."
+        log.warning("%s", reason)
+        self.set_aside.append(str(sample.path))
+        return ScoredImage(
+            path=str(sample.path),
+            key=sample.key,
+            label=sample.label,
+            mask=str(sample.mask) if sample.mask else None,
+            score=None,
+            threshold=self._threshold,
+            verdict=Verdict.ERROR,
+            error=reason,
+        )
+
+    def _collect(self, task: _Task, scored: Scored) -> tuple[_Part, list[Scored]] | None:
+        slow, part = self._slow[task.part.name], task.part
+        assert task.index is not None
+        slow.rows[task.index] = scored
+        if len(slow.rows) < len(part.samples):
+            return None
+        rows = [slow.rows[index] for index in range(len(part.samples))]
+        self._place.write(part.name, to_parquet([row for row, _ in rows]))
+        return part, rows
+
+
+def _files_of(model: Path) -> list[Path]:
+    """Return a model file, the files exported from it, and the record of their checks."""
+    exported = [path for one in read_parity_records(model.parent) for path in files_of(model.parent / one.file)]
+    beside = [*exported, model.parent / EXPORTS, *files_of(model)]
+    return list(dict.fromkeys(path for path in beside if path.is_file()))
