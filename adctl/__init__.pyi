@@ -737,6 +737,7 @@ def score_products(
     workers: int = ...,
     batch_size: Literal["auto", "max"] | int = "auto",
     runtime: Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"] = "auto",
+    precision: Literal["32", "tf32", "bf16", "16"] = "32",
 ) -> ProductsResult:
     """Score images of several products, each with the model that a registry gives its product.
 
@@ -756,6 +757,7 @@ def score_products(
         batch_size: Images in a batch: a number, auto, or max, which fills a GPU's memory. At least 1.
         runtime: Runtime; auto: the fastest that was verified against PyTorch. Choices: auto, torch, torch-compile,
             onnxruntime, openvino, torchscript, torch-export.
+        precision: Precision of the network on a CUDA GPU.
 
     Returns:
         The result of each product, and the images that belong to none.

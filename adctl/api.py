@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 _NAMES = "str | Sequence[str]"
 _OF_PRODUCTS = (
     *("images", "model", "tta", "out", "heatmaps", "draw", "maps", "overwrite"),
-    *("runtime", "device", "gpu", "batch_size", "workers", "runs"),
+    *("runtime", "precision", "device", "gpu", "batch_size", "workers", "runs"),
 )
 _WEIGHTS = "str | Mapping[str, float]"
 
