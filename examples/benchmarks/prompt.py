@@ -1,6 +1,11 @@
 """Benchmarks of the prompt hybrid.
 
     python examples/benchmarks/prompt.py gpu               # one fp16 step and a throughput, on a CUDA GPU
+    python examples/benchmarks/prompt.py zero-shot BASE    # generated categories, leave-one-out, as lines of JSON
+
+`zero-shot` takes the folder that `examples/tiny_text_to_image.py` wrote. Prompts learn from the test parts of all other
+categories; `untrained` are the words alone, `clip` the CLIP beside the base, and `patchcore` has 8 good images, the
+fewest that a split takes.
 
 `gpu` needs no weights: the networks have the shapes of Stable Diffusion 2.1 and random values.
 """
@@ -10,11 +15,18 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
 
+import adctl
+from adctl.data.masks import read_mask
 from adctl.detectors.components.feature_cache import FeatureCache
 from adctl.detectors.prompt import PromptConfig, PromptDetector
 from adctl.engine.gradient_checkpointing import checkpoint_activations
@@ -106,13 +118,77 @@ def _reset(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
+def zero_shot(base: Path, categories: list[str], seeds: int, epochs: int, images: int) -> None:
+    """Train and measure each way on each category with each seed, and print a line for each."""
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    from generated_textures import write_category
+
+    ways: dict[str, dict[str, Any]] = {
+        "trained": {"arch": "prompt", "weights": str(base), "epochs": epochs},
+        "untrained": {"arch": "prompt", "weights": str(base), "epochs": 0},
+        "clip": {"arch": "clip", "weights": str(base / "clip")},
+        "patchcore": {"arch": "patchcore"},
+    }
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            for name in categories:
+                write_category(root / "all", name, train=12, good=images, per_defect=images, size=64, seed=1000 + seed)
+            for name in categories:
+                for way, values in ways.items():
+                    given = dict(values) | ({"auxiliary": root / "all"} if way == "trained" else {})
+                    if way == "patchcore":
+                        given["good"] = _few(root / "all" / name / "train" / "good", root / "few" / name)
+                    else:
+                        given |= {"data": root / "all", "category": name}
+                    model = adctl.train(
+                        **given, image_size=64, runs=root / "runs", seed=seed, device="cpu", export="none"
+                    ).model
+                    row = {"seed": seed, "category": name, "way": way, **_measured(model, root / "all" / name)}
+                    print(json.dumps(row), flush=True)
+
+
+def _few(source: Path, target: Path) -> Path:
+    """Copy the first eight images, the fewest that a split takes."""
+    target.mkdir(parents=True, exist_ok=True)
+    for number, path in enumerate(sorted(source.iterdir())[:8]):
+        (target / f"{number}.png").write_bytes(path.read_bytes())
+    return target
+
+
+def _measured(model: Path, category: Path) -> dict[str, float]:
+    """Return image and pixel AUROC and image AP of a model on the test part of a category."""
+    files = sorted((category / "test").glob("*/*.png"))
+    found = adctl.load(model).predict(files)
+    labels, pixels, values = [], [], []
+    for path, one in zip(files, found, strict=True):
+        mask = category / "ground_truth" / path.parent.name / f"{path.stem}_mask.png"
+        labels.append(mask.is_file())
+        pixels.append(read_mask(mask) if mask.is_file() else np.zeros(one.map.shape, np.bool_))
+        values.append(one.map)
+    scores = [one.score for one in found]
+    return {
+        "image_auroc": float(roc_auc_score(labels, scores)),
+        "image_ap": float(average_precision_score(labels, scores)),
+        "pixel_auroc": float(roc_auc_score(np.concatenate(pixels, None), np.concatenate(values, None))),
+    }
+
+
 def main() -> None:
     """Run the benchmark that the command line names, and print its numbers as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("gpu",))
+    parser.add_argument("what", choices=("gpu", "zero-shot"))
+    parser.add_argument("folder", type=Path, nargs="?", help="base model for zero-shot")
+    parser.add_argument("--categories", nargs="+", default=["fabric", "wood", "bricks", "leather"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--images", type=int, default=10, help="test images, good and of each defect")
     parser.add_argument("--base", default="random-sd-2-1")
     parser.add_argument("--side", type=int, default=512)
     given = parser.parse_args()
+    if given.what == "zero-shot":
+        zero_shot(given.folder, given.categories, given.seeds, given.epochs, given.images)
+        return
     print(json.dumps(step_on_gpu(given.base, given.side), indent=2))
 
 
