@@ -105,6 +105,10 @@ class Optimize:
     rate_scale: Callable[[nn.Parameter], float] | None = None
     monitored: Callable[[], float] | None = None
 
+    def __post_init__(self) -> None:
+        """Keep the parameters of an iterator, which can be read only once."""
+        object.__setattr__(self, "parameters", tuple(self.parameters))
+
     def modules(self, detector: nn.Module) -> tuple[nn.Module, ...]:
         """Return the modules that a step runs and whose buffers it may change."""
         return (detector,) if self.objective is None else (detector, self.objective)
