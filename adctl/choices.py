@@ -11,6 +11,7 @@ from dataclasses import dataclass
 DETECTORS = {
     "clip": "adctl.detectors.clip:Clip",
     "cnn": "adctl.detectors.cnn:ConvolutionalAutoencoder",
+    "composition": "adctl.detectors.composition:Composition",
     "diffusion": "adctl.detectors.diffusion:Diffusion",
     "dinomaly": "adctl.detectors.dinomaly:Dinomaly",
     "efficientad": "adctl.detectors.efficientad:EfficientAD",

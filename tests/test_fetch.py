@@ -198,6 +198,7 @@ def test_what_the_catalogue_says_is_usable():
         "visa",
         "dagm",
         "fashion_mnist",
+        "trays",
         "demo",
     ]
     with pytest.raises(UsageError) as error:

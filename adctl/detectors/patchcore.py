@@ -115,7 +115,7 @@ class PatchCore(FeatureDetector):
         bank: Tensor [N,D] of int8, the quantised reduced features of the coreset, in the order of selection.
     """
 
-    Config = PatchCoreConfig
+    Config: ClassVar[type[PatchCoreConfig]] = PatchCoreConfig
     update_lowers_scores: ClassVar[bool] = True
     fitted: ClassVar[tuple[str, ...]] = ("centre", "spread", "directions", "scales", "step", "bank")
     largest_auto_side = 384

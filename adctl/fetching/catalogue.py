@@ -67,7 +67,8 @@ class CatalogueEntry:
         licence: Short name of its licence.
         categories: Categories in the order of its authors, which numbers the classes of some data sets; empty if the
             source folder decides which there are.
-        layout: Layout of the published files: the name of a module in `adctl.fetching.converters`.
+        layout: Layout of the published files: the name of a module in `adctl.fetching.converters`; of a generated
+            data set, `trays` or the default.
         terms: Summary of the licence, including commercial use, in a sentence or two.
         commercial: Whether commercial use is allowed; None if unknown.
         homepage: Home page of its authors; empty if adctl generates it.

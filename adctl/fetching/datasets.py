@@ -19,7 +19,7 @@ from adctl.paths import data_dir
 from adctl.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _STORED_LAYOUT = "mvtec"
@@ -231,8 +231,6 @@ def _digest_changes(before: dict[str, Provenance], now: dict[str, Provenance]) -
 
 
 def _generate(entry: CatalogueEntry, folder: Path, reporter: Reporter, *, force: bool) -> FetchResult:
-    from adctl.fetching import demo_dataset
-
     generated = False
     with reporter.stage(f"generating {entry.name}") as update:
 
@@ -244,14 +242,25 @@ def _generate(entry: CatalogueEntry, folder: Path, reporter: Reporter, *, force:
         # An existing data set may be in a read-only folder, where not even a lock can be created.
         with store.fetch_lock(folder) if force or store.missing_categories(folder, entry.categories) else nullcontext():
             if force:
-                new = demo_dataset.generate(files.make_folder(folder / store.STAGING), progress=update_progress)
-                store.install_category(new, folder, new.name)
+                for new in _draw(entry, files.make_folder(folder / store.STAGING), update_progress):
+                    store.install_category(new, folder, new.name)
                 shutil.rmtree(folder / store.STAGING, ignore_errors=True)
             else:
-                demo_dataset.generate(folder, progress=update_progress)
+                _draw(entry, folder, update_progress)
             if generated:
                 _record_generated(entry, folder)
     return _result(entry, folder, entry.categories, already=not generated)
+
+
+def _draw(entry: CatalogueEntry, root: Path, progress: Callable[[int, int], None]) -> list[Path]:
+    """Draw the categories of a generated data set; return their folders."""
+    if entry.layout == "trays":
+        from adctl.fetching import demo_trays
+
+        return [demo_trays.generate(root, category, progress=progress) for category in entry.categories]
+    from adctl.fetching import demo_dataset
+
+    return [demo_dataset.generate(root, progress=progress)]
 
 
 def _record_generated(entry: CatalogueEntry, folder: Path) -> None:

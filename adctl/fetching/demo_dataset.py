@@ -15,9 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from adctl import documents, files, reading
-from adctl.data.images import write_png
-from adctl.errors import OutputError
+from adctl.fetching.generated_category import write_category
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +27,6 @@ VERSION = 1
 """Version of the drawing code: another version gives other pixels for the same seed."""
 
 CATEGORY = "zipper"
-_RECORD = "demo.json"
 
 _SHORTEST_TOOTH = 0.05
 """Teeth with a smaller relative length are not painted."""
@@ -128,51 +125,12 @@ def generate(
     Raises:
         OutputError: It cannot be written, or the folder exists but was not made by adctl.
     """
-    target = root / CATEGORY
     record = {"version": VERSION, "train": train, "good": good, "per_defect": per_defect, "size": size, "seed": seed}
-    if target.exists():
-        found = _read_record(target)
-        if found == record:
-            return target
-        if found is None:
-            raise OutputError(
-                f"{target} exists already and was not made by adctl.", "Move it, or choose another folder."
-            )
-    files.make_folder(root)
-    with files.output_errors(target), files.atomic_folder(target) as temporary:
-        _write_all(temporary / "new", record, progress)
-        if target.exists():
-            # Moved aside first: an interruption never leaves an incomplete data set under this name.
-            target.rename(temporary / "replaced")
-        (temporary / "new").rename(target)
-    return target
 
+    def draw(key: Sequence[int], defect: str | None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        return render(key, defect, size)
 
-def _write_all(folder: Path, record: dict[str, int], progress: Callable[[int, int], None] | None) -> None:
-    plan: list[tuple[str, str, int]] = [("train", "good", record["train"]), ("test", "good", record["good"])]
-    plan += [("test", defect, record["per_defect"]) for defect in DEFECTS]
-    total, done = sum(count for _, _, count in plan), 0
-    for group, (part, label, count) in enumerate(plan):
-        for index in range(count):
-            defect = None if label == "good" else label
-            image, mask = render((record["seed"], group, index), defect, record["size"])
-            write_png(folder / part / label / f"{index:03}.png", image)
-            if defect is not None:
-                grey = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)
-                write_png(folder / "ground_truth" / label / f"{index:03}_mask.png", grey)
-            done += 1
-            if progress is not None:
-                progress(done, total)
-    # Written last: a folder with a record is complete.
-    files.write_json(folder / _RECORD, record)
-
-
-def _read_record(folder: Path) -> dict[str, Any] | None:
-    try:
-        record: dict[str, Any] = documents.parse(reading.read_bytes(folder / _RECORD), dict)
-    except (OSError, ValueError):
-        return None
-    return record
+    return write_category(root / CATEGORY, record, DEFECTS, draw, progress)
 
 
 def _random_scene(generator: np.random.Generator) -> _Scene:
