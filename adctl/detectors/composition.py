@@ -126,9 +126,8 @@ class Composition(PatchCore):
     def forward(self, images: Images) -> Prediction:
         """Score images [B,3,H,W]; the maps have the rows and columns of `grid`."""
         shared = self._shared(images)
-        return self._joined(
-            self.patches(shared), self.inside(images), self._assigned(shared.levels), self._weights(shared.images)
-        )
+        assigned, weights = self._assigned(shared.levels), self._weights(shared.images)
+        return self._joined(self.patches(shared), self.inside(images), assigned, weights)
 
     def held_out(self, images: Images, numbers: Sequence[int], together: int = 1) -> Prediction:
         """Score training images as the detector fitted on all others would, nearly; classes and scales stay.
@@ -140,6 +139,7 @@ class Composition(PatchCore):
         """
         shared = self._shared(images)
         patches, assigned, weights = self.patches(shared), self._assigned(shared.levels), self._weights(shared.images)
+        weights = weights.expand(len(patches), -1, -1)
         parts = [slice(start, start + together) for start in range(0, len(numbers), together)]
         predictions = []
         for part in parts:
@@ -193,9 +193,9 @@ class Composition(PatchCore):
         return images if isinstance(images, SharedImages) else SharedImages(images, self._levels(images))
 
     def _weights(self, images: Tensor) -> Tensor:
-        """Return the weight of each cell in each region, [B or 1,R,P]; cells outside the image have none."""
+        """Return the weight of each cell in each region, [1,R,P] or [B,R,P]; cells outside the image have none."""
         if images.shape[1] == self.config.channels:
-            return self.windows.unsqueeze(0).expand(len(images), -1, -1)
+            return self.windows.unsqueeze(0)
         mask = F.adaptive_avg_pool2d(images[:, -1:], self.fine).flatten(2)
         weighted = self.windows * (mask + (mask.sum(2, keepdim=True) == 0))
         return weighted / weighted.sum(2, keepdim=True).clamp(min=_SMALLEST_DEVIATION)
@@ -217,15 +217,16 @@ class Composition(PatchCore):
             patches: PatchCore's features [B,C,h,w].
             inside: Mask [B,h,w] of the cells inside the image, or None.
             assigned: Memberships [B,P,K] of the fine cells.
-            weights: Weights [B,R,P] of the fine cells in the regions.
+            weights: Weights [1,R,P] or [B,R,P] of the fine cells in the regions.
         """
         plain = self._compare(patches, inside)
         offset, deviation = self.offset, self.deviation
         scores, maps = (plain.scores - offset[0]) / deviation[0], (plain.maps - offset[0]) / deviation[0]
-        whitened = torch.einsum("brk,rkd->brd", weights @ assigned - self.usual, self.whitening)
+        shares = weights @ assigned
+        whitened = ((shares - self.usual).unsqueeze(2) @ self.whitening).squeeze(2)
         distances = (whitened * whitened).sum(2).clamp(min=_SMALLEST_DEVIATION).sqrt()
         standard = (distances - offset[1:]) / deviation[1:]
-        slopes = torch.einsum("brd,rkd->brk", whitened / distances.unsqueeze(2), self.whitening)
+        slopes = ((whitened / distances.unsqueeze(2)).unsqueeze(2) @ self.whitening.transpose(1, 2)).squeeze(2)
         parts = assigned @ slopes.transpose(1, 2) - (self.usual * slopes).sum(2).unsqueeze(1)
         parts = parts.transpose(1, 2) * (weights > 0)
         largest = parts.amax(2, keepdim=True).clamp(min=_SMALLEST_DEVIATION)
@@ -282,6 +283,7 @@ class Composition(PatchCore):
         self, observed: _Observed, patches: Tensor, inside: Tensor | None, assigned: Tensor, weights: Tensor
     ) -> None:
         """Add held-out scores of PatchCore, shares, and shares after an exchange of windows, of a batch."""
+        weights = weights.expand(len(patches), -1, -1)
         for one in range(len(patches)):
             number, own = len(observed.scores), patches[one : one + 1]
             plain = PatchCore._without(self, own, [number]) if self.can_hold_out() else self  # noqa: SLF001
