@@ -293,8 +293,8 @@ def train(
         trust_reviews: Learn with `update` from all images of `good`, also those unlike the others.
         auxiliary: Labelled defects of other categories, from which prompts learn.
         synthetic: Synthetic defects to repair: cutpaste, perlin, or a list of both.
-        arch: Detector: clip, cnn, diffusion, dinomaly, efficientad, ensemble, padim, patchcore, prompt, resnet,
-            simplenet, vit, or one of an installed package.
+        arch: Detector: clip, cnn, composition, diffusion, dinomaly, efficientad, ensemble, padim, patchcore,
+            prompt, resnet, simplenet, vit, or one of an installed package.
         backbone: timm model that computes the features.
         weights: Pretrained weights: .safetensors or .pth file, base model's folder, or 'random'.
         image_size: Size that images are resized to, in pixels: one number for a square, HEIGHTxWIDTH, or auto: the
@@ -519,8 +519,8 @@ def tune(
         splits: Parts of the good images that are held out in turn. At least 1, at most 10.
         space: Range of a setting: blur=0..2, ridge='1e-4..0.1 log', covariance=full,shared.
         final_model: Train a model with the best settings.
-        arch: Detector: clip, cnn, diffusion, dinomaly, efficientad, ensemble, padim, patchcore, prompt, resnet,
-            simplenet, vit, or one of an installed package.
+        arch: Detector: clip, cnn, composition, diffusion, dinomaly, efficientad, ensemble, padim, patchcore,
+            prompt, resnet, simplenet, vit, or one of an installed package.
         backbone: timm model that computes the features.
         weights: Pretrained weights: .safetensors or .pth file, base model's folder, or 'random'.
         image_size: Size that images are resized to, in pixels: one number for a square, HEIGHTxWIDTH, or auto: the
@@ -986,8 +986,8 @@ def demo(
     """Run the whole workflow on generated zippers: fetch, train, calibrate, score, report.
 
     Args:
-        arch: Detector: clip, cnn, diffusion, dinomaly, efficientad, ensemble, padim, patchcore, prompt, resnet,
-            simplenet, vit, or one of an installed package.
+        arch: Detector: clip, cnn, composition, diffusion, dinomaly, efficientad, ensemble, padim, patchcore,
+            prompt, resnet, simplenet, vit, or one of an installed package.
         epochs: Epochs of gradient training. At least 1.
         seed: Seed of all random numbers. At least 0.
         runs: Folder of all runs.
