@@ -96,6 +96,7 @@ class DetectorContract:
         image_size: Size of the images, pixels: the side of a square, or height and width.
         epochs: Epochs of gradient training, where there is any.
         exportable: Whether `adctl export` can write the detector.
+        waits_for_host: Whether scoring exchanges values with the host, so that a GPU cannot compute it in one go.
     """
 
     arch: ClassVar[str] = ""
@@ -103,6 +104,7 @@ class DetectorContract:
     image_size: ClassVar[int | tuple[int, int]] = 64
     epochs: ClassVar[int] = 2
     exportable: ClassVar[bool] = True
+    waits_for_host: ClassVar[bool] = False
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -270,7 +272,7 @@ class DetectorContract:
 
     def test_scoring_on_a_gpu_waits_for_nothing(self, trained: TrainedDetector) -> None:
         """Scoring a batch needs no value from the host and gives it none, so that a GPU computes it in one go."""
-        if self.exportable:
+        if self.exportable and not self.waits_for_host:
             assert host_transfers(trained.detector) == []
 
     def test_an_exported_detector_scores_as_torch_does(self, trained: TrainedDetector, tmp_path: Path) -> None:
@@ -292,7 +294,7 @@ def host_transfers(detector: Detector) -> list[str]:
         detector: Fitted detector, in evaluation mode.
     """
     shape = (_IMAGES, detector.input.planes, detector.input.height, detector.input.width)
-    copied = copy.deepcopy(detector)
+    copied = copy.deepcopy(detector).cpu()  # drops tensors that a detector keeps for its device
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         for module in copied.modules():
             for name, weight in module.named_parameters(recurse=False):

@@ -108,7 +108,7 @@ def test_signatures_hold_the_true_defaults():
         (lambda: adctl.train(good="parts", epoch=3), "Did you mean 'epochs'?"),
         (lambda: adctl.train(good="parts", lr=3), "Did you mean 'learning_rate'?"),
         (lambda: adctl.train(good="parts", epochs="many"), "Got 'many' instead"),
-        (lambda: adctl.train(good="parts", epochs=0), "greater than or equal to 1"),
+        (lambda: adctl.train(good="parts", epochs=-1), "greater than or equal to 0"),
         (lambda: adctl.train("parts"), "takes nothing by position"),
         (lambda: adctl.score("a", images="b"), "was given 'images' twice"),
         (lambda: adctl.score("a", fail_on_anomaly=True), "Unknown setting of adctl.score"),

@@ -148,7 +148,7 @@ def test_an_option_says_flags_type_bounds_and_choices():
     options = {option.name: option for option in options_of("train")}
     assert options["ema"].bounds == "at least 0, below 1"
     assert options["precision"].choices == ("auto", "32", "16", "bf16")
-    assert options["batch_size"].type == "'auto' or whole number"
+    assert options["batch_size"].type == "'auto' or 'max' or whole number"
     assert options["tensorboard"].flags == ("--tensorboard", "--no-tensorboard")
     assert options["options"].flags == ("--set",)
     assert options["seeds"].flags == ()

@@ -118,7 +118,7 @@ def test_an_unknown_arch_lists_the_detectors_of_packages(packages):
     with pytest.raises(UsageError) as raised:
         registry.detector_class("acmee")
     assert "Did you mean 'acme'?" in raised.value.remedy
-    assert "acme (acme-detectors 2.1), clip, cnn, diffusion," in raised.value.remedy
+    assert "acme (acme-detectors 2.1), clip, cnn, composition," in raised.value.remedy
 
 
 def test_a_package_that_provides_a_built_in_name_is_refused_and_the_built_in_one_works(packages):

@@ -33,6 +33,7 @@ class TestContract(DetectorContract):
     arch = "prompt"
     options: ClassVar = {**TINY, "preset": "debug", "timesteps": (20,)}
     epochs = 12
+    waits_for_host = True  # the scheduler of diffusers copies its table to the device
 
 
 class TestClipContract(DetectorContract):

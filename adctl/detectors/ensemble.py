@@ -10,14 +10,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping  # noqa: TC003 - pydantic resolves it at run time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from torch import Tensor, nn
 
-from adctl.detectors.base import CostEstimate, Detector, Prediction, require_positive
+from adctl.detectors.base import CostEstimate, Detector, Prediction, Search, require_positive
 from adctl.detectors.components.anomaly_maps import top_mean
 from adctl.detectors.components.feature_maps import resize_grid
 from adctl.detectors.components.p_values import PValues
@@ -52,6 +52,8 @@ _NEEDED = {"covariance": "full", "search": "exact", "margin": "grey"}
 
 class EnsembleConfig(BackboneConfig):
     """Settings of the members, and of the input and backbone that they share."""
+
+    search_ranges: ClassVar[Mapping[str, Search]] = {"score_share": Search(0.001, 0.1, log=True)}
 
     members: dict[str, dict[str, Any]] = Field(
         {"padim": {}, "patchcore": {}},

@@ -153,6 +153,8 @@ class PromptDetector(Detector):
     takes_labels: ClassVar[bool] = True
     config: PromptConfig
 
+    timesteps: Tensor
+
     def __init__(self, config: PromptConfig) -> None:
         super().__init__(config)
         base_models.quiet()
@@ -178,6 +180,7 @@ class PromptDetector(Detector):
         self.noise = ImageNoise(
             (config.channels, *config.sides), (len(config.timesteps), self.base.channels, self.side, self.side)
         )
+        self.register_buffer("timesteps", torch.tensor(config.timesteps), persistent=False)
         self.blur = GaussianBlur(config.blur)
         self.weights = map_losses.parse_weights(config.loss)
         self._text: tuple[Tensor, Tensor] | None = None
@@ -241,7 +244,7 @@ class PromptDetector(Detector):
             if self.training:
                 noise = torch.randn(len(latents), 1, *latents.shape[1:]).to(latents.device)
                 chosen = torch.randint(len(self.config.timesteps), (len(latents), 1))
-                timesteps = torch.tensor(self.config.timesteps)[chosen]
+                timesteps = self.timesteps.cpu()[chosen]
             else:
                 noise, timesteps = self.noise(batch.images), None
             masks = _to_cells(masks, self.side)
@@ -328,7 +331,7 @@ class PromptDetector(Detector):
 
         count = noise.shape[1]
         if timesteps is None:
-            timesteps = torch.tensor(self.config.timesteps).expand(latents.shape[0], -1)
+            timesteps = self.timesteps.expand(latents.shape[0], -1)
         steps = timesteps.to(latents.device).flatten()
         many = latents.unsqueeze(1).expand(-1, count, -1, -1, -1).flatten(0, 1)
         noisy = self.base.add_noise(many, noise.flatten(0, 1), steps)

@@ -258,13 +258,14 @@ class ScoreSet:
         manifest, calibration = read_manifest(folder / MANIFEST, SCHEMA)
         complete = manifest.get("complete", True)
         parts = manifest.get("parts")
+        held = folder if parts else folder / JSONL
         if parts is None:
             rows = read_rows(folder / JSONL, complete=complete)
         else:
             rows = read_parts(folder, [one["file"] for one in parts], complete=complete)
         if complete and len(rows) < manifest.get("rows", 0):
             raise DataError(
-                f"{folder} is damaged: it has {len(rows)} rows, and {MANIFEST} says {manifest['rows']}.", AGAIN
+                f"{held} is damaged: it has {len(rows)} rows, and {MANIFEST} says {manifest['rows']}.", AGAIN
             )
         return cls(folder, manifest, rows, calibration)
 
