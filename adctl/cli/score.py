@@ -78,16 +78,17 @@ def _score_products(call: Call[ScoreSettings]) -> int:
 
 
 def _score(call: Call[ScoreSettings]) -> ScoreResult:
-    if call.settings.watch is None:
-        if call.settings.ray is None:
-            from adctl.scoring.score import score
-        else:
-            from adctl.scoring.ray_score import score
+    if call.settings.watch is not None:
+        from adctl.scoring.watch import watch
 
-        return score(call.loaded, call.reporter)
-    from adctl.scoring.watch import watch
+        return watch(call.loaded, call.reporter)
+    if call.settings.ray is not None:
+        from adctl.scoring import ray_score
 
-    return watch(call.loaded, call.reporter)
+        return ray_score.score(call.loaded, call.reporter)
+    from adctl.scoring.score import score
+
+    return score(call.loaded, call.reporter)
 
 
 def _write_report(call: Call[ScoreSettings], scores: Path) -> Path:

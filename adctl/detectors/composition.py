@@ -367,7 +367,8 @@ def _gaussians(shares: Tensor) -> tuple[Tensor, Tensor]:
 
 def _distances(shares: Tensor, usual: Tensor, whitening: Tensor) -> Tensor:
     """Return the distances [N,R] of shares [N,R,K]."""
-    return torch.linalg.vector_norm(torch.einsum("nrk,rkd->nrd", shares - usual, whitening), dim=2)
+    distances: Tensor = torch.linalg.vector_norm(torch.einsum("nrk,rkd->nrd", shares - usual, whitening), dim=2)
+    return distances
 
 
 def _exchange(cells: Tensor, seed: int) -> Tensor:
