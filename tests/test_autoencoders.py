@@ -21,7 +21,7 @@ from adctl.engine.phases import Batch, Optimize
 from adctl.errors import UsageError
 from adctl.image_sizes import parse_size
 from adctl.testing import check_onnx
-from adctl.training.single_run import detector_config, fit_settings
+from adctl.training.plan import detector_config, fit_settings
 
 SMALL = {
     "cnn": {"image_size": 64, "width": 8, "latent": 32},

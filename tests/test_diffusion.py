@@ -23,7 +23,7 @@ from adctl.engine.gradient_checkpointing import checkpoint_activations
 from adctl.engine.phases import Batch, Optimize
 from adctl.errors import MissingExtraError, UsageError
 from adctl.testing import check_onnx
-from adctl.training.single_run import detector_config
+from adctl.training.plan import detector_config
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"image_size": 32, "widths": (16, 32), "patch": 2}

@@ -15,7 +15,8 @@ from adctl.exporting.export import write_format
 from adctl.exporting.graph import ExportSource
 from adctl.model_file import load_model
 from adctl.runtimes.loading import open_runtime
-from adctl.training.single_run import detector_config, train_once
+from adctl.training.plan import detector_config
+from adctl.training.single_run import train_once
 
 
 @pytest.fixture(scope="module")

@@ -114,8 +114,8 @@ def test_a_full_disk_is_an_error_with_a_remedy(monkeypatch):
 
 
 def test_the_forecast_tells_when_the_disk_is_needed(zippers, monkeypatch):
+    from adctl.training.plan import plan_training
     from adctl.training.resource_estimate import estimate_resources
-    from adctl.training.single_run import plan_training
 
     loaded = settings(arch="patchcore", data=zippers).settings
     assert estimate_resources(plan_training(loaded), loaded).disk == 0

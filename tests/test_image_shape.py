@@ -24,7 +24,8 @@ from adctl.image_sizes import both_sides, parse_size, size_for_aspect, size_text
 from adctl.model_file import load_model
 from adctl.records import Sample
 from adctl.training.image_shape import advise_on_small_defects, choose_size
-from adctl.training.single_run import effective_settings, plan_training, train_once
+from adctl.training.plan import effective_settings, plan_training
+from adctl.training.single_run import train_once
 
 
 def photographs(folder, *shapes):

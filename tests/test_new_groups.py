@@ -16,7 +16,8 @@ from adctl.records import CalibrationScores
 from adctl.thresholds import conformal, new_groups
 from adctl.thresholds.decision import DecisionRule
 from adctl.thresholds.methods import ThresholdRule, calibrate, leave_group_out
-from adctl.training.single_run import plan_training, train_once
+from adctl.training.plan import plan_training
+from adctl.training.single_run import train_once
 
 
 def drawn(random, groups, between, sizes=(3, 12)):

@@ -27,7 +27,8 @@ from adctl.model_file import read_header
 from adctl.records import Sample
 from adctl.thresholds import conformal, smooth_tail
 from adctl.training import out_of_fold
-from adctl.training.single_run import plan_training, train_once
+from adctl.training.plan import plan_training
+from adctl.training.single_run import train_once
 
 CPU = torch.device("cpu")
 
@@ -112,7 +113,7 @@ def test_training_learns_from_all_images_and_calibrates_on_all(zippers, tmp_path
 
 def test_a_detector_that_cannot_leave_images_out_is_fitted_again_for_each_fold(zippers, tmp_path, monkeypatch):
     exact = train_once(settings(arch="patchcore", data=zippers, runs=tmp_path))
-    monkeypatch.setattr("adctl.training.single_run.units_to_hold_out", lambda *_: [])
+    monkeypatch.setattr("adctl.training.out_of_fold.units_to_hold_out", lambda *_: [])
     refitted = train_once(settings(arch="patchcore", data=zippers, runs=tmp_path))
     assert refitted.calibration.evidence.folds == 10
     assert refitted.calibration.good_images == 20

@@ -19,7 +19,8 @@ from adctl.records import Sample
 from adctl.runtimes.torch import TorchRuntime
 from adctl.scoring.predict import predict
 from adctl.testing import check_onnx
-from adctl.training.single_run import detector_config, train_once
+from adctl.training.plan import detector_config
+from adctl.training.single_run import train_once
 
 SHAPES = [(60, 96), (96, 60), (64, 90), (96, 96), (40, 96)]
 MASKED = InputSpec(64, 64, resize="pad", masked=True)

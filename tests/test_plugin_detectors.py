@@ -15,7 +15,7 @@ from conftest import ROOT, settings
 from adctl.detectors import registry
 from adctl.errors import ModelFileError, PluginError, UsageError
 from adctl.model_file import ModelHeader, Training, build_detector
-from adctl.training.single_run import detector_config, effective_settings
+from adctl.training.plan import detector_config, effective_settings
 
 EXAMPLE = ROOT / "examples" / "plugin_detector"
 TRAINING = Training("parts", "", 1, "", (), None)

@@ -278,7 +278,7 @@ def test_a_padded_model_of_grey_images_finds_a_defect_where_it_is(arch, tmp_path
 def test_an_option_that_contradicts_another_is_named(tmp_path):
     from conftest import settings as train_settings
 
-    from adctl.training.single_run import detector_config
+    from adctl.training.plan import detector_config
 
     loaded = train_settings(arch="padim", options={"resize": "crop", "tile": 64})
     with pytest.raises(UsageError, match="--set tile"):

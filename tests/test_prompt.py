@@ -395,14 +395,14 @@ def categories(tmp_path):
 
 
 def auxiliary_plan(data, **options):
-    from adctl.training.single_run import plan_training
+    from adctl.training.plan import plan_training
 
     options = {"base": "random-tiny", "preset": "debug", **options}
     return plan_training(settings(arch="prompt", data=data, category="cloth", auxiliary=data, options=options).settings)
 
 
 def test_prompts_learn_from_the_defects_of_other_categories_alone(categories):
-    from adctl.training.single_run import image_sources
+    from adctl.training.fitting import image_sources
 
     plan = auxiliary_plan(categories)
     assert plan.config.learn_from == "auxiliary"

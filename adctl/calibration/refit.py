@@ -18,9 +18,10 @@ from adctl.model_file import run_of
 from adctl.runtimes.torch import TorchRuntime
 from adctl.scoring.predict import calibration_scores_of
 from adctl.scoring.tta import with_views
+from adctl.training.fitting import refit
 from adctl.training.out_of_fold import scores_by_refitting
+from adctl.training.plan import plan_training
 from adctl.training.resume import check_data, load_settings
-from adctl.training.single_run import plan_training, refit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from adctl.records import Calibration
     from adctl.training.cross_validation import CrossValidationResult
     from adctl.training.grid import GridResult
+    from adctl.training.plan import TrainingPlan
     from adctl.training.resource_estimate import ResourceEstimate
-    from adctl.training.single_run import TrainedExport, TrainingPlan, TrainResult
+    from adctl.training.single_run import TrainedExport, TrainResult
 
 _SHOWN_IGNORED = 10
 
@@ -39,8 +40,8 @@ def run(call: Call[TrainSettings]) -> int:
     if call.asked("dry_run"):
         _refuse_grid(call.settings)
         from adctl.training.fetch_missing import fetch_missing
+        from adctl.training.plan import plan_training
         from adctl.training.resource_estimate import estimate_resources
-        from adctl.training.single_run import plan_training
 
         fetch_missing(call.settings, call.reporter)
         plan = plan_training(call.settings)
@@ -55,7 +56,7 @@ def run(call: Call[TrainSettings]) -> int:
 
 def settings_table(call: Call[TrainSettings]) -> dict[str, dict[str, Any]]:
     """Return every setting, those of the detector included, for --print-config."""
-    from adctl.training.single_run import effective_settings
+    from adctl.training.plan import effective_settings
 
     if call.settings.task == "classify":
         from adctl.classification.training.train import effective_settings as of_classifier

@@ -230,7 +230,7 @@ class AuditPage(BaseModel):
 
 
 class Session(BaseModel):
-    """Who calls."""
+    """Caller of the request."""
 
     name: str
     role: str

@@ -1,4 +1,4 @@
-"""Who calls, and whether they may: keys and sessions of the page."""
+"""Callers and their rights: keys, and sessions of the page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _bearer = HTTPBearer(auto_error=False, description="Key from `adctl serve keys a
 
 @dataclass(frozen=True)
 class Caller:
-    """Who makes a request.
+    """Caller of a request.
 
     Attributes:
         name: Name of the key; `local` on a server without keys.

@@ -163,7 +163,7 @@ AUDIT = Table(
     Column("target", String, nullable=False),
     Column("details", JSON, nullable=False),
 )
-"""Who changed what on the server."""
+"""Changes on the server, each with its author."""
 
 SPOOL = Table(
     "spool",

@@ -40,7 +40,8 @@ from adctl.scoring.predict import CollectedScores, calibration_scores_of, collec
 from adctl.tracking.loggers.run_loggers import finished
 from adctl.training import resume
 from adctl.training.evaluate import can_test, evaluate_on_test
-from adctl.training.single_run import new_loggers, plan_training, train_into, train_once, with_chosen_size
+from adctl.training.plan import plan_training, with_chosen_size
+from adctl.training.single_run import new_loggers, train_into, train_once
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -24,8 +24,8 @@ from adctl.scoring.predict import CollectedScores, collect
 from adctl.thresholds.contaminated import FEWEST_PARTS, SHARE, by_trimmed_tail
 from adctl.thresholds.smooth_tail import by_smooth_tail
 from adctl.training.out_of_fold import HeldOutRuntime, are_small, scores_without_refitting, units_to_hold_out
+from adctl.training.plan import fit_settings
 from adctl.training.reviews import SetAside
-from adctl.training.single_run import fit_settings
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

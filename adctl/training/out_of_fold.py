@@ -9,23 +9,32 @@ fitted again for each fold, with features of a frozen backbone and decoded image
 from __future__ import annotations
 
 import itertools
+import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adctl.data.folds import assign_folds
 from adctl.data.split import ranked_units
+from adctl.detectors.components.shared_feature_cache import shared_features
 from adctl.runtimes.torch import TorchRuntime
-from adctl.scoring.predict import CollectedScores, collect
+from adctl.scoring.predict import CollectedScores, calibration_scores_of, collect
+from adctl.training.fitting import refit
+from adctl.training.plan import CALIBRATION_SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
+    from adctl.config import TrainSettings
     from adctl.data.split import Split
     from adctl.detectors.base import Detector, Prediction
     from adctl.model_file import ModelHeader
     from adctl.progress import Reporter
-    from adctl.records import Sample
+    from adctl.records import CalibrationScores, Sample
+    from adctl.training.plan import TrainingPlan
+
+log = logging.getLogger(__name__)
 
 _LARGEST_SHARE = 0.1
 """Largest share of the images that `Detector.held_out` leaves out at once; it is not exact for more."""
@@ -131,3 +140,47 @@ class HeldOutRuntime(TorchRuntime):
 
     def _forward(self, images: Tensor) -> Prediction:
         return self._detector.held_out(images, self.numbers, self.together)
+
+
+def score_out_of_fold(
+    detector: Detector, header: ModelHeader, settings: TrainSettings, plan: TrainingPlan, reporter: Reporter
+) -> CalibrationScores:
+    """Score each training image as a detector that did not learn from it would."""
+    device, folds = plan.device.device, units_to_hold_out(detector, plan.split)
+    if folds:
+        runtime = HeldOutRuntime.of(detector, header, device)
+        with shared_features() as features, features.uncounted():
+            good = scores_without_refitting(runtime, plan.split, folds, reporter, settings.workers)
+        return calibration_scores_of(good, folds=len(folds))
+
+    def fit_others(samples: Sequence[Sample]) -> tuple[Detector, ModelHeader]:
+        return refit(replace(settings, devices=None), plan, tuple(samples), reporter)
+
+    def score_fold(fitted: Detector, its_header: ModelHeader, samples: Sequence[Sample]) -> CollectedScores:
+        runtime = TorchRuntime.of(fitted, its_header, device)
+        return collect(runtime, samples, batch_size=settings.batch_size, workers=settings.workers)
+
+    folds = folds_to_refit(plan.split)
+    log.info(
+        "For the threshold, the detector is fitted %d more times, each time without a part of the images: the training "
+        "takes two to four times as long. --calibration-share %g holds out images instead.",
+        len(folds),
+        CALIBRATION_SHARE,
+    )
+    _warn_of_large_folds(folds)
+    with shared_features() as features, features.uncounted():
+        good = scores_by_refitting(plan.split.train, folds, fit_others, score_fold)
+    return calibration_scores_of(good, folds=len(folds))
+
+
+def _warn_of_large_folds(folds: Sequence[Sequence[Sample]]) -> None:
+    """Warn if a fit without one of the folds learns from a minority of the images: groups are of very unequal size."""
+    images, largest = sum(map(len, folds)), max(map(len, folds))
+    if largest > images / 2:
+        log.warning(
+            "One group has %d of the %d images, so the threshold rests on a fit to the other %d: it is too high, and "
+            "defects may pass. Give smaller groups, or leave out --group.",
+            largest,
+            images,
+            images - largest,
+        )

@@ -18,7 +18,7 @@ from adctl.engine.batch_size import starting_batch_size
 from adctl.engine.batching import to_input
 from adctl.engine.phases import Batch, Observe, total
 from adctl.training.out_of_fold import count_refits
-from adctl.training.single_run import fit_settings
+from adctl.training.plan import fit_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from adctl.config import TrainSettings
     from adctl.detectors.base import Detector
     from adctl.engine.phases import Phase
-    from adctl.training.single_run import TrainingPlan
+    from adctl.training.plan import TrainingPlan
 
 _BASE_MEMORY = 600 * 2**20
 """Bytes of Python, torch and the other libraries, measured on Linux."""

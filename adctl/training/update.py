@@ -47,20 +47,12 @@ from adctl.tracking import record
 from adctl.tracking.loggers.run_loggers import finished
 from adctl.tracking.models import find_model
 from adctl.training import resume
+from adctl.training.fitting import image_sources, new_detector
 from adctl.training.new_images import Learner, find_unlike
+from adctl.training.plan import CALIBRATION_SHARE, TrainingPlan, fit_settings
 from adctl.training.reviews import Reviews, SetAside, UpdateResult, Way, read_reviews, require_some
-from adctl.training.single_run import (
-    CALIBRATION_SHARE,
-    Session,
-    TrainingPlan,
-    TrainResult,
-    fit_reference,
-    fit_settings,
-    image_sources,
-    new_detector,
-    new_loggers,
-    save_trained,
-)
+from adctl.training.single_run import Session, TrainResult, new_loggers, save_trained
+from adctl.training.unlike_images import fit_reference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

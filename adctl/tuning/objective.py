@@ -30,7 +30,8 @@ from adctl.progress import SILENT
 from adctl.records import Sample
 from adctl.runtimes.torch import TorchRuntime
 from adctl.scoring.predict import collect
-from adctl.training.single_run import plan_training, refit
+from adctl.training.fitting import refit
+from adctl.training.plan import plan_training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from adctl.config import TrainSettings
-    from adctl.training.single_run import TrainingPlan
+    from adctl.training.plan import TrainingPlan
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,8 @@ from adctl.progress import SILENT
 from adctl.runtimes.torch import TorchRuntime
 from adctl.scoring.predict import collect
 from adctl.tracking import database
-from adctl.training.single_run import plan_training, refit
+from adctl.training.fitting import refit
+from adctl.training.plan import plan_training
 from adctl.tuning.objective import development_benchmark, evaluate, with_values
 from adctl.tuning.search_space import search_space
 

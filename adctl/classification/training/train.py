@@ -316,7 +316,7 @@ def _write_manifest(
 
 @dataclass(frozen=True)
 class ClassifierForecast:
-    """What a training would do.
+    """Forecast of a training.
 
     Attributes:
         dataset: Name of the dataset.
