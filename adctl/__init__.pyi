@@ -178,6 +178,9 @@ class _TrainSettings(TypedDict, total=False):
     log: Literal["tensorboard", "mlflow", "wandb"] | Sequence[Literal["tensorboard", "mlflow", "wandb"]] | None
     tensorboard: bool | None
     export: Literal["auto", "always", "none"]
+    ray: str | None
+    ray_cpus: int | None
+    ray_gpu: float
     device: Literal["auto", "cpu", "cuda", "mps"]
     gpu: int | None
     workers: int
@@ -259,6 +262,9 @@ def train(
     log: Literal["tensorboard", "mlflow", "wandb"] | Sequence[Literal["tensorboard", "mlflow", "wandb"]] | None = None,
     tensorboard: bool | None = None,
     export: Literal["auto", "always", "none"] = "auto",
+    ray: str | None = None,
+    ray_cpus: int | None = None,
+    ray_gpu: float = 1.0,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     gpu: int | None = None,
     workers: int = ...,
@@ -338,6 +344,10 @@ def train(
         tensorboard: Write TensorBoard files, whatever `log` says. Default: as `log` says.
         export: Export the model for a faster runtime after training; auto: where that is quick. Choices: auto,
             always, none.
+        ray: Spread the work over a Ray cluster; auto: that of this machine, or a new one.
+        ray_cpus: CPUs that one process of `ray` takes. At least 1. Default: those of a node, or their share with
+            several GPUs.
+        ray_gpu: Share of a GPU that one process of `ray` takes. Above 0, at most 1.
         device: Device that computes.
         gpu: Number of the GPU; implies `device` cuda. At least 0.
         workers: Threads that read images. At least 0, at most 64. Default: one for each core, 2 to 16.
@@ -476,6 +486,9 @@ def tune(
     log: Literal["tensorboard", "mlflow", "wandb"] | Sequence[Literal["tensorboard", "mlflow", "wandb"]] | None = None,
     tensorboard: bool | None = None,
     export: Literal["auto", "always", "none"] = "auto",
+    ray: str | None = None,
+    ray_cpus: int | None = None,
+    ray_gpu: float = 1.0,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     gpu: int | None = None,
     workers: int = ...,
@@ -564,6 +577,10 @@ def tune(
         tensorboard: Write TensorBoard files, whatever `log` says. Default: as `log` says.
         export: Export the model for a faster runtime after training; auto: where that is quick. Choices: auto,
             always, none.
+        ray: Spread the work over a Ray cluster; auto: that of this machine, or a new one.
+        ray_cpus: CPUs that one process of `ray` takes. At least 1. Default: those of a node, or their share with
+            several GPUs.
+        ray_gpu: Share of a GPU that one process of `ray` takes. Above 0, at most 1.
         device: Device that computes.
         gpu: Number of the GPU; implies `device` cuda. At least 0.
         workers: Threads that read images. At least 0, at most 64. Default: one for each core, 2 to 16.
@@ -676,14 +693,15 @@ def score(
     heatmaps: bool | None = None,
     draw: Literal["none", "contours", "boxes", "both"] = "contours",
     maps: bool = True,
+    ray: str | None = None,
+    ray_cpus: int | None = None,
+    ray_gpu: float = 1.0,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     gpu: int | None = None,
     workers: int = ...,
     batch_size: Literal["auto", "max"] | int = "auto",
     runtime: Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"] = "auto",
     precision: Literal["32", "tf32", "bf16", "16"] = "32",
-    ray: str | None = None,
-    ray_gpu: float = 1.0,
 ) -> ScoreResult:
     """Score images: an anomaly score, an anomaly map and a verdict for each.
 
@@ -704,6 +722,10 @@ def score(
         heatmaps: Write a heatmap picture of each image. Default: on with `out`.
         draw: Marks around regions above the pixel threshold on heatmaps.
         maps: Keep raw anomaly maps in maps.h5, for the report.
+        ray: Spread the work over a Ray cluster; auto: that of this machine, or a new one.
+        ray_cpus: CPUs that one process of `ray` takes. At least 1. Default: those of a node, or their share with
+            several GPUs.
+        ray_gpu: Share of a GPU that one process of `ray` takes. Above 0, at most 1.
         device: Device that computes.
         gpu: Number of the GPU; implies `device` cuda. At least 0.
         workers: Threads that read images. At least 0, at most 64. Default: one for each core, 2 to 16.
@@ -711,8 +733,6 @@ def score(
         runtime: Runtime; auto: the fastest that was verified against PyTorch. Choices: auto, torch, torch-compile,
             onnxruntime, openvino, torchscript, torch-export.
         precision: Precision of the network on a CUDA GPU.
-        ray: Score on a Ray cluster, into Parquet files; auto: that of this machine, or a new one.
-        ray_gpu: Share of a GPU that one process of `ray` takes. Above 0, at most 1.
 
     Returns:
         The result; iterating gives the row of each image.

@@ -262,6 +262,19 @@ class DeviceSettings(ComputeSettings):
 
 
 @settings_class
+class RaySettings(CommandSettings):
+    """Settings of commands that work on several machines."""
+
+    ray: str | None = COMPUTE(
+        None, "Spread the work over a Ray cluster; auto: that of this machine, or a new one.", "ADDRESS"
+    )
+    ray_cpus: Positive | None = COMPUTE(
+        None, "CPUs that one process of --ray takes.", unset="those of a node, or their share with several GPUs"
+    )
+    ray_gpu: ShareOrOne = COMPUTE(1.0, "Share of a GPU that one process of --ray takes.")
+
+
+@settings_class
 class DataSettings(RunsSettings):
     """Settings that name the images of a training."""
 
@@ -286,7 +299,7 @@ class DataSettings(RunsSettings):
     "adctl train --task classify --data kinds --balance weights --name kinds",
     switches=(switch("dry_run", "Show the data, the detector, and the memory and time needed, and stop.", "Output"),),
 )
-class TrainSettings(DeviceSettings, DataSettings):
+class TrainSettings(DeviceSettings, DataSettings, RaySettings):
     """Settings of `adctl train`."""
 
     fetch: bool = DATA(False, "Fetch a missing dataset and backbone, also with --dry-run.")
@@ -506,7 +519,7 @@ class CalibrateSettings(DeviceSettings, ModelSettings, OverwriteSettings):
     "adctl score 'parts/new/*.png' --model line3 --json --fail-on-anomaly",
     "adctl score --watch inbox --model line3 --out results",
 )
-class ScoreSettings(DeviceSettings, ModelSettings, OverwriteSettings):
+class ScoreSettings(DeviceSettings, ModelSettings, OverwriteSettings, RaySettings):
     """Settings of `adctl score`."""
 
     model: File | None = INPUT(
@@ -538,10 +551,6 @@ class ScoreSettings(DeviceSettings, ModelSettings, OverwriteSettings):
 
     runtime: RuntimeName = COMPUTE("auto", "Runtime; auto: the fastest that was verified against PyTorch.", "NAME")
     precision: InferencePrecision = COMPUTE("32", "Precision of the network on a CUDA GPU.")
-    ray: str | None = COMPUTE(
-        None, "Score on a Ray cluster, into Parquet files; auto: that of this machine, or a new one.", "ADDRESS"
-    )
-    ray_gpu: ShareOrOne = COMPUTE(1.0, "Share of a GPU that one process of --ray takes.")
 
 
 @command(

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
 import pytest
+import torch
+from conftest import settings
+from threadpoolctl import threadpool_limits
 
 import adctl
-from adctl.errors import OutputError, UsageError
+from adctl.errors import OutputError, TrainingError, UsageError
 from adctl.progress import SILENT, Reporter
+from adctl.ray_cluster import Caller, Worker, require_shared
 from adctl.scoring import parquet, ray_score
 from adctl.scoring.score_set import ScoreSet
+from adctl.training import ray_training
+from adctl.training.train import train
+from adctl.tuning import ray_tuning, search, study
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -160,6 +171,152 @@ def test_settings_that_do_not_fit_and_ray_is_not_imported(patchcore, zippers, tm
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_node_with_another_version_is_refused(patchcore):
+def test_a_node_with_another_version_is_refused():
     with pytest.raises(UsageError, match="A node of the Ray cluster has adctl"):
-        ray_score.Scorer({}, "model.safetensors", None, "0.0.0")
+        Worker(replace(Caller.here(1), version="0.0.0"))
+
+
+def categories_of(zippers, root):
+    """A data set of two categories: the zippers, and the same in other colours with fewer images."""
+    shutil.copytree(zippers, root / "first")
+    shutil.copytree(zippers, root / "second", ignore=shutil.ignore_patterns("*1.png"))
+    for path in root.glob("second/t*/*/*.png"):
+        cv2.imwrite(str(path), 255 - cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+    return root
+
+
+@contextmanager
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
+
+
+def test_a_grid_has_the_digests_of_the_same_grid_without_a_cluster(cluster, zippers, tmp_path):
+    given = {"data": categories_of(zippers, tmp_path / "data"), "category": "all", "arch": "padim,patchcore"}
+    other = train(settings(**given, seed="0", runs=tmp_path, name="cluster", ray="auto"))
+    with one_thread():  # as in the processes of the cluster; the number decides how sums are rounded
+        one = train(settings(**given, seed="0", runs=tmp_path, name="alone"))
+    assert [row.combination for row in one.rows] == [row.combination for row in other.rows]
+    assert [row.error for row in other.rows] == [None] * 4
+    assert [row.sha256 for row in one.rows] == [row.sha256 for row in other.rows]
+    for row, same in zip(one.rows, other.rows, strict=True):
+        assert row.metrics == pytest.approx(same.metrics, abs=1e-3)
+
+
+class LocalRay:
+    """One node whose workers run in this process; the worker of a task that raises `EndedError` ends."""
+
+    class EndedError(Exception):
+        """End of a process."""
+
+    class exceptions:  # noqa: N801 - as in Ray
+        class RayTaskError(Exception):
+            """Error of a task."""
+
+        class RayError(Exception):
+            """Error of a process."""
+
+    class util:  # noqa: N801
+        class scheduling_strategies:  # noqa: N801
+            @staticmethod
+            def NodeAffinitySchedulingStrategy(*_, **__):  # noqa: N802
+                return None
+
+    def __init__(self):
+        self.started = 0
+
+    def nodes(self):
+        return [{"NodeID": "one", "Alive": True, "Resources": {"CPU": 2.0}}]
+
+    def remote(self, cls):
+        def start(*arguments):
+            self.started += 1
+            return Handle(cls(*arguments))
+
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=start))
+
+    def wait(self, references, **_):
+        return references, []
+
+    def get(self, reference):
+        try:
+            return reference()
+        except self.EndedError as error:
+            raise self.exceptions.RayError from error
+
+
+class Handle:
+    def __init__(self, worker):
+        self.worker = worker
+
+    def __getattr__(self, name):
+        return SimpleNamespace(remote=lambda *given, **named: lambda: getattr(self.worker, name)(*given, **named))
+
+
+@pytest.fixture
+def local(monkeypatch):
+    ray = LocalRay()
+    for module in (ray_training, ray_tuning):
+        monkeypatch.setattr(module, "cluster", lambda _: nullcontext(ray))
+    monkeypatch.setattr("os.chdir", lambda _: None)
+    return ray
+
+
+def test_folds_are_those_of_one_machine_though_a_process_ends(local, zippers, tmp_path, monkeypatch):
+    given = {"arch": "padim", "good": zippers / "train/good", "folds": 2, "runs": tmp_path}
+    plain = train(settings(**given, name="alone"))
+    ends = [1]
+
+    class Fragile(ray_training.Trainer):
+        def fold(self, number, *, labelled):
+            if ends and ends.pop():
+                raise LocalRay.EndedError
+            return super().fold(number, labelled=labelled)
+
+    monkeypatch.setattr(ray_training, "Trainer", Fragile)
+    made = train(settings(**given, name="cluster", ray="auto"))
+    assert local.started == 2
+    assert [one.number for one in made.folds] == [1, 2]
+    assert [one.threshold for one in made.folds] == [one.threshold for one in plain.folds]
+    assert made.trained.sha256 == plain.trained.sha256
+    ends += [1] * ray_training.TRIES
+    with pytest.raises(TrainingError, match="fold 1 ended 3 times"):
+        train(settings(**given, name="ending", ray="auto"))
+
+
+def test_a_trial_whose_process_ends_has_failed_and_the_study_goes_on(local, zippers, tmp_path, monkeypatch):
+    evaluate = search.evaluate
+    ends = [1]
+
+    def fragile(*given):
+        if ends and ends.pop():
+            raise SystemExit  # ends the trial without a result, as the end of its process does
+        return evaluate(*given)
+
+    class Fragile(ray_tuning.TrialWorker):
+        def run(self, task):
+            try:
+                super().run(task)
+            except SystemExit as error:
+                raise LocalRay.EndedError from error
+
+    monkeypatch.setattr(search, "evaluate", fragile)
+    monkeypatch.setattr(ray_tuning, "TrialWorker", Fragile)
+    same = study.Candidate(None, {}, 0.5, 0.1)
+    monkeypatch.setattr(study, "_measure_again", lambda *_: ((same,), same))
+    values = {"image_size": 64, "arch": "padim", "trials": 3, "splits": 1, "device": "cpu", "final_model": False}
+    result = adctl.tune(data=zippers, runs=tmp_path, name="lost", ray="auto", **values)
+    assert (result.trials, result.failed, local.started) == (3, 1, 2)
+    with pytest.raises(UsageError, match="--jobs starts processes on this machine"):
+        adctl.tune(data=zippers, runs=tmp_path, ray="auto", jobs=2, **values)
+
+
+def test_a_single_training_and_a_folder_that_a_node_does_not_see(local, zippers, tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match="this is a single training"):
+        train(settings(arch="padim", data=zippers, runs=tmp_path, ray="auto"))
+    monkeypatch.setattr(ray_training, "require_shared", lambda folder: require_shared(folder / "elsewhere"))
+    with pytest.raises(UsageError, match="does not see the folder"):
+        train(settings(arch="padim,cnn", data=zippers, runs=tmp_path, ray="auto"))

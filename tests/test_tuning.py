@@ -19,7 +19,7 @@ from adctl.detectors.registry import detector_class
 from adctl.engine import gradient_loop
 from adctl.errors import DataError, UsageError
 from adctl.tracking import database
-from adctl.tuning import objective, study, tune
+from adctl.tuning import objective, search, study, tune
 from adctl.tuning.search_space import search_space
 
 
@@ -217,8 +217,8 @@ def test_gradient_training_is_pruned_by_epochs(zippers, tmp_path, monkeypatch, e
 
 def test_hyperband_stops_poor_trials_after_different_numbers_of_epochs(zippers):
     settings = tune_settings(data=zippers, pruner="hyperband", splits=2).settings
-    steps = range(settings.splits * study.STEPS)
-    pruner, sampler = study._pruner(settings), optuna.samplers.RandomSampler(seed=0)
+    steps = range(settings.splits * search.STEPS)
+    pruner, sampler = search.pruner_of(settings), optuna.samplers.RandomSampler(seed=0)
     made = optuna.create_study(direction="maximize", pruner=pruner, sampler=sampler)
 
     def objective(trial):

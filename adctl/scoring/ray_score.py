@@ -20,10 +20,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adctl import __version__, documents, files
-from adctl.errors import AdctlError, DataError, UsageError
+from adctl import documents, files
+from adctl.errors import UsageError
 from adctl.progress import SILENT, Reporter
-from adctl.ray_cluster import cluster
+from adctl.ray_cluster import Caller, Lost, Pool, Worker, cluster
 from adctl.records import ScoredImage, Verdict
 from adctl.runtimes.auto_select import EXPORTS, files_of, read_parity_records
 from adctl.scoring.parquet import Place, from_parquet, to_parquet
@@ -32,7 +32,7 @@ from adctl.scoring.score import score as score_images
 from adctl.scoring.score_set import MANIFEST, manifest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from adctl.config import LoadedSettings, ScoreSettings
     from adctl.records import Calibration, Sample
@@ -49,33 +49,26 @@ TRIES = 3
 _PART_TRIES = 2
 _NODE_LOSSES = 3
 """Nodes that may be lost with a part in work before it counts as the cause."""
-_POLL = 1.0
-_PATIENCE = 60.0
-"""Seconds that a cluster without nodes is waited for."""
 
 Scored = tuple[ScoredImage, tuple[float, ...]]
 """Row of an image, and its statistics."""
 
 
-class Scorer:
+class Scorer(Worker):
     """Process on a node that holds the model.
 
     Args:
+        caller: Process of the command.
         bundle: Files of the model by name.
         model: Name of the model file among them.
         settings: Settings of `adctl score`.
-        version: Version of adctl of the command.
 
     Raises:
         UsageError: This node has another version of adctl.
     """
 
-    def __init__(self, bundle: dict[str, bytes], model: str, settings: ScoreSettings, version: str) -> None:
-        if version != __version__:
-            raise UsageError(
-                f"A node of the Ray cluster has adctl {__version__}, and this machine has {version}.",
-                "Install the same version on all nodes.",
-            )
+    def __init__(self, caller: Caller, bundle: dict[str, bytes], model: str, settings: ScoreSettings) -> None:
+        super().__init__(caller)
         self._settings = settings
         self._folder = tempfile.TemporaryDirectory(prefix="adctl-ray-")
         for name, data in bundle.items():
@@ -139,42 +132,6 @@ class _Slow:
     """Part that is scored image by image."""
 
     rows: dict[int, Scored] = field(default_factory=dict)
-
-
-class _Nodes:
-    """Scorers on all nodes of the cluster: one a node, or one a GPU share.
-
-    Args:
-        ray: The module.
-        start: Function that starts a scorer on a node with so many CPUs and GPUs.
-        gpu: GPUs of one scorer.
-    """
-
-    def __init__(self, ray: Any, start: Callable[[str, float, float], Any], gpu: float) -> None:
-        self._ray, self._start, self._gpu = ray, start, gpu
-        self._scorers: dict[Any, str] = {}
-
-    def refresh(self) -> None:
-        """Start the scorers that nodes lack."""
-        for node in self._ray.nodes():
-            if not node["Alive"]:
-                continue
-            resources = node["Resources"]
-            count = int(resources.get("GPU", 0) / self._gpu) if self._gpu else 0
-            wanted = (max(1, count), resources.get("CPU", 0.0), self._gpu if count else 0.0)
-            missing = wanted[0] - list(self._scorers.values()).count(node["NodeID"])
-            for _ in range(missing if wanted[1] > 0 else 0):
-                scorer = self._start(node["NodeID"], max(1, wanted[1] // wanted[0]), wanted[2])
-                self._scorers[scorer] = node["NodeID"]
-
-    def drop(self, scorer: Any) -> bool:
-        """Forget a scorer that ended; return whether its node is still there."""
-        node = self._scorers.pop(scorer)
-        return any(one["Alive"] for one in self._ray.nodes() if one["NodeID"] == node)
-
-    def idle(self, busy: Sequence[Any]) -> list[Any]:
-        """Return the scorers that have no task."""
-        return [scorer for scorer in self._scorers if scorer not in busy]
 
 
 def score(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) -> ScoreResult:
@@ -292,75 +249,25 @@ class _Run:
     def __init__(
         self, ray: Any, settings: ScoreSettings, model: Path, place: Place, calibration: Calibration | None
     ) -> None:
-        self._ray, self._place = ray, place
+        self._place = place
         self._threshold = calibration.threshold if calibration else None
         self.set_aside: list[str] = []
         bundle = ray.put({path.name: path.read_bytes() for path in _files_of(model)})
-        remote = ray.remote(Scorer)
-
-        def start(node: str, cpus: float, gpus: float) -> Any:
-            near = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
-            options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": near, "max_restarts": 0}
-            return remote.options(**options).remote(bundle, model.name, settings, __version__)
-
         gpu = 0.0 if settings.device == "cpu" else settings.ray_gpu
-        self._nodes = _Nodes(ray, start, gpu)
-        self._waiting: deque[_Task] = deque()
-        self._running: dict[Any, tuple[Any, _Task]] = {}
+        self._pool: Pool[_Task] = Pool(ray, Scorer, (bundle, model.name, settings), cpus=settings.ray_cpus, gpu=gpu)
+        self._waiting: list[_Task] = []
         self._slow: dict[str, _Slow] = {}
 
     def score(self, parts: Sequence[_Part]) -> Iterator[tuple[_Part, list[Scored]]]:
         """Yield each part with its rows when its file is written."""
         self._waiting.extend(_Task(part) for part in parts)
-        last = time.monotonic()
-        while self._waiting or self._running:
-            self._nodes.refresh()
-            self._give_tasks()
-            if not self._running and time.monotonic() - last > _PATIENCE:
-                raise UsageError("The Ray cluster has lost all of its nodes.", "Start it; the same command continues.")
-            if not self._running:
-                time.sleep(_POLL)
-                continue
-            last = time.monotonic()
-            ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=_POLL)
-            for reference in ready:
-                finished = self._receive(reference)
-                if finished is not None:
-                    yield finished
-
-    def _give_tasks(self) -> None:
-        for scorer in self._nodes.idle([one for one, _ in self._running.values()]):
-            if not self._waiting:
-                return
-            task = self._waiting.popleft()
-            samples, name = task.part.samples, task.part.name
-            given = (samples, name) if task.index is None else ([samples[task.index]], None)
-            self._running[scorer.score.remote(*given)] = (scorer, task)
-
-    def _receive(self, reference: Any) -> tuple[_Part, list[Scored]] | None:
-        """Take the rows of a task; return its part if that is complete."""
-        scorer, task = self._running.pop(reference)
-        errors = self._ray.exceptions
-        try:
-            rows = self._ray.get(reference)
-        except errors.RayTaskError as error:
-            if isinstance(error.cause, AdctlError):
-                raise error.cause from error
-            raise
-        except errors.ActorDiedError as error:
-            self._raise_cause(error)
-            return self._lost(task, here=self._nodes.drop(scorer))
-        except errors.RayError:
-            return self._lost(task, here=self._nodes.drop(scorer))
-        return (task.part, rows) if task.index is None else self._collect(task, rows[0])
-
-    def _raise_cause(self, error: Exception) -> None:
-        """Raise the error of a scorer that could not start."""
-        cause: Any = getattr(error, "cause", None)
-        if "creation task" in str(error) and not isinstance(cause, AdctlError):
-            raise DataError(f"A node cannot open the model: {str(error).strip().splitlines()[-1]}")
-        if isinstance(cause, AdctlError):
-            raise cause
+        for task, rows in self._pool.run(self._waiting, _send):
+            if isinstance(rows, Lost):
+                finished = self._lost(task, here=rows.node_alive)
+            else:
+                finished = (task.part, rows) if task.index is None else self._collect(task, rows[0])
+            if finished is not None:
+                yield finished
 
     def _lost(self, task: _Task, *, here: bool) -> tuple[_Part, list[Scored]] | None:
         """Repeat a task whose process ended, image by image if it is likely to be the cause; return a complete part."""
@@ -370,7 +277,7 @@ class _Run:
         if task.index is None:
             part.ends += counts
             if part.ends < _PART_TRIES:
-                self._waiting.appendleft(task)
+                self._waiting.insert(0, task)
                 return None
             log.warning("%s ended its process %d times; its images are scored one by one.", part.name, part.ends)
             self._slow[part.name] = _Slow()
@@ -406,6 +313,11 @@ class _Run:
         rows = [slow.rows[index] for index in range(len(part.samples))]
         self._place.write(part.name, to_parquet([row for row, _ in rows]))
         return part, rows
+
+
+def _send(scorer: Any, task: _Task) -> Any:
+    samples, name = task.part.samples, task.part.name
+    return scorer.score.remote(*((samples, name) if task.index is None else ([samples[task.index]], None)))
 
 
 def _files_of(model: Path) -> list[Path]:

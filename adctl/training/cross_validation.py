@@ -44,7 +44,7 @@ from adctl.training.plan import plan_training, with_chosen_size
 from adctl.training.single_run import new_loggers, train_into, train_once
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from adctl.metrics.labels import Floats
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from adctl.scoring.score_set import ScoreSet
     from adctl.tracking.loggers.run_loggers import Loggers
     from adctl.training.single_run import TrainResult
+
+    Method = Callable[..., list["ScoredFold"]]
 
 log = logging.getLogger(__name__)
 
@@ -125,15 +127,39 @@ class CrossValidationResult:
 
 
 @dataclass(frozen=True)
-class _Scored:
-    """Fold with the scores of its held-out good images, and of the test images or None."""
+class ScoredFold:
+    """Fold with scores.
+
+    Attributes:
+        fold: The fold.
+        good: Scores of its held-out good images.
+        test: Scores of the test images, or None.
+    """
 
     fold: FoldResult
     good: CollectedScores
     test: ScoreSet | None
 
 
-def cross_validate(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILENT) -> CrossValidationResult:
+def train_folds_in_turn(
+    run: Path, loaded: LoadedSettings[TrainSettings], reporter: Reporter, *, labelled: bool
+) -> list[ScoredFold]:
+    """Train the folds in this process.
+
+    Args:
+        run: Folder of the run.
+        loaded: Settings of the cross-validation.
+        reporter: Receiver of progress.
+        labelled: Whether there are labelled test images.
+    """
+    failed: set[str] = set()
+    numbers = range(1, (loaded.settings.folds or 0) + 1)
+    return [train_fold(run, loaded, number, failed, reporter, labelled=labelled) for number in numbers]
+
+
+def cross_validate(
+    loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILENT, train: Method = train_folds_in_turn
+) -> CrossValidationResult:
     """Train a model for each fold and one on all good images, and score the images that each was not trained on.
 
     With `resume`, a run that was interrupted continues, and its complete folds are kept.
@@ -141,6 +167,7 @@ def cross_validate(loaded: LoadedSettings[TrainSettings], reporter: Reporter = S
     Args:
         loaded: The settings with their origins; `folds` is set.
         reporter: Receiver of progress.
+        train: Method that trains the folds.
 
     Raises:
         UsageError: A name is unknown, a path does not exist, or settings contradict each other.
@@ -164,22 +191,23 @@ def cross_validate(loaded: LoadedSettings[TrainSettings], reporter: Reporter = S
         resume.check_data(run, plan.split)
     notes = _note_on_dropped(len(plan.dataset.train) - len(plan.split.digests))
     with resume.kept_if_resumable(run):
-        return _train_all(run, loaded, plan.dataset.test, notes, reporter)
+        return _train_all(run, loaded, plan.dataset.test, notes, reporter, train)
 
 
 def _train_all(
-    run: Path, loaded: LoadedSettings[TrainSettings], test: Sequence[Sample], notes: list[str], reporter: Reporter
+    run: Path,
+    loaded: LoadedSettings[TrainSettings],
+    test: Sequence[Sample],
+    notes: list[str],
+    reporter: Reporter,
+    train: Method,
 ) -> CrossValidationResult:
     settings = loaded.settings
     assert settings.folds is not None
     labelled = can_test(test)
-    failed: set[str] = set()
     with shared_features():
-        scored = []
-        for number in range(1, settings.folds + 1):
-            with finished(new_loggers(settings, run.name, failed)) as loggers:
-                scored.append(_fold(run, loaded, number, loggers, reporter, labelled=labelled))
-        with finished(new_loggers(settings, run.name, failed)) as loggers:
+        scored = train(run, loaded, reporter, labelled=labelled)
+        with finished(new_loggers(settings, run.name, set())) as loggers:
             trained = _train_on_all_images(run, loaded, scored, loggers, reporter)
             tested = evaluate_on_test(trained.model, settings, reporter) if labelled else None
             loggers.log_metrics(tested.metrics if tested else {})
@@ -203,6 +231,29 @@ def _train_all(
     return result
 
 
+def train_fold(
+    run: Path,
+    loaded: LoadedSettings[TrainSettings],
+    number: int,
+    failed_loggers: set[str],
+    reporter: Reporter = SILENT,
+    *,
+    labelled: bool,
+) -> ScoredFold:
+    """Train one fold unless an earlier call did, and score its held-out and the test images.
+
+    Args:
+        run: Folder of the run.
+        loaded: Settings of the cross-validation.
+        number: Number of the fold, from 1.
+        failed_loggers: Names of the loggers that failed before; changed in place.
+        reporter: Receiver of progress.
+        labelled: Whether there are labelled test images.
+    """
+    with finished(new_loggers(loaded.settings, run.name, failed_loggers)) as loggers:
+        return _fold(run, loaded, number, loggers, reporter, labelled=labelled)
+
+
 def _fold(
     run: Path,
     loaded: LoadedSettings[TrainSettings],
@@ -211,10 +262,10 @@ def _fold(
     reporter: Reporter,
     *,
     labelled: bool,
-) -> _Scored:
+) -> ScoredFold:
     folder = run / f"fold-{number}"
     model = folder / run_folder.MODEL
-    own = replace(loaded.settings, runs=run, name=folder.name, fold=number, resume=None)
+    own = replace(loaded.settings, runs=run, name=folder.name, fold=number, resume=None, ray=None)
     log.info("Fold %d of %d.", number, loaded.settings.folds)
     if not (folder / run_folder.RUN).is_file():
         _train_fold(folder, LoadedSettings(own, loaded.origins), loggers, reporter)
@@ -234,7 +285,7 @@ def _fold(
         tail=_tail(good.scores),
         metrics=tested.metrics if tested else {},
     )
-    return _Scored(fold, good, tested.scores if tested else None)
+    return ScoredFold(fold, good, tested.scores if tested else None)
 
 
 def _train_fold(folder: Path, own: LoadedSettings[TrainSettings], loggers: Loggers, reporter: Reporter) -> None:
@@ -260,7 +311,7 @@ def _tail(good: Floats) -> float:
 
 
 def _train_on_all_images(
-    run: Path, loaded: LoadedSettings[TrainSettings], scored: Sequence[_Scored], loggers: Loggers, reporter: Reporter
+    run: Path, loaded: LoadedSettings[TrainSettings], scored: Sequence[ScoredFold], loggers: Loggers, reporter: Reporter
 ) -> TrainResult:
     log.info("Training on all good images.")
     good = CollectedScores.concatenate([one.good for one in scored])
@@ -268,7 +319,7 @@ def _train_on_all_images(
     return train_into(run, loaded, plan_training(loaded.settings), reporter, scores, loggers)
 
 
-def _ensembles(scored: Sequence[_Scored]) -> dict[str, dict[str, float]]:
+def _ensembles(scored: Sequence[ScoredFold]) -> dict[str, dict[str, float]]:
     """Return ranking metrics of each ensemble, on the labelled test images that the models of all folds scored."""
     tests = [{row.key: row for row in one.test.rows if row.score is not None} for one in scored if one.test]
     if not tests:
@@ -303,7 +354,7 @@ def _notes(smallest: int, *, labelled: bool) -> list[str]:
     return notes
 
 
-def _write(result: CrossValidationResult, scored: Sequence[_Scored]) -> None:
+def _write(result: CrossValidationResult, scored: Sequence[ScoredFold]) -> None:
     stream = io.StringIO(newline="")
     table = csv.writer(stream)
     table.writerow(("key", "fold", "score", "standardised", "peak"))

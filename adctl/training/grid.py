@@ -37,7 +37,9 @@ from adctl.training.resume import MAY_DIFFER, run_lock
 from adctl.training.single_run import new_loggers, train_once
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    Method = Callable[[LoadedSettings[TrainSettings], Sequence["Combination"], Path, Reporter], Iterator["GridRow"]]
 
 log = logging.getLogger(__name__)
 
@@ -178,12 +180,15 @@ def combinations(settings: TrainSettings) -> tuple[Combination, ...]:
     return tuple(Combination(name, arch, seed) for name in names for arch in archs for seed in seeds)
 
 
-def train_grid(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILENT) -> GridResult:
+def train_grid(
+    loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILENT, train: Method | None = None
+) -> GridResult:
     """Train and test each combination of category, detector and seed that an earlier call has not completed.
 
     Args:
         loaded: The settings with their origins; categories, detectors and seeds may be lists.
         reporter: Receiver of progress.
+        train: Method that trains the missing combinations; None for `train_in_turn`.
 
     Raises:
         UsageError: A name is unknown, a flag cannot be used in a grid, or the folder has a grid with other settings.
@@ -195,34 +200,54 @@ def train_grid(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILEN
     new_loggers(replace(settings, arch=wanted[0].arch))  # raises before a training starts
     folder = _folder(settings)
     with run_lock(folder):
-        return _train_all(loaded, wanted, folder, reporter)
+        return _train_all(loaded, wanted, folder, reporter, train or train_in_turn)
 
 
 def _train_all(
-    loaded: LoadedSettings[TrainSettings], wanted: Sequence[Combination], folder: Path, reporter: Reporter
+    loaded: LoadedSettings[TrainSettings],
+    wanted: Sequence[Combination],
+    folder: Path,
+    reporter: Reporter,
+    train: Method,
 ) -> GridResult:
     """Train the combinations that the folder lacks."""
     settings = loaded.settings
     done = _known_rows(folder, settings)
     rows = {combination: row for combination, row in done.items() if row.error is None}
     complete = len(rows.keys() & set(wanted))
-    failed_loggers: set[str] = set()
     if complete:
         log.info("%d of %d combinations are already complete.", complete, len(wanted))
-    for category in dict.fromkeys(one.category for one in wanted):
-        with shared_features() as store:
-            for one in wanted:
-                if one.category == category and one not in rows:
-                    log.info("Combination %d of %d: %s.", wanted.index(one) + 1, len(wanted), _name(one))
-                    before = store.hits
-                    row = _train_one(loaded, one, folder, failed_loggers, reporter)
-                    rows[one] = replace(row, shared=store.hits - before)
-                    _write(folder, settings, _ordered(rows, wanted))
+    missing = [one for one in wanted if one not in rows]
+    for row in train(loaded, missing, folder, reporter):
+        rows[row.combination] = row
+        _write(folder, settings, _ordered(rows, wanted))
     result = _write(folder, settings, _ordered(rows, wanted))
     last = next((row.run for row in reversed(result.rows) if row.run), None)
     if last is not None:
         run_folder.set_last(settings.runs, "model", folder / last / run_folder.MODEL)
     return result
+
+
+def train_in_turn(
+    loaded: LoadedSettings[TrainSettings], missing: Sequence[Combination], folder: Path, reporter: Reporter
+) -> Iterator[GridRow]:
+    """Train combinations in this process; yield the result of each.
+
+    Args:
+        loaded: Settings of the grid.
+        missing: The combinations.
+        folder: Folder of the grid.
+        reporter: Receiver of progress.
+    """
+    failed_loggers: set[str] = set()
+    for category in dict.fromkeys(one.category for one in missing):
+        with shared_features() as store:
+            for one in missing:
+                if one.category == category:
+                    log.info("Combination %d of %d: %s.", missing.index(one) + 1, len(missing), name_of(one))
+                    before = store.hits
+                    row = train_one(loaded, one, folder, failed_loggers, reporter)
+                    yield replace(row, shared=store.hits - before)
 
 
 def tabulate(rows: Sequence[GridRow]) -> tuple[GridSummaryRow, ...]:
@@ -381,15 +406,28 @@ def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> No
         )
 
 
-def _name(one: Combination) -> str:
+def name_of(one: Combination) -> str:
     """Return the name of a run, with all parts even if they do not vary, so that a later, larger grid finds it."""
     return "-".join(filter(None, (one.category, one.arch, f"seed{one.seed}"))).replace("/", "_").replace(",", "+")
 
 
-def _train_one(
-    loaded: LoadedSettings[TrainSettings], one: Combination, folder: Path, failed_loggers: set[str], reporter: Reporter
+def train_one(
+    loaded: LoadedSettings[TrainSettings],
+    one: Combination,
+    folder: Path,
+    failed_loggers: set[str],
+    reporter: Reporter = SILENT,
 ) -> GridRow:
-    name = _name(one)
+    """Train and test one combination; an error is in the result.
+
+    Args:
+        loaded: Settings of the grid.
+        one: The combination.
+        folder: Folder of the grid.
+        failed_loggers: Names of the loggers that failed before; changed in place.
+        reporter: Receiver of progress.
+    """
+    name = name_of(one)
     shutil.rmtree(folder / name, ignore_errors=True)  # may be left from an interrupted call
     own = replace(
         loaded.settings,
@@ -397,6 +435,7 @@ def _train_one(
         arch=one.arch,
         seed=one.seed,
         seeds=(),
+        ray=None,
         runs=folder,
         name=name,
         options=_options(loaded.settings.options, one.arch),

@@ -33,6 +33,7 @@ MAY_DIFFER = frozenset(
     {
         "resume", "runs", "name", "device", "gpu", "devices", "workers", "cache", "log", "tensorboard",
         "fetch", "accept_license", "export", "checkpoint_epochs", "checkpoint_minutes", "keep_checkpoints",
+        "ray", "ray_cpus", "ray_gpu",
     }
 )  # fmt: skip
 """Settings that do not influence the result."""

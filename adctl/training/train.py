@@ -9,9 +9,10 @@ from adctl.engine.distributed import is_secondary_process
 from adctl.errors import UsageError
 from adctl.options import flag_name
 from adctl.progress import SILENT, Reporter
-from adctl.training.cross_validation import CrossValidationResult, cross_validate
+from adctl.training.cross_validation import CrossValidationResult, cross_validate, train_folds_in_turn
 from adctl.training.fetch_missing import fetch_missing
-from adctl.training.grid import GridResult, is_grid, train_grid
+from adctl.training.grid import GridResult, is_grid, train_grid, train_in_turn
+from adctl.training.ray_training import train_combinations, train_folds
 from adctl.training.resume import find_run
 from adctl.training.single_run import TrainResult, train_once
 from adctl.training.update import train_update
@@ -44,14 +45,25 @@ def train(
     if loaded.settings.resume is None:
         _check_folder(settings, may_exist=grid)
     if settings.update is not None:
+        _check_ray(settings, several=False)
         return train_update(loaded, reporter)
     _check_only_for_updates(loaded)
+    folds = settings.folds is not None and settings.fold is None
+    _check_ray(settings, several=grid or folds)
     fetch_missing(settings, reporter)
     if grid:
-        return train_grid(loaded, reporter)
-    if settings.folds is not None and settings.fold is None:
-        return cross_validate(loaded, reporter)
+        return train_grid(loaded, reporter, train_combinations if settings.ray else train_in_turn)
+    if folds:
+        return cross_validate(loaded, reporter, train_folds if settings.ray else train_folds_in_turn)
     return train_once(loaded, reporter)
+
+
+def _check_ray(settings: TrainSettings, *, several: bool) -> None:
+    if settings.ray is not None and not several:
+        raise UsageError(
+            "--ray spreads the trainings of a grid or of --folds, and this is a single training.",
+            "Leave it out; on several machines, a single training is started by torchrun.",
+        )
 
 
 def _check_folder(settings: TrainSettings, *, may_exist: bool) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import subprocess
 import sys
-import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,22 +18,22 @@ from optuna.trial import TrialState
 from adctl import files
 from adctl.config import LoadedSettings, TrainSettings, names_of
 from adctl.detectors.components.shared_feature_cache import shared_features
-from adctl.detectors.registry import detector_class
-from adctl.errors import DataError, MissingExtraError, UsageError
+from adctl.errors import DataError, UsageError
 from adctl.progress import SILENT, Reporter
 from adctl.run_folder import RUN, SETTINGS, named_folder, new_folder
 from adctl.training.single_run import train_once
-from adctl.tuning import storage
-from adctl.tuning.objective import OBJECTIVES, STEPS, Benchmark, development_benchmark, evaluate, with_values
+from adctl.tuning.objective import OBJECTIVES, Benchmark, development_benchmark, evaluate, with_values
 from adctl.tuning.page import write_page
-from adctl.tuning.search_space import SearchSpace, search_space
+from adctl.tuning.ray_tuning import run_trials_on_cluster
+from adctl.tuning.search import FINISHED, Search, finished_trials, quiet_optuna
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from adctl.config import TuneSettings
     from adctl.training.single_run import TrainResult
+    from adctl.tuning.search_space import SearchSpace
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +43,6 @@ PAGE = "tuning.html"
 _REPEATED = 5
 _REPEATS = 3
 """The best five settings and the default are measured again with this many fresh seeds."""
-_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _JOIN = "_ADCTL_TUNE_PROCESS"
 """Environment variable with the number of a process that only works on trials; the command itself has none."""
 
@@ -126,16 +124,18 @@ def tune(loaded: LoadedSettings[TuneSettings], reporter: Reporter = SILENT) -> T
     """
     settings = loaded.settings
     _check(settings)
-    training = _training_settings(settings)
-    space = search_space(detector_class(settings.arch), settings.space, _fixed(loaded))
-    name = settings.name or f"tune-{settings.arch}"
+    search = Search.of(loaded, int(os.environ.get(_JOIN, "0")))
+    training, space, name = search.training, search.space, search.name
     _check_folder(named_folder(settings.runs, name))
-    with _quiet_optuna(), shared_features():
-        study = storage.open_study(settings, name, _sampler(settings, space), _pruner(settings))
-        with development_benchmark(
-            training, folds=settings.splits, defects=settings.defects, seed=settings.seed
-        ) as benchmark:
-            _search(study, settings, training, space, benchmark, reporter)
+    with quiet_optuna(), shared_features():
+        study = search.open_study()
+        if not study.get_trials(deepcopy=False):
+            study.enqueue_trial(search.default_params())
+        if settings.ray is None:
+            with search.benchmark() as benchmark:
+                _run_trials(study, search, benchmark, reporter)
+        else:
+            run_trials_on_cluster(study, loaded, reporter)
         if os.environ.get(_JOIN):
             raise SystemExit(0)
         finished = _completed(study)
@@ -152,7 +152,7 @@ def tune(loaded: LoadedSettings[TuneSettings], reporter: Reporter = SILENT) -> T
     params_file = folder / BEST_PARAMS
     _write_params(params_file, settings, space, chosen.params)
     page = folder / PAGE
-    with _quiet_optuna():
+    with quiet_optuna():
         importances = _importances(study)
         write_page(page, study, candidates, default, importances, significant=significant)
     result = _train(loaded, training, space, chosen.params, reporter) if settings.final_model else None
@@ -161,7 +161,7 @@ def tune(loaded: LoadedSettings[TuneSettings], reporter: Reporter = SILENT) -> T
         name=name,
         folder=folder,
         objective=settings.objective,
-        trials=sum(state in _FINISHED for state in states),
+        trials=sum(state in FINISHED for state in states),
         failed=states.count(TrialState.FAIL),
         pruned=states.count(TrialState.PRUNED),
         default=default,
@@ -180,6 +180,8 @@ def _check(settings: TuneSettings) -> None:
     for name in ("resume", "folds", "fold", "devices", "update"):
         if getattr(settings, name) is not None:
             raise UsageError(f"--{name} cannot be used in tuning.", "Leave it out; --splits sets the number of folds.")
+    if settings.ray is not None and settings.jobs > 1:
+        raise UsageError("--jobs starts processes on this machine, and --ray on a cluster.", "Give one of them.")
     unknown = [name for name in settings.objective if name not in OBJECTIVES]
     if unknown:
         raise UsageError(f"The objective '{unknown[0]}' is unknown.", f"Known: {', '.join(OBJECTIVES)}.")
@@ -191,75 +193,20 @@ def _check(settings: TuneSettings) -> None:
         log.info("Trials with several objectives are not stopped early.")
 
 
-def _training_settings(settings: TuneSettings) -> TrainSettings:
-    given = {name: getattr(settings, name) for name in names_of(TrainSettings)}
-    return TrainSettings(**{**given, "defects": None})  # those of a training belong to an update
-
-
-def _fixed(loaded: LoadedSettings[TuneSettings]) -> dict[str, Any]:
-    """Return the settings that the user gave: they stay as they are."""
-    given = {name: getattr(loaded.settings, name) for name in loaded.given if hasattr(loaded.settings, name)}
-    return {**given, **loaded.settings.options}
-
-
-def _sampler(settings: TuneSettings, space: SearchSpace) -> optuna.samplers.BaseSampler:
-    seed = settings.seed + int(os.environ.get(_JOIN, "0"))  # processes with one seed would try the same
-    makers: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
-        "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True),
-        "gp": lambda: optuna.samplers.GPSampler(seed=seed),
-        "cmaes": lambda: optuna.samplers.CmaEsSampler(seed=seed),
-        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-        "grid": lambda: optuna.samplers.GridSampler(space.grid(), seed=seed),
-    }
-    try:
-        return makers[settings.method]()
-    except ImportError as error:
-        raise MissingExtraError(str(error.name or error), "tune") from error
-
-
-def _pruner(settings: TuneSettings) -> optuna.pruners.BasePruner:
-    if settings.pruner == "none" or len(settings.objective) > 1:
-        return optuna.pruners.NopPruner()
-    if settings.pruner == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=5)
-    return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=settings.splits * STEPS)
-
-
-def _search(
-    study: optuna.Study,
-    settings: TuneSettings,
-    training: TrainSettings,
-    space: SearchSpace,
-    benchmark: Benchmark,
-    reporter: Reporter,
-) -> None:
+def _run_trials(study: optuna.Study, search: Search, benchmark: Benchmark, reporter: Reporter) -> None:
     """Run trials until there are enough, or the time is over."""
-    if not study.get_trials(deepcopy=False):
-        study.enqueue_trial(_default_params(training, space))
-
-    def objective(trial: optuna.Trial) -> list[float]:
-        trial.set_user_attr("process", f"{socket.gethostname()} {os.getpid()}")
-        values = space.settings_of(space.suggest(trial))
-
-        def report(step: int, mean: float) -> None:
-            trial.report(mean, step)
-            if trial.should_prune():
-                raise optuna.TrialPruned
-
-        pruned = len(settings.objective) == 1 and settings.pruner != "none"
-        return evaluate(benchmark, training, values, settings.objective, report if pruned else None)
-
+    settings = search.settings
     with reporter.stage("tuning", settings.trials) as advance, _helpers(settings):
-        advance(_finished(study), None)
+        advance(finished_trials(study), None)
         study.optimize(
-            objective,
+            partial(search.objective, benchmark),
             timeout=settings.timeout,
             callbacks=[
-                optuna.study.MaxTrialsCallback(settings.trials, states=_FINISHED),
-                lambda study, _: advance(_finished(study), None),
+                optuna.study.MaxTrialsCallback(settings.trials, states=FINISHED),
+                lambda study, _: advance(finished_trials(study), None),
             ],
             catch=(Exception,),  # a trial that fails, whatever it raises, is recorded
-            n_trials=max(0, settings.trials - _finished(study)),
+            n_trials=max(0, settings.trials - finished_trials(study)),
         )
 
 
@@ -283,17 +230,6 @@ def _helpers(settings: TuneSettings) -> Iterator[None]:
     finally:
         for process in processes:
             process.terminate()
-
-
-def _default_params(training: TrainSettings, space: SearchSpace) -> dict[str, Any]:
-    """Return the default settings as the first trial, so that the search starts from them."""
-    config = detector_class(training.arch).Config(**training.options)
-    known = {name: getattr(config, name, None) for name in space.ranges}
-    return {name: value for name, value in known.items() if value is not None and space.holds(name, value)}
-
-
-def _finished(study: optuna.Study) -> int:
-    return sum(trial.state in _FINISHED for trial in study.get_trials(deepcopy=False))
 
 
 def _completed(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
@@ -389,17 +325,3 @@ def _train(
     origins = {name: loaded.origins.get(name, "tune") for name in names_of(TrainSettings)}
     origins |= dict.fromkeys(values, "tune")
     return train_once(LoadedSettings(settings, origins), reporter)
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Keep Optuna's log for its own users."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            for category in (UserWarning, optuna.exceptions.ExperimentalWarning):
-                warnings.simplefilter("ignore", category)
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)

@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 
 _NOT_FOR_CLASSIFIERS = (
     *("arch", "new_groups", "update", "defects", "confirmed", "trust_reviews", "synthetic", "error"),
-    *("loss", "noise_level", "fold"),
+    *("loss", "noise_level", "fold", "ray", "ray_cpus", "ray_gpu"),
 )
 """Settings of detectors."""
 
