@@ -198,7 +198,7 @@ class PrunesAll(optuna.pruners.BasePruner):
 @pytest.mark.parametrize("epochs", [1, 8])
 def test_gradient_training_is_pruned_by_epochs(zippers, tmp_path, monkeypatch, epochs):
     trained = []
-    monkeypatch.setattr(study, "_pruner", lambda _: PrunesAll())
+    monkeypatch.setattr(search, "pruner_of", lambda _: PrunesAll())
     same = study.Candidate(None, {}, 0.5, 0.1)
     monkeypatch.setattr(study, "_measure_again", lambda *_: ((same,), same))
     monkeypatch.setattr(gradient_loop.GradientLoop, "_keep_best", counted(trained))
