@@ -685,8 +685,15 @@ def score(
     watch_idle: float | None = None,
     commission: int | None = None,
     contaminated: float | None = None,
-    settle: float = 2.0,
     tta: str | Sequence[str] | None = None,
+    source: str | Sequence[str] = (),
+    sink: str | Sequence[str] = (),
+    trigger: str = "interval=1",
+    frames: int = 1,
+    combine: Literal["worst", "median"] = "worst",
+    debounce: float = 0.0,
+    lot: str = "",
+    settle: float = 2.0,
     overwrite: bool = False,
     runs: StrPath = "runs",
     out: StrPath | None = None,
@@ -714,8 +721,15 @@ def score(
         commission: Number of first parts of `watch` that set the threshold anew; they get no verdict. At least 20.
         contaminated: Largest share of defective parts among those of `commission`. At least 0, below 0.5. Default:
             0.05.
-        settle: Time a new file must stay unchanged before it is read. At least 0.
         tta: Average over these views of each image. Default: those of the calibration.
+        source: Source of parts: folder, video file, rtsp://..., camera number, genicam:....
+        sink: Peer that gets each verdict: mqtt://, http(s)://, modbus-tcp://, opc.tcp:// or csv:FILE.
+        trigger: When a camera takes a part: interval=SECONDS, motion or http=PORT.
+        frames: Images of one part of a camera. At least 1.
+        combine: Image of a part that decides, by its score.
+        debounce: Time after a part in which a camera takes no other. At least 0.
+        lot: Lot of the parts.
+        settle: Time a new file must stay unchanged before it is read. At least 0.
         overwrite: Replace files in the place of the output that adctl did not write.
         runs: Folder of all runs.
         out: Folder for heatmaps and results.

@@ -125,6 +125,7 @@ WEIGHTS = Group("Weights")
 DOCUMENT = Group("Document")
 RUNS = Group("Runs")
 SERVER = Group("Server")
+LINE = Group("Line")
 HISTORY = Group("History")
 SECURITY = Group("Security")
 TUNING = Group("Tuning")
@@ -272,6 +273,26 @@ class RaySettings(CommandSettings):
         None, "CPUs that one process of --ray takes.", unset="those of a node, or their share with several GPUs"
     )
     ray_gpu: ShareOrOne = COMPUTE(1.0, "Share of a GPU that one process of --ray takes.")
+
+
+@settings_class
+class LineSettings(CommandSettings):
+    """Settings of commands that take parts from sources and send verdicts to sinks."""
+
+    source: Texts = LINE(
+        (), "Source of parts: folder, video file, rtsp://..., camera number, genicam:...; repeatable.", "[NAME=]SOURCE"
+    )
+    sink: Texts = LINE(
+        (),
+        "Peer that gets each verdict: mqtt://, http(s)://, modbus-tcp://, opc.tcp:// or csv:FILE; repeatable.",
+        "ADDRESS",
+    )
+    trigger: str = LINE("interval=1", "When a camera takes a part: interval=SECONDS, motion or http=PORT.", "TRIGGER")
+    frames: Positive = LINE(1, "Images of one part of a camera.")
+    combine: Literal["worst", "median"] = LINE("worst", "Image of a part that decides, by its score.")
+    debounce: AtLeastZero = LINE(0.0, "Time after a part in which a camera takes no other.", "SECONDS")
+    lot: str = LINE("", "Lot of the parts.", "TEXT")
+    settle: AtLeastZero = LINE(2.0, "Time a new file must stay unchanged before it is read.", "SECONDS")
 
 
 @settings_class
@@ -519,7 +540,7 @@ class CalibrateSettings(DeviceSettings, ModelSettings, OverwriteSettings):
     "adctl score 'parts/new/*.png' --model line3 --json --fail-on-anomaly",
     "adctl score --watch inbox --model line3 --out results",
 )
-class ScoreSettings(DeviceSettings, ModelSettings, OverwriteSettings, RaySettings):
+class ScoreSettings(DeviceSettings, LineSettings, ModelSettings, OverwriteSettings, RaySettings):
     """Settings of `adctl score`."""
 
     model: File | None = INPUT(
@@ -535,7 +556,6 @@ class ScoreSettings(DeviceSettings, ModelSettings, OverwriteSettings, RaySetting
     contaminated: LessThanHalf | None = INPUT(
         None, "Largest share of defective parts among those of --commission.", unset="0.05"
     )
-    settle: AtLeastZero = INPUT(2.0, "Time a new file must stay unchanged before it is read.", "SECONDS")
     tta: str | None = INPUT(
         None, "Average over these views of each image.", "VIEW,VIEW", unset="those of the calibration"
     )

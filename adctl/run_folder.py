@@ -308,6 +308,11 @@ def encode_id(milliseconds: int, randomness: bytes) -> str:
     return "".join(_BASE_32[number >> 5 * digit & 31] for digit in reversed(range(26)))
 
 
+def utc(seconds: float) -> str:
+    """Return seconds since 1970 as a time in UTC, ISO 8601, in milliseconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
 def timestamp() -> str:
     """Return the local time in ISO 8601 format, in seconds, with its UTC offset."""
     return datetime.now(UTC).astimezone().isoformat(timespec="seconds")

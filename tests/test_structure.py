@@ -28,6 +28,8 @@ ROOMS = [
     "reporting",
     "benchmarking",
     "evaluation",
+    "line",
+    "sources",
     "scoring",
     "sinks",
     "runtimes",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from adctl.config import ScoreSettings
     from adctl.scoring.score import ScoreResult
+    from adctl.sinks.delivery import SinkStatus
 
 ANOMALIES_FOUND = 3
 _UNJUDGED = 1
@@ -78,6 +79,10 @@ def _score_products(call: Call[ScoreSettings]) -> int:
 
 
 def _score(call: Call[ScoreSettings]) -> ScoreResult:
+    if call.settings.source:
+        from adctl.line.scoring import score_sources
+
+        return score_sources(call.loaded, call.reporter)
     if call.settings.watch is not None:
         from adctl.scoring.watch import watch
 
@@ -117,8 +122,18 @@ def _summary(result: ScoreResult, settings: ScoreSettings) -> RenderableType:
             *([("threshold", _thresholds(result))] if result.threshold is not None else []),
             *([("ignored", f"{len(result.ignored)} files; scores.json gives the reasons")] if result.ignored else []),
             ("results", f"{result.folder}: {_FILES[settings.ray is not None]}"),
+            *((status.name, describe_sink(status)) for status in result.sinks),
         ]
     )
+
+
+def describe_sink(status: SinkStatus) -> str:
+    """Return the state of a sink in words."""
+    parts = [f"{status.delivered} delivered"]
+    if status.p95_ms is not None:
+        parts.append(f"{status.median_ms:.0f} ms after the trigger (95 %: {status.p95_ms:.0f} ms)")
+    parts += [f"{count} {word}" for count, word in ((status.waiting, "waiting"), (status.expired, "too late")) if count]
+    return ", ".join(parts) + (f"; {status.error}" if status.error else "")
 
 
 def _rejected(result: ScoreResult) -> Iterator[RenderableType]:

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from adctl.data.datasets.layouts import IgnoredPath
     from adctl.records import Sample
     from adctl.runtimes.base import Runtime
+    from adctl.sinks.delivery import SinkStatus
     from adctl.thresholds.drift import Drift
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ class ScoreResult:
         drift: Comparison of the scores with those of the calibration, or None without calibration.
         strangest: The ten images with the highest scores, the highest first.
         report: Report of these scores, if one was written.
+        sinks: State of each sink at the end.
     """
 
     model: Path
@@ -129,6 +131,7 @@ class ScoreResult:
     drift: Drift | None
     strangest: tuple[TopAnomaly, ...]
     report: Path | None = None
+    sinks: tuple[SinkStatus, ...] = ()
 
     @property
     def images_per_second(self) -> float:

@@ -30,6 +30,7 @@ from adctl.data.images import IMAGE_SUFFIXES, JPEG_END, PNG_END
 from adctl.errors import UsageError
 from adctl.progress import SILENT, Reporter
 from adctl.records import Sample, ScoredImage, Verdict
+from adctl.run_folder import utc
 from adctl.scoring.commissioning import COMMISSIONING, Commissioning
 from adctl.scoring.heatmap_names import HeatmapNames
 from adctl.scoring.score import (
@@ -44,7 +45,9 @@ from adctl.scoring.score import (
     wants_heatmaps,
 )
 from adctl.scoring.score_set import CSV, JSONL, MANIFEST, write_manifest
-from adctl.scoring.watch_log import LOG, Owner, Stamp, WatchLog, claimed_by_watch
+from adctl.scoring.watch_log import LOG, Owner, Stamp, WatchLog, claimed_by_watch, file_id
+from adctl.sinks.base import message_of
+from adctl.sinks.delivery import Outbox
 from adctl.tracking.models import find_model
 
 if TYPE_CHECKING:
@@ -269,12 +272,13 @@ def watch(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     log.debug("Model %s.", model)
     runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta, settings.precision)
     start = time.perf_counter()
-    with WatchLog(folder, Owner(files.sha256_file(model), str(watched))) as watch_log:
+    owner = Owner(files.sha256_file(model), str(watched))
+    with closing(Outbox(settings.runs, settings.sink)) as outbox, WatchLog(folder, owner) as watch_log:
         log.info("Watching %s. Files scored before: %d. Press Ctrl-C to stop.", watched, watch_log.rows)
-        summary = _Watch(loaded, runtime, watch_log, model, watched).run(reporter)
+        summary = _Watch(loaded, runtime, watch_log, model, watched, outbox).run(reporter)
     if watch_log.rows:
         run_folder.set_last(settings.runs, "scores", folder)
-    return build_result(model, folder, runtime, summary, start)
+    return replace(build_result(model, folder, runtime, summary, start), sinks=outbox.status())
 
 
 def _watched_folder(loaded: LoadedSettings[ScoreSettings]) -> Path:
@@ -298,9 +302,17 @@ class _Watch:
     """Loop that scans the folder, scores the new files and pauses."""
 
     def __init__(
-        self, loaded: LoadedSettings[ScoreSettings], runtime: Runtime, watch_log: WatchLog, model: Path, watched: Path
+        self,
+        loaded: LoadedSettings[ScoreSettings],
+        runtime: Runtime,
+        watch_log: WatchLog,
+        model: Path,
+        watched: Path,
+        outbox: Outbox,
     ) -> None:
         self._settings = loaded.settings
+        self._outbox, self._model, self._watched = outbox, model, watched
+        self._found = (0.0, 0.0)
         self._runtime = runtime
         self._log = watch_log
         self._manifest = build_manifest(loaded, model, runtime)
@@ -369,6 +381,7 @@ class _Watch:
         def write(row: ScoredImage, _: NDArray[np.float32] | None, inputs: tuple[float, ...]) -> None:
             self._write(row, by_key[row.key], inputs)
 
+        self._found = time.monotonic(), time.time()
         samples = [Sample(file.path, file.key) for file in new_files]
         self._check_first(samples)
         with closing(scored_rows(self._runtime, samples, self._settings, self._heatmaps, write)) as rows:
@@ -394,6 +407,7 @@ class _Watch:
                 return
         if row.error is not None and not file.last_try:
             return
+        self._send(row, file)
         self._log.add(row, file.stamp)
         self._summary.add(row, inputs)
         if self._line.missing:
@@ -408,6 +422,19 @@ class _Watch:
             self._publish(complete=False)
         level = logging.DEBUG if row.verdict is Verdict.GOOD else logging.INFO
         log.log(level, "%s: %s", row.key, row.error or f"{row.verdict}, score {row.score:.4g}")
+
+    def _send(self, row: ScoredImage, file: NewFile) -> None:
+        """Put the verdict into the spool, before the file counts as scored."""
+        if not self._outbox:
+            return
+        digest = self._manifest["model"]["sha256"]
+        moment, clock = self._found
+        message = message_of(
+            row, id=file_id(digest, row.key, file.stamp), triggered=utc(clock), source=self._watched.name,
+            part=file.path.stem, lot=self._settings.lot, model=str(self._model), model_sha256=digest,
+        )  # fmt: skip
+        self._outbox.trigger(message["id"], moment)
+        self._outbox.put([message])
 
     def _use(self, calibration: Calibration | None) -> None:
         """Judge by a calibration from now on; None gives no verdicts, while a line is commissioned."""

@@ -9,6 +9,7 @@ repairs them after a kill. Raw maps are not saved, because a kill would damage t
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 from adctl import documents, files
 from adctl.errors import DataError, UsageError
 from adctl.records import ScoredImage  # noqa: TC001 - pydantic resolves it at run time
+from adctl.run_folder import encode_id
 from adctl.scoring.commissioning import COMMISSIONING
 from adctl.scoring.score_set import COLUMNS, CSV, JSONL, MANIFEST, claimed_files, csv_line, folder_lock, json_line
 
@@ -44,6 +46,21 @@ class Stamp(NamedTuple):
     def of(cls, stat: os.stat_result) -> Stamp:
         """Return the stamp from the result of `os.stat`."""
         return cls(stat.st_size, stat.st_mtime_ns)
+
+
+def file_id(model: str, key: str, stamp: Stamp) -> str:
+    """Return the identifier of the verdict on a file, which depends on the file and the model alone.
+
+    A file that is scored again, because its process was killed before it wrote this down, has the same identifier.
+
+    Args:
+        model: SHA-256 of the model file.
+        key: Name of the file in the results.
+        stamp: State of the file.
+    """
+    facts = f"{model} {key} {stamp.size} {stamp.mtime_ns}"
+    digest = hashlib.sha256(facts.encode("utf-8", "surrogateescape")).digest()
+    return encode_id(max(0, stamp.mtime_ns // 1_000_000), digest[:10])
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+from adctl.names import encodable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from adctl.records import ScoredImage
     from adctl.sinks.address import Address
 
 SCHEMA = "adctl.part/1"
@@ -67,6 +71,28 @@ class PartVerdict:
     def to_json(self) -> dict[str, Any]:
         """Return names and JSON-safe values."""
         return asdict(self)
+
+
+def message_of(row: ScoredImage, **facts: Any) -> dict[str, Any]:
+    """Return the message for the row of the image that decides on a part.
+
+    Args:
+        row: Score and verdict.
+        facts: The other attributes of `PartVerdict`.
+    """
+    texts: dict[str, Any] = {name: encodable(one) if isinstance(one, str) else one for name, one in facts.items()}
+    return PartVerdict(
+        time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        verdict=str(row.verdict),
+        score=row.score,
+        threshold=row.threshold,
+        p_value=row.p_value,
+        probability=row.probability,
+        boxes=[asdict(box) for box in row.boxes],
+        error=encodable(row.error or ""),
+        image=encodable(row.path),
+        **texts,
+    ).to_json()
 
 
 class DeliveryError(Exception):
