@@ -152,7 +152,10 @@ def score(loaded: LoadedSettings[ScoreSettings]) -> ScoreResult:
 
     if is_registry(loaded.settings.model):
         raise UsageError("adctl.score takes one model.", "With a registry, call adctl.score_products.")
+    if loaded.settings.source:
+        from adctl.line.scoring import score_sources
 
+        return score_sources(loaded)
     if loaded.settings.watch is not None:
         return watch(loaded)
     if loaded.settings.ray is not None:

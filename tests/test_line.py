@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -300,6 +301,8 @@ class Rtsp:
             wait_for_port(port)
         except AssertionError:
             self.stop()
+            if "CI" in os.environ:
+                raise
             pytest.skip("GStreamer's RTSP server is not installed")
 
     def stop(self) -> None:
@@ -323,8 +326,8 @@ def test_an_rtsp_stream_that_breaks_and_comes_back(exported, tmp_path):
     from adctl.line import scoring
 
     intakes = []
-    original = scoring.Intake
-    scoring.Intake = lambda sources: intakes.append(original(sources)) or intakes[0]
+    original = scoring.open_intake
+    scoring.open_intake = lambda *arguments: intakes.append(original(*arguments)) or intakes[0]
     try:
         thread = threading.Thread(target=lambda: done.append(score_sources(given)))
         thread.start()
@@ -337,7 +340,7 @@ def test_an_rtsp_stream_that_breaks_and_comes_back(exported, tmp_path):
         intakes[0].close()
         thread.join(20)
     finally:
-        scoring.Intake = original
+        scoring.open_intake = original
         server.stop()
     assert len(done[0]) >= 6
     assert done[0].counts["error"] == 0

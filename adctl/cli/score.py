@@ -67,8 +67,10 @@ def _score_products(call: Call[ScoreSettings]) -> int:
 
     if call.settings.ray is not None:
         raise UsageError("--ray takes one model, not a registry.", "Score the images of each product by themselves.")
-    if call.settings.watch is not None:
-        raise UsageError("--watch takes one model, not a registry.", "Watch the folder of each product by itself.")
+    if call.settings.watch is not None or call.settings.source:
+        raise UsageError(
+            "--watch and --source take one model, not a registry.", "Watch the folder of each product by itself."
+        )
     result = score_products(call.loaded, call.reporter)
     if call.settings.report:
         reports = {name: _write_report(call, one.folder) for name, one in result.products.items()}

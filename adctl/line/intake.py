@@ -9,10 +9,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adctl.errors import AdctlError
+from adctl.sources.camera import CameraOptions
+from adctl.sources.opening import open_sources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
+    from adctl.config import LineSettings
+    from adctl.scoring.watch_log import Stamp
     from adctl.sources.base import Part, Source
 
 log = logging.getLogger(__name__)
@@ -52,9 +57,13 @@ class Intake:
             self._room.release()
         return part
 
-    def source(self, name: str) -> Source | None:
-        """Return the source of a name."""
-        return self._by_name.get(name)
+    def source(self, name: str) -> Source:
+        """Return the source of a name.
+
+        Raises:
+            KeyError: There is none.
+        """
+        return self._by_name[name]
 
     def close(self) -> None:
         """End all sources."""
@@ -83,3 +92,19 @@ class Intake:
         if self._room.acquire(blocking=False):
             return part
         return replace(part, samples=(), fault=f"Parts come faster than they are judged: {_LARGEST} wait already.")
+
+
+def open_intake(settings: LineSettings, done: dict[str, Stamp], without: Path) -> Intake:
+    """Open the sources of a command, and start to take their parts.
+
+    Args:
+        settings: Sources, trigger, and images of a part.
+        done: Stamp of each file that was scored before, by the key of its part.
+        without: Folder of the results.
+
+    Raises:
+        UsageError: A source or the trigger is not valid.
+        MissingExtraError: A package is not installed.
+    """
+    options = CameraOptions(settings.trigger, settings.frames, settings.debounce, settings.lot)
+    return Intake(open_sources(settings.source, options, done=done, settle=settings.settle, without=without))

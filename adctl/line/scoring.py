@@ -16,19 +16,29 @@ from adctl.config import LoadedSettings, ScoreSettings
 from adctl.data.images import write_png
 from adctl.data.loader import ArraySample, load_image
 from adctl.errors import UsageError
-from adctl.line.intake import Intake
+from adctl.line.intake import open_intake
 from adctl.line.verdicts import deciding, fault_row, part_id
 from adctl.progress import SILENT, Reporter, Update
 from adctl.records import ScoredImage, Verdict
+from adctl.scoring.heatmap_names import HeatmapNames
+from adctl.scoring.heatmaps import LARGEST
 from adctl.scoring.predict import predict_loaded
-from adctl.scoring.score import ScoreResult, ScoreSummary, build_manifest, build_result, open_model, to_row
+from adctl.scoring.score import (
+    HeatmapWriter,
+    ScoreResult,
+    ScoreSummary,
+    build_manifest,
+    build_result,
+    open_model,
+    to_row,
+    wants_heatmaps,
+)
 from adctl.scoring.score_set import CSV, JSONL, MANIFEST, write_manifest
 from adctl.scoring.watch import DRIFT_SIGNIFICANCE, DRIFT_WINDOW, watch
 from adctl.scoring.watch_log import LOG, Owner, WatchLog, claimed_by_watch
 from adctl.sinks.base import message_of
 from adctl.sinks.delivery import Outbox
-from adctl.sources.camera import CameraOptions
-from adctl.sources.opening import is_folder, open_sources, shown, split_name
+from adctl.sources.opening import is_folder, shown, split_name
 from adctl.thresholds.decision import DecisionRule
 from adctl.tracking.models import find_model
 
@@ -41,11 +51,6 @@ log = logging.getLogger(__name__)
 
 _WAIT = 0.2
 _GREY = 2
-
-
-def camera_options(settings: ScoreSettings) -> CameraOptions:
-    """Return when and how cameras take a part, by the settings of a command."""
-    return CameraOptions(settings.trigger, settings.frames, settings.debounce, settings.lot)
 
 
 def score_sources(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) -> ScoreResult:
@@ -66,14 +71,20 @@ def score_sources(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SI
     settings = loaded.settings
     if settings.watch is not None or settings.images:
         raise UsageError("--source cannot be used together with --watch or named images.", "Give one of them.")
+    if settings.ray is not None:
+        raise UsageError("--source cannot be used together with --ray.", "Leave one of them out.")
     if len(settings.source) == 1 and is_folder(settings.source[0]):
         values = {**vars(settings), "watch": Path(split_name(settings.source[0])[1])}
         return watch(LoadedSettings(ScoreSettings(**values), loaded.origins), reporter)
+    if settings.commission is not None:
+        raise UsageError(
+            "--commission needs a single folder of images.", "Commission with --watch, or adctl calibrate."
+        )
     model = find_model(settings.runs, settings.model)
     folder = settings.out or model.parent / "scores" / "line"
     results = [folder / name for name in (MANIFEST, CSV, JSONL, LOG)]
     files.require_replaceable(results, overwrite=settings.overwrite, claimed=claimed_by_watch(folder))
-    runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta)
+    runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta, settings.precision)
     start = time.perf_counter()
     owner = Owner(files.sha256_file(model), ", ".join(map(shown, settings.source)))
     with closing(Outbox(settings.runs, settings.sink)) as outbox, WatchLog(folder, owner) as watch_log:
@@ -94,16 +105,11 @@ class _Line:
         self._manifest = build_manifest(loaded, model, runtime)
         calibration = runtime.header.calibration
         self._rule = DecisionRule(calibration) if calibration else None
+        self._images = HeatmapNames(watch_log.folder / "images")
+        heatmaps = HeatmapWriter(HeatmapNames(watch_log.folder), calibration, settings.draw)
+        self._heatmaps = heatmaps if wants_heatmaps(settings) else None
         self._summary = ScoreSummary(calibration, DRIFT_WINDOW, DRIFT_SIGNIFICANCE)
-        self._intake = Intake(
-            open_sources(
-                settings.source,
-                camera_options(settings),
-                done=watch_log.done,
-                settle=settings.settle,
-                without=watch_log.folder,
-            )
-        )
+        self._intake = open_intake(settings, watch_log.done, watch_log.folder)
 
     def run(self, reporter: Reporter) -> ScoreSummary:
         """Run until stopped, and return the summary of the parts."""
@@ -130,7 +136,9 @@ class _Line:
 
     def _judge(self, part: Part) -> None:
         row, inputs, sample = self._row(part)
-        if row.error is not None and not part.last_try:  # the file may still be growing, and comes again
+        source = self._intake.source(part.source)
+        if row.error is not None and not part.last_try:  # the file may still be growing
+            source.retry(part)
             return
         row = replace(row, path=self._keep(row, sample))
         digest = self._manifest["model"]["sha256"]
@@ -143,9 +151,7 @@ class _Line:
             self._outbox.put([message])
         self._log.add(row, part.stamp)
         self._summary.add(row, inputs)
-        source = self._intake.source(part.source)
-        if source is not None:
-            source.done(part)
+        source.done(part)
         if self._log.rows == 1:
             self._publish(complete=False)
         level = logging.DEBUG if row.verdict is Verdict.GOOD else logging.INFO
@@ -155,16 +161,21 @@ class _Line:
         """Return the row of the image that decides, the statistics of that image, and the image."""
         if not part.samples:
             return fault_row(part), (), None
-        items = [load_image(sample, self._runtime.input) for sample in part.samples]
+        display = LARGEST if self._heatmaps else None
+        items = [load_image(sample, self._runtime.input, display) for sample in part.samples]
         predicted = predict_loaded(self._runtime, items, len(items))
-        scored = [(to_row(one, self._rule), one.inputs, one.item.sample) for one in predicted]
-        return deciding(scored, lambda one: one[0], self._settings.combine)
+        scored = [(to_row(one, self._rule), one) for one in predicted]
+        row, one = deciding(scored, lambda pair: pair[0], self._settings.combine)
+        target = self._heatmaps.target(one) if self._heatmaps else None
+        if self._heatmaps and target:
+            self._heatmaps.write(one, row, target)
+        return row, one.inputs, one.item.sample
 
     def _keep(self, row: ScoredImage, sample: Sample | None) -> str:
         """Store the image of a camera's part unless it is good, and return the path of the part's image."""
         if not isinstance(sample, ArraySample) or row.verdict is Verdict.GOOD:
             return row.path
-        path = self._log.folder / "images" / f"{row.key.replace('/', '-')}.png"
+        path = self._images.path(row.key)
         files.make_folder(path.parent)
         image = sample.array.astype(np.uint8)
         write_png(path, np.stack([image] * 3, axis=-1) if image.ndim == _GREY else image)

@@ -28,7 +28,7 @@ from adctl.progress import SILENT, Reporter
 from adctl.records import Verdict
 from adctl.scoring.predict import predict
 from adctl.scoring.registry import Registry, read_registry
-from adctl.scoring.score import ScoreResult, open_model, score_samples
+from adctl.scoring.score import ScoreResult, open_model, require_no_sink, score_samples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,6 +90,7 @@ def score_products(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = S
         OutputError: The results cannot be written; what was written before the error is kept.
     """
     settings = loaded.settings
+    require_no_sink(settings)
     assert settings.model is not None
     registry = read_registry(settings.model)
     models = {name: registry.model_of(name, settings.runs) for name in registry.products}

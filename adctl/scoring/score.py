@@ -177,8 +177,19 @@ def score(
         OutputError: The results cannot be written; rows written before the error are kept.
     """
     settings = loaded.settings
+    require_no_sink(settings)
     model = find_model(settings.runs, settings.model)
     return score_samples(loaded, model, *_find_images(settings, model), reporter, on_cluster)
+
+
+def require_no_sink(settings: ScoreSettings) -> None:
+    """Raise if verdicts on images that are already there would go to sinks.
+
+    Raises:
+        UsageError: A sink is given.
+    """
+    if settings.sink:
+        raise UsageError("--sink needs --source or --watch.", "Give one of them, or leave out --sink.")
 
 
 def score_samples(

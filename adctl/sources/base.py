@@ -78,6 +78,9 @@ class Source(ABC):
     def done(self, part: Part) -> None:  # noqa: B027 - cameras remember nothing
         """Note that the verdict on a part is stored."""
 
+    def retry(self, part: Part) -> None:  # noqa: B027 - a camera's picture is gone
+        """Note that the file of a part could not be read yet, and shall come again."""
+
     def close(self) -> None:
         """Make `parts` end soon."""
         self.stops.set()

@@ -29,6 +29,7 @@ _DARK, _EVEN = 8.0, 1.0
 """Mean grey level below which a picture is black, and standard deviation below which it has one colour."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
+_LONGEST_PART = 200
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,13 @@ class Camera(Source):
     ) -> Part:
         now = time.time() - (time.monotonic() - started)
         self._count += 1
-        part = order.part or f"{timestamp()[:19].replace(':', '').replace('T', '-')}-{self._count:06}"
-        key = f"{self.name}/{part}"
+        stem = f"{timestamp()[:19].replace(':', '').replace('T', '-')}-{self._count:06}"
+        part, lot = order.part[:_LONGEST_PART], order.lot[:_LONGEST_PART]
+        key = f"{self.name}/{part}-{stem}" if part else f"{self.name}/{stem}"  # a part may come twice
         samples = tuple(ArraySample(Path(key), key, array=image) for image in taken)
         fault = self._fault(taken, greys)
         return Part(
-            key, self.name, part, order.lot or self._options.lot, () if fault else samples, started, utc(now),
+            key, self.name, part or stem, lot or self._options.lot, () if fault else samples, started, utc(now),
             Stamp(0, int(now * 1e9)), fault, live=self.live,
         )  # fmt: skip
 

@@ -47,6 +47,7 @@ class FolderSource(Source):
         self._done = {
             key.removeprefix(self._prefix): stamp for key, stamp in done.items() if key.startswith(self._prefix)
         }
+        self._given: set[tuple[str, Stamp]] = set()
         self._inbox = Inbox(folder.resolve(), self._done, settle=settle, without=without)
 
     def parts(self) -> Iterator[Part]:
@@ -55,6 +56,9 @@ class FolderSource(Source):
         while not self.stops.is_set():
             started = time.monotonic()
             for file in self._inbox.new_files():
+                if (file.key, file.stamp) in self._given:  # it waits to be judged
+                    continue
+                self._given.add((file.key, file.stamp))
                 sample = Sample(file.path, self._prefix + file.key)
                 yield Part(
                     sample.key, self.name, file.path.stem, self._lot, (sample,), time.monotonic(), utc(time.time()),
@@ -67,3 +71,8 @@ class FolderSource(Source):
     def done(self, part: Part) -> None:
         """Note that a file is scored."""
         self._done[part.key.removeprefix(self._prefix)] = part.stamp
+        self.retry(part)
+
+    def retry(self, part: Part) -> None:
+        """Note that a file shall come again, unless it is scored."""
+        self._given.discard((part.key.removeprefix(self._prefix), part.stamp))
