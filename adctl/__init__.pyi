@@ -133,6 +133,7 @@ class _TrainSettings(TypedDict, total=False):
     new_groups: bool
     calibration_share: float | None
     validation_share: float
+    contaminated: float | None
     cache: StrPath | None
     augment: Literal["none", "light", "medium", "heavy", "custom"]
     augmentations: Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -213,6 +214,7 @@ def train(
     new_groups: bool = False,
     calibration_share: float | None = None,
     validation_share: float = 0.1,
+    contaminated: float | None = None,
     cache: StrPath | None = None,
     augment: Literal["none", "light", "medium", "heavy", "custom"] = "none",
     augmentations: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
@@ -289,6 +291,8 @@ def train(
         calibration_share: Share of good images held out for the threshold; without it, detectors fitted in one pass
             learn from all. Above 0, below 1. Default: 0.2 with gradient training or tiles.
         validation_share: Share of good images held out to choose the epoch. Above 0, below 1.
+        contaminated: Largest share of defective images among the good ones; images unlike all others are left out.
+            At least 0, below 0.5.
         cache: Folder that keeps decoded and resized images.
         augment: Augmentation of training images. Choices: none, light, medium, heavy, custom.
         augmentations: Transforms of `augment` custom; settings files only.
@@ -428,6 +432,7 @@ def tune(
     new_groups: bool = False,
     calibration_share: float | None = None,
     validation_share: float = 0.1,
+    contaminated: float | None = None,
     cache: StrPath | None = None,
     augment: Literal["none", "light", "medium", "heavy", "custom"] = "none",
     augmentations: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
@@ -513,6 +518,8 @@ def tune(
         calibration_share: Share of good images held out for the threshold; without it, detectors fitted in one pass
             learn from all. Above 0, below 1. Default: 0.2 with gradient training or tiles.
         validation_share: Share of good images held out to choose the epoch. Above 0, below 1.
+        contaminated: Largest share of defective images among the good ones; images unlike all others are left out.
+            At least 0, below 0.5.
         cache: Folder that keeps decoded and resized images.
         augment: Augmentation of training images. Choices: none, light, medium, heavy, custom.
         augmentations: Transforms of `augment` custom; settings files only.

@@ -333,6 +333,9 @@ class TrainSettings(DeviceSettings, DataSettings, RaySettings):
         unset="0.2 with gradient training or tiles",
     )
     validation_share: Share = DATA(0.1, "Share of good images held out to choose the epoch.")
+    contaminated: LessThanHalf | None = DATA(
+        None, "Largest share of defective images among the good ones; images unlike all others are left out."
+    )
     cache: Folder | None = DATA(None, "Folder that keeps decoded and resized images.")
     augment: Literal["none", "light", "medium", "heavy", "custom"] = DATA(
         "none", "Augmentation of training images.", "POLICY"

@@ -105,6 +105,7 @@ def _text(result: TrainResult, *, next_step: bool = True) -> RenderableType:
         [
             ("model", str(result.model)),
             ("trained on", f"{result.images} good images in {result.seconds:.1f} s ({phases})"),
+            *_left_out(result),
             *(_epochs(result) if result.fit.history else []),
             *([] if result.energy_j is None else [("energy", f"{result.energy_j:.0f} J, of the whole machine")]),
             ("network", _size(result.summary)),
@@ -126,6 +127,15 @@ def _updated(result: TrainResult) -> RenderableType:
     assert result.update is not None
     accept = rows([("next", f"adctl runs accept {result.run.name}")])
     return Group(_text(result, next_step=False), Padding(update_text(result.update), (1, 0, 0, 0)), accept)
+
+
+def _left_out(result: TrainResult) -> list[tuple[str, str]]:
+    """Name the images that are unlike the others."""
+    names = [one.path for one in result.set_aside]
+    if not names:
+        return []
+    more = f", and {len(names) - _SHOWN_IGNORED} more" if len(names) > _SHOWN_IGNORED else ""
+    return [("left out", f"{len(names)} unlike the others: {', '.join(names[:_SHOWN_IGNORED])}{more}")]
 
 
 def _calibration_images(calibration: Calibration) -> str:

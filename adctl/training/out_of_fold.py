@@ -17,7 +17,7 @@ from adctl.data.folds import assign_folds
 from adctl.data.split import ranked_units
 from adctl.detectors.components.shared_feature_cache import shared_features
 from adctl.runtimes.torch import TorchRuntime
-from adctl.scoring.predict import CollectedScores, calibration_scores_of, collect
+from adctl.scoring.predict import CollectedScores, collect
 from adctl.training.fitting import refit
 from adctl.training.plan import CALIBRATION_SHARE
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from adctl.detectors.base import Detector, Prediction
     from adctl.model_file import ModelHeader
     from adctl.progress import Reporter
-    from adctl.records import CalibrationScores, Sample
+    from adctl.records import Sample
     from adctl.training.plan import TrainingPlan
 
 log = logging.getLogger(__name__)
@@ -144,14 +144,14 @@ class HeldOutRuntime(TorchRuntime):
 
 def score_out_of_fold(
     detector: Detector, header: ModelHeader, settings: TrainSettings, plan: TrainingPlan, reporter: Reporter
-) -> CalibrationScores:
-    """Score each training image as a detector that did not learn from it would."""
+) -> tuple[CollectedScores, int]:
+    """Score each training image as a detector that did not learn from it would; also return the number of folds."""
     device, folds = plan.device.device, units_to_hold_out(detector, plan.split)
     if folds:
         runtime = HeldOutRuntime.of(detector, header, device)
         with shared_features() as features, features.uncounted():
             good = scores_without_refitting(runtime, plan.split, folds, reporter, settings.workers)
-        return calibration_scores_of(good, folds=len(folds))
+        return good, len(folds)
 
     def fit_others(samples: Sequence[Sample]) -> tuple[Detector, ModelHeader]:
         return refit(replace(settings, devices=None), plan, tuple(samples), reporter)
@@ -170,7 +170,7 @@ def score_out_of_fold(
     _warn_of_large_folds(folds)
     with shared_features() as features, features.uncounted():
         good = scores_by_refitting(plan.split.train, folds, fit_others, score_fold)
-    return calibration_scores_of(good, folds=len(folds))
+    return good, len(folds)
 
 
 def _warn_of_large_folds(folds: Sequence[Sequence[Sample]]) -> None:

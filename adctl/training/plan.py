@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from adctl.records import Sample
     from adctl.training.auxiliary import AuxiliaryImages
     from adctl.training.image_shape import ChosenSize
+    from adctl.training.reviews import SetAside
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class TrainingPlan:
         size: Size of the network's input that was chosen by the images; None if it was given.
         advice: Advice on the size if small defects may be missed, a sentence or two; None if there is none.
         auxiliary: Labelled images of other categories, or None.
+        set_aside: Images that are in no part of the split since they are unlike all others.
     """
 
     dataset: Dataset
@@ -71,6 +73,13 @@ class TrainingPlan:
     size: ChosenSize | None = None
     advice: str | None = None
     auxiliary: AuxiliaryImages | None = None
+    set_aside: tuple[SetAside, ...] = ()
+
+    @property
+    def left_out(self) -> tuple[Sample, ...]:
+        """Images of `set_aside`."""
+        keys = {one.key for one in self.set_aside}
+        return tuple(sample for sample in self.dataset.train if sample.key in keys)
 
     @property
     def learned(self) -> tuple[Sample, ...]:
@@ -96,6 +105,7 @@ def plan_training(settings: TrainSettings) -> TrainingPlan:
     """
     cls = detector_class(settings.arch)
     config = detector_config(settings)
+    _check_contaminated(settings)
     device = choose_device(settings.device, settings.gpu)
     dataset = open_dataset(settings)
     warn_of_depth(dataset.train, config.bit_depth)
@@ -109,6 +119,18 @@ def plan_training(settings: TrainSettings) -> TrainingPlan:
     config = config if size is None else size.config
     auxiliary = _open_auxiliary(settings, cls, config, dataset)
     return TrainingPlan(dataset, split, config, device, size, advise_on_small_defects(config, dataset.train), auxiliary)
+
+
+def _check_contaminated(settings: TrainSettings) -> None:
+    """Raise if --contaminated is given with a setting that needs all good images."""
+    if settings.contaminated is None:
+        return
+    for name in ("folds", "new_groups", "auxiliary"):
+        if getattr(settings, name):
+            raise UsageError(
+                f"--contaminated cannot be combined with {flag_name(name)}.",
+                "Train once with --contaminated, look at the images it leaves out, and remove the defective ones.",
+            )
 
 
 def _open_auxiliary(

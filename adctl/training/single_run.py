@@ -26,12 +26,10 @@ from adctl.progress import SILENT, Reporter
 from adctl.tracking import record
 from adctl.tracking.loggers.run_loggers import LoggedTrainingLog, Loggers, finished
 from adctl.training import resume
-from adctl.training.default_threshold import default_calibration, score_calibration_images
+from adctl.training.default_threshold import default_calibration, score_held_out
 from adctl.training.fitting import augmentation_of, fit_detector, fit_new, image_sources, new_detector, torch_devices
-from adctl.training.out_of_fold import (
-    score_out_of_fold,
-)
 from adctl.training.plan import plan_training, with_chosen_size
+from adctl.training.unlike_images import leave_out_unlike
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +40,7 @@ if TYPE_CHECKING:
     from adctl.engine.history import FitReport
     from adctl.records import Calibration, CalibrationScores
     from adctl.training.plan import TrainingPlan
-    from adctl.training.reviews import UpdateResult
+    from adctl.training.reviews import SetAside, UpdateResult
 
 
 log = logging.getLogger(__name__)
@@ -88,6 +86,7 @@ class TrainResult:
         summary: Size of the network.
         export: Export for a faster runtime; None if it was not wanted.
         energy_j: Energy of the machine meanwhile, joules, other programs included; None if it does not tell.
+        set_aside: Images that --contaminated left out as unlike all others, the most unlike first.
         update: What was learned and how the model compares with the one that it updates; None for a new model.
     """
 
@@ -102,6 +101,7 @@ class TrainResult:
     summary: ModelSummary
     export: TrainedExport | None = None
     energy_j: float | None = None
+    set_aside: tuple[SetAside, ...] = ()
     update: UpdateResult | None = None
 
 
@@ -154,6 +154,8 @@ def _train_once(
         log.info("%s", note)
     loaded = with_chosen_size(loaded, plan)
     settings = loaded.settings
+    if settings.contaminated is not None:
+        plan = leave_out_unlike(settings, plan, reporter)
     if run is not None:
         resume.check_data(run, plan.split)
     if distributed.is_secondary_process():
@@ -197,8 +199,7 @@ def train_into(
         context = session.fit_context(run, settings, plan, reporter)
         detector, header, report = fit_new(settings, plan, context, images)
         if calibration_scores is None:
-            score = score_out_of_fold if out_of_fold else score_calibration_images
-            calibration_scores = score(detector, header, settings, plan, reporter)
+            calibration_scores = score_held_out(detector, header, settings, plan, reporter)
     header = header.with_calibration(default_calibration(settings, calibration_scores))
     return save_trained(run, detector, header, report, loaded, plan, session)
 
@@ -275,6 +276,7 @@ def save_trained(
         seconds=time.perf_counter() - session.start,
         summary=summary,
         energy_j=session.meter.stop(),
+        set_aside=plan.set_aside,
     )
     _write_manifest(result, loaded, plan, header.training.digest, parent)
     run_folder.set_last(loaded.settings.runs, "model", model)
@@ -335,6 +337,7 @@ def _write_manifest(
                 **({"categories": dataset.category.split("+")} if settings.one_model else {}),
             },
             **({"parent": parent} if parent else {}),
+            **({"set_aside": [asdict(one) for one in result.set_aside]} if result.set_aside else {}),
             "split": {name: len(getattr(plan.split, name)) for name in ("train", "validation", "calibration")},
             "config": plan.config.model_dump(mode="json"),
             "calibration": asdict(result.calibration),

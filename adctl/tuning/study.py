@@ -177,7 +177,7 @@ def tune(loaded: LoadedSettings[TuneSettings], reporter: Reporter = SILENT) -> T
 
 
 def _check(settings: TuneSettings) -> None:
-    for name in ("resume", "folds", "fold", "devices", "update"):
+    for name in ("resume", "folds", "fold", "devices", "update", "contaminated"):
         if getattr(settings, name) is not None:
             raise UsageError(f"--{name} cannot be used in tuning.", "Leave it out; --splits sets the number of folds.")
     if settings.ray is not None and settings.jobs > 1:

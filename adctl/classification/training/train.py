@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NOT_FOR_CLASSIFIERS = (
-    *("arch", "new_groups", "update", "defects", "confirmed", "trust_reviews", "synthetic", "error"),
+    *("arch", "new_groups", "contaminated", "update", "defects", "confirmed", "trust_reviews", "synthetic", "error"),
     *("loss", "noise_level", "fold", "ray", "ray_cpus", "ray_gpu"),
 )
 """Settings of detectors."""
