@@ -421,23 +421,36 @@ def _advise(false_alarms: PairedTest, recall: PairedTest, *, has_defects: bool) 
     if false_alarms.worse > false_alarms.better and false_alarms.significant:
         risen = false_alarms.worse - false_alarms.better
         return "do not accept", f"False alarms rise by {risen} good images ({_p(false_alarms)})."
-    fewer = false_alarms.better > false_alarms.worse and false_alarms.significant
-    more = lost < 0 and recall.significant
     if not has_defects:
         return "no evidence of a difference", "There are no reviewed defects, so that nothing is known about recall."
     if lost > 0:
-        seen = f"{recall.worse} defects that were found are missed, {recall.better} others found"
-        return "no evidence of a difference", f"{seen} ({_p(recall)}): look at them."
-    if fewer or more:
-        gains = [
-            *([f"{false_alarms.better - false_alarms.worse} fewer false alarms ({_p(false_alarms)})"] if fewer else []),
-            *([f"{-lost} more defects found ({_p(recall)})"] if more else []),
-        ]
-        return "accept", f"There are {' and '.join(gains)}, and nothing gets worse by more than chance."
+        return "no evidence of a difference", (
+            f"{recall.worse} defects that were found are missed, {recall.better} others found "
+            f"({_p(recall)}): look at them."
+        )
+    gains = _gains(false_alarms, recall)
+    if gains is not None:
+        return "accept", gains
     return (
         "no evidence of a difference",
         f"The verdicts differ no more than by chance: false alarms {_p(false_alarms)}, recall {_p(recall)}.",
     )
+
+
+def _gains(false_alarms: PairedTest, recall: PairedTest) -> str | None:
+    """Return what gets better by more than chance; None if nothing does."""
+    fewer, more = false_alarms.better - false_alarms.worse, recall.better - recall.worse
+    alarms, found = fewer > 0 and false_alarms.significant, more > 0 and recall.significant
+    if alarms and found:
+        return (
+            f"There are {fewer} fewer false alarms ({_p(false_alarms)}) and {more} more defects found ({_p(recall)}), "
+            "and nothing gets worse by more than chance."
+        )
+    if alarms:
+        return f"There are {fewer} fewer false alarms ({_p(false_alarms)}), and nothing gets worse by more than chance."
+    if found:
+        return f"There are {more} more defects found ({_p(recall)}), and nothing gets worse by more than chance."
+    return None
 
 
 def _p(test: PairedTest) -> str:

@@ -39,7 +39,8 @@ def render(template: str, cookies: Mapping[str, str], accepted: str | None, **va
         .get_template(template)
         .render(
             t=sentences,
-            messages=sentences.messages,
+            messages=sentences.own,
+            said=sentences.said,
             language=language,
             languages=LANGUAGES,
             asset=asset_address,

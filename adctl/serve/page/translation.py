@@ -1,6 +1,8 @@
 """Sentences of the page in several languages: one file a language, one key a sentence.
 
-A key that ends in `.one` or `.other` is a form for a count; `{name}` in a sentence is replaced by a value.
+A key that ends in `.one` or `.other` is a form for a count; `{name}` in a sentence is replaced by a value. Keys that
+begin with `said.` are sentences that the server or the library words in English, such as errors and remarks: the page
+finds the translation by the English sentence.
 """
 
 from __future__ import annotations
@@ -15,11 +17,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LANGUAGES = {"en": "English", "de": "Deutsch"}
+_ENGLISH = "en"
+LANGUAGES = {_ENGLISH: "English", "de": "Deutsch"}
 """Languages of the page and their own names; the first one is used if the browser wants none of them."""
 
 COOKIE = "adctl_language"
 """Cookie that holds the chosen language."""
+
+SAID = "said."
+"""Beginning of the keys of sentences that the server words."""
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
@@ -46,6 +52,21 @@ class Translation:
             form = f"{key}.{'one' if values['count'] == 1 else 'other'}"
             key = form if form in self.messages else key
         return _PLACEHOLDER.sub(lambda match: str(values[match[1]]), self.messages[key])
+
+    @property
+    def own(self) -> dict[str, str]:
+        """Sentences of the page itself, by key."""
+        return {key: sentence for key, sentence in self.messages.items() if not key.startswith(SAID)}
+
+    @property
+    def said(self) -> list[tuple[str, str]]:
+        """Sentences of the server, each in English and in this language; empty if this language is English."""
+        english = translation(_ENGLISH).messages
+        return [
+            (english[key], sentence)
+            for key, sentence in self.messages.items()
+            if key.startswith(SAID) and self.language != _ENGLISH
+        ]
 
 
 def preferred_language(chosen: str | None, accepted: str | None) -> str:

@@ -1,5 +1,6 @@
 // Calls of the server's routes; errors are shown as the server words them.
 import { find, make } from "./dom.js";
+import { said, saidIn } from "./said.js";
 import { t } from "./text.js";
 
 /** Error that the server explained as problem details (RFC 9457), or that the connection failed. */
@@ -21,7 +22,7 @@ function address(path, query) {
 async function problemOf(response) {
   try {
     const { title, detail, remedy } = await response.json();
-    return new Problem(title ?? t("error.title"), [detail, remedy].filter(Boolean).join(" "), response.status);
+    return new Problem(said(title) ?? t("error.title"), [detail, remedy].filter(Boolean).join(" "), response.status);
   } catch {
     return new Problem(t("error.title"), t("error.status", { status: String(response.status) }), response.status);
   }
@@ -56,14 +57,14 @@ export async function call(path, options) {
 /** Show a sentence at the top of the page; screen readers read it. */
 export function say(sentence, kind = "good", ...actions) {
   const close = make("button", { type: "button", class: "link", onclick: () => notice.remove() }, t("close"));
-  const notice = make("div", { class: `notice row ${kind}` }, make("p", {}, sentence), make("span", { class: "row middle" }, ...actions, close));
+  const notice = make("div", { class: `notice row ${kind}` }, typeof sentence === "string" ? make("p", {}, sentence) : sentence, make("span", { class: "row middle" }, ...actions, close));
   find("#messages-shown").replaceChildren(notice);
   return notice;
 }
 
 export function sayProblem(problem) {
   if (problem.name === "AbortError") return;
-  say(problem.message ?? problem.title, "bad");
+  say(saidIn("p", problem.message || problem.title), "bad");
 }
 
 /** Run an action of a button: the button is off meanwhile, and an error is shown. */

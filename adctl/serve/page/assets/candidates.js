@@ -1,9 +1,11 @@
 // The candidate that reviewed parts make of a model, beside the present model, before anyone accepts it.
 import { act, call, say } from "./api.js";
-import { facts, find, make } from "./dom.js";
-import { openDetails } from "./parts.js";
+import { interval } from "./charts.js";
+import { find, make } from "./dom.js";
+import { mark, openDetails } from "./parts.js";
 import { showProgress } from "./progress.js";
-import { number, percent, t, time, verdict } from "./text.js";
+import { saidIn } from "./said.js";
+import { number, percent, t, time } from "./text.js";
 
 const SHOWN = 24;
 const DOUBTFUL = ["unlike the others", "also a defect"];
@@ -30,7 +32,7 @@ async function fill(place, model, changed) {
     const progress = make("div", { class: "progress" });
     place.append(progress);
     showProgress(progress, newest.training, again);
-  } else if (newest?.training.state === "failed") place.append(make("div", { class: "notice bad" }, make("p", {}, newest.training.error)));
+  } else if (newest?.training.state === "failed") place.append(make("div", { class: "notice bad" }, saidIn("p", newest.training.error)));
   else if (newest?.update) place.append(result(model, newest, { changed, again, start }));
 }
 
@@ -54,27 +56,52 @@ function result(model, { training, update, accepted }, { changed, again, start }
   return make("div", { class: "stack tight" },
     make("p", { class: "small" }, t("candidate.learned", { count: update.learned, time: time(training.started) })),
     rates(comparison),
-    make("div", { class: `notice ${kind}` }, make("p", {}, make("b", {}, t(`advice.${comparison.recommendation.replaceAll(" ", "_")}`))), make("p", {}, comparison.reason)),
-    facts([[t("candidate.false_alarms"), test(comparison.false_alarms)], [t("candidate.recall"), test(comparison.recall)]]),
-    ...[...update.notes, ...comparison.notes].map((note) => make("p", { class: "small" }, note)),
+    paired(comparison),
+    make("div", { class: `notice ${kind}` }, make("p", {}, make("b", {}, t(`advice.${comparison.recommendation.replaceAll(" ", "_")}`))), saidIn("p", comparison.reason)),
+    ...[...update.notes, ...comparison.notes].map((note) => saidIn("p", note, { class: "small" })),
     comparison.changed.length ? changes(comparison.changed) : make("p", {}, t("candidate.no_changes")),
     doubtful.length ? doubts(doubtful, { again, start }) : null,
     accepted ? make("p", {}, make("span", { class: "tag on" }, t("candidate.accepted"))) : make("p", {}, accept));
 }
 
-const test = (one) => t("candidate.test", { better: one.better, worse: one.worse, p: number(one.p_value, 2) });
+const cell = (key, ...content) => make("td", { "data-name": t(key) }, ...content);
+const SIGNIFICANT = 0.05;
 
-function rates(comparison) {
-  const share = (one) => (one ? t("candidate.share", { count: one.count, total: one.total, share: percent(one.share), low: percent(one.low), high: percent(one.high) }) : t("candidate.unmeasured"));
-  const cell = (key, text) => make("td", { "data-name": t(key) }, text);
-  const heads = ["model", "threshold", "models.promise", "candidate.false_alarms", "candidate.recall"];
-  return make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": t("candidate.comparison") }, make("table", { class: "cards-table" },
+function table(title, heads, rows) {
+  return make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title }, make("table", { class: "cards-table" },
+    make("caption", {}, title),
     make("thead", {}, make("tr", {}, heads.map((key) => make("th", { scope: "col" }, t(key))))),
-    make("tbody", {}, comparison.models.map((one) => make("tr", {}, make("th", { scope: "row" }, t(`candidate_model.${one.name}`)),
-      cell("threshold", number(one.threshold)),
-      cell("models.promise", t(one.promised_false_alarm === null ? "candidate.about" : "candidate.at_most", { share: percent(one.promised_false_alarm ?? one.expected_false_alarm) })),
-      cell("candidate.false_alarms", share(one.false_alarms)),
-      cell("candidate.recall", share(one.recall)))))));
+    make("tbody", {}, rows)));
+}
+
+/** Show the thresholds with their promised and measured rates; intervals of a column have one scale. */
+function rates(comparison) {
+  const share = (name, one) => {
+    if (!one) return t("candidate.unmeasured");
+    const most = Math.max(...comparison.models.map((model) => model[name]?.high ?? 0));
+    const words = { count: one.count, total: one.total, share: percent(one.share), low: percent(one.low), high: percent(one.high) };
+    return make("div", {}, t("candidate.share", words), interval(one, most));
+  };
+  const heads = ["model", "threshold", "models.promise", "candidate.false_alarms", "candidate.recall"];
+  return table(t("candidate.comparison"), heads, comparison.models.map((one) => make("tr", {}, make("th", { scope: "row" }, t(`candidate_model.${one.name}`)),
+    cell("threshold", number(one.threshold)),
+    cell("models.promise", t(one.promised_false_alarm === null ? "candidate.about" : "candidate.at_most", { share: percent(one.promised_false_alarm ?? one.expected_false_alarm) })),
+    cell("candidate.false_alarms", share("false_alarms", one.false_alarms)),
+    cell("candidate.recall", share("recall", one.recall)))));
+}
+
+/** Show McNemar's exact test on the parts on which the two models disagree. */
+function paired(comparison) {
+  const heads = ["candidate.parts", "candidate.only_candidate", "candidate.only_present", "p_value", "candidate.meaning"];
+  return table(t("candidate.paired"), heads, ["false_alarms", "recall"].map((name) => {
+    const one = comparison[name];
+    const meaning = one.p_value > SIGNIFICANT ? "chance" : one.better > one.worse ? "better" : "worse";
+    return make("tr", {}, make("th", { scope: "row" }, t(`candidate.test_${name}`)),
+      cell("candidate.only_candidate", number(one.better)),
+      cell("candidate.only_present", number(one.worse)),
+      cell("p_value", number(one.p_value, 2)),
+      cell("candidate.meaning", t(`candidate.${meaning}`)));
+  }));
 }
 
 function part(path, ...words) {
@@ -88,8 +115,8 @@ function part(path, ...words) {
 const labelOf = (name) => ({ good: t("label.good"), unknown: t("label.defect") })[name] ?? name;
 
 function changes(changed) {
-  const tiles = changed.slice(0, SHOWN).map((one) => part(one.path, t("candidate.change", { label: labelOf(one.label), before: verdict(one.before), after: verdict(one.after) })));
-  return make("div", {}, make("h3", {}, t("candidate.changes", { count: changed.length })), make("ul", { class: "tiles" }, tiles));
+  const tiles = changed.slice(0, SHOWN).map((one) => part(one.path, t("candidate.labelled", { label: labelOf(one.label) }), make("br"), mark(one.before), make("span", { class: "arrow" }, t("candidate.becomes")), mark(one.after)));
+  return make("div", {}, make("h3", {}, t("candidate.changes", { count: changed.length })), make("ul", { class: "tiles wide" }, tiles));
 }
 
 /** Show good parts that are unlike the others: they may be defects that were called good. */
@@ -97,7 +124,7 @@ function doubts(doubtful, { again, start }) {
   const relabel = (id) => async () => { await call("/v1/reviews", { json: { verdict_id: id, label: "defect" } }); await again(); say(t("candidate.relabelled")); };
   const tiles = doubtful.slice(0, SHOWN).map((one) => {
     const id = verdictOf(one.path);
-    const item = part(one.path, one.detail);
+    const item = part(one.path, saidIn("span", one.detail));
     item.append(make("div", { class: "row" },
       make("button", { type: "button", onclick: (event) => act(event.target, relabel(id)) }, t("candidate.is_defect")),
       one.reason === DOUBTFUL[0] ? make("button", { type: "button", onclick: (event) => act(event.target, start([id])) }, t("candidate.is_good")) : null));

@@ -106,3 +106,11 @@ export function scores(title, parts, limit) {
   known.forEach((part, index) => svg.append(makeSvg("circle", { class: "dot", "data-verdict": part.verdict, cx: x(index), cy: y(part.score), r: 4.5 })));
   return svg;
 }
+
+/** Return a share with its interval on a scale from 0 to `most`; the numbers stand beside it. */
+export function interval({ share, low, high }, most) {
+  const x = scale(0, most || 1, 4, 196);
+  const svg = makeSvg("svg", { viewBox: "0 0 200 16", class: "interval", "aria-hidden": "true" });
+  svg.append(makeSvg("line", { class: "grid", x1: 4, x2: 196, y1: 8, y2: 8 }), makeSvg("line", { class: "range", x1: x(low), x2: x(high), y1: 8, y2: 8 }), makeSvg("circle", { cx: x(share), cy: 8, r: 4 }));
+  return svg;
+}

@@ -4,6 +4,7 @@ import { scores } from "./charts.js";
 import { debounced, facts, find, make } from "./dom.js";
 import { listen } from "./events.js";
 import { partFacts, partViewer, tile } from "./parts.js";
+import { said } from "./said.js";
 import { number, percent, t, verdict } from "./text.js";
 
 const SHOWN = 24;
@@ -67,7 +68,7 @@ async function readModels() {
   const models = await call("/v1/models");
   find("#model-states").replaceChildren(...(models.length ? models.map(modelState) : [make("p", { class: "small" }, t("models.none"))]));
   const wrong = models.filter((model) => model.drift);
-  problems.set("drift", wrong.map((model) => t("problem.drift", { model: model.name, reason: model.drift })));
+  problems.set("drift", wrong.map((model) => t("problem.drift", { model: model.name, reason: said(model.drift) })));
   problems.set("unloaded", models.some((model) => model.loaded) ? [] : [t("problem.no_model")]);
   showProblems();
 }
@@ -85,7 +86,7 @@ async function readState() {
   const state = await fetch("/readyz").then((response) => response.json()).catch(() => null); // 503 has an answer too
   if (!state) return;
   const { missing, reason } = state.history;
-  problems.set("history", missing ? [t("problem.history", { count: missing, reason })] : []);
+  problems.set("history", missing ? [t("problem.history", { count: missing, reason: said(reason) })] : []);
   problems.set("images", state.images.failed ? [t("problem.images", { count: state.images.failed })] : []);
   showProblems();
 }

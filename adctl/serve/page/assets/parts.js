@@ -1,6 +1,7 @@
 // A scored part as the page shows it: a tile, its facts, and a dialog with image and map.
 import { call } from "./api.js";
 import { facts, find, make } from "./dom.js";
+import { saidIn } from "./said.js";
 import { number, percent, shortDigest, t, time, verdict } from "./text.js";
 import { viewer } from "./viewer.js";
 
@@ -37,7 +38,7 @@ export function partFacts(part, short = false) {
     [t("name"), part.name || null],
     [t("part"), part.part && part.part !== part.name ? part.part : null],
     ...long,
-    [t("error"), part.error || null],
+    [t("error"), part.error ? saidIn("span", part.error) : null],
   ], short);
 }
 

@@ -1,6 +1,7 @@
 // The progress of a training, with a button that stops it.
 import { act, call } from "./api.js";
 import { find, make } from "./dom.js";
+import { said } from "./said.js";
 import { t } from "./text.js";
 
 /** Show the progress in an element; the same element is filled again for each event. */
@@ -15,7 +16,7 @@ export function showProgress(place, training, stopped) {
     place.replaceChildren(make("h3", {}, training.name), stage, make("progress", { "aria-labelledby": stage.id }), make("div", { class: "row" }, stop));
   }
   const { stage, done, total } = training.progress ?? {};
-  find(".stage", place).textContent = stage ? t(total ? "train.stage_of" : "train.stage", { stage, done, total }) : t("train.starting");
+  find(".stage", place).textContent = stage ? t(total ? "train.stage_of" : "train.stage", { stage: said(stage), done, total }) : t("train.starting");
   const bar = find("progress", place);
   if (total) Object.assign(bar, { max: total, value: done });
   else bar.removeAttribute("value");

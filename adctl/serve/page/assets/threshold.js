@@ -5,6 +5,7 @@ import { debounced, find, make } from "./dom.js";
 import { listen } from "./events.js";
 import { mark, tile } from "./parts.js";
 import { promise } from "./promise.js";
+import { saidIn } from "./said.js";
 import { chooseModel } from "./select.js";
 import { number, t, verdict } from "./text.js";
 
@@ -56,7 +57,7 @@ const ask = debounced(async () => {
     if (mine !== wanted) return; // the slider has moved on
     preview = answer;
     if (!("threshold" in mine)) place(answer.threshold);
-    find("#promise").replaceChildren(...[...promise(answer), ...answer.notes].map((sentence) => make("p", {}, sentence)));
+    find("#promise").replaceChildren(...promise(answer).map((sentence) => make("p", {}, sentence)), ...answer.notes.map((note) => saidIn("p", note)));
     find("#apply").disabled = answer.threshold === state.threshold;
     find("#back").disabled = answer.threshold === state.threshold;
     changes(answer);

@@ -3,6 +3,7 @@ import { act, call, Problem, say, sayProblem } from "./api.js";
 import { facts, find, make } from "./dom.js";
 import { listen } from "./events.js";
 import { showIdle, showProgress } from "./progress.js";
+import { saidIn } from "./said.js";
 import { number, t, time } from "./text.js";
 
 const POLL = 5000;
@@ -37,7 +38,7 @@ function past(training) {
     [t("train.detector"), training.arch],
     [t("train.model"), training.model ?? null],
     [t("train.seconds"), training.seconds ? t("train.seconds_words", { value: number(training.seconds, 3) }) : null],
-    [t("error"), training.error ?? null],
+    [t("error"), training.error ? saidIn("span", training.error) : null],
   ]), training.state === "finished" ? make("button", { type: "button", onclick: (event) => act(event.target, async () => {
     await call(`/v1/trainings/${training.id}/activate`, { json: {} });
     say(t("models.now_loaded", { model: training.name }));

@@ -3,6 +3,7 @@ import { act, call, Problem, sayProblem } from "./api.js";
 import { facts, find, make } from "./dom.js";
 import { listen } from "./events.js";
 import { mark } from "./parts.js";
+import { saidIn } from "./said.js";
 import { chooseModel } from "./select.js";
 import { number, percent, t, verdict } from "./text.js";
 import { viewer } from "./viewer.js";
@@ -33,7 +34,7 @@ async function work() {
     try {
       place.replaceChildren(...(await score(file)));
     } catch (problem) {
-      place.replaceChildren(make("h2", { class: "name" }, file.name), make("div", { class: "notice bad" }, make("p", {}, problem.message)));
+      place.replaceChildren(make("h2", { class: "name" }, file.name), make("div", { class: "notice bad" }, saidIn("p", problem.message)));
     }
     done += 1;
     find("#summary").textContent = t("try.summary", { done, asked });
