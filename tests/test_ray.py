@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -138,30 +139,6 @@ def test_an_image_that_ends_its_process_is_set_aside(cluster, patchcore, zippers
     assert [row.score for row in others] == pytest.approx([row.score for row in expected], rel=1e-5)
 
 
-def test_a_store_that_denies_or_throttles(monkeypatch):
-    class Store:
-        def __init__(self, errors):
-            self.errors, self.files = errors, {}
-
-        def pipe_file(self, name, data):
-            if self.errors:
-                raise self.errors.pop()
-            self.files[name] = data
-
-    monkeypatch.setattr(parquet, "_FIRST_WAIT", 0.0)
-    slow, full, denied = [OSError("SlowDown")] * 2, [OSError("full")] * 9, [PermissionError()]
-    for errors, written in ((slow, True), (full, False), (denied, False)):
-        store = Store(list(errors))
-        monkeypatch.setattr(parquet.Place, "_open", lambda _, store=store: (store, "bucket"))
-        place = parquet.Place(Path("s3://bucket"))
-        if written:
-            place.write("a", b"1")
-            assert store.files == {"bucket/a": b"1"}
-        else:
-            with pytest.raises(OutputError, match=r"s3://bucket/a cannot be written"):
-                place.write("a", b"1")
-
-
 def test_settings_that_do_not_fit_and_ray_is_not_imported(patchcore, zippers, tmp_path):
     with pytest.raises(UsageError, match="--ray needs a place"):
         scored(patchcore, zippers, None)
@@ -225,6 +202,8 @@ class LocalRay:
             def NodeAffinitySchedulingStrategy(*_, **__):  # noqa: N802
                 return None
 
+    put = staticmethod(lambda value: value)
+
     def __init__(self):
         self.started = 0
 
@@ -259,7 +238,7 @@ class Handle:
 @pytest.fixture
 def local(monkeypatch):
     ray = LocalRay()
-    for module in (ray_training, ray_tuning):
+    for module in (ray_score, ray_training, ray_tuning):
         monkeypatch.setattr(module, "cluster", lambda _: nullcontext(ray))
     monkeypatch.setattr("os.chdir", lambda _: None)
     return ray
@@ -320,3 +299,63 @@ def test_a_single_training_and_a_folder_that_a_node_does_not_see(local, zippers,
     monkeypatch.setattr(ray_training, "require_shared", lambda folder: require_shared(folder / "elsewhere"))
     with pytest.raises(UsageError, match="does not see the folder"):
         train(settings(arch="padim,cnn", data=zippers, runs=tmp_path, ray="auto"))
+
+
+class FaultyStore:
+    """Application before an S3 server: denies, throttles, or is full; counts what was written."""
+
+    def __init__(self, app):
+        self.app, self.answers, self.room, self.written = app, [], float("inf"), Counter()
+
+    def __call__(self, environ, start):
+        size, name = int(environ.get("CONTENT_LENGTH") or 0), environ["PATH_INFO"].rpartition("/")[2]
+        if environ["REQUEST_METHOD"] == "PUT" and size:
+            answer = self.answers.pop() if self.answers else None
+            if answer is None and self.room <= 0:
+                answer = "507 Insufficient Storage", "XMinioStorageFull"
+            if answer is not None:
+                environ["wsgi.input"].read(size)
+                start(answer[0], [("Content-Type", "application/xml")])
+                return [f"<Error><Code>{answer[1]}</Code><Message>{answer[1]}</Message></Error>".encode()]
+            self.room -= name.startswith("part-")
+            self.written[name] += 1
+        return self.app(environ, start)
+
+
+@pytest.fixture
+def store(monkeypatch, tmp_path):
+    """A bucket `scores` of an S3 server on loopback that can be made faulty."""
+    s3fs = pytest.importorskip("s3fs")
+    moto = pytest.importorskip("moto.server")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    names = {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "DEFAULT_REGION": "us-east-1", "MAX_ATTEMPTS": "1"}
+    for name, value in {**names, "ENDPOINT_URL": f"http://{host}:{port}"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("ADCTL_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(parquet, "_FIRST_WAIT", 0.01)
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem().mkdir("scores")
+    server._server.app = found = FaultyStore(server._server.app)
+    yield found
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+def test_a_bucket_that_throttles_denies_and_fills(local, store, patchcore, zippers, alone, small_parts):
+    out = Path("s3://scores/line3")
+    store.answers = [("403 Forbidden", "AccessDenied")] * 50
+    with pytest.raises(OutputError, match=r"s3://scores/line3/scores.json cannot be written or read: .*(?i:denied)"):
+        scored(patchcore, zippers, out)
+    store.answers = [("503 Slow Down", "SlowDown")] * 8
+    store.room = 1  # part
+    with pytest.raises(OutputError, match=r"s3://scores/line3/part-.* cannot be written or read: .*StorageFull"):
+        scored(patchcore, zippers, out)
+    store.room = float("inf")
+    equal(scored(patchcore, zippers, out).rows, alone.rows)  # continues behind the parts that were written
+    parts = {name: count for name, count in store.written.items() if name.startswith("part-")}
+    assert set(parts.values()) == {1}
+    stored = ScoreSet.load(out)
+    equal(stored.rows, alone.rows)
+    assert stored.manifest["complete"]
