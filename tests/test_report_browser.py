@@ -255,6 +255,15 @@ def test_nothing_sticks_out_sideways(opened, scheme, width):
     assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_legends_cover_no_curve(opened, width):
+    opened.page.set_viewport_size({"width": width, "height": 900})
+    opened.page.wait_for_timeout(500)  # charts follow the window with a delay
+    for chart in opened.page.locator(".plot:has(.legend)").all():
+        legend, plot = (chart.locator(one).first.bounding_box() for one in (".legend", ".nsewdrag"))
+        assert legend["y"] >= plot["y"] + plot["height"] or legend["y"] + legend["height"] <= plot["y"]
+
+
 @pytest.mark.parametrize("width", [360, 390])
 def test_nothing_is_cut_on_a_telephone(opened, width):
     opened.page.set_viewport_size({"width": width, "height": 800})

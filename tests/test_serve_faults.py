@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from postgres_server import PostgresServer
+from server_process import form
 
 pytest.importorskip("fastapi")
 
@@ -146,6 +147,45 @@ def test_the_spool_is_bounded(monkeypatch):
         writer.add({"id": number}).result(5)
     assert (writer.missing, len(writer._spool)) == (9, 5)
     writer.close()
+
+
+def test_a_row_that_no_database_takes_holds_back_no_other():
+    written = []
+
+    def write(rows):
+        for row in rows:
+            row["name"].encode()
+        written.extend(row["name"] for row in rows)
+
+    writer = RowWriter(write)
+    for name in ("a", "b\ud800", "c"):
+        writer.add({"name": name})
+    writer.close()
+    assert (written, writer.missing) == (["a", "c"], 1)
+
+
+@pytest.mark.parametrize(("charset", "name"), [("unicode_escape", "x\\ud800"), ("utf-8", "a\x00b")])
+def test_no_name_of_a_client_ends_the_history(serve, charset, name):
+    client = serve()
+    body, kind = form([(name, IMAGE)])
+    answer = client.post(SCORE, content=body, headers={"Content-Type": f"{kind}; charset={charset}"})
+    assert answer.json()["history"] == {"stored": True, "missing": 0}
+    assert client.get("/v1/history").json()["verdicts"][0]["name"] in ("x\\ud800", "a\\x00b")
+
+
+def test_files_are_removed_although_the_database_is_full(serve, monkeypatch):
+    client = serve(store_images="all", keep="1h")
+    server = client.app.state.server
+    old = encode_id(int((datetime.now(UTC) - timedelta(hours=2)).timestamp() * 1000), bytes(10))
+    server.images.write(old, ".png", IMAGE)
+
+    def full(_):
+        raise DataError("database or disk is full")
+
+    monkeypatch.setattr(server.history, "remove_before", full)
+    with pytest.raises(DataError):
+        server._retention.run()
+    assert not server.images.path(old, ".png").exists()
 
 
 def test_identifiers_increase_when_the_clock_is_set_back(monkeypatch):

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from adctl.errors import UsageError
+from adctl.errors import OutputError, UsageError
 from adctl.records import CalibrationScores, Verdict
 from adctl.serve import threshold_choice, trainings
 from adctl.serve.trainings import Trainings
@@ -141,6 +141,21 @@ def test_a_training_whose_server_was_killed_counts_as_stopped(made, tmp_path):
     (tmp_path / "trainings" / "01ABC.json").write_text("{damaged")
     assert made.get("01ABC") is None
     assert made.all() == []
+
+
+def test_a_full_disk_lets_the_next_training_begin(made, monkeypatch):
+    training = made.start("line", "padim", "anna", ["slow"])
+    write = trainings.files.write_json
+
+    def full(path, _):
+        raise OutputError(f"Cannot write {path}: No space left on device.")
+
+    monkeypatch.setattr(trainings.files, "write_json", full)
+    made.stop(training.id)
+    made.close()
+    assert made.told[-1][1]["state"] == "stopped"
+    monkeypatch.setattr(trainings.files, "write_json", write)
+    assert ended(made, made.start("other", "padim", "anna", ["finished"]).id).state == "finished"
 
 
 def test_uploads_are_named_by_their_content(made):

@@ -14,7 +14,7 @@
     const palette = dark.matches ? DARK : LIGHT;
     const range = [-0.02, 1.02];
     const axis = { gridcolor: get("--line"), zerolinecolor: get("--line"), automargin: true, fixedrange: true, range };
-    for (const [id, name, x, y, side] of [["roc", "ROC", "false-alarm rate", "recall", "right"], ["pr", "Precision and recall", "recall", "precision", "left"]]) {
+    for (const [id, name, x, y] of [["roc", "ROC", "false-alarm rate", "recall"], ["pr", "Precision and recall", "recall", "precision"]]) {
       if (!$(id)) continue;
       const traces = data.curves.map((curves, index) => ({
         x: curves[id].x, y: curves[id].y, mode: "lines", name: data.names[index],
@@ -22,8 +22,9 @@
       }));
       Plotly.react(id, traces, {
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: get("--ink"), family: "system-ui, sans-serif" },
-        margin: { l: 56, r: 12, t: 44, b: 48 }, height: 380, showlegend: true, dragmode: false, title: { text: name, x: 0.02 },
-        legend: { x: side === "right" ? 0.98 : 0.02, xanchor: side, y: 0.03, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" },
+        margin: { l: 56, r: 12, t: 44, b: 48 }, height: 412, showlegend: true, dragmode: false, title: { text: name, x: 0.02 },
+        // Below the plot, where it covers no curve.
+        legend: { orientation: "h", x: 0, yref: "container", y: 0, yanchor: "bottom" },
         xaxis: { ...axis, title: { text: x } }, yaxis: { ...axis, title: { text: y } },
       }, { displayModeBar: false, responsive: true });
     }

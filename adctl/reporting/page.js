@@ -99,8 +99,8 @@
 
   function drawCurves(at) {
     const { good, bad, ink } = colours();
-    const kinds = [["roc", "ROC", "false-alarm rate", "recall", at.rate, at.recall, "right"], ["pr", "Precision and recall", "recall", "precision", at.recall, at.precision, "left"]];
-    for (const [id, name, x, y, atX, atY, side] of kinds) {
+    const kinds = [["roc", "ROC", "false-alarm rate", "recall", at.rate, at.recall], ["pr", "Precision and recall", "recall", "precision", at.recall, at.precision]];
+    for (const [id, name, x, y, atX, atY] of kinds) {
       if (!$(id)) continue;
       const line = (curve, title, style) => ({ x: curve.x, y: curve.y, mode: "lines", name: title, line: style });
       const traces = [line(data.curves[id], "images", { color: good, width: 3 })];
@@ -108,10 +108,10 @@
       if (pixel) traces.push(line(pixel, "pixels", { color: bad, width: 2, dash: "dot" }));
       if (threshold !== null) traces.push({ x: [atX], y: [atY], mode: "markers", name: "images at the threshold", marker: { size: 12, symbol: "diamond", color: ink }, cliponaxis: false });
       const range = [-0.02, 1.02];
-      // The legend is in the lower corner that a good curve does not reach.
-      const legend = { x: side === "right" ? 0.98 : 0.02, xanchor: side, y: 0.03, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)" };
+      // Below the plot, because a curve of pixels may pass through each of its corners.
+      const legend = { orientation: "h", x: 0, yref: "container", y: 0, yanchor: "bottom" };
       const titles = { title: { text: name, x: 0.02 }, legend, xaxis: { title: { text: x }, range }, yaxis: { title: { text: y }, range } };
-      Plotly.react(id, traces, layout(titles), options);
+      Plotly.react(id, traces, layout({ height: 372, ...titles }), options);
     }
   }
 

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,6 @@ class Retention:
         """Remove what is too old or too much; return the numbers of verdicts and of folders of images."""
         oldest = datetime.now(UTC) - self._age
         bound = encode_id(int(oldest.timestamp() * 1000), bytes(10))
-        verdicts = self._history.remove_before(bound)
         folders = 0
         buckets = self._images.buckets()
         for bucket in [one for one in buckets if one.name < bound[: len(one.name)]]:
@@ -69,11 +69,16 @@ class Retention:
             shutil.rmtree(bucket, ignore_errors=True)
             total -= sizes[bucket]
             folders += 1
+        # Last, because a full disk refuses it until the files are gone.
+        verdicts = self._history.remove_before(bound)
         if verdicts or folders:
             log.debug("Removed %d old verdicts and %d folders of images.", verdicts, folders)
         return verdicts, folders
 
 
 def _size(folder: Path) -> int:
-    with os.scandir(folder) as entries:
-        return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+    total = 0
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:  # another process removes files too
+        for entry in entries:
+            total += entry.stat(follow_symlinks=False).st_size
+    return total

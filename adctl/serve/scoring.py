@@ -20,6 +20,7 @@ import numpy as np
 from adctl.data import images
 from adctl.data.loader import BytesSample, LoadedImage, load_image
 from adctl.errors import ImageError
+from adctl.names import printable
 from adctl.records import ScoredImage, Verdict
 from adctl.scoring.colour_bar import ColourScale
 from adctl.scoring.heatmaps import LARGEST, map_layer, overlay
@@ -365,8 +366,11 @@ def _thumbnail(shown: images.RgbImage, height: int, width: int) -> bytes:
 
 
 def name_from(text: str | None) -> str:
-    """Return the name that a client gave, shortened; `image` if it gave none."""
-    return (text or "image")[:_NAME_LENGTH]
+    """Return the name that a client gave, shortened; `image` if it gave none.
+
+    Control characters and surrogates are escaped, because databases refuse some of them.
+    """
+    return printable(text or "image")[:_NAME_LENGTH]
 
 
 def history_row(scored: Scored, model: ServedModel, wish: Wish) -> dict[str, Any]:

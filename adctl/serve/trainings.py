@@ -28,7 +28,7 @@ import filelock
 import psutil
 
 from adctl import documents, files, run_folder
-from adctl.errors import DataError, UsageError
+from adctl.errors import DataError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -256,7 +256,13 @@ class Trainings:
         return process
 
     def _watch(self, training: Training, process: subprocess.Popen[str], lock: filelock.FileLock) -> None:
-        """Follow a training to its end."""
+        """Follow a training to its end, then let the next one begin."""
+        try:
+            self._follow(training, process)
+        finally:
+            lock.release()
+
+    def _follow(self, training: Training, process: subprocess.Popen[str]) -> None:
         output: list[str] = []
         progress: dict[str, Any] = {}
         readers = [
@@ -282,14 +288,14 @@ class Trainings:
         with process:  # closes its streams
             pass
         ended = replace(training, seconds=time.monotonic() - start, **_outcome(process, output[0], bool(asked)))
-        (self._folder / f"{training.id}.stop").unlink(missing_ok=True)
+        with suppress(OSError):
+            (self._folder / f"{training.id}.stop").unlink()
         self._publish(ended)
-        lock.release()
 
     def _publish(self, training: Training) -> None:
         try:
             self._store(training)
-        except OSError as error:
+        except OutputError as error:  # a full disk does not end the training
             log.warning("The state of the training %s cannot be written: %s", training.name, error)
         self._tell("training", asdict(training))
 
