@@ -67,7 +67,7 @@ _SOURCES = re.compile(rb'"schema": ?"adctl\.(?:run|settings|folds|grid|scores|wa
 """Schemas of JSON files that no other output replaces unasked."""
 
 _TEXT_SUFFIXES = frozenset(
-    {".html", ".htm", ".md", ".txt", ".json", ".jsonl", ".xml", ".csv", ".svg", ".tex", ".sarif"}
+    {".html", ".htm", ".md", ".txt", ".json", ".jsonl", ".xml", ".csv", ".svg", ".tex", ".sarif", ".yaml"}
 )
 _HEAD, _TAIL = 2**20, 2**16
 

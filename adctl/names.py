@@ -14,6 +14,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u206
 
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
+_ESCAPED_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
+
 _BYTES = range(0xDC80, 0xDD00)
 """Surrogates that stand for the bytes 0x80 to 0xFF."""
 
@@ -33,6 +36,16 @@ def printable(text: str, keep: str = "") -> str:
 def encodable(text: str) -> str:
     r"""Return a text that UTF-8 can encode: bytes of file names that are not UTF-8 are escaped, such as `\xfc`."""
     return _SURROGATES.sub(lambda found: _escaped(ord(found[0])), text)
+
+
+def storable(text: str) -> str:
+    """Return a text that databases can hold: surrogates and NUL are escaped; `restored` gives a path back."""
+    return _UNSTORABLE.sub(lambda found: _escaped(ord(found[0])), text)
+
+
+def restored(text: str) -> str:
+    """Return a path from a database with its bytes that are not UTF-8."""
+    return _ESCAPED_BYTE.sub(lambda found: chr(0xDC00 + int(found[1], 16)), text)
 
 
 def csv_cell(value: object) -> object:

@@ -149,21 +149,6 @@ def test_the_spool_is_bounded(monkeypatch):
     writer.close()
 
 
-def test_a_row_that_no_database_takes_holds_back_no_other():
-    written = []
-
-    def write(rows):
-        for row in rows:
-            row["name"].encode()
-        written.extend(row["name"] for row in rows)
-
-    writer = RowWriter(write)
-    for name in ("a", "b\ud800", "c"):
-        writer.add({"name": name})
-    writer.close()
-    assert (written, writer.missing) == (["a", "c"], 1)
-
-
 @pytest.mark.parametrize(("charset", "name"), [("unicode_escape", "x\\ud800"), ("utf-8", "a\x00b")])
 def test_no_name_of_a_client_ends_the_history(serve, charset, name):
     client = serve()

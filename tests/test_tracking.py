@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -272,6 +273,59 @@ def test_a_damaged_run_is_told_once_and_hides_no_other(runs, caplog):
     (runs / "d" / "run.json").write_text("{")
     assert sorted(names(queries.find_runs(runs))) == ["a", "b", "c", "e"]
     assert caplog.text.count("run.json is damaged") == 1
+
+
+def entries_of(document, place=()):
+    """The places of all values in a document."""
+    for name in document if isinstance(document, dict) else ():
+        yield (*place, name)
+        yield from entries_of(document[name], (*place, name))
+
+
+@pytest.mark.parametrize("name", ["run.json", "settings.json", "started.json", "notes.json", "lineage"])
+def test_odd_values_in_a_run_hide_no_other(tmp_path, monkeypatch, name):
+    monkeypatch.delenv(database.VARIABLE, raising=False)
+    runs = tmp_path / "runs"
+    folder, _ = make_run(runs, "odd"), make_run(runs, "good")
+    record.training_started(folder)
+    notes.tag(runs, "odd", add=["line3"])
+    add_metrics(folder, image_auroc=0.9)
+    index.rebuild(runs)
+    path = next((folder / name).iterdir()) if name == "lineage" else folder / name
+    if name == "settings.json":
+        (folder / "run.json").unlink()
+        path.write_text(json.dumps({"schema": "adctl.settings/1", "settings": {"seed": {"value": 3, "from": "flag"}}}))
+    whole = path.read_text()
+    for place in entries_of(json.loads(whole)):
+        for value in (None, [[1]], {"a": None}, "\ud800\0", float("nan"), 10**30):
+            document = json.loads(whole)
+            inside = document
+            for step in place[:-1]:
+                inside = inside[step]
+            inside[place[-1]] = value
+            path.write_text(json.dumps(document))
+            index.rebuild(runs)
+            record.changed(folder)
+            found = {row.values["name"]: row.state for row in queries.find_runs(runs, sort="-image_auroc")}
+            assert found["good"] == "finished", (place, value)
+            prune.prune(runs, prune.PruneRule(1, "image_auroc"), dry_run=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are not UTF-8")
+@pytest.mark.parametrize("place", [b"M\xfcller", b"a?b=c#d%20"])
+def test_runs_in_a_folder_of_any_name(tmp_path, monkeypatch, place):
+    monkeypatch.delenv(database.VARIABLE, raising=False)
+    runs = tmp_path / os.fsdecode(place) / "runs"
+    folder = make_run(runs, "a", category="\udcff")
+    record.training_finished(folder)
+    add_metrics(folder, image_auroc=0.9)
+    for _ in range(2):
+        (row,) = queries.find_runs(runs)
+        assert (row.folder, row.state, row.get("image_auroc")) == (folder, "finished", 0.9)
+        assert queries.find_run(runs, str(folder)).folder == folder
+        index.rebuild(runs)
+    assert index.dump(runs)[0]["category"] == "\\xff"
+    assert (runs / database.FILE).is_file()
 
 
 def test_only_what_changed_is_written(runs):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +19,7 @@ from adctl.choices import DETECTORS
 from adctl.config import LoadedSettings, TrainSettings, TuneSettings, load, names_of, validated
 from adctl.detectors.registry import detector_class
 from adctl.engine import gradient_loop
-from adctl.errors import DataError, UsageError
+from adctl.errors import DataError, OutputError, UsageError
 from adctl.tracking import database
 from adctl.tuning import objective, search, study, tune
 from adctl.tuning.search_space import search_space
@@ -166,6 +168,42 @@ def test_a_study_continues_and_refuses_another_purpose(tuned, zippers):
     with pytest.raises(UsageError, match="is about"):
         study.tune(other)
     assert (result.folder.parent / database.FILE).is_file()
+
+
+@pytest.mark.parametrize("name", [study.PAGE, study.BEST_PARAMS])
+def test_a_file_of_the_user_is_not_replaced(zippers, tmp_path, name):
+    path = tmp_path / "runs" / "study" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("train: {} # mine, for adctl\n")
+    with pytest.raises(UsageError, match="adctl did not write it"):
+        study.tune(tune_settings(data=zippers, runs=tmp_path / "runs", name="study"))
+    assert path.read_text() == "train: {} # mine, for adctl\n"
+
+
+def test_a_page_that_cannot_be_written_costs_no_settings(tuned, zippers, monkeypatch, caplog):
+    loaded, _ = tuned
+
+    def full(*_, **__):
+        raise OutputError("Cannot write tuning.html: No space left on device.")
+
+    monkeypatch.setattr(study, "write_page", full)
+    again = tune_settings(data=zippers, runs=loaded.settings.runs, name="study", final_model=False)
+    assert study.tune(again).params_file.is_file()
+    assert "page of the study is missing" in caplog.text
+
+
+def test_a_database_that_fails_within_a_study_is_an_error_with_its_reason(zippers, tmp_path, monkeypatch):
+    runs = tmp_path / "a?b={c}" / "runs"
+
+    def damage(*_):
+        with closing(sqlite3.connect(runs / database.FILE)) as connection:
+            connection.execute("DROP TABLE trial_values")
+        return [0.5]
+
+    monkeypatch.setattr(study, "evaluate", damage)
+    with pytest.raises(DataError, match=r"no such table: trial_values"):
+        study.tune(tune_settings(data=zippers, runs=runs))
+    assert [path.name for path in tmp_path.iterdir()] == [runs.parent.name]
 
 
 def test_failing_trials_are_recorded_and_the_study_goes_on(zippers, tmp_path, monkeypatch):

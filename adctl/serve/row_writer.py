@@ -116,7 +116,7 @@ class RowWriter:
         self._began = time.monotonic()
         try:
             for start in range(0, len(rows), _AT_ONCE):
-                self._write_or_drop(rows[start : start + _AT_ONCE])
+                self._write(rows[start : start + _AT_ONCE])
         except Exception as error:  # noqa: BLE001 - whatever the database does, verdicts go on
             if self._failed_at is None:
                 log.error("The history cannot be written: %s", error)  # noqa: TRY400 - a message, no traceback
@@ -129,18 +129,6 @@ class RowWriter:
             log.info("The history can be written again.")
         self._failed_at, self._reason = None, ""
         return True
-
-    def _write_or_drop(self, rows: list[Row]) -> None:
-        """Write rows; one with text that no database takes is lost, so that it does not hold back the others."""
-        try:
-            self._write(rows)
-        except UnicodeError as error:
-            if len(rows) == 1:
-                log.error("The history cannot hold a verdict: %s", error)  # noqa: TRY400 - a message, no traceback
-                self._lost += 1
-                return
-            for row in rows:
-                self._write_or_drop([row])
 
     def _keep(self, rows: list[Row]) -> None:
         self._spool.extend(rows)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, event, insert, inspect, select, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from adctl import files
@@ -118,7 +118,7 @@ def _engine(runs: str, url: str | None) -> Engine:
 
 
 def _sqlite(path: Path, synchronous: str = "NORMAL", wait: float = _WAIT_SECONDS) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": wait})
+    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": wait})
 
     def configure(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # transactions begin below, not at the driver's own discretion

@@ -32,6 +32,10 @@ Kind = Literal["calibration", "export", "scores", "report", "served", "update"]
 State = Literal["finished", "running", "interrupted"]
 
 _REMEDY = "Delete the file; 'adctl runs index' then reads the folder again."
+_LARGEST = 2**63 - 1
+"""Largest whole number of a database."""
+_ID, _DIGEST = 26, 64
+"""Most characters of an identifier and of a digest."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,26 @@ class _Started:
 
 
 @dataclass(frozen=True)
+class _Facts:
+    """Attributes of a `Run` that come from its manifest or its settings."""
+
+    arch: str
+    dataset: str
+    category: str
+    seed: int | None
+    settings: dict[str, Any]
+    finished: str = ""
+    images: int | None = None
+    seconds: float | None = None
+    energy_j: float | None = None
+    model: str = ""
+    model_sha256: str = ""
+    images_sha256: str = ""
+    version: str = ""
+    machine: str = ""
+
+
+@dataclass(frozen=True)
 class _Artifact(Artifact):
     schema: str = "adctl.artifact/1"
 
@@ -187,18 +211,24 @@ def read_run(folder: Path) -> Run:
     notes = documents.read(folder / NOTES, Notes, _REMEDY) or Notes()
     artifacts = tuple(sorted(_artifacts(folder), key=lambda one: one.id))
     identity = started.id if started else _derived_id(folder)
+    ids = [one.id for one in artifacts]
     known: dict[str, Any] = {"name": folder.name, "folder": folder.absolute(), "notes": notes, "artifacts": artifacts}
+    state: State = "finished"
     if manifest is None:
-        state: State = "running" if started and _is_training(folder, started) else "interrupted"
-        return Run(identity, state=state, started=started.time if started else "", **_wanted(folder), **known)
+        state = "running" if started and _is_training(folder, started) else "interrupted"
+    file = folder / (run_folder.SETTINGS if manifest is None else run_folder.RUN)
     try:
-        return Run(
-            identity, state="finished", started=started.time if started else "", **_of_manifest(manifest), **known
-        )
+        facts = _wanted(folder) if manifest is None else _of_manifest(manifest)
+        checked = documents.parse(json.dumps(facts, allow_nan=False), _Facts)
     except KeyError as error:
-        raise DataError(f"{folder / run_folder.RUN} is damaged: {error} is missing.", _REMEDY) from error
-    except (TypeError, AttributeError) as error:
-        raise DataError(f"{folder / run_folder.RUN} is damaged: {error}.", _REMEDY) from error
+        raise DataError(f"{file} is damaged: {error} is missing.", _REMEDY) from error
+    except (TypeError, AttributeError, ValueError) as error:
+        raise DataError(f"{file} is damaged: {error}.", _REMEDY) from error
+    digests = [checked.model_sha256, checked.images_sha256, *(one.sha256 or "" for one in artifacts)]
+    too_long = any(len(one) > _DIGEST for one in digests) or any(len(one) > _ID for one in (identity, *ids))
+    if too_long or any(abs(number or 0) > _LARGEST for number in (checked.seed, checked.images)):
+        raise DataError(f"{file} is damaged: an identifier, a digest or a number is too long.", _REMEDY)
+    return Run(identity, state=state, started=started.time if started else "", **vars(checked), **known)
 
 
 def mark_started(folder: Path) -> None:
@@ -267,8 +297,8 @@ def _of_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
     return {
         "finished": manifest["finished"],
         "arch": manifest["arch"],
-        "dataset": dataset["name"],
-        "category": dataset["category"],
+        "dataset": dataset["name"] or "",
+        "category": dataset["category"] or "",
         "seed": manifest["settings"]["seed"]["value"],
         "images": manifest["split"]["train"],
         "seconds": manifest["seconds"],

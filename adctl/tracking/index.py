@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, insert, select, update
 
 from adctl.errors import DataError
+from adctl.names import storable
 from adctl.progress import SILENT, Reporter
 from adctl.run_folder import encode_id
 from adctl.tracking import changes, database, folders, is_missing
@@ -85,7 +86,7 @@ def rebuild(runs: Path, reporter: Reporter = SILENT) -> IndexResult:
 
 def _replace_all(connection: Connection, runs: Path, found: Sequence[folders.Run]) -> None:
     """Write the runs of a folder anew; those of other folders in the same database stay."""
-    prefix = str(runs.absolute()) + "/"
+    prefix = storable(str(runs.absolute())) + "/"
     for folder in connection.execute(select(RUNS.c.folder)).scalars().all():
         if folder.startswith(prefix):
             _remove(connection, folder)

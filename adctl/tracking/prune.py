@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete
 
 from adctl import files
-from adctl.errors import UsageError
+from adctl.errors import DataError, UsageError
 from adctl.tracking import database, queries, versions
 from adctl.tracking.folders import read_run
 from adctl.tracking.schema import ARTIFACTS, RUNS
@@ -125,9 +125,11 @@ def reason_to_stay(row: RunRow) -> str:
         return f"a version of {', '.join(names)}"
     if row.state == "running":
         return "running"
-    if row.folder.is_dir() and any(one.kind == "served" for one in read_run(row.folder).artifacts):
-        return "served"
-    return ""
+    try:
+        served = row.folder.is_dir() and any(one.kind == "served" for one in read_run(row.folder).artifacts)
+    except DataError:
+        return "damaged"
+    return "served" if served else ""
 
 
 def _reason_to_keep(row: RunRow, best: set[str], parents: set[str], before: datetime) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adctl import run_folder
-from adctl.errors import UsageError, unknown_name
+from adctl.errors import DataError, UsageError, unknown_name
+from adctl.names import restored
 from adctl.tracking import conditions as sql
 from adctl.tracking import reader
 
@@ -45,16 +46,23 @@ class RunRow:
     @property
     def folder(self) -> Path:
         """Folder of the run."""
-        return Path(self.values["folder"])
+        stored = Path(self.values["folder"])
+        return stored if stored.exists() else Path(restored(self.values["folder"]))
 
     @property
     def state(self) -> str:
-        """State of the run: as stored, or `missing` if its folder is gone, or `interrupted` if its process is."""
+        """State of the run: as stored, or `missing` if its folder is gone, or `interrupted` if its process is.
+
+        It is `damaged` if its process cannot be told from its folder.
+        """
         from adctl.tracking.folders import is_run, read_run
 
         if not is_run(self.folder):
             return "missing"
-        return read_run(self.folder).state if self.values["state"] == "running" else str(self.values["state"])
+        try:
+            return read_run(self.folder).state if self.values["state"] == "running" else str(self.values["state"])
+        except DataError:
+            return "damaged"
 
 
 def find_runs(runs: Path, conditions: Sequence[str] = (), sort: str = "-id", limit: int | None = None) -> list[RunRow]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from adctl.errors import AdctlError
+from adctl.names import storable
 from adctl.tracking import DATABASE_FILE, SERVER_VARIABLE, TABLES_VERSION, changes, is_missing
 from adctl.tracking.conditions import DOCUMENTS, Dialect
 
@@ -38,7 +39,8 @@ def read(runs: Path, question: str, values: Sequence[str | float] = ()) -> list[
         AdctlError: The database cannot be opened or read.
     """
     problem = _refresh(runs)
-    found = [_parsed(row) for row in _rows(runs, question, values)]
+    stored = [storable(value) if isinstance(value, str) else value for value in values]
+    found = [_parsed(row) for row in _rows(runs, question, stored)]
     if problem:  # such as a full disk, which does not hide what the index holds
         log.warning("The index of runs is not up to date. %s", problem)
     return found

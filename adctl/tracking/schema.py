@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -14,9 +16,32 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    Text,
+    TypeDecorator,
     UniqueConstraint,
 )
+from sqlalchemy import Text as _Text
+
+from adctl.names import storable
+
+
+class Name(TypeDecorator[str]):
+    """Text that may come from outside: what no database takes in it is escaped."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
+        """Return a text for the database."""
+        del dialect
+        return None if value is None else storable(value)
+
+
+class Text(Name):
+    """Long text that may come from outside."""
+
+    impl = _Text
+    cache_ok = True
+
 
 VERSIONS = Table("adctl_version", MetaData(), Column("version_num", String(32), primary_key=True))
 """Table of the version, which Alembic fills. Optuna keeps tables of its own in the same database."""
@@ -26,23 +51,23 @@ METADATA = MetaData()
 RUNS = Table(
     "runs",
     METADATA,
-    Column("id", String(26), primary_key=True),
-    Column("name", String, nullable=False),
-    Column("folder", String, nullable=False, unique=True),
-    Column("state", String, nullable=False),
-    Column("started", String, nullable=False),
-    Column("finished", String, nullable=False),
-    Column("arch", String, nullable=False),
-    Column("dataset", String, nullable=False),
-    Column("category", String, nullable=False),
+    Column("id", Name(26), primary_key=True),
+    Column("name", Name, nullable=False),
+    Column("folder", Name, nullable=False, unique=True),
+    Column("state", Name, nullable=False),
+    Column("started", Name, nullable=False),
+    Column("finished", Name, nullable=False),
+    Column("arch", Name, nullable=False),
+    Column("dataset", Name, nullable=False),
+    Column("category", Name, nullable=False),
     Column("seed", Integer),
     Column("images", Integer),
     Column("seconds", Float),
-    Column("model", String, nullable=False),
-    Column("model_sha256", String(64), nullable=False),
-    Column("images_sha256", String(64), nullable=False),
-    Column("version", String, nullable=False),
-    Column("machine", String, nullable=False),
+    Column("model", Name, nullable=False),
+    Column("model_sha256", Name(64), nullable=False),
+    Column("images_sha256", Name(64), nullable=False),
+    Column("version", Name, nullable=False),
+    Column("machine", Name, nullable=False),
     Column("tags", JSON, nullable=False),
     Column("note", Text, nullable=False),
     Column("metrics", JSON, nullable=False),
@@ -54,13 +79,13 @@ RUNS = Table(
 ARTIFACTS = Table(
     "artifacts",
     METADATA,
-    Column("run", ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
-    Column("id", String(26), primary_key=True),
-    Column("kind", String, nullable=False),
-    Column("path", String, nullable=False),
-    Column("time", String, nullable=False),
-    Column("source", String, nullable=False),
-    Column("sha256", String(64)),
+    Column("run", Name(26), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("id", Name(26), primary_key=True),
+    Column("kind", Name, nullable=False),
+    Column("path", Name, nullable=False),
+    Column("time", Name, nullable=False),
+    Column("source", Name, nullable=False),
+    Column("sha256", Name(64)),
     Column("metrics", JSON, nullable=False),
     Column("intervals", JSON, nullable=False),
     Column("facts", JSON, nullable=False),
@@ -69,17 +94,17 @@ ARTIFACTS = Table(
 VERDICTS = Table(
     "verdicts",
     METADATA,
-    Column("id", String(26), primary_key=True),
-    Column("time", String, nullable=False),
-    Column("request", String(26), nullable=False),
-    Column("model", String, nullable=False),
-    Column("model_sha256", String(64), nullable=False),
-    Column("calibration_sha256", String(64), nullable=False),
-    Column("name", String, nullable=False),
-    Column("lot", String, nullable=False),
-    Column("part", String, nullable=False),
-    Column("client", String, nullable=False),
-    Column("verdict", String(16), nullable=False),
+    Column("id", Name(26), primary_key=True),
+    Column("time", Name, nullable=False),
+    Column("request", Name(26), nullable=False),
+    Column("model", Name, nullable=False),
+    Column("model_sha256", Name(64), nullable=False),
+    Column("calibration_sha256", Name(64), nullable=False),
+    Column("name", Name, nullable=False),
+    Column("lot", Name, nullable=False),
+    Column("part", Name, nullable=False),
+    Column("client", Name, nullable=False),
+    Column("verdict", Name(16), nullable=False),
     Column("score", Float),
     Column("p_value", Float),
     Column("probability", Float),
@@ -90,7 +115,7 @@ VERDICTS = Table(
     Column("boxes", JSON, nullable=False),
     Column("error", Text, nullable=False),
     Column("milliseconds", Float, nullable=False),
-    Column("image", String, nullable=False),
+    Column("image", Name, nullable=False),
     Column("has_map", Boolean, nullable=False),
     Index("verdicts_by_model", "model", "id"),
     Index("verdicts_by_verdict", "verdict", "id"),
@@ -104,16 +129,16 @@ VERDICTS = Table(
 REVIEWS = Table(
     "reviews",
     METADATA,
-    Column("id", String(26), primary_key=True),
-    Column("verdict_id", String(26), nullable=False),
-    Column("time", String, nullable=False),
-    Column("model", String, nullable=False),
-    Column("label", String(16), nullable=False),
-    Column("kind", String, nullable=False),
+    Column("id", Name(26), primary_key=True),
+    Column("verdict_id", Name(26), nullable=False),
+    Column("time", Name, nullable=False),
+    Column("model", Name, nullable=False),
+    Column("label", Name(16), nullable=False),
+    Column("kind", Name, nullable=False),
     Column("region", JSON),
     Column("comment", Text, nullable=False),
-    Column("reviewer", String, nullable=False),
-    Column("image", String, nullable=False),
+    Column("reviewer", Name, nullable=False),
+    Column("image", Name, nullable=False),
     Index("reviews_by_verdict", "verdict_id", "id"),
     Index("reviews_by_model", "model", "id"),
 )
@@ -125,15 +150,15 @@ REVIEWS = Table(
 SERVED = Table(
     "served",
     METADATA,
-    Column("id", String(26), primary_key=True),
-    Column("name", String, nullable=False),
+    Column("id", Name(26), primary_key=True),
+    Column("name", Name, nullable=False),
     Column("version", Integer, nullable=False),
-    Column("given", String, nullable=False),
-    Column("model", String, nullable=False),
-    Column("model_sha256", String(64), nullable=False),
+    Column("given", Name, nullable=False),
+    Column("model", Name, nullable=False),
+    Column("model_sha256", Name(64), nullable=False),
     Column("threshold", Float),
-    Column("since", String, nullable=False),
-    Column("changed_by", String, nullable=False),
+    Column("since", Name, nullable=False),
+    Column("changed_by", Name, nullable=False),
     Index("served_by_name", "name", "id"),
 )
 """Model version and threshold of each served name, one row for each change; the newest row of a name is in use.
@@ -144,23 +169,23 @@ SERVED = Table(
 KEYS = Table(
     "keys",
     METADATA,
-    Column("id", String(26), primary_key=True),
-    Column("name", String, nullable=False, unique=True),
-    Column("role", String(16), nullable=False),
-    Column("sha256", String(64), nullable=False),
-    Column("created", String, nullable=False),
-    Column("revoked", String, nullable=False),
+    Column("id", Name(26), primary_key=True),
+    Column("name", Name, nullable=False, unique=True),
+    Column("role", Name(16), nullable=False),
+    Column("sha256", Name(64), nullable=False),
+    Column("created", Name, nullable=False),
+    Column("revoked", Name, nullable=False),
 )
 """Keys of the server: the digest of each, never the key; `revoked` is empty for a valid one."""
 
 AUDIT = Table(
     "audit",
     METADATA,
-    Column("id", String(26), primary_key=True),
-    Column("time", String, nullable=False),
-    Column("who", String, nullable=False),
-    Column("action", String, nullable=False),
-    Column("target", String, nullable=False),
+    Column("id", Name(26), primary_key=True),
+    Column("time", Name, nullable=False),
+    Column("who", Name, nullable=False),
+    Column("action", Name, nullable=False),
+    Column("target", Name, nullable=False),
     Column("details", JSON, nullable=False),
 )
 """Changes on the server, each with its author."""
@@ -169,8 +194,8 @@ SPOOL = Table(
     "spool",
     METADATA,
     Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("sink", String, nullable=False),
-    Column("verdict_id", String(26), nullable=False),
+    Column("sink", Name, nullable=False),
+    Column("verdict_id", Name(26), nullable=False),
     Column("body", JSON, nullable=False),
     UniqueConstraint("sink", "verdict_id", name="spool_by_verdict"),
     Index("spool_by_sink", "sink", "number"),

@@ -18,10 +18,12 @@ from optuna.trial import TrialState
 from adctl import files
 from adctl.config import LoadedSettings, TrainSettings, names_of
 from adctl.detectors.components.shared_feature_cache import shared_features
-from adctl.errors import DataError, UsageError
+from adctl.errors import DataError, OutputError, UsageError
+from adctl.names import printable
 from adctl.progress import SILENT, Reporter
 from adctl.run_folder import RUN, SETTINGS, named_folder, new_folder
 from adctl.training.single_run import train_once
+from adctl.tuning import storage
 from adctl.tuning.objective import OBJECTIVES, Benchmark, development_benchmark, evaluate, with_values
 from adctl.tuning.page import write_page
 from adctl.tuning.ray_tuning import run_trials_on_cluster
@@ -120,14 +122,14 @@ def tune(loaded: LoadedSettings[TuneSettings], reporter: Reporter = SILENT) -> T
     Raises:
         UsageError: A setting or a range cannot be used.
         DataError: There are too few images, or no trial succeeded.
-        OutputError: The results cannot be written.
+        OutputError: The settings or the model cannot be written.
     """
     settings = loaded.settings
     _check(settings)
     search = Search.of(loaded, int(os.environ.get(_JOIN, "0")))
     training, space, name = search.training, search.space, search.name
     _check_folder(named_folder(settings.runs, name))
-    with quiet_optuna(), shared_features():
+    with quiet_optuna(), shared_features(), storage.errors(settings.runs):
         study = search.open_study()
         if not study.get_trials(deepcopy=False):
             study.enqueue_trial(search.default_params())
@@ -154,7 +156,10 @@ def tune(loaded: LoadedSettings[TuneSettings], reporter: Reporter = SILENT) -> T
     page = folder / PAGE
     with quiet_optuna():
         importances = _importances(study)
-        write_page(page, study, candidates, default, importances, significant=significant)
+        try:
+            write_page(page, study, candidates, default, importances, significant=significant)
+        except OutputError as error:  # the settings are found, and a model can be trained with them
+            log.warning("%s The page of the study is missing.", error.message)
     result = _train(loaded, training, space, chosen.params, reporter) if settings.final_model else None
     states = [trial.state for trial in study.get_trials(deepcopy=False)]
     return TuneResult(
@@ -295,7 +300,11 @@ def _check_folder(folder: Path) -> None:
     """Raise if the results of the study cannot be written, or would lie in the folder of a training."""
     if (folder / RUN).exists() or (folder / SETTINGS).exists():
         raise UsageError(f"{folder} is the run of a training.", "Choose another --name.")
-    files.require_writable([folder / PAGE])
+    targets = (folder / PAGE, folder / BEST_PARAMS)
+    for path in targets:
+        if os.path.lexists(path) and not files.is_ours(path):
+            raise UsageError(f"{path} exists already, and adctl did not write it.", "Choose another --name.")
+    files.require_writable(targets)
 
 
 def _folder(settings: TuneSettings, name: str) -> Path:
@@ -310,7 +319,8 @@ def _write_params(path: Path, settings: TuneSettings, space: SearchSpace, params
     options = {**settings.options, **values.pop("options")}
     table = {"arch": settings.arch, **values, **({"options": options} if options else {})}
     text = yaml.safe_dump({"train": table}, sort_keys=False, allow_unicode=True)
-    files.write_text(path, f"# Made by adctl tune; use it with: adctl train --config {path.name}\n{text}")
+    shown = printable(str(path))  # a line end in a path would begin a line of its own
+    files.write_text(path, f"# Made by adctl tune; use it with: adctl train --config {shown}\n{text}")
 
 
 def _train(
