@@ -36,7 +36,7 @@ from adctl.classification.predict import classify_pixels
 from adctl.classification.split import hold_out, stratified_folds
 from adctl.classification.training.cross_validation import combined
 from adctl.classification.training.train import train_classifier
-from adctl.errors import DataError, ModelFileError, UsageError
+from adctl.errors import DataError, ModelFileError, OutputError, UsageError
 from adctl.metrics.classification import classification_metrics, exact_mcnemar
 from adctl.model_file import load_model
 from adctl.records import Sample
@@ -377,6 +377,22 @@ def test_a_training_writes_a_tested_model(trained):
     assert set(trained.folds.ensembles) == {"mean", "vote", "rank"}
     stored = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert stored["metrics"]["overall"] == trained.metrics.overall
+
+
+def test_a_damaged_test_image_and_a_full_disk_cost_no_model(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OutputError("Cannot write metrics.json: No space left on device.")
+
+    for part, count in (("train", 5), ("test", 2)):
+        write_kinds(tmp_path / "data" / part, {"dot": count, "good": count}, seed=100 * count)
+    damaged = tmp_path / "data" / "test" / "dot" / "000.png"
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    monkeypatch.setattr("adctl.classification.training.train.write_results", full)
+    result = classify(tmp_path / "data", tmp_path / "runs")
+    assert result.model.is_file()
+    assert sum(kind.support for kind in result.metrics.kinds) == 3
+    assert "000.png" in caplog.text
+    assert "No space left" in caplog.text
 
 
 def test_a_loaded_classifier_gives_the_same(trained, kinds):

@@ -18,6 +18,7 @@ from adctl.engine.history import FitSettings
 from adctl.engine.lr_schedule import LearningRateSchedule
 from adctl.engine.phases import Observe, Optimize
 from adctl.engine.trainer import FitJob, fit
+from adctl.engine.training_log import FolderTrainingLog
 from adctl.errors import ModelFileError, TrainingError, UsageError
 from adctl.model_file import FORMAT, load_model
 
@@ -63,6 +64,15 @@ def test_accumulated_batches_equal_the_large_batch():
 def test_the_same_seed_gives_the_same_weights_and_another_one_does_not():
     assert torch.equal(fitted(batch_size=4)[0].value, fitted(batch_size=4)[0].value)
     assert not torch.equal(fitted(batch_size=4)[0].value, fitted(batch_size=4, seed=1)[0].value)
+
+
+def test_a_history_that_cannot_be_written_ends_no_training(tmp_path, caplog):
+    (tmp_path / "history.csv").mkdir()
+    (tmp_path / "loss.png").mkdir()
+    model, report = fitted(epochs=3, around=FitContext(training_log=FolderTrainingLog(tmp_path)))
+    assert len(report.history) == 3
+    assert model.value.abs().sum() > 0
+    assert caplog.text.count("Cannot write") == 1
 
 
 def test_history_has_an_entry_an_epoch_and_the_loss_falls():

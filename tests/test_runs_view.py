@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 from conftest import absent
@@ -72,6 +73,9 @@ def test_curves_and_lineage_of_a_run(client):
     other = client.get("/data/runs?where=name%3Db").json()["runs"][0]
     assert client.get(f"/data/runs/{other['id']}/curves").json() == {}
     assert client.get("/data/runs/NOTHING/curves").status_code == 400
+    for damaged in (b"loss\n\xff,1\n", b"loss,loss\n1,2,3\n", b"\0"):
+        (Path(other["folder"]) / "history.csv").write_bytes(damaged)
+        assert client.get(f"/data/runs/{other['id']}/curves").json() == {}
 
 
 def test_only_this_machine_by_its_own_name(client, runs):

@@ -32,6 +32,7 @@ from adctl.tracking import (
     record,
     schema,
 )
+from adctl.tracking.export import export_runs
 from adctl.tracking.lineage import lineage_of
 
 
@@ -326,6 +327,12 @@ def test_runs_in_a_folder_of_any_name(tmp_path, monkeypatch, place):
         index.rebuild(runs)
     assert index.dump(runs)[0]["category"] == "\\xff"
     assert (runs / database.FILE).is_file()
+
+
+def test_an_export_of_no_run_is_replaced_by_the_next(runs):
+    out = runs.parent / "runs.csv"
+    assert [export_runs(runs, out, ["arch=none"]), export_runs(runs, out)] == [0, 3]
+    assert out.read_text().splitlines()[1].split(",")[1] == "a"
 
 
 def test_only_what_changed_is_written(runs):

@@ -200,7 +200,7 @@ def test_a_database_that_fails_within_a_study_is_an_error_with_its_reason(zipper
             connection.execute("DROP TABLE trial_values")
         return [0.5]
 
-    monkeypatch.setattr(study, "evaluate", damage)
+    monkeypatch.setattr(search, "evaluate", damage)
     with pytest.raises(DataError, match=r"no such table: trial_values"):
         study.tune(tune_settings(data=zippers, runs=runs))
     assert [path.name for path in tmp_path.iterdir()] == [runs.parent.name]

@@ -6,6 +6,7 @@ This module knows the folder and the records, not the network.
 from __future__ import annotations
 
 import io
+import logging
 import math
 import time
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from adctl import files
 from adctl.engine.history import to_csv
+from adctl.errors import OutputError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from adctl.engine.history import Epoch
+
+log = logging.getLogger(__name__)
 
 HISTORY = "history.csv"
 PICTURE = "loss.png"
@@ -76,10 +80,11 @@ class FolderTrainingLog(TrainingLog):
         self.folder = folder
         self._undrawn: list[Epoch] = []
         self._drawn = -math.inf
+        self._failed = False
 
     def epoch(self, history: list[Epoch], preview: Preview | None) -> None:  # noqa: ARG002 - a table has no pictures
         """Rewrite the history and, if it is old, the chart."""
-        files.write_text(self.folder / HISTORY, to_csv(history))
+        self._write(HISTORY, to_csv(history).encode())
         self._undrawn = history
         if time.monotonic() - self._drawn > _DRAWN_EVERY:
             self._draw()
@@ -90,8 +95,16 @@ class FolderTrainingLog(TrainingLog):
             self._draw()
 
     def _draw(self) -> None:
-        files.write_bytes(self.folder / PICTURE, loss_picture(self._undrawn, self.folder.name))
+        self._write(PICTURE, loss_picture(self._undrawn, self.folder.name))
         self._undrawn, self._drawn = [], time.monotonic()
+
+    def _write(self, name: str, data: bytes) -> None:
+        """Write a file; one that cannot be written is no reason to end a training, and is warned of once."""
+        try:
+            files.write_bytes(self.folder / name, data)
+        except OutputError as error:
+            log.log(logging.DEBUG if self._failed else logging.WARNING, "%s", error.message)
+            self._failed = True
 
 
 def scalars(epoch: Epoch) -> dict[str, float]:

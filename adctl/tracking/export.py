@@ -10,6 +10,7 @@ from adctl import files
 from adctl.errors import UsageError
 from adctl.names import csv_cell
 from adctl.tracking import queries
+from adctl.tracking.conditions import COLUMNS, DOCUMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,7 @@ def export_runs(runs: Path, out: Path, conditions: Sequence[str] = (), *, overwr
         files.write_json(out, {"schema": "adctl.runs/1", "runs": found})
         return len(found)
     metrics = sorted({name for row in found for name in row["metrics"]})
-    columns = [name for name in (found[0] if found else ()) if name not in ("metrics", "settings", "tags")]
+    columns = [name for name in COLUMNS if name not in DOCUMENTS]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow([*columns, "tags", *metrics])

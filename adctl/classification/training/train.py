@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from adctl.classification.training.results import (
     evaluate_outcome,
     write_results,
 )
+from adctl.data.loader import load_image
 from adctl.data.roi import encode_region
 from adctl.data.split import training_digest
 from adctl.detectors.components.shared_feature_cache import shared_features
@@ -35,7 +37,7 @@ from adctl.engine.checkpoints import FOLDER as CHECKPOINTS
 from adctl.engine.checkpoints import CheckpointFolder
 from adctl.engine.context import FitContext
 from adctl.engine.device import choose_device
-from adctl.errors import UsageError, unknown_name
+from adctl.errors import ImageError, OutputError, UsageError, unknown_name
 from adctl.options import flag_name
 from adctl.progress import SILENT, Reporter
 from adctl.tracking import record
@@ -45,9 +47,11 @@ from adctl.training.augmentation import Augmentation
 from adctl.training.image_shape import choose_size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from adctl.config import LoadedSettings, TrainSettings
+    from adctl.data.preprocess import InputSpec
     from adctl.records import Sample
 
 log = logging.getLogger(__name__)
@@ -247,9 +251,12 @@ def _train_into(
         folds=folds,
         notes=prepared.notes,
     )
-    write_results(run, result, outcome)
     save_classifier(model, fitted.classifier, fitted.header)
     _write_manifest(run, loaded, prepared, result)
+    try:
+        write_results(run, result, outcome)
+    except OutputError as error:  # the model is complete
+        log.warning("%s", error.message)
     CheckpointFolder(run / CHECKPOINTS).clear(settings.keep_checkpoints)
     record.training_finished(run)
     numbers = {name: value for name, value in outcome.metrics.overall.items() if value is not None}
@@ -260,14 +267,30 @@ def _train_into(
 def _test(settings: TrainSettings, prepared: _Prepared, fitted: FittedClassifier, reporter: Reporter) -> TestOutcome:
     """Name the test images, and the images of kinds that were left out."""
     plan = prepared.plan
-    samples = (*plan.split.test, *prepared.unseen)
-    logits, distances = predict_images(
-        fitted.classifier, samples, plan.device, reporter, batch_size=settings.batch_size, workers=settings.workers
-    )
-    known = len(plan.split.test)
-    labels = np.concatenate([plan.numbers(plan.split.test), np.full(len(prepared.unseen), -1, np.int64)])
-    output = HeldOutOutput(samples, labels, logits, distances)
-    return evaluate_outcome(output, known, fitted, plan.classes)
+    tested, unseen = plan.split.test, prepared.unseen
+    predict = partial(predict_images, batch_size=settings.batch_size, workers=settings.workers)
+    try:
+        logits, distances = predict(fitted.classifier, (*tested, *unseen), plan.device, reporter)
+    except ImageError:  # the images are read again, because one that is damaged must not cost the training
+        tested, unseen = (_readable(part, fitted.classifier.input) for part in (tested, unseen))
+        if not tested:
+            raise
+        logits, distances = predict(fitted.classifier, (*tested, *unseen), plan.device, reporter)
+    labels = np.concatenate([plan.numbers(tested), np.full(len(unseen), -1, np.int64)])
+    output = HeldOutOutput((*tested, *unseen), labels, logits, distances)
+    return evaluate_outcome(output, len(tested), fitted, plan.classes)
+
+
+def _readable(samples: Sequence[Sample], spec: InputSpec) -> tuple[Sample, ...]:
+    """Return the images that can be read; the others are warned of."""
+    found = []
+    for sample in samples:
+        error = load_image(sample, spec).error
+        if error is None:
+            found.append(sample)
+        else:
+            log.warning("%s It is left out of the test.", error.message)
+    return tuple(found)
 
 
 def _augmentation(settings: TrainSettings, config: ClassifierConfig) -> Augmentation | None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from adctl import reading
 from adctl.errors import AdctlError, MissingExtraError, UsageError
 from adctl.serve import problems
 from adctl.serve.guard import LOCAL_NAMES, add_headers
@@ -167,13 +168,13 @@ def _limit(asked: Mapping[str, str]) -> int:
 
 
 def _read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """Return the columns of a `history.csv` as points; those of an absent file are empty."""
-    if not path.is_file():
+    """Return the columns of a `history.csv` as points; an absent or damaged file has none."""
+    try:
+        rows = list(csv.DictReader(reading.read_text(path).splitlines()))
+    except (OSError, ValueError, csv.Error):
         return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
     names = [name for name in (rows[0] if rows else ()) if name not in _CONSTANT]
-    curves = {name: _points([row[name] for row in rows]) for name in names}
+    curves = {name: _points([row[name] for row in rows]) for name in names if name is not None}
     return {name: points for name, points in curves.items() if len({value for _, value in points}) > 1}
 
 
