@@ -687,6 +687,8 @@ def score(
     images: StrPath | Sequence[StrPath] = (),
     *,
     model: StrPath | None = None,
+    classifier: StrPath | None = None,
+    classify: Literal["rejected", "flagged", "all"] = "rejected",
     watch: StrPath | None = None,
     watch_for: float | None = None,
     watch_idle: float | None = None,
@@ -722,6 +724,8 @@ def score(
     Args:
         images: Folders, files or glob patterns. Default: the test images.
         model: Model file, folder or name of a run, or registry of products (.toml). Default: the last model.
+        classifier: Classifier that names the defects of rejected images: file or run.
+        classify: Images that `classifier` names; flagged: also those to inspect.
         watch: Score images as they arrive in this folder, each once.
         watch_for: Stop watching after this time. Above 0. Default: until Ctrl-C.
         watch_idle: Stop watching when no image has arrived for this time. Above 0.
@@ -987,6 +991,8 @@ def bench(
 def load(
     model: StrPath | None = None,
     *,
+    classifier: StrPath | None = None,
+    classify: Literal["rejected", "flagged", "all"] = "rejected",
     runs: StrPath = "runs",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     gpu: int | None = None,
@@ -998,6 +1004,8 @@ def load(
 
     Args:
         model: Model file, folder or name of a run, or registry of products (.toml). Default: the last model.
+        classifier: Classifier that names the defects of rejected images: file or run.
+        classify: Images that `classifier` names; flagged: also those to inspect.
         runs: Folder of all runs.
         device: Device that computes.
         gpu: Number of the GPU; implies `device` cuda. At least 0.

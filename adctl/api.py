@@ -461,7 +461,7 @@ def roll_back_run(loaded: LoadedSettings[RunsRollbackSettings]) -> AcceptedVersi
 
 @from_settings(
     ScoreSettings,
-    only=("model", "runtime", "device", "gpu", "batch_size", "workers", "runs"),
+    only=("model", "runtime", "device", "gpu", "batch_size", "workers", "runs", "classifier", "classify"),
     positional=("model",),
 )
 def load(loaded: LoadedSettings[ScoreSettings]) -> Model:
@@ -477,6 +477,7 @@ def load(loaded: LoadedSettings[ScoreSettings]) -> Model:
     from adctl.tracking.models import find_model
 
     settings = loaded.settings
+    classifier = None if settings.classifier is None else find_model(settings.runs, settings.classifier)
     return Model(
         find_model(settings.runs, settings.model),
         device=settings.device,
@@ -484,4 +485,6 @@ def load(loaded: LoadedSettings[ScoreSettings]) -> Model:
         runtime=settings.runtime,
         batch_size=settings.batch_size,
         workers=settings.workers,
+        classifier=classifier,
+        classify=settings.classify,
     )

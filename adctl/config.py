@@ -550,6 +550,10 @@ class ScoreSettings(DeviceSettings, LineSettings, ModelSettings, OverwriteSettin
         None, "Model file, folder or name of a run, or registry of products (.toml).", unset="the last model"
     )
     images: Texts = INPUT((), "Folders, files or glob patterns.", argument=True, unset="the test images")
+    classifier: File | None = INPUT(None, "Classifier that names the defects of rejected images: file or run.")
+    classify: Literal["rejected", "flagged", "all"] = INPUT(
+        "rejected", "Images that --classifier names; flagged: also those to inspect."
+    )
     watch: Folder | None = INPUT(None, "Score images as they arrive in this folder, each once.")
     watch_for: Seconds | None = INPUT(None, "Stop watching after this time.", unset="until Ctrl-C")
     watch_idle: Seconds | None = INPUT(None, "Stop watching when no image has arrived for this time.")

@@ -249,6 +249,8 @@ class ScoredImage:
         p_value: Conformal p-value: at most this share of good images has such a high score; None if not calibrated.
         probability: Probability that the image is anomalous; see `adctl.thresholds.decision`. None if not calibrated.
         peak: Highest raw value of the anomaly map; None if the image could not be read.
+        kind: Kind of defect by a classifier, `unknown` for none that it knows, or None if the image was not named.
+        kind_probability: Probability of the most probable kind, 0 to 1, or None.
     """
 
     path: str
@@ -265,6 +267,8 @@ class ScoredImage:
     p_value: float | None = None
     probability: float | None = None
     peak: float | None = None
+    kind: str | None = None
+    kind_probability: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-safe dictionary with keys in the order of the attributes."""

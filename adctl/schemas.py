@@ -228,6 +228,15 @@ class ScoredPart(TypedDict):
     rows: int
 
 
+class ScoredClassifier(TypedDict):
+    """Classifier of a scored set, and the images that it named: rejected, flagged or all."""
+
+    path: str
+    sha256: str
+    named: str
+    classes: list[str]
+
+
 class Scores(TypedDict):
     """Manifest of a scored set, `scores.json`."""
 
@@ -247,6 +256,7 @@ class Scores(TypedDict):
     groups: NotRequired[dict[str, str]]
     seconds: NotRequired[float | None]
     drift: NotRequired[Drift | None]
+    classifier: NotRequired[ScoredClassifier]
     parts: NotRequired[list[ScoredPart]]
     set_aside: NotRequired[list[str]]
 

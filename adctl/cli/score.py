@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from adctl.config import ScoreSettings
-    from adctl.scoring.score import ScoreResult
+    from adctl.scoring.score import ScoreResult, TopAnomaly
     from adctl.sinks.delivery import SinkStatus
 
 ANOMALIES_FOUND = 3
@@ -123,6 +123,7 @@ def _summary(result: ScoreResult, settings: ScoreSettings) -> RenderableType:
             ("images", f"{counted} in {result.seconds:.1f} s ({result.images_per_second:.1f} images/s)"),
             *([("threshold", _thresholds(result))] if result.threshold is not None else []),
             *([("ignored", f"{len(result.ignored)} files; scores.json gives the reasons")] if result.ignored else []),
+            *([("kinds", _kinds(result))] if result.classifier is not None else []),
             ("results", f"{result.folder}: {_FILES[settings.ray is not None]}"),
             *((status.name, describe_sink(status)) for status in result.sinks),
         ]
@@ -144,8 +145,21 @@ def _rejected(result: ScoreResult) -> Iterator[RenderableType]:
     if worst:
         count = result.counts["reject"]
         title = "rejected" if count == len(worst) else f"worst {len(worst)} of {count} rejected"
-        lines = [(image.path, f"{image.score:.6g}", f"{image.p_value:.3g}") for image in worst]
-        yield rows(lines, title, "score", "p-value")
+        kinds = ("kind",) if result.classifier is not None else ()
+        lines = [(image.path, f"{image.score:.6g}", f"{image.p_value:.3g}", *_kind(image, kinds)) for image in worst]
+        yield rows(lines, title, "score", "p-value", *kinds)
+
+
+def _kind(image: TopAnomaly, kinds: tuple[str, ...]) -> Iterator[str]:
+    """Yield the name of an image if there is a column for it."""
+    for _ in kinds:
+        yield image.kind or "-"
+
+
+def _kinds(result: ScoreResult) -> str:
+    """Return how many images have each name, and the classifier."""
+    counted = ", ".join(f"{count} {kind}" for kind, count in result.kinds.items()) or "none named"
+    return f"{counted} (by {result.classifier})"
 
 
 def _to_open(result: ScoreResult, settings: ScoreSettings) -> Iterator[tuple[str, str]]:

@@ -29,7 +29,7 @@ from adctl.scoring.score import (
     ScoreSummary,
     build_manifest,
     build_result,
-    open_model,
+    open_for_scoring,
     to_row,
     wants_heatmaps,
 )
@@ -84,7 +84,7 @@ def score_sources(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SI
     folder = settings.out or model.parent / "scores" / "line"
     results = [folder / name for name in (MANIFEST, CSV, JSONL, LOG)]
     files.require_replaceable(results, overwrite=settings.overwrite, claimed=claimed_by_watch(folder))
-    runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta, settings.precision)
+    runtime = open_for_scoring(model, settings)
     start = time.perf_counter()
     owner = Owner(files.sha256_file(model), ", ".join(map(shown, settings.source)))
     with closing(Outbox(settings.runs, settings.sink)) as outbox, WatchLog(folder, owner) as watch_log:

@@ -89,6 +89,11 @@ class TorchRuntime:
             self._pipeline = CudaPipeline(self._forward, device, tf32=tf32, capture=capture)
 
     @property
+    def detector(self) -> Detector:
+        """The detector, on the device."""
+        return self._detector
+
+    @property
     def callers(self) -> int:
         """Number of threads that should call `predict` at once."""
         return 1 if self._pipeline is None or not self.fixed_graph or sharing() else CALLERS

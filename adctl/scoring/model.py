@@ -21,6 +21,7 @@ from adctl.errors import ImageError, UsageError
 from adctl.paths import StrPath
 from adctl.records import Sample, Verdict
 from adctl.scoring.heatmaps import upsample
+from adctl.scoring.naming import NamingRuntime
 from adctl.scoring.predict import predict
 from adctl.scoring.score import open_model, to_row
 from adctl.thresholds.decision import DecisionRule
@@ -50,6 +51,8 @@ class ImagePrediction:
         width: Width of the image, pixels.
         height: Height of the image, pixels.
         cells: Anomaly map [h,w] of float32 in the detector's own resolution; it covers the whole image.
+        kind: Kind of defect by the classifier, or `unknown`; None if the image was not named.
+        kind_probability: Probability of the most probable kind, 0 to 1, or None.
     """
 
     path: Path | None
@@ -61,6 +64,8 @@ class ImagePrediction:
     width: int
     height: int
     cells: NDArray[np.float32]
+    kind: str | None = None
+    kind_probability: float | None = None
 
     @cached_property
     def map(self) -> NDArray[np.float32]:
@@ -80,9 +85,11 @@ class Model:
         runtime: Name of the runtime; `auto` chooses the fastest runtime that was verified against PyTorch.
         batch_size: Number of images in a batch; `auto` chooses it for the device.
         workers: Number of threads that read images.
+        classifier: Model file of a classifier that names the defects; None names none.
+        classify: Images that it names: `rejected`, `flagged` (also those to inspect) or `all`.
 
     Raises:
-        UsageError: The device or the runtime does not exist here.
+        UsageError: The device or the runtime does not exist here, or the classifier does not go with the model.
         ModelFileError: The file cannot be used.
         MissingExtraError: The runtime is not installed.
     """
@@ -96,9 +103,13 @@ class Model:
         runtime: str = "auto",
         batch_size: int | str = "auto",
         workers: int = 2,
+        classifier: StrPath | None = None,
+        classify: str = "rejected",
     ) -> None:
         self.path = Path(path)
         self._runtime: Runtime = open_model(self.path, device, gpu, runtime)
+        if classifier is not None:
+            self._runtime = NamingRuntime(self._runtime, Path(classifier), classify)
         self._rule = DecisionRule(self.calibration) if self.calibration else None
         self._batch_size = batch_size
         self._workers = workers
@@ -174,6 +185,8 @@ class Model:
             width=predicted.item.width,
             height=predicted.item.height,
             cells=predicted.anomaly_map,
+            kind=row.kind,
+            kind_probability=row.kind_probability,
         )
 
 

@@ -143,7 +143,7 @@ def _schema(pyarrow: Any) -> Any:
     text, number, count = pyarrow.string(), pyarrow.float64(), pyarrow.int64()
     box = pyarrow.struct([*((name, count) for name in ("x", "y", "width", "height")), ("peak", number)])
     kinds = {"score": number, "threshold": number, "boxes": pyarrow.list_(box), "width": count, "height": count}
-    kinds |= dict.fromkeys(("p_value", "probability", "peak"), number)
+    kinds |= dict.fromkeys(("p_value", "probability", "peak", "kind_probability"), number)
     return pyarrow.schema([(name, kinds.get(name, text)) for name in ScoredImage.__slots__])
 
 

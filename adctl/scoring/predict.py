@@ -16,6 +16,7 @@ from adctl.data.preprocess import map_to_image
 from adctl.data.tiling import Stitcher, Tiling
 from adctl.engine.batch_size import starting_batch_size
 from adctl.records import CalibrationScores
+from adctl.scoring.naming import NamingRuntime
 from adctl.threads import map_ordered
 from adctl.thresholds.drift import input_ranges
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from adctl.records import Sample
     from adctl.runtimes.base import Runtime
-
+    from adctl.scoring.naming import DefectName
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +41,14 @@ class PredictedImage:
         score: Raw score; None for an unreadable image.
         anomaly_map: Raw anomaly map [h,w] of float32 that covers the original image; None for an unreadable image.
         inputs: Statistics of the image, as from `measure_input`; empty for an unreadable image.
+        name: Name of the defect by a classifier; None if the image was not named.
     """
 
     item: LoadedImage
     score: float | None
     anomaly_map: NDArray[np.float32] | None
     inputs: tuple[float, ...] = ()
+    name: DefectName | None = None
 
     @property
     def peak(self) -> float | None:
@@ -112,18 +115,29 @@ def predict_loaded(runtime: Runtime, items: Sequence[LoadedImage], batch_size: i
         return [PredictedImage(item, None, None) for item in items]
     inputs = [measure_input(item) if item.inputs is None else item.inputs for item in readable]
     output = runtime.predict(stack_pixels(readable))
-    results = iter(zip(output.scores, output.maps, inputs, strict=True))
+    results = iter(zip(output.scores, output.maps, inputs, _names(runtime, readable, output.scores), strict=True))
     return [
         PredictedImage(item, None, None) if item.error is not None else _whole(runtime, item, *next(results))
         for item in items
     ]
 
 
+def _names(
+    runtime: Runtime, items: Sequence[LoadedImage], scores: Sequence[float] | NDArray[np.float64]
+) -> list[DefectName | None]:
+    return runtime.names(items, scores) if isinstance(runtime, NamingRuntime) else [None] * len(items)
+
+
 def _whole(
-    runtime: Runtime, item: LoadedImage, score: np.float64, values: NDArray[np.float32], inputs: tuple[float, ...]
+    runtime: Runtime,
+    item: LoadedImage,
+    score: np.float64,
+    values: NDArray[np.float32],
+    inputs: tuple[float, ...],
+    name: DefectName | None,
 ) -> PredictedImage:
     anomaly_map = map_to_image(values, runtime.input, item.height, item.width)
-    return PredictedImage(item, float(score), anomaly_map, inputs)
+    return PredictedImage(item, float(score), anomaly_map, inputs, name)
 
 
 def _predict_tiles(runtime: Runtime, item: LoadedImage, batch_size: int) -> PredictedImage:
@@ -138,7 +152,8 @@ def _predict_tiles(runtime: Runtime, item: LoadedImage, batch_size: int) -> Pred
         for score, values in zip(output.scores, output.maps, strict=True):
             stitcher.add(float(score), values)
     score, anomaly_map = stitcher.result()
-    return PredictedImage(replace(item, whole=None), score, anomaly_map, inputs)
+    (name,) = _names(runtime, [item], [score])
+    return PredictedImage(replace(item, whole=None), score, anomaly_map, inputs, name)
 
 
 @dataclass(frozen=True)

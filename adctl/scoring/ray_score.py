@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import deque
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +27,10 @@ from adctl.ray_cluster import Caller, Lost, Pool, Worker, cluster
 from adctl.records import ScoredImage, Verdict
 from adctl.runtimes.auto_select import EXPORTS, files_of, read_parity_records
 from adctl.scoring.parquet import Place, from_parquet, to_parquet
-from adctl.scoring.score import ScoreSummary, open_model, scored_rows
+from adctl.scoring.score import ScoreSummary, open_for_scoring, scored_rows
 from adctl.scoring.score import score as score_images
 from adctl.scoring.score_set import MANIFEST, manifest_of
+from adctl.tracking.models import find_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,6 +50,7 @@ TRIES = 3
 _PART_TRIES = 2
 _NODE_LOSSES = 3
 """Nodes that may be lost with a part in work before it counts as the cause."""
+_CLASSIFIER = "adctl-classifier.safetensors"
 
 Scored = tuple[ScoredImage, tuple[float, ...]]
 """Row of an image, and its statistics."""
@@ -73,14 +75,9 @@ class Scorer(Worker):
         self._folder = tempfile.TemporaryDirectory(prefix="adctl-ray-")
         for name, data in bundle.items():
             (Path(self._folder.name) / name).write_bytes(data)
-        self._runtime = open_model(
-            Path(self._folder.name) / model,
-            settings.device,
-            settings.gpu,
-            settings.runtime,
-            settings.tta,
-            settings.precision,
-        )
+        if settings.classifier is not None:
+            settings = replace(settings, classifier=Path(self._folder.name) / _CLASSIFIER)
+        self._runtime = open_for_scoring(Path(self._folder.name) / model, settings)
 
     def score(self, samples: Sequence[Sample], name: str | None) -> list[Scored]:
         """Score images; write their rows as a part of this name unless it is None.
@@ -252,7 +249,7 @@ class _Run:
         self._place = place
         self._threshold = calibration.threshold if calibration else None
         self.set_aside: list[str] = []
-        bundle = ray.put({path.name: path.read_bytes() for path in _files_of(model)})
+        bundle = ray.put({path.name: path.read_bytes() for path in _files_of(model)} | _classifier(settings))
         gpu = 0.0 if settings.device == "cpu" else settings.ray_gpu
         self._pool: Pool[_Task] = Pool(ray, Scorer, (bundle, model.name, settings), cpus=settings.ray_cpus, gpu=gpu)
         self._waiting: list[_Task] = []
@@ -318,6 +315,13 @@ class _Run:
 def _send(scorer: Any, task: _Task) -> Any:
     samples, name = task.part.samples, task.part.name
     return scorer.score.remote(*((samples, name) if task.index is None else ([samples[task.index]], None)))
+
+
+def _classifier(settings: ScoreSettings) -> dict[str, bytes]:
+    """Return the file of the classifier by its name in the bundle; empty without one."""
+    if settings.classifier is None:
+        return {}
+    return {_CLASSIFIER: find_model(settings.runs, settings.classifier).read_bytes()}
 
 
 def _files_of(model: Path) -> list[Path]:

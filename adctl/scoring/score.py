@@ -13,9 +13,9 @@ import logging
 import math
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -38,6 +38,7 @@ from adctl.scoring.colour_bar import ColourScale
 from adctl.scoring.heatmap_names import HeatmapNames
 from adctl.scoring.heatmaps import LARGEST, boxes_from_map, heatmap_picture
 from adctl.scoring.map_file import MAPS
+from adctl.scoring.naming import NamingRuntime, classifier_facts, with_classifier
 from adctl.scoring.png import encode_png
 from adctl.scoring.predict import PredictedImage, predict
 from adctl.scoring.score_set import CSV, JSONL, MANIFEST, ScoreRow, ScoreSet, ScoreWriter, claimed_files, folder_lock
@@ -80,6 +81,7 @@ class TopAnomaly:
         p_value: Conformal p-value; None if the model is not calibrated.
         probability: Probability that the image is anomalous; None if the model is not calibrated.
         verdict: Verdict on the image.
+        kind: Kind of defect by the classifier; None if the image was not named.
     """
 
     path: str
@@ -87,6 +89,7 @@ class TopAnomaly:
     p_value: float | None
     probability: float | None
     verdict: Verdict
+    kind: str | None = None
 
 
 DRIFTED = "These images differ from the images used for the calibration:"
@@ -117,6 +120,8 @@ class ScoreResult:
         strangest: The ten images with the highest scores, the highest first.
         report: Report of these scores, if one was written.
         sinks: State of each sink at the end.
+        classifier: Model file of the classifier, or None.
+        kinds: Number of images with each name that the classifier gave, the most frequent first.
     """
 
     model: Path
@@ -132,6 +137,8 @@ class ScoreResult:
     strangest: tuple[TopAnomaly, ...]
     report: Path | None = None
     sinks: tuple[SinkStatus, ...] = ()
+    classifier: Path | None = None
+    kinds: dict[str, int] = field(default_factory=dict)
 
     @property
     def images_per_second(self) -> float:
@@ -222,7 +229,7 @@ def score_samples(
     else:
         files.require_writable([model.parent / "scores" / "run"])
     with reporter.stage("opening the model"):
-        runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta, settings.precision)
+        runtime = open_for_scoring(model, settings)
     warn_of_depth(samples, runtime.input.bit_depth)
     warn_of_colours(samples)
     calibration = runtime.header.calibration
@@ -317,7 +324,7 @@ def _job(settings: ScoreSettings, manifest: dict[str, Any], samples: Sequence[Sa
         return stat.st_size, stat.st_mtime_ns
 
     images = [(sample.key, str(sample.path), sample.label, str(sample.mask), *state(sample.path)) for sample in samples]
-    known = [manifest[name] for name in ("model", "views", "runtime")]
+    known = [manifest[name] for name in ("model", "views", "runtime", "classifier") if name in manifest]
     written = [wants_heatmaps(settings), settings.draw, settings.maps]
     return hashlib.sha256(json.dumps([known, written, images]).encode()).hexdigest()
 
@@ -335,6 +342,7 @@ class ScoreSummary:
         self, calibration: Calibration | None, window: int | None = None, significance: float = drift.SIGNIFICANT
     ) -> None:
         self.counts = {str(verdict): 0 for verdict in Verdict}
+        self.kinds: Counter[str] = Counter()
         self._calibration = calibration
         self._significance = significance
         self._recent: deque[tuple[float, bool, tuple[float, ...]]] = deque(maxlen=window)
@@ -345,9 +353,11 @@ class ScoreSummary:
         self.counts[row.verdict] += 1
         if row.score is None:
             return
+        if row.kind is not None:
+            self.kinds[row.kind] += 1
         if row.label in (None, GOOD):  # known defects must not count as drift
             self._recent.append((row.score, row.verdict is Verdict.REJECT, inputs or _UNKNOWN_INPUTS))
-        anomaly = TopAnomaly(row.path, row.score, row.p_value, row.probability, row.verdict)
+        anomaly = TopAnomaly(row.path, row.score, row.p_value, row.probability, row.verdict, row.kind)
         entry = (row.score, -sum(self.counts.values()), anomaly)  # of two equal scores, the earlier image wins
         (heapq.heappush if len(self._highest) < _MAX_TOP else heapq.heappushpop)(self._highest, entry)
 
@@ -407,7 +417,20 @@ def build_result(
         method=f"{calibration.method} {calibration.level:.4g}" if calibration else None,
         drift=summary.drift(),
         strangest=summary.top_anomalies(),
+        classifier=runtime.path if isinstance(runtime, NamingRuntime) else None,
+        kinds=dict(summary.kinds.most_common()),
     )
+
+
+def open_for_scoring(model: Path, settings: ScoreSettings) -> Runtime:
+    """Open a model, and the classifier of the settings; see `open_model` and `with_classifier`.
+
+    Raises:
+        AdctlError: As from these two.
+    """
+    tta, precision = settings.tta, settings.precision
+    runtime = open_model(model, settings.device, settings.gpu, settings.runtime, tta, precision)
+    return with_classifier(runtime, settings)
 
 
 def open_model(
@@ -569,6 +592,8 @@ def to_row(predicted: PredictedImage, rule: DecisionRule | None) -> ScoredImage:
         width=item.width,
         height=item.height,
         peak=predicted.peak,
+        kind=predicted.name.kind if predicted.name else None,
+        kind_probability=predicted.name.probability if predicted.name else None,
     )
     if rule is None or calibration is None:
         return row
@@ -663,4 +688,5 @@ def build_manifest(
         "ignored": [{"path": str(item.path), "reason": item.reason} for item in ignored],
         "settings": loaded.table(),
         "environment": run_folder.environment(),
+        **classifier_facts(runtime),
     }

@@ -46,7 +46,7 @@ CSV = "results.csv"
 JSONL = "results.jsonl"
 COLUMNS = (
     *("path", "key", "label", "score", "p_value", "probability", "threshold", "verdict"),
-    *("boxes", "peak", "width", "height", "error"),
+    *("boxes", "peak", "width", "height", "error", "kind", "kind_probability"),
 )
 
 _KINDS = {"maps": "f", "rows": "i", "sizes": "i"}

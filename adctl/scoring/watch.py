@@ -40,7 +40,7 @@ from adctl.scoring.score import (
     ScoreSummary,
     build_manifest,
     build_result,
-    open_model,
+    open_for_scoring,
     scored_rows,
     wants_heatmaps,
 )
@@ -270,7 +270,7 @@ def watch(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = SILENT) ->
     results = [folder / name for name in (MANIFEST, CSV, JSONL, LOG, COMMISSIONING)]
     files.require_replaceable(results, overwrite=settings.overwrite, claimed=claimed_by_watch(folder))
     log.debug("Model %s.", model)
-    runtime = open_model(model, settings.device, settings.gpu, settings.runtime, settings.tta, settings.precision)
+    runtime = open_for_scoring(model, settings)
     start = time.perf_counter()
     owner = Owner(files.sha256_file(model), str(watched))
     with closing(Outbox(settings.runs, settings.sink)) as outbox, WatchLog(folder, owner) as watch_log:

@@ -129,8 +129,19 @@ class Backbone(nn.Module):
         if not self.margin:
             return self._features(images)
         levels = self._features(F.pad(images, (self.margin,) * 4, mode="replicate"))
+        return self.without_margin(dict(zip(self.levels, levels, strict=True)))
+
+    def without_margin(self, levels: Mapping[int, Tensor]) -> list[Tensor]:
+        """Return the maps of this backbone's levels, finest first, without the cells beyond the border of the image.
+
+        Args:
+            levels: Feature maps [B,C,h,w] by the index of their level.
+        """
+        found = [levels[level] for level in self.levels]
+        if not self.margin:
+            return found
         rings = [self.margin // stride for stride in self.strides]
-        return [level[..., ring:-ring, ring:-ring] for level, ring in zip(levels, rings, strict=True)]
+        return [level[..., ring:-ring, ring:-ring] for level, ring in zip(found, rings, strict=True)]
 
     def _features(self, images: Tensor) -> list[Tensor]:
         """Return the levels of normalised images."""

@@ -1,0 +1,151 @@
+"""Verdict and name together: a classifier names the images that a detector rejects."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import check_document, settings
+from test_classifier import write_kinds
+
+import adctl
+from adctl.classification.model_file import load_classifier
+from adctl.classification.predict import classify_pixels
+from adctl.config import LoadedSettings, ScoreSettings, names_of, validated
+from adctl.data.loader import load_image, stack_pixels
+from adctl.errors import ModelFileError, UsageError
+from adctl.model_file import load_model, save_model
+from adctl.records import Sample, Verdict
+from adctl.scoring.naming import NAMED, NamingRuntime
+from adctl.scoring.score import open_model, score
+from adctl.scoring.tta import with_views
+from adctl.training.single_run import train_once
+
+SIDE = 64
+
+
+class World:
+    """A detector, a classifier, and images of both known kinds and of one that the classifier has never seen."""
+
+    def __init__(self, folder: Path) -> None:
+        from adctl.classification.training.train import train_classifier
+
+        self.runs = folder / "runs"
+        known = write_kinds(folder / "kinds", {"dot": 10, "good": 14, "stripe": 10})
+        write_kinds(folder / "parts" / "train", {"good": 16}, seed=9000)
+        self.images = write_kinds(folder / "parts" / "test", {"dot": 3, "good": 5, "stripe": 3}, seed=5000)
+        common = {"runs": self.runs, "image_size": SIDE}
+        self.model = train_once(settings(arch="padim", data=folder / "parts", name="line", **common)).model
+        self.kinds = train_classifier(settings(task="classify", data=known, name="kinds", epochs=None, **common)).model
+
+    def score(self, out: Path | None = None, **values: Any):
+        given = {"model": self.model, "images": [str(self.images)], "classifier": self.kinds, "out": out, **values}
+        given = {"device": "cpu", "runtime": "torch", "heatmaps": False, "runs": self.runs, **given}
+        return score(LoadedSettings(validated(ScoreSettings, given), dict.fromkeys(names_of(ScoreSettings), "test")))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    return World(tmp_path_factory.mktemp("naming"))
+
+
+def names_alone(world: World, paths: list[str]) -> list[str]:
+    """Return the names that the classifier alone gives."""
+    from adctl.classification.decision import decide
+
+    classifier, header = load_classifier(world.kinds)
+    pixels = stack_pixels([load_image(Sample(Path(path), path), classifier.input) for path in paths])
+    logits, distances = classify_pixels(classifier, pixels, torch.device("cpu"))
+    return decide(header.decision, logits, distances).names(header.classes)
+
+
+def test_rejected_images_get_the_name_that_the_classifier_alone_gives(world, tmp_path):
+    result = world.score(tmp_path / "out")
+    rejected = [row for row in result.rows if row.verdict is Verdict.REJECT]
+    assert len(rejected) >= 5
+    assert [row.kind for row in rejected] == names_alone(world, [row.path for row in rejected])
+    assert {row.kind for row in rejected} >= {"dot", "stripe"}
+    assert all(0 <= row.kind_probability <= 1 for row in rejected)
+    assert all(row.kind is None for row in result.rows if row.verdict is not Verdict.REJECT)
+    assert sum(result.kinds.values()) == len(rejected)
+    with (tmp_path / "out" / "results.csv").open(newline="", encoding="utf-8") as stream:
+        assert [line["kind"] or None for line in csv.DictReader(stream)] == [row.kind for row in result.rows]
+    manifest = json.loads((tmp_path / "out" / "scores.json").read_text("utf-8"))
+    assert manifest["classifier"]["classes"] == ["dot", "good", "stripe"]
+    check_document(manifest, "scores.json")
+
+
+def test_one_pass_two_passes_and_another_size_give_the_same_names(world, tmp_path):
+    runtime = open_model(world.model, "cpu", None, "torch")
+    shared = NamingRuntime(runtime, world.kinds, "all")
+    assert shared.shares
+    items = [load_image(Sample(path, path.name), shared.input) for path in sorted(world.images.rglob("*.png"))]
+    scores = shared.predict(stack_pixels(items)).scores
+    once = shared.names(items, scores)
+    shared._shared = None
+    twice = shared.names(items, scores)
+    assert [name.kind for name in once] == [name.kind for name in twice]
+    assert [name.probability for name in once] == pytest.approx([name.probability for name in twice], abs=1e-4)
+    other = classifier_of_other_size(world, tmp_path)
+    assert not NamingRuntime(runtime, other, "all").shares
+    again = world.score(classifier=other, classify="all")
+    assert [row.kind for row in again.rows] == [row.kind for row in world.score(classify="all").rows]
+
+
+def classifier_of_other_size(world: World, folder: Path) -> Path:
+    """Return a copy of the classifier whose input has another format, in which square images are the same."""
+    from dataclasses import replace
+
+    from adctl.classification.model_file import save_classifier
+
+    classifier, header = load_classifier(world.kinds)
+    path = folder / "other.safetensors"
+    save_classifier(path, classifier, replace(header, config={**header.config, "image_size": SIDE, "resize": "pad"}))
+    return path
+
+
+def test_other_weights_share_no_pass(world, tmp_path):
+    detector, header = load_model(world.model)
+    with torch.no_grad():
+        next(iter(detector.backbone.network.parameters())).add_(0.01)
+    save_model(tmp_path / "model.safetensors", detector, header)
+    runtime = open_model(tmp_path / "model.safetensors", "cpu", None, "torch")
+    assert not NamingRuntime(runtime, world.kinds, "rejected").shares
+
+
+def test_views_name_by_a_second_pass(world):
+    runtime = with_views(open_model(world.model, "cpu", None, "torch"), ["hflip"])
+    assert not NamingRuntime(runtime, world.kinds, "rejected").shares
+    assert NAMED["rejected"] < NAMED["flagged"] < NAMED["all"]
+
+
+def test_python_gives_verdict_and_name(world):
+    model = adctl.load(str(world.model), classifier=world.kinds, classify="all", device="cpu", runtime="torch")
+    image = min((world.images / "dot").glob("*.png"))
+    assert model.predict(image).kind == names_alone(world, [str(image)])[0]
+
+
+def test_a_detector_is_no_classifier_and_the_reverse(world):
+    with pytest.raises(ModelFileError, match="no classifier, but a detector"):
+        world.score(classifier=world.model)
+    with pytest.raises(ModelFileError, match="is a classifier"):
+        world.score(model=world.kinds)
+    with pytest.raises(UsageError, match="needs a classifier"):
+        world.score(classifier=None, classify="all")
+
+
+def test_a_model_without_threshold_names_all_or_nothing(world, tmp_path, caplog):
+    from dataclasses import replace
+
+    detector, header = load_model(world.model)
+    save_model(tmp_path / "model.safetensors", detector, replace(header, calibration=None))
+    with pytest.raises(UsageError, match="rejects no image"):
+        world.score(model=tmp_path / "model.safetensors")
+    with caplog.at_level(logging.ERROR):
+        result = world.score(model=tmp_path / "model.safetensors", classify="all")
+    assert all(row.kind is not None for row in result.rows)
