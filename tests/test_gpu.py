@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -179,3 +180,28 @@ def test_the_script_runs_each_check_apart_and_keeps_failures(tmp_path, monkeypat
     assert result["passed"] is False
     assert result["error"]
     assert gpu._verdict({"passed": None}) == "not measured"
+
+
+def test_the_script_ends_in_time_and_goes_on_with_what_is_left(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import gpu
+
+    started = []
+
+    def child(name, out, seconds):
+        started.append((name, round(seconds)))
+        if name == "disk":
+            return gpu.TIMEOUT  # the run ends
+        (out / f"{name}.json").write_text('{"passed": true, "seconds": 1}')
+        return ""
+
+    monkeypatch.setattr(gpu, "_run_child", child)
+    gpu.run_all(["fit_speed", "disk"], tmp_path, time.monotonic() + 60)
+    gpu.run_all(["parity"], tmp_path, time.monotonic() + 1)
+
+    assert started == [("fit_speed", 60), ("disk", 60)]
+    assert [file.name for file in tmp_path.iterdir()] == ["fit_speed.json"]
+    monkeypatch.setattr(gpu, "card", lambda: {"card": "none"})
+    summary = gpu.write_summary(tmp_path)
+    assert summary["fit_speed"]["passed"] is True
+    assert "the same command goes on" in summary["parity"]["reason"]
