@@ -915,7 +915,7 @@ class RunsViewSettings(RunsSettings):
     "adctl serve zip=runs/line3 --models runs --port 8000",
     "adctl serve line3 --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem",
 )
-class ServeSettings(RunsSettings):
+class ServeSettings(LineSettings, RunsSettings):
     """Settings of `adctl serve`."""
 
     model: Texts = INPUT(

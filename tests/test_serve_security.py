@@ -58,6 +58,8 @@ ALLOWED = {
     ("POST", "/api/test_image"): "score",
     ("GET", "/api/status"): "score",
     ("GET", "/metrics"): "score",
+    ("GET", "/v1/line"): "score",
+    ("POST", "/v1/line/cam/trigger"): "score",
     ("GET", "/v1/history"): "review",
     ("GET", "/v1/history/01M8H72GJ2GQ72TTZ1WF26W9RE/image"): "review",
     ("GET", "/v1/reviews"): "review",

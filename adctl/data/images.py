@@ -272,6 +272,12 @@ def write_png(path: Path, rgb: RgbImage, *, mark: bool = False) -> None:
     files.write_bytes(path, files.mark_png(encoded.tobytes()) if mark else encoded.tobytes())
 
 
+def to_png(image: NDArray[np.uint8]) -> bytes:
+    """Return an image [H,W] or RGB [H,W,3] as a PNG file."""
+    _, encoded = cv2.imencode(".png", image if image.ndim == _GREY else cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    return encoded.tobytes()
+
+
 def read_stored(path: Path, data: bytes | None = None) -> StoredImage:
     """Decode an image in its stored number type: grey, or colour in BGR order.
 

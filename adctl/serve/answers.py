@@ -229,6 +229,35 @@ class AuditPage(BaseModel):
     entries: list[AuditEntry]
 
 
+class SourceState(BaseModel):
+    """Source of parts."""
+
+    name: str
+    address: str
+    state: str
+
+
+class SinkState(BaseModel):
+    """Sink of verdicts."""
+
+    name: str
+    delivered: int
+    waiting: int
+    expired: int
+    failures: int
+    error: str
+    median_ms: float | None
+    p95_ms: float | None
+    max_ms: float | None
+
+
+class LineState(BaseModel):
+    """Sources and sinks of the server."""
+
+    sources: list[SourceState]
+    sinks: list[SinkState]
+
+
 class Session(BaseModel):
     """Caller of the request."""
 

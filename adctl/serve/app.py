@@ -27,6 +27,7 @@ _ROUTERS = (
     "adctl.serve.threshold_routes:router",
     "adctl.serve.training_routes:router",
     "adctl.serve.candidate_routes:router",
+    "adctl.serve.line_routes:router",
     "adctl.serve.history_routes:router",
     "adctl.serve.review_routes:router",
     "adctl.serve.system_routes:router",

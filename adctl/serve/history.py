@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Select, Table
 
+    from adctl.sinks.delivery import Outbox
+
 NEAR = 0.05
 """Largest p-value of a near miss: an image that is good, but stranger than most."""
+
+MESSAGE = "message"
+"""Name in a row of what sinks are sent; no column."""
 
 _INSERTS = {
     "sqlite": sqlite.insert(VERDICTS).on_conflict_do_nothing(),
@@ -66,13 +71,15 @@ class History:
 
     Args:
         runs: Folder of the runs, with the database.
+        outbox: Sinks, whose messages are written together with the verdicts; None for none.
 
     Raises:
         AdctlError: The database cannot be opened.
     """
 
-    def __init__(self, runs: Path) -> None:
+    def __init__(self, runs: Path, outbox: Outbox | None = None) -> None:
         self._runs = runs
+        self._outbox = outbox
         self.ids = IncreasingIds(self._last_id())
         self._writer = RowWriter(self._insert_verdicts)
 
@@ -96,8 +103,24 @@ class History:
     # ---- verdicts
 
     def _insert_verdicts(self, rows: Sequence[Row]) -> None:
+        messages = [row[MESSAGE] for row in rows if MESSAGE in row]
+        columns = [{name: value for name, value in row.items() if name != MESSAGE} for row in rows]
         with database.durable_transaction(self._runs) as connection:
-            connection.execute(_INSERTS[connection.dialect.name], list(rows))
+            connection.execute(_INSERTS[connection.dialect.name], columns)
+            if self._outbox is not None:
+                self._outbox.add(connection, messages)
+        if self._outbox is not None:
+            self._outbox.wake()
+
+    def requests_of(self, clients: Sequence[str]) -> set[str]:
+        """Return the identifiers of the requests of some clients.
+
+        Raises:
+            AdctlError: The database cannot be read.
+        """
+        query = select(VERDICTS.c.request).where(VERDICTS.c.client.in_(clients), VERDICTS.c.request != "")
+        with self._reading() as connection:
+            return set(connection.execute(query).scalars())
 
     def find(self, filters: Filters, cursor: str | None, limit: int) -> tuple[list[Row], str | None]:
         """Return verdicts, the newest first, each with its newest review, and the cursor of the next page.

@@ -8,6 +8,7 @@ import os
 import socket
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -17,6 +18,7 @@ from adctl import files
 from adctl.errors import AdctlError
 from adctl.serve.server import END_SECONDS, ServeResult, serve_on
 from adctl.serve.state import Server
+from adctl.sinks.opening import open_sinks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +39,8 @@ def run_processes(settings: ServeSettings, listening: socket.socket, address: st
         AdctlError: A setting is not valid, or no process could start.
     """
     began = time.monotonic()
-    Server(settings).stop()  # refuses wrong settings here, and makes the tables and the secret of sessions
+    open_sinks(settings.sink)
+    Server(replace(settings, sink=())).stop()  # refuses wrong settings, and makes the tables and the secret of sessions
     log.info("Listening on %s with %d processes. Press Ctrl-C to stop.", address, settings.workers)
     with tempfile.TemporaryDirectory(prefix="adctl-") as folder:
         metrics, events = (files.make_folder(Path(folder, name)) for name in ("metrics", "events"))

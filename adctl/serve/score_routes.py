@@ -40,9 +40,6 @@ _PATIENCE = 2.0
 _SHORT = 0.1
 """Seconds of a request during which nobody looks whether the client has left, which costs more than it saves."""
 
-_TOLD = ("id", "time", "model", "name", "lot", "part", "verdict", "score", "threshold", "p_value", "image")
-"""Columns of a verdict that its event has."""
-
 _GONE = 499
 """Status of a request whose client has left; nobody reads it."""
 
@@ -262,7 +259,5 @@ async def _record(server: Server, model: ServedModel, results: list[Scored], wis
     await asyncio.wait(waiting, timeout=_PATIENCE)
     for future, one in zip(waiting, results, strict=True):
         one.stored = future.done() and future.result()
-        entry = one.entry or {}
-        server.telemetry.count_verdict(model.name, entry["verdict"])
-        server.events.publish(one.id, "verdict", {key: entry[key] for key in _TOLD})
+        server.count(one, model.name)
     return all(one.stored for one in results)

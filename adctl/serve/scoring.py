@@ -18,29 +18,36 @@ import cv2
 import numpy as np
 
 from adctl.data import images
-from adctl.data.loader import BytesSample, LoadedImage, load_image
+from adctl.data.loader import ArraySample, BytesSample, LoadedImage, load_image
 from adctl.errors import ImageError
+from adctl.line.verdicts import deciding
 from adctl.names import printable
 from adctl.records import ScoredImage, Verdict
 from adctl.scoring.colour_bar import ColourScale
 from adctl.scoring.heatmaps import LARGEST, map_layer, overlay
 from adctl.scoring.png import encode_png
+from adctl.scoring.predict import PredictedImage
 from adctl.scoring.score import to_row
-from adctl.serve.history import NEAR, History, now
+from adctl.serve.history import MESSAGE, NEAR, History, now
 from adctl.serve.image_store import SUFFIXES, THUMBNAIL, npy_bytes
 from adctl.serve.served_models import with_threshold
+from adctl.sinks.base import message_of
 from adctl.thresholds.decision import DecisionRule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
     from adctl.config import ServeSettings
     from adctl.data.preprocess import InputSpec
-    from adctl.scoring.predict import PredictedImage
+    from adctl.line.verdicts import Combination
+    from adctl.records import Sample
     from adctl.serve.batcher import Predicted
     from adctl.serve.image_store import ImageStore
     from adctl.serve.row_writer import Row
     from adctl.serve.served_models import ServedModel
+    from adctl.sinks.delivery import Outbox
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +74,13 @@ class Upload:
 
     Attributes:
         name: Name that the client gave; only text.
-        data: Bytes of the image file.
+        data: Bytes of the image file; empty for an image of a camera.
+        array: Pixels of an image of a camera [H,W] or [H,W,3], RGB; None for a file.
     """
 
     name: str
     data: bytes
+    array: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,8 @@ class Wish:
         part: Identifier of the part.
         client: Name of the caller's key.
         request: Identifier of the request.
+        triggered: When the part was before the camera, by `time.monotonic` and as text; None for now.
+        frames: Number of images of the part.
     """
 
     map: MapFormat = "none"
@@ -93,6 +104,8 @@ class Wish:
     part: str = ""
     client: str = ""
     request: str = ""
+    triggered: tuple[float, str] | None = None
+    frames: int = 1
 
 
 @dataclass
@@ -175,6 +188,29 @@ class _Job:
             self.done.set_result(scored)
 
 
+@dataclass(frozen=True)
+class PartJob:
+    """Images of one part on their way.
+
+    Attributes:
+        model: Model that judges them.
+        uploads: The images.
+        wish: Facts for the history.
+        start: Time of the beginning, by `time.perf_counter`.
+        decoded: Time when all were decoded.
+        items: Decoded images.
+        futures: Prediction of each; None for an unreadable image.
+    """
+
+    model: ServedModel
+    uploads: list[Upload]
+    wish: Wish
+    start: float
+    decoded: float
+    items: list[LoadedImage]
+    futures: list[Future[Predicted] | None]
+
+
 class Scorer:
     """Threads that decode images and finish results; shared by all models.
 
@@ -182,10 +218,12 @@ class Scorer:
         settings: Largest image, and which images are stored.
         store: Files of the verdicts.
         history: Source of identifiers, and writer of the rows.
+        outbox: Sinks that get each recorded verdict.
     """
 
-    def __init__(self, settings: ServeSettings, store: ImageStore, history: History) -> None:
+    def __init__(self, settings: ServeSettings, store: ImageStore, history: History, outbox: Outbox) -> None:
         self._settings = settings
+        self._outbox = outbox
         self._store = store
         self._next_id = history.ids.next
         self._write = history.writer.add
@@ -209,6 +247,43 @@ class Scorer:
         job = _Job(model, upload, wish)
         self._threads.submit(self._stage, self._load, job)
         return asyncio.wrap_future(job.done)
+
+    def begin_part(self, model: ServedModel, uploads: list[Upload], wish: Wish) -> PartJob:
+        """Decode the images of one part here, and queue their predictions."""
+        start = time.perf_counter()
+        items = [self._decode(model, upload, wish) for upload in uploads]
+        futures = [None if item.error else model.batcher.submit(item) for item in items]
+        return PartJob(model, uploads, wish, start, time.perf_counter(), items, futures)
+
+    def end_part(self, job: PartJob, combine: Combination, seconds: float) -> Scored:
+        """Wait for the predictions of a part, and return the result of the image that decides; it is not recorded.
+
+        Args:
+            job: Result of `begin_part`.
+            combine: Choice of the deciding image.
+            seconds: Longest time to wait.
+
+        Raises:
+            TimeoutError: It took longer.
+        """
+        predicted = [
+            PredictedImage(item, None, None) if future is None else future.result(seconds).image
+            for item, future in zip(job.items, job.futures, strict=True)
+        ]
+        ended = time.perf_counter()
+        rows = [to_row(one, job.model.rule) for one in predicted]
+        number, row = deciding(list(enumerate(rows)), lambda pair: pair[1], combine)
+        times = {"decode": 1000 * (job.decoded - job.start), "predict": 1000 * (ended - job.decoded)}
+        if row.verdict is Verdict.ERROR:
+            return self.without_score(row, times)
+        scored = self._finish(job.model, predicted[number], job.uploads[number], job.wish)
+        scored.milliseconds = {**times, "post": 1000 * (time.perf_counter() - ended)}
+        self._picture_later(scored.id, predicted[number].item)
+        return scored
+
+    def without_score(self, row: ScoredImage, milliseconds: dict[str, float] | None = None) -> Scored:
+        """Return the result of a part that cannot be judged; it is not recorded."""
+        return Scored(self._next_id(), row, row.key, None, milliseconds=milliseconds or {})
 
     def _stage(self, work: Callable[..., None], job: _Job, *arguments: Any) -> None:
         """Do one stage of a job, unless it was cancelled; an error ends the job."""
@@ -249,22 +324,37 @@ class Scorer:
         }
         if scored.row.verdict is not Verdict.ERROR:
             self.record(scored, job.model, job.wish)
-        if self._thumbnails.qsize() < _MOST_WAITING:
-            self._store.expect(scored.id)
-            self._thumbnails.put((scored.id, predicted.image.item))
+        self._picture_later(scored.id, predicted.image.item)
         job.tell(scored)
 
+    def _picture_later(self, identifier: str, item: LoadedImage) -> None:
+        """Queue the thumbnail of an image."""
+        if self._thumbnails.qsize() < _MOST_WAITING:
+            self._store.expect(identifier)
+            self._thumbnails.put((identifier, item))
+
     def record(self, scored: Scored, model: ServedModel, wish: Wish) -> None:
-        """Queue the row of a result for the history."""
+        """Queue the row of a result for the history, and with it the message for the sinks."""
         scored.entry = history_row(scored, model, wish)
+        if self._outbox:
+            moment, clock = wish.triggered or (time.monotonic() - sum(scored.milliseconds.values()) / 1000, now())
+            self._outbox.trigger(scored.id, moment)
+            scored.entry[MESSAGE] = message_of(
+                scored.row, id=scored.id, triggered=clock, source=wish.client, part=wish.part or scored.name,
+                lot=wish.lot, frames=wish.frames, model=model.name, model_sha256=model.version.model_digest,
+            )  # fmt: skip
         scored.durable = self._write(scored.entry)
 
     def _decode(self, model: ServedModel, upload: Upload, wish: Wish) -> LoadedImage:
-        sample = BytesSample(Path(upload.name), upload.name, data=upload.data)
-        try:
-            _require_size(sample.path, upload.data, self._settings.max_pixels)
-        except ImageError as error:
-            return LoadedImage(sample, None, error=error)
+        sample: Sample
+        if upload.array is not None:
+            sample = ArraySample(Path(upload.name), upload.name, array=upload.array)
+        else:
+            sample = BytesSample(Path(upload.name), upload.name, data=upload.data)
+            try:
+                _require_size(sample.path, upload.data, self._settings.max_pixels)
+            except ImageError as error:
+                return LoadedImage(sample, None, error=error)
         spec = model.runtime.input
         if wish.map == "overlay":
             return load_image(sample, spec, LARGEST)
@@ -311,8 +401,9 @@ class Scorer:
         item = predicted.item
         wanted = self._settings.store_images
         if wanted == "all" or (wanted == "rejects" and is_near(scored.row)):
-            suffix = SUFFIXES[images.header_of(item.sample.path, upload.data).format]
-            if self._store.write(scored.id, suffix, upload.data):
+            data = upload.data if upload.array is None else images.to_png(upload.array)
+            suffix = SUFFIXES[images.header_of(item.sample.path, data).format]
+            if self._store.write(scored.id, suffix, data):
                 scored.image = suffix
             if predicted.anomaly_map is not None:
                 scored.has_map = self._store.write_map(scored.id, predicted.anomaly_map)

@@ -13,6 +13,7 @@ from adctl.serve.guard import LOCAL_NAMES
 from adctl.serve.history import History
 from adctl.serve.image_store import ImageStore
 from adctl.serve.keys import Keys
+from adctl.serve.line import Line
 from adctl.serve.rate_limit import RateLimit
 from adctl.serve.retention import Retention
 from adctl.serve.scoring import Scorer
@@ -21,16 +22,22 @@ from adctl.serve.sessions import Sessions
 from adctl.serve.sizes import parse_bytes
 from adctl.serve.telemetry import Telemetry
 from adctl.serve.trainings import Trainings
+from adctl.sinks.delivery import Outbox
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from adctl.config import ServeSettings
+    from adctl.serve.scoring import Scored
 
 log = logging.getLogger(__name__)
 
 _KEY_SECONDS = 2.0
 """Seconds between two readings of the keys, after which a revoked key ends."""
+
+
+_TOLD = ("id", "time", "model", "name", "lot", "part", "verdict", "score", "threshold", "p_value", "image")
+"""Columns of a verdict that its event has."""
 
 
 class Admission:
@@ -69,6 +76,8 @@ class Server:
         allowed_hosts: Host names that requests may name; empty for any.
         needs_key: Whether every request needs a key.
         images: Files below the data folder.
+        outbox: Sinks that get the verdicts.
+        line: Sources whose parts are judged; None for none.
         history: Verdicts, reviews, versions and the audit log.
         keys: Valid keys.
         sessions: Sessions of the page.
@@ -86,10 +95,17 @@ class Server:
     """
 
     def __init__(self, settings: ServeSettings, exchange: Path | None = None) -> None:
+        if settings.source and settings.workers > 1:
+            raise UsageError(
+                "--source cannot be used together with --workers: each process would take each part.",
+                "Leave out --workers, or start a second server.",
+            )
         self.settings = settings
         self.max_upload = parse_bytes(settings.max_upload, "--max-upload")
         self.images = ImageStore((settings.data or settings.runs / "serve").absolute())
-        self.history = History(settings.runs)
+        self.telemetry = Telemetry()
+        self.outbox = Outbox(settings.runs, settings.sink, self.telemetry.observe_sink)
+        self.history = History(settings.runs, self.outbox)
         self.keys = Keys(settings.runs)
         self.sessions = Sessions(self.images.folder)
         local = is_loopback(settings.host)
@@ -103,9 +119,9 @@ class Server:
         self.events = Events()
         if exchange is not None:
             self.events.share(exchange)
-        self.telemetry = Telemetry()
         self.models = ServedModels(settings, self.history, self.tell)
-        self.scorer = Scorer(settings, self.images, self.history)
+        self.scorer = Scorer(settings, self.images, self.history, self.outbox)
+        self.line: Line | None = None
         self.trainings = Trainings(settings.runs, self.images.folder / "trainings", self.tell)
         self.admission = Admission(settings.queue)
         self.rate = RateLimit(settings.rate)
@@ -126,15 +142,20 @@ class Server:
             AdctlError: A model cannot be found or opened.
         """
         self.models.open_given()
+        if self.settings.source:
+            self.line = Line(self.settings, self.models, self.scorer, self.history, self.count)
         self._housekeeper.start()
 
     def stop(self) -> None:
         """End the background work, and write what waits."""
         self._ends.set()
+        if self.line is not None:
+            self.line.close()
         self.trainings.close()
         self.models.close()
         self.scorer.close()
         self.history.close()
+        self.outbox.close()
         self.events.close()
 
     def tell(self, kind: str, data: dict[str, Any]) -> None:
@@ -144,6 +165,12 @@ class Server:
             self.telemetry.drifted.labels(data["name"]).set(data["drifted"])
         if kind == "model":
             self._show_models()
+
+    def count(self, scored: Scored, model: str) -> None:
+        """Count a recorded verdict, and send its event."""
+        entry = scored.entry or {}
+        self.telemetry.count_verdict(model, entry["verdict"])
+        self.events.publish(scored.id, "verdict", {name: entry[name] for name in _TOLD})
 
     def _show_models(self) -> None:
         gauge = self.telemetry.model
@@ -158,6 +185,8 @@ class Server:
             try:
                 self.keys.refresh()
                 self.telemetry.missing.set(self.history.writer.missing)
+                for sink in self.outbox.status():
+                    self.telemetry.waiting.labels(sink.name).set(sink.waiting)
                 self._retention.run_if_due()
                 if self.settings.workers > 1:
                     self.models.follow()

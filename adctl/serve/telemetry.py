@@ -42,6 +42,15 @@ class Telemetry:
             registry=registry, multiprocess_mode="livemax",
         )  # fmt: skip
 
+        self.sinks = Histogram(
+            "adctl_sink_seconds", "Time from the trigger of a part to the acknowledgement of a sink.", ("sink",),
+            registry=registry, buckets=_SECONDS,
+        )  # fmt: skip
+        self.waiting = Gauge(
+            "adctl_sink_waiting", "Verdicts that wait for a sink.", ("sink",), registry=registry,
+            multiprocess_mode="livemax",
+        )  # fmt: skip
+
         # Finding the child of a label each time costs more than counting.
         self._status = cache(lambda status: self.requests.labels(str(status)))
         self._stage = cache(self.stages.labels)
@@ -54,6 +63,10 @@ class Telemetry:
     def count_verdict(self, model: str, verdict: str) -> None:
         """Count a verdict."""
         self._verdict(model, verdict).inc()
+
+    def observe_sink(self, sink: str, seconds: float) -> None:
+        """Note the time from a trigger to a sink."""
+        self.sinks.labels(sink).observe(seconds)
 
     def observe(self, milliseconds: Mapping[str, float]) -> None:
         """Note the milliseconds of each stage of a request."""
