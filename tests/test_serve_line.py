@@ -74,9 +74,8 @@ def test_the_worst_image_of_a_camera_decides_and_faults_are_errors(serve, zipper
     from adctl.data.loader import ArraySample
     from adctl.scoring.predict import predict
 
-    alone = [
-        one.score for one in predict(scorer.runtime, [ArraySample(Path("a"), "a", array=image) for image in images])
-    ]
+    samples = [ArraySample(Path("a"), "a", array=image) for image in images]
+    alone = [one.score for one in predict(runtime, samples)]
     assert [row["score"] for row in rows] == [
         pytest.approx(max(alone[:2]), rel=1e-5), pytest.approx(max(alone[2:]), rel=1e-5), None,
     ]  # fmt: skip
