@@ -19,10 +19,13 @@ from adctl.classification.predict import classify_pixels
 from adctl.config import LoadedSettings, ScoreSettings, names_of, validated
 from adctl.data.loader import load_image, stack_pixels
 from adctl.errors import ModelFileError, UsageError
+from adctl.evaluation.evaluate import evaluate
 from adctl.model_file import load_model, save_model
 from adctl.records import Sample, Verdict
+from adctl.reporting.content import build_content
 from adctl.scoring.naming import NAMED, NamingRuntime
 from adctl.scoring.score import open_model, score
+from adctl.scoring.score_set import ScoreSet
 from adctl.scoring.tta import with_views
 from adctl.training.single_run import train_once
 
@@ -149,3 +152,17 @@ def test_a_model_without_threshold_names_all_or_nothing(world, tmp_path, caplog)
     with caplog.at_level(logging.ERROR):
         result = world.score(model=tmp_path / "model.safetensors", classify="all")
     assert all(row.kind is not None for row in result.rows)
+
+
+def test_the_report_breaks_misses_and_alarms_down_by_name(world, tmp_path):
+    world.score(tmp_path / "out", classify="all")
+    page = adctl.report(scores=[tmp_path / "out"]).page.read_text("utf-8")
+    assert "By predicted kind" in page
+    assert '"named": true' in page or '"named":true' in page
+    scores = ScoreSet.load(tmp_path / "out")
+    (table,) = [table for table in build_content(scores, evaluate(scores)).tables if table.headers[0] == "Named"]
+    lines = {line[0]: line[1:] for line in table.rows}
+    assert sum(int(line[0]) for line in lines.values()) == len(scores.rows)
+    found = sum(row.kind == "dot" and row.label != "good" and row.verdict is Verdict.REJECT for row in scores.rows)
+    assert int(lines["dot"][1]) == found >= 1
+    assert lines["dot"][4].endswith(f" of {lines['dot'][0]}")

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adctl.evaluation.evaluate import outcome
 from adctl.files import sha256_file
 from adctl.metrics.statistics import p_text
 from adctl.metrics.table import METRICS
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from adctl.scoring.score_set import ScoreSet
 
 ABSENT = "–"  # noqa: RUF001 - a dash in a cell
+_UNNAMED = "not named"
+_NAMED = {"rejected": "rejected", "flagged": "rejected and warned", "all": "all"}
+"""Words for the images that a classifier named, by the value of `--classify`."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,10 @@ def build_content(scores: ScoreSet, evaluation: Evaluation, title: str | None = 
         interval_level=f"{100 * evaluation.resampling.level:.4g} %" if evaluation.resampling else "",
         tables=tuple(
             table
-            for table in (_by_defect(evaluation), _by_size(evaluation), _by_group(scores), _calibration_groups(scores))
+            for table in (
+                *(_by_defect(evaluation), _by_kind(scores), _by_size(evaluation)),
+                *(_by_group(scores), _calibration_groups(scores)),
+            )
             if table
         ),
         distributions=_distributions(evaluation),
@@ -250,6 +258,30 @@ def _by_defect(evaluation: Evaluation) -> Table | None:
     headers = ("Defect", "Images", "Found", "Recall", "AUROC", "AP", "Pixel AUROC", "AUPRO", "IoU")
     note = "Recall uses the verdicts at the calibrated threshold. Each defect type is compared with all good images."
     return Table("By defect type", headers, tuple(lines), note) if lines else None
+
+
+def _by_kind(scores: ScoreSet) -> Table | None:
+    """Return hits, misses and alarms for each name that a classifier gave, if there was one."""
+    facts = _manifest_part(scores, "classifier")
+    if not facts:
+        return None
+    parts: dict[str, list[ScoredImage]] = {}
+    for row in scores.rows:
+        if row.score is not None:
+            parts.setdefault(row.kind or _UNNAMED, []).append(row)
+    lines = []
+    for kind, rows in sorted(parts.items(), key=lambda part: (part[0] == _UNNAMED, -len(part[1]), part[0])):
+        counts = Counter(outcome(row) for row in rows)
+        known = [row.label for row in rows if row.label in facts.get("classes", ()) and kind != _UNNAMED]
+        right = f"{sum(label == kind for label in known)} of {len(known)}" if known else ABSENT
+        shown = ("caught", "missed", "false alarm")
+        lines.append((kind, str(len(rows)), *(str(counts[name]) for name in shown), right))
+    headers = ("Named", "Images", "Defects found", "Defects missed", "False alarms", "Named rightly")
+    note = (
+        f"Names are those of {facts.get('path')}, for {_NAMED.get(facts.get('named', ''), 'some')} images. “Named "
+        "rightly” counts images whose label the classifier knows."
+    )
+    return Table("By predicted kind", headers, tuple(lines), note)
 
 
 def _by_group(scores: ScoreSet) -> Table | None:

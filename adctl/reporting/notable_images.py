@@ -43,6 +43,7 @@ class NotableImage:
         """Label, score, threshold, p-value and probability in one line."""
         row = self.row
         parts = [row.label or "no label", f"score {row.score:.4g}"]
+        parts += [] if row.kind is None else [f"named {row.kind}"]
         parts += [] if row.threshold is None else [f"threshold {row.threshold:.4g}"]
         parts += [] if row.p_value is None else [f"p-value {p_text(row.p_value)}"]
         parts += [] if row.probability is None else [f"anomaly probability {row.probability:.0%}"]

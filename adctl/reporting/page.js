@@ -21,6 +21,7 @@
   const share = (part, whole) => (whole ? part / whole : NaN);
   const text = (value) => (Number.isNaN(value) ? "–" : value.toFixed(3));
   const labelOf = (row) => (row.label === null ? "no label" : row.label);
+  const nameOf = (row) => row.kind || "not named";
 
   function outcome(row) {
     if (row.score === null) return "error";
@@ -180,7 +181,7 @@
       button.append(element("span", "absent", row.error || "No picture"));
     }
     button.append(element("b", "", outcome(row) + (row.score === null ? "" : ` · ${row.score.toPrecision(4)}`) + (warned(row) ? " · to check" : "")));
-    button.append(element("span", "name", row.label === null ? row.key : `${row.label} · ${row.key}`));
+    button.append(element("span", "name", [row.kind && `named ${row.kind}`, row.label, row.key].filter(Boolean).join(" · ")));
     button.addEventListener("click", () => enlarge(index));
     const item = document.createElement("li");
     item.append(button);
@@ -196,6 +197,7 @@
     if (warned(row)) parts.push("to check");
     if (row.p !== null) parts.push(row.p < 0.001 ? "p-value < 0.001" : `p-value ${row.p.toFixed(3)}`);
     if (row.probability !== null) parts.push(`anomaly probability ${(100 * row.probability).toFixed(0)} %`);
+    if (row.kind) parts.push(`named ${row.kind}`);
     if (row.boxes) parts.push(`${row.boxes} region${row.boxes > 1 ? "s" : ""}`);
     if (row.error) parts.push(row.error);
     $("large-title").textContent = row.key;
@@ -210,8 +212,8 @@
 
   function show() {
     fill($("by-outcome"), rows.map(outcome), "all outcomes");
-    const [kind, label] = [$("by-outcome").value, $("by-label").value];
-    chosen = rows.filter((row) => (!kind || outcome(row) === kind) && (!label || labelOf(row) === label));
+    const [kind, label, named] = [$("by-outcome").value, $("by-label").value, $("by-kind").value];
+    chosen = rows.filter((row) => (!kind || outcome(row) === kind) && (!label || labelOf(row) === label) && (!named || nameOf(row) === named));
     chosen.sort(orders[$("by-order").value]);
     $("gallery").replaceChildren(...chosen.slice(0, limit).map(tile));
     $("shown").textContent = `${Math.min(limit, chosen.length)} of ${chosen.length} images shown`;
@@ -238,7 +240,9 @@
   }
 
   fill($("by-label"), rows.map(labelOf), "all labels");
-  for (const id of ["by-outcome", "by-label", "by-order"]) $(id).addEventListener("change", () => { limit = PAGE; show(); });
+  fill($("by-kind"), rows.map(nameOf), "all kinds");
+  $("by-kind-label").hidden = !data.named;
+  for (const id of ["by-outcome", "by-label", "by-kind", "by-order"]) $(id).addEventListener("change", () => { limit = PAGE; show(); });
   $("more").addEventListener("click", () => { limit += 4 * PAGE; show(); });
   $("previous").addEventListener("click", () => enlarge(opened - 1));
   $("next").addEventListener("click", () => enlarge(opened + 1));

@@ -81,6 +81,7 @@ def _page_data(
             "error": row.error,
             "boxes": len(row.boxes),
             "p": row.p_value,
+            "kind": row.kind,
             "probability": scores.defect_probability(row),
             "picture": shown.get(index),
         }
@@ -89,6 +90,7 @@ def _page_data(
     return {
         "rows": rows,
         "good": GOOD,
+        "named": "classifier" in scores.manifest,
         "threshold": scores.calibration.threshold if scores.calibration else None,
         "warn": scores.calibration.warn_threshold if scores.calibration else None,
         "curves": {name: curve.to_dict() for name, curve in evaluation.curves.items()},
