@@ -191,6 +191,8 @@ def test_the_script_ends_in_time_and_goes_on_with_what_is_left(tmp_path, monkeyp
     def child(name, out, seconds):
         started.append((name, round(seconds)))
         if name == "disk":
+            monkeypatch.setattr(gpu, "_partial", [(out / "disk.json").with_suffix(gpu.PARTIAL)])
+            gpu.keep_partly({"shares": [0.9]})
             return gpu.TIMEOUT  # the run ends
         (out / f"{name}.json").write_text('{"passed": true, "seconds": 1}')
         return ""
@@ -200,8 +202,9 @@ def test_the_script_ends_in_time_and_goes_on_with_what_is_left(tmp_path, monkeyp
     gpu.run_all(["parity"], tmp_path, time.monotonic() + 1)
 
     assert started == [("fit_speed", 60), ("disk", 60)]
-    assert [file.name for file in tmp_path.iterdir()] == ["fit_speed.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["disk.partial.json", "fit_speed.json"]
     monkeypatch.setattr(gpu, "card", lambda: {"card": "none"})
     summary = gpu.write_summary(tmp_path)
     assert summary["fit_speed"]["passed"] is True
+    assert (summary["disk"]["passed"], summary["disk"]["shares"]) == (None, [0.9])
     assert "the same command goes on" in summary["parity"]["reason"]

@@ -195,6 +195,7 @@ def check_parity() -> Result:
             rows[arch] = _parity(arch)
         except Exception as error:  # noqa: BLE001 - the other detectors go on
             rows[arch] = {"passed": False, "error": f"{type(error).__name__}: {error}", "where": _where(error)}
+        keep_partly({"tolerance": MAP_TOLERANCE, "detectors": rows})
     return {"passed": all(row["passed"] for row in rows.values()), "tolerance": MAP_TOLERANCE, "detectors": rows}
 
 
@@ -868,20 +869,20 @@ CHECKS = {
     "fit_speed": Check(check_fit_speed, 90),
     "coreset": Check(check_coreset, 90),
     "disk": Check(check_disk, 120),
-    "parity": Check(check_parity, 180, alone=False),
-    "precision": Check(check_precision, 90, alone=False),
-    "options": Check(check_options, 90, alone=False),
-    "resume": Check(check_resume, 150, alone=False),
+    "parity": Check(check_parity, 300, alone=False),
+    "precision": Check(check_precision, 240, alone=False),
+    "options": Check(check_options, 240, alone=False),
+    "resume": Check(check_resume, 240, alone=False),
     "fits": Check(check_fits, 90, alone=False),
     "flat": Check(check_flat, 120, alone=False),
-    "memory": Check(check_memory, 120),
+    "memory": Check(check_memory, 150),
     "speed": Check(check_speed, 120),
     "training": Check(check_training, 90),
     "latency": Check(check_latency, 60),
     "bench": Check(check_bench, 120),
-    "ddp": Check(check_ddp, 200, alone=False),
-    "compile": Check(check_compile, 120, alone=False),
-    "profile": Check(check_profile, 90, alone=False),
+    "ddp": Check(check_ddp, 240, alone=False),
+    "compile": Check(check_compile, 240, alone=False),
+    "profile": Check(check_profile, 180, alone=False),
     "onnx": Check(check_onnx, 200, alone=False),
     "prompt": Check(check_prompt, 150),
     "messages": Check(check_messages, 150),
@@ -898,11 +899,23 @@ SHORTEST = 10.0
 """Seconds that must be left to start a check."""
 
 TIMEOUT = "took longer than its time limit"
+PARTIAL = ".partial.json"
 UNMEASURED = {"passed": None, "reason": "not measured: no time was left; the same command goes on with it"}
+
+
+_partial: list[Path] = []
+"""File of what the check of this process has found so far."""
+
+
+def keep_partly(found: Result) -> None:
+    """Write what a check has found so far, for the case that it does not end in time."""
+    for file in _partial:
+        file.write_text(json.dumps({**UNMEASURED, **found}, indent=1, default=float), encoding="utf-8")
 
 
 def run_child(name: str, target: Path) -> None:
     """Run one check in this process, and write its result."""
+    _partial[:] = [target.with_suffix(PARTIAL)]
     start = time.perf_counter()
     try:
         result = CHECKS[name].function()
@@ -925,7 +938,7 @@ def run_check(name: str, out: Path, end: float) -> Result:
     problem = _run_child(name, out, min(limit, left)) if left >= SHORTEST else TIMEOUT
     if problem and (problem != TIMEOUT or left >= limit):
         target.write_text(json.dumps({"passed": False, "error": problem}), encoding="utf-8")
-    result = _read(target) if target.is_file() else dict(UNMEASURED)
+    result = _found(target)
     print(f"{name:10} {_verdict(result):12} {result.get('seconds', 0):6} s  {_short(result)}", flush=True)
     return result
 
@@ -972,8 +985,7 @@ def card() -> Result:
 
 def write_summary(out: Path) -> Result:
     """Write gpu.json and gpu.md from the results so far, and return all results."""
-    files = {name: out / f"{name}.json" for name in CHECKS}
-    found = {name: _read(file) if file.is_file() else dict(UNMEASURED) for name, file in files.items()}
+    found = {name: _found(out / f"{name}.json") for name in CHECKS}
     document = {"machine": card(), "checks": found}
     (out / "gpu.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
     lines = [f"# {document['machine']['card']}", "", json.dumps(document["machine"]), "", "| check | result | facts |"]
@@ -983,9 +995,13 @@ def write_summary(out: Path) -> Result:
     return found
 
 
-def _read(path: Path) -> Result:
-    result: Result = json.loads(path.read_text(encoding="utf-8"))
-    return result
+def _found(path: Path) -> Result:
+    """Return the result of a check, or what it has found so far."""
+    for file in (path, path.with_suffix(PARTIAL)):
+        if file.is_file():
+            result: Result = json.loads(file.read_text(encoding="utf-8"))
+            return result
+    return dict(UNMEASURED)
 
 
 def main() -> int:
