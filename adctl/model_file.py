@@ -91,10 +91,7 @@ class ModelHeader:
             ModelFileError: The format is newer or older than `FORMAT`, or a field is missing or has a wrong type.
         """
         if value.get("arch") == "classifier":
-            raise ModelFileError(
-                f"{path} is a classifier, which names kinds and detects nothing.",
-                "Give the model of a detector.",
-            )
+            raise is_no_detector(path)
         stored = value.get("format", 0)
         if isinstance(stored, int) and stored > FORMAT:
             raise ModelFileError(
@@ -112,6 +109,13 @@ class ModelHeader:
         except ValueError as error:
             raise ModelFileError(f"The header of {path} is damaged: {error}.", "Use an intact copy.") from error
         return cls(**{name: getattr(header, name) for name in cls.__dataclass_fields__})
+
+
+def is_no_detector(path: Path) -> ModelFileError:
+    """Return the error for a classifier where a detector is needed."""
+    return ModelFileError(
+        f"{path} is a classifier, which names kinds and detects nothing.", "Give the model of a detector."
+    )
 
 
 @dataclass(frozen=True)

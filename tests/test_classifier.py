@@ -29,8 +29,9 @@ from adctl.classification.balance import (
 from adctl.classification.config import ClassifierConfig
 from adctl.classification.dataset import check_contents, digests_of, open_labelled
 from adctl.classification.decision import best_f1_threshold, decide, fit_decision, fit_temperature
+from adctl.classification.header import is_classifier
 from adctl.classification.heads import HEADS, HeadTargets
-from adctl.classification.model_file import is_classifier, load_classifier
+from adctl.classification.model_file import load_classifier
 from adctl.classification.objective import Mixing
 from adctl.classification.predict import classify_pixels
 from adctl.classification.split import hold_out, stratified_folds

@@ -1,18 +1,29 @@
-"""Text of `adctl train --task classify`."""
+"""Text of `adctl train --task classify`, and of `adctl score` and `adctl report` with a classifier."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adctl.cli.output import Call, rows
+from adctl.gates import exit_code
+from adctl.records import GOOD
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import RenderableType
 
+    from adctl.classification.predictions import UnknownShares
     from adctl.classification.training.results import ClassifierResult
     from adctl.classification.training.train import ClassifierForecast
-    from adctl.config import TrainSettings
-    from adctl.metrics.classification import KindMetrics
+    from adctl.config import ReportSettings, ScoreSettings, TrainSettings
+    from adctl.metrics.classification import ClassificationMetrics, KindMetrics
+    from adctl.scoring.classify import KindsResult
+
+_SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc", "ece")
+_NOT_GOOD = 3
+"""Exit code with --fail-on-anomaly."""
 
 
 def run_classifier(call: Call[TrainSettings]) -> int:
@@ -28,23 +39,86 @@ def run_classifier(call: Call[TrainSettings]) -> int:
     return 0
 
 
+def find_classifier(settings: ScoreSettings) -> Path | None:
+    """Return the model file that the settings mean if it is a classifier, or else None."""
+    from adctl.classification.header import is_classifier
+    from adctl.tracking.models import find_model
+
+    model = find_model(settings.runs, settings.model)
+    return model if is_classifier(model) else None
+
+
+def score_kinds(call: Call[ScoreSettings], model: Path) -> int:
+    """Score by a classifier; return 3 with --fail-on-anomaly if an image is not called good, 1 for unreadable ones."""
+    from adctl.scoring.classify import classify_images
+
+    settings = call.settings
+    result = classify_images(call.loaded, model, call.reporter)
+    if settings.report:
+        from adctl.config import LoadedSettings, ReportSettings, names_of
+        from adctl.reporting.classifier_report import report_classifier
+
+        wanted = ReportSettings(scores=(result.folder,), overwrite=settings.overwrite)
+        loaded = LoadedSettings(wanted, dict.fromkeys(names_of(ReportSettings), "default"))
+        result = replace(result, report=report_classifier(loaded, result.folder, call.reporter).page)
+    call.finish(result, lambda: _kinds_text(result))
+    if not settings.fail_on_anomaly:
+        return 0
+    if set(result.counts) - {GOOD, "error"}:
+        return _NOT_GOOD
+    return int("error" in result.counts)
+
+
+def _kinds_text(result: KindsResult) -> RenderableType:
+    counted = ", ".join(f"{count} {name}" for name, count in result.counts.items())
+    speed = len(result) / result.seconds
+    return rows(
+        [
+            ("model", str(result.model)),
+            ("images", f"{counted} in {result.seconds:.1f} s ({speed:.1f} images/s)"),
+            *_metric_lines(result.metrics, result.unknown),
+            ("results", f"{result.folder}: predictions.csv, predictions.json"),
+            ("open", str(result.report)) if result.report else ("next", "adctl report"),
+        ]
+    )
+
+
+def report_kinds(call: Call[ReportSettings], folder: Path) -> int:
+    """Report on the predictions of a classifier; return 3 if a gate failed."""
+    from adctl.reporting.classifier_report import report_classifier
+
+    result = report_classifier(call.loaded, folder, call.reporter)
+    lines = [("report", str(result.page)), *_metric_lines(result.metrics, result.unknown)]
+    lines += [("passed" if gate.passed else "FAILED", gate.message) for gate in result.gates]
+    call.finish(result, lambda: rows(lines))
+    call.annotate("adctl report", result.gates)
+    return exit_code(result.gates)
+
+
+def _metric_lines(metrics: ClassificationMetrics | None, unknown: UnknownShares | None) -> list[tuple[str, str]]:
+    if metrics is None or unknown is None:
+        return []
+    named = ", ".join(f"{name.replace('_', ' ')} {_number(metrics.overall[name])}" for name in _SHOWN)
+    unseen = ", ".join(f"{share:.0%} of {kind}" for kind, share in unknown.unseen.items())
+    return [
+        ("metrics", named),
+        ("unknown", f"{unknown.known:.1%} of known kinds" + (f"; new kinds: {unseen}" if unseen else "")),
+    ]
+
+
 def _text(result: ClassifierResult) -> RenderableType:
     from rich.console import Group
 
-    overall, unknown = result.metrics.overall, result.unknown
-    named = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc", "ece")
     table = rows(
         [_kind_line(kind) for kind in result.metrics.kinds], "kind", "images", "recall", "95 %", "precision", "F1"
     )
-    unseen = ", ".join(f"{share:.0%} of {kind}" for kind, share in unknown.unseen.items())
     return Group(
         rows(
             [
                 ("model", str(result.model)),
                 ("trained on", f"{result.images} images of {len(result.classes)} kinds in {result.seconds:.1f} s"),
                 ("tested on", f"{result.test_images} images"),
-                ("metrics", ", ".join(f"{name.replace('_', ' ')} {_number(overall[name])}" for name in named)),
-                ("unknown", f"{unknown.known:.1%} of known kinds" + (f"; kinds left out: {unseen}" if unseen else "")),
+                *_metric_lines(result.metrics, result.unknown),
                 *_folds(result),
                 *((f"note {number}", note) for number, note in enumerate(result.notes, 1)),
             ]
@@ -52,7 +126,7 @@ def _text(result: ClassifierResult) -> RenderableType:
         "",
         table,
         "",
-        rows([("results", f"{result.run}: metrics.json, predictions.csv, auc_scores.csv and curves")]),
+        rows([("open", f"{result.run}: report.html, predictions.csv, auc_scores.csv and curves")]),
     )
 
 

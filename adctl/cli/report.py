@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from adctl.cli.classifier_text import report_kinds
 from adctl.cli.comparison_text import comparison_text
 from adctl.cli.metrics_text import metrics_table
 from adctl.cli.output import Call, rows
@@ -24,8 +25,11 @@ def run(call: Call[ReportSettings]) -> int:
         comparison = compare(call.loaded, call.reporter)
         call.finish(comparison, lambda: comparison_text(comparison))
         return 0
+    from adctl.reporting.classifier_report import find_predictions
     from adctl.reporting.report import report
 
+    if (folder := find_predictions(call.settings)) is not None:
+        return report_kinds(call, folder)
     result = report(call.loaded, call.reporter)
     call.finish(result, lambda: _text(result))
     call.annotate("adctl report", result.gates, result.evaluation.notes)

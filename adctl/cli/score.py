@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from adctl.cli.classifier_text import find_classifier, score_kinds
 from adctl.cli.output import Call, rows
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def run(call: Call[ScoreSettings]) -> int:
         require_replaceable([settings.out / _REPORT], overwrite=settings.overwrite)
     if _is_registry(settings):
         return _score_products(call)
+    if (model := find_classifier(settings)) is not None:
+        return score_kinds(call, model)
     result = _score(call)
     if settings.report and len(result):
         result = replace(result, report=_write_report(call, result.folder))

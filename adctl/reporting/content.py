@@ -21,7 +21,7 @@ from adctl.reporting.named_metrics import named_metrics
 from adctl.thresholds.methods import ThresholdRule, leave_group_out
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from adctl.evaluation.evaluate import Evaluation
     from adctl.metrics.image import ImageMetrics
@@ -156,8 +156,8 @@ def build_content(scores: ScoreSet, evaluation: Evaluation, title: str | None = 
         drift=tuple(_drift(drift)),
         drifted=bool(drift.get("drifted")),
         errors=tuple((row.key, row.error) for row in scores.rows if row.error is not None),
-        made=tuple(_how_made(scores)),
-        settings=tuple(_settings(scores)),
+        made=tuple(how_made(scores.manifest, scores.calibration)),
+        settings=tuple(settings_rows(scores.manifest)),
         versions={name: str(value) for name, value in _manifest_part(scores, "environment").items() if value},
         commands=tuple(_commands(scores)),
     )
@@ -370,18 +370,19 @@ def _drift(drift: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def _how_made(scores: ScoreSet) -> list[tuple[str, str]]:
-    model, runtime, dataset = (_manifest_part(scores, name) for name in ("model", "runtime", "dataset"))
+def how_made(manifest: Mapping[str, Any], calibration: Calibration | None = None) -> list[tuple[str, str]]:
+    """Return name and value of facts about the model and the scoring, from the manifest of the scores."""
+    model, runtime, dataset = (_dictionary(manifest, name) for name in ("model", "runtime", "dataset"))
     lines = [
         ("Data set", " · ".join(str(dataset[name]) for name in ("name", "category") if dataset.get(name))),
         ("Model", model.get("path")),
         ("SHA-256", model.get("sha256")),
         ("Detector", model.get("arch")),
         ("Its settings", ", ".join(f"{name} {value}" for name, value in model.get("config", {}).items())),
-        ("Scored", scores.manifest.get("started")),
+        ("Scored", manifest.get("started")),
         ("Computed with", " on ".join(str(runtime[name]) for name in ("name", "device") if name in runtime)),
-        ("Threshold", _threshold_origin(scores.calibration)),
-        ("Warning from", _warning(scores.calibration)),
+        ("Threshold", _threshold_origin(calibration)),
+        ("Warning from", _warning(calibration)),
     ]
     return [(name, str(value)) for name, value in lines if value]
 
@@ -400,10 +401,11 @@ def _warning(calibration: Calibration | None) -> str | None:
     return None if calibration is None or calibration.warn_threshold is None else repr(calibration.warn_threshold)
 
 
-def _settings(scores: ScoreSet) -> list[tuple[str, str, str]]:
+def settings_rows(manifest: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return name, value and origin of each setting, from the manifest of the scores."""
     return [
         (name, _text(entry["value"]), str(entry.get("from", "")))
-        for name, entry in _manifest_part(scores, "settings").items()
+        for name, entry in _dictionary(manifest, "settings").items()
         if isinstance(entry, dict) and "value" in entry
     ]
 
@@ -427,5 +429,9 @@ def _commands(scores: ScoreSet) -> list[str]:
 
 def _manifest_part(scores: ScoreSet, name: str) -> dict[str, Any]:
     """Return a part of the manifest, or an empty dictionary if the manifest does not have it."""
-    value = scores.manifest.get(name)
+    return _dictionary(scores.manifest, name)
+
+
+def _dictionary(manifest: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = manifest.get(name)
     return value if isinstance(value, dict) else {}

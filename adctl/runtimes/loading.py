@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from adctl.choices import RUNTIMES
 from adctl.errors import UsageError, unknown_name
-from adctl.model_file import read_header
+from adctl.model_file import ModelHeader, is_no_detector, read_header
 from adctl.runtimes.auto_select import choose_runtime, find_export, verify_export
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ def _open(name: str, path: Path, device: str, gpu: int | None, precision: str) -
         )
     chosen = (precision,) if of_torch else ()
     runtime: Runtime = pkgutil.resolve_name(RUNTIMES[name].reader)(path, device, gpu, *chosen)
+    if not isinstance(runtime.header, ModelHeader):
+        raise is_no_detector(path)
     return runtime
 
 

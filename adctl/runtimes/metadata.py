@@ -1,7 +1,8 @@
 """Names and metadata common to the exported files of all formats.
 
-The graph maps pixels [B,H,W,C] of uint8, already resized, to scores [B] and anomaly maps [B,h,w] of float32. The file
-also holds one JSON text: the header of the model file (calibration, settings, training) and the origin of the graph.
+The graph maps pixels [B,H,W,C] of uint8, already resized, to scores [B] and anomaly maps [B,h,w] of float32; that of a
+classifier maps them to distances [B] and logits [B,K]. The file also holds one JSON text: the header of the model file
+(calibration, settings, training) and the origin of the graph.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import json
 import zipfile
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from adctl import documents
+from adctl.classification.header import ARCH, header_of
 from adctl.errors import ModelFileError, UsageError
 from adctl.model_file import ModelHeader
 
@@ -22,11 +24,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from adctl.classification.header import ClassifierHeader
+
 METADATA = "adctl"
 """Key of the JSON text in the file's metadata."""
 
 INPUT = "pixels"
 OUTPUTS = ("scores", "maps")
+CLASSIFIER_OUTPUTS = ("distances", "logits")
 
 _REMEDY = "Export it again with 'adctl export'."
 
@@ -44,9 +49,10 @@ class ExportOrigin:
     precision: str
 
 
-def metadata_text(header: ModelHeader, origin: ExportOrigin) -> str:
+def metadata_text(header: ModelHeader | ClassifierHeader, origin: ExportOrigin) -> str:
     """Return the JSON text for an exported file; the same model always gives the same text."""
-    return json.dumps({**header.to_dict(), "export": asdict(origin)}, sort_keys=True)
+    values = header.to_dict() if isinstance(header, ModelHeader) else asdict(header)
+    return json.dumps({**values, "export": asdict(origin)}, sort_keys=True)
 
 
 def read_metadata(text: str | None, path: Path) -> tuple[ModelHeader, ExportOrigin]:
@@ -66,6 +72,9 @@ def read_metadata(text: str | None, path: Path) -> tuple[ModelHeader, ExportOrig
         origin = documents.convert(value.pop("export", None), ExportOrigin)
     except ValueError as error:
         raise ModelFileError(f"The metadata of {path} is damaged or from another adctl: {error}.", _REMEDY) from error
+    if value.get("arch") == ARCH:
+        # `adctl.runtimes.loading` opens such a file only for a caller that wants a classifier.
+        return cast("ModelHeader", header_of(value, path)), origin
     return ModelHeader.from_dict(value, path), origin
 
 

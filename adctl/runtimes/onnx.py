@@ -17,7 +17,7 @@ import psutil
 from adctl.data.preprocess import InputSpec
 from adctl.errors import MissingExtraError, UsageError
 from adctl.runtimes.base import RuntimeOutput
-from adctl.runtimes.metadata import INPUT, METADATA, OUTPUTS, damaged, read_metadata, require_file, split_batch
+from adctl.runtimes.metadata import INPUT, METADATA, damaged, read_metadata, require_file, split_batch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,7 +96,7 @@ class OnnxRuntime:
 
 
 def _run(session: Any, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    scores, maps = session.run(list(OUTPUTS), {INPUT: np.ascontiguousarray(pixels)})
+    scores, maps = session.run(None, {INPUT: np.ascontiguousarray(pixels)})
     return scores, maps
 
 

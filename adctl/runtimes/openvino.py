@@ -17,7 +17,6 @@ from adctl.runtimes.base import RuntimeOutput
 from adctl.runtimes.metadata import (
     INPUT,
     METADATA,
-    OUTPUTS,
     damaged,
     read_metadata,
     require_cpu,
@@ -171,7 +170,7 @@ class _Request:
         self._count = 0
         self._request = compiled.create_infer_request()
         self._pixels = self._request.get_tensor(INPUT).data
-        self._outputs = [self._request.get_tensor(name).data for name in OUTPUTS]
+        self._outputs = [self._request.get_output_tensor(number).data for number in range(2)]
 
     def start(self, pixels: NDArray[np.uint8]) -> None:
         """Start computing pixels [B,H,W,C]; at most as many images as the network was compiled for."""

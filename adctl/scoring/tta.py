@@ -103,7 +103,7 @@ class TestTimeAugmentation:
         Raises:
             UsageError: A view needs square images, and these images are not square.
         """
-        _require_square(self.views, *pixels.shape[1:3])
+        require_square(self.views, *pixels.shape[1:3])
         output = self.predict(pixels)
         scores, maps = output.scores, output.maps
         for name in self.views:
@@ -133,7 +133,7 @@ class AugmentedRuntime:
         self.device: str = runtime.device
         self.callers: int = runtime.callers
         self._predict = TestTimeAugmentation(runtime.predict, views)
-        _require_square(self._predict.views, self.input.height, self.input.width)
+        require_square(self._predict.views, self.input.height, self.input.width)
 
     def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
         """Score pixels [B,H,W,C] of uint8 that already have the format of `input`."""
@@ -152,7 +152,8 @@ def _check_names(views: tuple[str, ...]) -> tuple[str, ...]:
     return views
 
 
-def _require_square(views: Sequence[str], height: int, width: int) -> None:
+def require_square(views: Sequence[str], height: int, width: int) -> None:
+    """Raise a `UsageError` if a view needs square images and these are not square."""
     for name in views:
         if VIEWS[name].square and height != width:
             raise UsageError(

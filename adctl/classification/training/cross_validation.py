@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 from adctl import files, run_folder
 from adctl.classification.model_file import save_classifier
 from adctl.classification.predict import predict_images
+from adctl.classification.predictions import PredictionSet, predicted_kinds
 from adctl.classification.split import hold_out, stratified_folds
 from adctl.classification.training.fitting import HeldOutOutput, fit_classifier
 from adctl.engine.context import FitContext
@@ -79,8 +80,6 @@ def cross_validate(run: Path, settings: TrainSettings, plan: ClassifierPlan, rep
         DataError: A kind has fewer sets of images than folds.
         TrainingError: The loss is not finite, or memory is too small.
     """
-    from adctl.classification.training.results import PREDICTIONS, prediction_rows, write_table
-
     assert settings.folds is not None
     pool = tuple(sorted((*plan.split.train, *plan.split.validation, *plan.split.calibration), key=lambda one: one.key))
     labels = plan.numbers(pool)
@@ -98,7 +97,8 @@ def cross_validate(run: Path, settings: TrainSettings, plan: ClassifierPlan, rep
         named = output.named(fitted.header.decision)
         probabilities[held] = named.probabilities
         metrics = _chosen(labels[held], named.probabilities, plan)
-        write_table(folder / PREDICTIONS, prediction_rows(output, named, plan.classes))
+        rows = predicted_kinds(output.samples, named, output.distances, plan.classes)
+        PredictionSet(plan.classes, fitted.header.decision, tuple(rows)).save(folder)
         model = f"{folder.name}/{run_folder.MODEL}"
         outcomes.append(FoldOutcome(fold + 1, model, len(own.split.train), metrics))
         tested = _output(fitted, own, plan.split.test, settings, reporter)

@@ -12,8 +12,8 @@ from adctl.classification.balance import balanced_indices, class_weights
 from adctl.classification.classifier import Classifier
 from adctl.classification.dataset import label_of
 from adctl.classification.decision import Decision, decide, fit_decision
+from adctl.classification.header import ClassifierHeader
 from adctl.classification.heads import HeadTargets
-from adctl.classification.model_file import ClassifierHeader
 from adctl.classification.objective import KindImages, Mixing, freeze, optimize_phase
 from adctl.classification.predict import predict_images
 from adctl.classification.split import stratified_folds

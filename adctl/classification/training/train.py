@@ -7,10 +7,8 @@ import time
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from pydantic import ValidationError
 
@@ -18,11 +16,12 @@ from adctl import files, run_folder
 from adctl.classification.classifier import Classifier
 from adctl.classification.config import ClassifierConfig
 from adctl.classification.dataset import LabelledDataset, check_contents, digests_of, label_of, open_labelled, without
+from adctl.classification.header import ARCH
 from adctl.classification.heads import check_head
-from adctl.classification.model_file import ARCH, save_classifier
-from adctl.classification.predict import predict_images
+from adctl.classification.model_file import save_classifier
+from adctl.classification.predictions import PredictionSet
 from adctl.classification.split import LabelledSplit, hold_out
-from adctl.classification.training.fitting import ClassifierPlan, FittedClassifier, HeldOutOutput, fit_classifier
+from adctl.classification.training.fitting import ClassifierPlan, FittedClassifier, fit_classifier
 from adctl.classification.training.results import (
     ClassifierResult,
     TestOutcome,
@@ -40,6 +39,9 @@ from adctl.engine.device import choose_device
 from adctl.errors import ImageError, OutputError, UsageError, unknown_name
 from adctl.options import flag_name
 from adctl.progress import SILENT, Reporter
+from adctl.reporting.classifier_report import REPORT, write_page
+from adctl.runtimes.classifier import runtime_of
+from adctl.scoring.classify import predict_rows
 from adctl.tracking import record
 from adctl.tracking.loggers.run_loggers import LoggedTrainingLog, Loggers, finished
 from adctl.training import resume
@@ -229,13 +231,15 @@ def _train_into(
     )
     fitted = fit_classifier(settings, plan, context)
     trained_seconds = time.perf_counter() - start
-    outcome = _test(settings, prepared, fitted, reporter)
+    outcome = _test(loaded, prepared, fitted, reporter)
     folds = None
     if settings.folds is not None:
         from adctl.classification.training.cross_validation import cross_validate
 
         folds = cross_validate(run, settings, plan, reporter)
     model = run / run_folder.MODEL
+    save_classifier(model, fitted.classifier, fitted.header)
+    outcome.predictions.manifest["model"] |= {"path": str(model), "sha256": files.sha256_file(model)}
     result = ClassifierResult(
         run=run,
         model=model,
@@ -251,10 +255,11 @@ def _train_into(
         folds=folds,
         notes=prepared.notes,
     )
-    save_classifier(model, fitted.classifier, fitted.header)
     _write_manifest(run, loaded, prepared, result)
     try:
         write_results(run, result, outcome)
+        with reporter.stage("writing the report"):
+            write_page(outcome.predictions, run / REPORT, fitted.classifier, plan.device)
     except OutputError as error:  # the model is complete
         log.warning("%s", error.message)
     CheckpointFolder(run / CHECKPOINTS).clear(settings.keep_checkpoints)
@@ -264,33 +269,32 @@ def _train_into(
     return result
 
 
-def _test(settings: TrainSettings, prepared: _Prepared, fitted: FittedClassifier, reporter: Reporter) -> TestOutcome:
+def _test(
+    loaded: LoadedSettings[TrainSettings],
+    prepared: _Prepared,
+    fitted: FittedClassifier,
+    reporter: Reporter,
+) -> TestOutcome:
     """Name the test images, and the images of kinds that were left out."""
-    plan = prepared.plan
-    tested, unseen = plan.split.test, prepared.unseen
-    predict = partial(predict_images, batch_size=settings.batch_size, workers=settings.workers)
-    try:
-        logits, distances = predict(fitted.classifier, (*tested, *unseen), plan.device, reporter)
-    except ImageError:  # the images are read again, because one that is damaged must not cost the training
-        tested, unseen = (_readable(part, fitted.classifier.input) for part in (tested, unseen))
-        if not tested:
-            raise
-        logits, distances = predict(fitted.classifier, (*tested, *unseen), plan.device, reporter)
-    labels = np.concatenate([plan.numbers(tested), np.full(len(unseen), -1, np.int64)])
-    output = HeldOutOutput((*tested, *unseen), labels, logits, distances)
-    return evaluate_outcome(output, len(tested), fitted, plan.classes)
-
-
-def _readable(samples: Sequence[Sample], spec: InputSpec) -> tuple[Sample, ...]:
-    """Return the images that can be read; the others are warned of."""
-    found = []
-    for sample in samples:
-        error = load_image(sample, spec).error
-        if error is None:
-            found.append(sample)
-        else:
-            log.warning("%s It is left out of the test.", error.message)
-    return tuple(found)
+    plan, settings, header = prepared.plan, loaded.settings, fitted.header
+    runtime = runtime_of(fitted.classifier, header, plan.device)
+    samples = (*plan.split.test, *prepared.unseen)
+    rows = predict_rows(runtime, samples, settings.batch_size, settings.workers, reporter)
+    for row in rows:
+        if row.error is not None:
+            log.warning("%s It is left out of the test.", row.error)
+    manifest = {
+        "started": run_folder.timestamp(),
+        "model": {"arch": ARCH, "config": header.config},
+        "dataset": {"name": plan.dataset},
+        "runtime": {"name": runtime.name, "device": runtime.device},
+        "settings": loaded.table(),
+        "environment": run_folder.environment(),
+    }
+    predictions = PredictionSet(plan.classes, header.decision, rows, manifest)
+    if not predictions.known:
+        raise ImageError("None of the test images can be read.", str(rows[0].error))
+    return evaluate_outcome(predictions)
 
 
 def _augmentation(settings: TrainSettings, config: ClassifierConfig) -> Augmentation | None:

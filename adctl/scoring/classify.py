@@ -1,0 +1,271 @@
+"""Scoring by a classifier: read, classify, decide and write. An unreadable image gives a row with an error.
+
+The results are `predictions.json` and `predictions.csv`, see `adctl.classification.predictions`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from adctl import files, run_folder
+from adctl.classification.decision import decide
+from adctl.classification.predictions import (
+    ERROR,
+    PREDICTIONS,
+    TABLE,
+    PredictedKind,
+    PredictionSet,
+    UnknownShares,
+    predicted_kinds,
+)
+from adctl.data.colours import warn_of_colours
+from adctl.data.datasets.ground_truth import GOOD_NAMES
+from adctl.data.datasets.layouts import list_images
+from adctl.data.loader import batch_images, stack_pixels, stream_images
+from adctl.engine.batch_size import starting_batch_size
+from adctl.errors import DataError, UsageError
+from adctl.model_file import tensors_digest
+from adctl.options import flag_name
+from adctl.progress import SILENT, Reporter
+from adctl.records import GOOD, Sample
+from adctl.runtimes.classifier import ClassifierRuntime, open_classifier
+from adctl.scoring.tta import VIEWS, parse_views, require_square
+from adctl.threads import map_ordered
+from adctl.tracking import record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from adctl.config import LoadedSettings, ScoreSettings
+    from adctl.data.datasets.layouts import IgnoredPath
+    from adctl.data.loader import LoadedImage
+    from adctl.metrics.classification import ClassificationMetrics
+    from adctl.runtimes.classifier import Floats
+
+log = logging.getLogger(__name__)
+
+_NOT_FOR_CLASSIFIERS = (
+    *("watch", "watch_for", "watch_idle", "commission", "contaminated", "ray", "heatmaps", "draw", "maps"),
+    "precision",
+)
+
+
+@dataclass(frozen=True)
+class KindsResult:
+    """Result of scoring by a classifier: iterate over it for the row of each image; `len` gives their number.
+
+    Attributes:
+        model: Model file.
+        folder: Folder of the results.
+        counts: Number of images with each name: the kinds, `unknown`, and `error` for unreadable ones.
+        ignored: Path of each skipped file, with the reason.
+        seconds: Time from the first image read to the results written.
+        device: Device that computed.
+        views: Views of test-time augmentation, besides the image itself.
+        metrics: Metrics on the images whose label is a kind of the training; None if there are none.
+        unknown: Shares called unknown; None without such images.
+        report: Report of these predictions, if one was written.
+    """
+
+    model: Path
+    folder: Path
+    counts: dict[str, int]
+    ignored: tuple[tuple[str, str], ...]
+    seconds: float
+    device: str
+    views: tuple[str, ...]
+    metrics: ClassificationMetrics | None
+    unknown: UnknownShares | None
+    report: Path | None = None
+
+    @property
+    def rows(self) -> tuple[PredictedKind, ...]:
+        """Row of each image, in order, read from `folder`.
+
+        Raises:
+            DataError: The results are damaged.
+        """
+        return PredictionSet.load(self.folder).rows
+
+    def __iter__(self) -> Iterator[PredictedKind]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+
+def classify_images(loaded: LoadedSettings[ScoreSettings], model: Path, reporter: Reporter = SILENT) -> KindsResult:
+    """Name the kind of each image with a classifier, and write the predictions.
+
+    Images below a folder that is named like a kind are labelled images; with labels there are metrics.
+
+    Args:
+        loaded: Settings and their origins.
+        model: Model file or exported file of a classifier.
+        reporter: Receiver of progress reports.
+
+    Raises:
+        UsageError: A setting is only for detectors, or the device or an image does not exist.
+        DataError: No image could be read.
+        ModelFileError: The model cannot be used.
+        OutputError: The results cannot be written.
+    """
+    settings = loaded.settings
+    for name in _NOT_FOR_CLASSIFIERS:
+        if loaded.origins.get(name, "").startswith("--"):
+            raise UsageError(f"{flag_name(name)} belongs to detectors, and {model} is a classifier.", "Leave it out.")
+    folder = settings.out or run_folder.new_folder(model.parent / "scores")
+    files.require_replaceable([folder / name for name in (PREDICTIONS, TABLE)], overwrite=settings.overwrite)
+    with reporter.stage("opening the model"):
+        runtime = open_classifier(model, settings.device, settings.gpu, settings.runtime)
+    views = () if settings.tta in (None, "none") else parse_views(str(settings.tta))
+    samples, ignored = _images(settings, model, runtime.header.classes)
+    warn_of_colours(samples)
+    start = time.perf_counter()
+    rows = predict_rows(with_views(runtime, views), samples, settings.batch_size, settings.workers, reporter)
+    manifest = _manifest(loaded, model, runtime, views, ignored)
+    predictions = PredictionSet(runtime.header.classes, runtime.header.decision, rows, manifest)
+    if not predictions.readable:
+        raise DataError(f"None of the {len(rows)} images could be read.", f"The first reason: {rows[0].error}")
+    predictions.save(folder)
+    run_folder.set_last(settings.runs, "scores", folder)
+    counts = predictions.counts()
+    if counts.get(ERROR):
+        log.warning("Images that could not be read: %d. The reasons are in the results.", counts[ERROR])
+    record.made(model, "scores", folder, facts=counts)
+    return KindsResult(
+        model=model,
+        folder=folder,
+        counts=counts,
+        ignored=tuple((str(one.path), one.reason) for one in ignored),
+        seconds=time.perf_counter() - start,
+        device=runtime.device,
+        views=views,
+        metrics=predictions.metrics(),
+        unknown=predictions.unknown(),
+    )
+
+
+def predict_rows(
+    runtime: ClassifierRuntime, samples: Sequence[Sample], batch_size: int | str, workers: int, reporter: Reporter
+) -> tuple[PredictedKind, ...]:
+    """Return the row of each image, in order; threads read and compute in advance.
+
+    Args:
+        runtime: The classifier.
+        samples: The images.
+        batch_size: Number of images in a batch, or `auto`.
+        workers: Number of threads that read images.
+        reporter: Receiver of progress reports.
+    """
+    size = starting_batch_size(batch_size, runtime.device)
+    batches = batch_images(stream_images(samples, runtime.input, workers=workers, batch_size=size), size)
+    found: list[PredictedKind] = []
+    with reporter.stage("naming images", len(samples)) as update:
+        for part in map_ordered(
+            lambda items: _rows(runtime, items),
+            batches,
+            workers=runtime.callers,
+            ahead=runtime.callers,
+            name="adctl-predict",
+        ):
+            found += part
+            update(len(found), len(samples))
+    return tuple(found)
+
+
+def _rows(runtime: ClassifierRuntime, items: Sequence[LoadedImage]) -> list[PredictedKind]:
+    """Return the rows of images that are already read."""
+    readable = [item for item in items if item.error is None]
+    named: Iterator[PredictedKind] = iter(())
+    if readable:
+        logits, distances = runtime.predict(stack_pixels(readable))
+        decided = decide(runtime.header.decision, logits, distances)
+        named = iter(predicted_kinds([one.sample for one in readable], decided, distances, runtime.header.classes))
+    return [
+        next(named)
+        if item.error is None
+        else PredictedKind(str(item.sample.path), item.sample.key, item.sample.label, error=str(item.error))
+        for item in items
+    ]
+
+
+def with_views(runtime: ClassifierRuntime, views: Sequence[str]) -> ClassifierRuntime:
+    """Return a runtime that averages logits and distances over the image and its views.
+
+    Args:
+        runtime: The classifier.
+        views: Names from `adctl.scoring.tta.VIEWS`.
+
+    Raises:
+        UsageError: A view needs square images.
+    """
+    if not views:
+        return runtime
+    require_square(tuple(views), runtime.input.height, runtime.input.width)
+
+    def predict(pixels: NDArray[np.uint8]) -> tuple[Floats, Floats]:
+        seen = [pixels, *(np.ascontiguousarray(VIEWS[name].apply(pixels)) for name in views)]
+        logits, distances = zip(*map(runtime.predict, seen), strict=True)
+        return np.mean(logits, axis=0), np.mean(distances, axis=0)
+
+    return replace(runtime, predict=predict)
+
+
+def _images(settings: ScoreSettings, model: Path, classes: Sequence[str]) -> tuple[list[Sample], Sequence[IgnoredPath]]:
+    """Return the named images, or else the test images of the classifier's run."""
+    if settings.images:
+        samples, ignored = list_images(settings.images)
+        return _labelled(samples, classes), ignored
+    run = model.parent
+    if not (run / PREDICTIONS).is_file():
+        raise UsageError(
+            f"No images to score were given, and {run} has no test images.", "Name folders: adctl score FOLDER"
+        )
+    rows = PredictionSet.load(run).rows
+    return [Sample(Path(row.path), row.key, row.label) for row in rows], ()
+
+
+def _labelled(samples: Sequence[Sample], classes: Sequence[str]) -> list[Sample]:
+    """Return images with the names of their folders as labels, if any folder is named like a kind."""
+    names = {sample.path.parent: sample.path.parent.name for sample in samples}
+    labels = {folder: GOOD if name.casefold() in GOOD_NAMES else name for folder, name in names.items()}
+    if not set(labels.values()) & set(classes):
+        return list(samples)
+    return [
+        sample if sample.label is not None else replace(sample, label=labels[sample.path.parent]) for sample in samples
+    ]
+
+
+def _manifest(
+    loaded: LoadedSettings[ScoreSettings],
+    model: Path,
+    runtime: ClassifierRuntime,
+    views: Sequence[str],
+    ignored: Sequence[IgnoredPath],
+) -> dict[str, Any]:
+    header = runtime.header
+    return {
+        "started": run_folder.timestamp(),
+        "model": {
+            "path": str(model),
+            "sha256": files.sha256_file(model),
+            "tensors_sha256": tensors_digest(model),
+            "arch": header.arch,
+            "config": header.config,
+        },
+        "dataset": {"name": header.dataset},
+        "views": list(views),
+        "runtime": {"name": runtime.name, "device": runtime.device},
+        "ignored": [{"path": str(item.path), "reason": item.reason} for item in ignored],
+        "settings": loaded.table(),
+        "environment": run_folder.environment(),
+    }
