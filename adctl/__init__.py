@@ -23,7 +23,20 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "adctl.api": (
-        *("train", "tune", "calibrate", "score", "score_products", "report", "compare", "export", "bench", "load"),
+        *(
+            "train",
+            "tune",
+            "calibrate",
+            "score",
+            "score_products",
+            "classify",
+            "report",
+            "report_classifier",
+            "compare",
+            "export",
+            "bench",
+            "load",
+        ),
         *("demo", "schema"),
         *("fetch", "fetch_weights", "fetch_bundle", "fetch_check", "fetch_verify"),
         *("list_runs", "best_run", "accept_run", "roll_back_run"),
@@ -48,6 +61,9 @@ _PUBLIC = {
     "adctl.reporting.compare": ("CompareResult",),
     "adctl.reporting.report": ("ReportResult",),
     "adctl.scoring.model": ("ImagePrediction", "Model"),
+    "adctl.scoring.classify": ("KindsResult",),
+    "adctl.reporting.classifier_report": ("ClassifierReport",),
+    "adctl.classification.predictions": ("PredictedKind",),
     "adctl.scoring.products": ("ProductsResult", "UnassignedImage"),
     "adctl.scoring.score": ("ScoreResult",),
     "adctl.scoring.score_set": ("AnomalyMaps", "ScoreRow", "open_maps"),

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 
 from adctl.benchmarking.bench import Benchmark as Benchmark
 from adctl.calibration.calibrate import CalibrateResult as CalibrateResult
+from adctl.classification.predictions import PredictedKind as PredictedKind
 from adctl.classification.training.results import ClassifierResult as ClassifierResult
 from adctl.data.checks.check import CheckResult as CheckResult
 from adctl.demonstration import DemoResult as DemoResult
@@ -31,8 +32,10 @@ from adctl.paths import StrPath as StrPath
 from adctl.records import Box as Box
 from adctl.records import Calibration as Calibration
 from adctl.records import Verdict as Verdict
+from adctl.reporting.classifier_report import ClassifierReport as ClassifierReport
 from adctl.reporting.compare import CompareResult as CompareResult
 from adctl.reporting.report import ReportResult as ReportResult
+from adctl.scoring.classify import KindsResult as KindsResult
 from adctl.scoring.model import ImagePrediction as ImagePrediction
 from adctl.scoring.model import Model as Model
 from adctl.scoring.products import ProductsResult as ProductsResult
@@ -62,6 +65,7 @@ __all__ = [
     "Calibration",
     "CandidateComparison",
     "CheckResult",
+    "ClassifierReport",
     "ClassifierResult",
     "CompareResult",
     "CrossValidationResult",
@@ -74,11 +78,13 @@ __all__ = [
     "GridResult",
     "ImageError",
     "ImagePrediction",
+    "KindsResult",
     "MissingExtraError",
     "Model",
     "ModelFileError",
     "OutputError",
     "PluginError",
+    "PredictedKind",
     "ProductsResult",
     "ReportResult",
     "RunRow",
@@ -98,6 +104,7 @@ __all__ = [
     "bench",
     "best_run",
     "calibrate",
+    "classify",
     "compare",
     "compare_candidate",
     "demo",
@@ -111,6 +118,7 @@ __all__ = [
     "load",
     "open_maps",
     "report",
+    "report_classifier",
     "roll_back_run",
     "schema",
     "score",
@@ -811,6 +819,43 @@ def score_products(
         AdctlError: The registry, a model or the output folder cannot be used, or none of the images.
     """
 
+def classify(
+    images: StrPath | Sequence[StrPath] = (),
+    *,
+    model: StrPath | None = None,
+    tta: str | Sequence[str] | None = None,
+    overwrite: bool = False,
+    runs: StrPath = "runs",
+    out: StrPath | None = None,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    gpu: int | None = None,
+    workers: int = ...,
+    batch_size: Literal["auto", "max"] | int = "auto",
+    runtime: Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino", "torchscript", "torch-export"] = "auto",
+) -> KindsResult:
+    """Name the kind of each image with a classifier.
+
+    Args:
+        images: Folders, files or glob patterns. Default: the test images.
+        model: Model file, folder or name of a run, or registry of products (.toml). Default: the last model.
+        tta: Average over these views of each image. Default: those of the calibration.
+        overwrite: Replace files in the place of the output that adctl did not write.
+        runs: Folder of all runs.
+        out: Folder for heatmaps and results.
+        device: Device that computes.
+        gpu: Number of the GPU; implies `device` cuda. At least 0.
+        workers: Threads that read images. At least 0, at most 64. Default: one for each core, 2 to 16.
+        batch_size: Images in a batch: a number, auto, or max, which fills a GPU's memory. At least 1.
+        runtime: Runtime; auto: the fastest that was verified against PyTorch. Choices: auto, torch, torch-compile,
+            onnxruntime, openvino, torchscript, torch-export.
+
+    Returns:
+        The result; iterating gives the row of each image.
+
+    Raises:
+        AdctlError: The classifier or the output folder cannot be used, or none of the images.
+    """
+
 def report(
     scores: StrPath | None = None,
     *,
@@ -860,6 +905,36 @@ def report(
 
     Raises:
         AdctlError: The scores are damaged, or the report cannot be written.
+    """
+
+def report_classifier(
+    scores: StrPath | None = None,
+    *,
+    title: str | None = None,
+    fail_if: str | Sequence[str] = (),
+    junit: StrPath | None = None,
+    sarif: StrPath | None = None,
+    overwrite: bool = False,
+    runs: StrPath = "runs",
+    out: StrPath | None = None,
+) -> ClassifierReport:
+    """Evaluate the predictions of a classifier and write the page.
+
+    Args:
+        scores: Folders from 'adctl score'; several are compared. Default: the last scores.
+        title: Title of the report.
+        fail_if: A gate fails if this holds; see the examples.
+        junit: JUnit XML file of the gates.
+        sarif: SARIF file of the failed gates, for code scanning.
+        overwrite: Replace files in the place of the output that adctl did not write.
+        runs: Folder of all runs.
+        out: File of the report.
+
+    Returns:
+        The metrics, the page and the outcome of the gates.
+
+    Raises:
+        AdctlError: The predictions are damaged, or the page cannot be written.
     """
 
 def compare(

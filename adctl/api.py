@@ -46,8 +46,10 @@ if TYPE_CHECKING:
     from adctl.fetching.datasets import FetchResult
     from adctl.fetching.verifying import VerifyResult
     from adctl.fetching.weights import FetchedWeights
+    from adctl.reporting.classifier_report import ClassifierReport
     from adctl.reporting.compare import CompareResult
     from adctl.reporting.report import ReportResult
+    from adctl.scoring.classify import KindsResult
     from adctl.scoring.model import Model
     from adctl.scoring.products import ProductsResult
     from adctl.scoring.score import ScoreResult
@@ -63,6 +65,10 @@ _OF_PRODUCTS = (
     *("images", "model", "tta", "out", "heatmaps", "draw", "maps", "overwrite"),
     *("runtime", "precision", "device", "gpu", "batch_size", "workers", "runs"),
 )
+_OF_KINDS = (
+    *("images", "model", "tta", "out", "overwrite", "runtime", "device", "gpu", "batch_size", "workers", "runs"),
+)
+_OF_KINDS_REPORT = ("scores", "title", "out", "overwrite", "fail_if", "junit", "sarif", "runs")
 _WEIGHTS = "str | Mapping[str, float]"
 
 
@@ -165,6 +171,22 @@ def score(loaded: LoadedSettings[ScoreSettings]) -> ScoreResult:
     return run(loaded)
 
 
+@from_settings(ScoreSettings, only=_OF_KINDS, accepts={"tta": f"{_NAMES} | None"})
+def classify(loaded: LoadedSettings[ScoreSettings]) -> KindsResult:
+    """Name the kind of each image with a classifier.
+
+    Returns:
+        The result; iterating gives the row of each image.
+
+    Raises:
+        AdctlError: The classifier or the output folder cannot be used, or none of the images.
+    """
+    from adctl.scoring.classify import classify_images
+    from adctl.tracking.models import find_model
+
+    return classify_images(loaded, find_model(loaded.settings.runs, loaded.settings.model))
+
+
 @from_settings(ScoreSettings, only=_OF_PRODUCTS, accepts={"tta": f"{_NAMES} | None"})
 def score_products(loaded: LoadedSettings[ScoreSettings]) -> ProductsResult:
     """Score images of several products, each with the model that a registry gives its product.
@@ -180,6 +202,23 @@ def score_products(loaded: LoadedSettings[ScoreSettings]) -> ProductsResult:
     if loaded.settings.model is None:
         raise UsageError("adctl.score_products needs a registry.", "Give the TOML file as model.")
     return run(loaded)
+
+
+@from_settings(ReportSettings, only=_OF_KINDS_REPORT, accepts={"scores": "StrPath | None"})
+def report_classifier(loaded: LoadedSettings[ReportSettings]) -> ClassifierReport:
+    """Evaluate the predictions of a classifier and write the page.
+
+    Returns:
+        The metrics, the page and the outcome of the gates.
+
+    Raises:
+        AdctlError: The predictions are damaged, or the page cannot be written.
+    """
+    from adctl import run_folder
+    from adctl.reporting.classifier_report import report_classifier as run
+
+    settings = loaded.settings
+    return run(loaded, settings.scores[0] if settings.scores else run_folder.get_last(settings.runs, "scores"))
 
 
 @from_settings(ReportSettings, without=("animation",), accepts={"scores": "StrPath | None"})

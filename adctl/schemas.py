@@ -327,8 +327,16 @@ RESULTS: dict[str, tuple[str, ...]] = {
     ),
     "tune": ("adctl.tuning.study:TuneResult",),
     "calibrate": ("adctl.calibration.calibrate:CalibrateResult", "adctl.calibration.learning_curve:LearningCurve"),
-    "score": ("adctl.scoring.score:ScoreResult", "adctl.scoring.products:ProductsResult"),
-    "report": ("adctl.reporting.report:ReportResult", "adctl.reporting.compare:CompareResult"),
+    "score": (
+        "adctl.scoring.score:ScoreResult",
+        "adctl.scoring.products:ProductsResult",
+        "adctl.scoring.classify:KindsResult",
+    ),
+    "report": (
+        "adctl.reporting.report:ReportResult",
+        "adctl.reporting.compare:CompareResult",
+        "adctl.reporting.classifier_report:ClassifierReport",
+    ),
     "export": ("adctl.exporting.export:ExportResult",),
     "bench": (f"{_HERE}:Bench",),
     "fetch": (

@@ -1,8 +1,8 @@
 """Grad-CAM: the places of an image that speak for a kind.
 
-Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017, equations 1
-and 2. With a linear head and pooling by the mean alone it is the class activation map of Zhou et al., "Learning Deep
-Features for Discriminative Localization", CVPR 2016.
+Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017,
+equations 1 and 2. With a linear head and pooling by the mean alone it is the class activation map of Zhou et al.,
+"Learning Deep Features for Discriminative Localization", CVPR 2016.
 """
 
 from __future__ import annotations

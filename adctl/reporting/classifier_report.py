@@ -1,7 +1,7 @@
 """Report of a classifier's predictions: one self-contained HTML page.
 
-Confusion matrix that filters the gallery, metrics by kind, curves, reliability, and images with Grad-CAM overlays, the worst
-mistakes first.
+Confusion matrix that filters the gallery, metrics by kind, curves, reliability, and images with Grad-CAM overlays, the
+worst mistakes first.
 """
 
 from __future__ import annotations
@@ -302,8 +302,8 @@ def _unseen(unknown: UnknownShares | None) -> list[Table]:
     ]
     coverage = "" if unknown.coverage is None else f" It holds the true kind of {100 * unknown.coverage:.1f} % of them."
     note = (
-        f"{100 * (1 - unknown.known):.1f} % of the images of known kinds are kept (95 % interval {100 * kept[0]:.1f} to "
-        f"{100 * kept[1]:.1f} %). Their conformal set has {unknown.mean_set:.2f} kinds on average.{coverage}"
+        f"{100 * (1 - unknown.known):.1f} % of the images of known kinds are kept (95 % interval {100 * kept[0]:.1f} "
+        f"to {100 * kept[1]:.1f} %). Their conformal set has {unknown.mean_set:.2f} kinds on average.{coverage}"
     )
     return [Table("Called unknown", ("Kind", "Images", "Called unknown"), tuple(lines), note)]
 

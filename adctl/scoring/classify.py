@@ -55,6 +55,8 @@ log = logging.getLogger(__name__)
 _NOT_FOR_CLASSIFIERS = (
     *("watch", "watch_for", "watch_idle", "commission", "contaminated", "ray", "heatmaps", "draw", "maps"),
     "precision",
+    "source",
+    "sink",
 )
 
 
