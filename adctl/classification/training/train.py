@@ -28,7 +28,6 @@ from adctl.classification.training.results import (
     evaluate_outcome,
     write_results,
 )
-from adctl.data.loader import load_image
 from adctl.data.roi import encode_region
 from adctl.data.split import training_digest
 from adctl.detectors.components.shared_feature_cache import shared_features
@@ -49,11 +48,9 @@ from adctl.training.augmentation import Augmentation
 from adctl.training.image_shape import choose_size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from adctl.config import LoadedSettings, TrainSettings
-    from adctl.data.preprocess import InputSpec
     from adctl.records import Sample
 
 log = logging.getLogger(__name__)
