@@ -88,6 +88,9 @@ C = TypeVar("C")
 _REMOTE = re.compile(r"[A-Za-z][\w+.-]+:/")
 """Start of an address, which is no path of this machine."""
 
+_MOST_VALUES = 100_000
+"""Largest number of values in a settings file."""
+
 _SHOWN = 200
 """Characters of a path that an error message shows."""
 
@@ -1221,6 +1224,7 @@ def _parse(path: Path) -> dict[str, Any]:
         raise UsageError(f"The settings file {path} has an unknown ending.", "Use .toml, .yaml or .json.")
     try:
         document: Any = reader(reading.read_text(path))
+        _require_few_values(document)
     except FileNotFoundError as error:
         raise UsageError(f"The settings file {path} does not exist.", "Check the path given to --config.") from error
     except Exception as error:  # readers of YAML and TOML refuse odd texts in their own ways, deep nesting among them
@@ -1230,6 +1234,16 @@ def _parse(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UsageError(f"The settings file {path} must be a table of settings.", "Write 'name = value' lines.")
     return dict(document)
+
+
+def _require_few_values(value: Any, before: int = 0) -> int:
+    """Return the number of values in a document and before it; raise a `ValueError` if anchors repeat without end."""
+    count = before + 1
+    if count > _MOST_VALUES:
+        raise ValueError(f"it holds more than {_MOST_VALUES} values")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        count = _require_few_values(inner, count)
+    return count
 
 
 def _names_of_all(classes: Collection[type[CommandSettings]]) -> set[str]:

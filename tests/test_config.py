@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 from conftest import ROOT
@@ -106,6 +107,16 @@ def test_a_faulty_file_is_refused_with_a_remedy(tmp_path, name, text, says):
         load(TrainSettings, {}, tmp_path / name)
     assert says in caught.value.remedy
     assert caught.value.exit_code == 2
+
+
+ANCHORS = [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in pairwise("abcdefghi")]
+
+
+@pytest.mark.parametrize("text", ["a: &a {b: *a}", "\n".join(["a: &a [x, x, x]", *ANCHORS])])
+def test_a_file_that_repeats_itself_without_end_is_refused(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(f"options: {{k: 1}}\n{text}", encoding="utf-8")
+    with pytest.raises(UsageError, match="cannot be read"):
+        load(TrainSettings, {}, tmp_path / "c.yaml")
 
 
 def test_a_missing_file_is_refused(tmp_path):

@@ -117,6 +117,7 @@ def test_patterns_go_before_folders_and_the_innermost_folder_before_others(model
         ("nearest = true\n", "names no product"),
         ('[products."a/b"]\nmodel = "a"\n', "is no name for a run"),
         ("= 1", "cannot be read"),
+        ("x = " + "[" * 3000 + "]" * 3000, "nested too deeply"),
     ],
 )
 def test_a_bad_registry_names_its_fault(tmp_path, text, reason):

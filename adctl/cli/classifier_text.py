@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from adctl.metrics.classification import ClassificationMetrics, KindMetrics
     from adctl.scoring.classify import KindsResult
 
-_SHOWN = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc", "ece")
+_SHOWN = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "macro_auroc": "macro AUROC",
+    "ece": "calibration error",
+}
+"""Metrics that are shown, with their names for a reader."""
 _NOT_GOOD = 3
 """Exit code with --fail-on-anomaly."""
 
@@ -98,11 +105,11 @@ def report_kinds(call: Call[ReportSettings], folder: Path) -> int:
 def _metric_lines(metrics: ClassificationMetrics | None, unknown: UnknownShares | None) -> list[tuple[str, str]]:
     if metrics is None or unknown is None:
         return []
-    named = ", ".join(f"{name.replace('_', ' ')} {_number(metrics.overall[name])}" for name in _SHOWN)
+    named = ", ".join(f"{label} {_number(metrics.overall[name])}" for name, label in _SHOWN.items())
     unseen = ", ".join(f"{share:.0%} of {kind}" for kind, share in unknown.unseen.items())
     return [
         ("metrics", named),
-        ("unknown", f"{unknown.known:.1%} of known kinds" + (f"; new kinds: {unseen}" if unseen else "")),
+        ("unknown", f"{unknown.known:.1%} of images of known kinds" + (f"; new kinds: {unseen}" if unseen else "")),
     ]
 
 

@@ -50,8 +50,9 @@ def _table(found: Sequence[RunRow], wanted: Sequence[str]) -> RenderableType:
 
     if not found:
         return _EMPTY
-    metrics = dict.fromkeys(name for row in found for name in row.values["metrics"])
-    names = wanted or (*COLUMNS, *list(metrics)[:_SHOWN_METRICS])
+    known = dict.fromkeys(name for row in found for name in row.values["metrics"])
+    metrics = [name for name in known if name not in (*found[0].values, "unscored")]  # numbers of images
+    names = wanted or (*COLUMNS, *metrics[:_SHOWN_METRICS])
     return rows([[shown(value_of(row, name)) for name in names] for row in found], *names)
 
 

@@ -22,7 +22,7 @@ def update_text(update: UpdateResult) -> RenderableType:
     from rich.padding import Padding
 
     counts = Counter(one.reason for one in update.set_aside)
-    aside = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
+    aside = ", ".join(f"{reason}: {count}" for reason, count in counts.items()) or "none"
     unlike = [one for one in update.set_aside if one.reason in ("unlike the others", "also a defect")]
     lines = [
         ("updates", str(update.present)),
@@ -44,7 +44,7 @@ def comparison_text(found: CandidateComparison) -> RenderableType:
         (
             one.name,
             f"{one.threshold:.6g}",
-            _percent(one.promised_false_alarm)
+            f"at most {_percent(one.promised_false_alarm)}"
             if one.promised_false_alarm
             else f"about {_percent(one.expected_false_alarm)}",
             str(one.false_alarms or "-"),

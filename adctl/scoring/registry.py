@@ -121,6 +121,8 @@ def read_registry(path: Path) -> Registry:
         content: dict[str, Any] = tomllib.loads(reading.read_bytes(path).decode())
     except FileNotFoundError as error:
         raise UsageError(f"There is no registry {path}.", "Give the TOML file that names the products.") from error
+    except RecursionError as error:
+        raise DataError(f"{path} cannot be read: it is nested too deeply.", _EXAMPLE) from error
     except (OSError, ValueError) as error:
         twice = (
             " A product has one table and one model." if "declare" in str(error) or "overwrite" in str(error) else ""

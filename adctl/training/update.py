@@ -483,8 +483,6 @@ def _finish(
     doubtful = [one for one in reviews.good if one.key not in candidate.split.digests]
     doubts = collect(runtime, doubtful, batch_size=settings.batch_size, workers=settings.workers) if doubtful else None
     calibration, notes = _calibration(present, candidate, defects, doubts)
-    for note in notes:
-        log.info("%s", note)
     model = run / run_folder.MODEL
     scores = before, {**candidate.scores.by_key(), **defects}
     comparison = _compare(present, (model, calibration), reviews, scores, plan, out_of_fold=bool(candidate.folds))
