@@ -59,11 +59,11 @@ PNG_MARK = b"Software\0adctl"
 
 _TEXT_MARKS = re.compile(
     rb'content="adctl |Made by adctl|## adctl |"schema": ?"adctl\.|<adctl |name="adctl\.|\Afigure,part,value,'
-    rb"|\Aid,name,folder,state,"
+    rb"|\Aid,name,folder,state,|\Apath,key,label,name,kind,"
 )
 """Texts in the HTML, Markdown, JSON, XML and CSV files of adctl."""
 
-_SOURCES = re.compile(rb'"schema": ?"adctl\.(?:run|settings|folds|grid|scores|watch|artifact|checkpoint)/')
+_SOURCES = re.compile(rb'"schema": ?"adctl\.(?:run|settings|folds|grid|scores|predictions|watch|artifact|checkpoint)/')
 """Schemas of JSON files that no other output replaces unasked."""
 
 _TEXT_SUFFIXES = frozenset(

@@ -19,6 +19,7 @@ from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 from torch.nn import functional
 from torchvision.transforms import v2
 
+from adctl import files
 from adctl.classification.balance import (
     balanced_indices,
     class_weights,
@@ -37,10 +38,12 @@ from adctl.classification.predict import classify_pixels
 from adctl.classification.split import hold_out, stratified_folds
 from adctl.classification.training.cross_validation import combined
 from adctl.classification.training.train import train_classifier
+from adctl.config import ScoreSettings, load
 from adctl.errors import DataError, ModelFileError, OutputError, UsageError
 from adctl.metrics.classification import classification_metrics, exact_mcnemar
 from adctl.model_file import load_model
 from adctl.records import Sample
+from adctl.scoring.classify import classify_images
 
 KINDS = {"dot": 10, "good": 16, "stripe": 8}
 
@@ -408,6 +411,22 @@ def test_a_loaded_classifier_gives_the_same(trained, kinds):
     assert np.allclose(again[1], distances[1:], rtol=1e-4)
     with pytest.raises(ModelFileError, match="classifier"):
         load_model(trained.model)
+
+
+def test_predictions_replace_their_own_files_and_no_others(trained, kinds, tmp_path):
+    out = tmp_path / "out"
+    given = {"images": (str(kinds / "dot"),), "out": out, "runs": tmp_path, "device": "cpu"}
+    for _ in range(2):
+        assert len(classify_images(load(ScoreSettings, given), trained.model)) == KINDS["dot"]
+    for name in ("predictions.csv", "predictions.json"):
+        before = (out / name).read_bytes()
+        (out / name).write_text("mine")
+        with pytest.raises(UsageError, match="adctl did not write it"):
+            classify_images(load(ScoreSettings, given), trained.model)
+        assert (out / name).read_text() == "mine"
+        (out / name).write_bytes(before)
+    with pytest.raises(UsageError, match="adctl did not write it"):
+        files.require_replaceable([out / "predictions.json"], overwrite=False)
 
 
 def test_fine_tuning_learns_and_resumes_as_if_nothing_had_happened(kinds, tmp_path, monkeypatch):

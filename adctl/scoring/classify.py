@@ -125,7 +125,8 @@ def classify_images(loaded: LoadedSettings[ScoreSettings], model: Path, reporter
         if loaded.origins.get(name, "").startswith("--"):
             raise UsageError(f"{flag_name(name)} belongs to detectors, and {model} is a classifier.", "Leave it out.")
     folder = settings.out or run_folder.new_folder(model.parent / "scores")
-    files.require_replaceable([folder / name for name in (PREDICTIONS, TABLE)], overwrite=settings.overwrite)
+    targets = [folder / name for name in (PREDICTIONS, TABLE)]
+    files.require_replaceable(targets, overwrite=settings.overwrite, claimed=list(filter(files.is_ours, targets)))
     with reporter.stage("opening the model"):
         runtime = open_classifier(model, settings.device, settings.gpu, settings.runtime)
     views = () if settings.tta in (None, "none") else parse_views(str(settings.tta))
