@@ -1002,6 +1002,30 @@ class DemoSettings(DeviceSettings):
 
 
 @command(
+    "demo line",
+    "Run a production line in small: generated parts, a server that judges them, a broker and the page.",
+    "adctl demo line",
+    "adctl demo line --parts 60 --rate 5 --defective 20%",
+    "adctl demo line --model line3 --sink mqtt://broker/line3",
+)
+class DemoLineSettings(DeviceSettings):
+    """Settings of `adctl demo line`."""
+
+    model: File | None = INPUT(None, "Model file, or folder or name of a run.", unset="one trained at the start")
+    parts: Positive | None = LINE(None, "End after so many parts.", unset="until Ctrl-C")
+    rate: Amount = LINE(2.0, "Parts in a second.", "N")
+    defective: ShareOrZero = LINE(0.15, "Share of defective parts.")
+    sink: Texts = LINE(
+        (),
+        "Peer that gets each verdict; repeatable.",
+        "ADDRESS",
+        unset="a broker of its own, if mosquitto is installed",
+    )
+    port: Annotated[int, Bounds(ge=0, le=65535)] = SERVER(8000, "Port of the page; 0 takes a free one.")
+    seed: Natural = DETECTOR(0, "Seed of all random numbers.")
+
+
+@command(
     "schema",
     "Print the JSON Schema of what a command prints with --json, or of a JSON file.",
     "adctl schema",

@@ -17,6 +17,7 @@ from adctl.training.single_run import train_once
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from adctl.calibration.calibrate import CalibrateResult
     from adctl.config import DemoSettings, S
     from adctl.evaluation.evaluate import Evaluation
 
@@ -44,11 +45,8 @@ def demo(loaded: LoadedSettings[DemoSettings], reporter: Reporter = SILENT) -> D
     """Run the commands one after another; each step takes the settings that it shares with `adctl demo`."""
     shared = asdict(loaded.settings)
     start = time.perf_counter()
-    fetch_dataset("demo", reporter=reporter)
-    trained = train_once(_step(TrainSettings, shared, dataset="demo", category="zipper"), reporter)
-    assert trained is not None, "the demo runs in one process"
-    calibrated = calibrate(_step(CalibrateSettings, shared, model=trained.model, max_false_alarm=0.1), reporter)
-    heatmaps = trained.run / "heatmaps"
+    calibrated = train_and_calibrate(loaded.settings, reporter)
+    heatmaps = calibrated.source.parent / "heatmaps"
     score(_step(ScoreSettings, shared, model=calibrated.model, out=heatmaps), reporter)
     reported = report(_step(ReportSettings, shared, scores=(heatmaps,)), reporter)
     return DemoResult(
@@ -58,6 +56,15 @@ def demo(loaded: LoadedSettings[DemoSettings], reporter: Reporter = SILENT) -> D
         evaluation=reported.evaluation,
         seconds=time.perf_counter() - start,
     )
+
+
+def train_and_calibrate(settings: DemoSettings, reporter: Reporter) -> CalibrateResult:
+    """Fetch the generated zippers, train on them, and calibrate for one false alarm in ten."""
+    shared = asdict(settings)
+    fetch_dataset("demo", reporter=reporter)
+    trained = train_once(_step(TrainSettings, shared, dataset="demo", category="zipper"), reporter)
+    assert trained is not None, "the demo runs in one process"
+    return calibrate(_step(CalibrateSettings, shared, model=trained.model, max_false_alarm=0.1), reporter)
 
 
 def _step(cls: type[S], shared: dict[str, Any], **own: Any) -> LoadedSettings[S]:

@@ -354,6 +354,7 @@ RESULTS: dict[str, tuple[str, ...]] = {
     "serve keys add": ("adctl.serve.keys:NewKey",),
     "serve keys revoke": ("adctl.serve.keys:Key",),
     "demo": ("adctl.demonstration:DemoResult",),
+    "demo line": ("adctl.line_demonstration:DemoLineResult",),
     **dict.fromkeys(("runs", "runs list", "runs compare"), (f"list of {_HERE}:RunEntry",)),
     "runs show": (f"{_HERE}:RunEntry",),
     "runs best": (f"{_HERE}:BestRun",),

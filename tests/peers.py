@@ -43,7 +43,7 @@ class Broker:
     """Mosquitto, and a subscriber that keeps every message; the test is skipped where it is not installed."""
 
     def __init__(self, folder: Path, topic: str = "#") -> None:
-        self.program = shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")
+        self.program = self.is_installed()
         if self.program is None:
             pytest.skip("mosquitto is not installed")
         self.port, self.topic = free_port(), topic
@@ -52,6 +52,10 @@ class Broker:
         self._config.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n")
         self._process: Any = None
         self.start()
+
+    @staticmethod
+    def is_installed() -> str | None:
+        return shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")
 
     def start(self) -> None:
         import paho.mqtt.client as mqtt

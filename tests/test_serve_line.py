@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from peers import Web, wait_until
+from peers import Broker, Web, wait_until
 from test_line import Pictures, write_video
 
 from adctl.data.images import read_image
@@ -95,3 +95,12 @@ def test_a_request_takes_a_part_of_a_video(serve, zippers, tmp_path):
 def test_several_processes_cannot_share_a_source(serve):
     with pytest.raises(UsageError, match="--workers"):
         serve(source=("0",), workers=2)
+
+
+def test_the_demonstration_of_a_line_ends_after_its_parts(adctl, exported):
+    model = exported / "model.onnx"
+    given = ("--parts", 6, "--rate", 20, "--port", 0, "--defective", "50%")
+    result = adctl.json("demo", "line", "--model", model, *given)["result"]
+    assert (result["parts"], result["judged"]) == (6, 6)
+    assert 0 < result["defective"] < 6
+    assert [sink["delivered"] for sink in result["sinks"]] == [6] * (1 + bool(Broker.is_installed()))

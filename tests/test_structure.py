@@ -17,6 +17,7 @@ ROOMS = [
     "api",
     "schemas",
     "testing",
+    "line_demonstration",
     "demonstration",
     "serve/page",
     "serve",

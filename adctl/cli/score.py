@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from adctl.cli.classifier_text import find_classifier, score_kinds
 from adctl.cli.output import Call, rows
+from adctl.cli.sinks_text import describe_sink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from adctl.config import ScoreSettings
     from adctl.scoring.score import ScoreResult, TopAnomaly
-    from adctl.sinks.delivery import SinkStatus
 
 ANOMALIES_FOUND = 3
 _UNJUDGED = 1
@@ -131,15 +131,6 @@ def _summary(result: ScoreResult, settings: ScoreSettings) -> RenderableType:
             *((status.name, describe_sink(status)) for status in result.sinks),
         ]
     )
-
-
-def describe_sink(status: SinkStatus) -> str:
-    """Return the state of a sink in words."""
-    parts = [f"{status.delivered} delivered"]
-    if status.p95_ms is not None:
-        parts.append(f"{status.median_ms:.0f} ms after the trigger (95 %: {status.p95_ms:.0f} ms)")
-    parts += [f"{count} {word}" for count, word in ((status.waiting, "waiting"), (status.expired, "too late")) if count]
-    return ", ".join(parts) + (f"; {status.error}" if status.error else "")
 
 
 def _rejected(result: ScoreResult) -> Iterator[RenderableType]:

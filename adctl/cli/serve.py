@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adctl.cli.output import Call, rows
+from adctl.cli.sinks_text import describe_sink
 
 if TYPE_CHECKING:
     from adctl.config import ServeSettings
@@ -19,4 +20,5 @@ def run(call: Call[ServeSettings]) -> None:
     shown = [("address", result.address), ("models", ", ".join(result.models)), ("verdicts", counted)]
     if result.missing:
         shown.append(("missing", f"{result.missing} verdicts are not in the history"))
+    shown += [(status.name, describe_sink(status)) for status in result.sinks]
     call.finish(result, lambda: rows(shown))

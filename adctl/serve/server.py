@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from adctl.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from adctl.config import ServeSettings
     from adctl.serve.state import Server
+    from adctl.sinks.delivery import SinkStatus
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ class ServeResult:
         counts: Number of verdicts of each kind.
         missing: Number of verdicts that the history misses.
         seconds: Time that it ran.
+        sinks: State of each sink at the end.
     """
 
     address: str
@@ -45,10 +48,15 @@ class ServeResult:
     counts: dict[str, int]
     missing: int
     seconds: float
+    sinks: tuple[SinkStatus, ...] = ()
 
 
-def run_server(settings: ServeSettings) -> ServeResult:
+def run_server(settings: ServeSettings, listens: Callable[[str], object] = lambda _: None) -> ServeResult:
     """Serve until SIGTERM or Ctrl-C; then finish the work in hand.
+
+    Args:
+        settings: Settings of the server.
+        listens: Function that is called with the address before the models are opened.
 
     Raises:
         MissingExtraError: A package of the extra `serve` is not installed.
@@ -58,6 +66,7 @@ def run_server(settings: ServeSettings) -> ServeResult:
     _check_certificate(settings)
     with closing(listen(settings.host, settings.port)) as listening:
         address = address_of(settings.host, listening, scheme="http" if settings.tls_cert is None else "https")
+        listens(address)
         if settings.workers > 1:
             run = pkgutil.resolve_name("adctl.serve.processes:run_processes")
             found: ServeResult = run(settings, listening, address)
@@ -67,7 +76,9 @@ def run_server(settings: ServeSettings) -> ServeResult:
     models = server.models.loaded
     counts = sum((Counter(model.counts) for model in models), Counter[str]())
     names = tuple(model.name for model in models)
-    return ServeResult(address, names, dict(counts), server.history.writer.missing, time.monotonic() - start)
+    return ServeResult(
+        address, names, dict(counts), server.history.writer.missing, time.monotonic() - start, server.outbox.status()
+    )
 
 
 def serve_on(
