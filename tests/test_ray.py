@@ -9,22 +9,25 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from conftest import settings
 from threadpoolctl import threadpool_limits
 
 import adctl
-from adctl.errors import OutputError, TrainingError, UsageError
+from adctl.errors import DataError, OutputError, TrainingError, UsageError
 from adctl.progress import SILENT, Reporter
 from adctl.ray_cluster import Caller, Worker, require_shared
+from adctl.records import Sample, ScoredImage, Verdict
 from adctl.scoring import parquet, ray_score
+from adctl.scoring.parquet import Place, from_parquet, to_parquet
 from adctl.scoring.score_set import ScoreSet
 from adctl.training import ray_training
 from adctl.training.train import train
@@ -137,6 +140,42 @@ def test_an_image_that_ends_its_process_is_set_aside(cluster, patchcore, zippers
     others = [row for row in result.rows if row not in poisoned]
     expected = [row for row in alone.rows if "broken_teeth" not in row.key]
     assert [row.score for row in others] == pytest.approx([row.score for row in expected], rel=1e-5)
+
+
+def test_parts_hold_any_name_and_damaged_ones_are_told():
+    pytest.importorskip("pyarrow", reason="needs the extra ray")
+    row = ScoredImage("M\udcfcller.png", "M\udcfcller.png", None, None, 1.0, 2.0, Verdict.GOOD, width=3, height=3)
+    data = to_parquet([row])
+    assert from_parquet(data, "x") == [replace(row, path="M\\xfcller.png", key="M\\xfcller.png")]
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(data)
+        for place in random.integers(0, len(data), 2):
+            damaged[place] = random.integers(256)
+        with suppress(DataError):
+            from_parquet(bytes(damaged), "x")
+
+
+def test_parts_of_the_user_stay_and_damaged_or_stale_ones_do_not(tmp_path, caplog):
+    pytest.importorskip("pyarrow", reason="needs the extra ray")
+
+    def row(key):
+        return ScoredImage(key, key, None, None, 1.0, 2.0, Verdict.GOOD, width=3, height=3)
+
+    names = enumerate("ab")
+    parts = [ray_score._Part(f"part-{first:09d}.parquet", [Sample(Path(key), key, None)]) for first, key in names]
+    place = Place(tmp_path)
+    place.write(parts[0].name, b"mine")
+    with pytest.raises(UsageError, match="adctl did not write it"):
+        ray_score._complete_parts(place, "one", parts, overwrite=False)
+    assert place.read(parts[0].name) == b"mine"
+    listed = [{"file": part.name, "rows": 1} for part in parts] + [{"file": "../mine.txt"}, 7]
+    place.write("scores.json", json.dumps({"job": "one", "parts": listed}).encode())
+    place.write(parts[1].name, to_parquet([row("b")]))
+    assert ray_score._complete_parts(place, "one", parts, overwrite=False) == {parts[1].name: [row("b")]}
+    assert "It is scored again" in caplog.text
+    assert ray_score._complete_parts(place, "other", parts[:1], overwrite=True) == {}
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
 
 
 def test_settings_that_do_not_fit_and_ray_is_not_imported(patchcore, zippers, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from adctl import documents, files, reading
 from adctl.data.datasets.remote import absolute_path, is_remote
 from adctl.errors import DataError, MissingExtraError, OutputError
+from adctl.names import encodable
 from adctl.records import ScoredImage
 from adctl.scoring.score_files import AGAIN
 
@@ -78,6 +80,37 @@ class Place:
             raise self._failed(name, error) from error
         return data
 
+    def exists(self, name: str) -> bool:
+        """Return whether there is a file.
+
+        Raises:
+            OutputError: The place cannot be read.
+        """
+        if not self.remote:
+            return os.path.lexists(self.folder / name)
+        try:
+            filesystem, root = self._open()
+            return bool(filesystem.exists(f"{root}/{name}"))
+        except Exception as error:
+            raise self._failed(name, error) from error
+
+    def remove(self, name: str) -> None:
+        """Remove a file; nothing happens if there is none.
+
+        Raises:
+            OutputError: The place denies it.
+        """
+        try:
+            if self.remote:
+                filesystem, root = self._open()
+                filesystem.rm_file(f"{root}/{name}")
+            else:
+                (self.folder / name).unlink()
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise self._failed(name, error) from error
+
     def _open(self) -> tuple[Any, str]:
         try:
             fsspec: Any = importlib.import_module("fsspec")
@@ -116,7 +149,7 @@ def from_parquet(data: bytes, name: str) -> list[ScoredImage]:
     try:
         rows = parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
         return [documents.convert(row, ScoredImage) for row in rows]
-    except (ValueError, TypeError, OSError) as error:  # pyarrow's own errors are among these
+    except (pyarrow.ArrowException, ValueError, TypeError, OSError) as error:
         raise DataError(f"{name} is damaged: {error}.", AGAIN) from error
 
 
@@ -136,7 +169,10 @@ def read_parts(folder: Path, names: Sequence[str], *, complete: bool) -> tuple[S
 
 
 def _plain(row: ScoredImage) -> dict[str, Any]:
-    return {**row.to_dict(), "boxes": list(row.to_dict()["boxes"])}
+    """Return a row with names that Parquet can hold: bytes that are not UTF-8 are escaped."""
+    values = row.to_dict()
+    texts = {name: encodable(value) for name, value in values.items() if isinstance(value, str)}
+    return {**values, **texts, "boxes": list(values["boxes"])}
 
 
 def _schema(pyarrow: Any) -> Any:

@@ -12,6 +12,7 @@ that ends its process several times is set aside with an error row. The same com
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 import time
 from collections import deque
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adctl import documents, files
-from adctl.errors import UsageError
+from adctl.errors import DataError, UsageError
 from adctl.progress import SILENT, Reporter
 from adctl.ray_cluster import Caller, Lost, Pool, Worker, cluster
 from adctl.records import ScoredImage, Verdict
@@ -43,6 +44,10 @@ log = logging.getLogger(__name__)
 
 PART = 256
 """Images of one part: small enough to repeat, a multiple of all usual batch sizes."""
+
+_PART_NAME = re.compile(r"part-\d{9}\.parquet")
+_CHECKED = 100
+"""Parts whose names are looked for in a new place; each takes a request to an object store."""
 
 TRIES = 3
 """Ends of its process after which a single image is set aside."""
@@ -198,26 +203,48 @@ def score_on_cluster(
 
 
 def _complete_parts(place: Place, job: str, parts: Sequence[_Part], *, overwrite: bool) -> dict[str, list[ScoredImage]]:
-    """Return the rows of the parts that an interrupted call of the same job left.
+    """Return the rows of the parts that an interrupted call of the same job left; remove the parts of another job.
 
     Raises:
-        UsageError: The place holds other results.
+        UsageError: The place holds other results, or files of the user.
+        OutputError: The place cannot be read or written.
     """
     data = place.read(MANIFEST)
-    if data is None:
+    before = _parsed(data)
+    if before.get("job") != job:
+        if data is not None and not overwrite:
+            raise UsageError(
+                f"{place.folder} holds other scores already.", "Choose another place with --out, or empty this one."
+            )
+        foreign = [] if overwrite else [part.name for part in parts[:_CHECKED] if place.exists(part.name)]
+        if foreign:
+            files.refuse([place.folder / name for name in foreign])
+        listed = before.get("parts")
+        for entry in listed if isinstance(listed, list) else ():
+            if isinstance(entry, dict) and _PART_NAME.fullmatch(str(entry.get("file"))):
+                place.remove(entry["file"])
         return {}
+    found = {part.name: _stored_rows(place, part) for part in parts}
+    return {name: rows for name, rows in found.items() if rows is not None}
+
+
+def _parsed(data: bytes | None) -> dict[str, Any]:
     try:
-        before = documents.parse_json(data)
+        content = None if data is None else documents.parse_json(data)
     except ValueError:
-        before = None
-    if not isinstance(before, dict) or before.get("job") != job:
-        if overwrite:
-            return {}
-        raise UsageError(
-            f"{place.folder} holds other scores already.", "Choose another place with --out, or empty this one."
-        )
-    stored = {part.name: place.read(part.name) for part in parts}
-    return {name: from_parquet(data, name) for name, data in stored.items() if data is not None}
+        content = None
+    return content if isinstance(content, dict) else {}
+
+
+def _stored_rows(place: Place, part: _Part) -> list[ScoredImage] | None:
+    """Return the rows of a part; None if it is missing or damaged, so that it is scored again."""
+    data = place.read(part.name)
+    try:
+        rows = None if data is None else from_parquet(data, part.name)
+    except DataError as error:
+        log.warning("%s It is scored again.", error.message)
+        return None
+    return rows if rows is not None and len(rows) == len(part.samples) else None
 
 
 def _publish(

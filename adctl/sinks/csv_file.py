@@ -30,6 +30,8 @@ class CsvSink(Sink):
     def __init__(self, address: Address) -> None:
         super().__init__(address)
         self._path = Path(address.path)
+        if self._path.exists() and not self._path.is_file():
+            raise UsageError(f"{self._path} is no regular file.", "Name another file.")
         if self._path.exists() and self._path.stat().st_size and not self._is_ours():
             raise UsageError(
                 f"{self._path} is not a CSV file of verdicts: its first line is another.", "Name another file."
