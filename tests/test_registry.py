@@ -156,6 +156,26 @@ def test_the_server_finds_the_product_of_an_image(two, models, serve):
     assert serve().post("/v1/products/score?file=a", content=image, headers=headers).status_code == 404
 
 
+def test_the_server_finds_the_nearest_product(two, models, serve):
+    registry_in(models, f"nearest = true\nfarthest = 50.0\n{TWO}")
+    client = serve(model=(str(models / "registry.toml"),), runs=models)
+
+    def answer(content, kind="image/png"):
+        return client.post("/v1/products/score?file=7.png", content=content, headers={"Content-Type": kind})
+
+    for name in ("zipper", "belt"):
+        found = answer(next(two.glob(f"{name}/test/good/*.png")).read_bytes())
+        assert (found.status_code, found.json()["model"]) == (200, name)
+    strange = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    far = answer(cv2.imencode(".png", strange)[1].tobytes())
+    assert far.status_code == 422
+    assert "belongs to no product" in far.text
+    assert "cannot be read" in answer(b"\x89PNG broken").text
+    image = next(two.glob("zipper/test/good/*.png")).read_bytes()
+    several = client.post("/v1/products/score", files=[("images", ("a.png", image)), ("images", ("b.png", image))])
+    assert (several.status_code, "The product of 2 images" in several.text) == (422, True)
+
+
 def test_one_model_learns_from_all_categories(two, tmp_path):
     loaded = settings(arch="padim", data=two, category="all", one_model=True, runs=tmp_path, name="both")
     trained = adctl.train(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from adctl.records import Sample
+    from adctl.records import Calibration, Sample
 
 log = logging.getLogger(__name__)
 
@@ -159,10 +159,8 @@ def assign(
         lost = [samples[number] for number in unknown]
         nearest = nearest_products(models, lost, settings, reporter)
         for number, (product, distance) in zip(unknown, nearest, strict=True):
-            if not math.isfinite(distance):
-                reasons[number] = "it cannot be read, so that no product is nearest"
-            elif registry.farthest is not None and distance > registry.farthest:
-                reasons[number] = f"the nearest product, {product}, is {distance:.3g} away"
+            if (reason := too_far(registry, product, distance)) is not None:
+                reasons[number] = reason
             else:
                 found[number] = product
     assigned: dict[str, list[Sample]] = {}
@@ -174,6 +172,34 @@ def assign(
         {name: assigned[name] for name in models if name in assigned},
         [UnassignedImage(str(samples[number].path), reasons[number]) for number in left],
     )
+
+
+def usual_score(name: str, path: Path, calibration: Calibration | None) -> float:
+    """Return the median score of the good images of a product: the unit of the distance to it.
+
+    Args:
+        name: Name of the product.
+        path: Its model file.
+        calibration: Calibration of the model.
+
+    Raises:
+        DataError: The model has no calibration, so that its scores cannot be compared.
+    """
+    if calibration is None or not calibration.evidence.good:
+        raise DataError(
+            f"The model of {name}, {path}, is not calibrated, so it cannot tell how near an image is.",
+            "Run 'adctl calibrate', or tell products by folders or patterns.",
+        )
+    return max(float(np.median(calibration.evidence.good)), 1e-12)
+
+
+def too_far(registry: Registry, product: str, distance: float) -> str | None:
+    """Return the reason why even the nearest product does not fit an image, or None."""
+    if not math.isfinite(distance):
+        return "it cannot be read, so that no product is nearest"
+    if registry.farthest is not None and distance > registry.farthest:
+        return f"the nearest product, {product}, is {distance:.3g} away"
+    return None
 
 
 def nearest_products(
@@ -188,13 +214,7 @@ def nearest_products(
     """
     names, columns = list(models), []
     for name, path in models.items():
-        calibration = read_header(path).calibration
-        if calibration is None or not calibration.evidence.good:
-            raise DataError(
-                f"The model of {name}, {path}, is not calibrated, so it cannot tell how near an image is.",
-                "Run 'adctl calibrate', or tell products by folders or patterns.",
-            )
-        usual = max(float(np.median(calibration.evidence.good)), 1e-12)
+        usual = usual_score(name, path, read_header(path).calibration)
         runtime = open_model(path, settings.device, settings.gpu, settings.runtime, precision=settings.precision)
         with reporter.stage(f"comparing with {name}", len(samples)) as update:
             predictions = predict(runtime, samples, batch_size=settings.batch_size, workers=settings.workers)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import PurePosixPath
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 
-from adctl.errors import UsageError
 from adctl.files import to_json
 from adctl.records import Verdict
 from adctl.serve.answers import BINARY, Finite, Name, ScoreAnswer, Text, problems
 from adctl.serve.guard import drain
 from adctl.serve.image_store import npy_bytes
 from adctl.serve.problems import ProblemError, busy
+from adctl.serve.products import nearest_product, product_of
 from adctl.serve.scoring import MapFormat, Scored, Wish
 from adctl.serve.security import MayScore, Running
 from adctl.serve.uploads import read_uploads
@@ -104,49 +104,39 @@ async def respond(server: Server, name: str, request: Request, wish: Wish) -> Re
     openapi_extra=BODY,
 )
 async def score_product(
-    file: Annotated[Text, Query(description="Path or name of the image at the client, which names its product.")],
     request: Request,
     server: Running,
     caller: MayScore,
+    file: Annotated[Text, Query(description="Path or name of the image at the client, which names its product.")] = "",
     map: Annotated[MapFormat, Query(description="Format of the anomaly maps in the answer.")] = "none",  # noqa: A002
     lot: Text = "",
     part: Text = "",
 ) -> Response:
     """Score images with the model that the registry of the server gives their product.
 
-    The product is found by the name patterns and folders of the registry, from the path that the client gives.
+    The product is found by the name patterns and folders of the registry, from the path that the client gives. If none
+    fits, it is the product whose model finds the image least unusual, provided that the registry says `nearest = true`.
     """
     wish = Wish(map, None, lot, part, caller.name, request.state.request_id)
-    answer, _ = await answer_to(server, _product_of(server, file), request, wish)
+    answer, _ = await answer_to(server, product_of(server, file), request, wish)
     return Response(to_json(answer), media_type="application/json")
 
 
-def _product_of(server: Server, file: str) -> str:
-    """Return the product of an image.
-
-    Raises:
-        ProblemError: The server has no registry, or no product or several fit.
-    """
-    registry = server.models.registry
-    if registry is None:
-        raise ProblemError(404, "This server has no registry of products.", "Start it with adctl serve registry.toml.")
-    try:
-        product = registry.product_of(PurePosixPath(file.replace("\\", "/")))
-    except UsageError as error:
-        raise ProblemError(422, error.message, error.remedy) from error
-    if product is None:
-        known = ", ".join(registry.products)
-        raise ProblemError(422, f"No product has a pattern or a folder that fits '{file}'.", f"Products: {known}.")
-    return product
-
-
-async def answer_to(server: Server, name: str, request: Request, wish: Wish) -> tuple[dict[str, Any], list[Scored]]:
+async def answer_to(
+    server: Server, name: str | None, request: Request, wish: Wish
+) -> tuple[dict[str, Any], list[Scored]]:
     """Admit a request, score its images and record the verdicts.
+
+    Args:
+        server: The server.
+        name: Name of the model; None for the nearest product.
+        request: The request.
+        wish: Its settings.
 
     Raises:
         ProblemError: There is no such model, the server is busy, the request is not valid, or it takes too long.
     """
-    model = model_of(server, name)
+    model = None if name is None else model_of(server, name)
     if server.closing:
         raise ProblemError(503, "The server is shutting down.", headers={"Retry-After": "5"})
     if not server.admission.enter():
@@ -155,12 +145,14 @@ async def answer_to(server: Server, name: str, request: Request, wish: Wish) -> 
         raise busy(f"{server.admission.limit} images wait already.")
     server.telemetry.queue.set(server.admission.count)
     try:
-        with model.use():
+        with model.use() if model is not None else nullcontext():
             start, until = time.perf_counter(), asyncio.get_running_loop().time() + server.settings.deadline
             uploads = await read_uploads(request, server.max_upload)  # the guard limits its time
             async with asyncio.timeout_at(until):
-                results = await _score_all(server, model, uploads, request, wish)
-                return await _recorded(server, model, results, wish, start), results
+                chosen = model or model_of(server, await nearest_product(server, uploads))
+                with chosen.use():
+                    results = await _score_all(server, chosen, uploads, request, wish)
+                    return await _recorded(server, chosen, results, wish, start), results
     except TimeoutError as error:
         server.telemetry.refused.labels("deadline").inc()
         seconds = server.settings.deadline

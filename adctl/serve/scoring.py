@@ -285,6 +285,29 @@ class Scorer:
         """Return the result of a part that cannot be judged; it is not recorded."""
         return Scored(self._next_id(), row, row.key, None, milliseconds=milliseconds or {})
 
+    def predict(self, model: ServedModel, upload: Upload) -> asyncio.Future[float | None]:
+        """Begin to compute the score of one image, which is not recorded; None for an unreadable one."""
+        done: Future[float | None] = Future()
+
+        def work() -> None:
+            try:
+                item = self._decode(model, upload, Wish())
+                if item.error is not None:
+                    done.set_result(None)
+                    return
+                model.batcher.submit(item).add_done_callback(tell)
+            except BaseException as error:  # noqa: BLE001 - whoever waits for the score gets the error
+                done.set_exception(error)
+
+        def tell(predicted: Future[Predicted]) -> None:
+            try:
+                done.set_result(predicted.result().image.score)
+            except BaseException as error:  # noqa: BLE001 - whoever waits for the score gets the error
+                done.set_exception(error)
+
+        self._threads.submit(work)
+        return asyncio.wrap_future(done)
+
     def _stage(self, work: Callable[..., None], job: _Job, *arguments: Any) -> None:
         """Do one stage of a job, unless it was cancelled; an error ends the job."""
         if job.done.cancelled():
