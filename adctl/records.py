@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -104,6 +104,7 @@ class CalibrationScores:
         inputs: Usual values of the good images' statistics; empty if they are unknown or too few.
         contaminated: Largest share of defective images among the good ones, 0 to 1, if they are the first parts of a
             line and unlabelled; None for images that are known to be good.
+        categories: Scores of each category, if the model learned from several.
     """
 
     good: tuple[float, ...]
@@ -114,6 +115,7 @@ class CalibrationScores:
     groups: tuple[str, ...] = ()
     inputs: tuple[InputRange, ...] = ()
     contaminated: float | None = None
+    categories: dict[str, CalibrationScores] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that each score has a group, if any has one.
@@ -191,6 +193,7 @@ class Calibration:
         probability: Function from scores to anomaly probabilities.
         false_alarm_interval: Interval that holds the share of new good images above the threshold with probability 0.9,
             by the smooth tail of the good scores; None in models of earlier versions.
+        categories: Calibration of each category that has thresholds of its own, if the model learned from several.
     """
 
     method: str
@@ -207,6 +210,7 @@ class Calibration:
     evidence: CalibrationScores = CalibrationScores(())
     probability: ProbabilityCurve = ProbabilityCurve((), ())
     false_alarm_interval: tuple[float, float] | None = None
+    categories: dict[str, Calibration] = field(default_factory=dict)
 
     @property
     def views(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from adctl.config import LoadedSettings, TrainSettings
 from adctl.datasets import dataset_of_run, open_dataset
 from adctl.errors import DataError, UsageError
 from adctl.scoring.registry import read_registry
+from adctl.training.grid import train_grid
 from adctl.training.single_run import train_once
 
 
@@ -195,6 +196,41 @@ def test_one_model_learns_from_all_categories(two, tmp_path):
     result = adctl.score(model=trained.model, runs=tmp_path, device="cpu", heatmaps=False, maps=False)
     assert len(result) == len(dataset.test)
     assert np.isfinite([row.score for row in result.rows]).all()
+
+
+def test_one_model_judges_each_category_by_its_own_threshold(two, tmp_path):
+    trained = train_once(settings(arch="padim", data=two, category="all", one_model=True, runs=tmp_path, name="both"))
+    calibration = trained.calibration
+    assert calibration.categories.keys() == {"belt", "zipper"}
+    own = {name: one.threshold for name, one in calibration.categories.items()}
+    assert len({*own.values(), calibration.threshold}) == 3
+    assert sum(one.good_images for one in calibration.categories.values()) == calibration.good_images
+    result = adctl.score(model=trained.model, runs=tmp_path, device="cpu", heatmaps=False, maps=False)
+    for row in result.rows:
+        name = row.key.split("/")[0]
+        assert row.threshold == own[name]
+        assert row.verdict == calibration.categories[name].verdict(row.score)
+        assert row.p_value >= 1 / (1 + calibration.categories[name].good_images)
+    page = adctl.report(scores=result.folder, runs=tmp_path, out=tmp_path / "page.html").page.read_text()
+    assert f"{len(result)} images were judged by the threshold of their category" in page
+    stray = tmp_path / "stray.png"
+    shutil.copy(next(two.glob("belt/test/good/*.png")), stray)
+    (row,) = adctl.score(str(stray), model=trained.model, runs=tmp_path, device="cpu", heatmaps=False).rows
+    assert row.threshold == calibration.threshold
+    # Another level changes all thresholds, and one that is given by hand takes their place.
+    changed = adctl.calibrate(model=trained.model, runs=tmp_path, max_false_alarm=0.2, method="smooth", in_place=True)
+    for name, one in changed.calibration.categories.items():
+        assert one.threshold < own[name]
+    hand = adctl.calibrate(model=trained.model, runs=tmp_path, threshold=7.0, in_place=True).calibration
+    assert {one.threshold for one in hand.categories.values()} == {7.0}
+
+
+def test_a_grid_of_categories_writes_a_registry(two, tmp_path):
+    made = train_grid(settings(arch="padim", data=two, category="all", runs=tmp_path, name="grid"))
+    registry = read_registry(made.folder / "registry.toml")
+    assert registry.nearest
+    models = {name: registry.model_of(name, tmp_path).parent.name for name in registry.products}
+    assert models == {"belt": "belt-padim-seed0", "zipper": "zipper-padim-seed0"}
 
 
 def test_one_model_needs_categories(two):

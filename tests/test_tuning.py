@@ -215,13 +215,13 @@ def test_failing_trials_are_recorded_and_the_study_goes_on(zippers, tmp_path, mo
             raise MemoryError("too little")
         return real(*arguments)
 
-    real = study.evaluate
-    monkeypatch.setattr(study, "evaluate", failing)
+    real = search.evaluate
+    monkeypatch.setattr(search, "evaluate", failing)
     loaded = tune_settings(data=zippers, runs=tmp_path / "runs", objective=["ap", "latency_ms"], final_model=False)
     result = study.tune(loaded)
     assert (result.trials, result.failed) == (3, 1)
     assert result.pareto
-    monkeypatch.setattr(study, "evaluate", lambda *_: (_ for _ in ()).throw(DataError("broken", "mend it")))
+    monkeypatch.setattr(search, "evaluate", lambda *_: (_ for _ in ()).throw(DataError("broken", "mend it")))
     with pytest.raises(DataError, match="No trial of the study"):
         study.tune(tune_settings(data=zippers, runs=tmp_path / "other", trials=2))
 

@@ -171,6 +171,9 @@ def _set_notes(scores: ScoreSet, labelled: int) -> list[str]:
             notes.append("The threshold is not below any score, so no image is rejected.")
         elif scores.calibration.threshold < min(values):
             notes.append("The threshold is below every score, so every image is rejected.")
+        own = sum(row.threshold not in (None, scores.calibration.threshold) for row in scores.rows)
+        if own:
+            notes.append(f"{own} images were judged by the threshold of their category; metrics use that of all.")
     notes += doubtful_label_notes(row.label for row in scores.rows)
     if not scores.manifest.get("complete", True):
         notes.append("Scoring was interrupted: this report covers the images scored before that.")

@@ -178,6 +178,17 @@ class CollectedScores:
         """Return the score of each image by its key."""
         return dict(zip(self.keys, self.scores.tolist(), strict=True))
 
+    def of_category(self, name: str) -> CollectedScores:
+        """Return the scores of the images whose keys start with the name of a category."""
+        rows = [row for row, key in enumerate(self.keys) if key.partition("/")[0] == name]
+        return CollectedScores(
+            tuple(self.keys[row] for row in rows),
+            self.scores[rows],
+            self.peaks[rows],
+            self.inputs[rows],
+            tuple(self.groups[row] for row in rows) if self.groups else (),
+        )
+
     @classmethod
     def concatenate(cls, parts: Sequence[CollectedScores]) -> CollectedScores:
         """Return the scores of all parts in one record."""
@@ -211,7 +222,12 @@ def collect(runtime: Runtime, samples: Sequence[Sample], *, batch_size: int | st
 
 
 def calibration_scores_of(
-    good: CollectedScores, defective: CollectedScores | None = None, *, folds: int = 0, views: tuple[str, ...] = ()
+    good: CollectedScores,
+    defective: CollectedScores | None = None,
+    *,
+    folds: int = 0,
+    views: tuple[str, ...] = (),
+    by_category: bool = False,
 ) -> CalibrationScores:
     """Sort scores into the record that a calibration stores.
 
@@ -220,7 +236,9 @@ def calibration_scores_of(
         defective: Scores of labelled defective images.
         folds: Number of cross-validation models that gave the good scores; 0 if the saved model gave them.
         views: Views of test-time augmentation used for these scores.
+        by_category: Whether the keys start with the name of a category whose scores are kept by themselves too.
     """
+    names = sorted({key.partition("/")[0] for key in good.keys}) if by_category else []
     order = np.argsort(good.scores, kind="stable")
     grouped = good.groups not in ((), good.keys)
     return CalibrationScores(
@@ -231,4 +249,5 @@ def calibration_scores_of(
         views=views,
         groups=tuple(good.groups[place] for place in order) if grouped else (),
         inputs=input_ranges(good.inputs),
+        categories={name: calibration_scores_of(good.of_category(name), folds=folds, views=views) for name in names},
     )

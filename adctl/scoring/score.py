@@ -572,6 +572,7 @@ def scored_rows(
 def to_row(predicted: PredictedImage, rule: DecisionRule | None) -> ScoredImage:
     """Build the row of one prediction, with verdict and, unless the verdict is good, boxes around anomalous regions."""
     item, anomaly_map = predicted.item, predicted.anomaly_map
+    rule = rule.for_image(item.sample.path) if rule else None
     calibration = rule.calibration if rule else None
     common: dict[str, Any] = {
         "path": str(item.sample.path),

@@ -420,7 +420,8 @@ def with_threshold(calibration: Calibration | None, threshold: float | None) -> 
     if calibration is None or threshold is None:
         return calibration
     warn = calibration.warn_threshold
-    return replace(calibration, threshold=threshold, warn_threshold=None if warn is None else min(warn, threshold))
+    lower = None if warn is None else min(warn, threshold)
+    return replace(calibration, threshold=threshold, warn_threshold=lower, categories={})
 
 
 def digest_of(calibration: Calibration | None) -> str:

@@ -22,6 +22,8 @@ from adctl.thresholds.conformal import p_values
 from adctl.thresholds.pareto_tail import fit_tail, survival
 
 if TYPE_CHECKING:
+    from pathlib import PurePath
+
     from adctl.thresholds.unsupervised import Scores
 
 _FEWEST_LABELLED = 5
@@ -54,6 +56,13 @@ class DecisionRule:
         self.calibration = calibration
         self._good = np.array(calibration.evidence.good)
         self._groups = calibration.evidence.groups if calibration.method == new_groups.METHOD else ()
+
+        self._categories = {name: DecisionRule(own) for name, own in calibration.categories.items()}
+
+    def for_image(self, path: PurePath) -> DecisionRule:
+        """Return the rule of the category whose folder holds an image, or this one if none does."""
+        folders = reversed(path.parent.parts) if self._categories else ()
+        return next((self._categories[name] for name in folders if name in self._categories), self)
 
     def __call__(self, score: float) -> Decision:
         """Decide about one raw score."""

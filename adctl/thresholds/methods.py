@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adctl.errors import UsageError, unknown_name
+from adctl.errors import DataError, UsageError, unknown_name
 from adctl.records import Calibration, CalibrationScores
 from adctl.thresholds import conformal, contaminated, new_groups, pareto_tail, smooth_tail, supervised, unsupervised
 from adctl.thresholds.commissioning import commission
@@ -86,6 +86,7 @@ def calibrate(rule: ThresholdRule, scores: CalibrationScores) -> tuple[Calibrati
     good = check_scores(scores.good)
     threshold = _choose(rule, rule.level, scores)
     warning = _warning_threshold(rule, scores, threshold)
+    categories, without = _of_categories(rule, scores)
     calibration = Calibration(
         method=rule.method,
         threshold=threshold.value,
@@ -101,9 +102,23 @@ def calibrate(rule: ThresholdRule, scores: CalibrationScores) -> tuple[Calibrati
         evidence=scores,
         probability=fit_probability(scores),
         false_alarm_interval=smooth_tail.false_alarm_interval(good, threshold.value),
+        categories=categories,
     )
     notes = [chosen.note for chosen in (threshold, warning) if chosen is not None and chosen.note is not None]
-    return calibration, (*notes, *_group_notes(rule, scores), *_extreme_threshold_notes(scores, threshold.value))
+    notes += [*without, *_group_notes(rule, scores), *_extreme_threshold_notes(scores, threshold.value)]
+    return calibration, tuple(notes)
+
+
+def _of_categories(rule: ThresholdRule, scores: CalibrationScores) -> tuple[dict[str, Calibration], tuple[str, ...]]:
+    """Return the calibration of each category by the same rule, and notes on those that can have none."""
+    found: dict[str, Calibration] = {}
+    notes = []
+    for name, own in scores.categories.items():
+        try:
+            found[name] = calibrate(rule, own)[0]
+        except (DataError, UsageError) as error:
+            notes.append(f"{name} has no threshold of its own but that of all categories: {error.message}")
+    return found, tuple(notes)
 
 
 def _method_for_parts(rule: ThresholdRule) -> str:

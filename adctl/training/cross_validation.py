@@ -315,7 +315,7 @@ def _train_on_all_images(
 ) -> TrainResult:
     log.info("Training on all good images.")
     good = CollectedScores.concatenate([one.good for one in scored])
-    scores = calibration_scores_of(good, folds=len(scored))
+    scores = calibration_scores_of(good, folds=len(scored), by_category=loaded.settings.one_model)
     return train_into(run, loaded, plan_training(loaded.settings), reporter, scores, loggers)
 
 

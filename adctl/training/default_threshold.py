@@ -43,7 +43,7 @@ def score_held_out(
     else:
         good, folds = score_out_of_fold(detector, header, settings, plan, reporter)
     if not plan.left_out or len(good.keys) + len(plan.left_out) < contaminated.FEWEST_PARTS:
-        return calibration_scores_of(good, folds=folds)
+        return calibration_scores_of(good, folds=folds, by_category=settings.one_model)
     doubtful = _score(detector, header, settings, plan, plan.left_out, reporter)
     parts = CollectedScores.concatenate([good, doubtful])
     share = len(doubtful.keys) / len(parts.keys)

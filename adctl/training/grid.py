@@ -5,6 +5,7 @@
       summary.json               settings, rows and table; a later call continues from it
       results.csv                one line for each combination
       table.md                   mean and standard deviation over seeds, by category and detector
+      registry.toml              model of each category, for `adctl score --model`, if there is one for each
 
 If a combination fails, its error is recorded and the others continue. A later call with the same --name trains only the
 missing and failed combinations, so an interrupted grid loses one combination at most. Within a category, frozen
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 import shutil
 from dataclasses import asdict, dataclass, field, replace
@@ -46,6 +48,7 @@ log = logging.getLogger(__name__)
 SCHEMA = "adctl.grid/1"
 RESULTS = "results.csv"
 TABLE = "table.md"
+REGISTRY = "registry.toml"
 MEAN_CATEGORY = "mean"
 """Name of the mean over all categories in the table."""
 
@@ -222,6 +225,7 @@ def _train_all(
         rows[row.combination] = row
         _write(folder, settings, _ordered(rows, wanted))
     result = _write(folder, settings, _ordered(rows, wanted))
+    _write_registry(result)
     last = next((row.run for row in reversed(result.rows) if row.run), None)
     if last is not None:
         run_folder.set_last(settings.runs, "model", folder / last / run_folder.MODEL)
@@ -534,6 +538,17 @@ def _write(folder: Path, settings: TrainSettings, rows: Sequence[GridRow]) -> Gr
     files.write_text(folder / TABLE, markdown(result))
     files.write_json(folder / run_folder.SUMMARY, summary)
     return result
+
+
+def _write_registry(result: GridResult) -> None:
+    """Write a registry if several categories have one model each."""
+    models = {row.category: row.run for row in result.rows if row.category is not None and row.run is not None}
+    if not 1 < len(models) == len(result.rows):
+        return
+    lines = ["# Made by adctl train; use it with: adctl score IMAGES --model registry.toml", "nearest = true"]
+    for name, run in models.items():
+        lines += ["", f"[products.{json.dumps(name)}]", f"model = {json.dumps(run)}"]
+    files.write_text(result.folder / REGISTRY, "\n".join(lines) + "\n")
 
 
 def _cell(text: str) -> str:

@@ -1,12 +1,15 @@
 """Benchmark of several machines and many products: scoring and grids on a Ray cluster, and one model of all categories.
 
+    python examples/benchmarks/cluster.py cost FOLDER
     python examples/benchmarks/cluster.py overhead FOLDER [IMAGES] [ROUNDS]
     python examples/benchmarks/cluster.py nodes FOLDER [IMAGES]
     python examples/benchmarks/cluster.py grid FOLDER
     python examples/benchmarks/cluster.py trials FOLDER
     python examples/benchmarks/cluster.py products FOLDER [ARCH,ARCH]
 
-FOLDER keeps the generated images and the results; everything has seed 0. `overhead` scores images (2,000) on the cores
+FOLDER keeps the generated images and the results; everything has seed 0. `cost` measures the
+processor time of an image on a node and in the command, and its memory in the command, for examples/cluster/plan.py.
+`overhead` scores images (2,000) on the cores
 of this machine with `adctl score` and with a cluster of one node, in turns. `nodes` scores images (20,000 of 64 pixels)
 on three nodes in this machine, ends one in the middle, and compares the rows with those of a single process. `grid`
 trains 3 detectors x 4 categories x 2 seeds in this process and on three nodes, and compares the digests of the models;
@@ -19,11 +22,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import pickle
 import shutil
 import signal
 import statistics
 import sys
 import time
+import tracemalloc
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,8 +43,12 @@ from adctl.config import ScoreSettings, TrainSettings, TuneSettings, load
 from adctl.data.datasets.layouts import open_data
 from adctl.fetching import demo_trays
 from adctl.progress import SILENT, Reporter
+from adctl.ray_cluster import Caller
+from adctl.records import Sample
 from adctl.scoring.products import nearest_products
+from adctl.scoring.ray_score import Scorer
 from adctl.scoring.ray_score import score as score_on_cluster
+from adctl.scoring.score import ScoreSummary
 from adctl.tracking import database
 from adctl.training.train import train
 from adctl.tuning import tune
@@ -161,6 +170,36 @@ def difference(rows: Sequence[Any], others: Sequence[Any]) -> str:
         f"{len(rows)} rows, {'the same images in the same order' if keys else 'OTHER IMAGES'}, {twice} twice; "
         f"{same} scores identical to the last bit, largest relative difference {most:.2g}; {verdicts} other verdicts"
     )
+
+
+def cost(folder: Path, count: int = 1024) -> None:
+    """Print what an image costs on a node and in the command; PatchCore in OpenVINO, images of 256 pixels."""
+    if not (folder / "patchcore" / "model.safetensors").is_file():
+        root = data(folder, ["zipper"], 256) / "zipper"
+        adctl.train(data=root, runs=folder, name="patchcore", image_size=256, device="cpu", export="always")
+    settings = load(ScoreSettings, {"device": "cpu"}).settings
+    model = folder / "patchcore" / "model.safetensors"
+    bundle = {path.name: path.read_bytes() for path in model.parent.iterdir() if path.is_file()}
+    scorer = Scorer(Caller.here(1), bundle, model.name, settings)
+    samples = [Sample(path, path.name) for path in sorted(images(folder, count, 256).iterdir())]
+    scorer.score(samples[:64], None)
+    start, elapsed = time.process_time(), time.perf_counter()
+    rows = scorer.score(samples, None)
+    node, elapsed = time.process_time() - start, time.perf_counter() - elapsed
+    parts = [pickle.dumps(rows[first : first + 256]) for first in range(0, count, 256)]
+    tracemalloc.start()
+    kept = [[(row, ()) for row, _ in pickle.loads(part)] for part in parts]  # noqa: S301 - our own
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    start = time.process_time()
+    summary = ScoreSummary(None)
+    for part in parts:
+        for row, inputs in pickle.loads(part):  # noqa: S301 - our own
+            summary.add(row, inputs)
+    command = time.process_time() - start
+    size = sum(sample.path.stat().st_size for sample in samples) / count
+    print(f"{count} images of {size / 1e3:.0f} kB: {1000 * node / count:.2f} ms of a core, {elapsed:.1f} s elapsed")
+    print(f"in the command: {1000 * command / count:.3f} ms and {held / sum(map(len, kept)):.0f} bytes an image")
 
 
 def overhead(folder: Path, count: int = 2000, rounds: int = 3) -> None:
@@ -295,7 +334,7 @@ def products(folder: Path, archs: str = "padim,patchcore") -> None:
 if __name__ == "__main__":
     os.environ["ADCTL_EXPORT"] = "none"
     kinds: dict[str, Callable[..., None]] = {
-        "overhead": overhead, "nodes": lost_node, "grid": grid, "trials": trials, "products": products
+        "cost": cost, "overhead": overhead, "nodes": lost_node, "grid": grid, "trials": trials, "products": products
     }  # fmt: skip
     place = Path(sys.argv[2]).resolve()
     place.mkdir(parents=True, exist_ok=True)
