@@ -22,7 +22,8 @@ from conftest import settings
 from threadpoolctl import threadpool_limits
 
 import adctl
-from adctl.errors import DataError, OutputError, TrainingError, UsageError
+from adctl import ray_cluster
+from adctl.errors import DataError, MissingExtraError, OutputError, TrainingError, UsageError
 from adctl.progress import SILENT, Reporter
 from adctl.ray_cluster import Caller, Worker, require_shared
 from adctl.records import Sample, ScoredImage, Verdict
@@ -398,3 +399,40 @@ def test_a_bucket_that_throttles_denies_and_fills(local, store, patchcore, zippe
     stored = ScoreSet.load(out)
     equal(stored.rows, alone.rows)
     assert stored.manifest["complete"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "message"),
+    [
+        (ConnectionError("refused"), UsageError, "No Ray cluster answers at head:6379"),
+        (RuntimeError("Version mismatch: Ray 2.50"), UsageError, "Version mismatch: Ray 2.50"),
+        (ImportError("no ray"), MissingExtraError, "ray"),
+    ],
+)
+def test_a_cluster_that_cannot_be_used(monkeypatch, fault, kind, message):
+    def fail(*_, **__):
+        raise fault
+
+    found = SimpleNamespace(is_initialized=lambda: False, init=fail, __version__="2.60")
+    load = fail if isinstance(fault, ImportError) else lambda _: found
+    monkeypatch.setattr(ray_cluster, "importlib", SimpleNamespace(import_module=load))
+    with pytest.raises(kind, match=message), ray_cluster.cluster("head:6379"):
+        pass
+
+
+def test_a_cluster_that_loses_all_nodes_and_a_worker_that_cannot_start(local, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "_PATIENCE", 0.0)
+    monkeypatch.setattr(ray_cluster, "_POLL", 0.0)
+    pool = ray_cluster.Pool(local, Worker, (), cpus=None, gpu=0)
+
+    class DiedError(local.exceptions.RayError):
+        """Death of an actor in its creation task."""
+
+    def fail():
+        raise DiedError("The actor died because of an error raised in its creation task\nModuleNotFoundError: adctl")
+
+    with pytest.raises(DataError, match="cannot start: ModuleNotFoundError: adctl"):
+        list(pool.run(["task"], lambda *_: fail))
+    monkeypatch.setattr(local, "nodes", list)
+    with pytest.raises(UsageError, match="has lost all of its nodes"):
+        list(ray_cluster.Pool(local, Worker, (), cpus=None, gpu=0).run(["task"], lambda *_: fail))

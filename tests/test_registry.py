@@ -158,23 +158,23 @@ def test_the_server_finds_the_product_of_an_image(two, models, serve):
 
 
 def test_the_server_finds_the_nearest_product(two, models, serve):
-    registry_in(models, f"nearest = true\nfarthest = 50.0\n{TWO}")
-    client = serve(model=(str(models / "registry.toml"),), runs=models)
+    def answer(client, content):
+        return client.post("/v1/products/score?file=7.png", content=content, headers={"Content-Type": "image/png"})
 
-    def answer(content, kind="image/png"):
-        return client.post("/v1/products/score?file=7.png", content=content, headers={"Content-Type": kind})
-
-    for name in ("zipper", "belt"):
-        found = answer(next(two.glob(f"{name}/test/good/*.png")).read_bytes())
+    registry = registry_in(models, f"nearest = true\n{TWO}")
+    client = serve(model=(str(registry),), runs=models)
+    images = {name: next(two.glob(f"{name}/test/good/*.png")).read_bytes() for name in ("zipper", "belt")}
+    for name, image in images.items():
+        found = answer(client, image)
         assert (found.status_code, found.json()["model"]) == (200, name)
-    strange = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
-    far = answer(cv2.imencode(".png", strange)[1].tobytes())
-    assert far.status_code == 422
-    assert "belongs to no product" in far.text
-    assert "cannot be read" in answer(b"\x89PNG broken").text
-    image = next(two.glob("zipper/test/good/*.png")).read_bytes()
-    several = client.post("/v1/products/score", files=[("images", ("a.png", image)), ("images", ("b.png", image))])
+    assert "cannot be read" in answer(client, b"\x89PNG broken").text
+    files = [("images", (name, image)) for name, image in images.items()]
+    several = client.post("/v1/products/score", files=files)
     assert (several.status_code, "The product of 2 images" in several.text) == (422, True)
+    registry_in(models, f"nearest = true\nfarthest = 1e-6\n{TWO}")
+    far = answer(serve(model=(str(registry),), runs=models), images["belt"])
+    assert far.status_code == 422
+    assert "belongs to no product: the nearest product, belt, is" in far.text
 
 
 def test_one_model_learns_from_all_categories(two, tmp_path):

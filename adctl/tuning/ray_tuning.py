@@ -6,6 +6,7 @@ whose process ends has failed, and the study goes on.
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from adctl.tuning.search import Search, finished_trials, quiet_optuna
 if TYPE_CHECKING:
     from adctl.config import LoadedSettings, TuneSettings
     from adctl.progress import Reporter
+
+log = logging.getLogger(__name__)
 
 _TASK = "task"
 """Attribute of a trial that names the task which runs it."""
@@ -58,7 +61,10 @@ class TrialWorker(Worker):
             trial.set_user_attr(_TASK, task)
             return self._search.objective(self._benchmark, trial)
 
-        self._study.optimize(objective, n_trials=1, catch=(Exception,))
+        try:
+            self._study.optimize(objective, n_trials=1, catch=(Exception,))
+        except ValueError as error:  # two processes took one waiting trial, and the other has stored its result
+            log.info("%s", error)
 
 
 def run_trials_on_cluster(study: optuna.Study, loaded: LoadedSettings[TuneSettings], reporter: Reporter) -> None:
@@ -75,6 +81,7 @@ def run_trials_on_cluster(study: optuna.Study, loaded: LoadedSettings[TuneSettin
     """
     settings = loaded.settings
     waiting = [uuid4().hex for _ in range(settings.trials - finished_trials(study))]
+    given = len(waiting)
     end = None if settings.timeout is None else time.monotonic() + settings.timeout
     gpu = 0.0 if settings.device == "cpu" else settings.ray_gpu
 
@@ -86,7 +93,12 @@ def run_trials_on_cluster(study: optuna.Study, loaded: LoadedSettings[TuneSettin
         for task, result in pool.run(waiting, send):
             if isinstance(result, Lost):
                 _fail(study, task)
-            advance(finished_trials(study), None)
+            finished = finished_trials(study)
+            advance(finished, None)
+            given -= 1
+            if given < settings.trials - finished:  # a trial was done twice, or did not begin
+                waiting.append(uuid4().hex)
+                given += 1
             exhausted = isinstance(study.sampler, optuna.samplers.GridSampler) and study.sampler.is_exhausted(study)
             if exhausted or (end is not None and time.monotonic() > end):
                 waiting.clear()

@@ -50,8 +50,8 @@ class Plan:
     images: float = 1e9
     peak: float = 1.5
     core_ms: float = 13.0
-    command_ms: float = 0.05
-    row_bytes: float = 2500.0
+    command_ms: float = 0.02
+    row_bytes: float = 1250.0
     used: float = 0.8
     cores: int = 32
     kilobytes: float = 200.0
