@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MIN_GOOD = 8
 """Minimum number of different good images for a split."""
 
+FEW_SHOT = 2
+"""Minimum number of different good images if all are learned from, and each is scored without it for the threshold."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -107,7 +110,9 @@ class _StoredSplit:
     digests: dict[str, str]
 
 
-def split_good(samples: Sequence[Sample], *, calibration: float, validation: float, seed: int) -> Split:
+def split_good(
+    samples: Sequence[Sample], *, calibration: float, validation: float, seed: int, fewest: int = MIN_GOOD
+) -> Split:
     """Split good images by their content, independent of their names, folders and order.
 
     Different images are sorted by a hash of seed and content; calibration takes the first, validation the next,
@@ -119,6 +124,7 @@ def split_good(samples: Sequence[Sample], *, calibration: float, validation: flo
         calibration: Share of calibration images, 0 to 1; at least one image or group if above 0.
         validation: Share of validation images, 0 to 1; at least one image or group if above 0.
         seed: Seed of the split.
+        fewest: Minimum number of different images.
 
     Raises:
         DataError: There are too few different images or groups.
@@ -129,7 +135,8 @@ def split_good(samples: Sequence[Sample], *, calibration: float, validation: flo
     units = ranked_units(samples, digests, f"{seed}:")
     held_out, rest = _take(units, _count(calibration, different), digests)
     validating, training = _take(rest, _count(validation, different), digests)
-    _check_enough(samples, different, sum(len(_contents(unit, digests)) for unit in (*held_out, *validating)), units)
+    taken = sum(len(_contents(unit, digests)) for unit in (*held_out, *validating))
+    _check_enough(samples, different, taken, units, fewest)
 
     def part(chosen: Sequence[Sequence[Sample]]) -> tuple[Sample, ...]:
         return tuple(sorted((sample for unit in chosen for sample in unit), key=lambda sample: sample.key))
@@ -200,13 +207,15 @@ def _take(
     return units[:end], units[end:]
 
 
-def _check_enough(samples: Sequence[Sample], different: int, held_out: int, units: Sequence[object]) -> None:
+def _check_enough(
+    samples: Sequence[Sample], different: int, held_out: int, units: Sequence[object], fewest: int
+) -> None:
     total = len(samples)
     copies = f" ({total} with identical copies)" if total > different else ""
-    if different < MIN_GOOD:
+    if different < fewest:
         raise DataError(
             f"Too few good images to train and to set a threshold: {different} different{copies}.",
-            f"Give at least {MIN_GOOD}; 50 or more are better.",
+            f"Give at least {fewest}; 50 or more are better.",
         )
     if held_out >= different and len(units) < different:
         raise DataError(

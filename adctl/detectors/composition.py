@@ -53,6 +53,7 @@ class CompositionConfig(PatchCoreConfig):
         "classes": Search(16, 128, log=True, whole=True),
     }
 
+    rotations: int = Field(1, ge=1, le=1, description="Rotated copies would change what an image holds")
     classes: int = Field(64, ge=2, le=1024, description="Number of classes of patches")
     parts: int = Field(
         2, ge=1, le=8, description="Rows and columns of regions whose composition counts besides the whole; 1 for none"

@@ -38,6 +38,7 @@ from adctl.detectors.components.nearest_neighbours import (
     quantise_bank,
     to_codes,
 )
+from adctl.detectors.components.rotations import rotated_copies
 from adctl.detectors.feature_detector import FeatureConfig, FeatureDetector
 from adctl.engine.phases import Observe
 from adctl.errors import UsageError
@@ -81,6 +82,13 @@ class PatchCoreConfig(FeatureConfig):
     remainder: float = Field(0.25, ge=0, description="Weight of the part of a feature outside the kept directions")
     blur: float = Field(0.5, ge=0, description="Gaussian smoothing of the map, sigma in cells")
     score_share: float = Field(0.01, gt=0, le=1, description="Fraction of the highest cells whose mean is the score")
+    rotations: int = Field(
+        1,
+        ge=1,
+        le=36,
+        description="Copies of each training image, rotated by equal angles of a full circle, that fill the bank; for "
+        "a handful of images of parts that lie at any angle",
+    )
     search: Literal["exact", "ivf"] = Field(
         "exact",
         description="Nearest-neighbour search: exact, or inverted lists (ivf), faster in large banks, not exportable",
@@ -177,8 +185,8 @@ class PatchCore(FeatureDetector):
         return self._fit is not None and self.holds_out()
 
     def holds_out(self) -> bool:
-        """Return whether `held_out` will be available: for an exact search among all cells."""
-        return self.config.search == "exact" and not self.input.masked
+        """Return whether `held_out` will be available: for an exact search among all cells of unrotated images."""
+        return self.config.search == "exact" and not self.input.masked and self.config.rotations == 1
 
     def held_out(self, images: Images, numbers: Sequence[int], together: int = 1) -> Prediction:
         """Score training images as the detector fitted on all others would, nearly.
@@ -217,7 +225,7 @@ class PatchCore(FeatureDetector):
 
     def estimate_cost(self, images: int) -> CostEstimate:
         """Estimate the cost of fitting: features are buffered in half precision, on disk if memory is too small."""
-        patches = images * self.places
+        patches = images * self.config.rotations * self.places
         kept = max(1, round(self.config.coreset_ratio * patches))
         reduced = min(self.config.dimensions, self.channels)
         buffered, rows = 2 * patches * self.channels, 4 * patches * reduced
@@ -305,6 +313,9 @@ class PatchCore(FeatureDetector):
 
     def _observed(self, images: Images) -> Tensor:
         """Return patch features [B,C,h,w]; with the mask of the cells inside the image, if any, as last channel."""
+        if self.config.rotations > 1:
+            assert isinstance(images, Tensor)
+            images = rotated_copies(images, self.config.rotations, self.config.channels)
         patches, inside = self.patches(images), self.inside(images)
         return patches if inside is None else torch.cat([patches, inside.unsqueeze(1).to(patches.dtype)], 1)
 

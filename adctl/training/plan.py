@@ -14,7 +14,7 @@ from adctl.data.depth import warn_of_depth
 from adctl.data.folds import split_fold
 from adctl.data.groups import group_counts
 from adctl.data.roi import encode_region
-from adctl.data.split import Split, split_good
+from adctl.data.split import FEW_SHOT, MIN_GOOD, Split, split_good
 from adctl.datasets import open_dataset
 from adctl.detectors.registry import detector_class
 from adctl.engine.device import DeviceChoice, choose_device
@@ -203,7 +203,16 @@ def _split(
             share = _UNLEARNED_SHARE
         if share is None:  # without one, images, or whole groups, are scored out of fold
             share = CALIBRATION_SHARE if hold_out else 0.0
-        return split_good(dataset.train, calibration=share, validation=validation, seed=settings.seed)
+        fewest = FEW_SHOT if share == validation == 0 else MIN_GOOD
+        split = split_good(dataset.train, calibration=share, validation=validation, seed=settings.seed, fewest=fewest)
+        if len(split.digests) < MIN_GOOD:
+            log.warning(
+                "%d good images are few: the threshold is a first guess, which 'adctl calibrate --good DIR' with %d or "
+                "more other images replaces.",
+                len(split.digests),
+                MIN_GOOD,
+            )
+        return split
     return split_fold(
         dataset.train,
         dataset.test,
