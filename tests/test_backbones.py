@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from conftest import settings
 
 from adctl.detectors.components.backbones import Backbone
 from adctl.detectors.feature_detector import FeatureConfig, create_backbone
+from adctl.training.plan import plan_training
 
 IMAGES = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
@@ -56,3 +58,10 @@ def test_levels_of_transformers_are_those_of_the_blocks_at_another_size(name):
 def test_default_levels_of_a_transformer_lie_in_its_middle():
     config = FeatureConfig(backbone="vit_small_patch14_dinov2", image_size=56)
     assert create_backbone(config, (8, 16)).levels == (3, 5, 7, 9)
+
+
+@pytest.mark.parametrize(("name", "side"), [("vit_small_patch14_dinov2", 252), ("vit_tiny_patch16_224", 256)])
+@pytest.mark.parametrize("arch", ["padim", "dinomaly", "ensemble"])
+def test_an_automatic_size_is_a_multiple_of_the_patches(zippers, arch, name, side):
+    given = settings(arch=arch, data=zippers, backbone=name, weights="random", image_size="auto")
+    assert plan_training(given.settings).config.image_size == side

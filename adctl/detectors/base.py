@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from adctl.data.preprocess import InputSpec, Resize
 from adctl.data.roi import decode_region
+from adctl.detectors.components import backbones
 from adctl.errors import ModelFileError, UsageError
 from adctl.image_sizes import ImageSize, both_sides, size_text
 
@@ -237,8 +238,7 @@ class Detector(nn.Module, ABC):
     @classmethod
     def size_step(cls, config: DetectorConfig) -> int:
         """Return the number of pixels of which both sides of an automatically chosen input are multiples."""
-        del config
-        return 32
+        return backbones.size_step(getattr(config, "backbone", None) or backbones.DEFAULT)
 
     @property
     def input(self) -> InputSpec:

@@ -103,6 +103,8 @@ def _reduction(shapes: Shapes, config: DetectorConfig) -> float:
 
 def _fit_shape(cls: type[Detector], config: DetectorConfig, shapes: Shapes, square: int) -> ChosenSize:
     """Return the size with the median shape of images and the area of a square; squares if the shapes vary."""
+    step = cls.size_step(config)
+    square = max(1, square // step) * step
     config = _resized(config, square) or config
     low, high = np.quantile(shapes[:, 1] / shapes[:, 0], [0.1, 0.9])
     if high / low > _VARYING:
@@ -115,7 +117,7 @@ def _fit_shape(cls: type[Detector], config: DetectorConfig, shapes: Shapes, squa
     seen = f"{height:.0f}x{width:.0f}, the median of {len(shapes)} images"
     if longer <= _ABOUT_SQUARE:
         return ChosenSize(config, f"the images are about square ({seen}).")
-    size = size_for_aspect(min(max(aspect, 1 / _LONGEST), _LONGEST), square, cls.size_step(config))
+    size = size_for_aspect(min(max(aspect, 1 / _LONGEST), _LONGEST), square, step)
     fitted = _resized(config, size)
     if fitted is None:
         return ChosenSize(config, f"{cls.__name__} does not take {size_text(size)}.")

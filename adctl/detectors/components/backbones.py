@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 DEFAULT = "tf_efficientnet_lite0"
 _COLOURS = 3
+_STEP = 32
+_COMMON_SIDE = 224
+"""Side that patches of 7, 8, 14, 16, 28 and 32 pixels divide."""
+
 RANDOM = "random"
 """Value of `--weights` that keeps the random initial weights, for baselines and tests."""
 
@@ -176,6 +180,19 @@ class Backbone(nn.Module):
                 "Give the backbone of these weights by --backbone, or give other weights.",
             ) from error
         self.network.load_state_dict(filled.state_dict())
+
+
+def size_step(name: str) -> int:
+    """Return the number of pixels of which the sides of an automatically chosen input are multiples.
+
+    Raises:
+        UsageError: timm does not have the model.
+    """
+    if not _is_transformer(name):
+        return _STEP
+    with torch.device("meta"):  # no weights are needed
+        patch = int(_levels(name, _COMMON_SIDE)[0]["reduction"])
+    return patch if _STEP % patch else _STEP
 
 
 @dataclass(frozen=True)
