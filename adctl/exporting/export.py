@@ -17,13 +17,14 @@ import numpy as np
 from adctl import files
 from adctl.calibration.calibration_scores import held_out_images, training_images
 from adctl.choices import EXPORT_FORMATS, PRECISIONS, RUNTIMES, formats_with
+from adctl.classification.header import is_classifier
 from adctl.data.datasets.layouts import list_images
 from adctl.data.loader import load_image
 from adctl.datasets import dataset_of_run
 from adctl.errors import AdctlError, DataError, UsageError
 from adctl.exporting.captured_output import captured_output
-from adctl.exporting.graph import ExportSource
-from adctl.exporting.parity import ParityCheck, check_parity
+from adctl.exporting.graph import ExportSource, read_source
+from adctl.exporting.parity import ParityCheck, check_kinds, check_parity
 from adctl.model_file import run_of
 from adctl.progress import SILENT, Reporter
 from adctl.runtimes.auto_select import (
@@ -35,7 +36,9 @@ from adctl.runtimes.auto_select import (
     this_machine,
     version_of,
 )
+from adctl.runtimes.classifier import ClassifierRuntime, open_classifier
 from adctl.runtimes.loading import open_runtime
+from adctl.scoring.classify import images_of_run
 from adctl.scoring.tta import with_views
 from adctl.tracking import record
 from adctl.tracking.models import find_model
@@ -140,9 +143,9 @@ def export(
     _require_replaceable(targets.values(), overwrite=settings.overwrite, size=least)
     samples = _verification_images(model, settings, max_images)
     with reporter.stage("reading the model"):
-        source = ExportSource.read(model)
+        source = read_source(model)
     images = _calibration_images(model, settings, source) if precision == "int8" else []
-    reference = open_runtime(model, "cpu")
+    reference = _open(model)
     exports = []
     for name, target in targets.items():
         with reporter.stage(f"exporting to {name}"):
@@ -242,6 +245,8 @@ def _verification_images(model: Path, settings: ExportSettings, most: int) -> li
     """Select images at regular intervals: from `images`, or from the good and test images of the model's run."""
     if settings.images:
         samples = list_images(settings.images)[0]
+    elif is_classifier(model):
+        samples = images_of_run(model)
     else:
         dataset = dataset_of_run(run_of(model, settings.runs))
         good = held_out_images(model, settings.runs) or training_images(model, settings.runs)
@@ -252,7 +257,10 @@ def _verification_images(model: Path, settings: ExportSettings, most: int) -> li
 
 def _calibration_images(model: Path, settings: ExportSettings, source: ExportSource) -> list[NDArray[np.uint8]]:
     """Load images [1,H,W,C] that calibrate the quantisation: from `calibration`, or from the training images."""
-    samples = list_images(settings.calibration)[0] if settings.calibration else training_images(model, settings.runs)
+    if settings.calibration:
+        samples = list_images(settings.calibration)[0]
+    else:
+        samples = images_of_run(model) if is_classifier(model) else training_images(model, settings.runs)
     step = max(1, -(-len(samples) // _MAX_CALIBRATION_IMAGES))
     loaded = (load_image(sample, source.detector.input) for sample in samples[::step])
     pixels = [item.pixels[None] for item in loaded if item.pixels is not None]
@@ -268,17 +276,15 @@ def _verify(
     name: str,
     target: Path,
     precision: str,
-    reference: Runtime,
+    reference: Runtime | ClassifierRuntime,
     samples: Sequence[Sample],
     settings: ExportSettings,
     reporter: Reporter,
 ) -> Exported:
     """Compare the scores and the speed of an exported file with PyTorch."""
     with captured_output():
-        runtime = open_runtime(target, "cpu")
-    calibration = reference.header.calibration
-    views = calibration.views if calibration else ()
-    check = check_parity(with_views(reference, views), with_views(runtime, views), samples, reporter)
+        runtime = _open(target)
+    check = _compare(reference, runtime, samples, reporter)
     tolerance = settings.tolerance or TOLERANCES[precision]
     _require_parity(check, tolerance, target, precision)
     pixels = np.random.default_rng(0).integers(0, 256, (_BATCH, *runtime.input.shape), np.uint8)
@@ -294,6 +300,25 @@ def _verify(
         images_per_second=_BATCH / seconds[1],
         torch_images_per_second=_BATCH / seconds[0],
     )
+
+
+def _open(path: Path) -> Runtime | ClassifierRuntime:
+    return open_classifier(path, "cpu") if is_classifier(path) else open_runtime(path, "cpu")
+
+
+def _compare(
+    first: Runtime | ClassifierRuntime,
+    second: Runtime | ClassifierRuntime,
+    samples: Sequence[Sample],
+    reporter: Reporter,
+) -> ParityCheck:
+    if isinstance(first, ClassifierRuntime) or isinstance(second, ClassifierRuntime):
+        assert isinstance(first, ClassifierRuntime)
+        assert isinstance(second, ClassifierRuntime)
+        return check_kinds(first, second, samples, reporter)
+    calibration = first.header.calibration
+    views = calibration.views if calibration else ()
+    return check_parity(with_views(first, views), with_views(second, views), samples, reporter)
 
 
 def _require_parity(check: ParityCheck, tolerance: float, target: Path, precision: str) -> None:

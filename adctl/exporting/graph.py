@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from adctl.classification.header import is_classifier
+from adctl.classification.model_file import load_classifier
 from adctl.model_file import load_model, tensors_digest
-from adctl.runtimes.metadata import ExportOrigin, metadata_text
+from adctl.runtimes.metadata import CLASSIFIER_OUTPUTS, OUTPUTS, ExportOrigin, metadata_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch.export import ExportedProgram
 
+    from adctl.classification.classifier import Classifier
+    from adctl.classification.header import ClassifierHeader
     from adctl.detectors.base import Detector
     from adctl.model_file import ModelHeader
 
@@ -34,7 +38,7 @@ class FromPixels(nn.Module):
         detector: Fitted detector in evaluation mode.
     """
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: nn.Module) -> None:
         super().__init__()
         self.detector = detector
 
@@ -44,18 +48,27 @@ class FromPixels(nn.Module):
         return scores, maps
 
 
+class ClassifierFromPixels(FromPixels):
+    """Wrapper that lets a classifier take uint8 pixels."""
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return distances [B] and logits [B,K] of pixels [B,H,W,C], uint8."""
+        logits, distances = super().forward(pixels)
+        return distances, logits
+
+
 @dataclass(frozen=True)
 class ExportSource:
     """Model to export, read once for all formats.
 
     Attributes:
-        detector: Fitted detector on the CPU.
+        detector: Fitted detector, or classifier, on the CPU.
         header: Header of the model file.
         tensors: SHA-256 of the tensors in the model file.
     """
 
-    detector: Detector
-    header: ModelHeader
+    detector: Detector | Classifier
+    header: ModelHeader | ClassifierHeader
     tensors: str
 
     @classmethod
@@ -80,7 +93,12 @@ class ExportSource:
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
     @property
-    def module(self) -> FromPixels:
+    def outputs(self) -> tuple[str, str]:
+        """Names of the outputs."""
+        return OUTPUTS
+
+    @property
+    def module(self) -> nn.Module:
         """Detector that takes pixels, in evaluation mode."""
         return FromPixels(self.detector).eval()
 
@@ -123,4 +141,43 @@ class ExportSource:
         """
         if "blur" in scope or "whitening" in scope:
             return False
-        return self.detector.backbone_name is None or ".backbone." in f".{scope}."
+        return getattr(self.detector, "backbone_name", None) is None or ".backbone." in f".{scope}."
+
+
+@dataclass(frozen=True)
+class ClassifierSource(ExportSource):
+    """Classifier to export: one graph from pixels to distances and logits, with every head."""
+
+    @classmethod
+    def read(cls, model: Path) -> ClassifierSource:
+        """Read a `model.safetensors`.
+
+        Raises:
+            ModelFileError: The file cannot be read.
+        """
+        classifier, header = load_classifier(model)
+        return cls(classifier, header, str(tensors_digest(model)))
+
+    @property
+    def outputs(self) -> tuple[str, str]:
+        """Names of the outputs."""
+        return CLASSIFIER_OUTPUTS
+
+    @property
+    def module(self) -> nn.Module:
+        """Classifier that takes pixels, in evaluation mode."""
+        return ClassifierFromPixels(self.detector).eval()
+
+    def is_quantisable(self, scope: str) -> bool:
+        """Return whether a module belongs to the backbone."""
+        return ".backbone." in f".{scope}."
+
+
+def read_source(model: Path) -> ExportSource:
+    """Read a model file of a detector or a classifier.
+
+    Raises:
+        ModelFileError: The file cannot be read.
+        UsageError: The detector's settings cannot be exported.
+    """
+    return ClassifierSource.read(model) if is_classifier(model) else ExportSource.read(model)

@@ -13,7 +13,7 @@ import torch
 from adctl import files
 from adctl.errors import MissingExtraError
 from adctl.exporting.graph import ExportSource
-from adctl.runtimes.metadata import INPUT, METADATA, OUTPUTS
+from adctl.runtimes.metadata import INPUT, METADATA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -77,7 +77,7 @@ def to_onnx(source: ExportSource) -> Any:
         raise MissingExtraError(str(error.name), "export") from error
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     program = torch.onnx.export(
-        source.convertible, (), input_names=[INPUT], output_names=list(OUTPUTS), dynamo=True, verbose=False
+        source.convertible, (), input_names=[INPUT], output_names=list(source.outputs), dynamo=True, verbose=False
     )
     assert program is not None
     return program.model_proto

@@ -11,7 +11,7 @@ import numpy as np
 from adctl import files
 from adctl.detectors.components.nearest_neighbours import LARGEST_CODE
 from adctl.exporting.onnx import SMALL_WEIGHTS, halved, quantised
-from adctl.runtimes.metadata import INPUT, METADATA, OUTPUTS
+from adctl.runtimes.metadata import INPUT, METADATA
 from adctl.runtimes.openvino import import_openvino
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _halve_weights(model: Any) -> None:
 def _set_names_and_sizes(openvino: Any, model: Any, source: ExportSource) -> None:
     """Name the input and the outputs as in all formats, and fix all sizes except the number of images."""
     model.inputs[0].set_names({INPUT})
-    for output, name in zip(model.outputs, OUTPUTS, strict=True):
+    for output, name in zip(model.outputs, source.outputs, strict=True):
         output.set_names({name})
     height, width, channels = source.detector.input.shape
     model.reshape({INPUT: openvino.PartialShape([-1, height, width, channels])})

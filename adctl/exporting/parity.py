@@ -10,6 +10,7 @@ import numpy as np
 from adctl.errors import DataError
 from adctl.progress import SILENT, Reporter
 from adctl.records import GOOD
+from adctl.scoring.classify import predict_rows
 from adctl.scoring.predict import predict
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from adctl.records import Sample
     from adctl.runtimes.base import Runtime
+    from adctl.runtimes.classifier import ClassifierRuntime
 
 _MIN_RANKED = 3
 """Minimum number of images for a rank correlation."""
@@ -27,6 +29,9 @@ _MIN_RANKED = 3
 @dataclass(frozen=True)
 class ParityCheck:
     """Differences between two runtimes on the same image files.
+
+    For a classifier, scores are the calibrated probabilities, maps the distances and verdicts the names; there is no
+    AUROC.
 
     Attributes:
         images: Number of images compared.
@@ -75,6 +80,37 @@ def check_parity(
     if not scores:
         raise DataError("None of the images for the verification can be read.", "Give readable images.")
     return _check(first, np.array(scores), np.array(cells), labels)
+
+
+def check_kinds(
+    first: ClassifierRuntime, second: ClassifierRuntime, samples: Sequence[Sample], reporter: Reporter = SILENT
+) -> ParityCheck:
+    """Name the same image files with two runtimes of a classifier, each reading the files itself.
+
+    Raises:
+        DataError: No image can be read, or an output is not finite.
+    """
+    pairs = zip(*(predict_rows(each, samples, "auto", 2, reporter) for each in (first, second)), strict=True)
+    readable = [(one, other) for one, other in pairs if one.error is None and other.error is None]
+    if not readable:
+        raise DataError("None of the images for the verification can be read.", "Give readable images.")
+    shares = np.array([(one.probabilities, other.probabilities) for one, other in readable])
+    distances = np.array([(one.distance, other.distance) for one, other in readable], np.float64)
+    if not (np.isfinite(shares).all() and np.isfinite(distances).all()):
+        raise DataError("Probabilities or distances of the exported model are not finite.", "Use another precision.")
+    gaps = np.abs(shares[:, 0] - shares[:, 1]).max(1) / shares[:, 0].max()
+    far = np.abs(distances[:, 0] - distances[:, 1]) / distances[:, 0].max()
+    return ParityCheck(
+        images=len(readable),
+        max_score_difference=float(gaps.max()),
+        mean_score_difference=float(gaps.mean()),
+        max_map_difference=float(far.max()),
+        mean_map_difference=float(far.mean()),
+        rank_correlation=_rank_correlation(distances),
+        changed_verdicts=sum(one.name != other.name for one, other in readable),
+        auroc=None,
+        auroc_change=None,
+    )
 
 
 def _check(

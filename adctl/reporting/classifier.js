@@ -63,12 +63,12 @@
     const traces = [
       { x: [0, 1], y: [0, 1], mode: "lines", name: "perfect", line: { color: other, dash: "dot" } },
       {
-        x: bins.map((bin) => bin.confidence), y: bins.map((bin) => bin.accuracy), mode: "lines+markers", name: "images",
+        x: bins.map((bin) => bin.confidence), y: bins.map((bin) => bin.accuracy), mode: "lines+markers", name: "images (larger: more)",
         text: bins.map((bin) => `${bin.images} images`), line: { color: good },
         marker: { color: good, size: bins.map((bin) => 6 + 18 * Math.sqrt(bin.images / rows.length)) }, cliponaxis: false,
       },
     ];
-    Plotly.react("reliability", traces, layout("Reliability; larger points have more images", "mean probability of the kind", "share that is right", {}), options);
+    Plotly.react("reliability", traces, layout("Reliability", "mean probability of the kind", "share that is right", {}), options);
   }
 
   function fill(select, values, all) {

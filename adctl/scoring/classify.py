@@ -228,13 +228,21 @@ def _images(settings: ScoreSettings, model: Path, classes: Sequence[str]) -> tup
     if settings.images:
         samples, ignored = list_images(settings.images)
         return _labelled(samples, classes), ignored
-    run = model.parent
-    if not (run / PREDICTIONS).is_file():
+    return images_of_run(model), ()
+
+
+def images_of_run(model: Path) -> list[Sample]:
+    """Return the test images of a classifier's run.
+
+    Raises:
+        UsageError: The model lies in no run.
+        DataError: The predictions of the run are damaged.
+    """
+    if not (model.parent / PREDICTIONS).is_file():
         raise UsageError(
-            f"No images to score were given, and {run} has no test images.", "Name folders: adctl score FOLDER"
+            f"No images were given, and {model.parent} has no predictions of test images.", "Name folders or files."
         )
-    rows = PredictionSet.load(run).rows
-    return [Sample(Path(row.path), row.key, row.label) for row in rows], ()
+    return [Sample(Path(row.path), row.key, row.label) for row in PredictionSet.load(model.parent).rows]
 
 
 def _labelled(samples: Sequence[Sample], classes: Sequence[str]) -> list[Sample]:
