@@ -20,6 +20,7 @@ from torch.nn import functional
 from torchvision.transforms import v2
 
 from adctl import files
+from adctl.choices import EXPORT_FORMATS
 from adctl.classification.balance import (
     balanced_indices,
     class_weights,
@@ -27,22 +28,29 @@ from adctl.classification.balance import (
     smoothed,
     soft_cross_entropy,
 )
+from adctl.classification.classifier import Classifier
 from adctl.classification.config import ClassifierConfig
 from adctl.classification.dataset import check_contents, digests_of, open_labelled
 from adctl.classification.decision import best_f1_threshold, decide, fit_decision, fit_temperature
-from adctl.classification.header import is_classifier
+from adctl.classification.header import ClassifierHeader, is_classifier
 from adctl.classification.heads import HEADS, HeadTargets
-from adctl.classification.model_file import load_classifier
+from adctl.classification.model_file import load_classifier, save_classifier
 from adctl.classification.objective import Mixing
 from adctl.classification.predict import classify_pixels
 from adctl.classification.split import hold_out, stratified_folds
 from adctl.classification.training.cross_validation import combined
+from adctl.classification.training.fitting import classify_features
 from adctl.classification.training.train import train_classifier
 from adctl.config import ScoreSettings, load
+from adctl.engine.batching import to_input
 from adctl.errors import DataError, ModelFileError, OutputError, UsageError
+from adctl.exporting.export import write_format
+from adctl.exporting.graph import read_source
 from adctl.metrics.classification import classification_metrics, exact_mcnemar
 from adctl.model_file import load_model
 from adctl.records import Sample
+from adctl.runtimes.classifier import open_classifier
+from adctl.runtimes.loading import open_runtime
 from adctl.scoring.classify import classify_images
 
 KINDS = {"dot": 10, "good": 16, "stripe": 8}
@@ -468,3 +476,53 @@ def test_the_command_line_trains_and_plans(adctl, kinds):
     assert Path(adctl.folder / done["model"]).is_file()
     text = adctl("train", "--balance", "weights", "--data", kinds, code=2)
     assert "belongs to classifiers" in text.stderr
+
+
+# ---- exports
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Function that writes a model file of a small classifier with a head, and images for it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    pixels = np.stack([cv2.cvtColor(draw(kind, seed), cv2.COLOR_GRAY2RGB) for seed in range(8) for kind in KINDS])
+    labels = np.tile(np.arange(3), 8)
+
+    def make(head: str) -> Path:
+        torch.manual_seed(0)
+        config = ClassifierConfig(backbone="test_resnet", image_size=48, head=head, trees=12, layers=(2, 3))
+        classifier = Classifier(config, 3).eval()
+        with torch.no_grad():
+            features = classifier.features(to_input(pixels, torch.device("cpu"))).numpy()
+        targets = HeadTargets(labels, np.ones(3), 3)
+        classifier.head.fit(features, targets)
+        classifier.fit_decision(features, targets)
+        decision = fit_decision(*classify_features(classifier, features), labels, 0.95)
+        header = ClassifierHeader(config.model_dump(mode="json"), tuple(KINDS), (8, 8, 8), decision, "tiny", "", None)
+        save_classifier(folder / f"{head}.safetensors", classifier, header)
+        return folder / f"{head}.safetensors"
+
+    return make, pixels
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_each_head_is_exported_in_one_graph(tiny, head):
+    pytest.importorskip("onnxruntime")
+    make, _ = tiny
+    model = make(head)
+    source = read_source(model)
+    reference = open_classifier(model, "cpu")
+    pixels = np.stack([cv2.cvtColor(draw(kind, 99), cv2.COLOR_GRAY2RGB) for kind in KINDS])
+    logits, distances = reference.predict(pixels)
+    names = ["onnx", "openvino", "torchscript", "pt2"] if head == "logistic" else ["onnx"]
+    for name in names:
+        target = model.with_suffix(EXPORT_FORMATS[name].suffix)
+        write_format(name, source, target)
+        assert is_classifier(target)
+        runtime = open_classifier(target, "cpu")
+        assert runtime.header == reference.header
+        found = runtime.predict(pixels)
+        assert np.allclose(found[0], logits, atol=2e-3), name
+        assert np.allclose(found[1], distances, rtol=1e-3), name
+        with pytest.raises(ModelFileError, match="names kinds"):
+            open_runtime(target, "cpu")

@@ -24,6 +24,8 @@ from adctl.benchmarking.regression import compare, read_baseline
 from adctl.benchmarking.results import BenchResult, Latency, Machine, ModelBenchmark
 from adctl.benchmarking.rounds import estimate_noise, run_interleaved
 from adctl.benchmarking.tables import write_markdown, write_plot
+from adctl.classification.header import is_classifier
+from adctl.classification.predictions import PREDICTIONS
 from adctl.data.datasets.layouts import list_images
 from adctl.data.loader import load_image
 from adctl.datasets import dataset_of_run
@@ -33,7 +35,8 @@ from adctl.gates import Gate, GateResult, check
 from adctl.model_file import run_of
 from adctl.progress import SILENT, Reporter
 from adctl.runtimes.auto_select import files_of
-from adctl.runtimes.loading import open_runtime
+from adctl.runtimes.classifier import ClassifierRuntime, open_any
+from adctl.scoring.classify import images_of_run, predict_rows
 from adctl.scoring.predict import predict
 from adctl.tracking.models import find_model
 
@@ -84,7 +87,7 @@ class _Case:
     """
 
     path: Path
-    runtime: Runtime
+    runtime: Runtime | ClassifierRuntime
     load_seconds: float
     files: tuple[Sample, ...]
 
@@ -140,7 +143,7 @@ def _models(settings: BenchSettings) -> tuple[Path | None, ...]:
 
 def _open(path: Path, wanted: str | None, settings: BenchSettings) -> _Case:
     start = time.perf_counter()
-    runtime = open_runtime(path, settings.device, settings.gpu, wanted, settings.precision)
+    runtime = open_any(path, settings.device, settings.gpu, wanted, settings.precision)
     load_seconds = time.perf_counter() - start
     return _Case(path, runtime, load_seconds, _readable(_find_images(path, settings), runtime))
 
@@ -149,6 +152,8 @@ def _find_images(path: Path, settings: BenchSettings) -> Sequence[Sample]:
     """Return the named images, or else the test images of the model's dataset if it still exists."""
     if settings.images:
         return list_images(settings.images)[0]
+    if is_classifier(path):
+        return images_of_run(path) if (path.parent / PREDICTIONS).is_file() else ()
     try:
         dataset = dataset_of_run(run_of(path, settings.runs))
     except DataError as error:
@@ -157,7 +162,7 @@ def _find_images(path: Path, settings: BenchSettings) -> Sequence[Sample]:
     return dataset.test if dataset else ()
 
 
-def _readable(samples: Sequence[Sample], runtime: Runtime) -> tuple[Sample, ...]:
+def _readable(samples: Sequence[Sample], runtime: Runtime | ClassifierRuntime) -> tuple[Sample, ...]:
     spread = samples[:: max(1, len(samples) // _MAX_FILES)][:_MAX_FILES]
     return tuple(sample for sample in spread if load_image(sample, runtime.input).error is None)
 
@@ -219,7 +224,10 @@ def _memory_call(case: _Case, size: int) -> Callable[[], object]:
 
 
 def _disk_call(case: _Case, size: int, workers: int) -> Callable[[], object]:
-    return lambda: sum(1 for _ in predict(case.runtime, case.files, batch_size=size, workers=workers))
+    runtime = case.runtime
+    if isinstance(runtime, ClassifierRuntime):
+        return lambda: predict_rows(runtime, case.files, size, workers, SILENT)
+    return lambda: sum(1 for _ in predict(runtime, case.files, batch_size=size, workers=workers))
 
 
 def _model_benchmark(

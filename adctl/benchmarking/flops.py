@@ -25,10 +25,12 @@ def count_flops(path: Path) -> float | None:
 def _by_torch(path: Path) -> float:
     import torch
 
+    from adctl.classification.header import is_classifier
+    from adctl.classification.model_file import load_classifier
     from adctl.engine.model_summary import FlopCounter
     from adctl.model_file import load_model
 
-    detector, _ = load_model(path)
+    detector = load_classifier(path)[0] if is_classifier(path) else load_model(path)[0]
     height, width, channels = detector.input.shape
     with FlopCounter() as counter, torch.no_grad():
         detector(torch.zeros(1, channels, height, width))

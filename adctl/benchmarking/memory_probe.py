@@ -83,14 +83,14 @@ def main(model: str, opening: str, batch_size: str) -> None:
 
     Args:
         model: Path of the model file.
-        opening: Arguments of `open_runtime` as JSON.
+        opening: Arguments of `open_any` as JSON.
         batch_size: Batch size for the measurement of memory.
     """
     import numpy as np
 
-    from adctl.runtimes.loading import open_runtime
+    from adctl.runtimes.classifier import open_any
 
-    runtime = open_runtime(Path(model), **json.loads(opening))
+    runtime = open_any(Path(model), **json.loads(opening))
     runtime.predict(np.zeros((1, *runtime.input.shape), np.uint8))
     sys.stdout.write("first score\n")
     sys.stdout.flush()

@@ -243,7 +243,7 @@ class TreeHead(Head):
     def leaves(self, features: Tensor) -> Tensor:
         """Return the values [B,T,V] of the leaves that standardised features [B,D] reach."""
         trees = torch.arange(len(self.left), device=features.device).unsqueeze(0)
-        node = torch.zeros(len(features), len(self.left), dtype=torch.long, device=features.device)
+        node = torch.zeros(features.shape[0], self.left.shape[0], dtype=torch.long, device=features.device)
         for _ in range(len(self.levels)):
             goes_left = features.gather(1, self.feature[trees, node]) <= self.threshold[trees, node]
             node = torch.where(goes_left, self.left[trees, node], self.right[trees, node])

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adctl.choices import RUNTIMES
-from adctl.classification.header import ClassifierHeader
+from adctl.classification.header import ClassifierHeader, is_classifier
 from adctl.data.preprocess import InputSpec
 from adctl.errors import ModelFileError, UsageError, unknown_name
 from adctl.runtimes.auto_select import find_export, verify_export
+from adctl.runtimes.loading import open_runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from adctl.classification.classifier import Classifier
+    from adctl.runtimes.base import Runtime
 
     Floats = NDArray[np.float64]
     Classify = Callable[[NDArray[np.uint8]], tuple[Floats, Floats]]
@@ -91,6 +93,19 @@ def open_classifier(
         return output.maps.astype(np.float64), output.scores
 
     return ClassifierRuntime(opened.name, opened.header, opened.device, predict, opened.callers)
+
+
+def open_any(
+    path: Path, device: str = "auto", gpu: int | None = None, runtime: str | None = None, precision: str = "32"
+) -> Runtime | ClassifierRuntime:
+    """Open the model of a detector or a classifier; see `adctl.runtimes.loading.open_runtime` and `open_classifier`.
+
+    Raises:
+        AdctlError: As from these.
+    """
+    if is_classifier(path):
+        return open_classifier(path, device, gpu, runtime or "auto")
+    return open_runtime(path, device, gpu, runtime, precision)
 
 
 def _torch(path: Path, device: str, gpu: int | None) -> ClassifierRuntime:

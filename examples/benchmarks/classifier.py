@@ -36,13 +36,12 @@ from adctl.classification.training.fitting import (
     fit_classifier,
     fit_on,
     out_of_fold,
-    tuning_settings,
 )
 from adctl.config import TrainSettings, validated
 from adctl.data.loader import ImageSource
 from adctl.detectors.components import backbones
+from adctl.engine.batching import to_input
 from adctl.engine.context import FitContext
-from adctl.engine.trainer import FitJob, fit
 from adctl.metrics.bootstrap import exact_interval
 from adctl.metrics.classification import confusion_matrix
 from adctl.progress import SILENT
@@ -114,9 +113,10 @@ def features(folder: Path, samples: Sequence[Sample], size: int) -> tuple[dict[s
             classifier.load_pretrained(weights.tensors)
         start = time.process_time()
         source = ImageSource(tuple(samples), classifier.input, workers=1, reuse=False)
-        fit(FitJob(classifier.eval(), source, None, tuning_settings(settings()), CPU, FitContext(SILENT)))
+        with torch.inference_mode():
+            found = [classifier.eval().features(to_input(pixels, CPU)).numpy() for pixels in source.batches(8)]
         seconds = (time.process_time() - start) / len(samples)
-        np.savez(file, features=classifier.collected(), seconds=seconds)
+        np.savez(file, features=np.concatenate(found), seconds=seconds)
     stored = np.load(file)
     return dict(zip((one.key for one in samples), stored["features"], strict=True)), float(stored["seconds"])
 
