@@ -326,7 +326,11 @@ RESULTS: dict[str, tuple[str, ...]] = {
         "adctl.classification.training.train:ClassifierForecast",
     ),
     "tune": ("adctl.tuning.study:TuneResult",),
-    "calibrate": ("adctl.calibration.calibrate:CalibrateResult", "adctl.calibration.learning_curve:LearningCurve"),
+    "calibrate": (
+        "adctl.calibration.calibrate:CalibrateResult",
+        "adctl.calibration.learning_curve:LearningCurve",
+        "adctl.calibration.classifier:KindsCalibration",
+    ),
     "score": (
         "adctl.scoring.score:ScoreResult",
         "adctl.scoring.products:ProductsResult",

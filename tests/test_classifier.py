@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 from torch.nn import functional
 from torchvision.transforms import v2
 
+import adctl as adctl_package
 from adctl import files
 from adctl.choices import EXPORT_FORMATS
 from adctl.classification.balance import (
@@ -32,11 +34,13 @@ from adctl.classification.classifier import Classifier
 from adctl.classification.config import ClassifierConfig
 from adctl.classification.dataset import check_contents, digests_of, open_labelled
 from adctl.classification.decision import best_f1_threshold, decide, fit_decision, fit_temperature
+from adctl.classification.grad_cam import grad_cam
 from adctl.classification.header import ClassifierHeader, is_classifier
 from adctl.classification.heads import HEADS, HeadTargets
 from adctl.classification.model_file import load_classifier, save_classifier
 from adctl.classification.objective import Mixing
 from adctl.classification.predict import classify_pixels
+from adctl.classification.predictions import PredictionSet
 from adctl.classification.split import hold_out, stratified_folds
 from adctl.classification.training.cross_validation import combined
 from adctl.classification.training.fitting import classify_features
@@ -51,7 +55,7 @@ from adctl.model_file import load_model
 from adctl.records import Sample
 from adctl.runtimes.classifier import open_classifier
 from adctl.runtimes.loading import open_runtime
-from adctl.scoring.classify import classify_images
+from adctl.scoring.classify import classify_images, with_views
 
 KINDS = {"dot": 10, "good": 16, "stripe": 8}
 
@@ -476,6 +480,105 @@ def test_the_command_line_trains_and_plans(adctl, kinds):
     assert Path(adctl.folder / done["model"]).is_file()
     text = adctl("train", "--balance", "weights", "--data", kinds, code=2)
     assert "belongs to classifiers" in text.stderr
+
+
+# ---- score, report and calibrate
+
+
+@pytest.fixture(scope="module")
+def scored(trained, kinds, tmp_path_factory):
+    """Predictions for the images of all kinds, one of which training lacked, and for a file that is no image."""
+    folder = tmp_path_factory.mktemp("scored")
+    for kind in KINDS:
+        (folder / "parts" / kind).mkdir(parents=True)
+        for path in sorted((kinds / kind).glob("*.png"))[:3]:
+            (folder / "parts" / kind / path.name).write_bytes(path.read_bytes())
+    (folder / "parts" / "dot" / "broken.png").write_bytes(b"no image")
+    return adctl_package.classify(folder / "parts", model=trained.model, runs=folder, out=folder / "out", device="cpu")
+
+
+def test_scoring_names_each_image(scored, trained):
+    rows = {row.key: row for row in scored}
+    assert len(rows) == len(scored) == 10
+    assert scored.counts["error"] == 1
+    assert "broken.png" in rows["dot/broken.png"].error
+    assert scored.metrics.images == 6
+    assert scored.unknown.unseen_images == {"stripe": 3}
+    with (scored.folder / "predictions.csv").open(encoding="utf-8") as file:
+        table = {row["key"]: row for row in csv.DictReader(file)}
+    for key, row in rows.items():
+        assert table[key]["name"] == (row.name or "")
+        assert row.error or sum(row.probabilities) == pytest.approx(1)
+        assert row.error or row.probability == max(row.probabilities)
+    before = {row.key.rpartition("/")[2]: row for row in PredictionSet.load(trained.run).rows if row.label == "dot"}
+    shared = [row for row in scored if row.label == "dot" and row.key.rpartition("/")[2] in before]
+    for row in shared:
+        assert row.probabilities == pytest.approx(before[row.key.rpartition("/")[2]].probabilities, abs=1e-4)
+
+
+def test_views_are_averaged(trained):
+    runtime = open_classifier(trained.model, "cpu")
+    height, width, _ = runtime.input.shape
+    pixels = np.random.default_rng(0).integers(0, 255, (1, height, width, 3), np.uint8)
+    seen = [runtime.predict(part)[0] for part in (pixels, np.ascontiguousarray(pixels[:, :, ::-1]))]
+    assert np.allclose(with_views(runtime, ["hflip"]).predict(pixels)[0], np.mean(seen, axis=0), atol=1e-5)
+
+
+def test_scoring_refuses_what_belongs_to_detectors(adctl, trained, kinds):
+    result = adctl("score", kinds / "dot", "--model", trained.model, "--watch", kinds, code=2)
+    assert "belongs to detectors" in result.stderr
+
+
+def test_the_page_shows_matrix_mistakes_and_overlays(scored, adctl):
+    result = adctl("report", scored.folder, "--fail-if", "accuracy<0.1", "--json")
+    page = Path(json.loads(result.stdout)["result"]["page"]).read_text(encoding="utf-8")
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1))
+    assert sum(row["picture"] is not None for row in data["rows"]) == 9
+    assert set(data["curves"]) == {"dot (3)", "good (3)"}
+    cells = re.findall(r'data-label="(\w+)" data-kind="(\w+)"[^>]*><span class="count">(\d+)', page)
+    counts = {(label, kind): int(count) for label, kind, count in cells}
+    assert set(counts) == set(itertools.product(("dot", "good"), repeat=2))
+    assert sum(counts.values()) == 6
+    for (label, kind), count in counts.items():
+        assert count == sum(row["label"] == label and row["kind"] == kind for row in data["rows"])
+    adctl("report", scored.folder, "--format", "pdf", code=2)
+
+
+def test_grad_cam_of_a_linear_head_is_the_class_activation_map(tiny):
+    make, pixels = tiny
+    classifier, _ = load_classifier(make("linear"))
+    classifier.config = classifier.config.model_copy(update={"pool": "mean"})
+    head, images = classifier.head, to_input(pixels[:2], torch.device("cpu"))
+    width = sum(classifier.backbone.channels)
+    for name in ("weight", "mean", "scale"):
+        setattr(head, name, getattr(head, name)[..., :width])
+    found = grad_cam(classifier, images, torch.tensor([1, 2]))
+    with torch.no_grad():
+        levels = classifier.backbone(images)
+        factors = (head.weight[[1, 2]] / head.scale).split(classifier.backbone.channels, 1)
+        size = levels[0].shape[2:]
+        shares = [
+            (level * own[:, :, None, None]).sum(1, keepdim=True) for level, own in zip(levels, factors, strict=True)
+        ]
+        resized = [functional.interpolate(one, size, mode="bilinear") for one in shares]
+        cam = torch.relu(sum(resized)[:, 0] / (size[0] * size[1]))
+    assert torch.allclose(found, cam, atol=1e-6)
+    assert grad_cam(load_classifier(make("forest"))[0], images, torch.tensor([1, 2])) is None
+
+
+def test_calibration_anew_keeps_the_network(adctl, tiny, tmp_path):
+    make, _ = tiny
+    model, out = make("logistic"), tmp_path / "new.safetensors"
+    data = write_kinds(tmp_path / "data", dict.fromkeys(KINDS, 9), seed=300)
+    adctl("calibrate", "--model", model, "--defects", data, "--max-false-alarm", "0.2", "--out", out)
+    before, header = load_classifier(model)
+    after, changed = load_classifier(out)
+    assert changed.decision.known_share == pytest.approx(0.8)
+    assert changed.decision.images == 27
+    assert changed.decision != header.decision
+    assert all(torch.equal(value, after.state_dict()[name]) for name, value in before.state_dict().items())
+    assert "belongs to detectors" in adctl("calibrate", "--model", model, "--percentile", "99", code=2).stderr
+    assert "none were given" in adctl("calibrate", "--model", model, code=2).stderr
 
 
 # ---- exports

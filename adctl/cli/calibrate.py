@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from adctl.cli.classifier_text import calibrate_kinds, find_classifier
 from adctl.cli.output import Call, rows, sparkline
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 def run(call: Call[CalibrateSettings]) -> None:
     """Choose the threshold, or estimate how many good images are enough."""
+    if (model := find_classifier(call.settings)) is not None:
+        calibrate_kinds(call, model)
+        return
     if call.settings.learning_curve:
         from adctl.calibration.learning_curve import learning_curve
 

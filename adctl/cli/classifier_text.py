@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from adctl.classification.predictions import UnknownShares
     from adctl.classification.training.results import ClassifierResult
     from adctl.classification.training.train import ClassifierForecast
-    from adctl.config import ReportSettings, ScoreSettings, TrainSettings
+    from adctl.config import CalibrateSettings, ReportSettings, ScoreSettings, TrainSettings
     from adctl.metrics.classification import ClassificationMetrics, KindMetrics
     from adctl.scoring.classify import KindsResult
 
@@ -46,7 +46,24 @@ def run_classifier(call: Call[TrainSettings]) -> int:
     return 0
 
 
-def find_classifier(settings: ScoreSettings) -> Path | None:
+def calibrate_kinds(call: Call[CalibrateSettings], model: Path) -> None:
+    """Calibrate a classifier anew."""
+    from adctl.calibration.classifier import calibrate_classifier
+
+    result = calibrate_classifier(call.loaded, model, call.reporter)
+    new, old = result.decision, result.previous
+    counts = ", ".join(f"{count} {kind}" for kind, count in result.images.items())
+    lines = [
+        ("model", str(result.model)),
+        ("calibrated on", counts),
+        ("temperature", f"{new.temperature:.4g} (was {old.temperature:.4g})"),
+        ("unknown", f"at most {1 - new.known_share:.1%} of known kinds"),
+        ("next", f"adctl score --model {result.model}"),
+    ]
+    call.finish(result, lambda: rows(lines))
+
+
+def find_classifier(settings: CalibrateSettings | ScoreSettings) -> Path | None:
     """Return the model file that the settings mean if it is a classifier, or else None."""
     from adctl.classification.header import is_classifier
     from adctl.tracking.models import find_model
