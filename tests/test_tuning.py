@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import sqlite3
@@ -156,6 +157,7 @@ def test_a_study_gives_settings_a_page_and_a_model(tuned):
     page = result.page.read_text(encoding="utf-8")
     assert "no test image was read" in page
     assert "History" in page
+    assert not re.search(r'"width":\d{3}', page.partition("<body>")[2]), "plots are as wide as the page"
     assert result.model is not None
     assert result.model.is_file()
 

@@ -44,7 +44,7 @@ def write_page(
 <title>Tuning {escape(study.study_name)}</title><script>{plotly.offline.get_plotlyjs()}</script>
 <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}}
 table{{border-collapse:collapse;display:block;overflow-x:auto}}
-td,th{{padding:.2rem .8rem;text-align:left;border-bottom:1px solid #ccc}}
+td,th{{padding:.2rem .8rem;vertical-align:top;text-align:left;border-bottom:1px solid #ccc}}
 </style></head><body><h1>Tuning {escape(study.study_name)}</h1>
 <p>{escape(_words(study, candidates, default, importances, significant=significant))}</p>
 <table><tr><th>settings</th><th>{escape(_objective(study))}, fresh seeds</th><th>standard error</th><th>values</th></tr>
@@ -109,5 +109,8 @@ def _plots(study: optuna.Study) -> list[tuple[str, str]]:
             figure = make()
         except (ValueError, RuntimeError):  # too few trials for this plot
             continue
-        plots.append((title, figure.to_html(full_html=False, include_plotlyjs=False)))
+        # The page has headings of its own, and Optuna gives some plots a width beyond that of the page.
+        figure.update_layout(title=None, width=None, autosize=True, margin={"t": 24})
+        shown = {"displayModeBar": False, "responsive": True}
+        plots.append((title, figure.to_html(full_html=False, include_plotlyjs=False, config=shown)))
     return plots
