@@ -189,7 +189,7 @@ class Detector(nn.Module, ABC):
         height, width = config.sides
         if height != width and not self.any_shape:
             raise UsageError(
-                f"{type(self).__name__} takes square images only, not {size_text(config.image_size)}.",
+                f"This detector takes square images only, not {size_text(config.image_size)}.",
                 f"Give one number, such as --image-size {min(height, width)}.",
             )
         super().__init__()

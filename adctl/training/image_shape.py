@@ -73,7 +73,7 @@ def choose_size(cls: type[Detector], config: DetectorConfig, samples: Sequence[S
     if config.tile is not None:
         return ChosenSize(config, "tiles are square.")
     if not cls.any_shape:
-        return ChosenSize(config, f"{cls.__name__} takes square images only.")
+        return ChosenSize(config, "this detector takes square images only.")
     shapes = image_shapes(samples, config.roi)
     if not len(shapes):
         return ChosenSize(config, "the shapes of the images are unknown.")
@@ -120,7 +120,7 @@ def _fit_shape(cls: type[Detector], config: DetectorConfig, shapes: Shapes, squa
     size = size_for_aspect(min(max(aspect, 1 / _LONGEST), _LONGEST), square, step)
     fitted = _resized(config, size)
     if fitted is None:
-        return ChosenSize(config, f"{cls.__name__} does not take {size_text(size)}.")
+        return ChosenSize(config, f"this detector does not take {size_text(size)}.")
     shape = f"{longer:.1f} times as {'wide as high' if aspect > 1 else 'high as wide'}"
     reason = f"the images are {shape} ({seen}); its area is that of {square}x{square}."
     if longer > _LONGEST:
