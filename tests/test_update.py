@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import cv2
@@ -11,11 +13,13 @@ import numpy as np
 import pytest
 
 from adctl.config import LoadedSettings, TrainSettings, names_of, validated
+from adctl.data.datasets.manifests import read_manifest
 from adctl.engine.checkpoints import CheckpointFolder
 from adctl.errors import DataError, UsageError
 from adctl.fetching.demo_dataset import generate
 from adctl.model_file import load_model, read_header
 from adctl.training.train import train
+from adctl.training.update import IMAGES
 
 OLD, NEW = 20, 24
 
@@ -120,7 +124,10 @@ def test_a_candidate_can_be_updated_again_and_skips_what_it_knows(updated, parts
     for number in range(9):
         image = cv2.imread(str(images_in(parts / "new")[number]))
         cv2.imwrite(str(mixed / f"other{number}.png"), np.roll(image, 1 + number, axis=0))
+    odd = mixed / (os.fsdecode(b'M\xfc,"\n=1.png') if sys.platform == "linux" else "=1.png")
+    (mixed / "other0.png").rename(odd)
     again = run(update=updated.run, good=mixed, runs=updated.run.parent, trust_reviews=True)
+    assert odd in [row.sample.path for row in read_manifest(again.run / IMAGES)]
     assert [one.reason for one in again.update.set_aside] == ["known"] * 8
     assert again.update.learned == 9
     assert "earlier scores" in again.update.notes[0]

@@ -131,7 +131,7 @@ def _subset(samples: Sequence[Sample], digests: Mapping[str, str], count: int, r
     """Return a random subset of `count` images; within a repeat, larger subsets contain the smaller ones."""
 
     def rank(sample: Sample) -> bytes:
-        return hashlib.sha256(f"{repeat}:{digests[sample.key]}".encode()).digest()
+        return hashlib.sha256(f"{repeat}:{digests[sample.key]}".encode(errors="surrogatepass")).digest()
 
     return sorted(sorted(samples, key=rank)[:count], key=lambda sample: sample.key)
 

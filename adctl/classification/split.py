@@ -67,7 +67,12 @@ def stratified_folds(samples: Sequence[Sample], digests: Mapping[str, str], fold
 
     def order(unit: Sequence[Sample]) -> tuple[int, str, int, bytes]:
         content = min(digests[sample.key] for sample in unit)
-        return counts[rarest(unit)], rarest(unit), -len(unit), hashlib.sha256(f"{seed}:{content}".encode()).digest()
+        return (
+            counts[rarest(unit)],
+            rarest(unit),
+            -len(unit),
+            hashlib.sha256(f"{seed}:{content}".encode(errors="surrogatepass")).digest(),
+        )
 
     filled = [Counter[str]() for _ in range(folds)]
     fold_of: dict[str, int] = {}

@@ -75,4 +75,5 @@ def _percent(share: float) -> str:
 
 
 def _test(test: PairedTest) -> str:
-    return f"{test.better} images better, {test.worse} worse; p = {test.p_value:.2g} (exact paired test)"
+    images = "image" if test.better == 1 else "images"
+    return f"{test.better} {images} better, {test.worse} worse; p = {test.p_value:.2g} (exact paired test)"

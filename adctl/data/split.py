@@ -156,7 +156,9 @@ def ranked_units(samples: Iterable[Sample], digests: Mapping[str, str], salt: st
     """Return the sets of images that stay together, in an order that depends only on their contents and the salt."""
     return sorted(
         units_of(samples, digests),
-        key=lambda unit: hashlib.sha256(f"{salt}{min(_contents(unit, digests))}".encode()).digest(),
+        key=lambda unit: hashlib.sha256(
+            f"{salt}{min(_contents(unit, digests))}".encode(errors="surrogatepass")
+        ).digest(),
     )
 
 
@@ -168,7 +170,7 @@ def training_digest(samples: Iterable[Sample], digests: Mapping[str, str]) -> st
         digests: SHA-256 of each image file by the sample's key, as in `Split.digests`.
     """
     contents = sorted(digests[sample.key] for sample in samples)
-    return hashlib.sha256("\n".join(contents).encode()).hexdigest()
+    return hashlib.sha256("\n".join(contents).encode(errors="surrogatepass")).hexdigest()
 
 
 def file_digest(sample: Sample) -> str:

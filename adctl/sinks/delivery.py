@@ -165,7 +165,9 @@ class _Delivery:
         self.name = sink.address.name
         self._runs, self._sink, self._triggers, self._observe = runs, sink, triggers, observe
         files.make_folder(runs)
-        self._lock = FileLock(runs / f".sink-{hashlib.sha256(self.name.encode()).hexdigest()[:16]}.lock")
+        self._lock = FileLock(
+            runs / f".sink-{hashlib.sha256(self.name.encode(errors='surrogatepass')).hexdigest()[:16]}.lock"
+        )
         self._latencies: deque[float] = deque(maxlen=_KEPT_LATENCIES)
         self._delivered = self._expired = self._failures = 0
         self._error = ""

@@ -6,14 +6,13 @@ that were called good. The candidate is calibrated on scores of good images that
 with the present model on them and on the reviewed defects.
 
 run/
-  images.csv     manifest of the images that the candidate learned from or is calibrated on, and of the test images
+  images.jsonl   manifest of the images that the candidate learned from or is calibrated on, and of the test images
   update.json    result of the update, with the comparison
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 import logging
 import math
 from dataclasses import asdict, dataclass, replace
@@ -65,7 +64,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-IMAGES = "images.csv"
+IMAGES = "images.jsonl"
 UPDATE = "update.json"
 _SCHEMA = "adctl.update/1"
 
@@ -394,18 +393,22 @@ def _dataset(present: _Present, split: Split, run: Path | None = None) -> Datase
 
 
 def _manifest_text(split: Split, present: _Present) -> str:
-    """Return a manifest of the good images and the test images, with absolute paths."""
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("path", "split", "label", "mask", "category", "group"))
+    """Return a manifest of the good images and the test images, with absolute paths, as JSON lines of any names."""
     good = sorted((*split.train, *split.validation, *split.calibration), key=lambda sample: sample.key)
     used = {sample.key for sample in good}
+    lines = []
     for part, samples in (("train", good), ("test", [one for one in present.test if one.key not in used])):
         for one in samples:
-            label = "good" if part == "train" else one.label
-            mask = "" if one.mask is None else one.mask.absolute()
-            writer.writerow((one.path, part, label or "", mask, present.header.training.category, one.group or ""))
-    return stream.getvalue()
+            entry = {
+                "path": str(one.path),
+                "split": part,
+                "label": "good" if part == "train" else one.label,
+                "mask": None if one.mask is None else str(one.mask.absolute()),
+                "category": present.header.training.category,
+                "group": one.group,
+            }
+            lines.append(f"{json.dumps(entry)}\n")
+    return "".join(lines)
 
 
 def _learn_alone(

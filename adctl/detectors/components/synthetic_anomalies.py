@@ -35,5 +35,5 @@ def paint_anomaly(images: Tensor, keys: Sequence[str] | None = None) -> tuple[Te
 
 def _paint_one(image: Tensor, key: str) -> tuple[Tensor, Tensor]:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(zlib.crc32(key.encode()))
+        torch.manual_seed(zlib.crc32(key.encode(errors="surrogatepass")))
         return paint(image, KINDS, probability=1.0)
