@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from adctl.tracking import (
     queries,
     record,
     schema,
+    versions,
 )
 from adctl.tracking.export import export_runs
 from adctl.tracking.lineage import lineage_of
@@ -296,7 +298,10 @@ def test_odd_values_in_a_run_hide_no_other(tmp_path, monkeypatch, name):
     if name == "settings.json":
         (folder / "run.json").unlink()
         path.write_text(json.dumps({"schema": "adctl.settings/1", "settings": {"seed": {"value": 3, "from": "flag"}}}))
-    whole = path.read_text()
+    document = json.loads(path.read_text())
+    if name == "run.json":
+        document["parent"] = {"run": "good", "model": "good/model.safetensors", "sha256": "ab" * 32}
+    whole = json.dumps(document)
     for place in entries_of(json.loads(whole)):
         for value in (None, [[1]], {"a": None}, "\ud800\0", float("nan"), 10**30):
             document = json.loads(whole)
@@ -310,6 +315,10 @@ def test_odd_values_in_a_run_hide_no_other(tmp_path, monkeypatch, name):
             found = {row.values["name"]: row.state for row in queries.find_runs(runs, sort="-image_auroc")}
             assert found["good"] == "finished", (place, value)
             prune.prune(runs, prune.PruneRule(1, "image_auroc"), dry_run=True)
+            with suppress(DataError):
+                lineage_of(folder)
+            with suppress(AdctlError):
+                versions.accept(runs, "odd")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are not UTF-8")
@@ -327,6 +336,15 @@ def test_runs_in_a_folder_of_any_name(tmp_path, monkeypatch, place):
         index.rebuild(runs)
     assert index.dump(runs)[0]["category"] == "\\xff"
     assert (runs / database.FILE).is_file()
+
+
+def test_a_lineage_of_things_made_from_each_other_ends(runs):
+    for path, source in (("x", "model.safetensors"), ("y", "x"), ("x", "y")):
+        folders.write_artifact(runs / "a", "scores", runs / "a" / path, runs / "a" / source)
+        name = f"copy-{path}-{source}.json"
+        newest = max((runs / "a" / "lineage").iterdir(), key=lambda one: one.stat().st_mtime_ns)
+        newest.rename(newest.with_name(name))
+    assert "model" in str(lineage_of(runs / "a"))
 
 
 def test_an_export_of_no_run_is_replaced_by_the_next(runs):

@@ -231,6 +231,36 @@ def read_run(folder: Path) -> Run:
     return Run(identity, state=state, started=started.time if started else "", **vars(checked), **known)
 
 
+@dataclass(frozen=True)
+class Parent:
+    """Model that a run updates.
+
+    Attributes:
+        run: Name of its run.
+        model: Its file.
+        sha256: Digest of that file.
+    """
+
+    run: str
+    model: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Descent:
+    parent: Parent | None = None
+
+
+def read_parent(folder: Path) -> Parent | None:
+    """Return the model that a run updates; None if it updates none.
+
+    Raises:
+        DataError: The manifest is damaged.
+    """
+    found = documents.read(folder / run_folder.RUN, _Descent, _REMEDY, others="ignore")
+    return None if found is None else found.parent
+
+
 def mark_started(folder: Path) -> None:
     """Write the process that trains, so that a killed training is told from a running one.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from adctl import documents, files, run_folder
 from adctl.errors import UsageError, unknown_name
+from adctl.tracking import folders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,10 +105,15 @@ def _ancestors(runs: Path, run: str) -> list[str]:
     """Return a run and the runs that it updates, one after another."""
     found = [run]
     while True:
-        parent = (run_folder.read_json(runs / found[-1] / run_folder.RUN) or {}).get("parent")
-        if parent is None or parent["run"] in found or not (runs / parent["run"]).is_dir():
+        parent = folders.read_parent(runs / found[-1])
+        if (
+            parent is None
+            or parent.run in found
+            or (runs / parent.run).parent != runs
+            or not (runs / parent.run).is_dir()
+        ):
             return found
-        found.append(parent["run"])
+        found.append(parent.run)
 
 
 def _read(runs: Path) -> dict[str, tuple[str, ...]]:

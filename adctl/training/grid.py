@@ -377,7 +377,10 @@ def _known_rows(folder: Path, settings: TrainSettings) -> dict[Combination, Grid
         DataError: They are damaged.
     """
     known = _summary(folder) or {"settings": _kept(settings), "combinations": []}
-    _check_same(folder, known.get("settings", {}), _kept(settings))
+    before = known.get("settings", {})
+    if not isinstance(before, dict):
+        raise DataError(f"{folder / run_folder.SUMMARY} is damaged: it holds no settings.", "Choose another --name.")
+    _check_same(folder, before, _kept(settings))
     return _read_rows(folder, known)
 
 
