@@ -66,9 +66,30 @@ def fitted(arch: str, pixels: np.ndarray, **options):
     return detector
 
 
-@pytest.mark.parametrize(("arch", "options"), [("padim", {}), ("patchcore", {"coreset_ratio": 0.1})])
-@pytest.mark.parametrize(("count", "together"), [(8, 1), (20, 1), (20, 2)])
+MASKED = {"resize": "pad", "margin": "masked"}
+
+
+def margins(pixels: np.ndarray) -> np.ndarray:
+    """Add a mask plane, in which every third image is narrow and a few are low."""
+    mask = np.full_like(pixels[..., :1], 255)
+    mask[::3, :, 40:] = 0
+    mask[1::8, :16] = 0
+    return np.concatenate([pixels, mask], -1)
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "count", "together"),
+    [
+        *(("padim", {}, *sizes) for sizes in ((8, 1), (20, 1), (20, 2))),
+        *(("patchcore", {"coreset_ratio": 0.1}, *sizes) for sizes in ((8, 1), (20, 1), (20, 2))),
+        ("padim", MASKED, 20, 1),
+        ("padim", MASKED, 20, 2),
+        ("patchcore", {"coreset_ratio": 0.1, **MASKED}, 20, 1),
+        ("patchcore", {"coreset_ratio": 0.1, "search": "ivf", "probes": 3}, 20, 1),
+    ],
+)
 def test_an_image_left_out_scores_as_by_a_detector_fitted_without_it(pixels, arch, options, count, together):
+    pixels = margins(pixels) if "margin" in options else pixels
     images = to_input(pixels[:count], CPU)
     ratios = []
     with shared_features(), torch.inference_mode():
@@ -93,7 +114,17 @@ def test_only_a_fresh_fit_of_the_right_kind_leaves_images_out(patchcore, pixels)
 
     assert not load_model(patchcore.model)[0].can_hold_out()
     assert not fitted("padim", pixels[:8], covariance="shared").can_hold_out()
-    assert not fitted("patchcore", pixels[:8], search="ivf").can_hold_out()
+
+
+@pytest.mark.parametrize("arch", ["padim", "patchcore"])
+def test_all_tiles_of_an_image_are_left_out_together(zippers, tmp_path, monkeypatch, arch):
+    options = {"tile": 64, **({"coreset_ratio": 0.05} if arch == "patchcore" else {})}
+    given = settings(arch=arch, data=zippers, runs=tmp_path, options=options)
+    exact = train_once(given).calibration.evidence
+    assert exact.folds == len(exact.good) == 20
+    monkeypatch.setattr("adctl.training.out_of_fold.units_to_hold_out", lambda *_: [])
+    refitted = train_once(given).calibration.evidence
+    assert np.median(exact.good) == pytest.approx(np.median(refitted.good), rel=0.08)
 
 
 @pytest.mark.parametrize("arch", ["padim", "patchcore"])

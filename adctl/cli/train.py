@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,13 +40,17 @@ def run(call: Call[TrainSettings]) -> int:
         return run_classifier(call)
     if call.asked("dry_run"):
         _refuse_grid(call.settings)
+        import psutil
+
+        from adctl.exporting.after_training import forecast
         from adctl.training.fetch_missing import fetch_missing
         from adctl.training.plan import plan_training
-        from adctl.training.resource_estimate import estimate_resources
 
         fetch_missing(call.settings, call.reporter)
         plan = plan_training(call.settings)
-        needs = estimate_resources(plan, call.settings)
+        started = time.time() - psutil.Process().create_time()  # a training starts in the same way
+        needs = forecast(plan, call.settings)
+        needs = replace(needs, seconds=needs.seconds + started)
         notes = [*plan.dataset.notes, *_small_defects(plan, call.settings)]
         call.finish(_plan_json(plan, needs, notes), lambda: _plan_text(plan, needs, notes))
         return 0
@@ -231,7 +236,7 @@ def _plan_text(plan: TrainingPlan, needs: ResourceEstimate, notes: Sequence[str]
                 f"about {needs.memory / 2**30:.1f} GiB at the peak; {needs.available / 2**30:.1f} GiB are free",
             ),
             *([("disk", f"about {needs.disk / 2**30:.1f} GiB, temporary: memory is short")] if needs.disk else []),
-            ("time", f"about {_duration(needs.seconds)}, measured on one batch"),
+            ("time", f"about {_duration(needs.seconds)}, measured with a few images"),
         ]
     )
 

@@ -137,11 +137,13 @@ class CostEstimate:
         memory: Peak of memory, bytes.
         flops: Floating-point operations after the last batch, for coreset selection or matrix inverses.
         disk: Bytes of temporary files, used if memory is too small.
+        per_image: Floating-point operations of scoring an image that grow with the number of training images.
     """
 
     memory: int
     flops: float
     disk: int = 0
+    per_image: float = 0.0
 
 
 class Detector(nn.Module, ABC):
@@ -282,8 +284,10 @@ class Detector(nn.Module, ABC):
         """Return whether `held_out` is available: only directly after fitting, and not for all settings."""
         return False
 
-    def holds_out(self) -> bool:
+    @classmethod
+    def holds_out(cls, config: DetectorConfig) -> bool:
         """Return whether `held_out` will be available after fitting with these settings."""
+        del config
         return False
 
     def held_out(self, images: Tensor, numbers: Sequence[int], together: int = 1) -> Prediction:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping  # noqa: TC003 - pydantic resolves it at run time
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -140,18 +141,19 @@ class Composition(PatchCore):
         """
         shared = self._shared(images)
         patches, assigned, weights = self.patches(shared), self._assigned(shared.levels), self._weights(shared.images)
-        weights = weights.expand(len(patches), -1, -1)
+        weights, inside = weights.expand(len(patches), -1, -1), self.inside(images)
         parts = [slice(start, start + together) for start in range(0, len(numbers), together)]
         predictions = []
         for part in parts:
-            others = self._without(patches[part], numbers[part])
+            cells = None if inside is None else inside[part]
+            others = self._without(patches[part], numbers[part], cells)
             assert isinstance(others, Composition)
-            predictions.append(others._joined(patches[part], None, assigned[part], weights[part]))  # noqa: SLF001
+            predictions.append(others._joined(patches[part], cells, assigned[part], weights[part]))  # noqa: SLF001
         scores, maps = zip(*predictions, strict=True)
         return Prediction(torch.cat(scores), torch.cat(maps))
 
-    def _without(self, patches: Tensor, numbers: Sequence[int]) -> PatchCore:
-        without = super()._without(patches, numbers)
+    def _without(self, patches: Tensor, numbers: Sequence[int], inside: Tensor | None = None) -> PatchCore:
+        without = super()._without(patches, numbers, inside)
         if len(self._shares):
             kept = torch.ones(len(self._shares), dtype=torch.bool)
             kept[torch.tensor(numbers)] = False
@@ -166,7 +168,7 @@ class Composition(PatchCore):
         learning = 2.0 * cells * channels * (_CORESET + _LLOYD_STEPS * self.config.classes)
         regions = 1 + self.config.parts**2 * (self.config.parts > 1)
         shares = 4 * images * self.config.classes * (2 * regions + 1)
-        return CostEstimate(bank.memory + 4 * cells * channels + shares, bank.flops + learning, bank.disk)
+        return replace(bank, memory=bank.memory + 4 * cells * channels + shares, flops=bank.flops + learning)
 
     def check_state(self) -> None:
         """Check the shapes of classes and distributions, and that deviations and temperature are positive.
@@ -287,8 +289,8 @@ class Composition(PatchCore):
         weights = weights.expand(len(patches), -1, -1)
         for one in range(len(patches)):
             number, own = len(observed.scores), patches[one : one + 1]
-            plain = PatchCore._without(self, own, [number]) if self.can_hold_out() else self  # noqa: SLF001
             mask = None if inside is None else inside[one : one + 1]
+            plain = PatchCore._without(self, own, [number], mask)  # noqa: SLF001 - of the same class
             observed.scores.append(plain._compare(own, mask).scores.cpu())  # noqa: SLF001 - of the same class
             observed.shares.append((weights[one] @ assigned[one]).cpu())
             cells = assigned[one].unflatten(0, self.fine)

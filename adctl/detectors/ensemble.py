@@ -38,6 +38,7 @@ from adctl.errors import TrainingError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from adctl.detectors.base import DetectorConfig
     from adctl.engine.phases import Phase, Progress
 
 _MEMBERS: dict[str, tuple[type[FeatureDetector], type[FeatureConfig]]] = {
@@ -168,9 +169,11 @@ class Ensemble(Detector):
         """Return whether `held_out` is available: directly after fitting."""
         return all(member.can_hold_out() for member in self._detectors)
 
-    def holds_out(self) -> bool:
+    @classmethod
+    def holds_out(cls, config: DetectorConfig) -> bool:
         """Return whether `held_out` will be available: if it will be for all members."""
-        return all(member.holds_out() for member in self._detectors)
+        assert isinstance(config, EnsembleConfig)
+        return all(_MEMBERS[name][0].holds_out(config.of_member(name)) for name in config.members)
 
     def held_out(self, images: Tensor, numbers: Sequence[int], together: int = 1) -> Prediction:
         """Score training images as the members fitted on all others would; the p-values stay.
@@ -191,6 +194,7 @@ class Ensemble(Detector):
             memory=kept + sum(cost.memory for cost in costs),
             flops=sum(cost.flops for cost in costs),
             disk=sum(cost.disk for cost in costs),
+            per_image=sum(cost.per_image for cost in costs),
         )
 
     def check_fitted(self) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003 - pydantic resolves it at run time
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -25,6 +24,13 @@ from adctl.detectors.components.feature_statistics import (
     principal_directions,
     summed,
 )
+from adctl.detectors.components.place_distributions import (
+    FEWEST_IMAGES,
+    FittedPlaces,
+    squares_without,
+    whitening_matrices,
+    with_pooled_places,
+)
 from adctl.detectors.feature_detector import FeatureConfig, FeatureDetector
 from adctl.engine.phases import Observe
 from adctl.errors import ModelFileError
@@ -38,8 +44,6 @@ if TYPE_CHECKING:
 
 _PLACES_AT_ONCE = 64
 _TITLE = "patch distributions"
-_FEWEST_IMAGES = 0.25
-"""Fraction of the images below which a place does not get a distribution of its own."""
 
 
 class PaDiMConfig(FeatureConfig):
@@ -99,7 +103,7 @@ class PaDiM(FeatureDetector):
             self.register_buffer(name, torch.empty(0))
         self.register_buffer("count", torch.empty(0, dtype=torch.int64))
         self.blur = GaussianBlur(config.blur)
-        self._fit: _Fit | None = None
+        self._fit: FittedPlaces | None = None
 
     def phases(self) -> Sequence[Phase]:
         """Return one pass that sums projected features, or collects features for a shared covariance."""
@@ -157,7 +161,7 @@ class PaDiM(FeatureDetector):
         if not self.input.masked:
             count = int(self.count[0]) if self.count.numel() else images
             return CovarianceSums.from_mean(count, exact(self.mean), covariance)
-        known = torch.where(self.count < _FEWEST_IMAGES * self.count.max(), 0, self.count)
+        known = torch.where(self.count < FEWEST_IMAGES * self.count.max(), 0, self.count)
         return CovarianceSums.from_mean(exact(known), exact(self.mean), covariance)
 
     def forward(self, images: Images) -> Prediction:
@@ -165,12 +169,18 @@ class PaDiM(FeatureDetector):
         return self._predict(self.whitened(images).square().sum(2), self.inside(images))
 
     def can_hold_out(self) -> bool:
-        """Return whether `held_out` is available: after fitting a full covariance to all cells of images."""
+        """Return whether `held_out` is available: directly after fitting a covariance for each place."""
         return self._fit is not None
 
-    def holds_out(self) -> bool:
-        """Return whether `held_out` will be available: for full covariances of all cells."""
-        return self.config.covariance == "full" and not self.input.masked
+    @classmethod
+    def holds_out(cls, config: DetectorConfig) -> bool:
+        """Return whether `held_out` will be available: for a covariance of each place.
+
+        Directions that all places share are fitted to the image that would be left out, too: with 24 images, scores
+        would be an eighth too low.
+        """
+        assert isinstance(config, PaDiMConfig)
+        return config.covariance == "full"
 
     def held_out(self, images: Images, numbers: Sequence[int], together: int = 1) -> Prediction:
         """Score training images as the detector fitted on all others would, in closed form.
@@ -178,7 +188,8 @@ class PaDiM(FeatureDetector):
         Leaving out f of n images changes mean and covariance of a place by a matrix of rank f (Woodbury identity). The
         factor 1 / (1 - f / n) of the remaining covariance does not apply to the ridge; for it, the convex function of
         each eigenvalue is replaced by its chord. The distances are exact for f / n near 0 and otherwise a little too
-        high: with one image left out, by up to 0.3 % for 20 images and 2 % for 8.
+        high: with one image left out, by up to 0.3 % for 20 images and 2 % for 8. With masked margins, n is the number
+        of images that have a cell at the place; the pooled distribution is computed anew.
 
         Args:
             images: Images [B,3,H,W].
@@ -187,19 +198,10 @@ class PaDiM(FeatureDetector):
         """
         del numbers
         assert self._fit is not None
-        offsets, rest = self._projected(images) - self.mean.unsqueeze(1), self._fit.count - together
-        growth = self._fit.count / rest
-        ratio = self._fit.ridge / self._fit.ridge_without(offsets, together, self.config.ridge)
-        whitened = offsets @ self.whitening
-        products = _products(whitened, together) / growth
-        products += (ratio - 1 / growth) * self._fit.ridge * _products(whitened @ self.whitening.mT, together)
-        ones = torch.ones_like(products[0, 0])
-        identity = torch.eye(together, dtype=ones.dtype, device=ones.device)
-        left = rest * (identity - ones / self._fit.count) - products
-        solved = products / left if together == 1 else torch.linalg.solve(left, products)
-        shift = identity + ones / rest
-        squares = (shift @ (products + products @ solved) @ shift).diagonal(dim1=2, dim2=3)
-        return self._predict(squares.flatten(1).clamp(min=0).float())
+        inside, features = self.inside(images), self._projected(images)
+        cells = None if inside is None else inside.flatten(1).t()
+        squares = squares_without(self._fit, self.mean, self.whitening, features, cells, together)
+        return self._predict(squares.clamp(min=0).float(), inside)
 
     @classmethod
     def masks_margin(cls, config: DetectorConfig) -> bool:
@@ -282,20 +284,19 @@ class PaDiM(FeatureDetector):
         count = torch.as_tensor(sums.count, device=sums.total.device).round().long().expand(len(sums.total))
         with torch.inference_mode(mode=False):
             self.register_buffer("count", count.clone())
-        mean, covariance = _with_pooled_places(sums)
+        mean, covariance, pooled = with_pooled_places(sums)
         # With fewer images than dimensions a covariance is singular; like the paper, add to its diagonal.
         identity = torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device)
-        variance = covariance.diagonal(dim1=1, dim2=2).mean()
-        ridge = self.config.ridge * variance * identity
+        fit = FittedPlaces(count.double(), covariance.diagonal(dim1=1, dim2=2).mean(1), self.config.ridge, pooled)
+        ridge = fit.ridge * identity
         whitening = torch.empty_like(covariance, dtype=torch.float32)
         for start in range(0, len(covariance), _PLACES_AT_ONCE):
             places = slice(start, start + _PLACES_AT_ONCE)
-            whitening[places] = _whitening_matrices(covariance[places] + ridge)
+            whitening[places] = whitening_matrices(covariance[places] + ridge)
             progress(start, len(covariance))
         self._fit_buffer("mean", mean.float())
         self._fit_buffer("whitening", whitening)
-        if isinstance(sums.count, int):
-            self._fit = _Fit(sums.count, float(variance), float(self.config.ridge * variance))
+        self._fit = fit
 
     def _fit_shared(self, buffer: FeatureBuffer, progress: Progress) -> None:
         device = self.backbone.mean.device
@@ -318,38 +319,6 @@ class PaDiM(FeatureDetector):
         self._fit_buffer("whitening", (1 / spread).float())
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """Facts of a fit that leaving out images needs.
-
-    Attributes:
-        count: Number of images.
-        variance: Mean variance over places and dimensions.
-        ridge: Number that was added to each variance.
-    """
-
-    count: int
-    variance: float
-    ridge: float
-
-    def ridge_without(self, offsets: Tensor, together: int, share: float) -> Tensor:
-        """Return the ridge, tensor [F,1,1], without the images of the offsets [P,F*f,D] from the mean, f at a time."""
-        rest, parts = self.count - together, offsets.unflatten(1, (-1, together))
-        squares = exact(parts.square().sum(2).mean((0, 2)))
-        shift = squares / rest**2 if together == 1 else exact((parts.sum(2) / rest).square().mean((0, 2)))
-        variance: Tensor = (self.count * self.variance - squares) / rest - shift
-        return share * variance.view(-1, 1, 1)
-
-
-def _products(vectors: Tensor, together: int) -> Tensor:
-    """Return the products [P,F,f,f] of vectors [P,F*f,D] with the f of their own set, of float64."""
-    if together == 1:
-        return exact(vectors.square().sum(2))[..., None, None]
-    parts = exact(vectors).unflatten(1, (-1, together))
-    products: Tensor = parts @ parts.mT
-    return products
-
-
 def _place_sums(features: Tensor, inside: Tensor | None) -> CovarianceSums:
     """Return the sums of features [P,B,D] at each place, over the images that have a cell there: inside is [B,h,w]."""
     if inside is None:
@@ -358,18 +327,6 @@ def _place_sums(features: Tensor, inside: Tensor | None) -> CovarianceSums:
     sums = CovarianceSums.of(exact(features) * counted.unsqueeze(2))
     sums.count = counted.sum(1)
     return sums
-
-
-def _with_pooled_places(sums: CovarianceSums) -> tuple[Tensor, Tensor]:
-    """Return mean [P,D] and covariance [P,D,D]; places that few images have get those of all places together."""
-    if isinstance(sums.count, int):
-        return sums.mean_and_covariance()
-    pooled = CovarianceSums(int(sums.count.sum()), sums.total.sum(0), sums.products.sum(0)).mean_and_covariance()
-    few = sums.count < _FEWEST_IMAGES * sums.count.max()
-    sums.count = sums.count.clamp(min=1)
-    for own, shared in zip(found := sums.mean_and_covariance(), pooled, strict=True):
-        own[few] = shared
-    return found
 
 
 def _by_place(features: Tensor, device: torch.device) -> Tensor:
@@ -388,11 +345,3 @@ def _random_orthogonal(rows: int, columns: int, seed: int) -> Tensor:
     drawn = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     orthonormal: Tensor = torch.linalg.qr(drawn).Q
     return orthonormal
-
-
-def _whitening_matrices(covariance: Tensor) -> Tensor:
-    """Return matrices W with W W^T = covariance^-1, [P,D,D]: the transposed inverses of the Cholesky factors."""
-    factor = torch.linalg.cholesky(covariance)
-    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device).expand_as(factor)
-    inverse: Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
-    return inverse.transpose(1, 2).float()

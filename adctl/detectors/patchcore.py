@@ -25,8 +25,8 @@ from adctl.detectors.components.feature_maps import to_rows
 from adctl.detectors.components.feature_statistics import (
     RIDGE,
     CovarianceSums,
+    PlaceStatistics,
     exact,
-    place_statistics,
     principal_directions,
     smoothed,
     summed,
@@ -181,12 +181,14 @@ class PatchCore(FeatureDetector):
         return True
 
     def can_hold_out(self) -> bool:
-        """Return whether `held_out` is available: after fitting to all cells of images, for an exact search."""
-        return self._fit is not None and self.holds_out()
+        """Return whether `held_out` is available: directly after fitting to unrotated images."""
+        return self._fit is not None and self.holds_out(self.config)
 
-    def holds_out(self) -> bool:
-        """Return whether `held_out` will be available: for an exact search among all cells of unrotated images."""
-        return self.config.search == "exact" and not self.input.masked and self.config.rotations == 1
+    @classmethod
+    def holds_out(cls, config: DetectorConfig) -> bool:
+        """Return whether `held_out` will be available after fitting: to unrotated images."""
+        assert isinstance(config, PatchCoreConfig)
+        return config.rotations == 1
 
     def held_out(self, images: Images, numbers: Sequence[int], together: int = 1) -> Prediction:
         """Score training images as the detector fitted on all others would, nearly.
@@ -201,26 +203,37 @@ class PatchCore(FeatureDetector):
             numbers: Their positions among the training images.
             together: Number of consecutive images that are left out together.
         """
-        parts = self.patches(images).split(together)
-        predictions = [
-            self._without(part, numbers[start : start + together])._compare(part)  # noqa: SLF001 - of the same class
-            for start, part in zip(range(0, len(numbers), together), parts, strict=True)
-        ]
+        patches, inside = self.patches(images), self.inside(images)
+        predictions = []
+        for part in (slice(start, start + together) for start in range(0, len(numbers), together)):
+            cells = None if inside is None else inside[part]
+            others = self._without(patches[part], numbers[part], cells)
+            predictions.append(others._compare(patches[part], cells))  # noqa: SLF001 - of the same class
         scores, maps = zip(*predictions, strict=True)
         return Prediction(torch.cat(scores), torch.cat(maps))
 
-    def _without(self, patches: Tensor, numbers: Sequence[int]) -> PatchCore:
-        """Return a copy without what it learned from the images of these patches [B,C,h,w]; weights are shared."""
+    def _without(self, patches: Tensor, numbers: Sequence[int], inside: Tensor | None = None) -> PatchCore:
+        """Return a copy without what it learned from the images of these patches [B,C,h,w]; weights are shared.
+
+        Args:
+            patches: Features of the images.
+            numbers: Their positions among the training images.
+            inside: Mask [B,h,w] of the cells inside the images; None if all are.
+        """
         assert self._fit is not None
         others = ~torch.isin(self._fit.images, torch.tensor(numbers, device=self._fit.images.device))
         if not bool(others.any()):  # a bank of a few rows, all of these images
             others = ~others
-        changed = {"bank": self.bank[others.to(self.bank.device)]}
+        others = others.to(self.bank.device)
+        changed = {"bank": self.bank[others]}
         if self._fit.statistics is not None:
-            centre, spread = smoothed(*self._fit.statistics.without(patches), _SMALLEST_DEVIATION)
+            statistics = self._fit.statistics.without(patches, inside)
+            centre, spread = smoothed(*statistics.filled(), _SMALLEST_DEVIATION)
             changed |= {"centre": centre.float(), "spread": spread.float()}
         without = copy.copy(self)
         without._buffers = {**self._buffers, **changed}  # noqa: SLF001 - of the same class
+        if self.config.search != "exact":
+            without._lists = changed["bank"], self._lists_of_bank().kept(others)  # noqa: SLF001 - of the same class
         return without
 
     def estimate_cost(self, images: int) -> CostEstimate:
@@ -233,7 +246,7 @@ class PatchCore(FeatureDetector):
         disk = 0 if held <= free else max(0, buffered - free) + rows
         flops = 2.0 * patches * (kept * reduced + self.channels * (self.channels + reduced))
         memory = min(held, free) + min(CHUNK, buffered) + _BYTES_PER_PATCH * patches + 4 * kept * reduced
-        return CostEstimate(memory=memory, flops=flops, disk=disk)
+        return CostEstimate(memory=memory, flops=flops, disk=disk, per_image=2.0 * self.places * kept * reduced)
 
     def check_state(self) -> None:
         """Check the shapes of the statistics and the bank, and that deviations and step are positive.
@@ -296,9 +309,12 @@ class PatchCore(FeatureDetector):
         """Return the minimum of |b|^2 - 2qb over the rows b of the bank for each cell's codes q, [B,h,w]."""
         if self.config.search == "exact":
             return minimum_over_bank(codes, self.bank)
+        return self._lists_of_bank().minimum(to_rows(codes)).view(codes[:, 0].shape)
+
+    def _lists_of_bank(self) -> InvertedLists:
         if self._lists is None or self._lists[0] is not self.bank:  # the bank was fitted, loaded or moved
             self._lists = self.bank, InvertedLists(self.bank.float(), self.config.probes)
-        return self._lists[1].minimum(to_rows(codes)).view(codes[:, 0].shape)
+        return self._lists[1]
 
     def _standardised(self, patches: Tensor) -> Tensor:
         """Standardise features [B,C,h,w] at each place."""
@@ -330,16 +346,16 @@ class PatchCore(FeatureDetector):
 
     def _finish(self, progress: Progress) -> None:
         with closing(self._features) as features:
-            count, mean, deviation = sum(map(len, features)), *self._find_directions(features)
-            rows, images = self._select(features, count, progress)
-        self._fit = _Fit(images, _PlaceStatistics(count, mean, deviation))
+            statistics = self._find_directions(features)
+            rows, images = self._select(features, progress)
+        self._fit = _Fit(images, statistics)
         self._set_bank(*quantise_bank(rows))
 
     def _extend(self, progress: Progress) -> None:
         """Add rows of the buffered features to the bank."""
         present = self.bank.float() * self.step
         with closing(self._features) as features:
-            rows, images = self._select(features, sum(map(len, features)), progress, covered_by=present)
+            rows, images = self._select(features, progress, covered_by=present)
         self._fit = _Fit(torch.cat([images.new_full((len(present),), _EARLIER), images]))
         self._set_bank(*quantise_bank(torch.cat([present, rows]), smallest_step=self.step))
 
@@ -348,31 +364,34 @@ class PatchCore(FeatureDetector):
         self._fit_buffer("step", step)
 
     def _select(
-        self, features: FeatureBuffer, count: int, progress: Progress, covered_by: Tensor | None = None
+        self, features: FeatureBuffer, progress: Progress, covered_by: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Select rows of the bank from the features of `count` images, beyond the rows [M,D] that cover them already.
+        """Select rows of the bank from features, beyond the rows [M,D] that cover them already.
 
         Returns:
             The rows [n,D], and the number of the image of each.
         """
         device = self.directions.device
-        patches = sum(len(self._inner(batch, batch[:, :1])) for batch in features)
+        ends = torch.cat([self._rows_of_images(batch) for batch in features]).cumsum(0)
+        patches = int(ends[-1])
         reduced = (self._inner(batch, self.reduced(self._features_of(batch, device))) for batch in features.drain())
         rows = _move_if_it_fits(features.rows(reduced, patches, self.directions.shape[1]), device)
         kept = max(1, round(self.config.coreset_ratio * patches))
         log.info("Selecting %d of %d patches for the memory bank.", kept, patches)
         chosen = k_center_greedy(rows, kept, seed=self.config.seed, covered_by=covered_by, progress=progress)
-        return rows[chosen].to(device), chosen // (patches // count)
+        return rows[chosen].to(device), torch.searchsorted(ends.to(chosen.device), chosen, right=True)
 
-    def _find_directions(self, features: FeatureBuffer) -> tuple[Tensor, Tensor]:
-        """Fit the statistics and directions that reduce features [B,C,h,w] to rows of the bank.
+    def _rows_of_images(self, batch: Tensor) -> Tensor:
+        """Return the number of cells [B] inside each image of a buffered batch."""
+        if self.input.masked:
+            return (batch[:, -1] > 0).flatten(1).sum(1)
+        return torch.full((len(batch),), self.places, device=batch.device)
 
-        Returns:
-            Mean and deviation at each place.
-        """
+    def _find_directions(self, features: FeatureBuffer) -> PlaceStatistics:
+        """Fit the statistics and directions that reduce features [B,C,h,w] to rows of the bank; return the former."""
         device = self.backbone.mean.device
-        statistics = place_statistics(features, device, masked=self.input.masked)
-        centre, spread = smoothed(*statistics, _SMALLEST_DEVIATION)
+        statistics = PlaceStatistics.of(features, device, masked=self.input.masked)
+        centre, spread = smoothed(*statistics.filled(), _SMALLEST_DEVIATION)
         self._fit_buffer("centre", centre.float())
         self._fit_buffer("spread", spread.float())
         rows = (self._inner(batch, self._standardised(self._features_of(batch, device))) for batch in features)
@@ -399,28 +418,6 @@ class PatchCore(FeatureDetector):
 
 
 @dataclass(frozen=True)
-class _PlaceStatistics:
-    """Statistics of the features of all images.
-
-    Attributes:
-        count: Number of images.
-        mean: Mean feature at each place, tensor [C,h,w].
-        deviation: Standard deviation at each place, tensor [C,h,w].
-    """
-
-    count: int
-    mean: Tensor
-    deviation: Tensor
-
-    def without(self, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation [C,h,w] without the images of these patches [B,C,h,w]."""
-        offsets, rest = exact(patches) - self.mean, self.count - len(patches)
-        shift = -offsets.sum(0) / rest
-        squares = self.count * self.deviation.square() - offsets.square().sum(0)
-        return self.mean + shift, (squares / rest - shift.square()).clamp(min=0).sqrt()
-
-
-@dataclass(frozen=True)
 class _Fit:
     """Facts of a fit or update that leaving out images needs.
 
@@ -430,7 +427,7 @@ class _Fit:
     """
 
     images: Tensor
-    statistics: _PlaceStatistics | None = None
+    statistics: PlaceStatistics | None = None
 
 
 def _square_length(features: Tensor) -> Tensor:

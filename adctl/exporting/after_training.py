@@ -24,6 +24,7 @@ from adctl.exporting.captured_output import captured_output
 from adctl.model_file import load_model
 from adctl.progress import SILENT, Reporter
 from adctl.runtimes.auto_select import uses_gpu
+from adctl.training.resource_estimate import estimate_with_trial
 from adctl.training.single_run import TrainedExport, TrainResult
 from adctl.training.train import train
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from adctl.detectors.base import Detector
     from adctl.training.cross_validation import CrossValidationResult
     from adctl.training.grid import GridResult
+    from adctl.training.plan import TrainingPlan
+    from adctl.training.resource_estimate import ResourceEstimate
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +72,29 @@ def train_and_export(
     return replace(result, export=export_trained(result, loaded.settings, reporter))
 
 
+def forecast(plan: TrainingPlan, settings: TrainSettings) -> ResourceEstimate:
+    """Estimate the resources of a training with the export at its end."""
+    needs, detector = estimate_with_trial(plan, settings)
+    if settings.export == "none" or uses_gpu(settings.device, settings.gpu) or _format() is None:
+        return needs
+    try:
+        detector.check_exportable()
+    except AdctlError:
+        return needs
+    seconds = estimated_seconds(detector.eval())
+    if settings.export == "auto" and seconds > max(_SECONDS, _SHARE * needs.seconds):
+        return needs
+    return replace(needs, seconds=needs.seconds + seconds)
+
+
+def _format() -> str | None:
+    """Return the fastest format whose packages are installed, or None."""
+    return next((name for name, needed in _NEEDED.items() if all(map(importlib.util.find_spec, needed))), None)
+
+
 def export_trained(result: TrainResult, settings: TrainSettings, reporter: Reporter = SILENT) -> TrainedExport:
     """Export a trained model where that is quick or wanted always; return the file, or the reason against it."""
-    name = next((name for name, needed in _NEEDED.items() if all(map(importlib.util.find_spec, needed))), None)
+    name = _format()
     if name is None:
         return TrainedExport(None, None, None, 0.0, "no other runtime is installed", "pip install 'adctl[openvino]'")
     command = f"adctl export --model {result.run} --format {name}"

@@ -78,7 +78,7 @@ def fit_new(
     header = ModelHeader(
         settings.arch,
         plan.config.model_dump(mode="json"),
-        _training_record(plan, weights),
+        training_record(plan, weights),
         package=package_of(settings.arch),
     )
     if after_epoch is not None:
@@ -185,7 +185,8 @@ def augmentation_of(settings: TrainSettings, config: DetectorConfig) -> Augmenta
     return augmentation
 
 
-def _training_record(plan: TrainingPlan, weights: PretrainedWeights | None) -> Training:
+def training_record(plan: TrainingPlan, weights: PretrainedWeights | None) -> Training:
+    """Return the description of the training data and the pretrained weights that a model file stores."""
     known = plan.split.digests | (plan.auxiliary.digests if plan.auxiliary else {})
     digests = sorted(known[sample.key][:DIGEST_LENGTH] for sample in plan.learned)
     return Training(

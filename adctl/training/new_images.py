@@ -23,7 +23,8 @@ from adctl.runtimes.torch import TorchRuntime
 from adctl.scoring.predict import CollectedScores, collect
 from adctl.thresholds.contaminated import FEWEST_PARTS, SHARE, by_trimmed_tail
 from adctl.thresholds.smooth_tail import by_smooth_tail
-from adctl.training.out_of_fold import HeldOutRuntime, are_small, scores_without_refitting, units_to_hold_out
+from adctl.training.leave_out import are_small
+from adctl.training.out_of_fold import HeldOutRuntime, scores_without_refitting, units_to_hold_out
 from adctl.training.plan import fit_settings
 from adctl.training.reviews import SetAside
 
@@ -70,8 +71,7 @@ class Learner:
 
     def can_hold_out(self, new: Split) -> bool:
         """Return whether new images that were learned from can be scored as if they had not been."""
-        size, search = self.detector.input, self.detector.config.model_dump().get("search", "exact")
-        if size.tiled or size.masked or search != "exact":
+        if self.detector.input.tiled:
             return False
         return are_small(ranked_units(new.train, new.digests), len(new.train) + self.header.training.images)
 

@@ -2,8 +2,8 @@
 
 They set the threshold of detectors that are fitted in one pass, so that no good image is held out: cross-conformal
 prediction (Vovk 2015), with one image in each fold the jackknife (Barber et al. 2021). Copies of an image and images of
-a group are left out together. PaDiM and PatchCore compute these scores from the fitted model. Other detectors are
-fitted again for each fold, with features of a frozen backbone and decoded images kept in memory.
+a group are left out together. PaDiM and PatchCore compute these scores from the fitted model, unless a group is large.
+Other detectors are fitted again for each fold, with features of a frozen backbone and decoded images kept in memory.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from adctl.detectors.components.shared_feature_cache import shared_features
 from adctl.runtimes.torch import TorchRuntime
 from adctl.scoring.predict import CollectedScores, collect
 from adctl.training.fitting import refit
+from adctl.training.leave_out import can_leave_out, count_tiles
 from adctl.training.plan import CALIBRATION_SHARE
 
 if TYPE_CHECKING:
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LARGEST_SHARE = 0.1
-"""Largest share of the images that `Detector.held_out` leaves out at once; it is not exact for more."""
-
 _BATCH = 8
 _FEW_IMAGES = 50
 _FOLDS_OF_FEW, _FOLDS = 10, 5
@@ -53,25 +51,15 @@ def units_to_hold_out(detector: Detector, split: Split, known: int = 0) -> list[
         split: Split whose training part it learned from last.
         known: Number of other images that it has learned from before.
     """
-    usable = detector.can_hold_out() and _can_leave_out(detector, split, known)
+    usable = detector.can_hold_out() and can_leave_out(detector.input, split, known)
     return ranked_units(split.train, split.digests) if usable else []
 
 
 def count_refits(detector: Detector, split: Split) -> int:
     """Return how often a detector that is fitted in one pass will be fitted again for the scores out of fold."""
-    if split.calibration or (detector.holds_out() and _can_leave_out(detector, split)):
+    if split.calibration or (detector.holds_out(detector.config) and can_leave_out(detector.input, split)):
         return 0
     return len(folds_to_refit(split))
-
-
-def _can_leave_out(detector: Detector, split: Split, known: int = 0) -> bool:
-    units = ranked_units(split.train, split.digests)
-    return not detector.input.tiled and are_small(units, len(split.train) + known)
-
-
-def are_small(units: Sequence[Sequence[Sample]], images: int) -> bool:
-    """Return whether each set of images is small enough, among so many images, to be left out at once."""
-    return max(map(len, units)) <= max(1, _LARGEST_SHARE * images)
 
 
 def folds_to_refit(split: Split) -> list[list[Sample]]:
@@ -94,6 +82,9 @@ def scores_without_refitting(
     """
     number_of = {sample.key: number for number, sample in enumerate(split.train)}
     scored = []
+    if runtime.input.tiled:
+        with reporter.stage("calibrating"):
+            return _tiled_scores(runtime, split, folds, workers)
     with reporter.stage("calibrating"):
         for together, several in itertools.groupby(sorted(folds, key=len), len):
             units, size = list(several), max(1, _BATCH // together)
@@ -101,6 +92,21 @@ def scores_without_refitting(
                 samples = [sample for fold in batch for sample in fold]
                 runtime.numbers, runtime.together = [number_of[sample.key] for sample in samples], together
                 scored.append(collect(runtime, samples, batch_size=len(samples), workers=workers))
+    return CollectedScores.concatenate(scored)
+
+
+def _tiled_scores(
+    runtime: HeldOutRuntime, split: Split, folds: Sequence[Sequence[Sample]], workers: int
+) -> CollectedScores:
+    """Score each training image as the detector fitted without its tiles would."""
+    counts = count_tiles(runtime.input, split)
+    ends = dict(zip((sample.key for sample in split.train), itertools.accumulate(counts), strict=True))
+    count_of = dict(zip(ends, counts, strict=True))
+    scored = []
+    for sample in itertools.chain.from_iterable(folds):
+        end, runtime.together = ends[sample.key], count_of[sample.key]
+        runtime.numbers = range(end - runtime.together, end)
+        scored.append(collect(runtime, [sample], batch_size=runtime.together, workers=workers))
     return CollectedScores.concatenate(scored)
 
 

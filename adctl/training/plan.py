@@ -13,6 +13,7 @@ from adctl.data.colours import warn_of_colours
 from adctl.data.depth import warn_of_depth
 from adctl.data.folds import split_fold
 from adctl.data.groups import group_counts
+from adctl.data.preprocess import InputSpec
 from adctl.data.roi import encode_region
 from adctl.data.split import FEW_SHOT, MIN_GOOD, Split, split_good
 from adctl.datasets import open_dataset
@@ -23,6 +24,7 @@ from adctl.errors import UsageError, unknown_name
 from adctl.options import flag_name
 from adctl.training.auxiliary import open_auxiliary
 from adctl.training.image_shape import advise_on_small_defects, choose_size
+from adctl.training.leave_out import can_leave_out
 
 if TYPE_CHECKING:
     from adctl.data.datasets.layouts import Dataset
@@ -39,7 +41,7 @@ _DETECTOR_FLAGS = ("backbone", "image_size", "roi", "loss", "error", "noise_leve
 """Settings of training that are options of some detectors."""
 
 CALIBRATION_SHARE = 0.2
-"""Share of good images held out for the threshold where fitting again is slow: gradient training, and tiles."""
+"""Share of good images held out for the threshold where fitting again is slow: gradient training, and many tiles."""
 
 _UNLEARNED_SHARE = 0.8
 """Share of good images for the threshold if none of them is learned from."""
@@ -112,8 +114,10 @@ def plan_training(settings: TrainSettings) -> TrainingPlan:
     warn_of_colours(dataset.train)
     size = choose_size(cls, config, dataset.train) if _sized_by_images(settings) else None
     validation = settings.validation_share if cls.needs_validation else 0.0
-    hold_out = cls.needs_validation or config.tile is not None
-    split = _split(settings, dataset, validation, hold_out=hold_out, with_good=cls.learns_good(config))
+    split = _split(settings, dataset, validation, hold_out=cls.needs_validation, with_good=cls.learns_good(config))
+    spec = InputSpec.from_config(config.model_dump())
+    if config.tile is not None and not split.calibration and not (cls.holds_out(config) and can_leave_out(spec, split)):
+        split = _split(settings, dataset, validation, hold_out=True, with_good=cls.learns_good(config))
     if settings.new_groups:
         _require_groups(settings, dataset, split)
     config = config if size is None else size.config

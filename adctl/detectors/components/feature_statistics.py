@@ -144,38 +144,70 @@ def principal_directions(covariance: Tensor) -> tuple[Tensor, Tensor]:
     return variances.flip(0), directions.flip(1)
 
 
-def place_statistics(batches: Iterable[Tensor], device: torch.device, *, masked: bool = False) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation over images at each place, both [C,h,w].
+@dataclass(frozen=True)
+class PlaceStatistics:
+    """Mean and deviation of features at each place.
 
-    Args:
-        batches: Features [B,C,h,w]; iterated three times.
-        device: Device of the computation.
-        masked: Whether the last channel is 1 where an image has a cell and 0 elsewhere. Places without any image get
-            the statistics of all places together.
+    Attributes:
+        count: Number of images that have a cell there, tensor [h,w], or the number of all images.
+        mean: Mean feature, tensor [C,h,w].
+        deviation: Standard deviation, tensor [C,h,w].
     """
-    if masked:
-        return _masked_place_statistics(batches, device)
-    count = sum(len(batch) for batch in batches)
-    mean = sum(exact(batch.to(device)).sum(0) for batch in batches) / count
-    variance = sum((exact(batch.to(device)) - mean).square().sum(0) for batch in batches) / count
-    assert isinstance(mean, torch.Tensor)
-    assert isinstance(variance, torch.Tensor)
-    return mean, variance.sqrt()
 
+    count: Tensor | int
+    mean: Tensor
+    deviation: Tensor
 
-def _masked_place_statistics(batches: Iterable[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    count = torch.zeros(())
-    mean, variance = count, count
-    for values, inside in _masked(batches, device):
-        count, mean = count + inside.sum(0), mean + (values * inside).sum(0)
-    seen = count.clamp(min=1)
-    everywhere = mean.sum((1, 2), keepdim=True) / count.sum()
-    mean = mean / seen
-    for values, inside in _masked(batches, device):
-        variance = variance + ((values - mean).square() * inside).sum(0)
-    deviation = (variance / seen).sqrt()
-    typical = (deviation * count).sum((1, 2), keepdim=True) / count.sum()
-    return torch.where(count > 0, mean, everywhere), torch.where(count > 0, deviation, typical)
+    @classmethod
+    def of(cls, batches: Iterable[Tensor], device: torch.device, *, masked: bool = False) -> PlaceStatistics:
+        """Compute the statistics of features.
+
+        Args:
+            batches: Features [B,C,h,w]; iterated two or three times.
+            device: Device of the computation.
+            masked: Whether the last channel is 1 where an image has a cell and 0 elsewhere.
+        """
+        if masked:
+            return cls._of_masked(batches, device)
+        count = sum(len(batch) for batch in batches)
+        mean = sum(exact(batch.to(device)).sum(0) for batch in batches) / count
+        variance = sum((exact(batch.to(device)) - mean).square().sum(0) for batch in batches) / count
+        assert isinstance(mean, torch.Tensor)
+        assert isinstance(variance, torch.Tensor)
+        return cls(count, mean, variance.sqrt())
+
+    @classmethod
+    def _of_masked(cls, batches: Iterable[Tensor], device: torch.device) -> PlaceStatistics:
+        count = torch.zeros(())
+        mean, variance = count, count
+        for values, inside in _masked(batches, device):
+            count, mean = count + inside.sum((0, 1)), mean + (values * inside).sum(0)
+        seen = count.clamp(min=1)
+        mean = mean / seen
+        for values, inside in _masked(batches, device):
+            variance = variance + ((values - mean).square() * inside).sum(0)
+        return cls(count, mean, (variance / seen).sqrt())
+
+    def without(self, patches: Tensor, inside: Tensor | None = None) -> PlaceStatistics:
+        """Return the statistics without the images of these features [B,C,h,w], whose cells are inside [B,h,w]."""
+        if inside is None or isinstance(self.count, int):
+            rest: Tensor | int = self.count - len(patches)
+            offsets, divisor = exact(patches) - self.mean, rest
+        else:
+            rest = self.count - inside.sum(0)
+            offsets, divisor = (exact(patches) - self.mean) * inside.unsqueeze(1), rest.clamp(min=1)
+        shift = -offsets.sum(0) / divisor
+        squares = self.count * self.deviation.square() - offsets.square().sum(0)
+        return PlaceStatistics(rest, self.mean + shift, (squares / divisor - shift.square()).clamp(min=0).sqrt())
+
+    def filled(self) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation; places without any image get those of all places together."""
+        if isinstance(self.count, int):
+            return self.mean, self.deviation
+        everywhere, typical = (
+            (values * self.count).sum((1, 2), keepdim=True) / self.count.sum() for values in (self.mean, self.deviation)
+        )
+        return torch.where(self.count > 0, self.mean, everywhere), torch.where(self.count > 0, self.deviation, typical)
 
 
 def _masked(batches: Iterable[Tensor], device: torch.device) -> Iterable[tuple[Tensor, Tensor]]:

@@ -5,6 +5,8 @@ Knows only matrices.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
@@ -177,17 +179,28 @@ class InvertedLists:
         self._centres = centres[lengths > 0]  # empty lists are left out
         self._lengths: list[int] = lengths[lengths > 0].tolist()
         self._probes = min(probes, len(self._lengths))
-        self._rows = bank[lists.argsort(stable=True)]
+        self._order = lists.argsort(stable=True)
+        self._rows = bank[self._order]
         self._squares = self._rows.square().sum(1)
+
+    def kept(self, kept: Tensor) -> InvertedLists:
+        """Return the same lists with some rows of the bank only: kept is [N] of bool."""
+        lists = copy.copy(self)
+        lists._squares = self._squares.masked_fill(~kept[self._order], torch.inf)  # noqa: SLF001 - of the same class
+        return lists
 
     def nearest_squared(self, queries: Tensor) -> Tensor:
         """Return the squared distance [M] of each query [M,C] to the nearest row in the lists compared."""
         return (self.minimum(queries) + queries.square().sum(1)).clamp_(min=0)
 
     def minimum(self, queries: Tensor) -> Tensor:
-        """Return the minimum of |b|^2 - 2qb [M] over the rows compared, for each query."""
+        """Return the minimum of |b|^2 - 2qb [M] over the rows compared, for each query; all rows if none was left."""
         # In blocks, because the gathered rows take a multiple of the memory of the queries.
-        return torch.cat([self._minimum(block) for block in queries.split(_QUERY_ROWS)])
+        found = torch.cat([self._minimum(block) for block in queries.split(_QUERY_ROWS)])
+        alone = found.isinf()
+        if bool(alone.any()):
+            found[alone] = _minimum(queries[alone], self._rows[self._squares.isfinite()])
+        return found
 
     def _minimum(self, queries: Tensor) -> Tensor:
         gaps = torch.addmm(self._centres.square().sum(1), queries, self._centres.t(), alpha=-2)
