@@ -2,7 +2,7 @@
 
     python examples/benchmarks/forecast.py FOLDER [COUNTS] [CONFIGURATIONS]
 
-FOLDER holds good images, such as `magnetic_tile/train/good`. For each configuration, a text of options of `adctl train`,
+FOLDER holds good images, such as `magnetic_tile/train/good`. For each configuration, options of `adctl train`,
 and each number of images, a forecast and a training follow each other; the ratio is that of the training to the
 forecast. Use a quiet machine: both are seconds of the clock.
 """
