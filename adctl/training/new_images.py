@@ -71,7 +71,7 @@ class Learner:
 
     def can_hold_out(self, new: Split) -> bool:
         """Return whether new images that were learned from can be scored as if they had not been."""
-        if self.detector.input.tiled:
+        if self.detector.input.tiled or not self.detector.holds_out(self.detector.config):
             return False
         return are_small(ranked_units(new.train, new.digests), len(new.train) + self.header.training.images)
 
