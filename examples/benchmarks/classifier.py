@@ -190,7 +190,7 @@ def tuned(folder: Path, size: int, seeds: Sequence[int], epochs: int) -> None:
             if file.exists():
                 continue
             own = config(strategy, seed, image_size=size, fine_tune="last")
-            given = settings(strategy, seed, epochs=epochs, batch_size=16, validation_share=0.0)
+            given = settings(strategy, seed, epochs=epochs, batch_size=16)
             plan = plan_of(samples, digests, seed, own)
             start = time.process_time()
             fitted = fit_classifier(given, plan, FitContext(SILENT))
