@@ -16,8 +16,12 @@ import torch
 from conftest import settings
 from scipy.special import softmax
 from sklearn import metrics as reference
+from sklearn.calibration import CalibratedClassifierCV, calibration_curve
 from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
+from torchvision.ops import sigmoid_focal_loss
 from torchvision.transforms import v2
 
 import adctl as adctl_package
@@ -40,7 +44,7 @@ from adctl.classification.heads import HEADS, HeadTargets
 from adctl.classification.model_file import load_classifier, save_classifier
 from adctl.classification.objective import Mixing
 from adctl.classification.predict import classify_pixels
-from adctl.classification.predictions import PredictionSet
+from adctl.classification.predictions import PredictionSet, predicted_kinds
 from adctl.classification.split import hold_out, stratified_folds
 from adctl.classification.training.cross_validation import combined
 from adctl.classification.training.fitting import classify_features
@@ -50,9 +54,10 @@ from adctl.engine.batching import to_input
 from adctl.errors import DataError, ModelFileError, OutputError, UsageError
 from adctl.exporting.export import write_format
 from adctl.exporting.graph import read_source
-from adctl.metrics.classification import classification_metrics, exact_mcnemar
+from adctl.metrics.classification import classification_metrics, exact_mcnemar, reliability_bins
 from adctl.model_file import load_model
 from adctl.records import Sample
+from adctl.reporting.classifier_report import write_page
 from adctl.runtimes.classifier import open_classifier
 from adctl.runtimes.loading import open_runtime
 from adctl.scoring.classify import classify_images, with_views
@@ -110,6 +115,14 @@ def test_losses_are_those_of_pytorch_and_of_the_papers():
     focal = soft_cross_entropy(logits, smoothed(labels, 4, 0.0), weights, gamma=2.0)
     assert torch.allclose(focal, -weights[labels] * (1 - shares) ** 2 * shares.log(), atol=1e-5)
     assert torch.allclose(prior_shift(np.array([1, 3]), 2.0), torch.tensor([0.25, 0.75]).log() * 2)
+
+
+def test_the_focal_loss_of_two_kinds_is_that_of_torchvision():
+    torch.manual_seed(1)
+    logits, labels = torch.randn(12, 2), torch.randint(0, 2, (12,))
+    ours = soft_cross_entropy(logits, smoothed(labels, 2, 0.0), torch.ones(2), gamma=1.5)
+    theirs = sigmoid_focal_loss(logits[:, 1] - logits[:, 0], labels.float(), alpha=-1, gamma=1.5)
+    assert torch.allclose(ours, theirs, atol=1e-6)
 
 
 def test_weights_are_inverse_to_counts_and_to_effective_numbers():
@@ -233,6 +246,48 @@ def test_the_temperature_has_the_lowest_loss():
     grid = np.exp(np.linspace(-2, 3, 201))
     losses = [reference.log_loss(labels, softmax(logits / one, 1)) for one in grid]
     assert fit_temperature(logits, labels) == pytest.approx(grid[int(np.argmin(losses))], rel=3e-2)
+
+
+def test_temperature_and_reliability_are_those_of_scikit_learn():
+    generator = np.random.default_rng(5)
+    labels = generator.integers(0, 3, 200)
+    logits = 3 * (generator.normal(0, 1, (200, 3)) + np.eye(3)[labels])
+    given = LogisticRegression().fit(logits, labels)
+    given.coef_, given.intercept_ = np.eye(3), np.zeros(3)
+    scaled = CalibratedClassifierCV(FrozenEstimator(given), method="temperature").fit(logits, labels)
+    shares = softmax(logits / fit_temperature(logits, labels), 1)
+    assert np.allclose(shares, scaled.predict_proba(logits), atol=2e-3)
+    bins = reliability_bins(labels, shares)
+    right, confidence = shares.argmax(1) == labels, shares.max(1)
+    accuracy, mean = calibration_curve(right, confidence, n_bins=10)
+    assert [one.accuracy for one in bins] == pytest.approx(accuracy)
+    assert [one.confidence for one in bins] == pytest.approx(mean)
+
+
+def test_a_thousand_kinds_have_metrics_and_a_page(tmp_path):
+    names = tuple(f"kind{number:03}" for number in range(1000))
+    generator = np.random.default_rng(6)
+    truth = generator.integers(0, 1000, 300)
+    logits = generator.normal(0, 1, (300, 1000)) + 5 * np.eye(1000)[truth]
+    decision = fit_decision(logits, np.ones(300), truth, 0.95)
+    samples = [Sample(Path(f"{number}.png"), f"{number}.png", names[kind]) for number, kind in enumerate(truth)]
+    rows = predicted_kinds(samples, decide(decision, logits, np.ones(300)), np.ones(300), names)
+    predictions = PredictionSet(names, decision, tuple(rows))
+    predictions.save(tmp_path)
+    again = PredictionSet.load(tmp_path)
+    assert again == predictions
+    write_page(again, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("data-kind=") == 900
+    assert "970 kinds with fewer mistakes are left out" in page
+
+
+def test_weights_of_another_width_are_refused():
+    classifier = Classifier(ClassifierConfig(backbone="test_resnet", image_size=48, layers=(2, 3)), 3)
+    wrong = {name: torch.zeros(*value.shape, 2) for name, value in classifier.backbone.network.state_dict().items()}
+    with pytest.raises(ModelFileError, match="do not fit the backbone") as error:
+        classifier.load_pretrained(wrong)
+    assert "--backbone" in error.value.remedy
 
 
 def test_known_kinds_are_kept_and_far_images_are_unknown():
