@@ -42,11 +42,11 @@ def wait_for_port(port: int) -> None:
 class Broker:
     """Mosquitto, and a subscriber that keeps every message; the test is skipped where it is not installed."""
 
-    def __init__(self, folder: Path, topic: str = "#") -> None:
+    def __init__(self, folder: Path, topic: str = "#", port: int = 0) -> None:
         self.program = self.is_installed()
         if self.program is None:
             pytest.skip("mosquitto is not installed")
-        self.port, self.topic = free_port(), topic
+        self.port, self.topic = port or free_port(), topic
         self.messages: list[tuple[str, bytes]] = []
         self._config = folder / "mosquitto.conf"
         self._config.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n")
@@ -140,7 +140,7 @@ class _LoopThread:
         self._thread.start()
 
     def run(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(120)
 
     def close(self) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)

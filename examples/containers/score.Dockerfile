@@ -1,13 +1,14 @@
 # Scoring and serving of exported models, without PyTorch.
 #     docker build -f examples/containers/score.Dockerfile -t adctl-score .
 FROM debian:bookworm-slim AS build
-RUN apt-get update && apt-get install -y --no-install-recommends python3-venv ca-certificates
+RUN apt-get update && apt-get install -y --no-install-recommends python3-venv ca-certificates binutils
 RUN python3 -m venv /opt/adctl
 COPY examples/containers/score-requirements.txt /tmp/score-requirements.txt
 RUN /opt/adctl/bin/pip install --no-cache-dir --no-compile -r /tmp/score-requirements.txt
 COPY . /src
 RUN /opt/adctl/bin/pip install --no-cache-dir --no-compile --no-deps /src
-# Tests of libraries and pip are of no use in the image.
+# Debug symbols, tests of libraries and pip are of no use in the image.
+RUN find /opt/adctl -name "*.so" -not -path "*.libs/*" -exec strip --strip-unneeded {} +
 RUN find /opt/adctl -depth -type d -name tests -exec rm -rf {} + && rm -rf /opt/adctl/lib/python3*/site-packages/pip
 
 FROM debian:bookworm-slim
