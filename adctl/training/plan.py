@@ -207,9 +207,9 @@ def _split(
             share = _UNLEARNED_SHARE
         if share is None:  # without one, images, or whole groups, are scored out of fold
             share = CALIBRATION_SHARE if hold_out else 0.0
-        fewest = FEW_SHOT if share == validation == 0 else MIN_GOOD
+        fewest = FEW_SHOT if share == validation == 0 and not settings.new_groups else MIN_GOOD
         split = split_good(dataset.train, calibration=share, validation=validation, seed=settings.seed, fewest=fewest)
-        if len(split.digests) < MIN_GOOD:
+        if len(set(split.digests.values())) < MIN_GOOD:
             log.warning(
                 "%d good images are few: the threshold is a first guess, which 'adctl calibrate --good DIR' with %d or "
                 "more other images replaces.",
