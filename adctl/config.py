@@ -350,7 +350,9 @@ class TrainSettings(DeviceSettings, DataSettings, RaySettings):
     update: Path | None = DATA(
         None, "Model that shall learn from the good images of --good too; it stays as it is.", "MODEL"
     )
-    defects: Folder | None = DATA(None, "Reviewed defects, on which --update compares the two models.")
+    defects: Folder | None = DATA(
+        None, "Known defects: padim, patchcore and simplenet learn from them; --update compares the models on them."
+    )
     confirmed: Texts = DATA((), "Image for --update that is good although it is unlike the others; repeatable.", "NAME")
     trust_reviews: bool = DATA(False, "Learn with --update from all images of --good, also those unlike the others.")
     auxiliary: Folder | None = DATA(None, "Labelled defects of other categories, from which prompts learn.")
@@ -928,6 +930,7 @@ class ServeSettings(LineSettings, RunsSettings):
         unset="last model",
     )
     models: Folder | None = INPUT(None, "Folder from which models may be loaded while the server runs.")
+    classifier: File | None = INPUT(None, "Classifier that names the defects of rejected parts: file or run.")
 
     train_from: Folder | None = INPUT(None, "Folder whose subfolders of good images may be trained on from the page.")
 

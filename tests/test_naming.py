@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,37 @@ def test_the_report_breaks_misses_and_alarms_down_by_name(world, tmp_path):
     found = sum(row.kind == "dot" and row.label != "good" and row.verdict is Verdict.REJECT for row in scores.rows)
     assert int(lines["dot"][1]) == found >= 1
     assert lines["dot"][4].endswith(f" of {lines['dot'][0]}")
+
+
+def test_the_server_names_rejected_parts_and_keeps_the_name(world, tmp_path):
+    from starlette.testclient import TestClient
+
+    from adctl.config import ServeSettings
+    from adctl.serve.app import create_app
+    from adctl.serve.state import Server
+
+    shutil.copytree(world.kinds.parent, tmp_path / "runs" / "kinds")
+    wanted = {"model": (f"line={world.model}",), "classifier": "kinds", "runs": tmp_path / "runs", "device": "cpu"}
+    server = Server(validated(ServeSettings, {**wanted, "runtime": "torch"}))
+    server.start()
+    try:
+        client = TestClient(create_app(server), base_url="http://127.0.0.1:8000")
+        image = (world.images / "dot" / "000.png").read_bytes()
+
+        def result(query: str = ""):
+            answer = client.post(f"/v1/models/line/score{query}", content=image, headers={"Content-Type": "image/png"})
+            return answer.json()["results"][0]
+
+        first = result()
+        assert first["verdict"] == "reject"
+        assert first["kind"] == names_alone(world, [str(world.images / "dot" / "000.png")])[0]
+        assert result("?threshold=1e9")["kind"] is None
+        assert [model["classes"] for model in client.get("/v1/models").json()] == [["dot", "good", "stripe"]]
+        found = client.get("/v1/history", params={"kind": first["kind"]}).json()["verdicts"]
+        assert [one["kind"] for one in found] == [first["kind"]]
+        assert client.get("/v1/history", params={"kind": "stain"}).json()["verdicts"] == []
+        changed = server.models.set_threshold("line", 1e9, "test")
+        assert changed.runtime.shares
+        assert result()["kind"] is None
+    finally:
+        server.stop()

@@ -270,7 +270,7 @@ def test_settings_that_contradict_the_model_are_refused(present, parts, tmp_path
     with pytest.raises(UsageError, match="no_model"):
         run(update=Path("no_model"), good=parts / "new", runs=tmp_path / "runs")
     with pytest.raises(UsageError, match="belongs to --update"):
-        run(arch="padim", good=parts / "new", defects=parts / "defects", runs=tmp_path / "runs")
+        run(arch="padim", good=parts / "new", confirmed=["x"], runs=tmp_path / "runs")
     (tmp_path / "runs" / "taken").mkdir(parents=True)
     with pytest.raises(UsageError, match="exists already"):
         run(**shared, good=parts / "new", name="taken")

@@ -24,6 +24,7 @@ from adctl.image_sizes import ImageSize, both_sides, size_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from adctl.detectors.components.known_defects import KnownDefects
     from adctl.engine.phases import Phase
 
 
@@ -180,6 +181,12 @@ class Detector(nn.Module, ABC):
 
     takes_labels: ClassVar[bool] = False
     """Whether it learns from the labelled defects of `--auxiliary`."""
+
+    takes_defects: ClassVar[bool] = False
+    """Whether it learns from the known defects of `--defects`, which `known_defects` then holds."""
+
+    known_defects: KnownDefects | None = None
+    """Known defects to learn from in the next fit; None for none."""
 
     scores_untrained: ClassVar[bool] = False
     """Whether it can score without gradient training, after `--epochs 0`."""

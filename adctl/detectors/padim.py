@@ -24,6 +24,7 @@ from adctl.detectors.components.feature_statistics import (
     principal_directions,
     summed,
 )
+from adctl.detectors.components.known_defects import defect_cells, direction_weights, image_spreads
 from adctl.detectors.components.place_distributions import (
     FEWEST_IMAGES,
     FittedPlaces,
@@ -86,22 +87,26 @@ class PaDiM(FeatureDetector):
             this matrix.
         count: Tensor [P] of int64, the number of inputs that have a cell at each place; empty with shared covariance
             and in files of earlier versions.
+        weights: Tensor [D], the weight of each direction's square, learnt from known defects; empty without any.
     """
 
     Config: ClassVar[type[PaDiMConfig]] = PaDiMConfig
     fitted: ClassVar[tuple[str, ...]] = ("projection", "mean", "whitening")
+    takes_defects: ClassVar[bool] = True
     largest_auto_side: ClassVar[int | None] = 320  # the model grows with each cell
     config: PaDiMConfig
     projection: Tensor
     mean: Tensor
     whitening: Tensor
     count: Tensor
+    weights: Tensor
 
     def __init__(self, config: PaDiMConfig, backbone: BackboneOutline | None = None) -> None:
         super().__init__(config, backbone)
         for name in self.fitted:
             self.register_buffer(name, torch.empty(0))
         self.register_buffer("count", torch.empty(0, dtype=torch.int64))
+        self.register_buffer("weights", torch.empty(0), persistent=False)
         self.blur = GaussianBlur(config.blur)
         self._fit: FittedPlaces | None = None
 
@@ -166,7 +171,12 @@ class PaDiM(FeatureDetector):
 
     def forward(self, images: Images) -> Prediction:
         """Score images [B,3,H,W]; the maps have the cells of the finest level of the backbone."""
-        return self._predict(self.whitened(images).square().sum(2), self.inside(images))
+        return self._predict(self._squares(self.whitened(images)), self.inside(images))
+
+    def _squares(self, whitened: Tensor) -> Tensor:
+        """Return the squared distances [P,B] of whitened features [P,B,D]."""
+        squares = whitened.square()
+        return squares @ self.weights if self.weights.numel() else squares.sum(2)
 
     def can_hold_out(self) -> bool:
         """Return whether `held_out` is available: directly after fitting a covariance for each place."""
@@ -189,7 +199,8 @@ class PaDiM(FeatureDetector):
         factor 1 / (1 - f / n) of the remaining covariance does not apply to the ridge; for it, the convex function of
         each eigenvalue is replaced by its chord. The distances are exact for f / n near 0 and otherwise a little too
         high: with one image left out, by up to 0.3 % for 20 images and 2 % for 8. With masked margins, n is the number
-        of images that have a cell at the place; the pooled distribution is computed anew.
+        of images that have a cell at the place; the pooled distribution is computed anew. Learnt
+        weights change the distances by the same factor as those of the detector itself.
 
         Args:
             images: Images [B,3,H,W].
@@ -201,6 +212,9 @@ class PaDiM(FeatureDetector):
         inside, features = self.inside(images), self._projected(images)
         cells = None if inside is None else inside.flatten(1).t()
         squares = squares_without(self._fit, self.mean, self.whitening, features, cells, together)
+        if self.weights.numel():
+            whitened = (features - self.mean.unsqueeze(1)) @ self.whitening
+            squares = squares * self._squares(whitened) / whitened.square().sum(2).clamp(min=1e-12)
         return self._predict(squares.clamp(min=0).float(), inside)
 
     @classmethod
@@ -226,6 +240,8 @@ class PaDiM(FeatureDetector):
         """
         count = tensors.get("count", torch.empty(0, dtype=torch.int64))
         self.register_buffer("count", torch.empty(count.shape, dtype=torch.int64))
+        weights = tensors.get("weights", torch.empty(0))
+        self.register_buffer("weights", torch.empty_like(weights), persistent="weights" in tensors)
         super().load_state({**tensors, "count": count})
 
     def check_state(self) -> None:
@@ -239,6 +255,8 @@ class PaDiM(FeatureDetector):
         self._require_state("mean", places, dimensions)
         shared = self.config.covariance == "shared"
         self._require_state("whitening", places, dimensions, *(() if shared else (dimensions,)), positive=shared)
+        if self.weights.numel():
+            self._require_state("weights", dimensions, positive=True)
         if self.count.numel():
             self._require_state("count", places)
             require_positive("count", self.count, or_zero=True)
@@ -297,6 +315,19 @@ class PaDiM(FeatureDetector):
         self._fit_buffer("mean", mean.float())
         self._fit_buffer("whitening", whitening)
         self._fit = fit
+        self._learn_weights()
+
+    @torch.no_grad()
+    def _learn_weights(self) -> None:
+        """Weigh the directions by the known defects, if there are any."""
+        if self.known_defects is None:
+            return
+        spreads = []
+        for images, masks in self.known_defects.batches(self.backbone.mean.device):
+            squares = self.whitened(images).square().permute(1, 2, 0).unflatten(2, self.grid)  # [B,D,h,w]
+            spreads.append(image_spreads(squares, defect_cells(masks, squares.sum(1))))
+        with torch.inference_mode(mode=False):
+            self.register_buffer("weights", direction_weights(torch.cat(spreads)).clone())
 
     def _fit_shared(self, buffer: FeatureBuffer, progress: Progress) -> None:
         device = self.backbone.mean.device
@@ -317,6 +348,7 @@ class PaDiM(FeatureDetector):
         self._fit_buffer("projection", kept.float())
         self._fit_buffer("mean", offset.squeeze(1).float())
         self._fit_buffer("whitening", (1 / spread).float())
+        self._learn_weights()
 
 
 def _place_sums(features: Tensor, inside: Tensor | None) -> CovarianceSums:

@@ -3,7 +3,9 @@
 Liu et al., "SimpleNet: A Simple Network for Image Anomaly Detection and Localization", CVPR 2023: a feature adaptor,
 Gaussian noise on good features, and a discriminator for single places. As in Chen et al., "A Unified Anomaly Synthesis
 Strategy with Gradient Ascent for Industrial Anomaly Detection and Localization" (GLASS), ECCV 2024, half of the
-corrupted features come from images with synthetic defects.
+corrupted features come from images with synthetic defects. Known defects are learned beside them, as in Rolih et al.,
+"SuperSimpleNet: Unifying Unsupervised and Supervised Learning for Fast and Reliable Surface Defect Detection", ICPR
+2024; the distance, which knows none of them, keeps its part of the score.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from adctl.detectors.base import Prediction, Search, require_positive
 from adctl.detectors.components.anomaly_maps import top_mean
 from adctl.detectors.components.feature_cache import FeatureCache
 from adctl.detectors.components.feature_statistics import Accumulator, VarianceSums
+from adctl.detectors.components.known_defects import defect_cells
 from adctl.detectors.components.synthetic_anomalies import paint_anomaly
 from adctl.detectors.padim import PaDiM, PaDiMConfig
 from adctl.engine.phases import Batch, LossTerms, Observe, Optimize
@@ -87,10 +90,11 @@ class SimpleNet(PaDiM):
             nn.Linear(config.hidden, 1),
         )
         self.register_buffer("scales", torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+        self._known: list[Tensor] | None = None
 
     def phases(self) -> Sequence[Phase]:
         """Return the phases: the Gaussian of each place, the discriminator, and the scales of both maps."""
-        cache = FeatureCache()
+        cache, self._known = FeatureCache(), None
         trained = [*self.adaptor.parameters(), *self.discriminator.parameters()]
         sums: Accumulator[VarianceSums] = Accumulator()
         return (
@@ -103,6 +107,9 @@ class SimpleNet(PaDiM):
                 "scales of good maps",
             ),
         )
+
+    def _learn_weights(self) -> None:
+        """Leave the distance as it is: the discriminator learns from known defects."""
 
     def update_phases(self, images: int) -> Sequence[Phase]:
         """Return no phases: the discriminator must see the old images too."""
@@ -155,12 +162,30 @@ class SimpleNet(PaDiM):
         features = self.adaptor(good)
         strength = self.config.noise * _NOISE_RANGE ** (2 * torch.rand(len(features), 1, device=features.device) - 1)
         noisy = features + strength * torch.randn_like(features)
-        rows = torch.cat([features, noisy, self.adaptor(defective)])
+        known = self._known_cells(len(good))
+        rows = torch.cat([features, noisy, self.adaptor(defective), self.adaptor(known)])
         logits = self.discriminator(rows).squeeze(1)
-        of_good, of_noisy, of_defective = logits.split([len(good), len(good), len(defective)])
+        of_good, of_noisy, of_defective, of_known = logits.split([len(good), len(good), len(defective), len(known)])
         terms = {"good": F.softplus(of_good).mean(), "noise": F.softplus(-of_noisy).mean() / 2}
+        if len(known):
+            terms["known"] = F.softplus(-of_known).mean() / 2
         # There may be no defective cell, because images of a single colour get no synthetic defects.
         return {**terms, "painted": F.softplus(-of_defective).sum() / max(1, len(defective)) / 2}
+
+    @torch.no_grad()
+    def _known_cells(self, count: int) -> Tensor:
+        """Return whitened features [n,D] of random cells of known defects, as many of each image; none without any."""
+        if self.known_defects is None:
+            return self.mean.new_empty(0, self.dimensions)
+        if self._known is None:
+            found = []
+            for images, masks in self.known_defects.batches(self.backbone.mean.device):
+                features = self.whitened(images).transpose(0, 1)
+                cells = defect_cells(masks, features.square().sum(2).unflatten(1, self.grid)).flatten(1)
+                found += [rows[chosen] for rows, chosen in zip(features, cells, strict=True)]
+            self._known = found
+        each = max(1, count // len(self._known))
+        return torch.cat([_sample(rows, each) for rows in self._known])
 
     @torch.no_grad()
     def _examples(self, batch: Batch, cache: FeatureCache) -> tuple[Tensor, Tensor]:

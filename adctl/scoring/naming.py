@@ -11,6 +11,7 @@ Only the images to name pay for more than the detector.
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -87,6 +88,7 @@ class NamingRuntime:
         self.device: str = runtime.device
         self.callers: int = runtime.callers
         _check(self, which)
+        self._calibration: Calibration | None = None
         self._same_pixels = not self.input.tiled and self.input == self.classifier.input
         self._place()
         self._shared = self._share()
@@ -123,6 +125,12 @@ class NamingRuntime:
     def header(self, value: ModelHeader) -> None:
         self.runtime.header = value
 
+    def judged_by(self, calibration: Calibration | None) -> NamingRuntime:
+        """Return a copy that names images by the verdicts of another calibration; networks are shared."""
+        other = copy.copy(self)
+        other._calibration = calibration  # noqa: SLF001 - of the same class
+        return other
+
     def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
         """Score pixels [B,H,W,C], uint8, that already have the format of `input`."""
         if self._shared is not None:
@@ -139,7 +147,7 @@ class NamingRuntime:
             scores: Their raw scores.
         """
         found: list[DefectName | None] = [None] * len(items)
-        wanted, calibration = NAMED[self.which], self.header.calibration
+        wanted, calibration = NAMED[self.which], self._calibration or self.header.calibration
         chosen = [place for place, score in enumerate(scores) if _verdict(score, calibration) in wanted]
         if not chosen:
             return found

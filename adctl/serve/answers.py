@@ -57,6 +57,7 @@ class ModelInfo(BaseModel):
     warn_threshold: float | None
     promise: str | None
     calibration_images: int | None
+    classes: list[str] | None = Field(None, description="Kinds that the classifier names; null without one.")
     drift: str | None = Field(None, description="How the images differ from those of the calibration; null if not.")
 
 
@@ -86,6 +87,8 @@ class ImageAnswer(BaseModel):
     pixel_threshold: float | None
     width: int | None
     height: int | None
+    kind: str | None = Field(None, description="Kind of defect by the classifier, or unknown; null if not named.")
+    kind_probability: float | None = None
     map: str | None = Field(None, description="Base64 of a PNG file, or of a NumPy file [h,w] of float16.")
     error: str | None = None
 
@@ -195,6 +198,8 @@ class VerdictAnswer(BaseModel):
     milliseconds: float
     image: str = Field(description="Suffix of the stored image; empty if it was not stored.")
     has_map: bool
+    kind: str | None = Field(None, description="Kind of defect by the classifier, or unknown; null if not named.")
+    kind_probability: float | None = None
     review: ReviewAnswer | None
 
 

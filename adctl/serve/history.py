@@ -55,6 +55,7 @@ class Filters:
         until: Latest time.
         min_score: Lowest score.
         q: Text in the name, lot or part.
+        kind: Kind of defect by the classifier.
     """
 
     model: str | None = None
@@ -64,6 +65,7 @@ class Filters:
     until: str | None = None
     min_score: float | None = None
     q: str | None = None
+    kind: str | None = None
 
 
 class History:
@@ -240,8 +242,8 @@ class History:
 
 def _conditions(filters: Filters) -> list[Any]:
     columns = VERDICTS.c
-    equal = ((columns.model, filters.model), (columns.verdict, filters.verdict), (columns.lot, filters.lot))
-    found: list[Any] = [column == value for column, value in equal if value is not None]
+    equal = ("model", "verdict", "lot", "kind")
+    found: list[Any] = [columns[name] == value for name in equal if (value := getattr(filters, name)) is not None]
     if filters.since is not None:
         found.append(columns.time >= filters.since)
     if filters.until is not None:

@@ -47,12 +47,13 @@ def find(
     until: datetime | None = None,
     min_score: Finite | None = None,
     q: Annotated[Text | None, Query(description="Text in the name, lot or part.")] = None,
+    kind: Annotated[Text | None, Query(description="Kind of defect by the classifier.")] = None,
     cursor: Annotated[Identifier | None, Query(description="Cursor of the page before.")] = None,
     limit: Limit = 50,
 ) -> dict[str, Any]:
     """Return verdicts, the newest first. Times without an offset are UTC."""
     del caller
-    filters = Filters(model, verdict, lot, as_stored(since), as_stored(until), min_score, q)
+    filters = Filters(model, verdict, lot, as_stored(since), as_stored(until), min_score, q, kind)
     verdicts, following = server.history.find(filters, cursor, limit)
     return {"verdicts": verdicts, "cursor": following}
 

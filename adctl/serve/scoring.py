@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
@@ -155,6 +155,8 @@ class Scored:
             "pixel_threshold": self.pixel_threshold,
             "width": row.width,
             "height": row.height,
+            "kind": row.kind,
+            "kind_probability": row.kind_probability,
         }
         if self.map is not None:
             found["map"] = base64.b64encode(self.map).decode()
@@ -395,6 +397,8 @@ class Scorer:
             assert calibration is not None
             rule = DecisionRule(calibration)
         row = to_row(predicted, rule)
+        if row.verdict is not Verdict.REJECT:  # by the threshold of this request
+            row = replace(row, kind=None, kind_probability=None)
         pixel_threshold = calibration.pixel_threshold if calibration else None
         scored = Scored(self._next_id(), row, upload.name, pixel_threshold, cells=predicted.anomaly_map)
         if row.verdict is not Verdict.ERROR:
@@ -514,4 +518,6 @@ def history_row(scored: Scored, model: ServedModel, wish: Wish) -> dict[str, Any
         "milliseconds": round(sum(scored.milliseconds.values()), 3),
         "image": scored.image,
         "has_map": scored.has_map,
+        "kind": row.kind,
+        "kind_probability": row.kind_probability,
     }

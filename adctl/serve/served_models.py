@@ -22,6 +22,7 @@ from adctl.choices import RUNTIMES
 from adctl.engine.batch_size import starting_batch_size
 from adctl.errors import ModelFileError, UsageError
 from adctl.scoring.colour_bar import ColourScale
+from adctl.scoring.naming import NamingRuntime
 from adctl.scoring.registry import Registry, is_registry, read_registry
 from adctl.scoring.score import ScoreSummary, open_model
 from adctl.scoring.watch import DRIFT_EVERY, DRIFT_SIGNIFICANCE, DRIFT_WINDOW
@@ -73,13 +74,13 @@ class ServedModel:
 
     def __init__(self, version: Version, runtime: Runtime, drifted: Callable[[ServedModel, Drift], None]) -> None:
         self.version = version
-        self.runtime = runtime
         self.trained: Calibration | None = runtime.header.calibration
         self.calibration = with_threshold(self.trained, version.threshold)
+        self.runtime = runtime.judged_by(self.calibration) if isinstance(runtime, NamingRuntime) else runtime
         self.rule = DecisionRule(self.calibration) if self.calibration else None
         self.scale = ColourScale.from_calibration(self.calibration) if self.calibration else None
         self.calibration_digest = digest_of(self.calibration)
-        self.batcher = Batcher(runtime, version.name)
+        self.batcher = Batcher(self.runtime, version.name)
         self.drift: Drift | None = None
         self._summary = ScoreSummary(self.calibration, DRIFT_WINDOW, DRIFT_SIGNIFICANCE)
         self._tell = drifted
@@ -154,6 +155,7 @@ class ServedModel:
             "warn_threshold": calibration.warn_threshold if calibration else None,
             "promise": promise(self.trained, self.version.threshold),
             "calibration_images": calibration.good_images if calibration else 0,
+            "classes": [*self.runtime.classes_header.classes] if isinstance(self.runtime, NamingRuntime) else None,
             "drift": self.drift.reason if self.drift is not None and self.drift.drifted else None,
         }
 
@@ -322,6 +324,8 @@ class ServedModels:
         runtime = open_model(
             version.path, settings.device, settings.gpu, settings.runtime, precision=settings.precision
         )
+        if settings.classifier is not None:
+            runtime = NamingRuntime(runtime, find_model(settings.runs, settings.classifier), "rejected")
         _warm_up(runtime)
         return self._put(ServedModel(version, runtime, self._drifted))
 

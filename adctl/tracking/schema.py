@@ -117,6 +117,8 @@ VERDICTS = Table(
     Column("milliseconds", Float, nullable=False),
     Column("image", Name, nullable=False),
     Column("has_map", Boolean, nullable=False),
+    Column("kind", Name),
+    Column("kind_probability", Float),
     Index("verdicts_by_model", "model", "id"),
     Index("verdicts_by_verdict", "verdict", "id"),
     Index("verdicts_by_lot", "lot", "id"),

@@ -20,6 +20,7 @@ from adctl.errors import UsageError
 from adctl.model_file import DIGEST_LENGTH, ModelHeader, Training
 from adctl.progress import SILENT, Reporter
 from adctl.runtimes.torch import TorchRuntime
+from adctl.training.known_defects import load_known_defects
 from adctl.training.plan import fit_settings
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ def fit_detector(
     context: FitContext,
     images: tuple[ImageSource, ImageSource | None],
 ) -> FitReport:
-    """Fit a detector to images."""
+    """Fit a detector to images, and to known defects if there are any."""
+    detector.known_defects = load_known_defects(plan.defects, plan.config, settings.workers)
     job = FitJob(
         detector,
         *images,

@@ -24,6 +24,7 @@ from adctl.errors import UsageError, unknown_name
 from adctl.options import flag_name
 from adctl.training.auxiliary import open_auxiliary
 from adctl.training.image_shape import advise_on_small_defects, choose_size
+from adctl.training.known_defects import open_known_defects
 from adctl.training.leave_out import can_leave_out
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class TrainingPlan:
         advice: Advice on the size if small defects may be missed, a sentence or two; None if there is none.
         auxiliary: Labelled images of other categories, or None.
         set_aside: Images that are in no part of the split since they are unlike all others.
+        defects: Known defects that the detector learns from beside the good images.
     """
 
     dataset: Dataset
@@ -76,6 +78,7 @@ class TrainingPlan:
     advice: str | None = None
     auxiliary: AuxiliaryImages | None = None
     set_aside: tuple[SetAside, ...] = ()
+    defects: tuple[Sample, ...] = ()
 
     @property
     def left_out(self) -> tuple[Sample, ...]:
@@ -122,7 +125,9 @@ def plan_training(settings: TrainSettings) -> TrainingPlan:
         _require_groups(settings, dataset, split)
     config = config if size is None else size.config
     auxiliary = _open_auxiliary(settings, cls, config, dataset)
-    return TrainingPlan(dataset, split, config, device, size, advise_on_small_defects(config, dataset.train), auxiliary)
+    defects = open_known_defects(settings, cls, config, dataset)
+    advice = advise_on_small_defects(config, dataset.train)
+    return TrainingPlan(dataset, split, config, device, size, advice, auxiliary, defects=defects)
 
 
 def _check_contaminated(settings: TrainSettings) -> None:

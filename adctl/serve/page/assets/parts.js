@@ -19,6 +19,7 @@ export function thumbnail(part, alt = "") {
 export function tile(part, extra = null) {
   return make("li", {}, make("button", { type: "button", class: "tile", "data-verdict": part.verdict, onclick: () => openDetails(part) },
     thumbnail(part), mark(part.verdict), make("span", { class: "score" }, number(part.score)),
+    part.kind ? make("span", {}, part.kind) : null,
     make("span", {}, time(part.time)), part.lot ? make("span", {}, `${t("lot")} ${part.lot}`) : null, extra));
 }
 
@@ -32,6 +33,7 @@ export function partFacts(part, short = false) {
     short ? [] : [t("verdict"), mark(part.verdict)],
     [t("score"), part.threshold == null ? number(part.score) : t("score.of", { score: number(part.score), threshold: number(part.threshold) })],
     [t("p_value"), part.p_value == null ? null : t("p_value.words", { value: number(part.p_value, 2), share: percent(part.p_value) })],
+    [t("kind.named"), part.kind ? `${part.kind} (${percent(part.kind_probability, 3)})` : null],
     [t("probability"), part.probability == null ? null : percent(part.probability, 3)],
     [t("time"), time(part.time)],
     [t("lot"), part.lot || null],

@@ -60,6 +60,7 @@ function words(part) {
   return make("div", {}, make("p", {}, mark(part.verdict), " ", sentence), facts([
     [t("score"), number(part.score)],
     [t("p_value"), part.p_value === null ? null : t("p_value.words", { value: number(part.p_value, 2), share: percent(part.p_value) })],
+    [t("kind.named"), part.kind ? `${part.kind} (${percent(part.kind_probability, 3)})` : null],
     [t("probability"), part.probability === null ? null : percent(part.probability, 3)],
     [t("image.regions"), number(part.boxes.length)],
     [t("try.time"), t("try.milliseconds", { value: number(part.milliseconds, 3) })],

@@ -1,0 +1,137 @@
+"""Known defects beside good images: weights of directions, the discriminator, and the images that are refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import settings
+from test_classifier import draw, write_kinds
+
+from adctl.detectors.components.known_defects import KnownDefects, defect_cells, direction_weights
+from adctl.detectors.padim import PaDiM, PaDiMConfig
+from adctl.detectors.simplenet import SimpleNet, SimpleNetConfig
+from adctl.errors import DataError, UsageError
+from adctl.model_file import load_model
+from adctl.training.plan import plan_training
+from adctl.training.single_run import train_once
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Good images to train on, and a folder of dots with a mask each and of stripes without."""
+    folder = tmp_path_factory.mktemp("parts")
+    write_kinds(folder / "parts" / "train", {"good": 12}, seed=100)
+    write_kinds(folder / "parts" / "test", {"dot": 2, "good": 2}, seed=7000)
+    write_kinds(folder / "defects", {"dot": 4, "stripe": 3}, seed=300)
+    (folder / "defects" / "ground_truth" / "dot").mkdir(parents=True)
+    for path in (folder / "defects" / "dot").iterdir():
+        mask = (cv2.imread(str(path), 0) == 255).astype(np.uint8) * 255
+        cv2.imwrite(str(folder / "defects" / "ground_truth" / "dot" / f"{path.stem}_mask.png"), mask)
+    return folder
+
+
+def plan(parts: Path, **values):
+    return plan_training(settings(**{"arch": "padim", "data": parts / "parts", **values}).settings)
+
+
+def test_weights_are_bounded_have_mean_one_and_need_defects_to_differ():
+    spreads = torch.tensor([[1.0, 2.0, 50.0], [1.0, 3.0, 60.0], [0.5, 2.5, 1e6]])
+    few, many = direction_weights(spreads), direction_weights(spreads.repeat(50, 1))
+    assert torch.allclose(few.mean(), torch.ones(()))
+    assert (few >= 0.5).all()
+    assert (many >= 0.5).all()
+    assert (many[1:] > many[:-1]).all()
+    assert ((many - 1).abs() > (few - 1).abs()).all()  # few defects are trusted less
+    assert torch.equal(direction_weights(torch.ones(4, 3)), torch.ones(3))
+
+
+def test_cells_come_from_the_mask_or_from_the_largest_distances():
+    distances = torch.rand(3, 8, 8)
+    distances[1, 5, 6] = 9
+    masks = torch.zeros(3, 64, 64, dtype=torch.bool)
+    masks[0, 8:24, 16:32] = True
+    masks[2, 3, 3] = True  # smaller than a cell
+    cells = defect_cells(masks, distances)
+    assert cells[0].nonzero().tolist() == [[1, 2], [1, 3], [2, 2], [2, 3]]
+    assert cells[1].nonzero().tolist() == [[5, 6]]
+    assert cells[2].nonzero().tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("arch", ["padim", "patchcore"])
+def test_detectors_weigh_directions_by_defects_and_keep_them_in_the_file(parts, tmp_path, arch):
+    common = {"arch": arch, "data": parts / "parts", "runs": tmp_path}
+    before, _ = load_model(train_once(settings(**common)).model)
+    result = train_once(settings(**common, defects=parts / "defects"))
+    after, header = load_model(result.model)
+    assert header.calibration is not None
+    images = torch.from_numpy(np.stack([cv2.resize(draw("dot", seed), (SIDE, SIDE)) for seed in range(4)]))
+    images = (images.float() / 255)[:, None].expand(-1, 3, -1, -1)
+    with torch.no_grad():
+        ratio = after(images).scores / before(images).scores
+    assert not torch.allclose(ratio, torch.ones(4), atol=1e-3)
+    if arch == "padim":
+        assert after.weights.min() >= 0.5
+        assert torch.equal(before.whitening, after.whitening)
+    else:
+        assert (after.scales / before.scales >= 0.5).all()
+
+
+def test_no_defects_leave_the_file_as_it_was(parts, tmp_path):
+    tensors = PaDiM(PaDiMConfig(image_size=SIDE)).state_dict()
+    assert "weights" not in tensors
+    assert plan(parts).defects == ()
+
+
+def test_the_discriminator_learns_from_known_cells():
+    torch.manual_seed(0)
+    detector = SimpleNet(SimpleNetConfig(image_size=SIDE))
+    places, width = detector.places, detector.dimensions
+    detector._fit_buffer("projection", torch.eye(detector.channels)[:, :width])
+    detector._fit_buffer("mean", torch.zeros(places, width))
+    detector._fit_buffer("whitening", torch.eye(width).expand(places, -1, -1).contiguous())
+    assert len(detector._known_cells(10)) == 0
+    pixels = torch.randint(0, 255, (3, SIDE, SIDE, 3), dtype=torch.uint8)
+    detector.known_defects = KnownDefects(pixels, torch.zeros(3, SIDE, SIDE, dtype=torch.bool))
+    assert detector._known_cells(30).shape == (30, width)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: write_kinds(folder, {"good": 1}), "good images among the defects"),
+        (lambda folder: shutil.copy(folder.parent / "parts/train/good/003.png", folder / "dot/x.png"), "training"),
+        (lambda folder: shutil.copy(folder.parent / "parts/test/dot/001.png", folder / "dot/x.png"), "test images"),
+        (lambda folder: (folder / "dot" / "001.png").unlink(), "without an image"),
+        (lambda folder: [path.unlink() for path in folder.rglob("*.png")], "no images of defects"),
+    ],
+)
+def test_folders_that_are_refused(parts, tmp_path, change, message):
+    copy = tmp_path / "all"
+    shutil.copytree(parts, copy)
+    change(copy / "defects")
+    with pytest.raises(DataError, match=message):
+        plan(copy, defects=copy / "defects")
+
+
+def test_a_mask_of_another_size_is_refused(parts, tmp_path):
+    copy = tmp_path / "all"
+    shutil.copytree(parts, copy)
+    cv2.imwrite(str(copy / "defects/ground_truth/dot/002_mask.png"), np.full((9, 9), 255, np.uint8))
+    with pytest.raises(DataError, match="002"):
+        train_once(settings(arch="padim", data=copy / "parts", defects=copy / "defects", runs=tmp_path))
+
+
+def test_settings_that_are_refused(parts):
+    with pytest.raises(UsageError, match="good images alone"):
+        plan(parts, arch="cnn", defects=parts / "defects")
+    with pytest.raises(UsageError, match="no folder"):
+        plan(parts, defects=parts / "nowhere")
+    with pytest.raises(UsageError, match="tiles"):
+        plan(parts, defects=parts / "defects", options={"tile": 32})
