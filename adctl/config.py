@@ -351,7 +351,7 @@ class TrainSettings(DeviceSettings, DataSettings, RaySettings):
         None, "Model that shall learn from the good images of --good too; it stays as it is.", "MODEL"
     )
     defects: Folder | None = DATA(
-        None, "Known defects: padim, patchcore and simplenet learn from them; --update compares the models on them."
+        None, "Known defects: simplenet and padim learn from them; --update compares the models on them."
     )
     confirmed: Texts = DATA((), "Image for --update that is good although it is unlike the others; repeatable.", "NAME")
     trust_reviews: bool = DATA(False, "Learn with --update from all images of --good, also those unlike the others.")

@@ -31,7 +31,6 @@ from adctl.detectors.components.feature_statistics import (
     smoothed,
     summed,
 )
-from adctl.detectors.components.known_defects import defect_cells, direction_weights, image_spreads
 from adctl.detectors.components.nearest_neighbours import (
     LARGEST_CODE,
     InvertedLists,
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from adctl.detectors.base import DetectorConfig
-    from adctl.detectors.components.known_defects import KnownDefects
     from adctl.detectors.feature_detector import BackboneOutline, Images
     from adctl.engine.phases import Phase, Progress
 
@@ -127,7 +125,6 @@ class PatchCore(FeatureDetector):
 
     Config: ClassVar[type[PatchCoreConfig]] = PatchCoreConfig
     update_lowers_scores: ClassVar[bool] = True
-    takes_defects: ClassVar[bool] = True
     fitted: ClassVar[tuple[str, ...]] = ("centre", "spread", "directions", "scales", "step", "bank")
     largest_auto_side = 384
     config: PatchCoreConfig
@@ -404,28 +401,7 @@ class PatchCore(FeatureDetector):
         kept = min(self.config.dimensions, self.channels)
         self._fit_buffer("directions", directions[:, :kept].float().contiguous())
         self._fit_buffer("scales", self._scales_of(variances.clamp(min=0), kept).float())
-        if self.known_defects is not None:
-            self._fit_buffer("scales", self.scales * self._learnt_weights(self.known_defects, variances).float())
         return statistics
-
-    @torch.no_grad()
-    def _learnt_weights(self, defects: KnownDefects, variances: Tensor) -> Tensor:
-        """Return the weights [kept+1] of the directions and of the remainder, from known defects.
-
-        Args:
-            defects: The defects.
-            variances: Variances [C] of good cells along all directions, largest first.
-        """
-        kept, spreads = self.directions.shape[1], []
-        floor = RIDGE * variances.clamp(min=0).mean()
-        usual = torch.cat([variances[:kept], variances[kept:].sum().view(1)]).clamp(min=0) + floor
-        for images, masks in defects.batches(self.backbone.mean.device):
-            standardised = self._standardised(self.patches(images))
-            along = self._along(standardised)
-            rest = (_square_length(standardised) - _square_length(along)).clamp(min=0).unsqueeze(1)
-            squares = torch.cat([along.square(), rest], 1) / usual.view(1, -1, 1, 1).to(along)
-            spreads.append(image_spreads(squares, defect_cells(masks, squares.sum(1))))
-        return direction_weights(torch.cat(spreads))
 
     def _features_of(self, batch: Tensor, device: torch.device) -> Tensor:
         """Return the features [B,C,h,w] of a buffered batch in single precision, without the mask."""
