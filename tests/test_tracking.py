@@ -520,6 +520,19 @@ def test_a_damaged_database(runs):
     assert "adctl runs index" in caught.value.remedy
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts as Linux does")
+def test_the_index_is_read_in_a_folder_that_cannot_be_written(runs):
+    queries.find_runs(runs)
+    (runs / "before").mkdir()
+    for words in (("--bind", runs, runs / "before"), ("-o", "remount,ro,bind", runs / "before")):
+        if subprocess.run(["mount", *words], capture_output=True, check=False).returncode:
+            pytest.skip("mounting needs more rights")
+    try:
+        assert sorted(names(queries.find_runs(runs / "before"))) == ["a", "b", "c"]
+    finally:
+        subprocess.run(["umount", "-l", runs / "before"], check=True)
+
+
 def test_a_database_that_cannot_be_written_costs_no_run(runs, monkeypatch, caplog):
     monkeypatch.setenv(database.VARIABLE, "postgresql://user:secret@127.0.0.1:9/none")
     record.training_finished(make_run(runs, "d"))

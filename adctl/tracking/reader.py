@@ -72,8 +72,12 @@ def _rows(runs: Path, question: str, values: Sequence[str | float]) -> list[Mapp
 
 
 def _sqlite_rows(path: Path, question: str, values: Sequence[str | float]) -> list[Mapping[str, Any]]:
-    """Return the rows of a file that exists and has the tables of this version."""
-    address = f"file:{quote(os.fsencode(path.absolute()))}?mode=rw"
+    """Return the rows of a file that exists and has the tables of this version.
+
+    In a folder that cannot be written, SQLite opens a file only as one that nobody changes.
+    """
+    mode = "mode=rw" if os.access(path.parent, os.W_OK) else "immutable=1"
+    address = f"file:{quote(os.fsencode(path.absolute()))}?{mode}"
     with closing(sqlite3.connect(address, uri=True, timeout=_WAIT_SECONDS)) as connection:
         connection.row_factory = sqlite3.Row
         version = connection.execute("SELECT version_num FROM adctl_version").fetchone()
