@@ -684,3 +684,18 @@ def test_each_head_is_exported_in_one_graph(tiny, head):
         assert np.allclose(found[1], distances, rtol=1e-3), name
         with pytest.raises(ModelFileError, match="names kinds"):
             open_runtime(target, "cpu")
+
+
+def test_the_export_is_verified_on_images(adctl, tiny, tmp_path):
+    pytest.importorskip("onnxruntime")
+    make, _ = tiny
+    data = write_kinds(tmp_path / "data", dict.fromkeys(KINDS, 3), seed=400)
+    model = make("logistic")
+    given = ("export", data, "--model", model, "--out", tmp_path / "out", "--json")
+    whole = json.loads(adctl(*given).stdout)["result"]["exports"][0]
+    assert whole["check"]["images"] == 9
+    assert whole["check"]["changed_verdicts"] == 0
+    assert whole["check"]["max_score_difference"] < 1e-3
+    rows = adctl_package.classify(data, model=whole["file"], runs=tmp_path, out=tmp_path / "names")
+    reference = adctl_package.classify(data, model=model, runs=tmp_path, out=tmp_path / "reference")
+    assert [row.name for row in rows] == [row.name for row in reference]

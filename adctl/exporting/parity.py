@@ -30,8 +30,8 @@ _MIN_RANKED = 3
 class ParityCheck:
     """Differences between two runtimes on the same image files.
 
-    For a classifier, scores are the calibrated probabilities, maps the distances and verdicts the names; there is no
-    AUROC.
+    For a classifier, scores are the calibrated probabilities, maps the distances and verdicts the names, and the
+    accuracy takes the place of the AUROC.
 
     Attributes:
         images: Number of images compared.
@@ -100,6 +100,8 @@ def check_kinds(
         raise DataError("Probabilities or distances of the exported model are not finite.", "Use another precision.")
     gaps = np.abs(shares[:, 0] - shares[:, 1]).max(1) / shares[:, 0].max()
     far = np.abs(distances[:, 0] - distances[:, 1]) / distances[:, 0].max()
+    labelled = [(one.kind == one.label, other.kind == one.label) for one, other in readable if one.label is not None]
+    accuracy = np.mean(labelled, axis=0) if labelled else None
     return ParityCheck(
         images=len(readable),
         max_score_difference=float(gaps.max()),
@@ -108,8 +110,8 @@ def check_kinds(
         mean_map_difference=float(far.mean()),
         rank_correlation=_rank_correlation(distances),
         changed_verdicts=sum(one.name != other.name for one, other in readable),
-        auroc=None,
-        auroc_change=None,
+        auroc=None if accuracy is None else float(accuracy[0]),
+        auroc_change=None if accuracy is None else float(accuracy[1] - accuracy[0]),
     )
 
 
