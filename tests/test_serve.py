@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 from conftest import check_document
 from PIL import Image
@@ -302,20 +303,54 @@ def test_processes_of_a_server_exchange_events(tmp_path):
     first.close()
 
 
+def listen(port, **headers):
+    """Listen to events; return the connection and the answer, whose headers have come."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", "/v1/events", headers=headers)
+    return connection, connection.getresponse()
+
+
+def next_event(answer):
+    lines = {}
+    while (line := answer.readline().decode().strip()) or not lines:
+        name, _, value = line.partition(": ")
+        lines[name] = value
+    return lines
+
+
+def process_of(connection, port):
+    """Return the process of a server that has accepted a connection."""
+    mine = connection.sock.getsockname()[1]
+    ends = psutil.net_connections("tcp")
+    return next((one.pid for one in ends if one.laddr.port == port and one.raddr and one.raddr.port == mine), None)
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
+def test_a_part_that_one_process_scored_is_told_to_the_listeners_of_all(world, zippers):
+    running = ServerProcess(world, "line3=runs/line3/model.onnx", "--runs", "shared", "--workers", 2)
+    listeners, opened = {}, []
+    while len(listeners) < 2:
+        assert len(opened) < 500
+        connection, answer = listen(running.port)
+        opened += [connection, answer]
+        listeners.setdefault(process_of(connection, running.port), answer)
+        time.sleep(0.05)  # the second process may still load its model
+    assert None not in listeners
+    image = images_of(zippers)[0].read_bytes()
+    scored = [running.score(image).json["results"][0]["id"] for _ in range(4)]
+    for answer in listeners.values():
+        events = []
+        while len(events) < len(scored):
+            event = next_event(answer)
+            events += [event["id"]] if event.get("event") == "verdict" else []
+        assert set(events) == set(scored)
+    for one in opened:
+        one.close()
+    running.stop()
+
+
 def test_events_come_as_they_happen_and_missed_ones_later(server, zippers):
-    def listen(**headers):
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
-        connection.request("GET", "/v1/events", headers=headers)
-        return connection, connection.getresponse()
-
-    def next_event(answer):
-        lines = {}
-        while (line := answer.readline().decode().strip()) or not lines:
-            name, _, value = line.partition(": ")
-            lines[name] = value
-        return lines
-
-    connection, answer = listen()
+    connection, answer = listen(server.port)
     time.sleep(0.3)
     first = server.score(images_of(zippers)[0].read_bytes()).json["results"][0]["id"]
     second = server.score(images_of(zippers)[1].read_bytes()).json["results"][0]["id"]
@@ -323,7 +358,7 @@ def test_events_come_as_they_happen_and_missed_ones_later(server, zippers):
     assert (event["event"], event["id"]) == ("verdict", first)
     assert json.loads(event["data"])["model"] == "line3"
     connection.close()
-    connection, answer = listen(**{"Last-Event-ID": first})
+    connection, answer = listen(server.port, **{"Last-Event-ID": first})
     assert next_event(answer)["id"] == second
     connection.close()
 
