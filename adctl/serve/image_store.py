@@ -11,8 +11,10 @@ Names come from the identifiers of verdicts, never from a client. A bucket holds
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
+import os
 import shutil
 import time
 from pathlib import Path
@@ -24,7 +26,7 @@ from adctl import files
 from adctl.errors import OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -86,8 +88,15 @@ class ImageStore:
 
     def write(self, identifier: str, suffix: str, data: bytes) -> bool:
         """Write a file of a verdict; return whether that was possible. A failure is logged once."""
+        return self._try(lambda: files.write_bytes(self.path(identifier, suffix), data, flush=False))
+
+    def write_thumbnail(self, identifier: str, data: bytes) -> bool:
+        """Write the thumbnail of a verdict: a few kilobytes at once, as a file beside it would cost as much again."""
+        return self._try(lambda: _write_at_once(self.path(identifier, THUMBNAIL), data))
+
+    def _try(self, write: Callable[[], None]) -> bool:
         try:
-            files.write_bytes(self.path(identifier, suffix), data, flush=False)
+            write()
         except OutputError as error:
             if not self.failed:
                 log.error("Images cannot be stored: %s", error.message)  # noqa: TRY400 - a message, no traceback
@@ -157,6 +166,25 @@ class ImageStore:
     def buckets(self) -> list[Path]:
         """Return the folders of verdicts, the oldest first."""
         return sorted(path for path in self._verdicts.glob("*") if path.is_dir())
+
+
+def _write_at_once(path: Path, data: bytes) -> None:
+    """Write a small file by one call of the operating system, which a killed process does not cut in two.
+
+    Raises:
+        OutputError: The file cannot be written; nothing of it stays.
+    """
+    with files.output_errors(path):
+        try:
+            stream = path.open("wb", buffering=0)
+        except FileNotFoundError:
+            files.make_folder(path.parent)
+            stream = path.open("wb", buffering=0)
+        with stream:
+            written = stream.write(data)
+        if written != len(data):
+            path.unlink(missing_ok=True)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def npy_bytes(values: NDArray[np.float32]) -> bytes:

@@ -29,7 +29,7 @@ from adctl.scoring.png import encode_png
 from adctl.scoring.predict import PredictedImage
 from adctl.scoring.score import to_row
 from adctl.serve.history import MESSAGE, NEAR, History, now
-from adctl.serve.image_store import SUFFIXES, THUMBNAIL, npy_bytes
+from adctl.serve.image_store import SUFFIXES, npy_bytes
 from adctl.serve.served_models import with_threshold
 from adctl.sinks.base import message_of
 from adctl.thresholds.decision import DecisionRule
@@ -55,6 +55,8 @@ MapFormat = Literal["none", "png", "npy", "overlay"]
 
 _THUMBNAIL_SIDE = 160
 _JPEG_QUALITY = 85
+_SLIGHTLY = 3.0
+"""Reduction up to which a thumbnail is interpolated: the mean over areas takes five times as long."""
 _NAME_LENGTH = 200
 _COLOURS = 3
 
@@ -444,7 +446,7 @@ class Scorer:
             shown = item.pixels if item.display is None else item.display
             try:
                 if shown is not None:
-                    self._store.write(identifier, THUMBNAIL, _thumbnail(shown, item.height, item.width))
+                    self._store.write_thumbnail(identifier, _thumbnail(shown, item.height, item.width))
             except Exception as error:  # noqa: BLE001 - the next image may be an ordinary one
                 log.warning("No thumbnail of %s: %s", identifier, error)
             finally:
@@ -477,7 +479,11 @@ def is_near(row: ScoredImage) -> bool:
 def _thumbnail(shown: images.RgbImage, height: int, width: int) -> bytes:
     """Return a JPEG file of a picture of an image with `height` x `width` pixels, in the proportions of the image."""
     scale = min(1.0, _THUMBNAIL_SIDE / max(height, width))
-    shown = images.resize(shown, max(1, round(height * scale)), max(1, round(width * scale)))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    if max(shown.shape[0] / size[1], shown.shape[1] / size[0]) <= _SLIGHTLY:
+        shown = cv2.resize(shown, size, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+    else:
+        shown = images.resize(shown, size[1], size[0])
     bgr = cv2.cvtColor(shown, cv2.COLOR_RGB2BGR)
     _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     return encoded.tobytes()

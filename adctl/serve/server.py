@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import logging
 import pkgutil
@@ -105,6 +106,8 @@ def serve_on(
     for model in server.models.loaded:
         log.info("Serving %s (%s on %s).", model.name, model.runtime.name, model.runtime.device)
     config = uvicorn.Config(create_app(server), **options(settings))
+    gc.collect()
+    gc.freeze()  # a collection of all that was loaded until now would stop every request for 50 ms, and find nothing
     if message:
         log.info("%s", message)
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again after the orderly end
