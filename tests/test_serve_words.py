@@ -35,7 +35,7 @@ SPEAKING = [
 
 NEVER_SHOWN = {
     "give threshold, max_false_alarm or undo, and only one of them",
-    " (and {} more)", " of {} bits", "it is {}, ", "{}not a PNG, JPEG, BMP, TIFF, WebP or NumPy image",
+    "{} {}", " (and {} more)", " of {} bits", "it is {}, ", "{}not a PNG, JPEG, BMP, TIFF, WebP or NumPy image",
     "not a database",
     "a third, from trained weights", "new images alone", "old and new images", "unlike the others", "also a defect",
     "{} of {}, {} % ({} to {} %)", "no evidence of a difference", "do not accept",
@@ -47,7 +47,7 @@ NEVER_SHOWN = {
 
 FROM_ELSEWHERE = (
     "said.os_", "said.database_", "said.not_found", "said.method_not_allowed",
-    "said.image_other", "said.image_no_image",    "said.review_count_",
+    "said.image_other", "said.image_no_image",    "said.review_count_", "said.too_many_f",
 )  # fmt: skip
 """Words of the operating system, of databases and of Starlette, and sentences that the code joins of parts."""
 
