@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from contextlib import nullcontext
@@ -21,6 +22,7 @@ from adctl.engine.batch_plan import training_length
 from adctl.engine.batch_size import starting_batch_size
 from adctl.engine.batching import to_input
 from adctl.engine.phases import Batch, Observe, total
+from adctl.errors import UsageError
 from adctl.model_file import ModelHeader
 from adctl.progress import SILENT
 from adctl.runtimes.torch import TorchRuntime
@@ -96,7 +98,11 @@ def estimate_with_trial(plan: TrainingPlan, settings: TrainSettings) -> tuple[Re
     detector = detector_class(settings.arch)(plan.config)
     size = detector.input
     trial = Trial(_affordable(detector, plan), settings)
-    trial.run()
+    logging.disable(logging.WARNING)  # they are about the few images of the trial
+    try:
+        trial.run()
+    finally:
+        logging.disable(logging.NOTSET)
     cost = detector.estimate_cost(_inputs(plan, plan.split.train))
     kept = _KEPT * _inputs(plan, plan.split.train) * size.height * size.width
     weights = sum(tensor.numel() * tensor.element_size() for tensor in detector.state_dict().values())
@@ -169,7 +175,10 @@ class Trial:
         """Fit a detector to a few images, and score them."""
         settings, self.device = self.settings, self.plan.device.device
         start = time.perf_counter()
-        self.detector, weights = new_detector(settings, self.plan.config)
+        try:
+            self.detector, weights = new_detector(settings, self.plan.config)
+        except UsageError:  # weights that are not here yet do not change the time
+            self.detector, weights = detector_class(settings.arch)(self.plan.config), None
         self.detector.to(self.device)
         self.detector.to(memory_format=torch.channels_last)
         self.building = time.perf_counter() - start
