@@ -296,14 +296,14 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from test_tuning import tune_settings
-from adctl.tuning import study
-real, calls = study.evaluate, []
+from adctl.tuning import search, study
+real, calls = search.evaluate, []
 def killed(*arguments):
     calls.append(1)
     if len(calls) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*arguments)
-study.evaluate = killed
+search.evaluate = killed
 study.tune(tune_settings(data=Path(sys.argv[1]), runs=Path(sys.argv[2]), name="killed", trials=9))
 """
 
