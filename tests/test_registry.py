@@ -141,7 +141,7 @@ def test_the_command_scores_with_a_registry(two, models, adctl):
     result = adctl.json(*given, "--no-heatmaps", "--out", "out")["result"]
     assert list(result["products"]) == ["zipper"]
     assert adctl("report", "out/zipper", "--out", "page.html").returncode == 0
-    assert "--watch takes one model" in adctl(*given, "--watch", two, code=2).stderr
+    assert "--watch and --source take one model" in adctl(*given, "--watch", two, code=2).stderr
 
 
 def test_the_server_finds_the_product_of_an_image(two, models, serve):
