@@ -103,6 +103,9 @@ class Web:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if kept.hangs.is_set():
                     time.sleep(30)
+                if len(body) < int(self.headers["Content-Length"]):  # the sender was killed
+                    self.close_connection = True
+                    return
                 if kept.status == 204:
                     kept.requests.append((dict(self.headers), body))
                 self.send_response(kept.status)
