@@ -288,7 +288,8 @@ def host_transfers(detector: Detector) -> list[str]:
     """Return the operations of a forward pass on a GPU for which host and GPU wait for each other.
 
     They are found without a GPU, by tensors without values (`FakeTensorMode`). Creating a tensor from Python numbers is
-    one of them: use a buffer, or functions such as `torch.full` on the device.
+    one of them: use a buffer, or functions such as `torch.full` on the device. The test is skipped if this release of
+    PyTorch asks the driver of a GPU for the plan of a convolution, as 2.9 does.
 
     Args:
         detector: Fitted detector, in evaluation mode.
@@ -301,8 +302,11 @@ def host_transfers(detector: Detector) -> list[str]:
                 setattr(module, name, nn.Parameter(torch.empty_like(weight, device="cuda"), requires_grad=False))
             for name, value in module.named_buffers(recurse=False):
                 setattr(module, name, torch.empty_like(value, device="cuda"))
-        with _HostTransfers() as watched:
-            copied(torch.empty(shape, device="cuda"))
+        try:
+            with _HostTransfers() as watched:
+                copied(torch.empty(shape, device="cuda"))
+        except torch.AcceleratorError:
+            pytest.skip("this release of PyTorch needs a GPU for tensors without values")
     found: list[str] = watched.found
     return found
 
