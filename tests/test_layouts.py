@@ -236,6 +236,18 @@ def test_good_folder_alone(tree, tmp_path):
     assert any("day2" in note for note in dataset.notes)
 
 
+def test_masks_below_the_good_folder_are_no_good_images(tree, tmp_path):
+    tree("parts/day1/a.png", "parts/ground_truth/scratch/b.png")
+    dataset = open_folders(tmp_path / "parts")
+    assert [s.key for s in dataset.train] == ["good/day1/a.png"]
+    assert [(one.path.name, one.reason) for one in dataset.ignored] == [
+        ("b.png", "in ground_truth, the folder of masks")
+    ]
+    tree("masks_alone/ground_truth/c.png")
+    with pytest.raises(DataError, match=r"No images found .*the folder of masks"):
+        open_folders(tmp_path / "masks_alone")
+
+
 @pytest.fixture
 def good(tree):
     return tree("g/0.png", "g/1.png") / "g"

@@ -206,6 +206,8 @@ def open_folders(good: Path, test: Path | None = None, masks: Path | None = None
     """
     _check_folders(good, test, masks)
     train, ignored = _good_images(good, good, GOOD)
+    train, masks_among_them = _without_masks(good, train)
+    ignored.extend(masks_among_them)
     notes = _subfolder_notes(good, train)
     tests = TestImages()
     if test is not None:
@@ -306,6 +308,22 @@ def _check_folders(good: Path, test: Path | None, masks: Path | None) -> None:
     for folder, advice in ((good, f"--data {good}"), (test, f"--test {test}/test")):
         if folder is not None and is_category(folder):
             raise UsageError(f"{folder} is a dataset in MVTec AD layout.", f"Give it as {advice}.")
+
+
+def _without_masks(good: Path, train: tuple[Sample, ...]) -> tuple[tuple[Sample, ...], tuple[IgnoredPath, ...]]:
+    """Split the images below a folder into those outside and inside its folder of masks, which are no good images."""
+    folder = find_subfolder(good, "ground_truth")
+    if folder is None:
+        return train, ()
+    outside = tuple(sample for sample in train if not sample.path.is_relative_to(folder))
+    inside = tuple(
+        IgnoredPath(sample.path, "in ground_truth, the folder of masks")
+        for sample in train
+        if sample.path.is_relative_to(folder)
+    )
+    if not outside:
+        raise no_images(good, inside)
+    return outside, inside
 
 
 def _subfolder_notes(good: Path, train: Iterable[Sample]) -> list[str]:
