@@ -268,8 +268,8 @@ def write_png(path: Path, rgb: RgbImage, *, mark: bool = False) -> None:
     Raises:
         OutputError: The file cannot be written.
     """
-    _, encoded = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-    files.write_bytes(path, files.mark_png(encoded.tobytes()) if mark else encoded.tobytes())
+    encoded = to_png(rgb)
+    files.write_bytes(path, files.mark_png(encoded) if mark else encoded)
 
 
 def to_png(image: NDArray[np.uint8]) -> bytes:

@@ -9,7 +9,7 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,11 +30,11 @@ from adctl.data.datasets.layouts import list_images
 from adctl.data.loader import batch_images, stack_pixels, stream_images
 from adctl.engine.batch_size import starting_batch_size
 from adctl.errors import DataError, UsageError
-from adctl.model_file import tensors_digest
 from adctl.options import flag_name
 from adctl.progress import SILENT, Reporter
 from adctl.records import GOOD, Sample
 from adctl.runtimes.classifier import ClassifierRuntime, open_classifier
+from adctl.scoring.manifest import opening_entries
 from adctl.scoring.tta import VIEWS, parse_views, require_square
 from adctl.threads import map_ordered
 from adctl.tracking import record
@@ -134,7 +134,7 @@ def classify_images(loaded: LoadedSettings[ScoreSettings], model: Path, reporter
     warn_of_colours(samples)
     start = time.perf_counter()
     rows = predict_rows(with_views(runtime, views), samples, settings.batch_size, settings.workers, reporter)
-    manifest = _manifest(loaded, model, runtime, views, ignored)
+    manifest = opening_entries(loaded, model, runtime, {"name": runtime.header.dataset}, views, ignored)
     predictions = PredictionSet(runtime.header.classes, runtime.header.decision, rows, manifest)
     if not predictions.readable:
         raise DataError(f"None of the {len(rows)} images could be read.", f"The first reason: {rows[0].error}")
@@ -254,29 +254,3 @@ def _labelled(samples: Sequence[Sample], classes: Sequence[str]) -> list[Sample]
     return [
         sample if sample.label is not None else replace(sample, label=labels[sample.path.parent]) for sample in samples
     ]
-
-
-def _manifest(
-    loaded: LoadedSettings[ScoreSettings],
-    model: Path,
-    runtime: ClassifierRuntime,
-    views: Sequence[str],
-    ignored: Sequence[IgnoredPath],
-) -> dict[str, Any]:
-    header = runtime.header
-    return {
-        "started": run_folder.timestamp(),
-        "model": {
-            "path": str(model),
-            "sha256": files.sha256_file(model),
-            "tensors_sha256": tensors_digest(model),
-            "arch": header.arch,
-            "config": header.config,
-        },
-        "dataset": {"name": header.dataset},
-        "views": list(views),
-        "runtime": {"name": runtime.name, "device": runtime.device},
-        "ignored": [{"path": str(item.path), "reason": item.reason} for item in ignored],
-        "settings": loaded.table(),
-        "environment": run_folder.environment(),
-    }

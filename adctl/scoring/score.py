@@ -30,13 +30,14 @@ from adctl.data.depth import warn_of_depth
 from adctl.datasets import dataset_of_run
 from adctl.detectors.components.shared_feature_cache import sharing
 from adctl.errors import DataError, UsageError
-from adctl.model_file import run_of, tensors_digest
+from adctl.model_file import run_of
 from adctl.progress import SILENT, Reporter
 from adctl.records import GOOD, Box, Calibration, ScoredImage, Verdict
 from adctl.runtimes.loading import open_runtime
 from adctl.scoring.colour_bar import ColourScale
 from adctl.scoring.heatmap_names import HeatmapNames
 from adctl.scoring.heatmaps import LARGEST, boxes_from_map, heatmap_picture
+from adctl.scoring.manifest import opening_entries
 from adctl.scoring.map_file import MAPS
 from adctl.scoring.naming import NamingRuntime, classifier_facts, with_classifier
 from adctl.scoring.png import encode_png
@@ -674,20 +675,6 @@ def build_manifest(
 ) -> dict[str, Any]:
     """Return the manifest entries known before scoring: model, digests, settings and their origins."""
     header = runtime.header
-    return {
-        "started": run_folder.timestamp(),
-        "model": {
-            "path": str(model),
-            "sha256": files.sha256_file(model),
-            "tensors_sha256": tensors_digest(model),
-            "arch": header.arch,
-            "config": header.config,
-        },
-        "dataset": {"name": header.training.dataset, "category": header.training.category},
-        "views": list(runtime.header.calibration.views) if runtime.header.calibration else [],
-        "runtime": {"name": runtime.name, "device": runtime.device},
-        "ignored": [{"path": str(item.path), "reason": item.reason} for item in ignored],
-        "settings": loaded.table(),
-        "environment": run_folder.environment(),
-        **classifier_facts(runtime),
-    }
+    dataset = {"name": header.training.dataset, "category": header.training.category}
+    views = header.calibration.views if header.calibration else ()
+    return opening_entries(loaded, model, runtime, dataset, views, ignored) | classifier_facts(runtime)

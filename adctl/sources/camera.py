@@ -1,4 +1,4 @@
-"""What all cameras share: trigger, images of a part, faults of the picture, and coming back after a loss."""
+"""Base of cameras: trigger, images of a part, faults of the picture, and connecting again after a loss."""
 
 from __future__ import annotations
 

@@ -315,15 +315,12 @@ def _without_masks(good: Path, train: tuple[Sample, ...]) -> tuple[tuple[Sample,
     folder = find_subfolder(good, "ground_truth")
     if folder is None:
         return train, ()
-    outside = tuple(sample for sample in train if not sample.path.is_relative_to(folder))
-    inside = tuple(
-        IgnoredPath(sample.path, "in ground_truth, the folder of masks")
-        for sample in train
-        if sample.path.is_relative_to(folder)
-    )
+    masks = {sample.path for sample in train if sample.path.is_relative_to(folder)}
+    outside = tuple(sample for sample in train if sample.path not in masks)
+    ignored = tuple(IgnoredPath(path, "in ground_truth, the folder of masks") for path in sorted(masks))
     if not outside:
-        raise no_images(good, inside)
-    return outside, inside
+        raise no_images(good, ignored)
+    return outside, ignored
 
 
 def _subfolder_notes(good: Path, train: Iterable[Sample]) -> list[str]:
