@@ -15,52 +15,56 @@ from __future__ import annotations
 import json
 import logging
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from adctl import __version__, files, run_folder
-from adctl.config import LoadedSettings, TrainSettings, names_of
 from adctl.data.datasets.layouts import Dataset
 from adctl.data.loader import keep_images
-from adctl.data.split import Split, file_digest, split_good, training_digest
-from adctl.datasets import dataset_of_run
+from adctl.data.split import Split, split_good, training_digest
 from adctl.detectors.components.shared_feature_cache import shared_features
 from adctl.engine.device import DeviceChoice, choose_device
 from adctl.engine.trainer import FitJob, fit
-from adctl.errors import AdctlError, DataError, UsageError
+from adctl.errors import DataError, UsageError
 from adctl.evaluation.candidate import (
     CandidateComparison,
     compare_scores,
     pair_scores,
-    rule_of,
     scores_by_key,
 )
-from adctl.model_file import DIGEST_LENGTH, SUFFIX, Training, load_model, run_of
+from adctl.model_file import DIGEST_LENGTH, Training
 from adctl.progress import SILENT, Reporter
 from adctl.runtimes.torch import TorchRuntime
-from adctl.scoring.predict import CollectedScores, calibration_scores_of, collect
+from adctl.scoring.predict import CollectedScores, collect
 from adctl.scoring.tta import with_views
-from adctl.thresholds.contaminated import FEWEST_PARTS, defective_parts
-from adctl.thresholds.methods import SUPERVISED, ThresholdRule, calibrate
 from adctl.tracking import record
 from adctl.tracking.loggers.run_loggers import finished
-from adctl.tracking.models import find_model
 from adctl.training import resume
 from adctl.training.fitting import image_sources, new_detector
 from adctl.training.new_images import Learner, find_unlike
 from adctl.training.plan import CALIBRATION_SHARE, TrainingPlan, fit_settings
-from adctl.training.reviews import Reviews, SetAside, UpdateResult, Way, read_reviews, require_some
+from adctl.training.present_model import (
+    CHANGEABLE_SETTINGS,
+    OWN_SETTINGS,
+    WARM_ORIGIN,
+    open_present,
+    with_absolute_key,
+    with_settings_of,
+)
+from adctl.training.reviews import Reviews, SetAside, UpdateResult, read_reviews, require_some
 from adctl.training.single_run import Session, TrainResult, new_loggers, save_trained
 from adctl.training.unlike_images import fit_reference
+from adctl.training.update_calibration import UpdatedDetector, calibrate_update
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from adctl.config import LoadedSettings, TrainSettings
     from adctl.detectors.base import Detector
     from adctl.engine.history import FitReport, FitSettings
-    from adctl.model_file import ModelHeader
-    from adctl.records import Calibration, CalibrationScores, Sample
+    from adctl.records import Calibration, Sample
+    from adctl.training.present_model import PresentModel
 
 log = logging.getLogger(__name__)
 
@@ -71,84 +75,8 @@ _SCHEMA = "adctl.update/1"
 _FEWEST_TO_SPLIT = 8
 """Number of new images below which none is held out."""
 
-_ENOUGH_SCORES = 99
-"""Number of scores of new images that need no earlier scores beside them: it can promise 1 % false alarms."""
-
 _WARM_SHARE = 1 / 3
 """Share of the usual epochs after a start from trained weights."""
-
-_WARM_ORIGIN = "a third, from trained weights"
-
-_OWN = frozenset(
-    {
-        "update", "good", "defects", "trust_reviews", "confirmed", "group", "name", "resume", "runs", "device", "gpu",
-        "workers", "cache", "tensorboard", "log", "export", "fetch", "accept_license",
-    }
-)  # fmt: skip
-"""Settings that come from this call only."""
-
-_MAY_CHANGE = frozenset(
-    {"epochs", "patience", "batch_size", "checkpoint_epochs", "checkpoint_minutes", "keep_checkpoints"}
-)
-"""Settings of the present model's run that this call may change."""
-
-_CLEARED: dict[str, Any] = {
-    "data": None, "dataset": None, "category": None, "test": None, "masks": None, "folds": None, "fold": None,
-    "seeds": (), "devices": None, "new_groups": False,
-}  # fmt: skip
-"""Settings of the present model's run that do not apply to an update."""
-
-
-@dataclass(frozen=True)
-class _Present:
-    """Model to update.
-
-    Attributes:
-        model: Model file.
-        run: Folder of its run.
-        detector: The detector.
-        header: Its header.
-        split: Images of its training with absolute paths as keys; None if they are not all there.
-        test: Test images of its dataset.
-        missing: Reason why the images are unknown; empty if they are known.
-    """
-
-    model: Path
-    run: Path
-    detector: Detector
-    header: ModelHeader
-    split: Split | None
-    test: tuple[Sample, ...]
-    missing: str
-
-    @property
-    def known(self) -> set[str]:
-        """Beginnings of the digests of all images that it knows."""
-        held_out = () if self.split is None else self.split.digests.values()
-        return {*self.header.training.image_digests, *(digest[:DIGEST_LENGTH] for digest in held_out)}
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """Updated detector before it is saved.
-
-    Attributes:
-        way: See `UpdateResult`.
-        detector: The detector.
-        report: Report of its fit.
-        new: New images that it learned from.
-        split: All images that it learned from or is calibrated on.
-        scores: Scores of good images that it did not learn from.
-        folds: Number of detectors that gave them, each without the images it scored; 0 if the candidate gave them.
-    """
-
-    way: Way
-    detector: Detector
-    report: FitReport
-    new: tuple[Sample, ...]
-    split: Split
-    scores: CollectedScores
-    folds: int
 
 
 def train_update(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILENT) -> TrainResult:
@@ -166,9 +94,9 @@ def train_update(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SIL
     """
     run, loaded = resume.find_run(loaded)
     _check(loaded)
-    present = _open_present(loaded.settings)
+    present = open_present(loaded.settings)
     if run is None:
-        loaded = _with_settings_of(present, loaded)
+        loaded = with_settings_of(present, loaded)
     settings = loaded.settings
     assert settings.good is not None
     reviews = read_reviews(
@@ -186,7 +114,7 @@ def _check(loaded: LoadedSettings[TrainSettings]) -> None:
         raise UsageError("--update needs reviewed good images.", "Give their folder with --good DIR.")
     if settings.resume is not None:
         return
-    for name in sorted(loaded.given - _OWN - _MAY_CHANGE):
+    for name in sorted(loaded.given - OWN_SETTINGS - CHANGEABLE_SETTINGS):
         if loaded.origins[name].startswith("--"):
             raise UsageError(
                 f"--update keeps the settings of the model, so {loaded.origins[name]} cannot be given with it.",
@@ -194,82 +122,19 @@ def _check(loaded: LoadedSettings[TrainSettings]) -> None:
             )
 
 
-def _open_present(settings: TrainSettings) -> _Present:
-    assert settings.update is not None
-    model = find_model(settings.runs, settings.update).absolute()
-    if model.suffix != SUFFIX:
-        raise UsageError(f"{model} is an exported model.", "Update its model.safetensors, then export it again.")
-    detector, header = load_model(model)
-    run = run_of(model, settings.runs)
-    try:
-        split, test = _old_images(run)
-    except AdctlError as error:
-        return _Present(model, run, detector, header, None, (), error.message)
-    return _Present(model, run, detector, header, split, test, "")
-
-
-def _old_images(run: Path) -> tuple[Split, tuple[Sample, ...]]:
-    """Return the images of a run, with absolute paths as keys, and its test images.
-
-    Raises:
-        AdctlError: Its dataset or images are missing, or images have changed.
-    """
-    dataset = dataset_of_run(run)
-    if dataset is None:
-        raise DataError(f"{run} is not the folder of a training run.")
-    split = Split.read(run / run_folder.SPLIT, dataset.train, "Train again.")
-    used = (*split.train, *split.validation, *split.calibration)
-    changed = [sample.key for sample in used if file_digest(sample) != split.digests[sample.key]]
-    if changed:
-        raise DataError(f"Images of {run} have changed: {len(changed)}, such as {changed[0]}.")
-    train, validation, calibration = (
-        tuple(map(_absolute, part)) for part in (split.train, split.validation, split.calibration)
-    )
-    digests = {_absolute(sample).key: split.digests[sample.key] for sample in used}
-    moved = replace(split, train=train, validation=validation, calibration=calibration, digests=digests)
-    return moved, tuple(map(_absolute, dataset.test))
-
-
-def _absolute(sample: Sample) -> Sample:
-    return replace(sample, path=sample.path.absolute(), key=sample.path.absolute().as_posix().lstrip("/"))
-
-
 def _with_absolute_keys(reviews: Reviews) -> Reviews:
     return replace(
         reviews,
-        good=tuple(map(_absolute, reviews.good)),
-        defects=tuple(map(_absolute, reviews.defects)),
-        digests={_absolute(sample).key: reviews.digests[sample.key] for sample in reviews.good},
+        good=tuple(map(with_absolute_key, reviews.good)),
+        defects=tuple(map(with_absolute_key, reviews.defects)),
+        digests={with_absolute_key(sample).key: reviews.digests[sample.key] for sample in reviews.good},
     )
-
-
-def _with_settings_of(present: _Present, loaded: LoadedSettings[TrainSettings]) -> LoadedSettings[TrainSettings]:
-    """Return the settings of the present model's run, with those of this call where they apply."""
-    names = names_of(TrainSettings)
-    base = LoadedSettings(TrainSettings(), dict.fromkeys(names, "default"))
-    try:
-        base = resume.load_settings(present.run, base)
-    except AdctlError as error:
-        log.debug("The settings of %s are unknown: %s", present.run, error.message)
-    here = _OWN | (_MAY_CHANGE & loaded.given)
-    fixed = {
-        **_CLEARED,
-        "update": present.model,
-        "arch": present.header.arch,
-        "image_size": present.detector.config.image_size,
-    }
-    values = {name: getattr(loaded.settings if name in here else base.settings, name) for name in names} | fixed
-    origins = {name: (loaded if name in here else base).origins[name] for name in names}
-    origins |= dict.fromkeys(_CLEARED, "default") | dict.fromkeys(("arch", "image_size"), "--update")
-    if "epochs" not in here:
-        origins["epochs"] = _WARM_ORIGIN
-    return LoadedSettings(TrainSettings(**values), origins)
 
 
 def _update(
     run: Path | None,
     loaded: LoadedSettings[TrainSettings],
-    present: _Present,
+    present: PresentModel,
     reviews: Reviews,
     reporter: Reporter,
 ) -> TrainResult:
@@ -344,7 +209,7 @@ def _confirmed(settings: TrainSettings, good: Sequence[Sample]) -> set[str]:
     return {names[name] for name in settings.confirmed}
 
 
-def _reference(present: _Present, settings: TrainSettings, device: DeviceChoice, reporter: Reporter) -> Learner:
+def _reference(present: PresentModel, settings: TrainSettings, device: DeviceChoice, reporter: Reporter) -> Learner:
     """Return a PatchCore of the old images, which tells what is unlike them, for detectors that need them all."""
     assert present.split is not None
     plan = TrainingPlan(_dataset(present, present.split), present.split, present.detector.config, device)
@@ -353,7 +218,7 @@ def _reference(present: _Present, settings: TrainSettings, device: DeviceChoice,
 
 
 def _split(
-    present: _Present,
+    present: PresentModel,
     new: Sequence[Sample],
     digests: Mapping[str, str],
     settings: TrainSettings,
@@ -384,7 +249,7 @@ def _split(
     return whole, of_new
 
 
-def _dataset(present: _Present, split: Split, run: Path | None = None) -> Dataset:
+def _dataset(present: PresentModel, split: Split, run: Path | None = None) -> Dataset:
     training = present.header.training
     return Dataset(
         training.dataset, training.category, (run or present.run) / IMAGES, "manifest",
@@ -392,7 +257,7 @@ def _dataset(present: _Present, split: Split, run: Path | None = None) -> Datase
     )  # fmt: skip
 
 
-def _manifest_text(split: Split, present: _Present) -> str:
+def _manifest_text(split: Split, present: PresentModel) -> str:
     """Return a manifest of the good images and the test images, with absolute paths, as JSON lines of any names."""
     good = sorted((*split.train, *split.validation, *split.calibration), key=lambda sample: sample.key)
     used = {sample.key for sample in good}
@@ -416,7 +281,7 @@ def _learn_alone(
     learned: Mapping[str, tuple[Detector, FitReport]],
     plan: TrainingPlan,
     new: Split,
-) -> _Candidate:
+) -> UpdatedDetector:
     """Add the new images to the detector, and score them out of fold, or those that were held out."""
     key = "\n".join(sample.key for sample in new.train)
     detector, report = learned[key] if key in learned else learner.learn(new.train)
@@ -432,18 +297,18 @@ def _learn_alone(
             f"Review at least {_FEWEST_TO_SPLIT} good images.",
         )
     scores = CollectedScores.concatenate(parts)
-    return _Candidate("new images alone", detector, report, new.train, plan.split, scores, len(folds))
+    return UpdatedDetector("new images alone", detector, report, new.train, plan.split, scores, len(folds))
 
 
 def _train_on_all(
     run: Path,
     loaded: LoadedSettings[TrainSettings],
-    present: _Present,
+    present: PresentModel,
     plan: TrainingPlan,
     new: Split,
     session: Session,
     reporter: Reporter,
-) -> _Candidate:
+) -> UpdatedDetector:
     """Train on the old and the new images, from the present weights where the detector allows it."""
     settings = loaded.settings
     detector, _ = new_detector(settings, plan.config)
@@ -457,13 +322,13 @@ def _train_on_all(
     with reporter.stage("calibrating"):
         runtime = TorchRuntime.of(detector, present.header, plan.device.device)
         scores = collect(runtime, plan.split.calibration, batch_size=settings.batch_size, workers=settings.workers)
-    return _Candidate("old and new images", detector, report, new.train, plan.split, scores, 0)
+    return UpdatedDetector("old and new images", detector, report, new.train, plan.split, scores, 0)
 
 
 def _fit_settings(loaded: LoadedSettings[TrainSettings], detector: Detector) -> FitSettings:
     """Return the settings of the fit: a third of the epochs after a warm start, unless the user gave a number."""
     fitting = fit_settings(loaded.settings, type(detector), detector.config)
-    if not detector.warm_start or loaded.origins["epochs"] != _WARM_ORIGIN:
+    if not detector.warm_start or loaded.origins["epochs"] != WARM_ORIGIN:
         return fitting
     epochs, steps = (math.ceil(_WARM_SHARE * value) for value in (fitting.epochs, fitting.min_steps))
     return replace(fitting, epochs=max(1, epochs), min_steps=steps)
@@ -472,9 +337,9 @@ def _fit_settings(loaded: LoadedSettings[TrainSettings], detector: Detector) -> 
 def _finish(
     run: Path,
     loaded: LoadedSettings[TrainSettings],
-    present: _Present,
+    present: PresentModel,
     plan: TrainingPlan,
-    candidate: _Candidate,
+    candidate: UpdatedDetector,
     reviews: Reviews,
     before: Mapping[str, float],
     session: Session,
@@ -485,7 +350,7 @@ def _finish(
     defects = scores_by_key(runtime, reviews.defects, settings.batch_size, settings.workers)
     doubtful = [one for one in reviews.good if one.key not in candidate.split.digests]
     doubts = collect(runtime, doubtful, batch_size=settings.batch_size, workers=settings.workers) if doubtful else None
-    calibration, notes = _calibration(present, candidate, defects, doubts)
+    calibration, notes = calibrate_update(present, candidate, defects, doubts)
     model = run / run_folder.MODEL
     scores = before, {**candidate.scores.by_key(), **defects}
     comparison = _compare(present, (model, calibration), reviews, scores, plan, out_of_fold=bool(candidate.folds))
@@ -513,7 +378,7 @@ def _finish(
 
 
 def _compare(
-    present: _Present,
+    present: PresentModel,
     candidate: tuple[Path, Calibration],
     reviews: Reviews,
     scores: tuple[Mapping[str, float], Mapping[str, float]],
@@ -537,64 +402,7 @@ def _compare(
     )
 
 
-def _calibration(
-    present: _Present, candidate: _Candidate, defects: Mapping[str, float], doubts: CollectedScores | None
-) -> tuple[Calibration, tuple[str, ...]]:
-    """Compute the candidate's calibration by the rule of the present one; see the notes for what it rests on."""
-    known = present.header.calibration
-    assert known is not None
-    rule, note = rule_of(known, defects=bool(defects))
-    notes = [note] if note else []
-    if known.views:
-        notes.append("The candidate is calibrated without the views of test-time augmentation of the present model.")
-    scores, doubted = candidate.scores, 0
-    if doubts is not None and len(doubts.keys) + len(scores.keys) >= FEWEST_PARTS:
-        # Leaving out the highest scores would break the promise; the method for unlabelled parts allows for defects.
-        scores, doubted = CollectedScores.concatenate([scores, doubts]), len(doubts.keys)
-    evidence = calibration_scores_of(scores, folds=candidate.folds)
-    if _needs_earlier_scores(present, candidate, len(evidence.good)):
-        notes.append(_note_on_earlier_scores(candidate.detector, len(evidence.good), known.good_images))
-        doubted += defective_parts(len(known.evidence.good), known.evidence.contaminated or 0.0)
-        evidence = _pooled(evidence, known.evidence)
-    if doubted:
-        evidence = replace(evidence, contaminated=doubted / len(evidence.good), groups=())
-        rule = rule if rule.method in ("smooth", "conformal") else ThresholdRule()
-    elif rule.method in SUPERVISED or known.evidence.defective:
-        evidence = replace(evidence, defective=tuple(sorted(defects.values())))
-    calibration, of_rule = calibrate(rule, evidence)
-    return calibration, (*notes, *of_rule)
-
-
-def _needs_earlier_scores(present: _Present, candidate: _Candidate, count: int) -> bool:
-    """Return whether the new scores are too few alone, and no earlier calibration image was scored again."""
-    known = present.header.calibration
-    assert known is not None
-    earlier = set() if present.split is None else {sample.key for sample in present.split.calibration}
-    return count < _ENOUGH_SCORES and not known.views and earlier.isdisjoint(candidate.scores.keys)
-
-
-def _note_on_earlier_scores(detector: Detector, new: int, earlier: int) -> str:
-    which = (
-        "which are upper bounds: the rate of false alarms holds, and may be lower"
-        if detector.update_lowers_scores
-        else "which are those of the present model: the threshold is provisional"
-    )
-    return f"{new} scores of new images are few: the threshold also rests on {earlier} earlier scores, {which}."
-
-
-def _pooled(new: CalibrationScores, earlier: CalibrationScores) -> CalibrationScores:
-    """Return the scores of both; their groups are not comparable."""
-    return replace(
-        new,
-        good=tuple(sorted((*new.good, *earlier.good))),
-        peaks=tuple(sorted((*new.peaks, *earlier.peaks))),
-        groups=(),
-        folds=max(new.folds, earlier.folds),
-        inputs=earlier.inputs or new.inputs,
-    )
-
-
-def _training_record(present: _Present, candidate: _Candidate) -> Training:
+def _training_record(present: PresentModel, candidate: UpdatedDetector) -> Training:
     """Return the record of all images that the candidate learned from."""
     before, new = present.header.training, candidate.new
     shortened = [candidate.split.digests[sample.key][:DIGEST_LENGTH] for sample in new]

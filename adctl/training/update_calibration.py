@@ -1,0 +1,114 @@
+"""Calibration of an updated model: the rule of the present model on scores of images that the update did not learn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from adctl.evaluation.candidate import rule_of
+from adctl.scoring.predict import CollectedScores, calibration_scores_of
+from adctl.thresholds.contaminated import FEWEST_PARTS, defective_parts
+from adctl.thresholds.methods import SUPERVISED, ThresholdRule, calibrate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from adctl.data.split import Split
+    from adctl.detectors.base import Detector
+    from adctl.engine.history import FitReport
+    from adctl.records import Calibration, CalibrationScores, Sample
+    from adctl.training.present_model import PresentModel
+    from adctl.training.reviews import Way
+
+_ENOUGH_SCORES = 99
+"""Number of scores of new images that need no earlier scores beside them: it can promise 1 % false alarms."""
+
+
+@dataclass(frozen=True)
+class UpdatedDetector:
+    """Updated detector before it is saved.
+
+    Attributes:
+        way: See `UpdateResult`.
+        detector: The detector.
+        report: Report of its fit.
+        new: New images that it learned from.
+        split: All images that it learned from or is calibrated on.
+        scores: Scores of good images that it did not learn from.
+        folds: Number of detectors that gave them, each without the images it scored; 0 if the candidate gave them.
+    """
+
+    way: Way
+    detector: Detector
+    report: FitReport
+    new: tuple[Sample, ...]
+    split: Split
+    scores: CollectedScores
+    folds: int
+
+
+def calibrate_update(
+    present: PresentModel, candidate: UpdatedDetector, defects: Mapping[str, float], doubts: CollectedScores | None
+) -> tuple[Calibration, tuple[str, ...]]:
+    """Compute the calibration of an update by the rule of the present model.
+
+    Args:
+        present: Present model, with a calibration.
+        candidate: Updated detector.
+        defects: Its scores of the reviewed defects.
+        doubts: Its scores of good images that were set aside as unlike the others.
+
+    Returns:
+        The calibration, and notes for the user on what it rests on.
+    """
+    known = present.header.calibration
+    assert known is not None
+    rule, note = rule_of(known, defects=bool(defects))
+    notes = [note] if note else []
+    if known.views:
+        notes.append("The candidate is calibrated without the views of test-time augmentation of the present model.")
+    scores, doubted = candidate.scores, 0
+    if doubts is not None and len(doubts.keys) + len(scores.keys) >= FEWEST_PARTS:
+        # Leaving out the highest scores would break the promise; the method for unlabelled parts allows for defects.
+        scores, doubted = CollectedScores.concatenate([scores, doubts]), len(doubts.keys)
+    evidence = calibration_scores_of(scores, folds=candidate.folds)
+    if _needs_earlier_scores(present, candidate, len(evidence.good)):
+        notes.append(_note_on_earlier_scores(candidate.detector, len(evidence.good), known.good_images))
+        doubted += defective_parts(len(known.evidence.good), known.evidence.contaminated or 0.0)
+        evidence = _pooled(evidence, known.evidence)
+    if doubted:
+        evidence = replace(evidence, contaminated=doubted / len(evidence.good), groups=())
+        rule = rule if rule.method in ("smooth", "conformal") else ThresholdRule()
+    elif rule.method in SUPERVISED or known.evidence.defective:
+        evidence = replace(evidence, defective=tuple(sorted(defects.values())))
+    calibration, of_rule = calibrate(rule, evidence)
+    return calibration, (*notes, *of_rule)
+
+
+def _needs_earlier_scores(present: PresentModel, candidate: UpdatedDetector, count: int) -> bool:
+    """Return whether the new scores are too few alone, and no earlier calibration image was scored again."""
+    known = present.header.calibration
+    assert known is not None
+    earlier = set() if present.split is None else {sample.key for sample in present.split.calibration}
+    return count < _ENOUGH_SCORES and not known.views and earlier.isdisjoint(candidate.scores.keys)
+
+
+def _note_on_earlier_scores(detector: Detector, new: int, earlier: int) -> str:
+    which = (
+        "which are upper bounds: the rate of false alarms holds, and may be lower"
+        if detector.update_lowers_scores
+        else "which are those of the present model: the threshold is provisional"
+    )
+    return f"{new} scores of new images are few: the threshold also rests on {earlier} earlier scores, {which}."
+
+
+def _pooled(new: CalibrationScores, earlier: CalibrationScores) -> CalibrationScores:
+    """Return the scores of both; their groups are not comparable."""
+    return replace(
+        new,
+        good=tuple(sorted((*new.good, *earlier.good))),
+        peaks=tuple(sorted((*new.peaks, *earlier.peaks))),
+        groups=(),
+        folds=max(new.folds, earlier.folds),
+        inputs=earlier.inputs or new.inputs,
+    )
