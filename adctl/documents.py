@@ -90,6 +90,23 @@ def read(path: Path, kind: type[T], remedy: str, others: Others = "forbid") -> T
         raise DataError(f"{path} is damaged: {error}.", remedy) from error
 
 
+def leading_records(content: bytes, kind: type[T], others: Others = "forbid") -> list[tuple[T, int]]:
+    """Return the leading lines of JSON Lines that are complete and of a known type, each with its number of bytes.
+
+    Args:
+        content: Lines of JSON; a killed process may have left the last one half-written.
+        kind: Dataclass or typed dictionary that describes a line.
+        others: Treatment of unknown keys, at every level.
+    """
+    found: list[tuple[T, int]] = []
+    for line in content.split(b"\n")[:-1]:
+        try:
+            found.append((parse(line, kind, others), len(line) + 1))
+        except ValueError:
+            break
+    return found
+
+
 @cache
 def _adapter(kind: Any, others: Others, *, strict: bool = True) -> TypeAdapter[Any]:
     from pydantic import ConfigDict, TypeAdapter

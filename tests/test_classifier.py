@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import os
 import re
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -494,6 +497,67 @@ def test_predictions_replace_their_own_files_and_no_others(trained, kinds, tmp_p
         (out / name).write_bytes(before)
     with pytest.raises(UsageError, match="adctl did not write it"):
         files.require_replaceable([out / "predictions.json"], overwrite=False)
+
+
+def test_a_stopped_scoring_goes_on_where_it_stopped(trained, kinds, tmp_path, monkeypatch):
+    out, seen = tmp_path / "out", []
+    given = {"images": (str(kinds),), "out": out, "runs": tmp_path, "device": "cpu", "batch_size": 4}
+    settings_of = load(ScoreSettings, given)
+
+    def opened(*arguments, fail_at=None):
+        runtime = open_classifier(*arguments)
+
+        def predict(pixels):
+            if len(seen) == fail_at:
+                raise KeyboardInterrupt
+            seen.append(len(pixels))
+            return runtime.predict(pixels)
+
+        return replace(runtime, predict=predict, callers=1)
+
+    monkeypatch.setattr("adctl.scoring.classify.open_classifier", partial(opened, fail_at=2))
+    with pytest.raises(KeyboardInterrupt):
+        classify_images(settings_of, trained.model)
+    assert [path.name for path in out.iterdir()] == ["predictions.jsonl"]
+    assert len(PredictionSet.load(out).rows) == 8
+    with (out / "predictions.jsonl").open("ab") as stream:
+        stream.write(b'{"path": "half')  # a killed process can leave half a row
+    seen.clear()
+    monkeypatch.setattr("adctl.scoring.classify.open_classifier", opened)
+    assert len(classify_images(settings_of, trained.model)) == sum(KINDS.values())
+    assert sum(seen) == sum(KINDS.values()) - 8
+    assert sorted(path.name for path in out.iterdir()) == ["predictions.csv", "predictions.json"]
+    whole = classify_images(load(ScoreSettings, given | {"out": tmp_path / "whole"}), trained.model)
+    assert [row.name for row in whole] == [row.name for row in PredictionSet.load(out).rows]
+    monkeypatch.setattr("adctl.scoring.classify.open_classifier", partial(opened, fail_at=1))
+    seen.clear()
+    with pytest.raises(KeyboardInterrupt):
+        classify_images(settings_of, trained.model)  # a complete set is made anew
+    seen.clear()
+    monkeypatch.setattr("adctl.scoring.classify.open_classifier", opened)
+    os.utime(kinds / "dot" / "000.png", (1, 1))
+    classify_images(settings_of, trained.model)
+    assert sum(seen) == sum(KINDS.values())  # another image is another job
+    with files.folder_lock(out, "", ""), pytest.raises(UsageError, match="Another 'adctl score' writes"):
+        classify_images(settings_of, trained.model)
+
+
+def test_a_prediction_that_is_not_finite_is_an_error_row(trained, kinds, tmp_path, monkeypatch):
+    def opened(*arguments):
+        runtime = open_classifier(*arguments)
+
+        def predict(pixels):
+            logits, distances = runtime.predict(pixels)
+            logits[0], distances[1] = np.nan, np.inf
+            return logits, distances
+
+        return replace(runtime, predict=predict)
+
+    monkeypatch.setattr("adctl.scoring.classify.open_classifier", opened)
+    given = {"images": (str(kinds / "dot"),), "out": tmp_path / "out", "runs": tmp_path, "device": "cpu"}
+    rows = list(classify_images(load(ScoreSettings, given | {"batch_size": 16}), trained.model))
+    assert [row.error is None for row in rows] == [False, False] + [True] * (KINDS["dot"] - 2)
+    assert "not a finite number" in rows[0].error
 
 
 def test_fine_tuning_learns_and_resumes_as_if_nothing_had_happened(kinds, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 predictions.json    classes, decision, model and settings, and a row for each image
 predictions.csv     the rows as a table
+predictions.jsonl   while images are being named: the same head, then the rows; a killed process loses none of them
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import csv
 import io
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import numpy as np
 
-from adctl import documents, files
+from adctl import documents, files, reading
 from adctl.classification.decision import UNKNOWN, Decision
 from adctl.errors import DataError
 from adctl.metrics.bootstrap import exact_interval
@@ -24,6 +25,7 @@ from adctl.names import csv_cell
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -32,11 +34,11 @@ if TYPE_CHECKING:
     from adctl.metrics.classification import ClassificationMetrics
     from adctl.records import Sample
 
-PREDICTIONS, TABLE = "predictions.json", "predictions.csv"
+PREDICTIONS, TABLE, JOURNAL = "predictions.json", "predictions.csv", "predictions.jsonl"
 ERROR = "error"
 """Name of images that cannot be read, in counts."""
 
-_SCHEMA = "adctl.predictions/1"
+_SCHEMA: Final = "adctl.predictions/1"
 _AGAIN = "Name the images again with 'adctl score'."
 
 
@@ -153,25 +155,29 @@ class PredictionSet:
         )
 
     def save(self, folder: Path) -> None:
-        """Write both files, each atomically.
+        """Write table and document, each atomically, and remove the rows that were written meanwhile.
 
         Raises:
             OutputError: They cannot be written.
         """
         write_table(folder / TABLE, self.table())
         files.write_json(folder / PREDICTIONS, {"schema": _SCHEMA, **asdict(self)})
+        (folder / JOURNAL).unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: Path) -> PredictionSet:
-        """Read the predictions of a folder.
+        """Read the predictions of a folder; of images that are still being named, those that are.
 
         Raises:
             DataError: The file is missing or damaged.
         """
         stored = documents.read(folder / PREDICTIONS, _Stored, _AGAIN)
-        if stored is None:
+        if stored is not None:
+            return cls(stored.classes, stored.decision, stored.rows, stored.manifest)
+        head, rows, _ = _read_journal(folder)
+        if head is None or not rows:
             raise DataError(f"{folder} holds no {PREDICTIONS}.", _AGAIN)
-        return cls(stored.classes, stored.decision, stored.rows, stored.manifest)
+        return cls(head.classes, head.decision, rows, head.manifest)
 
     def table(self) -> Iterator[tuple[object, ...]]:
         """Yield the rows of `predictions.csv`, the names of the columns first."""
@@ -193,6 +199,102 @@ class _Stored:
     decision: Decision
     rows: tuple[PredictedKind, ...]
     manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Head:
+    schema: Literal["adctl.predictions/1"]
+    job: str
+    classes: tuple[str, ...]
+    decision: Decision
+    manifest: dict[str, Any]
+
+
+class PredictionWriter:
+    """Writer of predictions, row by row; the first row takes the place of what was in the folder.
+
+    Args:
+        folder: Existing folder.
+        classes: Names of the kinds.
+        decision: Calibrated decision.
+        manifest: Model, settings, runtime and environment, JSON-safe. If its `job` equals that of rows which an
+            interrupted process left in the folder, writing continues behind them.
+
+    Attributes:
+        rows: Rows in the folder.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, classes: Sequence[str], decision: Decision, manifest: dict[str, Any]) -> None:
+        self.rows: list[PredictedKind] = []
+        self._folder = folder
+        self._head = _Head(_SCHEMA, manifest.get("job", ""), tuple(classes), decision, manifest)
+        self._journal: files.AppendFile | None = None
+
+    def __enter__(self) -> Self:
+        head, rows, size = _read_journal(self._folder)
+        if self._head.job and head is not None and head.job == self._head.job and rows:
+            self.rows = list(rows)
+            with files.output_errors(self._folder):
+                self._journal = files.AppendFile(self._folder / JOURNAL, size)
+        return self
+
+    def add(self, rows: Iterable[PredictedKind]) -> None:
+        """Write rows; a killed process does not lose them."""
+        with files.output_errors(self._folder):
+            if self._journal is None:
+                self._begin()
+            for row in rows:
+                assert self._journal is not None
+                self._journal.add(_line(asdict(row)))
+                self.rows.append(row)
+
+    def finish(self) -> PredictionSet:
+        """Write the whole set, and return it.
+
+        Raises:
+            OutputError: It cannot be written; the rows are kept.
+        """
+        head = self._head
+        predictions = PredictionSet(head.classes, head.decision, tuple(self.rows), head.manifest)
+        predictions.save(self._folder)
+        return predictions
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._journal is not None:
+            self._journal.close()
+
+    def _begin(self) -> None:
+        """Remove an earlier set, and open the file."""
+        head = _line(asdict(self._head))
+        files.write_bytes(self._folder / JOURNAL, head)
+        for name in (PREDICTIONS, TABLE):
+            (self._folder / name).unlink(missing_ok=True)
+        self._journal = files.AppendFile(self._folder / JOURNAL)
+
+
+def is_predictions(folder: Path) -> bool:
+    """Return whether a folder holds predictions, complete or not."""
+    return (folder / PREDICTIONS).is_file() or (folder / JOURNAL).is_file()
+
+
+def _read_journal(folder: Path) -> tuple[_Head | None, tuple[PredictedKind, ...], int]:
+    """Return head and rows of images that were being named, and the number of bytes that these take."""
+    try:
+        first, _, rest = reading.read_bytes(folder / JOURNAL).partition(b"\n")
+        head = documents.parse(first, _Head)
+    except (OSError, ValueError):
+        return None, (), 0
+    lines = documents.leading_records(rest, PredictedKind)
+    return head, tuple(row for row, _ in lines), len(first) + 1 + sum(size for _, size in lines)
+
+
+def _line(values: dict[str, Any]) -> bytes:
+    return (files.to_json(values) + "\n").encode()
 
 
 def predicted_kinds(

@@ -16,7 +16,7 @@ import numpy as np
 from adctl import __version__, files, run_folder
 from adctl.classification.decision import UNKNOWN
 from adctl.classification.header import is_classifier
-from adctl.classification.predictions import PREDICTIONS, PredictionSet, UnknownShares
+from adctl.classification.predictions import PREDICTIONS, PredictionSet, UnknownShares, is_predictions
 from adctl.data.loader import load_image
 from adctl.data.preprocess import InputSpec, map_to_image
 from adctl.engine.batching import to_input
@@ -141,7 +141,7 @@ def find_predictions(settings: ReportSettings) -> Path | None:
         folder = settings.scores[0] if settings.scores else run_folder.get_last(settings.runs, "scores")
     except AdctlError:
         return None
-    return folder if (folder / PREDICTIONS).is_file() else None
+    return folder if is_predictions(folder) else None
 
 
 def write_page(

@@ -9,7 +9,7 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,10 +17,12 @@ from adctl import files, run_folder
 from adctl.classification.decision import decide
 from adctl.classification.predictions import (
     ERROR,
+    JOURNAL,
     PREDICTIONS,
     TABLE,
     PredictedKind,
     PredictionSet,
+    PredictionWriter,
     UnknownShares,
     predicted_kinds,
 )
@@ -34,7 +36,8 @@ from adctl.options import flag_name
 from adctl.progress import SILENT, Reporter
 from adctl.records import GOOD, Sample
 from adctl.runtimes.classifier import ClassifierRuntime, open_classifier
-from adctl.scoring.manifest import opening_entries
+from adctl.scoring.manifest import job_digest, opening_entries
+from adctl.scoring.score_set import folder_lock
 from adctl.scoring.tta import VIEWS, parse_views, require_square
 from adctl.threads import map_ordered
 from adctl.tracking import record
@@ -125,7 +128,7 @@ def classify_images(loaded: LoadedSettings[ScoreSettings], model: Path, reporter
         if loaded.origins.get(name, "").startswith("--"):
             raise UsageError(f"{flag_name(name)} belongs to detectors, and {model} is a classifier.", "Leave it out.")
     folder = settings.out or run_folder.new_folder(model.parent / "scores")
-    targets = [folder / name for name in (PREDICTIONS, TABLE)]
+    targets = [folder / name for name in (PREDICTIONS, TABLE, JOURNAL)]
     files.require_replaceable(targets, overwrite=settings.overwrite, claimed=list(filter(files.is_ours, targets)))
     with reporter.stage("opening the model"):
         runtime = open_classifier(model, settings.device, settings.gpu, settings.runtime)
@@ -133,12 +136,10 @@ def classify_images(loaded: LoadedSettings[ScoreSettings], model: Path, reporter
     samples, ignored = _images(settings, model, runtime.header.classes)
     warn_of_colours(samples)
     start = time.perf_counter()
-    rows = predict_rows(with_views(runtime, views), samples, settings.batch_size, settings.workers, reporter)
     manifest = opening_entries(loaded, model, runtime, {"name": runtime.header.dataset}, views, ignored)
-    predictions = PredictionSet(runtime.header.classes, runtime.header.decision, rows, manifest)
-    if not predictions.readable:
-        raise DataError(f"None of the {len(rows)} images could be read.", f"The first reason: {rows[0].error}")
-    predictions.save(folder)
+    if settings.out is not None:
+        manifest["job"] = job_digest(manifest, samples)
+    predictions = _name_all(settings, with_views(runtime, views), samples, folder, manifest, reporter)
     run_folder.set_last(settings.runs, "scores", folder)
     counts = predictions.counts()
     if counts.get(ERROR):
@@ -157,6 +158,37 @@ def classify_images(loaded: LoadedSettings[ScoreSettings], model: Path, reporter
     )
 
 
+def _name_all(
+    settings: ScoreSettings,
+    runtime: ClassifierRuntime,
+    samples: Sequence[Sample],
+    folder: Path,
+    manifest: dict[str, Any],
+    reporter: Reporter,
+) -> PredictionSet:
+    """Name the images that an interrupted call has not, and write the predictions.
+
+    Raises:
+        UsageError: Another process writes into the folder.
+        DataError: No image could be read.
+        OutputError: The results cannot be written; rows written before the error are kept.
+    """
+    files.make_folder(folder)
+    header = runtime.header
+    with folder_lock(folder), PredictionWriter(folder, header.classes, header.decision, manifest) as writer:
+        done = len(writer.rows)
+        if done:
+            log.info("Continuing: %d of %d images were scored before.", done, len(samples))
+        with reporter.stage("naming images", len(samples)) as update:
+            for rows in _predict(runtime, samples[done:], settings.batch_size, settings.workers):
+                writer.add(rows)
+                update(len(writer.rows), len(samples))
+        if all(row.error is not None for row in writer.rows):
+            reason = f"The first reason: {writer.rows[0].error}"
+            raise DataError(f"None of the {len(samples)} images could be read.", reason)
+        return writer.finish()
+
+
 def predict_rows(
     runtime: ClassifierRuntime, samples: Sequence[Sample], batch_size: int | str, workers: int, reporter: Reporter
 ) -> tuple[PredictedKind, ...]:
@@ -169,20 +201,27 @@ def predict_rows(
         workers: Number of threads that read images.
         reporter: Receiver of progress reports.
     """
-    size = starting_batch_size(batch_size, runtime.device)
-    batches = batch_images(stream_images(samples, runtime.input, workers=workers, batch_size=size), size)
     found: list[PredictedKind] = []
     with reporter.stage("naming images", len(samples)) as update:
-        for part in map_ordered(
-            lambda items: _rows(runtime, items),
-            batches,
-            workers=runtime.callers,
-            ahead=runtime.callers,
-            name="adctl-predict",
-        ):
-            found += part
+        for rows in _predict(runtime, samples, batch_size, workers):
+            found += rows
             update(len(found), len(samples))
     return tuple(found)
+
+
+def _predict(
+    runtime: ClassifierRuntime, samples: Sequence[Sample], batch_size: int | str, workers: int
+) -> Iterator[list[PredictedKind]]:
+    """Yield the rows of each batch, in order."""
+    size = starting_batch_size(batch_size, runtime.device)
+    batches = batch_images(stream_images(samples, runtime.input, workers=workers, batch_size=size), size)
+    return map_ordered(
+        lambda items: _rows(runtime, items),
+        batches,
+        workers=runtime.callers,
+        ahead=runtime.callers,
+        name="adctl-predict",
+    )
 
 
 def _rows(runtime: ClassifierRuntime, items: Sequence[LoadedImage]) -> list[PredictedKind]:
@@ -191,14 +230,20 @@ def _rows(runtime: ClassifierRuntime, items: Sequence[LoadedImage]) -> list[Pred
     named: Iterator[PredictedKind] = iter(())
     if readable:
         logits, distances = runtime.predict(stack_pixels(readable))
+        finite = np.isfinite(logits).all(1) & np.isfinite(distances)
+        logits, distances = np.where(finite[:, None], logits, 0), np.where(finite, distances, 0)
         decided = decide(runtime.header.decision, logits, distances)
-        named = iter(predicted_kinds([one.sample for one in readable], decided, distances, runtime.header.classes))
-    return [
-        next(named)
-        if item.error is None
-        else PredictedKind(str(item.sample.path), item.sample.key, item.sample.label, error=str(item.error))
-        for item in items
-    ]
+        rows = predicted_kinds([one.sample for one in readable], decided, distances, runtime.header.classes)
+        named = (
+            row if known else _failed(one.sample, f"The prediction for {one.sample.path} is not a finite number.")
+            for one, row, known in zip(readable, rows, finite, strict=True)
+        )
+    return [next(named) if item.error is None else _failed(item.sample, str(item.error)) for item in items]
+
+
+def _failed(sample: Sample, reason: str) -> PredictedKind:
+    """Return the row of an image without a prediction."""
+    return PredictedKind(str(sample.path), sample.key, sample.label, error=reason)
 
 
 def with_views(runtime: ClassifierRuntime, views: Sequence[str]) -> ClassifierRuntime:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from adctl import files, run_folder
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
 
     from adctl.config import LoadedSettings, ScoreSettings
     from adctl.data.datasets.folders import IgnoredPath
+    from adctl.records import Sample
     from adctl.runtimes.base import Runtime
     from adctl.runtimes.classifier import ClassifierRuntime
 
@@ -52,3 +56,27 @@ def opening_entries(
         "settings": loaded.table(),
         "environment": run_folder.environment(),
     }
+
+
+def job_digest(manifest: dict[str, Any], samples: Sequence[Sample], written: Sequence[object] = ()) -> str:
+    """Return a digest of what decides the results: model, runtime, images and their state, and what is written.
+
+    A scoring continues behind the rows that an interrupted one with the same digest left.
+
+    Args:
+        manifest: Opening entries.
+        samples: The images.
+        written: Settings that decide which files are written; JSON-safe.
+    """
+
+    @cache
+    def state(path: Path) -> tuple[int, int]:
+        try:
+            stat = path.stat()
+        except OSError:  # a file inside an archive
+            return state(path.parent) if path != path.parent else (0, 0)
+        return stat.st_size, stat.st_mtime_ns
+
+    images = [(sample.key, str(sample.path), sample.label, str(sample.mask), *state(sample.path)) for sample in samples]
+    known = [manifest[name] for name in ("model", "views", "runtime", "classifier") if name in manifest]
+    return hashlib.sha256(json.dumps([known, written, images]).encode()).hexdigest()

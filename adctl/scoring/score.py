@@ -6,9 +6,7 @@ of images waits in memory.
 
 from __future__ import annotations
 
-import hashlib
 import heapq
-import json
 import logging
 import math
 import os
@@ -37,7 +35,7 @@ from adctl.runtimes.loading import open_runtime
 from adctl.scoring.colour_bar import ColourScale
 from adctl.scoring.heatmap_names import HeatmapNames
 from adctl.scoring.heatmaps import LARGEST, boxes_from_map, heatmap_picture
-from adctl.scoring.manifest import opening_entries
+from adctl.scoring.manifest import job_digest, opening_entries
 from adctl.scoring.map_file import MAPS
 from adctl.scoring.naming import NamingRuntime, classifier_facts, with_classifier
 from adctl.scoring.png import encode_png
@@ -239,7 +237,8 @@ def score_samples(
     if groups := {sample.key: sample.group for sample in samples if sample.group is not None}:
         manifest["groups"] = groups
     if settings.out is not None:
-        manifest["job"] = _job(settings, manifest, samples)
+        written = [wants_heatmaps(settings), settings.draw, settings.maps]
+        manifest["job"] = job_digest(manifest, samples, written)
     start = time.perf_counter()
     if on_cluster is None:
         summary = ScoreSummary(calibration)
@@ -311,23 +310,6 @@ def _check_targets(settings: ScoreSettings, folder: Path, samples: Sequence[Samp
     strict = [path for path in heatmaps if path not in claimed and os.path.lexists(path)]
     if strict and not settings.overwrite:
         files.refuse(strict)
-
-
-def _job(settings: ScoreSettings, manifest: dict[str, Any], samples: Sequence[Sample]) -> str:
-    """Return a digest of what decides the results: model, runtime, images and their state, and what is written."""
-
-    @cache
-    def state(path: Path) -> tuple[int, int]:
-        try:
-            stat = path.stat()
-        except OSError:  # a file inside an archive
-            return state(path.parent) if path != path.parent else (0, 0)
-        return stat.st_size, stat.st_mtime_ns
-
-    images = [(sample.key, str(sample.path), sample.label, str(sample.mask), *state(sample.path)) for sample in samples]
-    known = [manifest[name] for name in ("model", "views", "runtime", "classifier") if name in manifest]
-    written = [wants_heatmaps(settings), settings.draw, settings.maps]
-    return hashlib.sha256(json.dumps([known, written, images]).encode()).hexdigest()
 
 
 class ScoreSummary:

@@ -171,15 +171,10 @@ class ScoreWriter:
         if job is None or before is None or before.get("complete") is not False or before.get("job") != job:
             return []
         stored = set() if self._maps is None else self._maps.recover()
-        found: list[tuple[ScoredImage, int]] = []
-        for line in reading.read_bytes(self.folder / JSONL).split(b"\n")[:-1]:
-            try:
-                row = documents.parse(line, ScoredImage)
-            except ValueError:
-                break
-            if not self._keep(row) or (self._maps is not None and row.score is not None and len(found) not in stored):
-                break
-            found.append((row, len(line) + 1))
+        found = documents.leading_records(reading.read_bytes(self.folder / JSONL), ScoredImage)
+        for number, (row, _) in enumerate(found):
+            if not self._keep(row) or (self._maps is not None and row.score is not None and number not in stored):
+                return found[:number]
         return found
 
     def _open(self, size: int, table: str) -> None:
