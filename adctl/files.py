@@ -50,7 +50,8 @@ _OLD = 7 * 24 * 3600
 _LONGEST = 40
 """Characters of a file's name in the name of its temporary file; file systems limit names to 255 bytes."""
 
-_LOCK = ".adctl.lock"
+LOCK = ".adctl.lock"
+"""Name of the file that a process locks while it writes results into a folder."""
 
 _swept: set[str] = set()
 
@@ -161,6 +162,11 @@ def partial_path(path: Path) -> Path:
         _swept.add(str(path.parent))
         sweep(path.parent)
     return path.with_name(f".{path.name[:_LONGEST]}.{_machine()}.{os.getpid()}.{secrets.token_hex(8)}.partial")
+
+
+def is_partial(name: str) -> bool:
+    """Return whether a file's name is that of unfinished content."""
+    return name.startswith(".") and _PARTIAL.search(name) is not None
 
 
 def sweep(folder: Path) -> None:
@@ -317,13 +323,15 @@ def new_hdf5(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def folder_lock(folder: Path, what: str, remedy: str) -> Iterator[None]:
+def folder_lock(folder: Path, what: str, remedy: str, *, name: str = LOCK, wait: float = 0) -> Iterator[None]:
     """Hold the only right to write results into a folder; a killed process loses it.
 
     Args:
         folder: Existing folder.
         what: Command that writes, for the message.
         remedy: Advice if another process writes into the folder.
+        name: Name of the file that is locked. One that others wait for stays.
+        wait: Seconds to wait for another process.
 
     Raises:
         UsageError: Another process holds it.
@@ -331,10 +339,10 @@ def folder_lock(folder: Path, what: str, remedy: str) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / _LOCK)
+    lock = FileLock(folder / name)
     with output_errors(folder):
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=wait)
         except Timeout as error:  # which is an OSError too
             raise UsageError(f"Another '{what}' writes into {folder}.", remedy) from error
         except NotImplementedError:
@@ -344,14 +352,15 @@ def folder_lock(folder: Path, what: str, remedy: str) -> Iterator[None]:
     finally:
         # Removed while it is held: after the release it may be the lock of another process. Windows refuses this,
         # and removes it with the release.
-        with suppress(OSError):
-            (folder / _LOCK).unlink()
+        if not wait:
+            with suppress(OSError):
+                (folder / name).unlink()
         lock.release()
 
 
 def is_locked(folder: Path) -> bool:
     """Return whether another process holds the right to write into a folder."""
-    if not (folder / _LOCK).exists():
+    if not (folder / LOCK).exists():
         return False
     try:
         with folder_lock(folder, "", ""):

@@ -307,9 +307,10 @@ class RunsPage(TypedDict):
 
 
 class RemovedRuns(TypedDict):
-    """Names of removed runs."""
+    """Names of removed runs, and the files in their folders that adctl did not write, which stay."""
 
     removed: list[str]
+    left: dict[str, list[str]]
 
 
 _HERE = "adctl.schemas"

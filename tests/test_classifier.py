@@ -64,6 +64,7 @@ from adctl.reporting.classifier_report import write_page
 from adctl.runtimes.classifier import open_classifier
 from adctl.runtimes.loading import open_runtime
 from adctl.scoring.classify import classify_images, with_views
+from adctl.tracking import own_files
 
 KINDS = {"dot": 10, "good": 16, "stripe": 8}
 
@@ -451,6 +452,10 @@ def test_a_training_writes_a_tested_model(trained):
     assert set(trained.folds.ensembles) == {"mean", "vote", "rank"}
     stored = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert stored["metrics"]["overall"] == trained.metrics.overall
+
+
+def test_all_files_of_a_training_are_known_as_those_of_adctl(trained):
+    assert own_files.foreign_files(trained.run) == ()
 
 
 def test_a_damaged_test_image_and_a_full_disk_cost_no_model(tmp_path, monkeypatch, caplog):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +30,7 @@ from adctl.tracking import (
     migrate,
     models,
     notes,
+    own_files,
     prune,
     queries,
     record,
@@ -451,6 +454,66 @@ def test_prune_keeps_what_is_needed(runs):
     assert sorted(prune.prune(runs, rule, dry_run=False).removed) == ["c", "f", "g"]
     assert not (runs / "c").exists()
     assert sorted(names(queries.find_runs(runs))) == ["a", "b", "d", "e", "new"]
+
+
+def test_files_of_the_user_stay_when_a_run_is_removed(runs, adctl):
+    folder = runs / "a"
+    kept = ["notes.txt", "pictures/lamp.jpg", "pictures/results.csv", "checkpoints/mine.txt", "report.md", "script.py"]
+    for name in kept:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("adctl schema: mine")
+    (folder / "linked").symlink_to(runs / "b", target_is_directory=True)
+    (folder / "empty").mkdir()
+    (folder / "lineage" / ".x.00000000.1.0123456789abcdef.partial").write_text("unfinished")
+    (folder / "scores").mkdir()
+    (folder / "scores" / "scores.json").write_text('{"schema": "adctl.scores/1"}')
+    (folder / "scores" / "results.jsonl").write_text("{}")
+    rule = prune.PruneRule(keep_best=0, metric="image_auroc")
+    planned = prune.prune(runs, rule, dry_run=True)
+    assert list(planned.left) == ["a"]
+    assert (folder / "run.json").is_file()
+    result = adctl.json("runs", "rm", "a", "--runs", runs, "--yes")["result"]
+    expected = sorted(str(folder / name) for name in (*kept, "linked"))
+    assert sorted(result["left"]["a"]) == expected == sorted(map(str, planned.left["a"]))
+    assert sorted(str(path) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()) == expected
+    assert (runs / "b" / "model.safetensors").is_file()
+    assert not (folder / "empty").exists()
+    assert names(queries.find_runs(runs, sort="name")) == ["b", "c"]
+    (runs / "c" / "notes.txt").write_text("mine")
+    told = adctl("runs", "prune", "--keep-best", "1", "--runs", runs, "--yes").stdout
+    assert re.search(r"stays +c +1 files that adctl did not write, such as .*notes.txt", told)
+
+
+def test_all_files_of_a_training_are_known_as_those_of_adctl(patchcore, tmp_path):
+    run = shutil.copytree(patchcore.model.parent, tmp_path / "run")
+    assert own_files.foreign_files(run) == ()
+    assert own_files.own_files(run)[-1] == Path("run.json")
+
+
+def test_of_two_that_accept_at_the_same_time_one_says_so(runs, monkeypatch):
+    both, found = threading.Barrier(2, timeout=60), {}
+    find_model = run_folder.find_model
+
+    def wait(*arguments):
+        both.wait()
+        return find_model(*arguments)
+
+    def accept(run):
+        try:
+            found[run] = versions.accept(runs, run, "line3")
+        except UsageError as error:
+            found[run] = error
+
+    monkeypatch.setattr(run_folder, "find_model", wait)
+    threads = [threading.Thread(target=accept, args=(run,)) for run in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (lost,) = [run for run, one in found.items() if isinstance(one, UsageError)]
+    won = {"a": "b", "b": "a"}[lost]
+    assert f"line3 has meanwhile been changed by another process: it means {won}" in str(found[lost])
+    assert versions.accepted_run(runs, "line3") == runs / won
 
 
 def test_prune_removes_nothing_by_a_metric_that_no_run_has(runs):

@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adctl.cli.output import Call, rows
-from adctl.cli.runs_prune import confirm
+from adctl.cli.runs_prune import confirm, left_lines
 from adctl.errors import UsageError
 
 if TYPE_CHECKING:
     from adctl.config import RunsRmSettings
+    from adctl.schemas import RemovedRuns
 
 
 def run(call: Call[RunsRmSettings]) -> None:
     """Remove runs after asking."""
     from adctl.tracking import queries
+    from adctl.tracking.own_files import foreign_files
     from adctl.tracking.prune import reason_to_stay, remove
 
     settings = call.settings
@@ -25,8 +27,12 @@ def run(call: Call[RunsRmSettings]) -> None:
         for row in found:
             if reason := reason_to_stay(row):
                 raise UsageError(f"The run {row.values['name']} is {reason}.", "Add --yes to remove it nevertheless.")
-        confirm(f"Remove {', '.join(row.values['name'] for row in found)}?")
+        stays = {row.values["name"]: foreign_files(row.folder) for row in found}
+        confirm(f"Remove {', '.join(stays)}?", {name: paths for name, paths in stays.items() if paths})
+    result: RemovedRuns = {"removed": [], "left": {}}
     for row in found:
-        remove(settings.runs, row)
-    names = [row.values["name"] for row in found]
-    call.finish({"removed": names}, lambda: rows([("removed", name) for name in names]))
+        result["removed"].append(row.values["name"])
+        if left := remove(settings.runs, row):
+            result["left"][row.values["name"]] = [str(row.folder / path) for path in left]
+    lines = [("removed", name, "") for name in result["removed"]] + left_lines(result["left"])
+    call.finish(result, lambda: rows(lines))

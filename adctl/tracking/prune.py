@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from adctl import files
 from adctl.errors import DataError, UsageError
 from adctl.tracking import database, queries, versions
 from adctl.tracking.folders import read_run
+from adctl.tracking.own_files import foreign_files, own_files, remove_own_files
 from adctl.tracking.schema import ARTIFACTS, RUNS
 
 if TYPE_CHECKING:
@@ -46,14 +46,16 @@ class PruneResult:
     Attributes:
         removed: Names of the runs that were, or would be, removed.
         kept: Names of the runs that are kept, with reasons.
-        bytes: Size of the removed folders.
+        bytes: Size of the removed files.
         dry_run: Whether nothing was removed.
+        left: Files that stay because adctl did not write them, by the names of the removed runs.
     """
 
     removed: tuple[str, ...]
     kept: dict[str, str]
     bytes: int
     dry_run: bool
+    left: dict[str, tuple[Path, ...]] = field(default_factory=dict)
 
 
 def parse_age(text: str) -> timedelta:
@@ -86,7 +88,7 @@ def prune(runs: Path, rule: PruneRule, *, dry_run: bool) -> PruneResult:
     best = {row.values["id"] for group in groups.values() for row in group[: rule.keep_best]}
     parents = {str(row.get("resume") or "") for row in rows}
     parents |= {str(Path(row.get("update")).parent) for row in rows if row.get("update")}
-    kept, removed, freed = {}, [], 0
+    kept, removed, left, freed = {}, [], {}, 0
     for row in rows:
         reason = _reason_to_keep(row, best, parents, before)
         if not reason and rule.keep_best and not groups[_group(row)]:
@@ -94,27 +96,28 @@ def prune(runs: Path, rule: PruneRule, *, dry_run: bool) -> PruneResult:
         if reason:
             kept[row.values["name"]] = reason
             continue
-        removed.append(row.values["name"])
-        freed += sum(path.stat().st_size for path in row.folder.rglob("*") if path.is_file())
-        if not dry_run:
-            remove(runs, row)
-    return PruneResult(tuple(removed), kept, freed, dry_run)
+        name = row.values["name"]
+        removed.append(name)
+        freed += sum((row.folder / path).stat().st_size for path in own_files(row.folder))
+        if stays := foreign_files(row.folder) if dry_run else remove(runs, row):
+            left[name] = tuple(row.folder / path for path in stays)
+    return PruneResult(tuple(removed), kept, freed, dry_run, left)
 
 
-def remove(runs: Path, row: RunRow) -> None:
-    """Remove the folder of a run and its entries in the index.
+def remove(runs: Path, row: RunRow) -> tuple[Path, ...]:
+    """Remove the files of a run and its entries in the index; return the files of others, relative to its folder.
+
+    The folder stays if it holds such files.
 
     Raises:
         OutputError: The folder cannot be removed.
     """
     with files.output_errors(row.folder):
-        if row.folder.is_dir():
-            # Renamed first, so that a removal that is interrupted leaves no half run.
-            doomed = row.folder.rename(files.partial_path(row.folder))
-            shutil.rmtree(doomed)
+        foreign = remove_own_files(row.folder)
     with database.transaction(runs) as connection:
         connection.execute(delete(ARTIFACTS).where(ARTIFACTS.c.run == row.values["id"]))
         connection.execute(delete(RUNS).where(RUNS.c.id == row.values["id"]))
+    return foreign
 
 
 def reason_to_stay(row: RunRow) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = "versions.json"
+_LOCK, _WAIT_SECONDS = ".versions.lock", 10
 
 _SCHEMA = "adctl.versions/1"
 _REMEDY = "Delete it: each name then means the run of that name."
@@ -52,20 +53,22 @@ def accept(runs: Path, run: str, name: str | None = None) -> AcceptedVersion:
         name: The name; None takes that of the first model of which the run is an update.
 
     Raises:
-        UsageError: There is no such run, it has no model, or it is not in the folder of runs.
+        UsageError: There is no such run, it has no model, or it is not in the folder of runs; or another process
+            changed the same name meanwhile.
         OutputError: The versions cannot be written.
     """
     from adctl.tracking import queries  # slow to import
 
+    before = _read(runs)
     folder = queries.find_folder(runs, run).absolute()
     if folder.parent != runs.absolute():
         raise UsageError(f"{folder} is not in the folder of runs, {runs}.", "Accept a run of that folder.")
     run_folder.find_model(runs, folder)  # raises if it has no model
-    known, ancestors = _read(runs), _ancestors(runs, folder.name)
-    chosen = name or next((one for one, versions in known.items() if set(versions) & set(ancestors)), ancestors[-1])
-    history = known.get(chosen, tuple(reversed(ancestors[1:])))
+    ancestors = _ancestors(runs, folder.name)
+    chosen = name or next((one for one, versions in before.items() if set(versions) & set(ancestors)), ancestors[-1])
+    history = before.get(chosen, tuple(reversed(ancestors[1:])))
     history = (*(one for one in history if one != folder.name), folder.name)
-    _write(runs, {**known, chosen: history})
+    _change(runs, chosen, before, history)
     return _version(chosen, history)
 
 
@@ -73,7 +76,7 @@ def roll_back(runs: Path, name: str) -> AcceptedVersion:
     """Let a name mean the run that it meant before; the later run stays in the folder of runs.
 
     Raises:
-        UsageError: There is no such name, or no earlier version.
+        UsageError: There is no such name, or no earlier version; or another process changed it meanwhile.
         OutputError: The versions cannot be written.
     """
     known = _read(runs)
@@ -82,7 +85,7 @@ def roll_back(runs: Path, name: str) -> AcceptedVersion:
     if len(known[name]) == 1:
         raise UsageError(f"{name} has no version before {known[name][0]}.", "Accept another run: adctl runs accept RUN")
     history = known[name][:-1]
-    _write(runs, {**known, name: history})
+    _change(runs, name, known, history)
     return _version(name, history)
 
 
@@ -121,5 +124,25 @@ def _read(runs: Path) -> dict[str, tuple[str, ...]]:
     return {} if stored is None else {name: versions for name, versions in stored.versions.items() if versions}
 
 
-def _write(runs: Path, versions: dict[str, tuple[str, ...]]) -> None:
-    files.write_json(runs / FILE, asdict(_Versions(_SCHEMA, versions)))
+def _change(runs: Path, name: str, before: dict[str, tuple[str, ...]], history: tuple[str, ...]) -> None:
+    """Write the versions of one name, while no other process writes those of any.
+
+    Args:
+        runs: Folder of all runs.
+        name: The name.
+        before: Versions of all names, from which the new ones were derived.
+        history: New versions of the name.
+
+    Raises:
+        UsageError: Another process changed the versions of this name meanwhile.
+        OutputError: The versions cannot be written.
+    """
+    with files.folder_lock(runs, "adctl runs accept", "Wait until it is done.", name=_LOCK, wait=_WAIT_SECONDS):
+        known = _read(runs)
+        if known.get(name) != before.get(name):
+            meaning = known[name][-1] if name in known else "no run"
+            raise UsageError(
+                f"{name} has meanwhile been changed by another process: it means {meaning}.",
+                "Look at that run, then repeat the command if yours is still wanted.",
+            )
+        files.write_json(runs / FILE, asdict(_Versions(_SCHEMA, {**known, name: history})))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ from adctl.records import GOOD
 from adctl.runtimes.loading import open_runtime
 from adctl.scoring.predict import CollectedScores, calibration_scores_of, collect
 from adctl.tracking.loggers.run_loggers import finished
+from adctl.tracking.own_files import remove_own_files
 from adctl.training import resume
 from adctl.training.evaluate import can_test, evaluate_on_test
 from adctl.training.plan import plan_training, with_chosen_size
@@ -293,7 +294,8 @@ def _train_fold(folder: Path, own: LoadedSettings[TrainSettings], loggers: Logge
     if (folder / CHECKPOINTS).is_dir() and not (folder / run_folder.MODEL).is_file():
         own = LoadedSettings(replace(own.settings, resume=folder), own.origins)
     else:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            remove_own_files(folder)
     train_once(own, reporter, loggers)
 
 

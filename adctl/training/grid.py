@@ -18,7 +18,7 @@ import csv
 import io
 import json
 import logging
-import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ from adctl.metrics.mean_std import MeanStd, mean_std, mean_stds
 from adctl.names import csv_cell, printable
 from adctl.progress import SILENT, Reporter
 from adctl.tracking.loggers.run_loggers import finished
+from adctl.tracking.own_files import remove_own_files
 from adctl.training.evaluate import DEFECT_METRICS, METRICS, can_test, evaluate_on_test
 from adctl.training.resume import MAY_DIFFER, run_lock
 from adctl.training.single_run import new_loggers, train_once
@@ -435,7 +436,8 @@ def train_one(
         reporter: Receiver of progress.
     """
     name = name_of(one)
-    shutil.rmtree(folder / name, ignore_errors=True)  # may be left from an interrupted call
+    with suppress(OSError):
+        remove_own_files(folder / name)  # may be left from an interrupted call
     own = replace(
         loaded.settings,
         category=one.category,
