@@ -20,7 +20,7 @@ import sqlalchemy
 from postgres_server import PostgresServer
 
 from adctl import run_folder
-from adctl.errors import AdctlError, DataError, UsageError
+from adctl.errors import AdctlError, DataError, OutputError, UsageError
 from adctl.tracking import (
     changes,
     conditions,
@@ -33,6 +33,7 @@ from adctl.tracking import (
     own_files,
     prune,
     queries,
+    reader,
     record,
     schema,
     versions,
@@ -529,6 +530,34 @@ def test_a_database_file_that_was_deleted_is_made_again(runs):
         path.unlink()
     assert names(queries.find_runs(runs, sort="name")) == ["a", "b", "c"]
     assert index.dump(runs) == before
+
+
+@pytest.mark.parametrize("index_there", [False, True])
+def test_runs_in_a_folder_that_cannot_be_written_are_found(runs, monkeypatch, caplog, index_there):
+    before = names(queries.find_runs(runs, sort="name"))
+    if not index_there:
+        database._engine.cache_clear()
+        for path in runs.glob("runs.db*"):
+            path.unlink()
+    record.training_finished(make_run(runs, "later"))
+    (make_run(runs, "broken") / "run.json").write_text("{")
+    monkeypatch.setattr(reader, "_said", set())
+
+    def refuse(*_, **__):
+        raise OutputError(f"Cannot write {runs}: Read-only file system.")
+
+    monkeypatch.setattr(database, "transaction", refuse)
+    monkeypatch.setattr(database, "snapshot", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != runs or mode != os.W_OK)
+    content = sorted(runs.rglob("*"))
+    for _ in range(2):
+        assert names(queries.find_runs(runs, sort="name")) == [*before, "later"]
+        assert queries.find_run(runs, "later").get("arch") == "padim"
+    assert sorted(runs.rglob("*")) == content
+    assert [record.message for record in caplog.records if "cannot be written" in record.message] == [
+        f"{runs} cannot be written, so each command reads the folders of its runs anew."
+    ]
+    assert sum("broken" in record.message for record in caplog.records) == 1
 
 
 @pytest.mark.parametrize("age", ["30", "d", "30y", "-3d"])

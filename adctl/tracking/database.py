@@ -93,6 +93,14 @@ def durable_transaction(runs: Path, *, reads: bool = False) -> Iterator[Connecti
             yield connection
 
 
+@contextmanager
+def temporary() -> Iterator[Connection]:
+    """Open empty tables in memory, which are gone at the end."""
+    with create_engine("sqlite://").begin() as connection:
+        _create(connection)
+        yield connection
+
+
 def address(runs: Path) -> str:
     """Return the address of the database for SQLAlchemy."""
     return _engine(str(runs.absolute()), os.environ.get(VARIABLE)).url.render_as_string(hide_password=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from adctl.tracking import changes, database, folders, is_missing
 from adctl.tracking.schema import ARTIFACTS, RUNS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sqlalchemy import Connection
@@ -82,6 +83,15 @@ def rebuild(runs: Path, reporter: Reporter = SILENT) -> IndexResult:
         found, problems = _read_all(runs, reporter)
         _replace_all(connection, runs, found)
     return IndexResult(database.where(runs), len(found), sum(len(run.artifacts) for run in found), tuple(problems))
+
+
+@contextmanager
+def in_memory(runs: Path) -> Iterator[tuple[Connection, list[str]]]:
+    """Yield a connection to an index of all run folders that lies in memory, and the reasons why some are missing."""
+    found, problems = _read_all(runs, SILENT)
+    with database.temporary() as connection:
+        _replace_all(connection, runs, found)
+        yield connection, problems
 
 
 def _replace_all(connection: Connection, runs: Path, found: Sequence[folders.Run]) -> None:

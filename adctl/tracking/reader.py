@@ -35,11 +35,15 @@ def dialect() -> Dialect:
 def read(runs: Path, question: str, values: Sequence[str | float] = ()) -> list[dict[str, Any]]:
     """Return the rows of a question, from an index that is up to date if it can be written.
 
+    In a folder that cannot be written, an index that is missing or out of date is made anew in memory.
+
     Raises:
         AdctlError: The database cannot be opened or read.
     """
-    problem = _refresh(runs)
     stored = [storable(value) if isinstance(value, str) else value for value in values]
+    if _is_read_only(runs) and (changes.exist(runs) or not _is_usable(runs)):
+        return [_parsed(row) for row in _rows_in_memory(runs, question, stored)]
+    problem = _refresh(runs)
     found = [_parsed(row) for row in _rows(runs, question, stored)]
     if problem:  # such as a full disk, which does not hide what the index holds
         log.warning("The index of runs is not up to date. %s", problem)
@@ -57,6 +61,34 @@ def _refresh(runs: Path) -> str:
     except AdctlError as error:
         return error.message
     return ""
+
+
+def _is_read_only(runs: Path) -> bool:
+    """Return whether runs are indexed by a file that cannot be written."""
+    return SERVER_VARIABLE not in os.environ and runs.is_dir() and not os.access(runs, os.W_OK)
+
+
+def _is_usable(runs: Path) -> bool:
+    """Return whether the file of the index can be read as it is."""
+    try:
+        _sqlite_rows(runs / DATABASE_FILE, "SELECT 1", ())
+    except sqlite3.Error:
+        return False
+    return True
+
+
+def _rows_in_memory(runs: Path, question: str, values: Sequence[str | float]) -> list[Mapping[str, Any]]:
+    from adctl.tracking import index
+
+    with index.in_memory(runs) as (connection, problems):
+        for problem in (f"{runs} cannot be written, so each command reads the folders of its runs anew.", *problems):
+            if problem not in _said:
+                _said.add(problem)
+                log.warning("%s", problem)
+        return [dict(row) for row in connection.exec_driver_sql(question, tuple(values)).mappings()]
+
+
+_said: set[str] = set()
 
 
 def _rows(runs: Path, question: str, values: Sequence[str | float]) -> list[Mapping[str, Any]]:
