@@ -554,10 +554,10 @@ def test_runs_in_a_folder_that_cannot_be_written_are_found(runs, monkeypatch, ca
         assert names(queries.find_runs(runs, sort="name")) == [*before, "later"]
         assert queries.find_run(runs, "later").get("arch") == "padim"
     assert sorted(runs.rglob("*")) == content
-    assert [record.message for record in caplog.records if "cannot be written" in record.message] == [
+    assert [one.message for one in caplog.records if "cannot be written" in one.message] == [
         f"{runs} cannot be written, so each command reads the folders of its runs anew."
     ]
-    assert sum("broken" in record.message for record in caplog.records) == 1
+    assert sum("broken" in one.message for one in caplog.records) == 1
 
 
 @pytest.mark.parametrize("age", ["30", "d", "30y", "-3d"])
