@@ -4,7 +4,8 @@
 
 Each kind of defect is left out in turn. Of every other kind, 0, 1, 5 or 20 images are learned from; the rest of them
 tests the seen kinds, the kind left out tests the unseen one, against the good test images. All models of a seed are
-compared on the same images as the model without defects. Backbone features are computed once.
+compared on the same images as the model without defects. Backbone features are computed once. The file keeps each line
+as soon as it is measured, and a repeated call measures only what is missing.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from adctl.records import Sample
 
 COUNTS = (1, 5, 20)
+IDENTITY = ("arch", "seed", "left_out", "count")
 ROOM = 4 << 30
 """Bytes of cached features."""
 
@@ -64,6 +66,13 @@ class Trainer:
         self.by_kind = {kind: evenly(own, test * (1 + (kind == GOOD))) for kind, own in by_kind.items()}
         self.test = [sample for own in self.by_kind.values() for sample in own]
         self._fitted: Any = None
+        self._without: dict[str, float] | None = None
+
+    def without(self) -> dict[str, float]:
+        """Return the scores without known defects."""
+        if self._without is None:
+            self._without = self.scores([])
+        return self._without
 
     def scores(self, defects: list[Sample]) -> dict[str, float]:
         """Return the score of each test image by its key."""
@@ -92,36 +101,28 @@ def auroc(scores: dict[str, float], good: Sequence[Sample], bad: Sequence[Sample
     return float(roc_auc_score([0] * len(good) + [1] * len(bad), values))
 
 
-def measure(trainer: Trainer, seed: int, counts: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Return a line for each kind that is left out and each number of images, with the AUROC without defects too."""
+def measure(trainer: Trainer, seed: int, left_out: str, count: int) -> dict[str, Any]:
+    """Return the line of a kind that is left out and a number of images, with the AUROC without defects too."""
     by_kind = dict(trainer.by_kind)
-    good = by_kind.pop(GOOD)
-    without = trainer.scores([])
-    lines = []
-    for left_out in sorted(by_kind):
-        for count in counts:
-            random = np.random.default_rng([seed, count])
-            known, seen = [], []
-            for kind, samples in sorted(by_kind.items()):
-                if kind != left_out:
-                    order = random.permutation(len(samples))
-                    known += [samples[place] for place in order[:count]]
-                    seen += [samples[place] for place in order[count:]]
-            scores = trainer.scores(known)
-            lines.append(
-                {
-                    "arch": trainer.settings.arch,
-                    "seed": seed,
-                    "left_out": left_out,
-                    "count": count,
-                    "seen": auroc(scores, good, seen),
-                    "seen_without": auroc(without, good, seen),
-                    "unseen": auroc(scores, good, by_kind[left_out]),
-                    "unseen_without": auroc(without, good, by_kind[left_out]),
-                }
-            )
-            print(json.dumps(lines[-1]), flush=True)
-    return lines
+    good, without = by_kind.pop(GOOD), trainer.without()
+    random = np.random.default_rng([seed, count])
+    known, seen = [], []
+    for kind, samples in sorted(by_kind.items()):
+        if kind != left_out:
+            order = random.permutation(len(samples))
+            known += [samples[place] for place in order[:count]]
+            seen += [samples[place] for place in order[count:]]
+    scores = trainer.scores(known)
+    return {
+        "arch": trainer.settings.arch,
+        "seed": seed,
+        "left_out": left_out,
+        "count": count,
+        "seen": auroc(scores, good, seen),
+        "seen_without": auroc(without, good, seen),
+        "unseen": auroc(scores, good, by_kind[left_out]),
+        "unseen_without": auroc(without, good, by_kind[left_out]),
+    }
 
 
 def table(lines: list[dict[str, Any]]) -> str:
@@ -159,13 +160,18 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=10_000)
     parser.add_argument("--out", type=Path, default=Path("known_defects.json"))
     chosen = parser.parse_args()
-    lines: list[dict[str, Any]] = []
+    lines = json.loads(chosen.out.read_text(encoding="utf-8")) if chosen.out.exists() else []
+    done = {tuple(line[name] for name in IDENTITY) for line in lines}
     with shared_features(ROOM), keep_images():
         for seed in chosen.seeds:
             for arch in chosen.arch:
                 trainer = Trainer(chosen.data, arch, seed, chosen.train, chosen.test)
-                lines += measure(trainer, seed, tuple(chosen.counts))
-                chosen.out.write_text(json.dumps(lines, indent=1), encoding="utf-8")
+                for count in chosen.counts:
+                    for kind in sorted(set(trainer.by_kind) - {GOOD}):
+                        if (arch, seed, kind, count) not in done:
+                            lines.append(measure(trainer, seed, kind, count))
+                            print(json.dumps(lines[-1]), flush=True)
+                            chosen.out.write_text(json.dumps(lines, indent=1), encoding="utf-8")
     print(table(lines))
 
 
