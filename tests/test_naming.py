@@ -21,6 +21,7 @@ from adctl.config import LoadedSettings, ScoreSettings, names_of, validated
 from adctl.data.loader import load_image, stack_pixels
 from adctl.errors import ModelFileError, UsageError
 from adctl.evaluation.evaluate import evaluate
+from adctl.line.scoring import score_sources
 from adctl.model_file import load_model, save_model
 from adctl.records import Sample, Verdict
 from adctl.reporting.content import build_content
@@ -47,10 +48,10 @@ class World:
         self.model = train_once(settings(arch="padim", data=folder / "parts", name="line", **common)).model
         self.kinds = train_classifier(settings(task="classify", data=known, name="kinds", epochs=None, **common)).model
 
-    def score(self, out: Path | None = None, **values: Any):
+    def score(self, out: Path | None = None, run: Any = score, **values: Any):
         given = {"model": self.model, "images": [str(self.images)], "classifier": self.kinds, "out": out, **values}
         given = {"device": "cpu", "runtime": "torch", "heatmaps": False, "runs": self.runs, **given}
-        return score(LoadedSettings(validated(ScoreSettings, given), dict.fromkeys(names_of(ScoreSettings), "test")))
+        return run(LoadedSettings(validated(ScoreSettings, given), dict.fromkeys(names_of(ScoreSettings), "test")))
 
 
 @pytest.fixture(scope="session")
@@ -167,6 +168,19 @@ def test_the_report_breaks_misses_and_alarms_down_by_name(world, tmp_path):
     found = sum(row.kind == "dot" and row.label != "good" and row.verdict is Verdict.REJECT for row in scores.rows)
     assert int(lines["dot"][1]) == found >= 1
     assert lines["dot"][4].endswith(f" of {lines['dot'][0]}")
+
+
+def test_sinks_get_the_kind_of_each_rejected_part(world, tmp_path):
+    shutil.copytree(world.images / "dot", tmp_path / "new")
+    sheet = tmp_path / "verdicts.csv"
+    given = {"images": (), "source": (str(tmp_path / "new"),), "sink": (f"csv:{sheet}",), "settle": 0.0, "maps": False}
+    world.score(tmp_path / "out", score_sources, **given, watch_idle=0.5, runs=tmp_path)
+    with sheet.open(newline="", encoding="utf-8") as stream:
+        found = list(csv.DictReader(stream))
+    rejected = [row for row in found if row["verdict"] == "reject"]
+    assert [row["kind"] for row in rejected] == names_alone(world, [row["image"] for row in rejected])
+    assert rejected
+    assert all(0 <= float(row["kind_probability"]) <= 1 for row in rejected)
 
 
 def test_the_server_names_rejected_parts_and_keeps_the_name(world, tmp_path):

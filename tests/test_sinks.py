@@ -172,6 +172,22 @@ def test_csv_appends_whole_rows_and_repairs_half_a_row(tmp_path):
         sink(str(tmp_path / "other.csv"))
 
 
+def test_csv_has_the_kind_and_a_file_of_before_keeps_its_columns(tmp_path):
+    new, old = tmp_path / "new.csv", tmp_path / "old.csv"
+    before = PART.to_json()
+    del before["kind"], before["kind_probability"]  # from the spool of an earlier version
+    sink(f"csv:{new}").send([*messages(1, kind="crack", kind_probability=0.75), before])
+    with new.open(newline="") as stream:
+        assert [(row["kind"], row["kind_probability"]) for row in csv.DictReader(stream)] == [
+            ("crack", "0.75"),
+            ("", ""),
+        ]
+    header = new.read_text().splitlines()[0].removesuffix(",kind,kind_probability")
+    old.write_text(f"{header}\n")
+    sink(f"csv:{old}").send(messages(1, kind="crack"))
+    assert [line.count(",") for line in old.read_text().splitlines()] == [header.count(",")] * 2
+
+
 # ---- the spool
 
 

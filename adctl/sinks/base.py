@@ -45,6 +45,8 @@ class PartVerdict:
         frames: Number of images of the part.
         image: Name of the image that decided.
         boxes: Anomalous regions in pixels of that image.
+        kind: Kind of defect by the classifier, `unknown` for none that it knows; empty if the part was not named.
+        kind_probability: Probability of the most probable kind.
         error: Reason why the part could not be judged, or empty.
         schema: Version of this format.
     """
@@ -65,6 +67,8 @@ class PartVerdict:
     frames: int = 1
     image: str = ""
     boxes: list[dict[str, Any]] = field(default_factory=list)
+    kind: str = ""
+    kind_probability: float | None = None
     error: str = ""
     schema: str = SCHEMA
 
@@ -89,6 +93,8 @@ def message_of(row: ScoredImage, **facts: Any) -> dict[str, Any]:
         p_value=row.p_value,
         probability=row.probability,
         boxes=[asdict(box) for box in row.boxes],
+        kind=encodable(row.kind or ""),
+        kind_probability=row.kind_probability,
         error=encodable(row.error or ""),
         image=encodable(row.path),
         **texts,

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
     from adctl.sinks.address import Address
 
-COLUMNS = (
+_FIRST_COLUMNS = (
     *("id", "time", "triggered", "source", "part", "lot", "model", "verdict", "score", "threshold"),
     *("p_value", "probability", "frames", "image", "error"),
 )
+"""Columns of files of earlier versions, which keep them."""
+COLUMNS = (*_FIRST_COLUMNS, "kind", "kind_probability")
 
 
 class CsvSink(Sink):
@@ -32,6 +34,7 @@ class CsvSink(Sink):
         self._path = Path(address.path)
         if self._path.exists() and not self._path.is_file():
             raise UsageError(f"{self._path} is no regular file.", "Name another file.")
+        self._columns = COLUMNS
         if self._path.exists() and self._path.stat().st_size and not self._is_ours():
             raise UsageError(
                 f"{self._path} is not a CSV file of verdicts: its first line is another.", "Name another file."
@@ -44,8 +47,8 @@ class CsvSink(Sink):
             with self._path.open("ab+") as stream:
                 size = _whole_lines(stream)
                 stream.truncate(size)  # removes half a row of a killed process
-                rows = [[csv_cell(message[name]) for name in COLUMNS] for message in messages]
-                stream.write(_lines(rows if size else [list(COLUMNS), *rows]))
+                rows = [[csv_cell(message.get(name)) for name in self._columns] for message in messages]
+                stream.write(_lines(rows if size else [list(self._columns), *rows]))
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
@@ -53,8 +56,11 @@ class CsvSink(Sink):
 
     def _is_ours(self) -> bool:
         with self._path.open("rb") as stream:
-            header = _lines([COLUMNS])
-            return header.startswith(stream.read(len(header)))
+            found = stream.read(len(_lines([COLUMNS])))
+        if found.startswith(_lines([_FIRST_COLUMNS])):
+            self._columns = _FIRST_COLUMNS
+            return True
+        return _lines([COLUMNS]).startswith(found)
 
 
 def _lines(rows: Iterable[Iterable[object]]) -> bytes:

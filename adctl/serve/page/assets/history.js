@@ -38,6 +38,7 @@ function row(part) {
     make("td", { class: "thumb" }, thumbnail(part)),
     cell(t("time"), time(part.time)),
     cell(t("verdict"), mark(part.verdict)),
+    optional(t("kind.named"), part.kind),
     make("td", { class: "number", "data-name": t("score") }, number(part.score)),
     cell(t("model"), part.model),
     optional(t("lot"), part.lot),
