@@ -1,11 +1,13 @@
-"""Names from outside as text: for paths, terminals and tables.
+r"""Names from outside as text: for paths, terminals and tables.
 
 File names, labels and keys of archives may hold any character, and bytes that are not UTF-8 (kept by Python as lone
-surrogates). JSON documents keep them exactly; this module makes them safe elsewhere.
+surrogates). JSON documents keep them exactly; this module makes them safe elsewhere. In tables (CSV, Parquet) such a
+byte is written as `\xfc`, and a backslash that seems to begin one as `\x5c`, so that `restored` gives the name back.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import PurePosixPath
 
@@ -15,7 +17,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u206
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
-_ESCAPED_BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
+_ESCAPED = re.compile(r"\\(?:x(5c|[89a-f][0-9a-f])|u(d[89a-f][0-9a-f]{2}))")
+"""Texts that stand for a backslash, a byte that is not UTF-8, or another lone surrogate."""
 
 _BYTES = range(0xDC80, 0xDD00)
 """Surrogates that stand for the bytes 0x80 to 0xFF."""
@@ -43,16 +46,33 @@ def storable(text: str) -> str:
     return _UNSTORABLE.sub(lambda found: _escaped(ord(found[0])), text)
 
 
+def escaped_name(text: str) -> str:
+    r"""Return a name for a cell of a table that UTF-8 can encode; `restored` gives the name back.
+
+    A byte that is not UTF-8 becomes `\xfc`, and a backslash before what reads like such an escape `\x5c`. On Windows,
+    where backslashes divide paths and names have no such bytes, backslashes stay.
+    """
+    guarded = text if os.name == "nt" else _ESCAPED.sub(lambda found: rf"\x5c{found[0][1:]}", text)
+    return encodable(guarded)
+
+
 def restored(text: str) -> str:
-    """Return a path from a database with its bytes that are not UTF-8."""
-    return _ESCAPED_BYTE.sub(lambda found: chr(0xDC00 + int(found[1], 16)), text)
+    """Return a name from a table or a path from a database, with its bytes that are not UTF-8."""
+    return text if os.name == "nt" else _ESCAPED.sub(_unescaped, text)
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    if found[2]:
+        return chr(int(found[2], 16))
+    code = int(found[1], 16)
+    return chr(code if code == ord("\\") else 0xDC00 + code)
 
 
 def csv_cell(value: object) -> object:
     """Return a value for a cell of a CSV file; texts that spreadsheet programs take for formulas get an apostrophe."""
     if not isinstance(value, str):
         return value
-    shown = printable(value)
+    shown = printable(escaped_name(value))
     return f"'{shown}" if value.startswith(_FORMULA) else shown
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from adctl import documents, files, reading
 from adctl.data.datasets.remote import absolute_path, is_remote
 from adctl.errors import DataError, MissingExtraError, OutputError
-from adctl.names import encodable
+from adctl.names import escaped_name, restored
 from adctl.records import ScoredImage
 from adctl.scoring.score_files import AGAIN
 
@@ -148,7 +148,7 @@ def from_parquet(data: bytes, name: str) -> list[ScoredImage]:
     pyarrow, parquet = _pyarrow()
     try:
         rows = parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
-        return [documents.convert(row, ScoredImage) for row in rows]
+        return [documents.convert(_with_names(row), ScoredImage) for row in rows]
     except (pyarrow.ArrowException, ValueError, TypeError, OSError) as error:
         raise DataError(f"{name} is damaged: {error}.", AGAIN) from error
 
@@ -169,10 +169,14 @@ def read_parts(folder: Path, names: Sequence[str], *, complete: bool) -> tuple[S
 
 
 def _plain(row: ScoredImage) -> dict[str, Any]:
-    """Return a row with names that Parquet can hold: bytes that are not UTF-8 are escaped."""
+    """Return a row with names that Parquet can hold: bytes that are not UTF-8 are escaped, as in CSV files."""
     values = row.to_dict()
-    texts = {name: encodable(value) for name, value in values.items() if isinstance(value, str)}
+    texts = {name: escaped_name(value) for name, value in values.items() if isinstance(value, str)}
     return {**values, **texts, "boxes": list(values["boxes"])}
+
+
+def _with_names(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: restored(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
 def _schema(pyarrow: Any) -> Any:

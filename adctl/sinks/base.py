@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from adctl.names import encodable
+from adctl.names import escaped_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +84,7 @@ def message_of(row: ScoredImage, **facts: Any) -> dict[str, Any]:
         row: Score and verdict.
         facts: The other attributes of `PartVerdict`.
     """
-    texts: dict[str, Any] = {name: encodable(one) if isinstance(one, str) else one for name, one in facts.items()}
+    texts: dict[str, Any] = {name: escaped_name(one) if isinstance(one, str) else one for name, one in facts.items()}
     return PartVerdict(
         time=datetime.now(UTC).isoformat(timespec="milliseconds"),
         verdict=str(row.verdict),
@@ -93,10 +93,10 @@ def message_of(row: ScoredImage, **facts: Any) -> dict[str, Any]:
         p_value=row.p_value,
         probability=row.probability,
         boxes=[asdict(box) for box in row.boxes],
-        kind=encodable(row.kind or ""),
+        kind=escaped_name(row.kind or ""),
         kind_probability=row.kind_probability,
-        error=encodable(row.error or ""),
-        image=encodable(row.path),
+        error=escaped_name(row.error or ""),
+        image=escaped_name(row.path),
         **texts,
     ).to_json()
 
