@@ -148,6 +148,7 @@ class _TrainSettings(TypedDict, total=False):
     augmentation_library: Literal["torchvision", "albumentations"]
     update: StrPath | None
     defects: StrPath | None
+    recalibrate: bool
     confirmed: str | Sequence[str]
     trust_reviews: bool
     auxiliary: StrPath | None
@@ -229,6 +230,7 @@ def train(
     augmentation_library: Literal["torchvision", "albumentations"] = "torchvision",
     update: StrPath | None = None,
     defects: StrPath | None = None,
+    recalibrate: bool = False,
     confirmed: str | Sequence[str] = (),
     trust_reviews: bool = False,
     auxiliary: StrPath | None = None,
@@ -307,6 +309,7 @@ def train(
         augmentation_library: Library that augments.
         update: Model that shall learn from the good images of `good` too; it stays as it is.
         defects: Known defects: simplenet and padim learn from them; `update` compares the models on them.
+        recalibrate: Learn nothing with `update`: only set the threshold, with a guaranteed rate of false alarms.
         confirmed: Image for `update` that is good although it is unlike the others.
         trust_reviews: Learn with `update` from all images of `good`, also those unlike the others.
         auxiliary: Labelled defects of other categories, from which prompts learn.
@@ -446,6 +449,7 @@ def tune(
     augmentations: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
     augmentation_library: Literal["torchvision", "albumentations"] = "torchvision",
     update: StrPath | None = None,
+    recalibrate: bool = False,
     confirmed: str | Sequence[str] = (),
     trust_reviews: bool = False,
     auxiliary: StrPath | None = None,
@@ -533,6 +537,7 @@ def tune(
         augmentations: Transforms of `augment` custom; settings files only.
         augmentation_library: Library that augments.
         update: Model that shall learn from the good images of `good` too; it stays as it is.
+        recalibrate: Learn nothing with `update`: only set the threshold, with a guaranteed rate of false alarms.
         confirmed: Image for `update` that is good although it is unlike the others.
         trust_reviews: Learn with `update` from all images of `good`, also those unlike the others.
         auxiliary: Labelled defects of other categories, from which prompts learn.

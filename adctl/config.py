@@ -353,6 +353,9 @@ class TrainSettings(DeviceSettings, DataSettings, RaySettings):
     defects: Folder | None = DATA(
         None, "Known defects: simplenet and padim learn from them; --update compares the models on them."
     )
+    recalibrate: bool = DATA(
+        False, "Learn nothing with --update: only set the threshold, with a guaranteed rate of false alarms."
+    )
     confirmed: Texts = DATA((), "Image for --update that is good although it is unlike the others; repeatable.", "NAME")
     trust_reviews: bool = DATA(False, "Learn with --update from all images of --good, also those unlike the others.")
     auxiliary: Folder | None = DATA(None, "Labelled defects of other categories, from which prompts learn.")

@@ -412,6 +412,28 @@ def test_reloading_under_load_fails_no_request(server, zippers):
     assert set(statuses) == {200}
 
 
+def test_reviews_recalibrate_a_model_which_is_compared_and_accepted(server, zippers):
+    for image in images_of(zippers):
+        if image.parent.name == "good":
+            scored = server.score(image.read_bytes()).json["results"][0]
+            server("POST", "/v1/reviews", {"verdict_id": scored["id"], "label": "good"})
+    address = "/v1/models/line3/candidates"
+    assert server("POST", address, {"kind": "forget"}).status == 422
+    made = server("POST", address, {"kind": "recalibrate"})
+    assert made.status == 201, made
+    while (newest := server("GET", address).json["candidates"][0])["training"]["state"] == "running":
+        time.sleep(0.2)
+    update = newest["update"]
+    assert (update["way"], update["learned"]) == ("threshold alone", 0), newest
+    assert [one["name"] for one in update["comparison"]["models"]] == ["present", "candidate"]
+    before = server("GET", "/v1/models").json[0]
+    now = server("POST", f"{address}/{made.json['id']}/accept").json
+    assert (now["method"], now["calibration_images"]) == ("conformal", update["held_out"])
+    assert now["promise"].startswith("At most ")
+    assert now["version"] == before["version"] + 1
+    assert server("POST", "/v1/models/line3/rollback").json["version"] == before["version"]
+
+
 # ---- the server itself
 
 

@@ -398,7 +398,7 @@ GAIN = "There are 1 fewer false alarms (p = 0.25), and nothing gets worse by mor
 DOUBT = "It scores 9 by a model without it; good images score up to 3.5. It may be a defect."
 
 
-def made_candidate(present: Path, run: Path, doubtful: dict) -> str:
+def made_candidate(present: Path, run: Path, doubtful: dict, way: str = "new images alone") -> str:
     """Write the run of a candidate as `adctl train --update` leaves it; return what that prints."""
     run.mkdir(parents=True)
     shutil.copy(present, run / "model.safetensors")
@@ -409,7 +409,7 @@ def made_candidate(present: Path, run: Path, doubtful: dict) -> str:
     test = PairedTest(1, 0, 1.0)
     comparison = CandidateComparison(tuple(rates), False, test, test, (change,), "accept", GAIN)
     aside = SetAside(path, f"{doubtful['id']}.png", "unlike the others", DOUBT, 9.0, 3.0)
-    update = UpdateResult(present, "new images alone", 8, 0, (aside,), comparison, ())
+    update = UpdateResult(present, way, 8, 9, (aside,), comparison, ())
     document = {"schema": "adctl.update/1", **asdict(update)}
     (run / "update.json").write_text(json.dumps(document, default=str))
     return json.dumps({"ok": True, "result": {"model": str(run / "model.safetensors")}})
@@ -423,14 +423,15 @@ def test_a_candidate_is_compared_accepted_and_taken_back(walk, site, parts, patc
 
     def fake(training, arguments, runs):
         commands.append(arguments)
-        printed = made_candidate(patchcore.model, tmp_path / training.id, scored)
+        way = "threshold alone" if "--recalibrate" in arguments else "new images alone"
+        printed = made_candidate(patchcore.model, tmp_path / training.id, scored, way)
         return [sys.executable, "-c", f"import time; time.sleep(2); print({printed!r})"]  # its progress can be seen
 
     monkeypatch.setattr(trainings, "command_of", fake)
     page = walk.open("models")
     panel = page.locator(".candidate[data-model=zip]")
     before = site.call("/v1/models/zip/versions")[0]["version"]
-    panel.get_by_role("button", name="Make a candidate").click()
+    panel.get_by_role("button", name="Only set the threshold anew").click()
     panel.get_by_role("button", name="Accept the candidate").wait_for()
     good = Path(commands[0][commands[0].index("--good") + 1])
     assert f"{scored['id']}.png" in {file.name for file in good.iterdir()}
@@ -441,7 +442,11 @@ def test_a_candidate_is_compared_accepted_and_taken_back(walk, site, parts, patc
     panel.get_by_role("button", name="It is good: make a new candidate with it").click()
     panel.locator(".progress").wait_for()
     panel.get_by_role("button", name="Accept the candidate").wait_for()
-    assert commands[1][-2:] == ["--confirmed", f"{scored['id']}.png"]
+    assert commands[1][-3:] == ["--recalibrate", "--confirmed", f"{scored['id']}.png"]
+    walk.wait(".candidate", "has a threshold by 9 new good parts.")
+    panel.get_by_role("button", name="Learn from the new good parts").click()
+    walk.wait(".candidate", "learned from 8 new good parts.")
+    assert "--recalibrate" not in commands[2]
     panel.get_by_role("button", name="Accept the candidate").click()
     walk.wait("#messages-shown", "zip uses the candidate now.")
     assert site.call("/v1/models/zip/versions")[0]["version"] == before + 1

@@ -28,7 +28,8 @@ SPEAKING = [
     for name in (
         "data/images.py", "evaluation/candidate.py", "files.py", "model_file.py", "runtimes/loading.py",
         "thresholds/conformal.py", "thresholds/contaminated.py", "thresholds/drift.py", "tracking/database.py",
-        "training/new_images.py", "training/reviews.py", "training/update.py",
+        "training/new_images.py", "training/present_model.py", "training/reviews.py", "training/update.py",
+        "training/update_calibration.py",
     )
 ]  # fmt: skip
 """Modules of the library all of whose sentences may come to the page."""
@@ -37,7 +38,8 @@ NEVER_SHOWN = {
     "give threshold, max_false_alarm or undo, and only one of them",
     "{} {}", " (and {} more)", " of {} bits", "it is {}, ", "{}not a PNG, JPEG, BMP, TIFF, WebP or NumPy image",
     "not a database",
-    "a third, from trained weights", "new images alone", "old and new images", "unlike the others", "also a defect",
+    "a third, from trained weights", "new images alone", "old and new images", "threshold alone",
+    "unlike the others", "also a defect",
     "{} of {}, {} % ({} to {} %)", "no evidence of a difference", "do not accept",
     "Omit --runtime, or give the model.safetensors or a file that ends in {}.",
     "{} is a file for the runtime '{}', not for '{}'.", "it is ", "Leave out --precision, or use --runtime torch.",

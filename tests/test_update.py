@@ -17,7 +17,7 @@ from adctl.data.datasets.manifests import read_manifest
 from adctl.engine.checkpoints import CheckpointFolder
 from adctl.errors import DataError, UsageError
 from adctl.fetching.demo_dataset import generate
-from adctl.model_file import load_model, read_header
+from adctl.model_file import load_model, read_header, tensors_digest
 from adctl.training.train import train
 from adctl.training.update import IMAGES
 
@@ -322,6 +322,34 @@ def test_calibrating_by_reviewed_images_alone_is_one_command(present, parts, adc
         "calibrate", "--model", present("patchcore"), "--good", parts / "new", "--out", "c.safetensors"
     )
     assert document["result"]["calibration"]["good_images"] == NEW
+
+
+@pytest.mark.parametrize("arch", ["patchcore", "simplenet"])
+def test_a_candidate_may_differ_by_its_threshold_alone(arch, present, parts, tmp_path):
+    good = folder_of(tmp_path / "good", images_in(parts / "new"))
+    spoilt(images_in(parts / "old")[0], good / "wrong.png", (20, 8))
+    model = present(arch)
+    given = {"update": model, "good": good, "defects": parts / "defects", "runs": model.parents[1], "recalibrate": True}
+    result = run(**given)
+    update, calibration = result.update, result.calibration
+    assert (update.way, update.learned) == ("threshold alone", 0)
+    assert tensors_digest(result.model) == tensors_digest(model)
+    assert read_header(result.model).training == read_header(model).training
+    assert calibration.method == "conformal"
+    assert calibration.promised_false_alarm <= 1 / (update.held_out + 1) + 1e-9
+    assert [one.name for one in update.comparison.models] == ["present", "candidate"]
+    assert "wrong.png" in {Path(one.path).name for one in update.set_aside}
+    if arch == "patchcore":
+        learned = run(**{**given, "update": result.model, "recalibrate": False})  # it may learn from them yet
+        assert learned.update.learned == update.held_out
+        assert learned.calibration.good_images <= NEW + 1  # no score counts twice
+
+
+def test_without_the_old_images_a_threshold_says_that_nothing_was_compared(present, parts, tmp_path):
+    alone = shutil.copy(present("simplenet"), tmp_path / "alone.safetensors")
+    result = run(update=Path(alone), good=parts / "new", runs=tmp_path / "runs", recalibrate=True)
+    assert result.calibration.good_images == NEW
+    assert "were not compared" in result.update.notes[0]
 
 
 def test_nothing_of_the_present_model_changes(present, parts, tmp_path):

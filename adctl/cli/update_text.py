@@ -26,13 +26,19 @@ def update_text(update: UpdateResult) -> RenderableType:
     unlike = [one for one in update.set_aside if one.reason in ("unlike the others", "also a defect")]
     lines = [
         ("updates", str(update.present)),
-        ("learned from", f"{update.learned} new good images; {update.way}"),
+        _source(update),
         ("set aside", aside),
         *((one.reason, f"{one.path}: {one.detail}") for one in unlike[:_SHOWN]),
         *([("", f"and {len(unlike) - _SHOWN} more; --json lists them")] if len(unlike) > _SHOWN else []),
         *(("note", note) for note in (*update.notes, *update.comparison.notes)),
     ]
     return Group(rows(lines), Padding(comparison_text(update.comparison), (1, 0, 0, 0)))
+
+
+def _source(update: UpdateResult) -> tuple[str, str]:
+    if update.way == "threshold alone":
+        return "threshold from", f"{update.held_out} new good images; the candidate learned nothing else"
+    return "learned from", f"{update.learned} new good images; {update.way}"
 
 
 def comparison_text(found: CandidateComparison) -> RenderableType:

@@ -25,6 +25,7 @@ from adctl.records import GOOD, Calibration, CalibrationScores, Sample, Verdict
 from adctl.runtimes.loading import open_runtime
 from adctl.scoring.predict import collect
 from adctl.scoring.tta import with_views
+from adctl.thresholds import contaminated, new_groups
 from adctl.thresholds.methods import SUPERVISED, UNSUPERVISED, ThresholdRule, calibrate
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ _FOLDS = 10
 
 _FEWEST = 20
 """Fewest scores for a threshold of its own; with fewer, the candidate's threshold judges."""
+
+_RATES = ("smooth", "tail", "conformal", contaminated.METHOD, new_groups.METHOD)
+"""Threshold methods whose level is a rate of false alarms."""
 
 Advice = Literal["accept", "no evidence of a difference", "do not accept"]
 
@@ -293,7 +297,7 @@ def compare_scores(
     tests = _paired(before[0], after[0], good=True), _paired(before[1], after[1], good=False)
     models = [
         _compared("present", *present, *before),
-        *_recalibrated(present, good, defects),
+        *(() if np.array_equal(good.present, good.candidate) else _recalibrated(present, good, defects)),
         _compared("candidate", *candidate, *after),
     ]
     changed = (*_changes(defects, before[1], after[1]), *_changes(good, before[0], after[0]))
@@ -317,6 +321,13 @@ def rule_of(calibration: Calibration | None, *, defects: bool = False) -> tuple[
         return ThresholdRule(method), None
     note = f"The threshold method {method} of the present model cannot be repeated: the default sets the threshold."
     return ThresholdRule(), None if method == "trimmed" else note
+
+
+def promising_rule(calibration: Calibration) -> ThresholdRule:
+    """Return the rule that guarantees the rate of a calibration, or the usual one if its level is no rate."""
+    if calibration.method not in _RATES:
+        return ThresholdRule("conformal")
+    return ThresholdRule("conformal", calibration.level, calibration.warn_level)
 
 
 def _samples(given: Path | Sequence[Sample] | None, label: str | None) -> list[Sample]:

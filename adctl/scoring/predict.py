@@ -21,7 +21,7 @@ from adctl.threads import map_ordered
 from adctl.thresholds.drift import input_ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Collection, Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -180,7 +180,13 @@ class CollectedScores:
 
     def of_category(self, name: str) -> CollectedScores:
         """Return the scores of the images whose keys start with the name of a category."""
-        rows = [row for row, key in enumerate(self.keys) if key.partition("/")[0] == name]
+        return self._of_rows([row for row, key in enumerate(self.keys) if key.partition("/")[0] == name])
+
+    def without(self, keys: Collection[str]) -> CollectedScores:
+        """Return the scores of the other images."""
+        return self._of_rows([row for row, key in enumerate(self.keys) if key not in keys])
+
+    def _of_rows(self, rows: list[int]) -> CollectedScores:
         return CollectedScores(
             tuple(self.keys[row] for row in rows),
             self.scores[rows],

@@ -1,4 +1,4 @@
-"""Routes of candidates: a model that learned from reviewed parts, compared with the present one before its use."""
+"""Routes of candidates: a model that reviewed parts made, compared with the present one before its use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,10 +28,16 @@ _PAGE = 500
 
 
 class CandidateRequest(BaseModel):
-    """Reviewed parts that are good beyond doubt, although they are unlike the others."""
+    """Candidate to make.
 
-    model_config = ConfigDict(extra="forbid")
+    Attributes:
+        kind: `learn` learns from the reviewed good parts; `recalibrate` only sets the threshold by them.
+        confirmed: Reviewed parts that are good beyond doubt, although they are unlike the others.
+    """
 
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"kind": "recalibrate"}]})
+
+    kind: Literal["learn", "recalibrate"] = "learn"
     confirmed: Annotated[list[Identifier], Field(max_length=1000)] = []
 
 
@@ -81,16 +87,19 @@ def make_candidate(
     name: Name, server: Running, caller: MayChange, wanted: CandidateRequest | None = None
 ) -> dict[str, Any]:
     """Start `adctl train --update` on the reviewed parts of the model; those labelled defect are never learned from."""
+    wanted = wanted or CandidateRequest()
     model = model_of(server, name)
     require_idle(server.trainings)
     source = _trainable(model.version.path)
     good, defects, keys = _collect(server, name)
     arguments = ["--update", str(source), "--good", str(good), *(["--defects", str(defects)] if defects else [])]
-    for identifier in wanted.confirmed if wanted else ():
+    if wanted.kind == "recalibrate":
+        arguments.append("--recalibrate")
+    for identifier in wanted.confirmed:
         if identifier in keys:
             arguments += ["--confirmed", keys[identifier]]
     training = server.trainings.start(name, model.runtime.header.arch, caller.name, arguments, source)
-    server.history.note(caller.name, "make candidate", name, training=training.id, images=len(keys))
+    server.history.note(caller.name, "make candidate", name, kind=wanted.kind, training=training.id, images=len(keys))
     return asdict(training)
 
 

@@ -20,17 +20,23 @@ if TYPE_CHECKING:
 
     from adctl.detectors.base import Detector
     from adctl.model_file import ModelHeader
-    from adctl.records import Sample
+    from adctl.records import Calibration, Sample
+    from adctl.training.reviews import Way
 
 log = logging.getLogger(__name__)
+
+UPDATE = "update.json"
+"""Name of the file of a run with the result of its update."""
+
+THRESHOLD_ALONE: Way = "threshold alone"
 
 WARM_ORIGIN = "a third, from trained weights"
 """Origin of the number of epochs that the user did not give."""
 
 OWN_SETTINGS = frozenset(
     {
-        "update", "good", "defects", "trust_reviews", "confirmed", "group", "name", "resume", "runs", "device", "gpu",
-        "workers", "cache", "tensorboard", "log", "export", "fetch", "accept_license",
+        "update", "recalibrate", "good", "defects", "trust_reviews", "confirmed", "group", "name", "resume", "runs",
+        "device", "gpu", "workers", "cache", "tensorboard", "log", "export", "fetch", "accept_license",
     }
 )  # fmt: skip
 """Settings that come from this call only."""
@@ -68,6 +74,22 @@ class PresentModel:
     split: Split | None
     test: tuple[Sample, ...]
     missing: str
+
+    @property
+    def calibration(self) -> Calibration:
+        """Its calibration.
+
+        Raises:
+            UsageError: It has none.
+        """
+        if self.header.calibration is None:
+            raise UsageError(f"{self.model} has no threshold.", "Calibrate it first: adctl calibrate --model")
+        return self.header.calibration
+
+    @property
+    def recalibrated(self) -> bool:
+        """Whether reviewed images set its threshold, which are not in its split, so that it may learn from them yet."""
+        return (run_folder.read_json(self.run / UPDATE) or {}).get("way") == THRESHOLD_ALONE
 
     @property
     def known(self) -> set[str]:

@@ -31,7 +31,7 @@ _CROWD = 3
 
 Reason = Literal["known", "copy", "also a defect", "unreadable", "unlike the others"]
 
-Way = Literal["new images alone", "old and new images"]
+Way = Literal["new images alone", "old and new images", "threshold alone"]
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,11 @@ class UpdateResult:
 
     Attributes:
         present: Model file that was updated; it stays as it is.
-        way: Whether the candidate learned from the new images alone, or from the old and the new ones.
+        way: Whether the candidate learned from the new images alone, from the old and the new ones, or whether the new
+            images only set its threshold.
         learned: Number of new good images that it learned from.
-        held_out: Number of new good images held out for its threshold; 0 if their scores are out of fold.
+        held_out: Number of new good images that set its threshold and were not learned from; 0 if their scores are out
+            of fold.
         set_aside: Reviewed images that it did not learn from, with reasons.
         comparison: Comparison with the present model.
         notes: Remarks on threshold and images.

@@ -85,6 +85,6 @@ def _check_only_for_classifiers(loaded: LoadedSettings[TrainSettings]) -> None:
 
 def _check_only_for_updates(loaded: LoadedSettings[TrainSettings]) -> None:
     """Raise if settings are given that only an update has."""
-    for name in ("trust_reviews", "confirmed"):
+    for name in ("recalibrate", "trust_reviews", "confirmed"):
         if loaded.origins[name].startswith("--"):
             raise UsageError(f"{flag_name(name)} belongs to --update, which is missing.", "Give --update MODEL too.")

@@ -3,7 +3,8 @@
 Detectors with `update_phases` learn from the new images alone. Others are trained again on the old images, which must
 still be there, and the new ones. New good images that are unlike all other good ones are set aside: they may be defects
 that were called good. The candidate is calibrated on scores of good images that it did not learn from, and compared
-with the present model on them and on the reviewed defects.
+with the present model on them and on the reviewed defects. With `recalibrate` it learns nothing: the new good images
+set the threshold of the present detector, by a method that guarantees a rate of false alarms.
 
 run/
   images.jsonl   manifest of the images that the candidate learned from or is calibrated on, and of the test images
@@ -24,6 +25,7 @@ from adctl.data.loader import keep_images
 from adctl.data.split import Split, split_good, training_digest
 from adctl.detectors.components.shared_feature_cache import shared_features
 from adctl.engine.device import DeviceChoice, choose_device
+from adctl.engine.history import FitReport
 from adctl.engine.trainer import FitJob, fit
 from adctl.errors import DataError, UsageError
 from adctl.evaluation.candidate import (
@@ -41,11 +43,13 @@ from adctl.tracking import record
 from adctl.tracking.loggers.run_loggers import finished
 from adctl.training import resume
 from adctl.training.fitting import image_sources, new_detector
-from adctl.training.new_images import Learner, find_unlike
+from adctl.training.new_images import Learner, Unlike, find_unlike
 from adctl.training.plan import CALIBRATION_SHARE, TrainingPlan, fit_settings
 from adctl.training.present_model import (
     CHANGEABLE_SETTINGS,
     OWN_SETTINGS,
+    THRESHOLD_ALONE,
+    UPDATE,
     WARM_ORIGIN,
     open_present,
     with_absolute_key,
@@ -62,14 +66,13 @@ if TYPE_CHECKING:
 
     from adctl.config import LoadedSettings, TrainSettings
     from adctl.detectors.base import Detector
-    from adctl.engine.history import FitReport, FitSettings
+    from adctl.engine.history import FitSettings
     from adctl.records import Calibration, Sample
     from adctl.training.present_model import PresentModel
 
 log = logging.getLogger(__name__)
 
 IMAGES = "images.jsonl"
-UPDATE = "update.json"
 _SCHEMA = "adctl.update/1"
 
 _FEWEST_TO_SPLIT = 8
@@ -140,22 +143,15 @@ def _update(
 ) -> TrainResult:
     """Set aside doubtful images, then train into the folder of the run."""
     settings, device = loaded.settings, choose_device(loaded.settings.device, loaded.settings.gpu)
-    if present.header.calibration is None:
-        raise UsageError(f"{present.model} has no threshold.", "Calibrate it first: adctl calibrate --model")
     own = Learner(present.detector, present.header, settings, device.device, reporter)
-    runtime = with_views(TorchRuntime.of(own.detector, own.header, own.device), present.header.calibration.views)
+    runtime = with_views(TorchRuntime.of(own.detector, own.header, own.device), present.calibration.views)
     with reporter.stage("scoring with the present model"):
-        before = scores_by_key(runtime, (*reviews.good, *reviews.defects), settings.batch_size, settings.workers)
+        scored = collect(runtime, reviews.good, batch_size=settings.batch_size, workers=settings.workers)
+        before = scored.by_key() | scores_by_key(runtime, reviews.defects, settings.batch_size, settings.workers)
     reviews = _readable(reviews, before)
     require_some(reviews, present.model)
-    alone = bool(present.detector.update_phases(present.header.training.images))
-    if not alone and present.split is None:
-        raise DataError(
-            f"{present.header.arch} must be trained on the old and the new images. {present.missing}",
-            "Restore the old images, or train a new model: adctl train --good DIR",
-        )
-    learner = own if alone else _reference(present, settings, device, reporter)
-    unlike = find_unlike(learner, reviews.good, _confirmed(settings, reviews.good))
+    learner = _judge(present, own, device)
+    unlike = find_unlike(learner, reviews.good, _confirmed(settings, reviews.good)) if learner else Unlike(())
     reviews = replace(reviews, set_aside=(*reviews.set_aside, *unlike.set_aside))
     doubtful = {one.key for one in unlike.set_aside}
     learnable = tuple(sample for sample in reviews.good if sample.key not in doubtful)
@@ -164,6 +160,7 @@ def _update(
             f"All {len(reviews.good)} new good images are unlike the good images that the model knows.",
             "Look at them; if they are good, add --trust-reviews, or --confirmed NAME for some of them.",
         )
+    alone = learner is own
     split, new = _split(present, learnable, reviews.digests, settings, own if alone else None)
 
     with finished(new_loggers(settings)) as loggers:
@@ -173,12 +170,33 @@ def _update(
             plan = TrainingPlan(_dataset(present, split, folder), split, present.detector.config, device)
             files.write_text(folder / IMAGES, _manifest_text(split, present))
             session = Session.begin(folder, loaded, plan, loggers)
-            candidate = (
-                _learn_alone(own, unlike.learned, plan, new)
-                if alone
-                else _train_on_all(folder, loaded, present, plan, new, session, reporter)
-            )
+            if settings.recalibrate:
+                candidate = _recalibrated(present, split, scored.without(doubtful), checked=learner is not None)
+            elif alone:
+                candidate = _learn_alone(own, unlike.learned, plan, new)
+            else:
+                candidate = _train_on_all(folder, loaded, present, plan, new, session, reporter)
             return _finish(folder, loaded, present, plan, candidate, reviews, before, session)
+
+
+def _judge(present: PresentModel, own: Learner, device: DeviceChoice) -> Learner | None:
+    """Return the learner that tells which new images are unlike all others.
+
+    None is returned if it needs the old images, they are missing, and only a threshold is wanted.
+
+    Raises:
+        DataError: The old images are needed and missing.
+    """
+    if present.detector.update_phases(present.header.training.images):
+        return own
+    if present.split is not None:
+        return _reference(present, own.settings, device, own.reporter)
+    if own.settings.recalibrate:
+        return None
+    raise DataError(
+        f"{present.header.arch} must be trained on the old and the new images. {present.missing}",
+        "Restore the old images, or train a new model: adctl train --good DIR",
+    )
 
 
 def _readable(reviews: Reviews, scored: Mapping[str, float]) -> Reviews:
@@ -226,11 +244,14 @@ def _split(
 ) -> tuple[Split, Split]:
     """Return the split of all images, and that of the new ones; old images stay in their part.
 
-    New images are held out, unless the learner can score those that it learned from as if it had not.
+    New images are held out, unless the learner can score those that it learned from as if it had not. Images that only
+    set a threshold are in no part, so that a later candidate can learn from them.
     """
     own = {sample.key: digests[sample.key] for sample in new}
     train = tuple(sorted(new, key=lambda sample: sample.key))
     of_new = Split(train, (), (), own, settings.seed, 0.0, 0.0)
+    if settings.recalibrate:
+        return present.split or Split((), (), (), {}, settings.seed, 0.0, 0.0), of_new
     held_out = learner is None or not learner.can_hold_out(of_new)
     if held_out and len(new) >= _FEWEST_TO_SPLIT:
         share = settings.validation_share if present.split is not None and present.split.validation else 0.0
@@ -274,6 +295,13 @@ def _manifest_text(split: Split, present: PresentModel) -> str:
             }
             lines.append(f"{json.dumps(entry)}\n")
     return "".join(lines)
+
+
+def _recalibrated(present: PresentModel, split: Split, scores: CollectedScores, *, checked: bool) -> UpdatedDetector:
+    """Return the present detector with its scores of the new images."""
+    note = "The old images are missing: the new ones were not compared with them, and may be defects called good."
+    views, notes = present.calibration.views, () if checked else (note,)
+    return UpdatedDetector(THRESHOLD_ALONE, present.detector, FitReport(), (), split, scores, 0, views, notes)
 
 
 def _learn_alone(
@@ -346,14 +374,14 @@ def _finish(
 ) -> TrainResult:
     """Calibrate and compare the candidate, and write its run."""
     settings = loaded.settings
-    runtime = TorchRuntime.of(candidate.detector, present.header, plan.device.device)
+    runtime = with_views(TorchRuntime.of(candidate.detector, present.header, plan.device.device), candidate.views)
     defects = scores_by_key(runtime, reviews.defects, settings.batch_size, settings.workers)
-    doubtful = [one for one in reviews.good if one.key not in candidate.split.digests]
+    doubtful = [one for one in reviews.good if one.key in _unlike(reviews)]
     doubts = collect(runtime, doubtful, batch_size=settings.batch_size, workers=settings.workers) if doubtful else None
     calibration, notes = calibrate_update(present, candidate, defects, doubts)
     model = run / run_folder.MODEL
     scores = before, {**candidate.scores.by_key(), **defects}
-    comparison = _compare(present, (model, calibration), reviews, scores, plan, out_of_fold=bool(candidate.folds))
+    comparison = _compare(present, (model, calibration), reviews, scores, out_of_fold=bool(candidate.folds))
     header = replace(
         present.header,
         training=_training_record(present, candidate),
@@ -364,7 +392,7 @@ def _finish(
         present.model,
         candidate.way,
         len(candidate.new),
-        sum(sample.key in reviews.digests for sample in (*plan.split.calibration, *plan.split.validation)),
+        _held_out(candidate, reviews),
         reviews.set_aside,
         comparison,
         notes,
@@ -377,22 +405,31 @@ def _finish(
     return replace(result, update=update)
 
 
+def _unlike(reviews: Reviews) -> set[str]:
+    return {one.key for one in reviews.set_aside if one.reason == "unlike the others"}
+
+
+def _held_out(candidate: UpdatedDetector, reviews: Reviews) -> int:
+    """Return the number of new good images that set the threshold or chose the epoch, and were not learned from."""
+    if candidate.way == THRESHOLD_ALONE:
+        return len(candidate.scores.keys)
+    return sum(one.key in reviews.digests for one in (*candidate.split.calibration, *candidate.split.validation))
+
+
 def _compare(
     present: PresentModel,
     candidate: tuple[Path, Calibration],
     reviews: Reviews,
     scores: tuple[Mapping[str, float], Mapping[str, float]],
-    plan: TrainingPlan,
     *,
     out_of_fold: bool,
 ) -> CandidateComparison:
     """Compare on the new good images with scores of both, and on the defects."""
-    doubtful = sum(one.reason == "unlike the others" for one in reviews.set_aside)
-    notes = [f"{doubtful} images that are unlike the others are not counted as good."] if doubtful else []
-    assert present.header.calibration is not None
-    good = [sample for sample in reviews.good if sample.key in plan.split.digests]
+    unlike = _unlike(reviews)
+    notes = [f"{len(unlike)} images that are unlike the others are not counted as good."] if unlike else []
+    good = [sample for sample in reviews.good if sample.key not in unlike]
     return compare_scores(
-        (present.model, present.header.calibration),
+        (present.model, present.calibration),
         candidate,
         pair_scores(good, *scores),
         pair_scores(reviews.defects, *scores),
@@ -405,6 +442,8 @@ def _compare(
 def _training_record(present: PresentModel, candidate: UpdatedDetector) -> Training:
     """Return the record of all images that the candidate learned from."""
     before, new = present.header.training, candidate.new
+    if not new:
+        return before
     shortened = [candidate.split.digests[sample.key][:DIGEST_LENGTH] for sample in new]
     if present.split is None:  # the old images are known by the digest of their set only
         chained = {sample.key: candidate.split.digests[sample.key] for sample in new} | {"": before.digest}

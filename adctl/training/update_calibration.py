@@ -1,14 +1,18 @@
-"""Calibration of an updated model: the rule of the present model on scores of images that the update did not learn."""
+"""Calibration of an updated model by scores of images that the update did not learn.
+
+The rule is that of the present model. If only the threshold is new, the rule guarantees a rate of false alarms.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from adctl.evaluation.candidate import rule_of
+from adctl.evaluation.candidate import promising_rule, rule_of
 from adctl.scoring.predict import CollectedScores, calibration_scores_of
 from adctl.thresholds.contaminated import FEWEST_PARTS, defective_parts
 from adctl.thresholds.methods import SUPERVISED, ThresholdRule, calibrate
+from adctl.training.present_model import THRESHOLD_ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +40,8 @@ class UpdatedDetector:
         split: All images that it learned from or is calibrated on.
         scores: Scores of good images that it did not learn from.
         folds: Number of detectors that gave them, each without the images it scored; 0 if the candidate gave them.
+        views: Views of test-time augmentation of the scores.
+        notes: Remarks on the images.
     """
 
     way: Way
@@ -45,12 +51,14 @@ class UpdatedDetector:
     split: Split
     scores: CollectedScores
     folds: int
+    views: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def calibrate_update(
     present: PresentModel, candidate: UpdatedDetector, defects: Mapping[str, float], doubts: CollectedScores | None
 ) -> tuple[Calibration, tuple[str, ...]]:
-    """Compute the calibration of an update by the rule of the present model.
+    """Compute the calibration of an update.
 
     Args:
         present: Present model, with a calibration.
@@ -61,17 +69,18 @@ def calibrate_update(
     Returns:
         The calibration, and notes for the user on what it rests on.
     """
-    known = present.header.calibration
-    assert known is not None
+    known = present.calibration
     rule, note = rule_of(known, defects=bool(defects))
-    notes = [note] if note else []
-    if known.views:
+    if candidate.way == THRESHOLD_ALONE:
+        rule, note = promising_rule(known), None
+    notes = [*candidate.notes, *([note] if note else [])]
+    if known.views != candidate.views:
         notes.append("The candidate is calibrated without the views of test-time augmentation of the present model.")
     scores, doubted = candidate.scores, 0
     if doubts is not None and len(doubts.keys) + len(scores.keys) >= FEWEST_PARTS:
         # Leaving out the highest scores would break the promise; the method for unlabelled parts allows for defects.
         scores, doubted = CollectedScores.concatenate([scores, doubts]), len(doubts.keys)
-    evidence = calibration_scores_of(scores, folds=candidate.folds)
+    evidence = calibration_scores_of(scores, folds=candidate.folds, views=candidate.views)
     if _needs_earlier_scores(present, candidate, len(evidence.good)):
         notes.append(_note_on_earlier_scores(candidate.detector, len(evidence.good), known.good_images))
         doubted += defective_parts(len(known.evidence.good), known.evidence.contaminated or 0.0)
@@ -86,9 +95,10 @@ def calibrate_update(
 
 
 def _needs_earlier_scores(present: PresentModel, candidate: UpdatedDetector, count: int) -> bool:
-    """Return whether the new scores are too few alone, and no earlier calibration image was scored again."""
-    known = present.header.calibration
-    assert known is not None
+    """Return whether the new scores are too few alone, and none is of an image that gave an earlier score."""
+    if candidate.way == THRESHOLD_ALONE or present.recalibrated:
+        return False
+    known = present.calibration
     earlier = set() if present.split is None else {sample.key for sample in present.split.calibration}
     return count < _ENOUGH_SCORES and not known.views and earlier.isdisjoint(candidate.scores.keys)
 

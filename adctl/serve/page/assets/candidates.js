@@ -25,9 +25,10 @@ async function fill(place, model, changed) {
   const newest = candidates[0];
   const again = () => fill(place, model, changed);
   const running = newest?.training.state === "running";
-  const start = (confirmed) => async () => { await call(address(model), { json: { confirmed } }); await again(); };
+  const start = (kind, confirmed = []) => async () => { await call(address(model), { json: { kind, confirmed } }); await again(); };
+  const choice = (kind, name) => make("button", { type: "button", onclick: (event) => act(event.target, start(kind)) }, t(name));
   place.replaceChildren(make("h3", {}, t("candidate.title")), make("p", {}, t("candidate.reviewed", { good: reviewed.good, defect: reviewed.defect })),
-    running || !reviewed.good ? "" : make("p", {}, make("button", { type: "button", onclick: (event) => act(event.target, start([])) }, t("candidate.make"))));
+    ...(running || !reviewed.good ? [] : [make("div", { class: "row" }, choice("learn", "candidate.learn"), choice("recalibrate", "candidate.recalibrate")), make("p", { class: "small" }, t("candidate.kinds"))]));
   if (running) {
     const progress = make("div", { class: "progress" });
     place.append(progress);
@@ -54,15 +55,20 @@ function result(model, { training, update, accepted }, { changed, again, start }
     say(t("candidate.now_accepted", { model: model.name }));
   }) }, t("candidate.accept"));
   return make("div", { class: "stack tight" },
-    make("p", { class: "small" }, t("candidate.learned", { count: update.learned, time: time(training.started) })),
+    make("p", { class: "small" }, source(update, time(training.started))),
     rates(comparison),
     paired(comparison),
     make("div", { class: `notice ${kind}` }, make("p", {}, make("b", {}, t(`advice.${comparison.recommendation.replaceAll(" ", "_")}`))), saidIn("p", comparison.reason)),
     ...[...update.notes, ...comparison.notes].map((note) => saidIn("p", note, { class: "small" })),
     comparison.changed.length ? changes(comparison.changed) : make("p", {}, t("candidate.no_changes")),
-    doubtful.length ? doubts(doubtful, { again, start }) : null,
+    doubtful.length ? doubts(doubtful, { again, start: (confirmed) => start(onlyThreshold(update) ? "recalibrate" : "learn", confirmed) }) : null,
     accepted ? make("p", {}, make("span", { class: "tag on" }, t("candidate.accepted"))) : make("p", {}, accept));
 }
+
+const onlyThreshold = (update) => update.way === "threshold alone";
+const source = (update, made) => onlyThreshold(update)
+  ? t("candidate.recalibrated", { count: update.held_out, time: made })
+  : t("candidate.learned", { count: update.learned, time: made });
 
 const cell = (key, ...content) => make("td", { "data-name": t(key) }, ...content);
 const SIGNIFICANT = 0.05;
