@@ -1,6 +1,6 @@
 """Train a small text-conditioned latent diffusion model, and a small CLIP, from nothing.
 
-    python examples/tiny_text_to_image.py FOLDER [--minutes 30] [--seed 0] [--parts vae denoiser clip]
+    python examples/tiny_text_to_image.py FOLDER [--minutes 40] [--seed 0] [--parts vae denoiser clip]
 
 The images are the generated categories of `generated_textures.py` with captions such as "a good zipper" and "a wood
 with a stain". FOLDER gets the model in diffusers' layout (tokenizer, text_encoder, vae, unet, scheduler), and
@@ -15,12 +15,14 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from generated_textures import CATEGORIES, defects_of, render
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 
 SIZE, IMAGES, BATCH = 64, 4000, 16
 WIDTH, TOKENS = 128, 16
+_KEPT_EVERY = 60
+"""Seconds between two states of a training on disk."""
+
 GOOD = ("a good {}", "a flawless {}", "a photo of a {}", "a photo of a {} without defect", "{}")
 BAD = ("a {} with a {}", "a damaged {} with a {}", "a photo of a {} with a {}", "a damaged {}", "a defective {}")
 """Captions of good and of defective images."""
@@ -114,13 +119,20 @@ def tokens_of(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 
 
 def train_for(
-    minutes: float, parameters: list[Any], loss: Callable[[Tensor], Tensor], rate: float, title: str, seed: int
+    minutes: float, parameters: list[Tensor], loss: Callable[[Tensor], Tensor], rate: float, kept: Path, seed: int
 ) -> None:
-    """Take AdamW steps on random batches until the time is over, with a cosine schedule over it."""
+    """Take AdamW steps on random batches until the time is over, with a cosine schedule over it.
+
+    Each minute the state is written to `kept`, from where an interrupted training goes on.
+    """
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-4)
-    torch.manual_seed(seed)
-    start, step, shown = time.monotonic(), 0, 0.0
-    while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
+    step, before = _resume(kept, parameters, optimizer)
+    torch.manual_seed(seed + step)
+    start, shown, written = time.monotonic() - before, 0.0, before
+    while (done := (spent := time.monotonic() - start) / (60 * minutes)) < 1:
+        if spent > written + _KEPT_EVERY:
+            _keep(kept, parameters, optimizer, step, spent)
+            written = spent
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, (step + 1) / 50) * max(0.02, 0.5 * (1 + np.cos(np.pi * done)))
         value = loss(torch.randint(IMAGES, (BATCH,)))
@@ -128,13 +140,41 @@ def train_for(
         value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        step, shown = step + 1, value.item() if step == 0 else 0.98 * shown + 0.02 * value.item()
+        step, shown = step + 1, 0.98 * shown + 0.02 * value.item() if shown else value.item()
         if step % 100 == 0:
-            print(f"{title}: step {step}, {100 * done:.0f} % of the time, loss {shown:.4f}", flush=True)
-    print(f"{title}: {step} steps, loss {shown:.4f}", flush=True)
+            print(f"{kept.stem}: step {step}, {100 * done:.0f} % of the time, loss {shown:.4f}", flush=True)
+    print(f"{kept.stem}: {step} steps, loss {shown:.4f}", flush=True)
+    kept.unlink(missing_ok=True)
 
 
-def train_vae(images: Tensor, minutes: float, seed: int) -> AutoencoderKL:
+def _keep(path: Path, parameters: list[Tensor], optimizer: torch.optim.Optimizer, step: int, spent: float) -> None:
+    """Write parameters, moments of the optimizer, number of steps and seconds."""
+    tensors = {f"parameter.{number}": one.detach().contiguous() for number, one in enumerate(parameters)}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"{name}.{number}": value.contiguous() for name, value in state.items()}
+    new = path.with_suffix(".new")
+    save_file(tensors, new, {"step": str(step), "seconds": str(spent)})
+    new.replace(path)
+
+
+def _resume(path: Path, parameters: list[Tensor], optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    """Read what `_keep` wrote, if anything, and return the number of steps and the seconds."""
+    if not path.is_file():
+        return 0, 0.0
+    with safe_open(path, "pt") as stored:
+        facts = stored.metadata()
+        with torch.no_grad():
+            for number, one in enumerate(parameters):
+                one.copy_(stored.get_tensor(f"parameter.{number}"))
+        names = ("step", "exp_avg", "exp_avg_sq")
+        state = {
+            number: {name: stored.get_tensor(f"{name}.{number}") for name in names} for number in range(len(parameters))
+        }
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    return int(facts["step"]), float(facts["seconds"])
+
+
+def train_vae(folder: Path, images: Tensor, minutes: float, seed: int) -> AutoencoderKL:
     """Train the autoencoder: four channels at a quarter of the resolution."""
     torch.manual_seed(seed)
     vae = AutoencoderKL(
@@ -148,7 +188,7 @@ def train_vae(images: Tensor, minutes: float, seed: int) -> AutoencoderKL:
         rebuilt = vae.decode(found.sample()).sample
         return F.l1_loss(rebuilt, target) + F.mse_loss(rebuilt, target) + 1e-5 * found.kl().mean() / SIZE
 
-    train_for(minutes, [*vae.parameters()], loss, 1e-3, "autoencoder", seed)
+    train_for(minutes, [*vae.parameters()], loss, 1e-3, folder / "vae.safetensors", seed)
     vae.eval()
     latents = encode(vae, images[:512])
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
@@ -162,7 +202,7 @@ def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
 
 
 def train_denoiser(
-    latents: Tensor, tokens: Tensor, tokenizer: CLIPTokenizer, minutes: float, seed: int
+    folder: Path, latents: Tensor, tokens: Tensor, tokenizer: CLIPTokenizer, minutes: float, seed: int
 ) -> tuple[CLIPTextModel, UNet2DConditionModel, DDPMScheduler]:
     """Train the denoiser together with its text encoder."""
     torch.manual_seed(seed)
@@ -171,7 +211,7 @@ def train_denoiser(
         sample_size=SIZE // 4, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=WIDTH, attention_head_dim=16, norm_num_groups=8,
+        cross_attention_dim=WIDTH, attention_head_dim=2, norm_num_groups=8,  # diffusers reads it as two heads
     )  # fmt: skip
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     empty = tokens_of(tokenizer, [""])
@@ -183,11 +223,14 @@ def train_denoiser(
         noisy = scheduler.add_noise(latents[rows], noise, steps)
         return F.mse_loss(unet(noisy, steps, text(words).last_hidden_state).sample, noise)
 
-    train_for(minutes, [*text.parameters(), *unet.parameters()], loss, 1e-3, "denoiser", seed)
+    kept = folder / "denoiser.safetensors"
+    train_for(minutes, [*text.parameters(), *unet.parameters()], loss, 1e-3, kept, seed)
     return text.eval(), unet.eval(), scheduler
 
 
-def train_clip(images: Tensor, tokens: Tensor, tokenizer: CLIPTokenizer, minutes: float, seed: int) -> CLIPModel:
+def train_clip(
+    folder: Path, images: Tensor, tokens: Tensor, tokenizer: CLIPTokenizer, minutes: float, seed: int
+) -> CLIPModel:
     """Train a contrastive model of images and captions."""
     torch.manual_seed(seed)
     vision = CLIPVisionConfig(
@@ -207,7 +250,7 @@ def train_clip(images: Tensor, tokens: Tensor, tokenizer: CLIPTokenizer, minutes
         logits = found.logits_per_image
         return 0.5 * (F.cross_entropy(logits, wanted) + F.cross_entropy(logits.T, wanted))
 
-    train_for(minutes, [*clip.parameters()], loss, 5e-4, "clip", seed)
+    train_for(minutes, [*clip.parameters()], loss, 5e-4, folder / "clip.safetensors", seed)
     return clip.eval()
 
 
@@ -228,13 +271,13 @@ def main(arguments: argparse.Namespace) -> None:
     tokens = tokens_of(tokenizer, captions)
     vae = None
     if "vae" in arguments.parts:
-        vae = train_vae(images, 0.35 * minutes, seed)
+        vae = train_vae(folder, images, 0.35 * minutes, seed)
         vae.save_pretrained(folder / "vae")
     if "denoiser" in arguments.parts:
         vae = vae or AutoencoderKL.from_pretrained(folder / "vae").eval()
         make_denoiser(folder, vae, images, tokens, tokenizer, 0.5 * minutes, seed)
     if "clip" in arguments.parts:
-        clip = train_clip(images, tokens, tokenizer, 0.15 * minutes, seed)
+        clip = train_clip(folder, images, tokens, tokenizer, 0.15 * minutes, seed)
         clip.save_pretrained(folder / "clip")
         tokenizer.save_pretrained(folder / "clip")
 
@@ -250,7 +293,7 @@ def make_denoiser(
 ) -> None:
     """Train the denoiser on the latents of an autoencoder, and save it with its text encoder and schedule."""
     latents = encode(vae, images) * vae.config.scaling_factor
-    text, unet, scheduler = train_denoiser(latents, tokens, tokenizer, minutes, seed)
+    text, unet, scheduler = train_denoiser(folder, latents, tokens, tokenizer, minutes, seed)
     for name, part in (("text_encoder", text), ("unet", unet), ("scheduler", scheduler)):
         part.save_pretrained(folder / name)
     for name, part in (("text encoder", text), ("unet", unet)):
@@ -260,7 +303,7 @@ def make_denoiser(
 def _arguments(words: Iterator[str] | list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder for the models")
-    parser.add_argument("--minutes", type=float, default=30, help="minutes of training")
+    parser.add_argument("--minutes", type=float, default=40, help="minutes of training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parts", nargs="+", default=["vae", "denoiser", "clip"], help="parts to train; others stay")
     return parser.parse_args(list(words))
