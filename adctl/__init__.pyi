@@ -889,7 +889,8 @@ def report(
         format: Formats. Choices: html, md, json, csv, tex, pdf, pptx. Default: the ending of `out`, else html.
         title: Title of the report.
         findings: Images shown in md, pdf and pptx, mistakes first. At least 1, at most 500.
-        reconstructions: Show the autoencoder's reconstruction of each image.
+        reconstructions: Show the autoencoder's reconstruction of each image, or the attention to the prompts of
+            prompt.
         ci: Compute confidence intervals of pixel metrics too, by bootstrap.
         pixel_size: Size at which pixels are evaluated: 256, as in many papers, or HEIGHTxWIDTH. Default: that of
             each image, up to 1024.

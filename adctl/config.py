@@ -605,7 +605,9 @@ class ReportSettings(GateSettings, OverwriteSettings):
     format: tuple[ReportFormatName, ...] = REPORT((), "Formats.", commas=True, unset="the ending of --out, else html")
     title: str | None = REPORT(None, "Title of the report.", "TEXT")
     findings: Annotated[int, Bounds(ge=1, le=500)] = REPORT(12, "Images shown in md, pdf and pptx, mistakes first.")
-    reconstructions: bool = REPORT(False, "Show the autoencoder's reconstruction of each image.")
+    reconstructions: bool = REPORT(
+        False, "Show the autoencoder's reconstruction of each image, or the attention to the prompts of prompt."
+    )
     ci: bool = REPORT(False, "Compute confidence intervals of pixel metrics too, by bootstrap.")
     pixel_size: ImageSize | None = REPORT(
         None,

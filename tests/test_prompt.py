@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import shutil
 from typing import ClassVar
 
@@ -440,3 +441,61 @@ def test_a_base_is_copied_without_pickles_and_found_by_its_name(base, home, tmp_
     assert not list(fetched.path.rglob("*.bin"))
     config = completed(PromptConfig(**{**TINY, "base": "mine"}, image_size=64))
     assert config.base_digest == completed(weights=str(base)).base_digest
+
+
+# ---- interruptions, pictures and statistics
+
+
+def test_after_kill_9_the_prompts_are_those_of_the_uninterrupted_training(adctl, zippers):
+    from safetensors.torch import load_file
+    from test_resume import killed_at_random
+
+    few = ["--arch", "prompt", "--weights", "random-tiny", "--data", zippers, "--image-size", "32", "--epochs", "3"]
+    few += ["--set", "preset=debug", "--device", "cpu", "--workers", "0", "--checkpoint-minutes", "0.001"]
+    few += ["--no-tensorboard", "--export", "none", "--batch-size", "4"]
+    killed_at_random(adctl.folder, *few, "--name", "cut", draw=random.Random(0))
+    runs = adctl.folder / "runs"
+    if not (runs / "cut" / "model.safetensors").exists():
+        assert adctl.json("train", "--resume", "cut")["result"]["fit"]["resumed_at"]
+    adctl("train", *few, "--name", "whole")
+    cut, whole = (load_file(runs / name / "model.safetensors") for name in ("cut", "whole"))
+    assert set(whole) == {"prompts.context", "prompts.deep"}
+    assert all(torch.equal(cut[name], value) for name, value in whole.items())
+
+
+def test_an_explanation_holds_the_attention_to_each_prompt_its_statistics_and_words(detector):
+    with torch.inference_mode():
+        shown, masses = detector.explain(images()), detector.attention(images())
+    assert [one.shape for one in shown.pictures.values()] == [(2, 1, 64, 64)] * 2
+    assert all(float(one.max()) == pytest.approx(1, abs=1e-4) for one in shown.pictures.values())
+    shares = masses[:, 1] / masses.sum(1)
+    torch.testing.assert_close(shown.values["mean abnormal share"], shares.mean((1, 2)), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(shown.values["highest abnormal share"], shares.amax((1, 2)), rtol=1e-4, atol=1e-6)
+    assert [name for name, _ in shown.words] == [f"{kind} {n}" for kind in ("normal", "abnormal") for n in range(1, 5)]
+    assert all(len(words.split(", ")) == 3 for _, words in shown.words)
+
+
+def test_report_and_tensorboard_show_attention_statistics_and_words(zippers, tmp_path):
+    from adctl.config import LoadedSettings, ReportSettings, ScoreSettings, names_of
+    from adctl.reporting.report import report
+    from adctl.scoring.score import score
+    from adctl.training.single_run import train_once
+
+    options = {"base": "random-tiny", "preset": "debug"}
+    trained = train_once(
+        settings(arch="prompt", data=zippers, runs=tmp_path, epochs=1, log=("tensorboard",), options=options)
+    )
+    (events,) = trained.run.rglob("events.out.tfevents*")
+    logged = events.read_bytes()
+    assert all(name in logged for name in (b"attention/overlap of prompts", b"words", b"abnormal 1"))
+
+    def loaded(given):
+        return LoadedSettings(given, dict.fromkeys(names_of(type(given)), "test"))
+
+    images = (str(zippers / "test" / "good"),)
+    score(loaded(ScoreSettings(images=images, model=trained.model, out=tmp_path / "scored", device="cpu")))
+    made = report(loaded(ReportSettings(scores=(tmp_path / "scored",), reconstructions=True, ci_samples=100)))
+    page = made.page.read_text(encoding="utf-8")
+    assert "Original, attention to the normal prompt, attention to the abnormal prompt, anomaly map, overlay" in page
+    assert "Words nearest to the learnt tokens" in page
+    assert "highest abnormal share" in page

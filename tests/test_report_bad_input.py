@@ -114,7 +114,7 @@ def test_bars_in_the_terminal_count_every_score(adctl, tmp_path):
 def test_reconstructions_are_those_of_the_model(tmp_path, zippers):
     from adctl.config import LoadedSettings, ScoreSettings, TrainSettings, names_of, validated
     from adctl.data.images import read_image
-    from adctl.reporting.reconstructions import reconstructor
+    from adctl.reporting.explanations import explainer
     from adctl.scoring.score import score
     from adctl.scoring.score_set import ScoreSet
     from adctl.training.single_run import train_once
@@ -128,8 +128,9 @@ def test_reconstructions_are_those_of_the_model(tmp_path, zippers):
     settings = ScoreSettings(images=images, model=trained.model, out=tmp_path / "scored", device="cpu")
     score(LoadedSettings(settings, dict.fromkeys(names_of(ScoreSettings), "test")))
     scores = ScoreSet.load(tmp_path / "scored")
-    reconstruct, notes = reconstructor(scores)
+    explain, notes = explainer(scores)
     assert notes == ()
-    assert reconstruct(read_image(next((zippers / "test" / "good").iterdir()))).shape == (64, 64, 3)
+    (rebuilt,) = explain(read_image(next((zippers / "test" / "good").iterdir())))
+    assert rebuilt.shape == (64, 64, 3)
     page = page_of(scores, reconstructions=True)
     assert "Original, reconstruction, anomaly map, overlay" in page

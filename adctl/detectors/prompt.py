@@ -23,8 +23,8 @@ from adctl.detectors.components.anomaly_maps import GaussianBlur, top_mean
 from adctl.detectors.components.feature_cache import FeatureCache
 from adctl.detectors.components.image_noise import ImageNoise
 from adctl.detectors.components.stable_diffusion import PARTS, StableDiffusion, read_shapes
-from adctl.detectors.components.text_prompts import PromptLearner, tokens_of
-from adctl.engine.phases import Batch, LossTerms, Optimize
+from adctl.detectors.components.text_prompts import PromptLearner, nearest_words, tokens_of
+from adctl.engine.phases import Batch, Explanation, LossTerms, Optimize
 from adctl.errors import AdctlError, UsageError
 from adctl.image_sizes import ImageSize
 
@@ -228,7 +228,7 @@ class PromptDetector(Detector):
         if not trained:
             return ()
         cache = FeatureCache()
-        return (Optimize(lambda batch: self.loss(batch, cache), trained, "prompts", preview=self.attention_pictures),)
+        return (Optimize(lambda batch: self.loss(batch, cache), trained, "prompts", preview=self.explain),)
 
     def forward(self, images: Tensor) -> Prediction:
         """Score images [B,C,H,W]; the maps have the cells of the latents."""
@@ -270,13 +270,39 @@ class PromptDetector(Detector):
         """Return the mean attention of each cell to the normal and the abnormal prompt, [B,2,h,w]."""
         return self._masses(self._encode(images), self.noise(images)).mean(0)
 
-    def attention_pictures(self, images: Tensor) -> Tensor:
-        """Return pictures [B,C,H,W] of the attention, scaled to its largest value: red abnormal, green normal."""
-        masses = self.attention(images)
-        scaled = masses / masses.amax((2, 3), keepdim=True).clamp(min=_TINY)
-        large = torch.nn.functional.interpolate(scaled, size=images.shape[-2:], mode="nearest")
-        colours = torch.cat([large[:, 1:], large[:, :1], torch.zeros_like(large[:, :1])], 1)
-        return colours if images.shape[1] == _COLOURS else large[:, 1:].expand(-1, images.shape[1], -1, -1)
+    def explain(self, images: Tensor) -> Explanation:
+        """Return the attention to both prompts as pictures, its statistics, and the words nearest to learnt tokens.
+
+        Each picture [B,1,H,W] is scaled to the largest attention in it.
+        """
+        masses = self.attention(images).float()
+        peaks = masses.amax((2, 3), keepdim=True)
+        large = torch.nn.functional.interpolate(masses / (peaks + _TINY), size=images.shape[-2:], mode="nearest")
+        shares = masses / (masses.sum(1, keepdim=True) + _TINY)
+        values = {
+            "mean abnormal share": shares[:, 1].mean((1, 2)),
+            "highest abnormal share": shares[:, 1].amax((1, 2)),
+            "overlap of prompts": (masses / (peaks + _TINY)).amin(1).mean((1, 2)),
+        }
+        pictures = {"attention to the normal prompt": large[:, :1], "attention to the abnormal prompt": large[:, 1:]}
+        return Explanation(pictures, values, self.nearest_words())
+
+    def nearest_words(self) -> tuple[tuple[str, str], ...]:
+        """Return each token in front of the words with the three words whose vectors are most similar to it.
+
+        It is empty if the tokenizer is not on this machine, as with an embedded base.
+        """
+        try:
+            base = base_models.find_base(self.config.base, self.config.base_digest, PARTS)
+        except AdctlError:
+            return ()
+        table, tokenizer = self.base.text.embeddings.token_embedding.weight, _tokenizer(base)
+        names = ("both",) if self.config.shared_context else ("normal", "abnormal")
+        return tuple(
+            (f"{name} {number}", ", ".join(f"{word} ({cosine:.2f})" for word, cosine in words))
+            for name, tokens in zip(names, self.prompts.context.detach(), strict=True)
+            for number, words in enumerate(nearest_words(tokens, table, tokenizer), 1)
+        )
 
     def text(self) -> tuple[Tensor, Tensor]:
         """Return both prompts as the denoiser reads them, [1,L,D], and the prompt of each token, [L,2].
@@ -376,7 +402,8 @@ class PromptDetector(Detector):
         ]
         images = torch.stack([image for image, _ in painted])
         keys = [f"{key} {int(copy)}" for key, copy in zip(batch.keys, copies, strict=True)]
-        latents = cache(keys, lambda rows: self._encode(images[rows]))
+        # One image at a time: results of convolutions depend on the batch, which is another one after a resume.
+        latents = cache(keys, lambda rows: torch.cat([self._encode(images[row : row + 1]) for row in rows]))
         return latents.to(images.device), torch.stack([mask for _, mask in painted])
 
     def _copies(self, keys: Sequence[str]) -> Tensor:
@@ -427,11 +454,15 @@ def _with_tokens(config: PromptConfig, base: BaseModel | None = None) -> PromptC
         return config
     if base is None:
         base = base_models.find_base(config.base, config.base_digest, PARTS)
-    tokenizer = base_models.byte_tokenizer() if base.folder is None else base_models.load_tokenizer(base.folder)
+    tokenizer = _tokenizer(base)
     words = [tokens_of(text, tokenizer, config.n_ctx) for text in (config.normal, config.abnormal)]
     tokens = (*map(tuple, words), (int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)))
     shapes = json.loads(json.dumps(read_shapes(base))) if config.embed_base else None
     return _changed(config, {"tokens": tokens, "shapes": shapes})
+
+
+def _tokenizer(base: BaseModel) -> Any:
+    return base_models.byte_tokenizer() if base.folder is None else base_models.load_tokenizer(base.folder)
 
 
 def _base_of(config: PromptConfig) -> tuple[Path | None, dict[str, Any]]:

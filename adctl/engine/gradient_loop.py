@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import torch
+from torch import Tensor
 
 from adctl.engine import distributed
 from adctl.engine.batch_plan import BatchPlan, step_seed, training_length
@@ -25,7 +26,7 @@ from adctl.engine.gradient_checkpointing import checkpoint_activations
 from adctl.engine.gradient_step import GradientStep, new_optimizer
 from adctl.engine.history import Epoch
 from adctl.engine.lr_schedule import LearningRateSchedule
-from adctl.engine.phases import Batch, total
+from adctl.engine.phases import Batch, Explanation, total
 from adctl.engine.training_log import Preview
 from adctl.errors import TrainingError
 
@@ -240,9 +241,11 @@ class GradientLoop:
         self._train_mode(on=False)
         images = to_input(next(iter(validation.batches(_PREVIEW_IMAGES))), self.fabric.device)
         with self._averaged_weights(), torch.inference_mode():
-            rebuilt = self.phase.preview(images) if self.phase.preview else None
+            shown = self.phase.preview(images) if self.phase.preview else None
+            if isinstance(shown, Tensor):
+                shown = Explanation({"reconstruction": shown})
             maps = getattr(self.detector(images), "maps", None)  # a classifier has none
-            return None if maps is None else Preview(images, rebuilt, maps)
+            return None if maps is None else Preview(images, shown, maps)
 
     def _after_epoch(self, number: int) -> None:
         if self.context.after_epoch is not None:

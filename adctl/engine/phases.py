@@ -7,7 +7,7 @@ A gradient-trained method is `[Optimize]`, a method that fits in one pass `[Obse
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -65,6 +65,21 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Explanation:
+    """Pictures and numbers that a detector shows of B images beside their anomaly maps.
+
+    Attributes:
+        pictures: Tensors [B,C,H,W] in [0, 1] by title, such as reconstructions.
+        values: Statistics [B] by name.
+        words: Name of each learnt token, and the words nearest to it.
+    """
+
+    pictures: dict[str, Tensor]
+    values: dict[str, Tensor] = field(default_factory=dict)
+    words: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class Critic:
     """Second network, trained against the first.
 
@@ -89,7 +104,8 @@ class Optimize:
             checkpoints, but not in the model file. Its trainable parameters must be in `parameters`.
         critic: Second network, trained against the first, or None.
         start_epoch: Function called with (epoch, epochs) before each epoch, counted from 1, or None.
-        preview: Function from images [B,C,H,W] to pictures [B,C,H,W] in [0, 1] for the training log, or None.
+        preview: Function from images [B,C,H,W] to reconstructions [B,C,H,W] in [0, 1] or to other pictures of them, for
+            the training log; or None.
         rate_scale: Function from a parameter to the factor of its learning rate, or None.
         monitored: Function called after each validation, that returns the number to minimise in place of the mean
             loss, or None.
@@ -101,7 +117,7 @@ class Optimize:
     objective: nn.Module | None = None
     critic: Critic | None = None
     start_epoch: Callable[[int, int], None] | None = None
-    preview: Callable[[Tensor], Tensor] | None = None
+    preview: Callable[[Tensor], Tensor | Explanation] | None = None
     rate_scale: Callable[[nn.Parameter], float] | None = None
     monitored: Callable[[], float] | None = None
 

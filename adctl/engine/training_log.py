@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from adctl.engine.history import Epoch
+    from adctl.engine.phases import Explanation
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +49,12 @@ class Preview:
 
     Attributes:
         images: Tensor [N,C,H,W] in [0, 1].
-        rebuilt: Reconstructions, tensor [N,C,H,W] in [0, 1], or None for methods without reconstruction.
+        shown: Reconstructions or other pictures, or None.
         maps: Anomaly maps, tensor [N,h,w].
     """
 
     images: Tensor
-    rebuilt: Tensor | None
+    shown: Explanation | None
     maps: Tensor
 
 
@@ -120,13 +121,13 @@ def scalars(epoch: Epoch) -> dict[str, float]:
 
 
 def contact_sheet(preview: Preview) -> Tensor:
-    """Return a picture [3,H,W] in [0, 1] with a column for each image: original, reconstruction and map."""
+    """Return a picture [3,H,W] in [0, 1] with a column for each image: original, other pictures, map."""
     size = preview.images.shape[-2:]
     maps = torch.nn.functional.interpolate(preview.maps.unsqueeze(1), size=size, mode="bilinear")
     low, high = maps.min(), maps.max()
     rows = [
         preview.images,
-        *([] if preview.rebuilt is None else [preview.rebuilt]),
+        *(preview.shown.pictures.values() if preview.shown else ()),
         (maps - low) / (high - low + 1e-12),
     ]
     columns = [_coloured(row.float()).clamp(0, 1).permute(1, 2, 0, 3).flatten(2) for row in rows]

@@ -43,7 +43,7 @@ class ReportOptions:
         title: Heading; None for the data set and the detector.
         findings: Number of images shown in `md`, `pdf` and `pptx`, missed defects and false alarms first.
         gallery_limit: Largest number of images with a picture in `html`, the worst mistakes first.
-        reconstructions: Whether `html` shows an autoencoder's reconstruction of each image.
+        reconstructions: Whether `html` shows an autoencoder's reconstruction of each image or the attention to prompts.
     """
 
     title: str | None = None

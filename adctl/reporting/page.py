@@ -5,6 +5,7 @@ The page contains the rows as data, and computes the verdicts again when the rea
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,17 +13,17 @@ import numpy as np
 from adctl import __version__, files
 from adctl.records import GOOD
 from adctl.reporting.content import DEFAULT_OPTIONS, ReportOptions, build_content
+from adctl.reporting.explanations import explainer
 from adctl.reporting.html_assets import plotly, read_assets, template, to_script_json
 from adctl.reporting.notable_images import worst_first
 from adctl.reporting.pictures import colour_scale, pictures
-from adctl.reporting.reconstructions import reconstructor
 from adctl.scoring.colour_bar import colourise
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from adctl.evaluation.evaluate import Evaluation
-    from adctl.reporting.pictures import Reconstructor
+    from adctl.reporting.explanations import Explainer
     from adctl.scoring.colour_bar import ColourScale
     from adctl.scoring.score_set import ScoreSet
 
@@ -45,16 +46,18 @@ def write_report(
         OutputError: The page cannot be written.
         DataError: The anomaly maps are damaged.
     """
-    reconstruct, reconstruction_notes = reconstructor(scores) if options.reconstructions else (None, ())
+    explain, explanation_notes = explainer(scores) if options.reconstructions else (None, ())
     scale = colour_scale(scores)
-    data = _page_data(scores, evaluation, options.gallery_limit, scale, reconstruct)
+    data = _page_data(scores, evaluation, options.gallery_limit, scale, explain)
     content = build_content(scores, evaluation, options.title)
+    if explain is not None:
+        content = replace(content, tables=(*content.tables, *explain.tables()))
     page = template("template.html").render(
         content=content,
-        notes=[*content.notes, *_picture_notes(data["rows"], options.gallery_limit), *reconstruction_notes],
+        notes=[*content.notes, *_picture_notes(data["rows"], options.gallery_limit), *explanation_notes],
         evaluation=evaluation,
         scale=_scale_bar(scale, shown=scores.has_maps),
-        reconstructed=reconstruct is not None,
+        explained=explain.titles if explain is not None else (),
         data=to_script_json(data),
         plotly=plotly(),
         style=read_assets("page.css"),
@@ -70,9 +73,9 @@ def _page_data(
     evaluation: Evaluation,
     gallery_limit: int,
     scale: ColourScale,
-    reconstruct: Reconstructor | None,
+    explain: Explainer | None,
 ) -> dict[str, Any]:
-    shown = dict(pictures(scores, worst_first(scores)[:gallery_limit], scale, reconstruct))
+    shown = dict(pictures(scores, worst_first(scores)[:gallery_limit], scale, explain))
     rows = [
         {
             "key": row.key,

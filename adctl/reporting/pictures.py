@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Rgb = NDArray[np.uint8]
     Map = NDArray[np.float32]
-    Reconstructor = Callable[[Rgb], Rgb]
+    Explain = Callable[[Rgb, str | None], list[Rgb]]
 
 _SIDE = 200
 _GAP = 4
@@ -45,7 +45,7 @@ _QUALITIES = (82, 70, 55, 40, 25, 10)
 
 
 def pictures(
-    scores: ScoreSet, rows: Collection[int], scale: ColourScale, reconstruct: Reconstructor | None = None
+    scores: ScoreSet, rows: Collection[int], scale: ColourScale, explain: Explain | None = None
 ) -> Iterator[tuple[int, str]]:
     """Yield row number and picture (a data URI) of each row whose image can be read, rows with a map first.
 
@@ -53,9 +53,9 @@ def pictures(
         scores: Scored set.
         rows: Row numbers.
         scale: Colour scale of the set.
-        reconstruct: Function from an image [H,W,3] to its reconstruction; None shows no reconstruction.
+        explain: Function from an image [H,W,3] and its label to more pictures, such as its reconstruction; or None.
     """
-    for index, tiles in strips(scores, rows, _SIDE, scale, reconstruct):
+    for index, tiles in strips(scores, rows, _SIDE, scale, explain):
         yield index, _data_uri(tiles)
 
 
@@ -64,25 +64,25 @@ def strips(
     rows: Collection[int],
     side: int,
     scale: ColourScale,
-    reconstruct: Reconstructor | None = None,
+    explain: Explain | None = None,
 ) -> Iterator[tuple[int, list[Rgb]]]:
-    """Yield row number and tiles of each row: original, reconstruction, anomaly map and overlay, as far as they exist.
+    """Yield row number and tiles of each row: original, explanation, anomaly map and overlay, as far as they exist.
 
     Args:
         scores: Scored set.
         rows: Row numbers.
         side: Longer side of a tile in pixels.
         scale: Colour scale of the set.
-        reconstruct: Function from an image [H,W,3] to its reconstruction; None shows no reconstruction.
+        explain: Function from an image [H,W,3] and its label to more pictures, such as its reconstruction; or None.
     """
     remaining = set(rows)
     for index, anomaly_map in scores.maps():
         if index in remaining:
             remaining.remove(index)
-            if tiles := _tiles(scores, index, anomaly_map, scale, side, reconstruct):
+            if tiles := _tiles(scores, index, anomaly_map, scale, side, explain):
                 yield index, tiles
     for index in sorted(remaining):
-        if tiles := _tiles(scores, index, None, scale, side, reconstruct):
+        if tiles := _tiles(scores, index, None, scale, side, explain):
             yield index, tiles
 
 
@@ -160,16 +160,16 @@ def _tiles(
     anomaly_map: Map | None,
     scale: ColourScale,
     side: int,
-    reconstruct: Reconstructor | None,
+    explain: Explain | None,
 ) -> list[Rgb]:
-    """Return original, reconstruction (if wanted), map and overlay (if there is a map); empty for unreadable images."""
+    """Return original, explanation, map and overlay, as far as they exist; empty for unreadable images."""
     thumbnail = Thumbnail.read(scores, index, side)
     if thumbnail is None:
         return []
     size = thumbnail.small.shape[:2]
     tiles = [thumbnail.small]
-    if reconstruct is not None:
-        tiles.append(resize(reconstruct(thumbnail.image), *size))
+    if explain is not None:
+        tiles += [resize(one, *size) for one in explain(thumbnail.image, thumbnail.row.label)]
     if anomaly_map is None:
         return tiles
     heatmap = thumbnail.overlay(scores, anomaly_map, scale)

@@ -48,6 +48,9 @@ class Logger(Protocol):
     def log_picture(self, name: str, png: bytes, epoch: int | None) -> None:
         """Record a picture of an epoch, or of the whole run if `epoch` is None."""
 
+    def log_text(self, name: str, text: str, epoch: int) -> None:
+        """Record a text in Markdown of an epoch."""
+
     def log_model(self, model: Path) -> None:
         """Record the model file as an artifact."""
 

@@ -65,6 +65,10 @@ class MlflowLogger:
         file = f"{name}.png" if epoch is None else f"{name}/epoch-{epoch:05}.png"
         self._client.log_image(self._run, Image.open(io.BytesIO(png)), file)
 
+    def log_text(self, name: str, text: str, epoch: int) -> None:
+        """Upload a text."""
+        self._client.log_text(self._run, text, f"{name}/epoch-{epoch:05}.md")
+
     def log_model(self, model: Path) -> None:
         """Upload the model file."""
         self._client.log_artifact(self._run, str(model), "model")

@@ -59,6 +59,10 @@ class ProcessLogger:
         """Send a picture."""
         self._send("log_picture", name=name, png=png, epoch=epoch)
 
+    def log_text(self, name: str, text: str, epoch: int) -> None:
+        """Send a text."""
+        self._send("log_text", name=name, text=text, epoch=epoch)
+
     def log_model(self, model: Path) -> None:
         """Send the path of the model file."""
         self._send("log_model", model=model.absolute())

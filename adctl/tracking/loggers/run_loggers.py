@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from adctl.engine.history import Epoch
+    from adctl.engine.phases import Explanation
     from adctl.engine.training_log import Preview
     from adctl.tracking.loggers.base import Logger
 
@@ -82,6 +83,16 @@ class Loggers:
         if preview is not None and self._running:
             png = contact_sheet_png(preview)
             self._each(lambda one: one.log_picture(PREVIEW, png, last.number))
+            self._log_explanation(preview.shown, last.number)
+
+    def _log_explanation(self, shown: Explanation | None, epoch: int) -> None:
+        """Record the mean statistics of the pictures, and the words nearest to learnt tokens."""
+        if shown is not None and shown.values:
+            values = {f"attention/{name}": float(value.mean()) for name, value in shown.values.items()}
+            self._each(lambda one: one.log_metrics(values, epoch))
+        if shown is not None and shown.words:
+            table = "\n".join(("| token | nearest words |", "|---|---|", *(f"| {a} | {b} |" for a, b in shown.words)))
+            self._each(lambda one: one.log_text("words", table, epoch))
 
     def log_metrics(self, values: dict[str, float]) -> None:
         """Record metrics of the whole run."""

@@ -41,6 +41,11 @@ class TensorBoardLogger:
         self._writer().add_image(name, picture, epoch, dataformats="HWC")
         self._writer().flush()
 
+    def log_text(self, name: str, text: str, epoch: int) -> None:
+        """Write a text."""
+        self._writer().add_text(name, text, epoch)
+        self._writer().flush()
+
     def log_model(self, model: Path) -> None:
         """Do nothing: the model lies beside the event files."""
 

@@ -56,6 +56,10 @@ class WandbLogger:
         entry = {name: wandb.Image(Image.open(io.BytesIO(png)))}
         self._run.log(entry if epoch is None else {**entry, "epoch": epoch})
 
+    def log_text(self, name: str, text: str, epoch: int) -> None:  # noqa: ARG002 - a summary holds the last one
+        """Record a text in the summary of the run."""
+        self._run.summary.update({name: text})
+
     def log_model(self, model: Path) -> None:
         """Record the model file as an artifact; it is not copied."""
         import wandb
