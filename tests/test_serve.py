@@ -22,6 +22,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import check_document
+from jsonschema import Draft202012Validator
 from PIL import Image
 from server_process import ServerProcess, form
 
@@ -449,6 +450,28 @@ def test_health_metrics_and_documentation(server):
     assert not re.search(r'(src|href)="(https?:)?//', page)
     assert "text/css" in server("GET", "/docs.css").headers["content-type"]
     assert server("GET", "/openapi.json").json["openapi"].startswith("3.")
+
+
+def test_each_operation_of_the_documentation_has_valid_examples(serve):
+    document = serve(start=False).get("/openapi.json").json()
+
+    def check(schema, example):
+        Draft202012Validator({**schema, "components": document["components"]}).validate(example)
+
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            for parameter in operation.get("parameters", ()):
+                check(parameter["schema"], parameter["example"])
+            contents = list(operation.get("requestBody", {}).get("content", {}).values())
+            for status, answer in operation["responses"].items():
+                kinds = answer.get("content", {})
+                assert kinds or status == "204", (method, path, status)
+                if status >= "400" and path != "/readyz":
+                    assert kinds["application/problem+json"]["example"]["status"] == int(status)
+                    assert len(kinds) == 1
+                contents += kinds.values()
+            for content in contents:
+                check(content["schema"], content["example"])
 
 
 def test_work_in_hand_is_finished_at_the_end_and_the_history_is_kept(world, zippers):

@@ -624,7 +624,15 @@ def test_a_key_opens_a_session_with_its_role(browser, patchcore, tmp_path):
         walk.wait("h1", "History")
         assert page.locator(".tabs a").all_inner_texts() == ["Live", "Try", "History", "Review"]
         assert "adctl_session" not in page.evaluate("document.cookie")
-        assert page.request.get(f"{site.address}/models").status == 403
+        assert page.request.get(f"{site.address}/models").headers["content-type"] == "application/problem+json"
+        assert page.goto(f"{site.address}/models").status == 403
+        walk.wait("h1", "You may not open Models")
+        walk.wait("main", "The key “anna” has the role review. This tab needs the role admin.")
+        page.locator("#language").select_option("de")
+        walk.wait("main", "Dieser Reiter braucht die Rolle Verwalten.")
+        page.locator("#language").select_option("en")
+        walk.wait("h1", "You may not open Models")
+        assert page.locator(".tabs a").all_inner_texts() == ["Live", "Try", "History", "Review"]
         page.locator("#sign-out").click()
         walk.wait("h1", "Sign in")
         assert page.request.get(f"{site.address}/v1/history").status == 401

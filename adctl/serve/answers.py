@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+from adctl.sinks.delivery import SinkStatus
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
 """Name of a model."""
 
@@ -19,12 +21,6 @@ VerdictName = Literal["good", "warn", "reject", "uncalibrated", "error"]
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 """Content of a body that is a file, for OpenAPI."""
-
-_BOX = {"x": 120, "y": 40, "width": 25, "height": 18, "peak": 3.9}
-_RESULT: dict[str, Any] = {
-    "id": "01KB4TC4ZQ5W3M1V0F7N7E6H2K", "name": "part-17.png", "score": 3.81, "p_value": 0.0049, "probability": 0.998,
-    "verdict": "reject", "boxes": [_BOX], "threshold": 2.1, "pixel_threshold": 2.4, "width": 640, "height": 480,
-}  # fmt: skip
 
 
 class Problem(BaseModel):
@@ -73,8 +69,6 @@ class BoxAnswer(BaseModel):
 
 class ImageAnswer(BaseModel):
     """Result for one image."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [_RESULT]})
 
     id: str
     name: str
@@ -126,7 +120,7 @@ class ScoreAnswer(BaseModel):
 class LoadRequest(BaseModel):
     """Model file to load."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"path": "line3"}, {}]})
+    model_config = ConfigDict(extra="forbid")
 
     path: str | None = Field(None, max_length=1000, description="Path below --models; left out: the present file.")
 
@@ -145,10 +139,7 @@ class Region(BaseModel):
 class ReviewRequest(BaseModel):
     """Label of a verdict."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={"examples": [{"verdict_id": _RESULT["id"], "label": "defect", "kind": "scratch"}]},
-    )
+    model_config = ConfigDict(extra="forbid")
 
     verdict_id: Identifier
     label: Literal["good", "defect", "unsure"]
@@ -242,25 +233,46 @@ class SourceState(BaseModel):
     state: str
 
 
-class SinkState(BaseModel):
-    """Sink of verdicts."""
-
-    name: str
-    delivered: int
-    waiting: int
-    expired: int
-    failures: int
-    error: str
-    median_ms: float | None
-    p95_ms: float | None
-    max_ms: float | None
-
-
 class LineState(BaseModel):
     """Sources and sinks of the server."""
 
     sources: list[SourceState]
-    sinks: list[SinkState]
+    sinks: list[SinkStatus]
+
+
+class Status(BaseModel):
+    """State in one word, or a few."""
+
+    status: str
+
+
+class HistoryGap(BaseModel):
+    """Number of verdicts that the history lacks, and why."""
+
+    missing: int
+    reason: str
+
+
+class ImageFailures(BaseModel):
+    """Number of images that could not be stored."""
+
+    failed: int
+
+
+class Readiness(Status):
+    """Whether images can be scored, and what could not be stored."""
+
+    models: list[str]
+    history: HistoryGap
+    images: ImageFailures
+
+
+class ServerStatus(Status):
+    """Models and state of the server."""
+
+    models: list[ModelInfo]
+    queue: int
+    history: HistoryGap
 
 
 class Session(BaseModel):
@@ -283,8 +295,6 @@ class LoginRequest(BaseModel):
 class LegacyLoad(BaseModel):
     """Model to load, by its path below the folder of `--models` or by its name."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"model_path": "line3"}]})
-
     model_path: Annotated[str, Field(max_length=1000)] | None = None
     name: Name | None = None
 
@@ -292,7 +302,7 @@ class LegacyLoad(BaseModel):
 Finite = FiniteFloat
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "content": {"application/problem+json": {}}, "description": text}
+    status: {"description": text}
     for status, text in {
         400: "The request cannot be understood.",
         401: "A key is needed.",
@@ -307,7 +317,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         503: "The server cannot do this now.",
     }.items()
 }
-"""Descriptions of errors for OpenAPI."""
+"""Descriptions of errors for OpenAPI; `adctl.serve.openapi` adds their content."""
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -14,6 +14,7 @@ from adctl import __version__
 from adctl.serve import problems
 from adctl.serve.fast_route import FastRoute
 from adctl.serve.guard import Guard
+from adctl.serve.openapi import complete
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,6 +39,14 @@ _ROUTERS = (
 """Groups of routes, as `module:router`; the first are found soonest."""
 
 
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document, which has examples."""
+        if self.openapi_schema is None:
+            self.openapi_schema = complete(super().openapi())
+        return self.openapi_schema
+
+
 def create_app(server: Server) -> FastAPI:
     """Create the application.
 
@@ -50,7 +59,7 @@ def create_app(server: Server) -> FastAPI:
         yield
         server.stop()
 
-    app = FastAPI(
+    app = _App(
         title="adctl",
         version=__version__,
         description="Visual anomaly detection: scores, verdicts and their history.",

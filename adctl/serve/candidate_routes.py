@@ -35,7 +35,7 @@ class CandidateRequest(BaseModel):
         confirmed: Reviewed parts that are good beyond doubt, although they are unlike the others.
     """
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"kind": "recalibrate"}]})
+    model_config = ConfigDict(extra="forbid")
 
     kind: Literal["learn", "recalibrate"] = "learn"
     confirmed: Annotated[list[Identifier], Field(max_length=1000)] = []

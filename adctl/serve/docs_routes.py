@@ -54,23 +54,23 @@ def _operations(document: dict[str, Any]) -> Iterator[str]:
             if operation["tags"][0] != tag:
                 tag = operation["tags"][0]
                 yield f"<h2>{escape(tag.capitalize())}</h2>"
-            yield _operation(document, path, method, operation)
+            yield _operation(path, method, operation)
 
 
-def _operation(document: dict[str, Any], path: str, method: str, operation: dict[str, Any]) -> str:
+def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
     rows = "".join(
         f"<tr><td><code>{escape(one['name'])}</code></td><td>{escape(one['in'])}</td>"
         f"<td>{escape(one.get('description', ''))}</td></tr>"
         for one in operation.get("parameters", ())
     )
     table = f"<table><tr><th>Name</th><th>Place</th><th>Meaning</th></tr>{rows}</table>" if rows else ""
-    body = _example(document, operation.get("requestBody", {}))
+    body = _example(operation.get("requestBody", {}))
     answers: dict[str, dict[str, Any]] = operation["responses"]
     answer = next((one for status, one in answers.items() if status.startswith("2")), {})
     return (
         f'<details><summary><span class="method">{method.upper()}</span><code>{escape(path)}</code> '
         f"{escape(operation.get('summary', ''))}</summary><p>{escape(operation.get('description', ''))}</p>{table}"
-        f"{_titled('Body', body)}{_titled('Answer', _example(document, answer))}</details>"
+        f"{_titled('Body', body)}{_titled('Answer', _example(answer))}</details>"
     )
 
 
@@ -78,27 +78,8 @@ def _titled(title: str, text: str) -> str:
     return f"<h3>{title}</h3><pre>{escape(text)}</pre>" if text else ""
 
 
-def _example(document: dict[str, Any], content: dict[str, Any]) -> str:
-    """Return an example of a body as JSON, or its content types."""
+def _example(content: dict[str, Any]) -> str:
+    """Return the example of a body as JSON, or its content types."""
     kinds = content.get("content", {})
-    schema = kinds.get("application/json", {}).get("schema")
-    if schema is None:
-        return ", ".join(kinds)
-    return json.dumps(_sample(document, schema), indent=2)
-
-
-def _sample(document: dict[str, Any], schema: dict[str, Any]) -> Any:
-    """Return a value that a schema allows, from its examples where it has them."""
-    if "$ref" in schema:
-        return _sample(document, document["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
-    if "anyOf" in schema:
-        return _sample(document, schema["anyOf"][0])
-    for name in ("examples", "enum"):
-        if schema.get(name):
-            return schema[name][0]
-    kind = schema.get("type")
-    if kind == "object":
-        return {name: _sample(document, one) for name, one in schema.get("properties", {}).items()}
-    if kind == "array":
-        return [_sample(document, schema.get("items", {}))]
-    return {"string": "text", "integer": 1, "number": 0.5, "boolean": True}.get(str(kind))
+    shown = kinds.get("application/json")
+    return json.dumps(shown["example"], indent=2) if shown else ", ".join(kinds)

@@ -94,7 +94,7 @@ def verdict_of(server: Running, identifier: str) -> dict[str, Any]:
     "/v1/history/{id}/heatmap",
     summary="Get the heatmap of a verdict",
     response_class=Response,
-    responses={200: {"content": {"image/png": {}}}, **problems(404, 422, 503)},
+    responses={200: {"content": {"image/png": BINARY}}, **problems(404, 422, 503)},
 )
 def get_heatmap(id: Identifier, server: Running, caller: MayReview) -> Response:  # noqa: A002 - the name in the path
     """Return the anomaly map in colours (PNG) to lay over the image: transparent where nothing is unusual."""
@@ -120,7 +120,10 @@ def _scale(server: Running, entry: dict[str, Any], cells: NDArray[np.float32]) -
     "/v1/history/{id}/{part}",
     summary="Get the image, thumbnail or map of a verdict",
     response_class=FileResponse,
-    responses={200: {"content": {"image/png": BINARY, "application/x-npy": BINARY}}, **problems(404, 422, 503)},
+    responses={
+        200: {"content": dict.fromkeys(("image/png", "image/jpeg", "application/x-npy"), BINARY)},
+        **problems(404, 422, 503),
+    },
 )
 def get_file(
     id: Identifier,  # noqa: A002 - the name in the path

@@ -9,11 +9,12 @@ from fastapi import APIRouter, Query, Request, Response
 
 from adctl.files import to_json
 from adctl.serve import model_routes
-from adctl.serve.answers import LegacyLoad, LoadRequest, ModelInfo, Name, ScoreAnswer, problems
+from adctl.serve.answers import LegacyLoad, LoadRequest, ModelInfo, Name, ScoreAnswer, ServerStatus, problems
 from adctl.serve.problems import ProblemError
-from adctl.serve.score_routes import BODY, answer_to
+from adctl.serve.score_routes import answer_to
 from adctl.serve.scoring import Wish
 from adctl.serve.security import MayChange, MayScore, Running
+from adctl.serve.uploads import BODY
 
 router = APIRouter(prefix="/api", tags=["other names"])
 
@@ -28,7 +29,7 @@ def load_model(wanted: LegacyLoad, server: Running, caller: MayChange) -> dict[s
     return model_routes.load_model(name, server, caller, LoadRequest(path=wanted.model_path))
 
 
-@router.get("/status", summary="As /v1/models and /readyz", responses=problems())
+@router.get("/status", summary="As /v1/models and /readyz", response_model=ServerStatus, responses=problems())
 def status(server: Running, caller: MayScore) -> dict[str, Any]:
     """Return the models and the state of the server."""
     writer = server.history.writer

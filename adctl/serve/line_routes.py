@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
 
-from adctl.serve.answers import LineState, Text, problems
+from adctl.serve.answers import LineState, Status, Text, problems
 from adctl.serve.problems import ProblemError
 from adctl.serve.security import MayScore, Running
 
@@ -18,11 +17,13 @@ router = APIRouter(tags=["line"])
 def show_line(server: Running, caller: MayScore) -> dict[str, Any]:
     """Return the state of each source and sink; times run from the trigger of a part to the acknowledgement."""
     del caller
-    sinks = [asdict(one) for one in server.outbox.status()]
-    return {"sources": server.line.state() if server.line else [], "sinks": sinks}
+    return {"sources": server.line.state() if server.line else [], "sinks": server.outbox.status()}
 
 
-@router.post("/v1/line/{source}/trigger", summary="Take a part now", status_code=202, responses=problems(404, 409, 422))
+@router.post(
+    "/v1/line/{source}/trigger", summary="Take a part now", status_code=202, response_model=Status,
+    responses=problems(404, 409, 422),
+)  # fmt: skip
 def take_part(source: Text, server: Running, caller: MayScore, part: Text = "", lot: Text = "") -> dict[str, str]:
     """Take a part of a camera, if the server was started with `--trigger http`; its verdict goes to the sinks."""
     del caller

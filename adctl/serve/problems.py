@@ -66,11 +66,16 @@ def problem(
         headers: Further headers.
         extra: Further members.
     """
+    return Response(to_json(members_of(status, detail, remedy, **extra)), status, dict(headers or {}), MEDIA_TYPE)
+
+
+def members_of(status: int, detail: str, remedy: str = "", **extra: Any) -> dict[str, Any]:
+    """Return the members of a problem; see `problem`."""
     title = _TITLES.get(status) or HTTPStatus(status).phrase
     members = {"type": "about:blank", "title": title, "status": status, "detail": printable(detail), **extra}
     if remedy:
         members["remedy"] = printable(remedy)
-    return Response(to_json(members), status, dict(headers or {}), MEDIA_TYPE)
+    return members
 
 
 def of_error(error: Exception) -> Response:

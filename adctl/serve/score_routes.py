@@ -18,7 +18,7 @@ from adctl.serve.problems import ProblemError, busy
 from adctl.serve.products import nearest_product, product_of
 from adctl.serve.scoring import MapFormat, Scored, Wish
 from adctl.serve.security import MayScore, Running
-from adctl.serve.uploads import read_uploads
+from adctl.serve.uploads import BODY, read_uploads
 
 if TYPE_CHECKING:
     from adctl.serve.scoring import Upload
@@ -42,23 +42,6 @@ _SHORT = 0.1
 
 _GONE = 499
 """Status of a request whose client has left; nobody reads it."""
-
-BODY = {
-    "requestBody": {
-        "required": True,
-        "description": "The bytes of one image file, or a form with one or several.",
-        "content": {
-            **dict.fromkeys(("image/png", "image/jpeg", "image/tiff", "image/bmp", "image/webp", NPY), BINARY),
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-                    "required": ["images"],
-                }
-            },
-        },
-    }
-}
 
 
 @router.post(

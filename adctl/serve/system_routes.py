@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import PlainTextResponse
 from sse_starlette.sse import EventSourceResponse
 
 from adctl.files import to_json
-from adctl.serve.answers import AuditPage, Identifier, LoginRequest, Session, problems
+from adctl.serve.answers import AuditPage, Identifier, LoginRequest, Readiness, Session, Status, problems
 from adctl.serve.problems import ProblemError
 from adctl.serve.security import Caller, MayChange, MayReview, MayScore, Running, identify
 from adctl.serve.sessions import COOKIE, SECONDS
@@ -20,13 +21,16 @@ _SEND_SECONDS = 10
 _EVENTS: dict[int | str, Any] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 
 
-@router.get("/livez", summary="Tell whether the process runs")
+@router.get("/livez", summary="Tell whether the process runs", response_model=Status)
 async def live() -> dict[str, str]:
     """Return at once."""
     return {"status": "ok"}
 
 
-@router.get("/readyz", summary="Tell whether images can be scored", responses={503: {"description": "Not now."}})
+@router.get(
+    "/readyz", summary="Tell whether images can be scored", response_model=Readiness,
+    responses={503: {"model": Readiness, "description": "Not now."}},
+)  # fmt: skip
 def ready(server: Running) -> Response:
     """Return 200 if models are loaded and work is taken; tell what the history misses."""
     writer = server.history.writer
@@ -41,9 +45,7 @@ def ready(server: Running) -> Response:
     return Response(to_json(state), 200 if is_ready else 503, media_type="application/json")
 
 
-@router.get(
-    "/metrics", summary="Metrics for Prometheus", responses={200: {"content": {"text/plain": {}}}, **problems()}
-)
+@router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse, responses=problems())
 def metrics(server: Running, caller: MayScore) -> Response:
     """Return the metrics in the text format of Prometheus."""
     del caller

@@ -109,9 +109,7 @@ class ThresholdChange(BaseModel):
         preview: Whether only to tell what would change.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"max_false_alarm": 0.02, "preview": True}, {"undo": True}]}
-    )
+    model_config = ConfigDict(extra="forbid")
 
     threshold: Annotated[FiniteFloat, Field(ge=-_LARGEST, le=_LARGEST)] | None = None
     max_false_alarm: Annotated[FiniteFloat, Field(ge=1e-6, le=0.5)] | None = None

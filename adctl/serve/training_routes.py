@@ -16,7 +16,7 @@ from adctl.serve.image_store import SUFFIXES
 from adctl.serve.problems import ProblemError
 from adctl.serve.security import MayChange, Running
 from adctl.serve.trainings import DETECTORS, Training, Trainings
-from adctl.serve.uploads import read_uploads
+from adctl.serve.uploads import BODY, read_uploads
 
 router = APIRouter(tags=["trainings"])
 
@@ -26,9 +26,7 @@ _MOST_FOLDERS = 500
 class TrainingRequest(BaseModel):
     """Training to start: of a folder on the server, or of uploaded images."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"name": "line3", "folder": "line3/good"}]}
-    )
+    model_config = ConfigDict(extra="forbid")
 
     name: Name
     arch: Literal["patchcore", "padim", "simplenet"] = "patchcore"
@@ -83,6 +81,7 @@ def list_trainings(server: Running, caller: MayChange) -> dict[str, Any]:
     summary="Upload images of good parts",
     response_model=Uploaded,
     responses=problems(400, 408, 413, 415, 422, 503),
+    openapi_extra=BODY,
 )
 async def upload_images(
     request: Request, server: Running, caller: MayChange, upload: Identifier | None = None

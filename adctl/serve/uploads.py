@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from adctl.serve.answers import BINARY
 from adctl.serve.problems import ProblemError
 from adctl.serve.scoring import Upload, name_from
 
@@ -19,6 +20,27 @@ MOST_IMAGES = 64
 _MOST_FIELDS = 16
 _FORM = "multipart/form-data"
 _RAW = ("image/", "application/octet-stream", "application/x-npy")
+
+
+BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "The bytes of one image file, or a form with one or several.",
+        "content": {
+            **dict.fromkeys(
+                ("image/png", "image/jpeg", "image/tiff", "image/bmp", "image/webp", "application/x-npy"), BINARY
+            ),
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                    "required": ["images"],
+                }
+            },
+        },
+    }
+}
+"""Body of requests with images, for OpenAPI."""
 
 
 async def read_uploads(request: Request, max_upload: int) -> list[Upload]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -23,7 +25,7 @@ TABS: dict[str, Role] = {
 """Tabs of the page, each with the role that it needs."""
 
 _SIGN_IN = "/sign-in"
-_UNAUTHORISED = 401
+_UNAUTHORISED, _FORBIDDEN = 401, 403
 
 router = APIRouter(include_in_schema=False)
 """Routes of the page."""
@@ -48,7 +50,7 @@ def sign_in(request: Request) -> Response:
 
 
 def show_tab(request: Request, tab: str) -> Response:
-    """Return a tab, or the form for signing in if the caller is unknown."""
+    """Return a tab, the form for signing in if the caller is unknown, or a page that says which role is missing."""
     try:
         caller = identify(request)
     except ProblemError as error:
@@ -58,11 +60,18 @@ def show_tab(request: Request, tab: str) -> Response:
     allowed = [name for name, role in TABS.items() if caller.may(role)]
     if tab == "live" and tab not in allowed:
         return RedirectResponse(f"/{allowed[0]}", 303)
-    if tab not in allowed:
-        raise ProblemError(403, f"The key '{caller.name}' may not open this page.", "Sign in with another key.")
-    return _render(
-        request, f"{tab}.html", tab=tab, tabs=allowed, csrf=caller.csrf, signed_in=caller is not LOCAL, caller=caller
-    )
+    facts: dict[str, Any] = {
+        "tab": tab,
+        "tabs": allowed,
+        "csrf": caller.csrf,
+        "signed_in": caller is not LOCAL,
+        "caller": caller,
+    }
+    if tab in allowed:
+        return _render(request, f"{tab}.html", **facts)
+    if "text/html" in request.headers.get("accept", ""):
+        return _render(request, "refused.html", _FORBIDDEN, needed=TABS[tab], **facts)
+    raise ProblemError(_FORBIDDEN, f"The key '{caller.name}' may not open this page.", "Sign in with another key.")
 
 
 def _add_tab(tab: str) -> None:
