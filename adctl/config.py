@@ -1014,6 +1014,7 @@ class DemoSettings(DeviceSettings):
     "Run a production line in small: generated parts, a server that judges them, a broker and the page.",
     "adctl demo line",
     "adctl demo line --parts 60 --rate 5 --defective 20%",
+    "adctl demo line --rtsp",
     "adctl demo line --model line3 --sink mqtt://broker/line3",
 )
 class DemoLineSettings(DeviceSettings):
@@ -1023,6 +1024,7 @@ class DemoLineSettings(DeviceSettings):
     parts: Positive | None = LINE(None, "End after so many parts.", unset="until Ctrl-C")
     rate: Amount = LINE(2.0, "Parts in a second.", "N")
     defective: ShareOrZero = LINE(0.15, "Share of defective parts.")
+    rtsp: bool = LINE(False, "Show the parts to a camera, an RTSP stream by GStreamer, instead of writing files.")
     sink: Texts = LINE(
         (),
         "Peer that gets each verdict; repeatable.",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import pytest
 from peers import Broker, Web, wait_until
 from test_line import Pictures, write_video
 
+from adctl import line_demonstration
+from adctl.config import DemoLineSettings, load
 from adctl.data.images import read_image
 from adctl.errors import UsageError
 from adctl.sources.camera import CameraOptions
@@ -104,3 +108,22 @@ def test_the_demonstration_of_a_line_ends_after_its_parts(adctl, exported):
     assert (result["parts"], result["judged"]) == (6, 6)
     assert 0 < result["defective"] < 6
     assert [sink["delivered"] for sink in result["sinks"]] == [6] * (1 + bool(Broker.is_installed()))
+
+
+def test_the_demonstration_of_a_line_has_a_camera(adctl, exported):
+    if line_demonstration._rtsp_python() is None and "CI" not in os.environ:
+        pytest.skip("GStreamer's RTSP server is not installed")
+    given = ("--parts", 5, "--rate", 4, "--port", 0, "--defective", "50%", "--rtsp")
+    result = adctl.json("demo", "line", "--model", exported / "model.onnx", *given)["result"]
+    assert (result["parts"], result["judged"]) == (5, 5)
+    with (Path(result["folder"]) / "verdicts.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["part"].partition("-")[0] for row in rows] == [f"{number:06}" for number in range(5)]
+    assert {row["error"] for row in rows} == {""}  # each part was in the picture when it was taken
+
+
+def test_a_camera_for_the_demonstration_that_cannot_be_had_is_said(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(line_demonstration, "_rtsp_python", lambda: None)
+    with pytest.raises(UsageError, match="not installed") as caught:
+        line_demonstration.demo_line(load(DemoLineSettings, {"rtsp": True, "runs": tmp_path}))
+    assert "gir1.2-gst-rtsp-server-1.0" in caught.value.remedy

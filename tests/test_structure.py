@@ -18,6 +18,7 @@ ROOMS = [
     "schemas",
     "testing",
     "line_demonstration",
+    "line_camera",
     "demonstration",
     "serve/page",
     "serve",
