@@ -187,11 +187,11 @@ def write_page(
     page = template("classifier.html").render(
         title=title or f"{(predictions.manifest.get('dataset') or {}).get('name', target.parent.name)} · classifier",
         started=predictions.manifest.get("started"),
-        summary=_summary(predictions, metrics, unknown),
+        summary=" ".join(_summary(predictions, metrics, unknown)),
         notes=notes,
-        cards=[] if metrics is None else _cards(metrics),
+        metrics=[] if metrics is None else _cards(metrics),
         matrix=None if metrics is None else _matrix(predictions, metrics),
-        tables=[] if metrics is None else [_kinds(predictions, metrics), *_unseen(unknown)],
+        shown_tables=[] if metrics is None else [_kinds(predictions, metrics), *_unseen(unknown)],
         curves=bool(data["curves"]),
         made=how_made(predictions.manifest),
         settings=settings_rows(predictions.manifest),
@@ -199,7 +199,7 @@ def write_page(
         data=to_script_json(data),
         plotly=plotly(),
         style=read_assets("page.css", "classifier.css"),
-        script=read_assets("classifier.js"),
+        script=read_assets("common.js", "classifier.js"),
         version=__version__,
     )
     files.write_text(target, page)

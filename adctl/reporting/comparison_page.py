@@ -64,6 +64,7 @@ def write_comparison(
     page = template("comparison.html").render(
         title=title or " · ".join(names),
         comparison=comparison,
+        notes=comparison.notes,
         summary=summarise(comparison),
         metrics=metric_rows(comparison),
         defects=defect_rows(comparison),
@@ -77,7 +78,7 @@ def write_comparison(
         data=to_script_json(data),
         plotly=plotly(),
         style=read_assets("page.css", "comparison.css"),
-        script=read_assets("comparison.js"),
+        script=read_assets("common.js", "comparison.js"),
         version=__version__,
     )
     files.write_text(target, page)

@@ -52,7 +52,9 @@ def write_report(
     content = build_content(scores, evaluation, options.title)
     if explain is not None:
         content = replace(content, tables=(*content.tables, *explain.tables()))
-    page = template("template.html").render(
+    page = template("detector.html").render(
+        title=content.title,
+        summary=" ".join(content.summary),
         content=content,
         notes=[*content.notes, *_picture_notes(data["rows"], options.gallery_limit), *explanation_notes],
         evaluation=evaluation,
@@ -61,7 +63,7 @@ def write_report(
         data=to_script_json(data),
         plotly=plotly(),
         style=read_assets("page.css"),
-        script=read_assets("page.js"),
+        script=read_assets("common.js", "detector.js"),
         version=__version__,
     )
     files.write_text(target, page)
