@@ -105,6 +105,8 @@ class CalibrationScores:
         contaminated: Largest share of defective images among the good ones, 0 to 1, if they are the first parts of a
             line and unlabelled; None for images that are known to be good.
         categories: Scores of each category, if the model learned from several.
+        copies: Number of altered copies of a single image that gave the good scores, because the model learned from
+            that image alone; they tell little about other good images. 0 for scores of different images.
     """
 
     good: tuple[float, ...]
@@ -116,6 +118,7 @@ class CalibrationScores:
     inputs: tuple[InputRange, ...] = ()
     contaminated: float | None = None
     categories: dict[str, CalibrationScores] = field(default_factory=dict)
+    copies: int = 0
 
     def __post_init__(self) -> None:
         """Check that each score has a group, if any has one.

@@ -8,10 +8,12 @@ import pytest
 import torch
 from conftest import settings
 
-from adctl.detectors.components.rotations import rotated_copies
+from adctl.cli.calibrate import false_alarms
+from adctl.detectors.components.rotations import ALTERATIONS, altered, rotated_copies
 from adctl.errors import DataError, UsageError
 from adctl.fetching.demo_dataset import render
 from adctl.model_file import load_model
+from adctl.thresholds.methods import ThresholdRule, calibrate
 from adctl.training.plan import plan_training
 from adctl.training.single_run import train_once
 
@@ -69,13 +71,42 @@ def test_rotated_copies_let_a_detector_know_rotated_parts(models):
     assert scores[8] < 0.8 * scores[1]
 
 
-def test_too_few_images_and_settings_that_contradict_each_other_are_refused(few, tmp_path):
-    one = tmp_path / "one"
-    one.mkdir()
-    (one / "0.png").write_bytes((few / "0.png").read_bytes())
-    with pytest.raises(DataError, match="1 different") as error:
-        plan_training(settings(arch="patchcore", good=one).settings)
-    assert "at least 2" in error.value.remedy
+@pytest.fixture(scope="module")
+def single(few, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("single")
+    (folder / "0.png").write_bytes((few / "0.png").read_bytes())
+    return folder
+
+
+def test_altered_copies_differ_slightly_from_the_image_and_keep_masks(few):
+    image = torch.from_numpy(np.ascontiguousarray(cv2.imread(str(few / "0.png")))).permute(2, 0, 1)[None] / 255
+    masked = torch.cat([image, torch.ones_like(image[:, :1])], 1)
+    copies = torch.cat([altered(masked, number, 3) for number in range(ALTERATIONS)])
+    assert len({tuple(copy[:, 40, 40].tolist()) for copy in copies}) == ALTERATIONS
+    assert 0.01 < (copies[:, :3] - image).abs().mean() < 0.15
+    assert copies[:, 3].unique().tolist() == [0, 1]
+
+
+def test_a_single_image_makes_a_model_whose_threshold_promises_nothing(single, tmp_path, caplog):
+    options = {"rotations": 4, "coreset_ratio": 0.5}
+    result = train_once(settings(arch="patchcore", good=single, runs=tmp_path, options=options))
+    assert "1 good image tells nothing" in caplog.text
+    calibration = load_model(result.model)[1].calibration
+    assert calibration.evidence.copies == len(calibration.evidence.good) == ALTERATIONS
+    assert calibration.good_images == 1
+    assert calibration.promised_false_alarm is calibration.false_alarm_interval is None
+    assert max(calibration.evidence.good) <= calibration.threshold < np.inf
+    assert "rests on one image" in false_alarms(calibration)
+    assert calibrate(ThresholdRule("conformal", 0.1), calibration.evidence)[0].promised_false_alarm is None
+
+
+def test_a_single_image_is_refused_by_detectors_of_distributions(single):
+    with pytest.raises(DataError, match="padim learns how features vary") as error:
+        plan_training(settings(arch="padim", good=single).settings)
+    assert "patchcore --set rotations=8" in error.value.remedy
+
+
+def test_too_few_images_and_settings_that_contradict_each_other_are_refused(few):
     with pytest.raises(DataError, match="2 different") as error:
         plan_training(settings(arch="cnn", good=few).settings)
     assert "at least 8" in error.value.remedy

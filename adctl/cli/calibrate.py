@@ -37,7 +37,7 @@ def run(call: Call[CalibrateSettings]) -> None:
 
 def _text(result: CalibrateResult, settings: CalibrateSettings) -> RenderableType:
     chosen, before = result.calibration, result.previous
-    basis = f"{chosen.good_images} good images"
+    basis = copies_text(chosen) or f"{chosen.good_images} good images"
     if chosen.evidence.contaminated is not None:
         basis = f"{chosen.good_images} parts, at most {100 * chosen.evidence.contaminated:g} % of them defective"
     if chosen.defect_images:
@@ -76,9 +76,7 @@ def false_alarms(chosen: Calibration) -> str:
 
     usual = f"about {100 * chosen.expected_false_alarm:.2g} % of new good images"
     if chosen.promised_false_alarm is None:
-        groups = " for new groups" if chosen.evidence.groups and chosen.method != new_groups.METHOD else ""
-        interval = f" ({chosen.false_alarm_range} with 90 % confidence)" if chosen.false_alarm_range else ""
-        return f"{usual}{interval}: an estimate, not a guarantee{groups}"
+        return _estimate_text(chosen, usual)
     if chosen.evidence.contaminated is not None:
         most = f"at most {100 * chosen.promised_false_alarm:.3g} %"
         return f"{_aim(chosen)}{most} guaranteed, whatever the defective parts score, if good parts stay as they are"
@@ -92,6 +90,21 @@ def false_alarms(chosen: Calibration) -> str:
     if not chosen.evidence.folds:
         return f"{rate}: guaranteed, if they resemble these images"
     return f"usually {usual}; {rate} by the bound of cross-conformal prediction, if they resemble these images"
+
+
+def _estimate_text(chosen: Calibration, usual: str) -> str:
+    from adctl.thresholds import new_groups
+
+    if chosen.evidence.copies:
+        return "unknown, as the threshold rests on one image: give other good images to adctl calibrate --good DIR"
+    groups = " for new groups" if chosen.evidence.groups and chosen.method != new_groups.METHOD else ""
+    interval = f" ({chosen.false_alarm_range} with 90 % confidence)" if chosen.false_alarm_range else ""
+    return f"{usual}{interval}: an estimate, not a guarantee{groups}"
+
+
+def copies_text(chosen: Calibration) -> str:
+    """Return the source of the scores in words if they are those of copies of a single image, else an empty text."""
+    return f"{chosen.evidence.copies} altered copies of the only good image" if chosen.evidence.copies else ""
 
 
 def _aim(chosen: Calibration) -> str:

@@ -144,6 +144,10 @@ def _left_out(result: TrainResult) -> list[tuple[str, str]]:
 
 
 def _calibration_images(calibration: Calibration) -> str:
+    from adctl.cli.calibrate import copies_text
+
+    if calibration.evidence.copies:
+        return copies_text(calibration)
     if calibration.evidence.folds:
         return f"{calibration.good_images} good images, each scored as by a model that did not learn from it"
     return f"{calibration.good_images} held-out good images"

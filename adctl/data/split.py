@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 MIN_GOOD = 8
 """Minimum number of different good images for a split."""
 
-FEW_SHOT = 2
-"""Minimum number of different good images if all are learned from, and each is scored without it for the threshold."""
-
 
 @dataclass(frozen=True)
 class Split:

@@ -169,6 +169,10 @@ class Detector(nn.Module, ABC):
     any_shape: ClassVar[bool] = False
     """Whether the input may have a height that differs from its width."""
 
+    fewest_images: ClassVar[int] = 2
+    """Smallest number of different good images, where all are learned from and each is scored without it for the
+    threshold."""
+
     largest_auto_side: ClassVar[int | None] = None
     """Largest side of the square whose area an automatically chosen input may have, where images are large; None keeps
     the side of the settings."""

@@ -125,6 +125,7 @@ class PatchCore(FeatureDetector):
 
     Config: ClassVar[type[PatchCoreConfig]] = PatchCoreConfig
     update_lowers_scores: ClassVar[bool] = True
+    fewest_images: ClassVar[int] = 1
     fitted: ClassVar[tuple[str, ...]] = ("centre", "spread", "directions", "scales", "step", "bank")
     largest_auto_side = 384
     config: PatchCoreConfig

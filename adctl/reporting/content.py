@@ -390,7 +390,8 @@ def how_made(manifest: Mapping[str, Any], calibration: Calibration | None = None
 def _threshold_origin(calibration: Calibration | None) -> str | None:
     if calibration is None:
         return None
-    images = f"{calibration.good_images} good" + f" and {calibration.defect_images} defective" * bool(
+    copies = f"{calibration.evidence.copies} altered copies of " * bool(calibration.evidence.copies)
+    images = f"{copies}{calibration.good_images} good" + f" and {calibration.defect_images} defective" * bool(
         calibration.defect_images
     )
     folds = " scored by models that did not learn from them" if calibration.evidence.folds else ""

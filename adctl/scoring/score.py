@@ -356,7 +356,7 @@ class ScoreSummary:
     def drift(self) -> Drift | None:
         """Compare the images with those of the calibration; return None without calibration or scores."""
         evidence = self._calibration.evidence if self._calibration else None
-        if evidence is None or not evidence.good or not self._recent:
+        if evidence is None or not evidence.good or evidence.copies or not self._recent:
             return None
         scores, rejected, inputs = zip(*self._recent, strict=True)
         return drift.measure_drift(

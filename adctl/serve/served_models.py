@@ -445,6 +445,8 @@ def promise(calibration: Calibration | None, threshold: float | None = None) -> 
     if calibration is None:
         return "The model is not calibrated: there are no verdicts."
     count = calibration.good_images
+    if calibration.evidence.copies:
+        return "Nothing is known about false alarms: the threshold rests on one good image."
     if threshold is not None:
         above = sum(score > threshold for score in calibration.evidence.good)
         return f"Set by hand: {above} of {len(calibration.evidence.good)} good images would be false alarms."

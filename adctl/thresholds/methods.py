@@ -92,7 +92,7 @@ def calibrate(rule: ThresholdRule, scores: CalibrationScores) -> tuple[Calibrati
         threshold=threshold.value,
         pixel_threshold=_pixel_threshold(rule, scores, threshold) if scores.peaks else None,
         level=threshold.level,
-        good_images=len(good),
+        good_images=1 if scores.copies else len(good),
         defect_images=len(scores.defective),
         expected_false_alarm=_expected_rate(rule, scores, threshold),
         score_range=(float(good.min()), float(good.max())),
@@ -101,7 +101,7 @@ def calibrate(rule: ThresholdRule, scores: CalibrationScores) -> tuple[Calibrati
         warn_level=warning.level if warning else None,
         evidence=scores,
         probability=fit_probability(scores),
-        false_alarm_interval=smooth_tail.false_alarm_interval(good, threshold.value),
+        false_alarm_interval=None if scores.copies else smooth_tail.false_alarm_interval(good, threshold.value),
         categories=categories,
     )
     notes = [chosen.note for chosen in (threshold, warning) if chosen is not None and chosen.note is not None]
@@ -219,8 +219,9 @@ def _guaranteed_rate(rule: ThresholdRule, scores: CalibrationScores) -> float | 
     """Return the guaranteed false-alarm rate, or None; scores out of fold have a higher one, for groups too.
 
     Scores of groups have one only by the method for new groups: images of a new group are not exchangeable with them.
+    Altered copies of a single image have none.
     """
-    if rule.method not in _GUARANTEED or (scores.groups and rule.method != new_groups.METHOD):
+    if scores.copies or rule.method not in _GUARANTEED or (scores.groups and rule.method != new_groups.METHOD):
         return None
     count = len(scores.good)
     if rule.method == new_groups.METHOD:

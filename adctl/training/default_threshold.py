@@ -10,7 +10,7 @@ from adctl.runtimes.torch import TorchRuntime
 from adctl.scoring.predict import CollectedScores, calibration_scores_of, collect
 from adctl.thresholds import contaminated, new_groups
 from adctl.thresholds.methods import ThresholdRule, calibrate
-from adctl.training.out_of_fold import score_out_of_fold
+from adctl.training.out_of_fold import is_single, score_copies, score_out_of_fold
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,12 +34,16 @@ def score_held_out(
 ) -> CalibrationScores:
     """Score the images that set the threshold with a detector that did not learn from them.
 
-    These are the calibration images or, if there are none, the training images out of fold. Images that were left out
-    as unlike the others are scored too: a threshold without the highest scores of good images would break its promise,
-    so the method for unlabelled parts, which allows for defects among them, sets it.
+    These are the calibration images or, if there are none, the training images out of fold; of a single training image,
+    altered copies. Images that were left out as unlike the others are scored too: a threshold without the highest
+    scores of good images would break its promise, so the method for unlabelled parts, which allows for defects among
+    them, sets it.
     """
     if plan.split.calibration:
         good, folds = _score(detector, header, settings, plan, plan.split.calibration, reporter), 0
+    elif is_single(plan.split):
+        copies = calibration_scores_of(score_copies(detector, header, settings, plan, reporter))
+        return replace(copies, copies=len(copies.good))
     else:
         good, folds = score_out_of_fold(detector, header, settings, plan, reporter)
     if not plan.left_out or len(good.keys) + len(plan.left_out) < contaminated.FEWEST_PARTS:

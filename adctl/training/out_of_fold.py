@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from adctl.data.folds import assign_folds
 from adctl.data.split import ranked_units
+from adctl.detectors.components.rotations import ALTERATIONS, altered
 from adctl.detectors.components.shared_feature_cache import shared_features
 from adctl.runtimes.torch import TorchRuntime
 from adctl.scoring.predict import CollectedScores, collect
@@ -57,9 +58,13 @@ def units_to_hold_out(detector: Detector, split: Split, known: int = 0) -> list[
 
 def count_refits(detector: Detector, split: Split) -> int:
     """Return how often a detector that is fitted in one pass will be fitted again for the scores out of fold."""
-    if split.calibration or (detector.holds_out(detector.config) and can_leave_out(detector.input, split)):
-        return 0
-    return len(folds_to_refit(split))
+    at_once = detector.holds_out(detector.config) and can_leave_out(detector.input, split)
+    return 0 if split.calibration or is_single(split) or at_once else len(folds_to_refit(split))
+
+
+def is_single(split: Split) -> bool:
+    """Return whether the training part holds one image alone, or identical copies of it."""
+    return len({split.digests[sample.key] for sample in split.train}) == 1
 
 
 def folds_to_refit(split: Split) -> list[list[Sample]]:
@@ -146,6 +151,32 @@ class HeldOutRuntime(TorchRuntime):
 
     def _forward(self, images: Tensor) -> Prediction:
         return self._detector.held_out(images, self.numbers, self.together)
+
+
+class AlteredRuntime(TorchRuntime):
+    """Runtime that scores altered copies in place of images.
+
+    Attributes:
+        number: Number of the alteration, below `ALTERATIONS`.
+    """
+
+    fixed_graph = False
+    number: int = 0
+
+    def _forward(self, images: Tensor) -> Prediction:
+        return self._network(altered(images, self.number, self._detector.config.channels))
+
+
+def score_copies(
+    detector: Detector, header: ModelHeader, settings: TrainSettings, plan: TrainingPlan, reporter: Reporter
+) -> CollectedScores:
+    """Score altered copies of the only image that a detector learned from."""
+    runtime, scored = AlteredRuntime.of(detector, header, plan.device.device), []
+    with reporter.stage("calibrating"):
+        for number in range(ALTERATIONS):
+            runtime.number = number
+            scored.append(collect(runtime, plan.split.train[:1], batch_size=1, workers=settings.workers))
+    return replace(CollectedScores.concatenate(scored), groups=())
 
 
 def score_out_of_fold(

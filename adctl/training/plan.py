@@ -15,12 +15,12 @@ from adctl.data.folds import split_fold
 from adctl.data.groups import group_counts
 from adctl.data.preprocess import InputSpec
 from adctl.data.roi import encode_region
-from adctl.data.split import FEW_SHOT, MIN_GOOD, Split, split_good
+from adctl.data.split import MIN_GOOD, Split, split_good
 from adctl.datasets import open_dataset
 from adctl.detectors.registry import detector_class
 from adctl.engine.device import DeviceChoice, choose_device
 from adctl.engine.history import FitSettings
-from adctl.errors import UsageError, unknown_name
+from adctl.errors import DataError, UsageError, unknown_name
 from adctl.options import flag_name
 from adctl.training.auxiliary import open_auxiliary
 from adctl.training.image_shape import advise_on_small_defects, choose_size
@@ -212,15 +212,13 @@ def _split(
             share = _UNLEARNED_SHARE
         if share is None:  # without one, images, or whole groups, are scored out of fold
             share = CALIBRATION_SHARE if hold_out else 0.0
-        fewest = FEW_SHOT if share == validation == 0 and not settings.new_groups else MIN_GOOD
+        fewest = MIN_GOOD
+        if share == validation == 0 and not settings.new_groups:
+            fewest = detector_class(settings.arch).fewest_images
+            if len(dataset.train) < fewest:
+                raise _too_few(settings.arch, fewest)
         split = split_good(dataset.train, calibration=share, validation=validation, seed=settings.seed, fewest=fewest)
-        if len(set(split.digests.values())) < MIN_GOOD:
-            log.warning(
-                "%d good images are few: the threshold is a first guess, which 'adctl calibrate --good DIR' with %d or "
-                "more other images replaces.",
-                len(split.digests),
-                MIN_GOOD,
-            )
+        _warn_of_few(len(set(split.digests.values())))
         return split
     return split_fold(
         dataset.train,
@@ -230,6 +228,27 @@ def _split(
         validation=validation,
         seed=settings.seed,
     )
+
+
+def _too_few(arch: str, fewest: int) -> DataError:
+    """Return the error for fewer images than a detector that learns from all of them needs."""
+    return DataError(
+        f"{arch} learns how features vary between good images, and there is only one: it needs at least {fewest}.",
+        "Give more images, or use --arch patchcore --set rotations=8, which learns from a single one.",
+    )
+
+
+def _warn_of_few(images: int) -> None:
+    """Warn if the threshold rests on few different images."""
+    if images >= MIN_GOOD:
+        return
+    few = (
+        "1 good image tells nothing about how good parts vary: the threshold comes from altered copies of it, and "
+        "promises nothing."
+        if images == 1
+        else f"{images} good images are few: the threshold is a first guess."
+    )
+    log.warning("%s 'adctl calibrate --good DIR' with %d or more other images replaces the threshold.", few, MIN_GOOD)
 
 
 def effective_settings(loaded: LoadedSettings[TrainSettings]) -> dict[str, dict[str, Any]]:

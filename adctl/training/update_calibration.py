@@ -100,7 +100,8 @@ def _needs_earlier_scores(present: PresentModel, candidate: UpdatedDetector, cou
         return False
     known = present.calibration
     earlier = set() if present.split is None else {sample.key for sample in present.split.calibration}
-    return count < _ENOUGH_SCORES and not known.views and earlier.isdisjoint(candidate.scores.keys)
+    unlike = known.views or known.evidence.copies  # scores of another kind
+    return count < _ENOUGH_SCORES and not unlike and earlier.isdisjoint(candidate.scores.keys)
 
 
 def _note_on_earlier_scores(detector: Detector, new: int, earlier: int) -> str:

@@ -1,4 +1,4 @@
-"""Rotated copies of images, from which a detector learns parts that lie at any angle. Tensors only."""
+"""Rotated, shifted and otherwise altered copies of images, which stand in for more images. Tensors only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,23 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
+
+_SHIFT = 0.04
+"""Shift of an altered copy, as a share of the side."""
+
+_TURN = math.radians(4)
+_LIGHT = 0.08
+"""Change of the brightness of an altered copy."""
+
+_ALTERATIONS = tuple(
+    (turn * _TURN, right * _SHIFT, down * _SHIFT, 1 + light * _LIGHT)
+    for turn in (-1, 1)
+    for right, down, light in ((-1, -1, 1), (-1, 1, -1), (1, -1, -1), (1, 1, 1), (0, 0, 1), (0, 0, -1))
+)
+"""Angle in radians, shift to the right and down as shares of the sides, and factor of the brightness."""
+
+ALTERATIONS = len(_ALTERATIONS)
+"""Number of different altered copies of an image."""
 
 
 def rotated_copies(images: Tensor, count: int, colours: int) -> Tensor:
@@ -23,16 +40,29 @@ def rotated_copies(images: Tensor, count: int, colours: int) -> Tensor:
     Returns:
         Images [B*count,C,H,W]; the copies of an image follow each other, the unrotated one first.
     """
-    copies = [images, *(_rotated(images, 2 * math.pi * number / count, colours) for number in range(1, count))]
+    copies = [images, *(_moved(images, 2 * math.pi * number / count, colours) for number in range(1, count))]
     return torch.stack(copies, 1).flatten(0, 1)
 
 
-def _rotated(images: Tensor, angle: float, colours: int) -> Tensor:
-    """Rotate images [B,C,H,W] counter-clockwise by an angle in radians."""
+def altered(images: Tensor, number: int, colours: int) -> Tensor:
+    """Return images [B,C,H,W] in [0, 1], slightly rotated, shifted, and brighter or darker.
+
+    Args:
+        images: Images.
+        number: Number of the alteration, below `ALTERATIONS`.
+        colours: Number of colour planes; the others are masks.
+    """
+    angle, right, down, light = _ALTERATIONS[number]
+    moved = _moved(images, angle, colours, (right, down))
+    return torch.cat([(light * moved[:, :colours]).clamp(max=1), moved[:, colours:]], 1)
+
+
+def _moved(images: Tensor, angle: float, colours: int, shift: tuple[float, float] = (0, 0)) -> Tensor:
+    """Rotate images [B,C,H,W] counter-clockwise by an angle in radians, after a shift by shares of width and height."""
     height, width = images.shape[-2:]
     cosine, sine = math.cos(angle), math.sin(angle)
-    # Coordinates run from -1 to 1 along each side, so that sides of different length need a factor.
-    turn = [[cosine, -sine * height / width, 0.0], [sine * width / height, cosine, 0.0]]
+    right, down = (-2 * share for share in shift)  # coordinates run from -1 to 1 along each side
+    turn = [[cosine, -sine * height / width, right], [sine * width / height, cosine, down]]
     grid = F.affine_grid(images.new_tensor(turn).expand(len(images), 2, 3), list(images.shape), align_corners=False)
     picture = F.grid_sample(images[:, :colours], grid, padding_mode="reflection", align_corners=False)
     if images.shape[1] == colours:
