@@ -640,6 +640,34 @@ def test_scoring_names_each_image(scored, trained):
         assert row.probabilities == pytest.approx(before[row.key.rpartition("/")[2]].probabilities, abs=1e-4)
 
 
+def test_damaged_predictions_are_told(scored, tmp_path):
+    stored = json.loads((scored.folder / "predictions.json").read_text("utf-8"))
+    stored["rows"] = stored["rows"][:2]
+
+    def places(value, place=()):
+        inner = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+        for key, one in inner:
+            yield (*place, key)
+            yield from () if (*place, key)[0] == "manifest" else places(one, (*place, key))
+
+    whole, refused = json.dumps(stored), 0
+    for place in [*places(stored), *(("manifest", name) for name in stored["manifest"])]:
+        for value in (None, [], {}, "x", -1, 10**400, [[1]], ["dot"]):
+            document = json.loads(whole)
+            inside = document
+            for step in place[:-1]:
+                inside = inside[step]
+            inside[place[-1]] = value
+            (tmp_path / "predictions.json").write_text(json.dumps(document))
+            try:
+                found = PredictionSet.load(tmp_path)
+            except DataError:
+                refused += 1
+                continue
+            assert (found.metrics(), found.unknown(), len(list(found.table()))) is not None
+    assert refused > 100
+
+
 def test_views_are_averaged(trained):
     runtime = open_classifier(trained.model, "cpu")
     height, width, _ = runtime.input.shape

@@ -6,6 +6,8 @@ import ast
 import logging
 import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -50,6 +52,17 @@ def test_only_digests_are_stored_and_a_key_is_shown_once(keys, tmp_path, adctl):
     assert adctl.json("serve", "keys", "revoke", "camera 1", "--runs", runs)["result"]["revoked"]
     assert "no key" in adctl("serve", "keys", "revoke", "nobody", "--runs", runs, code=2).stderr
     assert [key["name"] for key in adctl.json("serve", "keys", "list", "--runs", runs)["result"]][-1] == "camera 1"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+def test_a_key_that_nobody_could_see_is_revoked(tmp_path, adctl):
+    command = [sys.executable, "-m", "adctl", "serve", "keys", "add", "line", "--runs", str(tmp_path)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert "is revoked" in done.stderr
+    assert [bool(key.revoked) for key in list_keys(tmp_path)] == [True]
+    assert "hide the key" in adctl("serve", "keys", "add", "other", "--quiet", "--runs", tmp_path, code=2).stderr
 
 
 ALLOWED = {

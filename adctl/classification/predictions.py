@@ -171,13 +171,23 @@ class PredictionSet:
         Raises:
             DataError: The file is missing or damaged.
         """
-        stored = documents.read(folder / PREDICTIONS, _Stored, _AGAIN)
+        path = folder / PREDICTIONS
+        stored = documents.read(path, _Stored, _AGAIN)
         if stored is not None:
-            return cls(stored.classes, stored.decision, stored.rows, stored.manifest)
-        head, rows, _ = _read_journal(folder)
-        if head is None or not rows:
-            raise DataError(f"{folder} holds no {PREDICTIONS}.", _AGAIN)
-        return cls(head.classes, head.decision, rows, head.manifest)
+            found = cls(stored.classes, stored.decision, stored.rows, stored.manifest)
+        else:
+            path = folder / JOURNAL
+            head, rows, _ = _read_journal(folder)
+            if head is None or not rows:
+                raise DataError(f"{folder} holds no {PREDICTIONS}.", _AGAIN)
+            found = cls(head.classes, head.decision, rows, head.manifest)
+        try:
+            documents.convert(found.manifest, _Manifest, others="ignore")
+            for row in found.rows:
+                _check_row(row, found.classes)
+        except ValueError as error:
+            raise DataError(f"{path} is damaged: {error}.", _AGAIN) from error
+        return found
 
     def table(self) -> Iterator[tuple[object, ...]]:
         """Yield the rows of `predictions.csv`, the names of the columns first."""
@@ -199,6 +209,32 @@ class _Stored:
     decision: Decision
     rows: tuple[PredictedKind, ...]
     manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """Entries of the manifest that are read again, with their types; other entries are shown as they are."""
+
+    started: str | None = None
+    model: dict[str, Any] | None = None
+    dataset: dict[str, Any] | None = None
+    runtime: dict[str, Any] | None = None
+    settings: dict[str, Any] | None = None
+    environment: dict[str, Any] | None = None
+
+
+def _check_row(row: PredictedKind, classes: tuple[str, ...]) -> None:
+    """Check the relations between the fields of a row.
+
+    Raises:
+        ValueError: They contradict each other.
+    """
+    if row.error is not None:
+        return
+    if row.kind not in classes or row.name not in (*classes, UNKNOWN) or not set(row.set) <= set(classes):
+        raise ValueError(f"the names of {row.key} are none of {', '.join(classes)}")
+    if len(row.probabilities) != len(classes) or row.probability is None or row.distance is None:
+        raise ValueError(f"{row.key} has {len(row.probabilities)} probabilities of {len(classes)} kinds")
 
 
 @dataclass(frozen=True)
