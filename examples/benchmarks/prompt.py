@@ -1,11 +1,16 @@
 """Benchmarks of the prompt hybrid.
 
-    python examples/benchmarks/prompt.py gpu               # one fp16 step and a throughput, on a CUDA GPU
-    python examples/benchmarks/prompt.py zero-shot BASE    # generated categories, leave-one-out, as lines of JSON
+    python examples/benchmarks/prompt.py gpu                        # one fp16 step and a throughput, on a CUDA GPU
+    python examples/benchmarks/prompt.py zero-shot OUT --base BASE  # generated categories, leave-one-out
+    python examples/benchmarks/prompt.py photographs OUT --base BASE --visa DIR --mvtec DIR
 
-`zero-shot` takes the folder that `examples/tiny_text_to_image.py` wrote. Prompts learn from the test parts of all other
-categories; `untrained` are the words alone, `clip` the CLIP beside the base, and `patchcore` has 8 good images, the
-fewest that a split takes.
+`zero-shot` takes the folder that `examples/tiny_text_to_image.py` wrote. Prompts learn from defects of all other
+categories; `untrained` are the words "object" and "damaged object" alone, `words` name category and defects, `clip` is
+the CLIP beside the base, and `patchcore` has 4 good images. OUT/rows.jsonl gets a line for each model, and
+OUT/table.md their means and spreads. A repeated call measures what is missing; `--minutes` ends it early.
+
+`photographs` trains prompts on all categories of VisA and tests them on MVTec AD, and the reverse; further folders in
+MVTec AD layout with `--test NAME=DIR`, such as BTAD and MPDD.
 
 `gpu` needs no weights: the networks have the shapes of Stable Diffusion 2.1 and random values.
 """
@@ -16,12 +21,10 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -31,6 +34,7 @@ from adctl.detectors.components.feature_cache import FeatureCache
 from adctl.detectors.prompt import PromptConfig, PromptDetector
 from adctl.engine.gradient_checkpointing import checkpoint_activations
 from adctl.engine.phases import Batch, total
+from adctl.metrics.exact import ExactMeter
 
 _GIB = 2**30
 
@@ -118,78 +122,146 @@ def _reset(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def zero_shot(base: Path, categories: list[str], seeds: int, epochs: int, images: int) -> None:
-    """Train and measure each way on each category with each seed, and print a line for each."""
+Row = dict[str, Any]
+
+
+def zero_shot(out: Path, base: Path, categories: list[str], seeds: int, deadline: float) -> None:
+    """Train and measure each way on each generated category with each seed."""
     sys.path.insert(0, str(Path(__file__).parent.parent))
-    from generated_textures import write_category
+    from generated_textures import CATEGORIES, defects_of, write_category
 
-    ways: dict[str, dict[str, Any]] = {
-        "trained": {"arch": "prompt", "weights": str(base), "epochs": epochs},
-        "untrained": {"arch": "prompt", "weights": str(base), "epochs": 0},
-        "clip": {"arch": "clip", "weights": str(base / "clip")},
-        "patchcore": {"arch": "patchcore"},
-    }
     for seed in range(seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            root = Path(folder)
-            for name in categories:
-                write_category(root / "all", name, train=12, good=images, per_defect=images, size=64, seed=1000 + seed)
-            for name in categories:
-                for way, values in ways.items():
-                    given = dict(values) | ({"auxiliary": root / "all"} if way == "trained" else {})
-                    if way == "patchcore":
-                        given["good"] = _few(root / "all" / name / "train" / "good", root / "few" / name)
-                    else:
-                        given |= {"data": root / "all", "category": name}
-                    model = adctl.train(
-                        **given, image_size=64, runs=root / "runs", seed=seed, device="cpu", export="none"
-                    ).model
-                    row = {"seed": seed, "category": name, "way": way, **_measured(model, root / "all" / name)}
-                    print(json.dumps(row), flush=True)
+        others, tested = out / f"others-{seed}", out / f"tested-{seed}"
+        for name in CATEGORIES:
+            if not (others / name).exists():
+                write_category(others, name, train=1, good=8, per_defect=4, size=64, seed=2000 + seed)
+                write_category(tested, name, train=12, good=20, per_defect=10, size=64, seed=1000 + seed)
+        for name in categories:
+            defects = ", a ".join(one.replace("_", " ") for one in defects_of(name))
+            words = {"normal": f"a good {name}", "abnormal": f"a damaged {name} with a {defects}"}
+            common = {"data": tested, "category": name, "image_size": 64, "seed": seed}
+            prompt = {**common, "arch": "prompt", "weights": str(base)}
+            few = {"data": None, "category": None, "image_size": 256, "calibration_share": 0}
+            ways: dict[str, Row] = {
+                "trained": {**prompt, "auxiliary": others},
+                "untrained": {**prompt, "epochs": 0},
+                "words": {**prompt, "epochs": 0, "options": words},
+                "patchcore": {**common, **few, "arch": "patchcore", "good": _few(tested / name, out / f"few-{seed}")},
+                "clip": {**common, "arch": "clip", "weights": str(base / "clip"), "options": {"object": name}},
+            }
+            for way, values in ways.items():
+                if (way != "clip" or (base / "clip").is_dir()) and time.monotonic() < deadline:
+                    _measure_once(out, {"seed": seed, "category": name, "way": way}, values, tested / name)
+    _write_table(out)
 
 
-def _few(source: Path, target: Path) -> Path:
-    """Copy the first eight images, the fewest that a split takes."""
-    target.mkdir(parents=True, exist_ok=True)
-    for number, path in enumerate(sorted(source.iterdir())[:8]):
-        (target / f"{number}.png").write_bytes(path.read_bytes())
-    return target
+def photographs(out: Path, base: Path, folders: dict[str, Path], deadline: float) -> None:
+    """Train prompts on VisA and test them on every category of the other sets, and train on MVTec AD to test on VisA.
+
+    The good images of the tested category set the threshold alone, which these numbers do not use.
+    """
+    for source, names in (("visa", [name for name in folders if name != "visa"]), ("mvtec", ["visa"])):
+        for name in names:
+            for category in sorted(path.name for path in folders[name].iterdir() if (path / "test").is_dir()):
+                values = {
+                    "arch": "prompt", "weights": str(base), "auxiliary": folders[source],
+                    "data": folders[name], "category": category,
+                }  # fmt: skip
+                if time.monotonic() < deadline:
+                    key = {"seed": 0, "category": f"{name}/{category}", "way": f"trained on {source}"}
+                    _measure_once(out, key, values, folders[name] / category)
+    _write_table(out)
+
+
+def _measure_once(out: Path, key: Row, values: Row, category: Path) -> None:
+    """Train and measure a model unless its row exists, and add the row."""
+    rows = _rows(out)
+    if any(key.items() <= row.items() for row in rows):
+        return
+    start = time.perf_counter()
+    given = {name: value for name, value in values.items() if value is not None}
+    options = {"device": "auto", "runs": out / "runs", "export": "none", "log": (), **given}
+    model = adctl.train(**options).model
+    row = {**key, **_measured(model, category), "seconds": round(time.perf_counter() - start, 1)}
+    print(json.dumps(row), flush=True)
+    with (out / "rows.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _rows(out: Path) -> list[Row]:
+    path = out / "rows.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def _write_table(out: Path) -> None:
+    """Write and print mean and standard deviation over the seeds, by category and over the categories."""
+    rows = _rows(out)
+    lines = ["| category | way | image AUROC | image AP | pixel AUROC | AUPRO |", "|---|---|---|---|---|---|"]
+    for category in [*dict.fromkeys(row["category"] for row in rows), "mean"]:
+        for way in dict.fromkeys(row["way"] for row in rows):
+            chosen = [row for row in rows if row["way"] == way and category in ("mean", row["category"])]
+            seeds = {row["seed"]: [one for one in chosen if one["seed"] == row["seed"]] for row in chosen}
+            cells = []
+            for name in ("image_auroc", "image_ap", "pixel_auroc", "aupro"):
+                means = [statistics.fmean(one[name] for one in found) for found in seeds.values()]
+                spread = f" ± {statistics.stdev(means):.3f}" if len(means) > 1 else ""
+                cells.append(f"{statistics.fmean(means):.3f}{spread}" if means else "")
+            lines.append(f"| {category} | {way} | {' | '.join(cells)} |")
+    (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines), flush=True)
+
+
+def _few(category: Path, target: Path) -> Path:
+    """Copy the first four good images."""
+    folder = target / category.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, path in enumerate(sorted((category / "train" / "good").iterdir())[:4]):
+        (folder / f"{number}.png").write_bytes(path.read_bytes())
+    return folder
 
 
 def _measured(model: Path, category: Path) -> dict[str, float]:
-    """Return image and pixel AUROC and image AP of a model on the test part of a category."""
-    files = sorted((category / "test").glob("*/*.png"))
+    """Return the metrics of a model on the test part of a category."""
+    files = sorted((category / "test").glob("*/*.*"))
     found = adctl.load(model).predict(files)
-    labels, pixels, values = [], [], []
+    labels, pixels = [], ExactMeter()
     for path, one in zip(files, found, strict=True):
-        mask = category / "ground_truth" / path.parent.name / f"{path.stem}_mask.png"
-        labels.append(mask.is_file())
-        pixels.append(read_mask(mask) if mask.is_file() else np.zeros(one.map.shape, np.bool_))
-        values.append(one.map)
-    scores = [one.score for one in found]
+        (mask, *_) = [*(category / "ground_truth" / path.parent.name).glob(f"{path.stem}*"), None]
+        labels.append(path.parent.name != "good")
+        pixels.add(one.map, None if mask is None else read_mask(mask))
+    scores, measured = [one.score for one in found], pixels.result()
     return {
         "image_auroc": float(roc_auc_score(labels, scores)),
         "image_ap": float(average_precision_score(labels, scores)),
-        "pixel_auroc": float(roc_auc_score(np.concatenate(pixels, None), np.concatenate(values, None))),
+        "pixel_auroc": float(measured.auroc or 0),
+        "aupro": float(measured.aupro or 0),
     }
 
 
 def main() -> None:
-    """Run the benchmark that the command line names, and print its numbers as JSON."""
+    """Run the benchmark that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("gpu", "zero-shot"))
-    parser.add_argument("folder", type=Path, nargs="?", help="base model for zero-shot")
-    parser.add_argument("--categories", nargs="+", default=["fabric", "wood", "bricks", "leather"])
+    parser.add_argument("what", choices=("gpu", "zero-shot", "photographs"))
+    parser.add_argument("out", type=Path, nargs="?", default=Path("prompt-benchmark"), help="folder for rows and table")
+    parser.add_argument("--base", help="folder of the base model, or a base with random weights for gpu")
+    parser.add_argument("--categories", nargs="+", default=["zipper", "fabric", "wood", "leather"])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--images", type=int, default=10, help="test images, good and of each defect")
-    parser.add_argument("--base", default="random-sd-2-1")
-    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--minutes", type=float, default=1e6, help="start no further model after this time")
+    parser.add_argument("--side", type=int, default=512, help="side of the images of gpu, pixels")
+    parser.add_argument("--visa", type=Path, help="VisA in MVTec AD layout")
+    parser.add_argument("--mvtec", type=Path, help="MVTec AD")
+    parser.add_argument("--test", nargs="*", default=[], metavar="NAME=DIR", help="further sets in MVTec AD layout")
     given = parser.parse_args()
+    deadline = time.monotonic() + 60 * given.minutes
+    given.out.mkdir(parents=True, exist_ok=True)
     if given.what == "zero-shot":
-        zero_shot(given.folder, given.categories, given.seeds, given.epochs, given.images)
-        return
-    print(json.dumps(step_on_gpu(given.base, given.side), indent=2))
+        zero_shot(given.out, Path(given.base), given.categories, given.seeds, deadline)
+    elif given.what == "photographs":
+        more = dict(one.split("=", 1) for one in given.test)
+        folders = {"visa": given.visa, "mvtec": given.mvtec, **{name: Path(path) for name, path in more.items()}}
+        photographs(given.out, Path(given.base), folders, deadline)
+    else:
+        print(json.dumps(step_on_gpu(given.base or "random-sd-2-1", given.side), indent=2))
 
 
 if __name__ == "__main__":
