@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from adctl.records import Calibration
     from adctl.thresholds.drift import Drift
     from adctl.training.resource_estimate import ResourceEstimate
+    from adctl.training.step_forecast import StepForecast
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -96,7 +97,8 @@ class Plan(TypedDict):
     config: dict[str, Any]
     image_size: ChosenSize | None
     device: Named
-    forecast: ResourceEstimate
+    forecast: ResourceEstimate | None
+    step: StepForecast | None
 
 
 class Fold(TypedDict):

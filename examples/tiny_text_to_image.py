@@ -12,6 +12,7 @@ denoiser 50 % and the CLIP 15 %.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -71,7 +72,9 @@ def draw(count: int, seed: int) -> tuple[Tensor, list[str]]:
 
 
 def new_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Learn byte pairs of the captions' words, and save them as a tokenizer of CLIP."""
+    """Learn byte pairs of the captions' words, and save them as a tokenizer of CLIP, unless there is one."""
+    if (folder / "tokenizer_config.json").is_file():
+        return CLIPTokenizer.from_pretrained(folder)
     random = np.random.default_rng(0)
     corpus = [_WORDS] * 50
     for category in CATEGORIES:
@@ -90,16 +93,12 @@ def new_tokenizer(folder: Path) -> CLIPTokenizer:
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary, merges = (Path(path) for path in learner.model.save(str(folder)))
-    tokenizer = CLIPTokenizer.from_pretrained(folder) if (folder / "tokenizer_config.json").exists() else None
-    if tokenizer is None:
-        import json
-
-        pairs = [tuple(line.split()) for line in merges.read_text().splitlines() if not line.startswith("#")]
-        known = json.loads(vocabulary.read_text())
-        for letter in alphabet:  # letters at the end of a word, which no caption has
-            known.setdefault(f"{letter}</w>", len(known))
-        tokenizer = CLIPTokenizer(vocab=known, merges=pairs, model_max_length=77)
-        tokenizer.save_pretrained(folder)
+    pairs = [tuple(line.split()) for line in merges.read_text().splitlines() if not line.startswith("#")]
+    known = json.loads(vocabulary.read_text())
+    for letter in alphabet:  # letters at the end of a word, which no caption has
+        known.setdefault(f"{letter}</w>", len(known))
+    tokenizer = CLIPTokenizer(vocab=known, merges=pairs, model_max_length=77)
+    tokenizer.save_pretrained(folder)
     return tokenizer
 
 

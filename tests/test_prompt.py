@@ -499,3 +499,25 @@ def test_report_and_tensorboard_show_attention_statistics_and_words(zippers, tmp
     assert "Original, attention to the normal prompt, attention to the abnormal prompt, anomaly map, overlay" in page
     assert "Words nearest to the learnt tokens" in page
     assert "highest abnormal share" in page
+
+
+def test_a_dry_run_forecasts_the_steps_without_the_base(zippers, home, monkeypatch):
+    from adctl.cli.train import _steps
+    from adctl.detectors import prompt
+    from adctl.training.plan import plan_training
+    from adctl.training.step_forecast import forecast_step, step_costs
+
+    monkeypatch.setitem(prompt.PUBLISHED, "sd-2-1-base", "tiny")
+    options = {"n_ctx": 4, "t_n_ctx": 2, "normal": "a", "abnormal": "b a"}
+    wanted = settings(arch="prompt", data=zippers, options=options).settings
+    found = forecast_step(plan_training(wanted), wanted)
+    real = new(timesteps=(50, 200), normal="a", abnormal="b a")
+    assert found.trained == sum(one.numel() for one in real.prompts.parameters())
+    assert found.batch == 4
+    counted = step_costs(real, 4)
+    assert counted.kept.flops == found.kept.flops
+    assert counted.kept.memory == pytest.approx(found.kept.memory, rel=0.02)
+    assert found.encoding.flops > found.kept.flops
+    assert found.recomputed.flops > found.kept.flops
+    assert found.recomputed.memory < 0.9 * found.kept.memory
+    assert dict(_steps(found))["prompts"] == "512 of 0.34 M parameters are trained"

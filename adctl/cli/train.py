@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from adctl.training.plan import TrainingPlan
     from adctl.training.resource_estimate import ResourceEstimate
     from adctl.training.single_run import TrainedExport, TrainResult
+    from adctl.training.step_forecast import StepForecast
 
 _SHOWN_IGNORED = 10
 
@@ -49,14 +50,33 @@ def run(call: Call[TrainSettings]) -> int:
         fetch_missing(call.settings, call.reporter)
         plan = plan_training(call.settings)
         started = time.time() - psutil.Process().create_time()  # a training starts in the same way
-        needs = forecast(plan, call.settings)
-        needs = replace(needs, seconds=needs.seconds + started)
+        step = _step(plan, call.settings)
         notes = [*plan.dataset.notes, *_small_defects(plan, call.settings)]
-        call.finish(_plan_json(plan, needs, notes), lambda: _plan_text(plan, needs, notes))
+        if step is not None and getattr(plan.config, "base_digest", None) is None:
+            needs = None
+            notes.append(
+                f"The base model is not on this machine: adctl fetch weights {plan.config.model_dump()['base']}"
+            )
+        else:
+            needs = forecast(plan, call.settings)
+            needs = replace(needs, seconds=needs.seconds + started)
+        call.finish(_plan_json(plan, needs, notes, step), lambda: _plan_text(plan, needs, notes, step))
         return 0
     from adctl.exporting.after_training import train_and_export
 
     return _show(call, train_and_export(call.loaded, call.reporter))
+
+
+def _step(plan: TrainingPlan, settings: TrainSettings) -> StepForecast | None:
+    """Forecast the steps of a training through a base model, which imports diffusers."""
+    from adctl.detectors.registry import detector_class
+
+    cls = detector_class(settings.arch)
+    if not (cls.takes_base and cls.takes_labels):
+        return None
+    from adctl.training.step_forecast import forecast_step
+
+    return forecast_step(plan, settings)
 
 
 def settings_table(call: Call[TrainSettings]) -> dict[str, dict[str, Any]]:
@@ -192,7 +212,9 @@ def _size(summary: ModelSummary) -> str:
     )
 
 
-def _plan_json(plan: TrainingPlan, needs: ResourceEstimate, notes: Sequence[str]) -> dict[str, Any]:
+def _plan_json(
+    plan: TrainingPlan, needs: ResourceEstimate | None, notes: Sequence[str], step: StepForecast | None
+) -> dict[str, Any]:
     from adctl.data.groups import group_counts
 
     data = plan.dataset
@@ -209,10 +231,13 @@ def _plan_json(plan: TrainingPlan, needs: ResourceEstimate, notes: Sequence[str]
         "image_size": None if plan.size is None else {"size": plan.config.image_size, "reason": plan.size.reason},
         "device": {"name": str(plan.device.device), "reason": plan.device.reason},
         "forecast": needs,
+        "step": step,
     }
 
 
-def _plan_text(plan: TrainingPlan, needs: ResourceEstimate, notes: Sequence[str]) -> RenderableType:
+def _plan_text(
+    plan: TrainingPlan, needs: ResourceEstimate | None, notes: Sequence[str], step: StepForecast | None
+) -> RenderableType:
     from adctl.data.groups import group_counts
 
     data, split = plan.dataset, plan.split
@@ -225,7 +250,7 @@ def _plan_text(plan: TrainingPlan, needs: ResourceEstimate, notes: Sequence[str]
     return rows(
         [
             ("dataset", f"{data.root} ({data.layout} layout)"),
-            ("good images", f"{len(data.train)} in {_sizes(needs)}"),
+            ("good images", f"{len(data.train)}" + ("" if needs is None else f" in {_sizes(needs)}")),
             *([("groups", ", ".join(f"{name} ({count})" for name, count in groups.items()))] if groups else []),
             ("split", _split_text(split)),
             ("test images", tests),
@@ -235,14 +260,33 @@ def _plan_text(plan: TrainingPlan, needs: ResourceEstimate, notes: Sequence[str]
             *([("image size", str(plan.size))] if plan.size else []),
             ("detector", f"{type(plan.config).__name__.removesuffix('Config')}: {_options(plan)}"),
             ("device", f"{plan.device.device}: {plan.device.reason}"),
-            (
-                "memory",
-                f"about {needs.memory / 2**30:.1f} GiB at the peak; {needs.available / 2**30:.1f} GiB are free",
-            ),
-            *([("disk", f"about {needs.disk / 2**30:.1f} GiB, temporary: memory is short")] if needs.disk else []),
-            ("time", f"about {_duration(needs.seconds)}, measured with a few images"),
+            *([] if needs is None else _needs(needs)),
+            *([] if step is None else _steps(step)),
         ]
     )
+
+
+def _needs(needs: ResourceEstimate) -> list[tuple[str, str]]:
+    free = f"{needs.available / 2**30:.1f} GiB are free"
+    return [
+        ("memory", f"about {needs.memory / 2**30:.1f} GiB at the peak; {free}"),
+        *([("disk", f"about {needs.disk / 2**30:.1f} GiB, temporary: memory is short")] if needs.disk else []),
+        ("time", f"about {_duration(needs.seconds)}, measured with a few images"),
+    ]
+
+
+def _steps(step: StepForecast) -> list[tuple[str, str]]:
+    """Describe the gradient steps through a base model on a GPU."""
+    cost = {
+        name: f"{one.memory / 2**30:.2f} GiB, {one.flops / 1e9:,.0f} GFLOP"
+        for name, one in (("encoding", step.encoding), ("kept", step.kept), ("recomputed", step.recomputed))
+    }
+    return [
+        ("prompts", f"{step.trained:,} of {step.parameters / 1e6:,.2f} M parameters are trained"),
+        (f"step of {step.batch}", f"{cost['encoding']} with encoding; half precision, from shapes"),
+        ("later steps", f"{cost['kept']} with kept latents"),
+        ("with less memory", f"{cost['recomputed']} with --gradient-checkpointing"),
+    ]
 
 
 def _split_text(split: Split) -> str:

@@ -22,9 +22,9 @@ from adctl.detectors.components import base_models, map_losses
 from adctl.detectors.components.anomaly_maps import GaussianBlur, top_mean
 from adctl.detectors.components.feature_cache import FeatureCache
 from adctl.detectors.components.image_noise import ImageNoise
-from adctl.detectors.components.stable_diffusion import PARTS, StableDiffusion, read_shapes
+from adctl.detectors.components.stable_diffusion import PARTS, PUBLISHED, StableDiffusion, read_shapes
 from adctl.detectors.components.text_prompts import PromptLearner, nearest_words, tokens_of
-from adctl.engine.phases import Batch, Explanation, LossTerms, Optimize
+from adctl.engine.phases import Batch, Explanation, LossTerms, Optimize, total
 from adctl.errors import AdctlError, UsageError
 from adctl.image_sizes import ImageSize
 
@@ -265,6 +265,36 @@ class PromptDetector(Detector):
             "consistency": lambda: map_losses.consistency(_share(layers), masses),
         }
         return {name: weight * values[name]() for name, weight in self.weights.items()}
+
+    @classmethod
+    def by_shapes(cls, config: PromptConfig) -> PromptConfig:
+        """Return settings with which a detector is built from the shapes of its base, without the weights.
+
+        Raises:
+            UsageError: The base is not on this machine, and its shapes are not known.
+        """
+        try:
+            base = base_models.find_base(config.base, config.base_digest, PARTS)
+        except UsageError:
+            if config.base not in PUBLISHED:
+                raise
+            base = base_models.BaseModel(f"{base_models.RANDOM}-{PUBLISHED[config.base]}", None, None)
+        words = (tuple(range(1, 1 + len(text.split()))) for text in (config.normal, config.abnormal))
+        tokens = config.tokens or (*words, (0, 1))
+        known = {"base": _BASE, "base_digest": None, "embed_base": False, "shapes": read_shapes(base), "tokens": tokens}
+        return _changed(config, known)
+
+    def encode_trial(self, count: int) -> Tensor:
+        """Return the latents of empty images, to measure what encoding costs."""
+        with torch.no_grad():
+            return self._encode(torch.zeros(count, self.config.channels, *self.config.sides))
+
+    def trial_loss(self, count: int) -> Tensor:
+        """Return the loss of a step on empty latents, to measure what a step on kept ones costs."""
+        latents = torch.zeros(count, self.base.channels, self.side, self.side)
+        timesteps = torch.zeros(count, 1, dtype=torch.int64)
+        layers = self._masses(latents, latents.unsqueeze(1), timesteps)
+        return total(self._terms(layers, torch.zeros(count, self.side, self.side)))
 
     def attention(self, images: Tensor) -> Tensor:
         """Return the mean attention of each cell to the normal and the abnormal prompt, [B,2,h,w]."""

@@ -93,6 +93,10 @@ SHAPES: dict[str, Shapes] = {
 """Settings of the networks by base; `random-NAME` builds one with random weights. SD 2.1 and SD 1.5 as published."""
 
 
+PUBLISHED = {"sd-2-1-base": "sd-2-1", "sd-1-5": "sd-1-5"}
+"""Shapes of bases that `adctl fetch weights` knows."""
+
+
 class StableDiffusion(nn.Module):
     """Frozen base model, without the decoder of images.
 
