@@ -308,7 +308,8 @@ def train(
         augmentations: Transforms of `augment` custom; settings files only.
         augmentation_library: Library that augments.
         update: Model that shall learn from the good images of `good` too; it stays as it is.
-        defects: Known defects: simplenet and padim learn from them; `update` compares the models on them.
+        defects: Known defects: patchcore, simplenet and padim learn from them; `update` compares the models on
+            them.
         recalibrate: Learn nothing with `update`: only set the threshold, with a guaranteed rate of false alarms.
         confirmed: Image for `update` that is good although it is unlike the others.
         trust_reviews: Learn with `update` from all images of `good`, also those unlike the others.

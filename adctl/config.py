@@ -351,7 +351,7 @@ class TrainSettings(DeviceSettings, DataSettings, RaySettings):
         None, "Model that shall learn from the good images of --good too; it stays as it is.", "MODEL"
     )
     defects: Folder | None = DATA(
-        None, "Known defects: simplenet and padim learn from them; --update compares the models on them."
+        None, "Known defects: patchcore, simplenet and padim learn from them; --update compares the models on them."
     )
     recalibrate: bool = DATA(
         False, "Learn nothing with --update: only set the threshold, with a guaranteed rate of false alarms."

@@ -12,11 +12,23 @@ import torch
 from conftest import settings
 from test_classifier import draw, write_kinds
 
-from adctl.detectors.components.known_defects import KnownDefects, defect_cells, direction_weights
+from adctl.choices import EXPORT_FORMATS
+from adctl.detectors.components.known_defects import (
+    LARGEST_RAISE,
+    KnownDefects,
+    closeness,
+    defect_cells,
+    defect_memory,
+    direction_weights,
+    raised,
+)
 from adctl.detectors.padim import PaDiM, PaDiMConfig
 from adctl.detectors.simplenet import SimpleNet, SimpleNetConfig
 from adctl.errors import DataError, UsageError
+from adctl.exporting.export import write_format
+from adctl.exporting.graph import ExportSource
 from adctl.model_file import load_model
+from adctl.runtimes.loading import open_runtime
 from adctl.training.plan import plan_training
 from adctl.training.single_run import train_once
 
@@ -131,3 +143,64 @@ def test_settings_that_are_refused(parts):
         plan(parts, defects=parts / "nowhere")
     with pytest.raises(UsageError, match="tiles"):
         plan(parts, defects=parts / "defects", options={"tile": 32})
+
+
+# ---- the memory of defects of patchcore
+
+
+def test_closeness_raises_distances_near_defects_and_lowers_none():
+    good = torch.tensor([0.0, 1.0, 2.0, 4.0])
+    assert torch.equal(raised(good, torch.full((4,), 9.0)), good)
+    assert raised(good, torch.zeros(4)).tolist() == pytest.approx([0, 1.5, 3, 6])
+    assert (raised(good, torch.rand(4)) >= good).all()
+    assert closeness(torch.tensor(1.0), torch.tensor(4.0)) == 0.75
+
+
+def test_features_of_defects_that_resemble_good_ones_are_left_out():
+    good = torch.zeros(100, 2)
+    good[90:, 1] = 5.0  # unusual, but good
+    distances = good[:, 1] + 0.5
+    defects = torch.tensor([[0.1, 0.0], [0.0, 4.9], [9.0, 0.0]])
+    memory = defect_memory(defects, torch.tensor([0.1, 4.9, 9.0]), good, distances)
+    assert memory.tolist() == [[9.0, 0.0]]
+    assert not len(defect_memory(defects[:1], torch.tensor([0.0]), good, distances))
+
+
+@pytest.fixture(scope="module")
+def memories(parts, tmp_path_factory):
+    """Runs of patchcore without and with known defects."""
+    common = {"arch": "patchcore", "data": parts / "parts", "runs": tmp_path_factory.mktemp("runs")}
+    return train_once(settings(**common)), train_once(settings(**common, defects=parts / "defects"))
+
+
+def test_patchcore_raises_known_defects_and_keeps_them_in_the_file(memories):
+    (before, _), (after, header) = (load_model(run.model) for run in memories)
+    assert header.calibration is not None
+    assert before.defects.numel() == 0
+    assert "defects" not in before.state_dict()
+    assert len(after.defects)
+    assert torch.equal(before.bank, after.bank)
+
+    def ratios(kind: str) -> torch.Tensor:
+        images = np.stack([cv2.resize(draw(kind, seed), (SIDE, SIDE)) for seed in range(4)])
+        pixels = (torch.from_numpy(images).float() / 255)[:, None].expand(-1, 3, -1, -1)
+        with torch.no_grad():
+            return after(pixels).scores / before(pixels).scores
+
+    assert (ratios("dot") > 1.02).all()
+    assert (ratios("dot") <= LARGEST_RAISE + 1e-4).all()
+    assert torch.allclose(ratios("good"), torch.ones(4), atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["onnx", "torchscript"])
+def test_patchcore_with_known_defects_is_exported(memories, parts, tmp_path, name):
+    pytest.importorskip("onnxruntime")
+    model = memories[1].model
+    target = (tmp_path / "model").with_suffix(EXPORT_FORMATS[name].suffix)
+    write_format(name, ExportSource.read(model), target)
+    pixels = np.stack(
+        [cv2.cvtColor(cv2.resize(draw(kind, 9), (SIDE, SIDE)), cv2.COLOR_GRAY2RGB) for kind in ("dot", "good")]
+    )
+    found, wanted = (open_runtime(path, "cpu").predict(pixels) for path in (target, model))
+    assert found.scores == pytest.approx(wanted.scores, rel=1e-3)
+    assert np.allclose(found.maps, wanted.maps, rtol=1e-2, atol=1e-3)

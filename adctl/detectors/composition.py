@@ -82,6 +82,7 @@ class Composition(PatchCore):
 
     Config: ClassVar[type[CompositionConfig]] = CompositionConfig
     update_lowers_scores: ClassVar[bool] = False
+    takes_defects: ClassVar[bool] = False
     fitted: ClassVar[tuple[str, ...]] = (
         *PatchCore.fitted,
         *("middle", "centres", "temperature", "usual", "whitening", "offset", "deviation"),

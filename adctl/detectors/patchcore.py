@@ -31,7 +31,9 @@ from adctl.detectors.components.feature_statistics import (
     smoothed,
     summed,
 )
+from adctl.detectors.components.known_defects import defect_cells, defect_memory, raised
 from adctl.detectors.components.nearest_neighbours import (
+    LARGEST_BANK_CODE,
     LARGEST_CODE,
     InvertedLists,
     minimum_over_bank,
@@ -56,6 +58,9 @@ _BYTES_PER_PATCH = 24
 """Measured bytes of distances and norms during coreset selection."""
 
 _SMALLEST_DEVIATION = 1e-6
+
+_GOOD_EXAMPLES = 60
+"""Number of good images that known defects are compared with."""
 
 _EARLIER = -1
 """Number of the image of rows of the bank that were there before an update."""
@@ -121,11 +126,13 @@ class PatchCore(FeatureDetector):
         scales: Tensor [D+1], the factor of the square in each direction, and of the remainder.
         step: Scalar tensor, the quantisation step of reduced features.
         bank: Tensor [N,D] of int8, the quantised reduced features of the coreset, in the order of selection.
+        defects: Tensor [M,D] of int8, the quantised reduced features of known defects; empty without any.
     """
 
     Config: ClassVar[type[PatchCoreConfig]] = PatchCoreConfig
     update_lowers_scores: ClassVar[bool] = True
     fewest_images: ClassVar[int] = 1
+    takes_defects: ClassVar[bool] = True
     fitted: ClassVar[tuple[str, ...]] = ("centre", "spread", "directions", "scales", "step", "bank")
     largest_auto_side = 384
     config: PatchCoreConfig
@@ -135,11 +142,13 @@ class PatchCore(FeatureDetector):
     scales: Tensor
     step: Tensor
     bank: Tensor
+    defects: Tensor
 
     def __init__(self, config: PatchCoreConfig, backbone: BackboneOutline | None = None) -> None:
         super().__init__(config, backbone)
         for name in self.fitted:
             self.register_buffer(name, torch.empty(0, dtype=torch.int8 if name == "bank" else torch.float32))
+        self.register_buffer("defects", torch.empty(0, dtype=torch.int8), persistent=False)
         self.blur = GaussianBlur(config.blur)
         self._features = FeatureBuffer()
         self._lists: tuple[Tensor, InvertedLists] | None = None
@@ -169,11 +178,22 @@ class PatchCore(FeatureDetector):
         """Return maps and scores from patch features [B,C,h,w], of the cells inside the images [B,h,w]."""
         standardised = self._standardised(patches)
         along = self._along(standardised)
-        beyond = self.scales[-1] * (_square_length(standardised) - _square_length(along))
-        squares = self._nearest_squared(self._scaled(along)) + beyond
-        distances = squares.clamp(min=0).sqrt()  # rounding may give values below zero
+        distances, to_defects = self._distances(standardised, along)
+        if to_defects is not None:
+            distances = raised(distances, to_defects)
         maps = smoothed_inside(self.blur, distances, inside)
         return Prediction(top_mean(maps, self.config.score_share, inside), maps)
+
+    def _distances(self, standardised: Tensor, along: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the distances [B,h,w] to good features, and to those of known defects if there are any."""
+        codes, own = self._codes(self._scaled(along))
+        beyond = self.scales[-1] * (_square_length(standardised) - _square_length(along))
+        squares = own + self._minimum(codes) * self.step.square() + beyond
+        distances = squares.clamp(min=0).sqrt()  # rounding may give values below zero
+        if not self.defects.numel():
+            return distances, None
+        to_defects = own + minimum_over_bank(codes, self.defects) * self.step.square()
+        return distances, to_defects.clamp(min=0).sqrt()
 
     @classmethod
     def masks_margin(cls, config: DetectorConfig) -> bool:
@@ -249,6 +269,16 @@ class PatchCore(FeatureDetector):
         memory = min(held, free) + min(CHUNK, buffered) + _BYTES_PER_PATCH * patches + 4 * kept * reduced
         return CostEstimate(memory=memory, flops=flops, disk=disk, per_image=2.0 * self.places * kept * reduced)
 
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load all weights and statistics, and known defects if there are any.
+
+        Raises:
+            ModelFileError: The tensors do not fit the detector.
+        """
+        defects = tensors.get("defects", self.defects)
+        self.register_buffer("defects", torch.empty_like(defects), persistent="defects" in tensors)
+        super().load_state(tensors)
+
     def check_state(self) -> None:
         """Check the shapes of the statistics and the bank, and that deviations and step are positive.
 
@@ -262,6 +292,8 @@ class PatchCore(FeatureDetector):
         self._require_state("scales", kept + 1)
         self._require_state("step", positive=True)
         self._require_state("bank", None, kept)
+        if self.defects.numel():
+            self._require_state("defects", None, kept)
 
     @property
     def can_recentre(self) -> bool:
@@ -292,10 +324,10 @@ class PatchCore(FeatureDetector):
                 "Train with --set search=exact; a smaller coreset_ratio makes it faster.",
             )
 
-    def _nearest_squared(self, reduced: Tensor) -> Tensor:
-        """Return the squared distance [B,h,w] of each reduced feature [B,D,h,w] to the bank, up to rounding.
+    def _codes(self, reduced: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the codes q [B,D,h,w] of reduced features, and the part of their squared distances without the rows.
 
-        It is the squared distance of the codes plus the squared errors of quantisation: from rounding, and from
+        A squared distance is that of the codes plus the squared errors of quantisation: from rounding, and from
         clipping features beyond the largest code. A clipped feature is at least twice as far from the origin as any
         row of the bank, so for the clipped part the bank is assumed to lie at the origin.
         """
@@ -303,8 +335,7 @@ class PatchCore(FeatureDetector):
         quantised = codes * self.step
         clipped = reduced.clamp(-LARGEST_CODE * self.step, LARGEST_CODE * self.step)
         # With r reduced, c clipped, q quantised: |q - b|^2 + |c - q|^2 + |r|^2 - |c|^2, without the terms in b.
-        own = (reduced * reduced + 2 * quantised * (quantised - clipped)).sum(1)
-        return own + self._minimum(codes) * self.step.square()
+        return codes, (reduced * reduced + 2 * quantised * (quantised - clipped)).sum(1)
 
     def _minimum(self, codes: Tensor) -> Tensor:
         """Return the minimum of |b|^2 - 2qb over the rows b of the bank for each cell's codes q, [B,h,w]."""
@@ -348,9 +379,12 @@ class PatchCore(FeatureDetector):
     def _finish(self, progress: Progress) -> None:
         with closing(self._features) as features:
             statistics = self._find_directions(features)
+            good = None if self.known_defects is None else _some_images(features)
             rows, images = self._select(features, progress)
         self._fit = _Fit(images, statistics)
         self._set_bank(*quantise_bank(rows))
+        if good is not None:
+            self._learn_defects(good)
 
     def _extend(self, progress: Progress) -> None:
         """Add rows of the buffered features to the bank."""
@@ -359,6 +393,32 @@ class PatchCore(FeatureDetector):
             rows, images = self._select(features, progress, covered_by=present)
         self._fit = _Fit(torch.cat([images.new_full((len(present),), _EARLIER), images]))
         self._set_bank(*quantise_bank(torch.cat([present, rows]), smallest_step=self.step))
+
+    @torch.no_grad()
+    def _learn_defects(self, good: Tensor) -> None:
+        """Fill the memory of known defects; `good` holds buffered features of some good images."""
+        assert self.known_defects is not None
+        device = self.backbone.mean.device
+        rows, distances = self._cells(self._features_of(good, device))
+        inside = slice(None) if not self.input.masked else to_rows(good[:, -1:].to(device))[:, 0] > 0
+        found, far = [], []
+        for images, masks in self.known_defects.batches(device):
+            own, gaps = self._cells(self.patches(images))
+            chosen = defect_cells(masks, gaps.view(len(images), *self.grid)).flatten()
+            found.append(own[chosen])
+            far.append(gaps[chosen])
+        memory = defect_memory(torch.cat(found), torch.cat(far), rows[inside], distances[inside])
+        log.info("Learned %d cells of known defects that are unlike good ones.", len(memory))
+        # Far features are clipped: the bank's 7 bits are those of the products.
+        codes = (memory / self.step).round().clamp(-LARGEST_BANK_CODE, LARGEST_BANK_CODE).to(torch.int8)
+        with torch.inference_mode(mode=False):
+            self.register_buffer("defects", codes.clone(), persistent=bool(len(codes)))
+
+    def _cells(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the reduced features [n,D] of the cells of features [B,C,h,w], and distances [n] to good ones."""
+        standardised = self._standardised(patches)
+        along = self._along(standardised)
+        return to_rows(self._scaled(along)), self._distances(standardised, along)[0].flatten()
 
     def _set_bank(self, bank: Tensor, step: Tensor) -> None:
         self._fit_buffer("bank", bank)
@@ -429,6 +489,18 @@ class _Fit:
 
     images: Tensor
     statistics: PlaceStatistics | None = None
+
+
+def _some_images(features: FeatureBuffer) -> Tensor:
+    """Return the buffered features [n,C,h,w] of some images, evenly from all of them."""
+    count = sum(len(batch) for batch in features)
+    wanted = torch.linspace(0, count - 1, min(count, _GOOD_EXAMPLES)).round().long().unique()
+    found, start = [], 0
+    for batch in features:
+        places = wanted[(wanted >= start) & (wanted < start + len(batch))] - start
+        found.append(batch[places])
+        start += len(batch)
+    return torch.cat(found)
 
 
 def _square_length(features: Tensor) -> Tensor:

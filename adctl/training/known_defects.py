@@ -47,7 +47,7 @@ def open_known_defects(
     if not cls.takes_defects:
         raise UsageError(
             f"{settings.arch} learns from good images alone, without --defects.",
-            "Use --arch simplenet or padim, or leave it out.",
+            "Use --arch patchcore, simplenet or padim, or leave it out.",
         )
     if config.tile is not None or config.scales != (1.0,):
         raise UsageError("--defects cannot be combined with tiles.", "Leave one of them out.")

@@ -119,4 +119,6 @@ def _reference(settings: TrainSettings, plan: TrainingPlan) -> tuple[TrainSettin
     shared = {"image_size", "channels", "resize", "bit_depth", "roi"}
     given = TrainSettings(arch=_REFERENCE, workers=settings.workers, batch_size=settings.batch_size)
     config = detector_class(_REFERENCE).Config(**plan.config.model_dump(include=shared))
-    return given, replace(plan, config=config, split=replace(plan.split, validation=(), calibration=()), auxiliary=None)
+    return given, replace(
+        plan, config=config, split=replace(plan.split, validation=(), calibration=()), auxiliary=None, defects=()
+    )

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from sklearn.metrics import roc_auc_score
 
 from adctl.config import TrainSettings, validated
-from adctl.data.loader import keep_images
+from adctl.data.loader import ImageSource, keep_images
 from adctl.detectors.components.shared_feature_cache import shared_features
+from adctl.engine.batching import to_input
 from adctl.engine.context import FitContext
 from adctl.progress import SILENT
 from adctl.records import GOOD
@@ -35,6 +37,8 @@ from adctl.training.plan import plan_training
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torch import Tensor
 
     from adctl.records import Sample
 
@@ -66,6 +70,7 @@ class Trainer:
         self.by_kind = {kind: evenly(own, test * (1 + (kind == GOOD))) for kind, own in by_kind.items()}
         self.test = [sample for own in self.by_kind.values() for sample in own]
         self._fitted: Any = None
+        self._patches: Tensor | None = None
         self._without: dict[str, float] | None = None
 
     def without(self) -> dict[str, float]:
@@ -74,12 +79,25 @@ class Trainer:
             self._without = self.scores([])
         return self._without
 
+    def _good_patches(self, detector: Any) -> Tensor:
+        """Return the features of some training images, as a fit of PatchCore buffers them."""
+        if self._patches is None:
+            source = ImageSource(evenly(self.plan.split.train, 60), detector.input, workers=1, reuse=False)
+            with torch.inference_mode():
+                found = [detector.patches(to_input(pixels, torch.device("cpu"))) for pixels in source.batches(8)]
+            self._patches = torch.cat(found).half()
+        return self._patches
+
     def scores(self, defects: list[Sample]) -> dict[str, float]:
         """Return the score of each test image by its key."""
         if self.settings.arch == "padim" and self._fitted is not None:
             detector, header = self._fitted  # the weights are all that known defects change
             detector.known_defects = load_known_defects(defects, self.plan.config, self.settings.workers)
             detector._learn_weights()  # noqa: SLF001 - saves 15 equal fits
+        elif self.settings.arch == "patchcore" and self._fitted is not None:
+            detector, header = self._fitted  # the memory of defects is all that changes
+            detector.known_defects = load_known_defects(defects, self.plan.config, self.settings.workers)
+            detector._learn_defects(self._good_patches(detector))  # noqa: SLF001 - as above
         else:
             plan = replace(self.plan, defects=tuple(defects))
             images = image_sources(self.settings, plan)
@@ -153,7 +171,7 @@ def main() -> None:
     """Run the measurement and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--arch", nargs="+", default=["padim", "simplenet"])
+    parser.add_argument("--arch", nargs="+", default=["padim", "patchcore", "simplenet"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
     parser.add_argument("--train", type=int, default=10_000)

@@ -6,6 +6,12 @@ well the direction separates them (Fukunaga, "Introduction to Statistical Patter
 weights are blended half and half with equal ones, and shrunk towards these where defects are few: no direction loses
 more than half its weight, so that a defect of another kind keeps at least half of its squared distance. N images, D
 directions.
+
+Distances to single good features can be raised instead: the memory of defects holds the features of cells of known
+defects, and a cell nearer to one of them than to all good features gets up to `LARGEST_RAISE` times its distance. No
+distance falls, so that a defect unlike all known ones keeps its score. As in editing of nearest neighbours (Wilson,
+"Asymptotic Properties of Nearest Neighbor Rules Using Edited Data", 1972), features that would raise cells of good
+images are left out.
 """
 
 from __future__ import annotations
@@ -16,6 +22,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
+
+from adctl.detectors.components.coreset import k_center_greedy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +42,20 @@ _BLEND = 0.5
 
 _HALF_TRUSTED = 10
 """Number of images at which the learnt weights have half of their part."""
+
+LARGEST_RAISE = 1.5
+"""Factor of the distance of a cell that equals a known defect."""
+
+_UNUSUAL = 0.9
+"""Quantile of the distances of good cells below which a cell of a defect says nothing."""
+
+_TOLERATED = 0.1
+"""Closeness to a defect that a good cell may have, 0 for as near to good features, 1 for equal to the defect."""
+
+_MOST_ROWS = 2048
+"""Largest number of rows of the memory of defects."""
+
+_AT_ONCE_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -68,6 +90,50 @@ def defect_cells(masks: Tensor, distances: Tensor) -> Tensor:
     count = max(1, round(_HIGHEST * flat.shape[1]))
     highest = flat >= flat.topk(count, 1).values[:, -1:]
     return torch.where(masks.flatten(1).any(1, keepdim=True), covered, highest).view(distances.shape)
+
+
+def closeness(to_defects: Tensor, to_good: Tensor) -> Tensor:
+    """Return how much nearer cells are to defects than to good features: 0 for not at all, 1 for equal to a defect.
+
+    Args:
+        to_defects: Distances to the memory of defects.
+        to_good: Distances to good features, of the same shape.
+    """
+    # A sum and a ReLU, because the optimiser of ONNX graphs breaks a chain of clamps.
+    return F.relu(1 - to_defects / (to_good + 1e-12))
+
+
+def raised(to_good: Tensor, to_defects: Tensor) -> Tensor:
+    """Return distances to good features, raised near known defects; never below the distances given."""
+    return to_good * (1 + (LARGEST_RAISE - 1) * closeness(to_defects, to_good))
+
+
+def defect_memory(defects: Tensor, distances: Tensor, good: Tensor, good_distances: Tensor) -> Tensor:
+    """Return the rows [n,D] of the memory of defects: features unlike all good ones; none if all are like them.
+
+    Args:
+        defects: Features [M,D] of the cells of known defects.
+        distances: Their distances [M] to good features.
+        good: Features [G,D] of cells of good images.
+        good_distances: Their distances [G] to the good features that were kept.
+    """
+    # Ranks instead of `quantile`, which takes 16 million values at most.
+    usual = good_distances.kthvalue(max(1, round(_UNUSUAL * len(good)))).values
+    rows = defects[distances > usual]
+    unusual = good_distances > usual
+    if not len(rows) or not bool(unusual.any()):
+        return rows[:_MOST_ROWS]
+    nearest, closest = _nearest(good[unusual], rows)
+    found = closeness(nearest, good_distances[unusual])
+    strongest = torch.zeros(len(rows), device=rows.device).scatter_reduce(0, closest, found, "amax")
+    rows = rows[strongest <= _TOLERATED]
+    return rows[k_center_greedy(rows, _MOST_ROWS, seed=0)] if len(rows) > _MOST_ROWS else rows
+
+
+def _nearest(queries: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distance [G] of each query [G,D] to the nearest row [n,D], and the index [G] of that row."""
+    found = [torch.cdist(part, rows).min(1) for part in queries.split(_AT_ONCE_ROWS)]
+    return torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
 
 
 def image_spreads(squares: Tensor, cells: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ _GRAPH_ROWS = 384
 stay in the cache until they are reduced. With 26 x 26 cells, blocks of 256 are as fast and of 1,024 a tenth slower."""
 
 LARGEST_CODE = 127
-_LARGEST_BANK_CODE = 63
+LARGEST_BANK_CODE = 63
 
 _LLOYD_STEPS = 3
 
@@ -75,7 +75,7 @@ def quantise_bank(bank: Tensor, smallest_step: Tensor | None = None) -> tuple[Te
     Returns:
         Codes [N,C] of int8, -63 to 63, and the quantisation step, a scalar.
     """
-    step = bank.abs().max().clamp(min=torch.finfo(bank.dtype).tiny) / _LARGEST_BANK_CODE
+    step = bank.abs().max().clamp(min=torch.finfo(bank.dtype).tiny) / LARGEST_BANK_CODE
     if smallest_step is not None:
         step = torch.maximum(step, smallest_step)
     return (bank / step).round().to(torch.int8), step
