@@ -3,9 +3,10 @@
     python examples/benchmarks/known_defects.py --data DIR --arch padim simplenet --out known_defects.json
 
 Each kind of defect is left out in turn. Of every other kind, 0, 1, 5 or 20 images are learned from; the rest of them
-tests the seen kinds, the kind left out tests the unseen one, against the good test images. All models of a seed are
-compared on the same images as the model without defects. Backbone features are computed once. The file keeps each line
-as soon as it is measured, and a repeated call measures only what is missing.
+tests the seen kinds, the kind left out tests the unseen one, against the good test images. Pictures of a tile that was
+learned from test nothing; their numbers are neighbours. Each model is compared on the same images as the model without
+defects. Backbone features are computed once. The file keeps each line as soon as it is measured, and a repeated call
+measures only what is missing.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 COUNTS = (1, 5, 20)
 IDENTITY = ("arch", "seed", "left_out", "count")
+SAME_TILE = 60
+"""Largest difference of the numbers of pictures of one tile that follow each other."""
 ROOM = 4 << 30
 """Bytes of cached features."""
 
@@ -113,6 +116,15 @@ def evenly(samples: Sequence[Sample], most: int) -> tuple[Sample, ...]:
     return tuple(samples[place] for place in places)
 
 
+def tiles_of(samples: Sequence[Sample]) -> dict[str, int]:
+    """Return the tile of each image by its key."""
+    found, tile, last = {}, 0, None
+    for number, key in sorted((int(sample.path.stem.rpartition("_")[2]), sample.key) for sample in samples):
+        tile += last is not None and number - last > SAME_TILE
+        found[key], last = tile, number
+    return found
+
+
 def auroc(scores: dict[str, float], good: Sequence[Sample], bad: Sequence[Sample]) -> float:
     """Return the area under the ROC curve of good against bad images."""
     values = [scores[sample.key] for sample in (*good, *bad)]
@@ -123,6 +135,7 @@ def measure(trainer: Trainer, seed: int, left_out: str, count: int) -> dict[str,
     """Return the line of a kind that is left out and a number of images, with the AUROC without defects too."""
     by_kind = dict(trainer.by_kind)
     good, without = by_kind.pop(GOOD), trainer.without()
+    tile = tiles_of(trainer.test)
     random = np.random.default_rng([seed, count])
     known, seen = [], []
     for kind, samples in sorted(by_kind.items()):
@@ -130,6 +143,8 @@ def measure(trainer: Trainer, seed: int, left_out: str, count: int) -> dict[str,
             order = random.permutation(len(samples))
             known += [samples[place] for place in order[:count]]
             seen += [samples[place] for place in order[count:]]
+    learned = {tile[sample.key] for sample in known}
+    seen, unseen = ([one for one in part if tile[one.key] not in learned] for part in (seen, by_kind[left_out]))
     scores = trainer.scores(known)
     return {
         "arch": trainer.settings.arch,
@@ -138,8 +153,8 @@ def measure(trainer: Trainer, seed: int, left_out: str, count: int) -> dict[str,
         "count": count,
         "seen": auroc(scores, good, seen),
         "seen_without": auroc(without, good, seen),
-        "unseen": auroc(scores, good, by_kind[left_out]),
-        "unseen_without": auroc(without, good, by_kind[left_out]),
+        "unseen": auroc(scores, good, unseen),
+        "unseen_without": auroc(without, good, unseen),
     }
 
 
