@@ -34,7 +34,7 @@ class CsvSink(Sink):
         self._path = Path(address.path)
         if self._path.exists() and not self._path.is_file():
             raise UsageError(f"{self._path} is no regular file.", "Name another file.")
-        self._columns = COLUMNS
+        self._columns: tuple[str, ...] = COLUMNS
         if self._path.exists() and self._path.stat().st_size and not self._is_ours():
             raise UsageError(
                 f"{self._path} is not a CSV file of verdicts: its first line is another.", "Name another file."

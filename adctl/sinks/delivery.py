@@ -237,7 +237,8 @@ class _Delivery:
                 self._failed(error)
                 continue
             self._succeeded()
-            if not sent:
+            # Fewer than asked for: the spool held no more, unless a call of `wake` has come since.
+            if sent < _AT_ONCE and not self._wake.is_set():
                 if self._ends.is_set():
                     return
                 self._wake.wait(_POLL_SECONDS)

@@ -43,12 +43,12 @@ def oldest(runs: Path, sink: str, limit: int) -> list[tuple[int, dict[str, Any]]
 
 
 def remove(runs: Path, numbers: Sequence[int]) -> None:
-    """Remove entries that are delivered.
+    """Remove entries that are delivered; after a power failure, the last may be there again, and are sent again.
 
     Raises:
         AdctlError: The database cannot be written.
     """
-    with database.durable_transaction(runs) as connection:
+    with database.kept_transaction(runs) as connection:
         connection.execute(delete(SPOOL).where(SPOOL.c.number.in_(numbers)))
 
 

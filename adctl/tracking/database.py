@@ -94,6 +94,29 @@ def durable_transaction(runs: Path, *, reads: bool = False) -> Iterator[Connecti
 
 
 @contextmanager
+def kept_transaction(runs: Path) -> Iterator[Connection]:
+    """Open a transaction for what may be lost in a power failure, though not when the process is killed.
+
+    It does not wait for the disk. On a database server it is durable.
+
+    Raises:
+        AdctlError: The database cannot be opened or written.
+    """
+    with _errors(runs):
+        url = os.environ.get(VARIABLE)
+        engine = _kept_engine(str(runs.absolute())) if url is None else _engine(str(runs.absolute()), url)
+        _migrate(engine, runs)
+        with engine.begin() as connection:
+            yield connection
+
+
+@cache
+def _kept_engine(runs: str) -> Engine:
+    files.make_folder(Path(runs))
+    return _sqlite(Path(runs) / FILE, wait=_SHORT_WAIT_SECONDS)
+
+
+@contextmanager
 def temporary() -> Iterator[Connection]:
     """Open empty tables in memory, which are gone at the end."""
     with create_engine("sqlite://").begin() as connection:
