@@ -19,6 +19,9 @@ EXAMPLES = {
 }
 """Command that runs each kind of example, by its pattern in `examples/`. The tests run `examples/configs/`."""
 
+EXAMPLE_ARGUMENTS = {"tiny_text_to_image.py": ["{folder}/tiny", "--minutes", "1"]}
+"""Arguments of the examples that need some; `{folder}` is a temporary folder."""
+
 nox.options.sessions = ["lint", "types", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 
@@ -101,7 +104,8 @@ def examples(session: nox.Session) -> None:
     environment = {"ADCTL_RUNS": str(folder / "runs"), "ADCTL_DATA_DIR": str(folder / "data")}
     for pattern, command in EXAMPLES.items():
         for example in sorted(Path("examples").glob(pattern)):
-            session.run(*command, str(example), env=environment)
+            arguments = [text.format(folder=folder) for text in EXAMPLE_ARGUMENTS.get(example.name, ())]
+            session.run(*command, str(example), *arguments, env=environment)
 
 
 @nox.session
