@@ -6,6 +6,7 @@ import json
 import math
 import random
 import shutil
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ pytest.importorskip("transformers")
 
 from adctl.detectors.clip import Clip, ClipConfig
 from adctl.detectors.components import base_models, map_losses
+from adctl.detectors.components.clip_models import ClipSimilarity
 from adctl.detectors.components.image_noise import ImageNoise
 from adctl.detectors.components.stable_diffusion import SHAPES
 from adctl.detectors.components.text_prompts import LONGEST, PromptLearner, nearest_words, tokens_of
@@ -521,3 +523,50 @@ def test_a_dry_run_forecasts_the_steps_without_the_base(zippers, home, monkeypat
     assert found.recomputed.flops > found.kept.flops
     assert found.recomputed.memory < 0.9 * found.kept.memory
     assert dict(_steps(found))["prompts"] == "512 of 0.34 M parameters are trained"
+
+
+# ---- similarity of whole images in a CLIP
+
+
+def test_the_similarity_of_a_clip_is_half_of_the_score(detector, home):
+    config = completed(PromptConfig(**{**TINY, "clip_similarity": "random-tiny"}, image_size=64), "random-tiny")
+    both = PromptDetector(config).eval()
+    both.load_state(detector.state_dict())
+    detector.eval()
+    with torch.inference_mode():
+        alone, joined = detector(images()), both(images())
+        probability = both.similarity(images(), both.clip_text())
+        swapped = both.similarity(images(), both.clip_text().flip(0))
+    torch.testing.assert_close(joined.scores, 0.5 * (alone.scores + probability))
+    torch.testing.assert_close(probability + swapped, torch.ones(2))
+    assert torch.equal(alone.maps, joined.maps)
+    assert set(both.state_dict()) == {"prompts.context", "prompts.deep"}
+    with pytest.raises(UsageError, match="vectors of length 32"):
+        ClipSimilarity(None, SimpleNamespace(config=SimpleNamespace(vocab_size=9, hidden_size=8)))
+    with pytest.raises(ValueError, match="stays outside"):
+        PromptConfig(**TINY, embed_base=True, clip_similarity="random-tiny")
+
+
+def test_prompts_are_encoded_in_the_clip_as_transformers_does(detector):
+    words = {"normal": "a", "abnormal": "b a", "n_ctx": 0, "clip_similarity": "random-tiny"}
+    both = new(**{**words, "t_n_ctx": 0}).eval()
+    tokens = [[512, *ids, 513] for ids in both.prompts.words]
+    with torch.no_grad():
+        wanted = [
+            both.similarity.clip.text_projection(both.similarity.clip.text_model(torch.tensor([ids])).pooler_output)
+            for ids in tokens
+        ]
+        expected = torch.nn.functional.normalize(torch.cat(wanted), dim=1)
+    torch.testing.assert_close(both.clip_text(), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, for the shapes of Stable Diffusion 2.1")
+def test_a_step_in_float16_on_a_gpu(monkeypatch):
+    from pathlib import Path
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "examples" / "benchmarks"))
+    from prompt import step_on_gpu
+
+    found = step_on_gpu(steps=2)
+    assert found["prompts_changed"]
+    assert found["images_per_second_scored"] > 1

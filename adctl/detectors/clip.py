@@ -6,18 +6,18 @@ templates, windows, harmonic means, and a memory of good patches. CLIP: Radford 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping  # noqa: TC003 - pydantic resolves it at run time
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from adctl.detectors.base import Detector, DetectorConfig, Prediction, Search
 from adctl.detectors.components import base_models
 from adctl.detectors.components.anomaly_maps import GaussianBlur, top_mean
+from adctl.detectors.components.clip_models import CLIP_PARTS, MEAN, STD, load_clip
 from adctl.detectors.components.text_prompts import LONGEST
 from adctl.engine.phases import Observe
 from adctl.errors import UsageError
@@ -25,12 +25,10 @@ from adctl.image_sizes import ImageSize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from adctl.engine.phases import Phase
 
 DEFAULT_BASE = "clip-vit-base-patch16"
-_PARTS = ("",)
 _NORMAL = (
     "{}", "flawless {}", "perfect {}", "unblemished {}", "{} without flaw", "{} without defect", "{} without damage",
 )  # fmt: skip
@@ -41,21 +39,9 @@ _TEMPLATES = (
 )  # fmt: skip
 """States and templates of WinCLIP, table 7; a part of its templates."""
 
-_MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _COLOURS = 3
 _BASE = "clip."
 _EPSILON = 1e-6
-_TINY = {
-    "text_config": {
-        "vocab_size": 514, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 513,
-    },
-    "vision_config": {
-        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "image_size": 64, "patch_size": 8,
-    },
-    "projection_dim": 32,
-}  # fmt: skip
 
 
 class ClipConfig(DetectorConfig):
@@ -125,8 +111,8 @@ class Clip(Detector):
     def __init__(self, config: ClipConfig) -> None:
         super().__init__(config)
         base_models.quiet()
-        base = base_models.find_base(config.base, config.base_digest, _PARTS)
-        self.clip = _load(base.folder)
+        base = base_models.find_base(config.base, config.base_digest, CLIP_PARTS)
+        self.clip = load_clip(base.folder)
         vision = self.clip.config.vision_config
         side, patch = config.sides[0], vision.patch_size
         if side % patch:
@@ -139,8 +125,8 @@ class Clip(Detector):
             raise UsageError(f"Windows of {max(config.windows)} patches do not fit into {self.grid}.")
         tokenizer = base_models.byte_tokenizer() if base.folder is None else base_models.load_tokenizer(base.folder)
         self.register_buffer("text", self._texts(tokenizer))
-        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
         self.blur = GaussianBlur(config.blur)
         if config.memory:
             self.fitted = ("memory",)  # type: ignore[misc]  # only with a memory
@@ -156,7 +142,7 @@ class Clip(Detector):
         """Return the settings with the name and the digest of the base model."""
         del epochs, labelled
         assert isinstance(config, ClipConfig)
-        base = base_models.base_of_training(config.base, config.base_digest, _PARTS, weights)
+        base = base_models.base_of_training(config.base, config.base_digest, CLIP_PARTS, weights)
         found = {"base": base.name} | ({} if base.digest is None else {"base_digest": base.digest})
         return ClipConfig(**{**config.model_dump(exclude_unset=True), **found})
 
@@ -289,17 +275,6 @@ class Clip(Detector):
             vectors = F.normalize(self.clip.text_projection(pooled).float(), dim=1)
             rows.append(F.normalize(vectors.mean(0), dim=0))
         return torch.stack(rows)
-
-
-def _load(folder: Path | None) -> Any:
-    """Load a CLIP from a folder, or build the one with random weights."""
-    transformers: Any = importlib.import_module("transformers")
-    if folder is not None:
-        return base_models.load_part(transformers.CLIPModel, folder, "")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model: nn.Module = transformers.CLIPModel(transformers.CLIPConfig(**_TINY))
-    return model.eval().requires_grad_(requires_grad=False)
 
 
 def _without_base(module: Any, state: dict[str, Any], prefix: str, _metadata: Any) -> None:

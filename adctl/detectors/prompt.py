@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping  # noqa: TC003 - pydantic resolves it at run time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -20,6 +21,7 @@ from adctl.data import synthetic as defects
 from adctl.detectors.base import Detector, DetectorConfig, Prediction, Search
 from adctl.detectors.components import base_models, map_losses
 from adctl.detectors.components.anomaly_maps import GaussianBlur, top_mean
+from adctl.detectors.components.clip_models import CLIP_PARTS, ClipSimilarity
 from adctl.detectors.components.feature_cache import FeatureCache
 from adctl.detectors.components.image_noise import ImageNoise
 from adctl.detectors.components.stable_diffusion import PARTS, PUBLISHED, StableDiffusion, read_shapes
@@ -30,7 +32,6 @@ from adctl.image_sizes import ImageSize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from adctl.detectors.components.base_models import BaseModel
     from adctl.engine.phases import Phase
@@ -42,7 +43,9 @@ _PRESETS: dict[str, dict[str, Any]] = {
 }
 _COLOURS = 3
 _TINY = 1e-8
-_BASE = "base."
+_SHAPES_ONLY = "shapes"
+_OUTSIDE = ("base.", "similarity.")
+"""Prefixes of the tensors of frozen models, which stay outside of the model file."""
 
 
 class PromptConfig(DetectorConfig):
@@ -78,6 +81,10 @@ class PromptConfig(DetectorConfig):
     temperature: float = Field(0.1, gt=0, description="Divisor of the log attention; small values give sharp maps")
     blur: float = Field(1.0, ge=0, description="Gaussian smoothing of the map, sigma in cells")
     score_share: float = Field(0.01, gt=0, le=1, description="Fraction of the highest cells whose mean is the score")
+    clip_similarity: str | None = Field(
+        None, description="Name or folder of a CLIP whose image-text similarity is half of the score; none if left out"
+    )
+    clip_digest: str | None = Field(None, description="Digest of this CLIP; training sets it")
     learn_from: Literal["auto", "auxiliary", "synthetic", "both"] = Field(
         "auto", description="What prompts learn from: labelled defects of --auxiliary, painted defects, or both"
     )
@@ -132,6 +139,8 @@ class PromptConfig(DetectorConfig):
     def _deep_tokens_fit(self) -> Self:
         if self.n_ctx and self.depth > 1 and self.t_n_ctx > self.n_ctx:
             raise ValueError(f"t_n_ctx must be at most n_ctx, {self.n_ctx}")
+        if self.embed_base and self.clip_similarity is not None:
+            raise ValueError("embed_base cannot be combined with clip_similarity, whose CLIP stays outside")
         return self
 
 
@@ -144,6 +153,7 @@ class PromptDetector(Detector):
     Attributes:
         base: The frozen base model.
         prompts: The trained prompts.
+        similarity: Similarity of whole images to the prompts in a frozen CLIP, or None.
     """
 
     Config = PromptConfig
@@ -182,8 +192,13 @@ class PromptDetector(Detector):
         )
         self.register_buffer("timesteps", torch.tensor(config.timesteps), persistent=False)
         self.blur = GaussianBlur(config.blur)
+        self.similarity: ClipSimilarity | None = None
+        if config.clip_similarity is not None:
+            clip = base_models.find_base(config.clip_similarity, config.clip_digest, CLIP_PARTS)
+            self.similarity = ClipSimilarity(clip.folder, self.base.text)
         self.weights = map_losses.parse_weights(config.loss)
         self._text: tuple[Tensor, Tensor] | None = None
+        self._clip_text: Tensor | None = None
         if not config.embed_base:
             self.register_state_dict_post_hook(_without_base)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_accept_missing_base)  # type: ignore[no-untyped-call]
@@ -204,6 +219,7 @@ class PromptDetector(Detector):
             )
         if epochs == 0 and "n_ctx" not in config.model_fields_set:
             changes["n_ctx"] = 0  # the user's words alone, without untrained tokens
+        changes |= _clip_of(config)
         base = base_models.base_of_training(config.base, config.base_digest, PARTS, weights)
         if base.digest is None:
             return _changed(config, changes | {"base": base.name})  # building the detector says how to get it
@@ -235,7 +251,10 @@ class PromptDetector(Detector):
         latents = self._encode(images)
         masses = self._masses(latents, self.noise(images)).mean(0)
         maps = self.blur(self._similarity(masses)[:, 1])
-        return Prediction(top_mean(maps, self.config.score_share), maps)
+        scores = top_mean(maps, self.config.score_share)
+        if self.similarity is not None:
+            scores = 0.5 * (scores + self.similarity(images, self.clip_text()))
+        return Prediction(scores, maps)
 
     def loss(self, batch: Batch, cache: FeatureCache) -> LossTerms:
         """Return the weighted loss terms of a batch, on its own masks or with painted defects."""
@@ -281,8 +300,9 @@ class PromptDetector(Detector):
             base = base_models.BaseModel(f"{base_models.RANDOM}-{PUBLISHED[config.base]}", None, None)
         words = (tuple(range(1, 1 + len(text.split()))) for text in (config.normal, config.abnormal))
         tokens = config.tokens or (*words, (0, 1))
-        known = {"base": _BASE, "base_digest": None, "embed_base": False, "shapes": read_shapes(base), "tokens": tokens}
-        return _changed(config, known)
+        outside = dict.fromkeys(("base_digest", "clip_similarity"))
+        known = {"base": _SHAPES_ONLY, "embed_base": False, "shapes": read_shapes(base), "tokens": tokens}
+        return _changed(config, known | outside)
 
     def encode_trial(self, count: int) -> Tensor:
         """Return the latents of empty images, to measure what encoding costs."""
@@ -346,18 +366,32 @@ class PromptDetector(Detector):
                 self._text = self.prompts.joined(self.prompts.encode(self.base.text))
         return self._text
 
+    def clip_text(self) -> Tensor:
+        """Return the unit vectors [2,D] of both prompts in the CLIP, computed once until the prompts change."""
+        assert self.similarity is not None
+        if self._clip_text is None:
+            with torch.inference_mode(mode=False), torch.no_grad():
+                self._clip_text = self.similarity.text(self.prompts)
+        return self._clip_text
+
     def check_exportable(self) -> None:
         """Compute the prompts, which an export stores as text embeddings."""
         with torch.no_grad():
             self.text()
+            if self.similarity is not None:
+                self.clip_text()
+
+    def _forget(self) -> None:
+        """Forget the prompts computed before, because they may have changed."""
+        self._text = self._clip_text = None
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; the prompts may have changed since the last computation."""
-        self._text = None
+        self._forget()
         return super().train(mode)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        self._text = None
+        self._forget()
         applied: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return applied
 
@@ -511,15 +545,26 @@ def _base_of(config: PromptConfig) -> tuple[Path | None, dict[str, Any]]:
     return base.folder, read_shapes(base)
 
 
+def _clip_of(config: PromptConfig) -> dict[str, Any]:
+    """Return name and digest of the CLIP of a training, and note its folder."""
+    if config.clip_similarity is None:
+        return {}
+    name = config.clip_similarity
+    folder = Path(name) if Path(name).is_dir() else None
+    clip = base_models.find_base(name, config.clip_digest, CLIP_PARTS, folder)
+    base_models.remember_folder(clip)
+    return {"clip_similarity": clip.name, "clip_digest": clip.digest}
+
+
 def _without_base(module: Any, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
     """Leave the base model out of a state; `module` is part of the signature of such hooks."""
     del module
-    for name in [name for name in state if name.startswith(prefix + _BASE)]:
+    for name in [name for name in state if name.removeprefix(prefix).startswith(_OUTSIDE)]:
         del state[name]
 
 
 def _accept_missing_base(module: PromptDetector, keys: Any) -> None:
     """Accept a state without the base model, and forget the prompts computed before."""
-    module._text = None  # noqa: SLF001 - a hook of the class itself
+    module._forget()  # noqa: SLF001 - a hook of the class itself
     if not module.config.embed_base:
-        keys.missing_keys[:] = [name for name in keys.missing_keys if not name.startswith(_BASE)]
+        keys.missing_keys[:] = [name for name in keys.missing_keys if not name.startswith(_OUTSIDE)]
