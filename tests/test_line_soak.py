@@ -48,9 +48,10 @@ def images_of(zippers) -> list:
 
 
 PARTS = int(os.environ.get("ADCTL_SOAK_PARTS", "10000"))
+RATE = float(os.environ.get("ADCTL_SOAK_RATE", "20"))
 
 
-@pytest.mark.parametrize(("count", "rate"), [(40, 20), pytest.param(PARTS, 20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("count", "rate"), [(40, 20), pytest.param(PARTS, RATE, marks=pytest.mark.slow)])
 def test_no_part_is_lost_on_the_way_to_five_sinks(serve, zippers, tmp_path, monkeypatch, count, rate):
     from adctl.line import intake
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adctl import __version__, files, run_folder
+from adctl.choices import REPORT_FORMATS
 from adctl.classification.decision import UNKNOWN
 from adctl.classification.header import is_classifier
 from adctl.classification.predictions import PREDICTIONS, PredictionSet, UnknownShares, is_predictions
@@ -115,7 +116,7 @@ def report_classifier(
             raise UsageError(f"--{name.replace('_', '-')} belongs to detectors.", "Leave it out.")
     require_conditions(settings)
     gates = [Gate.parse(text) for text in settings.fail_if]
-    targets = find_targets(settings, folder / "report", ("html",))
+    targets = find_targets(settings, folder / "report", REPORT_FORMATS)
     if [name for name, _ in targets] != ["html"]:
         raise UsageError("A report of a classifier is a page.", "Use --format html; numbers: --json.")
     target = targets[0][1]
