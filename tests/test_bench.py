@@ -119,6 +119,25 @@ def test_other_files_are_no_figures(tmp_path, text):
         read_baseline(tmp_path / "none.json")
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("machine", "gemm_seconds"), 0), (("models", 0, "latency_ms", "p50"), "x"), (("models", 0, "throughput"), {}),
+        (("models", 0, "throughput", "8"), -1), (("models", 0, "noise", "p50_ms"), None), (("device",), 3),
+    ],
+)  # fmt: skip
+def test_figures_that_cannot_be_compared_are_told(tmp_path, place, value):
+    document = inside = json.loads(json.dumps(stored(RESULT)))
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    assert all(one.passed for one in compare(RESULT, read_baseline(tmp_path / "a.json")))
+    for step in place[:-1]:
+        inside = inside[step]
+    inside[place[-1]] = value
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match="holds no results"):
+        read_baseline(tmp_path / "a.json")
+
+
 # ---- operations
 
 

@@ -29,6 +29,7 @@ from torchvision.transforms import v2
 
 import adctl as adctl_package
 from adctl import files
+from adctl.calibration.classifier import _check_unseen as check_unseen
 from adctl.choices import EXPORT_FORMATS
 from adctl.classification.balance import (
     balanced_indices,
@@ -716,6 +717,13 @@ def test_grad_cam_of_a_linear_head_is_the_class_activation_map(tiny):
         cam = torch.relu(sum(resized)[:, 0] / (size[0] * size[1]))
     assert torch.allclose(found, cam, atol=1e-6)
     assert grad_cam(load_classifier(make("forest"))[0], images, torch.tensor([1, 2])) is None
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"train": ["a"]}', '{"train": [1], "validation": [], "digests": {}}'])
+def test_a_damaged_split_is_told_when_calibrating_anew(tmp_path, text):
+    (tmp_path / "split.json").write_text(text)
+    with pytest.raises(DataError, match=r"split\.json is damaged"):
+        check_unseen(tmp_path / "model.safetensors", [])
 
 
 def test_calibration_anew_keeps_the_network(adctl, tiny, tmp_path):

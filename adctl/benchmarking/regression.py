@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adctl import documents, reading
@@ -39,9 +40,7 @@ def read_baseline(path: Path) -> dict[str, Any]:
         document = document.get("result", document)
         if document.get("schema", SCHEMA) != SCHEMA:
             raise DataError(f"{path} has the format '{document['schema']}', not '{SCHEMA}'.", "Run bench --out again.")
-        for model in document["models"]:
-            _ = model["path"], model["runtime"], model["latency_ms"]["p50"], model["throughput"], model["noise"]
-        _ = document["device"], document["machine"]["gemm_seconds"], document["machine"]["others"]
+        _check(documents.convert(document, _Baseline, others="ignore"))
     except FileNotFoundError as error:
         raise UsageError(f"There is no file {path} to compare with.", "Write one with 'adctl bench --out'.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -49,6 +48,51 @@ def read_baseline(path: Path) -> dict[str, Any]:
             f"{path} holds no results of 'adctl bench': {error}.", "Write it with 'adctl bench --out'."
         ) from error
     return document
+
+
+@dataclass(frozen=True)
+class _Latency:
+    p50: float
+
+
+@dataclass(frozen=True)
+class _Model:
+    path: str
+    runtime: str
+    latency_ms: _Latency
+    throughput: dict[str, float]
+    noise: dict[str, float]
+    from_disk: float | None = None
+
+
+@dataclass(frozen=True)
+class _Machine:
+    gemm_seconds: float
+    others: float
+
+
+@dataclass(frozen=True)
+class _Baseline:
+    """Values of earlier results that are compared."""
+
+    device: str
+    machine: _Machine
+    models: tuple[_Model, ...]
+
+
+def _check(baseline: _Baseline) -> None:
+    """Check that the values can be compared.
+
+    Raises:
+        ValueError: A time or a rate is not positive, or one that has noise is missing.
+    """
+    for model in baseline.models:
+        rates = [*model.throughput.values(), *([] if model.from_disk is None else [model.from_disk])]
+        if min(model.latency_ms.p50, baseline.machine.gemm_seconds, *rates) <= 0:
+            raise ValueError("a time or a rate is not positive")
+        known = {"p50_ms", "from_disk_images_per_second", *(f"_{size}" for size in model.throughput)}
+        if missing := [name for name in model.noise if not {name, f"_{name.rpartition('_')[2]}"} & known]:
+            raise ValueError(f"the value of {missing[0]} is missing")
 
 
 def compare(current: BenchResult, baseline: dict[str, Any]) -> list[GateResult]:

@@ -5,14 +5,13 @@ Temperature, limits of the unknown, conformal sets and the threshold of each kin
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adctl import files, reading, run_folder
+from adctl import documents, files, run_folder
 from adctl.classification.decision import Decision, fit_decision
 from adctl.classification.header import header_of
 from adctl.classification.predict import predict_images
@@ -134,13 +133,25 @@ def _images(settings: CalibrateSettings, classes: Sequence[str]) -> list[Sample]
     return found
 
 
+@dataclass(frozen=True)
+class _Split:
+    """Parts of the split of a classifier's run, and digests of its images by their keys."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    digests: dict[str, str]
+
+
 def _check_unseen(source: Path, samples: Sequence[Sample]) -> None:
     """Raise if the classifier was trained on one of the images, as far as the split of its run is there."""
     path = source.parent / run_folder.SPLIT
     if not path.is_file():
         return
-    split = json.loads(reading.read_bytes(path))
-    trained = {split["digests"][key] for key in (*split["train"], *split["validation"])}
+    split = documents.read(
+        path, _Split, "Delete it: the images are then not compared with those of the training.", "ignore"
+    )
+    assert split is not None
+    trained = {split.digests.get(key) for key in (*split.train, *split.validation)}
     for sample in samples:
         if file_digest(sample) in trained:
             raise DataError(f"The classifier was trained on {sample.path}.", "Give images that it has not seen.")

@@ -157,7 +157,7 @@ def _import_file(name: str, source: Path, staging: Path, path: Path) -> dict[str
     known: dict[str, Any] = {}
     if packing.is_bundle(source):
         record = packing.verified_file(source, f"weights/{name}.json")
-        known = documents.parse_json(reading.read_bytes(record))
+        known = documents.read(record, dict, "Make the bundle again.") or {}
         source = packing.verified_file(source, f"weights/{name}.safetensors")
     if not source.is_file():
         raise UsageError(f"There is no file {source}.", "Check the path given to --from.")
@@ -198,9 +198,9 @@ def _intact_weights(path: Path) -> FetchedWeights | None:
     record = documents.parse_json(reading.read_bytes(_record_path(path)))
     try:
         facts = (record["sha256"], record["bytes"], record["verified"], record["licence"])
+        return FetchedWeights(record["name"], path, *facts, already=True)
     except KeyError:
         return None
-    return FetchedWeights(record["name"], path, *facts, already=True)
 
 
 def _weights_remote(name: str, config: Any, transfer: Transfer) -> RemoteFile:
