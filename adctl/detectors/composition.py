@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping  # noqa: TC003 - pydantic resolves it at run time
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -55,6 +55,7 @@ class CompositionConfig(PatchCoreConfig):
     }
 
     rotations: int = Field(1, ge=1, le=1, description="Rotated copies would change what an image holds")
+    foreground: Literal[False] = Field(False, description="The background that a missing part leaves counts too")
     classes: int = Field(64, ge=2, le=1024, description="Number of classes of patches")
     parts: int = Field(
         2, ge=1, le=8, description="Rows and columns of regions whose composition counts besides the whole; 1 for none"

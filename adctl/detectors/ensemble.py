@@ -47,7 +47,7 @@ _MEMBERS: dict[str, tuple[type[FeatureDetector], type[FeatureConfig]]] = {
 }
 _FEWEST_MEMBERS = 2
 _FEWEST_IMAGES = 4
-_NEEDED = {"covariance": "full", "search": "exact", "margin": "grey", "rotations": 1}
+_NEEDED = {"covariance": "full", "search": "exact", "margin": "grey", "rotations": 1, "foreground": False}
 """Settings with which a member can score images that it did not learn from."""
 
 

@@ -31,6 +31,7 @@ from adctl.detectors.components.feature_statistics import (
     smoothed,
     summed,
 )
+from adctl.detectors.components.foreground import find_foreground, foreground_mask
 from adctl.detectors.components.known_defects import defect_cells, defect_memory, raised
 from adctl.detectors.components.nearest_neighbours import (
     LARGEST_BANK_CODE,
@@ -94,6 +95,11 @@ class PatchCoreConfig(FeatureConfig):
         description="Copies of each training image, rotated by equal angles of a full circle, that fill the bank; for "
         "a handful of images of parts that lie at any angle",
     )
+    foreground: bool = Field(
+        False,
+        description="Leave out the background of an object in the middle of the images, as AnomalyDINO does; used only "
+        "if the good images show such an object",
+    )
     search: Literal["exact", "ivf"] = Field(
         "exact",
         description="Nearest-neighbour search: exact, or inverted lists (ivf), faster in large banks, not exportable",
@@ -127,6 +133,8 @@ class PatchCore(FeatureDetector):
         step: Scalar tensor, the quantisation step of reduced features.
         bank: Tensor [N,D] of int8, the quantised reduced features of the coreset, in the order of selection.
         defects: Tensor [M,D] of int8, the quantised reduced features of known defects; empty without any.
+        foreground: Tensor [C+1], the direction of the features along which the object differs from the background, and
+            the threshold; empty without a foreground.
     """
 
     Config: ClassVar[type[PatchCoreConfig]] = PatchCoreConfig
@@ -143,12 +151,14 @@ class PatchCore(FeatureDetector):
     step: Tensor
     bank: Tensor
     defects: Tensor
+    foreground: Tensor
 
     def __init__(self, config: PatchCoreConfig, backbone: BackboneOutline | None = None) -> None:
         super().__init__(config, backbone)
         for name in self.fitted:
             self.register_buffer(name, torch.empty(0, dtype=torch.int8 if name == "bank" else torch.float32))
         self.register_buffer("defects", torch.empty(0, dtype=torch.int8), persistent=False)
+        self.register_buffer("foreground", torch.empty(0), persistent=False)
         self.blur = GaussianBlur(config.blur)
         self._features = FeatureBuffer()
         self._lists: tuple[Tensor, InvertedLists] | None = None
@@ -157,6 +167,7 @@ class PatchCore(FeatureDetector):
     def phases(self) -> Sequence[Phase]:
         """Return one pass that collects all patch features, and then computes statistics and coreset."""
         self._features = FeatureBuffer()  # a failed fit may have left features
+        self.register_buffer("foreground", torch.empty(0), persistent=False)
         return (Observe(self._observed, self._absorb, self._finish, "memory bank"),)
 
     def update_phases(self, images: int) -> Sequence[Phase]:
@@ -172,7 +183,28 @@ class PatchCore(FeatureDetector):
 
     def forward(self, images: Images) -> Prediction:
         """Score images [B,3,H,W]; the maps have the rows and columns of `grid`."""
-        return self._compare(self.patches(images), self.inside(images))
+        patches = self.patches(images)
+        return self._compare(patches, self._seen(patches, self.inside(images)))
+
+    def _seen(self, patches: Tensor, inside: Tensor | None) -> Tensor | None:
+        """Return the mask [B,h,w] of the cells that count; None if all do.
+
+        Args:
+            patches: Features [B,C,h,w].
+            inside: Mask of the cells inside the images; None if all are.
+        """
+        if not self.foreground.numel():
+            return inside
+        mask = foreground_mask(patches, self.foreground)
+        if inside is None:
+            return mask
+        both = mask & inside
+        return both | (inside & ~both.flatten(1).any(1).view(-1, 1, 1))
+
+    @property
+    def _masks(self) -> bool:
+        """Whether only some of the cells count, so that the buffer holds the mask of these as last channel."""
+        return self.input.masked or bool(self.foreground.numel())
 
     def _compare(self, patches: Tensor, inside: Tensor | None = None) -> Prediction:
         """Return maps and scores from patch features [B,C,h,w], of the cells inside the images [B,h,w]."""
@@ -224,7 +256,8 @@ class PatchCore(FeatureDetector):
             numbers: Their positions among the training images.
             together: Number of consecutive images that are left out together.
         """
-        patches, inside = self.patches(images), self.inside(images)
+        patches = self.patches(images)
+        inside = self._seen(patches, self.inside(images))
         predictions = []
         for part in (slice(start, start + together) for start in range(0, len(numbers), together)):
             cells = None if inside is None else inside[part]
@@ -249,7 +282,8 @@ class PatchCore(FeatureDetector):
         changed = {"bank": self.bank[others]}
         if self._fit.statistics is not None:
             statistics = self._fit.statistics.without(patches, inside)
-            centre, spread = smoothed(*statistics.filled(), _SMALLEST_DEVIATION)
+            # With the weights of all images, so that the scale of the scores hardly changes.
+            centre, spread = statistics.around(_SMALLEST_DEVIATION, self._fit.statistics.count)
             changed |= {"centre": centre.float(), "spread": spread.float()}
         without = copy.copy(self)
         without._buffers = {**self._buffers, **changed}  # noqa: SLF001 - of the same class
@@ -270,13 +304,15 @@ class PatchCore(FeatureDetector):
         return CostEstimate(memory=memory, flops=flops, disk=disk, per_image=2.0 * self.places * kept * reduced)
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load all weights and statistics, and known defects if there are any.
+        """Load all weights and statistics, and the known defects and the foreground if there are any.
 
         Raises:
             ModelFileError: The tensors do not fit the detector.
         """
         defects = tensors.get("defects", self.defects)
         self.register_buffer("defects", torch.empty_like(defects), persistent="defects" in tensors)
+        foreground = tensors.get("foreground", torch.empty(0))
+        self.register_buffer("foreground", torch.empty_like(foreground), persistent="foreground" in tensors)
         super().load_state(tensors)
 
     def check_state(self) -> None:
@@ -294,6 +330,8 @@ class PatchCore(FeatureDetector):
         self._require_state("bank", None, kept)
         if self.defects.numel():
             self._require_state("defects", None, kept)
+        if self.foreground.numel():
+            self._require_state("foreground", self.channels + 1)
 
     @property
     def can_recentre(self) -> bool:
@@ -364,19 +402,22 @@ class PatchCore(FeatureDetector):
         if self.config.rotations > 1:
             assert isinstance(images, Tensor)
             images = rotated_copies(images, self.config.rotations, self.config.channels)
-        patches, inside = self.patches(images), self.inside(images)
+        patches = self.patches(images)
+        inside = self._seen(patches, self.inside(images))
         return patches if inside is None else torch.cat([patches, inside.unsqueeze(1).to(patches.dtype)], 1)
 
     def _inner(self, batch: Tensor, of: Tensor) -> Tensor:
         """Return the rows [n,D] of features [B,D,h,w] that are inside the images of a buffered batch."""
         rows = to_rows(of)
-        return rows[to_rows(batch[:, -1:].to(of.device))[:, 0] > 0] if self.input.masked else rows
+        return rows[to_rows(batch[:, -1:].to(of.device))[:, 0] > 0] if self._masks else rows
 
     def _absorb(self, patches: Tensor) -> None:
         # The buffer holds half precision; statistics, bank and distances use single precision or more.
         self._features.add(patches)
 
     def _finish(self, progress: Progress) -> None:
+        if self.config.foreground:
+            self._separate_foreground()
         with closing(self._features) as features:
             statistics = self._find_directions(features)
             good = None if self.known_defects is None else _some_images(features)
@@ -385,6 +426,25 @@ class PatchCore(FeatureDetector):
         self._set_bank(*quantise_bank(rows))
         if good is not None:
             self._learn_defects(good)
+
+    def _separate_foreground(self) -> None:
+        """Find the foreground, and add its mask to the buffered features, if the images show an object."""
+        device, earlier = self.backbone.mean.device, self._features
+        found, reason = find_foreground(lambda: (self._features_of(batch, device) for batch in earlier))
+        if found is None:
+            log.warning("The background is not left out: %s.", reason)
+            return
+        log.info("The foreground, which alone counts, is %s of the good images.", reason)
+        with torch.inference_mode(mode=False):
+            self.register_buffer("foreground", found.clone())
+        self._features = FeatureBuffer()
+        for batch in earlier.drain():
+            patches = self._features_of(batch, device)
+            inside = batch[:, -1].to(device) > 0 if self.input.masked else None
+            seen = self._seen(patches, inside)
+            assert seen is not None
+            self._features.add(torch.cat([patches, seen.unsqueeze(1).to(patches.dtype)], 1))
+        earlier.close()
 
     def _extend(self, progress: Progress) -> None:
         """Add rows of the buffered features to the bank."""
@@ -400,7 +460,7 @@ class PatchCore(FeatureDetector):
         assert self.known_defects is not None
         device = self.backbone.mean.device
         rows, distances = self._cells(self._features_of(good, device))
-        inside = slice(None) if not self.input.masked else to_rows(good[:, -1:].to(device))[:, 0] > 0
+        inside = slice(None) if not self._masks else to_rows(good[:, -1:].to(device))[:, 0] > 0
         found, far = [], []
         for images, masks in self.known_defects.batches(device):
             own, gaps = self._cells(self.patches(images))
@@ -444,15 +504,15 @@ class PatchCore(FeatureDetector):
 
     def _rows_of_images(self, batch: Tensor) -> Tensor:
         """Return the number of cells [B] inside each image of a buffered batch."""
-        if self.input.masked:
+        if self._masks:
             return (batch[:, -1] > 0).flatten(1).sum(1)
         return torch.full((len(batch),), self.places, device=batch.device)
 
     def _find_directions(self, features: FeatureBuffer) -> PlaceStatistics:
         """Fit the statistics and directions that reduce features [B,C,h,w] to rows of the bank; return the former."""
         device = self.backbone.mean.device
-        statistics = PlaceStatistics.of(features, device, masked=self.input.masked)
-        centre, spread = smoothed(*statistics.filled(), _SMALLEST_DEVIATION)
+        statistics = PlaceStatistics.of(features, device, masked=self._masks)
+        centre, spread = statistics.around(_SMALLEST_DEVIATION)
         self._fit_buffer("centre", centre.float())
         self._fit_buffer("spread", spread.float())
         rows = (self._inner(batch, self._standardised(self._features_of(batch, device))) for batch in features)

@@ -19,6 +19,9 @@ RIDGE = 0.01
 
 _SHRINKAGE = 0.1
 
+_FEW_IMAGES = 5
+"""Number of images of which the statistics of a place count as much as those of all places."""
+
 
 class Sums(Protocol):
     """Sums over the images of a batch, to which those of another batch can be added."""
@@ -200,6 +203,28 @@ class PlaceStatistics:
         squares = self.count * self.deviation.square() - offsets.square().sum(0)
         return PlaceStatistics(rest, self.mean + shift, (squares / divisor - shift.square()).clamp(min=0).sqrt())
 
+    def around(self, smallest: float, count: Tensor | int | None = None) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation around each place, tensors [C,h,w].
+
+        Both are averages over 3 x 3 places, as in `smoothed`. Few images tell little about a single place: their
+        deviation there is zero for one image, and too small for two. So of n images it has the weight n^2 / (n^2 + 25).
+        The rest is the mean over all places, and the mean squared distance from it around the place.
+
+        Args:
+            smallest: Number added to the deviations.
+            count: Number of images n, for all places or each; None takes that of the statistics.
+        """
+        mean, deviation = self.filled()
+        squared = torch.as_tensor(self.count if count is None else count, dtype=mean.dtype, device=mean.device).square()
+        weight = squared / (squared + _FEW_IMAGES**2)
+        everywhere = mean.mean((1, 2), keepdim=True)
+        total = _averaged(deviation.square() + (mean - everywhere).square())
+        own = _averaged(deviation).square()
+        return (
+            everywhere + weight * (_averaged(mean) - everywhere),
+            _shrunk((weight * own + (1 - weight) * total).sqrt(), smallest),
+        )
+
     def filled(self) -> tuple[Tensor, Tensor]:
         """Return mean and deviation; places without any image get those of all places together."""
         if isinstance(self.count, int):
@@ -227,8 +252,14 @@ def smoothed(mean: Tensor, deviation: Tensor, smallest: float) -> tuple[Tensor, 
         deviation: Standard deviation at each place.
         smallest: Number added to the deviations.
     """
-    mean, deviation = (
-        F.avg_pool2d(values, 3, stride=1, padding=1, count_include_pad=False) for values in (mean, deviation)
-    )
+    return _averaged(mean), _shrunk(_averaged(deviation), smallest)
+
+
+def _averaged(values: Tensor) -> Tensor:
+    """Average values [C,h,w] over 3 x 3 places."""
+    return F.avg_pool2d(values, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def _shrunk(deviation: Tensor, smallest: float) -> Tensor:
     typical = deviation.mean((1, 2), keepdim=True)
-    return mean, (1 - _SHRINKAGE) * deviation + _SHRINKAGE * typical + smallest
+    return (1 - _SHRINKAGE) * deviation + _SHRINKAGE * typical + smallest
