@@ -1,6 +1,7 @@
 """Benchmarks of the prompt hybrid.
 
     python examples/benchmarks/prompt.py gpu                        # one fp16 step and a throughput, on a CUDA GPU
+    python examples/benchmarks/prompt.py steps --base BASE          # time and memory of training steps, on this CPU
     python examples/benchmarks/prompt.py zero-shot OUT --base BASE  # generated categories, leave-one-out
     python examples/benchmarks/prompt.py photographs OUT --base BASE --visa DIR --mvtec DIR
 
@@ -35,6 +36,7 @@ from adctl.detectors.prompt import PromptConfig, PromptDetector
 from adctl.engine.gradient_checkpointing import checkpoint_activations
 from adctl.engine.phases import Batch, total
 from adctl.metrics.exact import ExactMeter
+from adctl.training.step_forecast import step_costs
 
 _GIB = 2**30
 
@@ -110,6 +112,41 @@ def _throughput(detector: PromptDetector, images: torch.Tensor, rounds: int) -> 
     return len(images) / statistics.median(took[1:])
 
 
+def steps_on_cpu(base: Path, side: int = 64, batch: int = 4, rounds: int = 15) -> dict[str, Any]:
+    """Time steps in turn: with encoding, on kept latents, and with gradient checkpointing; and count their memory."""
+    config = PromptDetector.completed(
+        PromptConfig(image_size=side, learn_from="auxiliary"), weights=str(base), epochs=None, labelled=True
+    )
+    detector = PromptDetector(config).train()
+    optimizer = torch.optim.AdamW(detector.prompts.parameters(), lr=1e-3)
+
+    def step(*, encode: bool, kinds: tuple[type, ...] = ()) -> float:
+        start = time.perf_counter()
+        if encode:
+            detector.encode_trial(batch)
+        with checkpoint_activations(detector, kinds):
+            detector.trial_loss(batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return time.perf_counter() - start
+
+    ways: dict[str, dict[str, Any]] = {
+        "encoding": {"encode": True},
+        "kept": {"encode": False},
+        "recomputed": {"encode": False, "kinds": detector.recomputed},
+    }
+    seconds = [{name: step(**way) for name, way in ways.items()} for _ in range(rounds)][1:]
+    counted = step_costs(detector, batch)
+    cost = {name: getattr(counted, name) for name in ways}
+    return {
+        "trained": counted.trained,
+        "parameters": counted.parameters,
+        "seconds": {name: statistics.median(one[name] for one in seconds) for name in ways},
+        "mib": {name: one.memory / 2**20 for name, one in cost.items()},
+        "gflop": {name: one.flops / 1e9 for name, one in cost.items()},
+    }
+
+
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -125,7 +162,9 @@ def _reset(device: torch.device) -> None:
 Row = dict[str, Any]
 
 
-def zero_shot(out: Path, base: Path, categories: list[str], seeds: int, deadline: float) -> None:
+def zero_shot(
+    out: Path, base: Path, categories: list[str], seeds: int, deadline: float, wanted: list[str] | None = None
+) -> None:
     """Train and measure each way on each generated category with each seed."""
     sys.path.insert(0, str(Path(__file__).parent.parent))
     from generated_textures import CATEGORIES, defects_of, write_category
@@ -141,7 +180,7 @@ def zero_shot(out: Path, base: Path, categories: list[str], seeds: int, deadline
             words = {"normal": f"a good {name}", "abnormal": f"a damaged {name} with a {defects}"}
             common = {"data": tested, "category": name, "image_size": 64, "seed": seed}
             prompt = {**common, "arch": "prompt", "weights": str(base)}
-            few = {"data": None, "category": None, "image_size": 256, "calibration_share": 0}
+            few = {"data": None, "category": None, "image_size": 256}
             ways: dict[str, Row] = {
                 "trained": {**prompt, "auxiliary": others},
                 "untrained": {**prompt, "epochs": 0},
@@ -150,7 +189,7 @@ def zero_shot(out: Path, base: Path, categories: list[str], seeds: int, deadline
                 "clip": {**common, "arch": "clip", "weights": str(base / "clip"), "options": {"object": name}},
             }
             for way, values in ways.items():
-                if (way != "clip" or (base / "clip").is_dir()) and time.monotonic() < deadline:
+                if (wanted is None or way in wanted) and time.monotonic() < deadline:
                     _measure_once(out, {"seed": seed, "category": name, "way": way}, values, tested / name)
     _write_table(out)
 
@@ -241,11 +280,12 @@ def _measured(model: Path, category: Path) -> dict[str, float]:
 def main() -> None:
     """Run the benchmark that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("gpu", "zero-shot", "photographs"))
+    parser.add_argument("what", choices=("gpu", "steps", "zero-shot", "photographs"))
     parser.add_argument("out", type=Path, nargs="?", default=Path("prompt-benchmark"), help="folder for rows and table")
     parser.add_argument("--base", help="folder of the base model, or a base with random weights for gpu")
     parser.add_argument("--categories", nargs="+", default=["zipper", "fabric", "wood", "leather"])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", help="ways to measure; all if left out")
     parser.add_argument("--minutes", type=float, default=1e6, help="start no further model after this time")
     parser.add_argument("--side", type=int, default=512, help="side of the images of gpu, pixels")
     parser.add_argument("--visa", type=Path, help="VisA in MVTec AD layout")
@@ -253,9 +293,12 @@ def main() -> None:
     parser.add_argument("--test", nargs="*", default=[], metavar="NAME=DIR", help="further sets in MVTec AD layout")
     given = parser.parse_args()
     deadline = time.monotonic() + 60 * given.minutes
-    given.out.mkdir(parents=True, exist_ok=True)
+    if given.what in {"zero-shot", "photographs"}:
+        given.out.mkdir(parents=True, exist_ok=True)
     if given.what == "zero-shot":
-        zero_shot(given.out, Path(given.base), given.categories, given.seeds, deadline)
+        zero_shot(given.out, Path(given.base), given.categories, given.seeds, deadline, given.ways)
+    elif given.what == "steps":
+        print(json.dumps(steps_on_cpu(Path(given.base)), indent=2))
     elif given.what == "photographs":
         more = dict(one.split("=", 1) for one in given.test)
         folders = {"visa": given.visa, "mvtec": given.mvtec, **{name: Path(path) for name, path in more.items()}}
