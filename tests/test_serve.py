@@ -29,6 +29,7 @@ from server_process import ServerProcess, form
 from adctl.data.images import read_image
 from adctl.scoring.score_set import ScoreSet
 from adctl.serve.events import Events
+from adctl.serve.problems import ProblemError, of_error
 
 
 def images_of(zippers):
@@ -173,6 +174,10 @@ def test_bad_input_is_told_as_a_problem(server, case):
     assert answer.headers["content-type"] == "application/problem+json"
     assert words in answer.json["detail"]
     assert answer.json["status"] == status
+
+
+def test_a_client_that_has_left_is_no_error_of_the_server():
+    assert of_error(ProblemError(499, "The client has left.")).status_code == 499
 
 
 def test_too_many_parts_an_unknown_model_and_unknown_addresses(server):

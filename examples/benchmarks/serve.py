@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import selectors
 import signal
 import socket
 import statistics
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,19 +179,63 @@ class Bare:
 
 
 def throughput(bench: Bench) -> dict[str, Any]:
-    """Compare images per second at 8 callers with those of the bare runtime."""
-    served, bare = [], []
+    """Compare images per second at 8 callers with those of the bare runtime, and the processor time of an image."""
+    served, bare, server, generator, alone = [], [], [], [], []
     with bench.serving() as port:
-        for _ in range(bench.rounds):
-            tally = asyncio.run(load(port, bench.images, _BATCH, bench.seconds))
-            served.append(len(tally.accepted) / bench.seconds)
-            bare.append(statistics.median(bench.bare.rate() for _ in range(3)))
+        process = psutil.Process(bench.process.pid)
+        for number in range(bench.rounds + 1):
+            own, before = time.process_time(), processor_time(process)
+            count = drive(port, bench.images, bench.seconds)
+            rows = [count / bench.seconds, processor_time(process) - before, time.process_time() - own]
+            own = time.process_time()
+            rates = [bench.bare.rate() for _ in range(3)]
+            if number:  # the first round warms up
+                served.append(rows[0])
+                server.append(1000 * rows[1] / count)
+                generator.append(1000 * rows[2] / count)
+                bare.append(statistics.median(rates))
+                alone.append(1000 * (time.process_time() - own) / (3 * len(bench.images)))
     return {
         "served": statistics.median(served),
         "bare": statistics.median(bare),
         "ratio": statistics.median(served) / statistics.median(bare),
         "wanted": "at least 0.75",
+        "processor_ms_an_image": {
+            "server": statistics.median(server),
+            "load_generator": statistics.median(generator),
+            "bare": statistics.median(alone),
+        },
     }
+
+
+def processor_time(process: psutil.Process) -> float:
+    """Return the seconds that a process has used the processor."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def drive(port: int, images: list[bytes], seconds: float) -> int:
+    """Keep 8 callers busy at the least processor time of their own; return the number of answers."""
+    path = f"/v1/models/{_NAME}/score"
+    requests = itertools.cycle([request(path, image) for image in images])
+    count, until = 0, time.perf_counter() + seconds
+    with selectors.DefaultSelector() as selector, ExitStack() as stack:
+        for _ in range(_BATCH):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            selector.register(client, selectors.EVENT_READ, (client, bytearray()))
+            client.sendall(next(requests))
+        while time.perf_counter() < until:
+            for key, _ in selector.select(0.1):
+                client, answer = key.data
+                answer += client.recv(1 << 16)
+                if b"\r\n\r\n" in answer and len(answer) >= expected(answer):
+                    if not answer.startswith(b"HTTP/1.1 200"):
+                        raise SystemExit(answer.decode())
+                    answer.clear()
+                    count += 1
+                    client.sendall(next(requests))
+    return count
 
 
 def latency(bench: Bench) -> dict[str, Any]:
@@ -234,7 +279,7 @@ def ask(client: socket.socket, image: bytes) -> float:
     return time.perf_counter() - began
 
 
-def expected(answer: bytes) -> int:
+def expected(answer: bytes | bytearray) -> int:
     """Return the length of an answer whose headers are there."""
     head, _, _ = answer.partition(b"\r\n\r\n")
     return len(head) + 4 + int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
