@@ -6,6 +6,7 @@ import json
 import math
 import random
 import shutil
+import sys
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -570,3 +571,32 @@ def test_a_step_in_float16_on_a_gpu(monkeypatch):
     found = step_on_gpu(steps=2)
     assert found["prompts_changed"]
     assert found["images_per_second_scored"] > 1
+
+
+def test_a_missing_library_names_the_extra(monkeypatch):
+    from adctl.errors import MissingExtraError
+
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(MissingExtraError) as raised:
+        new()
+    assert "adctl[prompt]" in str(raised.value.remedy)
+
+
+def test_memory_that_runs_out_halves_the_batch(zippers, tmp_path, monkeypatch):
+    from adctl.training.single_run import train_once
+
+    original, sizes = PromptDetector._masses, []
+
+    def short_of_memory(self, latents, *rest):
+        if self.training:
+            sizes.append(len(latents))
+            if len(latents) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, latents, *rest)
+
+    monkeypatch.setattr(PromptDetector, "_masses", short_of_memory)
+    options = {"base": "random-tiny", "preset": "debug"}
+    result = train_once(settings(arch="prompt", data=zippers, runs=tmp_path, epochs=1, log=(), options=options))
+    assert sizes[0] == 4
+    assert max(sizes[1:]) <= 2
+    assert result.fit.global_batch_size == 4
