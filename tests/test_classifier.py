@@ -7,6 +7,9 @@ import itertools
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -16,7 +19,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import settings
+from conftest import ROOT, settings
 from scipy.special import softmax
 from sklearn import metrics as reference
 from sklearn.calibration import CalibratedClassifierCV, calibration_curve
@@ -566,35 +569,54 @@ def test_a_prediction_that_is_not_finite_is_an_error_row(trained, kinds, tmp_pat
     assert "not a finite number" in rows[0].error
 
 
-def test_fine_tuning_learns_and_resumes_as_if_nothing_had_happened(kinds, tmp_path, monkeypatch):
-    from adctl.engine.checkpointing import Checkpointer
+KILLED = """
+import json, os, signal, sys
+from conftest import ROOT, settings
+from adctl.classification.training.train import train_classifier
+from adctl.engine.checkpointing import Checkpointer
+done = Checkpointer.epoch_done
+def killed(self, epoch):
+    done(self, epoch)
+    if epoch == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+Checkpointer.epoch_done = killed
+train_classifier(settings(**json.loads(sys.argv[1])))
+"""
 
+
+def test_fine_tuning_learns_and_resumes_after_a_kill_as_if_nothing_had_happened(kinds, tmp_path):
     options = {"fine_tune": "last", "attention": "eca", "monitor": "macro_f1"}
     tuned = {"epochs": 3, "batch_size": 8, "balance": "oversample", "mixup_alpha": 0.2, "cutmix_alpha": 0.5}
     tuned |= {"ema": 0.5, "checkpoint_epochs": 1, "tensorboard": False, "options": options, "label_smoothing": 0.1}
-
-    def train(name: str | None, **more):
-        return train_classifier(settings(task="classify", data=kinds, runs=tmp_path, name=name, **{**tuned, **more}))
-
-    whole = train("whole")
+    tuned |= {"task": "classify", "data": str(kinds), "runs": str(tmp_path)}
+    whole = train_classifier(settings(**tuned, name="whole"))
     assert whole.metrics.overall["accuracy"] > 0.6
     assert len(whole.fit.history) == 3
-    done = Checkpointer.epoch_done
-
-    def killed(self, epoch: int) -> None:
-        done(self, epoch)
-        if epoch == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Checkpointer, "epoch_done", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train("cut")
-    monkeypatch.undo()
-    resumed = train(None, resume=tmp_path / "cut")
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    line = [sys.executable, "-c", KILLED, json.dumps({**tuned, "name": "cut"})]
+    threads = str(torch.get_num_threads())
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": threads}
+    assert subprocess.run(line, env=environment, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    resumed = train_classifier(settings(**tuned, resume=tmp_path / "cut"))
     assert resumed.fit.resumed_at
-    assert [one.loss for one in resumed.fit.history] == [one.loss for one in whole.fit.history]
-    first, second = (load_classifier(one.model)[0].state_dict() for one in (whole, resumed))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    losses = [[one.loss for one in run.fit.history] for run in (whole, resumed)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    first, second = (load_classifier(run.model)[0].state_dict() for run in (whole, resumed))
+    torch.testing.assert_close(second, first)
+
+
+def test_two_processes_tune_as_one_with_the_same_global_batch(kinds, tmp_path):
+    tuned = {"epochs": 2, "balance": "oversample", "tensorboard": False, "options": {"fine_tune": "last"}}
+    one = train_classifier(settings(task="classify", data=kinds, runs=tmp_path, **tuned, batch_size=8))
+    two = train_classifier(settings(task="classify", data=kinds, runs=tmp_path, **tuned, batch_size=4, devices="2"))
+    assert two.fit.devices == 2
+    assert two.fit.global_batch_size == one.fit.global_batch_size == 8
+    assert [epoch.loss for epoch in two.fit.history] == pytest.approx(
+        [epoch.loss for epoch in one.fit.history], rel=1e-3
+    )
+    first, second = (load_classifier(run.model)[0] for run in (one, two))
+    torch.testing.assert_close(second.head.weight, first.head.weight, rtol=1e-3, atol=1e-3)
 
 
 def test_the_command_line_trains_and_plans(adctl, kinds):

@@ -20,7 +20,7 @@ from adctl.engine.phases import Observe
 from adctl.errors import ModelFileError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -78,7 +78,7 @@ class Classifier(nn.Module):
         for name in ("whitening", "centres"):
             self.register_buffer(name, torch.empty(0))
         self._collected: list[Tensor] = []
-        self._phase: Phase | None = None
+        self._phase: Callable[[Classifier], Phase] | None = None
 
     @classmethod
     def size_step(cls, config: ClassifierConfig) -> int:
@@ -123,10 +123,12 @@ class Classifier(nn.Module):
     def phases(self) -> Sequence[Phase]:
         """Return the phase of `train_by`; without one, a pass that collects the features, for `collected`."""
         self._collected = []
-        return [self._phase or Observe(self.features, self._absorb, _nothing, title="features")]
+        if self._phase is not None:
+            return [self._phase(self)]
+        return [Observe(self.features, self._absorb, _nothing, title="features")]
 
-    def train_by(self, phase: Phase | None) -> None:
-        """Set the only phase of the next fit."""
+    def train_by(self, phase: Callable[[Classifier], Phase] | None) -> None:
+        """Set the function that makes the only phase of the next fit, in the process that fits; it is pickled."""
         self._phase = phase
 
     def _absorb(self, features: Tensor) -> None:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from adctl.data.loader import ImageSource
 
 
+_TRAINED = ("weight", "bias")
+"""Buffers of the head that are parameters while it is trained with the backbone."""
+
+
 class KindImages:
     """Images with the number of each one's kind, rare kinds repeated or frequent ones thinned out.
 
@@ -36,6 +40,11 @@ class KindImages:
     def __init__(self, source: ImageSource, labels: NDArray[np.int64], strategy: str = "none", seed: int = 0) -> None:
         self._source, self._labels, self._strategy, self._seed = source, labels, strategy, seed
         self.resample(0)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KindImages:
+        """Return the same images: the copy of a network in another process chooses those that it is trained on."""
+        del memo
+        return self
 
     def resample(self, epoch: int) -> None:
         """Choose the images of an epoch anew."""
@@ -150,7 +159,7 @@ def optimize_phase(
         validated: Whether there are validation images.
     """
     config = classifier.config
-    for name in ("weight", "bias"):
+    for name in _TRAINED:
         value = classifier.head.get_buffer(name).clone()
         del classifier.head._buffers[name]  # noqa: SLF001 - torch has no other way to make a buffer a parameter
         classifier.head.register_parameter(name, nn.Parameter(value))
@@ -171,8 +180,11 @@ def optimize_phase(
 
 
 def freeze(classifier: Classifier) -> None:
-    """Make the parameters of the head buffers again, so that a tuned classifier is stored like a frozen one."""
-    for name in ("weight", "bias"):
+    """Make the parameters of the head buffers again, so that a tuned classifier is stored like a frozen one.
+
+    They are buffers still if other processes trained.
+    """
+    for name in [name for name in _TRAINED if name in classifier.head._parameters]:  # noqa: SLF001 - as above
         value = classifier.head.get_parameter(name).detach().clone()
         del classifier.head._parameters[name]  # noqa: SLF001 - as above
         classifier.head.register_buffer(name, value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -112,15 +113,17 @@ def make_fabric(devices: Devices, precision: str) -> Fabric:
 class _Call:
     """Function with its arguments; Fabric would change arguments that it can see."""
 
-    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], failures: Any) -> None:
-        self.function, self.arguments, self.failures = function, arguments, failures
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], results: Any, failures: Any) -> None:
+        self.function, self.arguments, self.results, self.failures = function, arguments, results, failures
 
-    def __call__(self, fabric: Fabric) -> Any:
+    def __call__(self, fabric: Fabric) -> None:
         try:
-            return self.function(fabric, *self.arguments)
+            result = self.function(fabric, *self.arguments)
         except AdctlError as error:
             self.failures.put((type(error).__name__, error.message, error.remedy))
             raise
+        if fabric.global_rank == 0:
+            self.results.put(result)
 
 
 def run(fabric: Fabric, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -129,14 +132,23 @@ def run(fabric: Fabric, function: Callable[..., Any], *arguments: Any) -> Any:
     Raises:
         AdctlError: Raised in any of the processes.
     """
-    failures = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    context = torch.multiprocessing.get_context("spawn")
+    results, failures = context.SimpleQueue(), context.SimpleQueue()
+    # Fabric reads a result after all processes have ended, but the first cannot end before a large one is read.
+    received: list[Any] = []
+    reader = threading.Thread(target=lambda: received.append(results.get()), daemon=True)
+    reader.start()
     try:
-        return fabric.launch(_Call(function, arguments, failures))
+        fabric.launch(_Call(function, arguments, results, failures))
     except ProcessRaisedException:
         if failures.empty():
             raise
         name, message, remedy = failures.get()
         raise getattr(errors, name)(message, remedy) from None
+    finally:
+        results.put(None)  # ends the reader where there is no result
+        reader.join()
+    return received[0]
 
 
 def sum_gradients(fabric: Fabric, parameters: Sequence[nn.Parameter]) -> None:

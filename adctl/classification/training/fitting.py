@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -242,7 +243,9 @@ def _tune(
     validation = KindImages(_source(settings, classifier, held), plan.numbers(held)) if held else None
     targets = head_targets(settings, plan.config, images.labels, len(plan.classes))
     mixing = Mixing(settings.mixup_alpha, settings.cutmix_alpha)
-    classifier.train_by(optimize_phase(classifier, targets, mixing, images, validated=validation is not None))
+    classifier.train_by(
+        partial(optimize_phase, targets=targets, mixing=mixing, images=images, validated=validation is not None)
+    )
     job = FitJob(
         classifier,
         images,
