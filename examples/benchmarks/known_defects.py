@@ -1,6 +1,6 @@
 """Known defects beside good images: AUROC on seen and unseen kinds of magnetic_tile, kinds left out in turn.
 
-    python examples/benchmarks/known_defects.py --data DIR --arch padim simplenet --out known_defects.json
+    python examples/benchmarks/known_defects.py --data DIR --arch patchcore padim --test 60 --out known_defects.json
 
 Each kind of defect is left out in turn. Of every other kind, 0, 1, 5 or 20 images are learned from; the rest of them
 tests the seen kinds, the kind left out tests the unseen one, against the good test images. Pictures of a tile that was
