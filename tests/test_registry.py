@@ -135,6 +135,16 @@ def test_a_registry_that_does_not_fit_is_refused_before_anything_is_scored(two, 
         adctl.score(str(two), model=lost, runs=models)
 
 
+@pytest.mark.parametrize("name", ["products.json", "belt/results.csv"])
+def test_files_of_the_user_are_not_replaced_by_results_of_products(two, models, tmp_path, name):
+    registry = registry_in(models, TWO)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match="adctl did not write it"):
+        scored(models, two, registry, tmp_path)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()] == [name]
+
+
 def test_the_command_scores_with_a_registry(two, models, adctl):
     registry_in(models, TWO)
     given = ("score", two / "zipper" / "test", "--model", models / "registry.toml", "--runs", models, "--device", "cpu")

@@ -125,10 +125,10 @@ def test_modbus_writes_verdict_score_number_and_heartbeat():
         assert coil
         assert words == [2, *struct.unpack(">HH", struct.pack(">f", 2.5)), 1, 0]
         line.beat()
-        line.send(messages(1, verdict="good", score=0.5))
+        line.send(messages(1, start=1, verdict="good", score=0.5))
         assert plc.read() == (False, [0, *struct.unpack(">HH", struct.pack(">f", 0.5)), 2, 1])
         line.close()
-        line.send(messages(1, verdict="error", score=None))  # a part without a verdict must not pass
+        line.send(messages(1, start=2, verdict="error", score=None))  # a part without a verdict must not pass
         coil, words = plc.read()
         assert coil
         assert (words[0], words[3]) == (3, 3)
@@ -155,6 +155,34 @@ def test_opc_ua_writes_its_variables():
         with pytest.raises(DeliveryError, match=r"Bad.*ns=2;s=other\."):
             wrong.send(messages(1))
         wrong.close()
+
+
+@pytest.mark.parametrize("kind", ["modbus", "opcua"])
+def test_a_verdict_whose_answer_was_lost_is_no_other_part(kind):
+    with Plc() as plc, OpcUa() as server:
+        addresses = {
+            "modbus": f"modbus-tcp://127.0.0.1:{plc.port}",
+            "opcua": f"opc.tcp://127.0.0.1:{server.port}/line?node={server.prefix}",
+        }
+        line = sink(addresses[kind])
+        first, second, third = messages(3)
+        line.send([first])
+        name = {"modbus": "_ask", "opcua": "_write"}[kind]
+        real = getattr(line, name)
+
+        def lose(*arguments):
+            real(*arguments)
+            if kind == "opcua" or arguments[0] == "write_registers":
+                line.close()
+                raise DeliveryError("the answer was lost")
+
+        setattr(line, name, lose)
+        with pytest.raises(DeliveryError):
+            line.send([second])
+        setattr(line, name, real)
+        line.send([second, third])
+        assert (plc.read()[1][3] if kind == "modbus" else server.read("Number")) == 3
+        line.close()
 
 
 def test_csv_appends_whole_rows_and_repairs_half_a_row(tmp_path):

@@ -21,7 +21,7 @@ from adctl.classification.header import is_classifier
 from adctl.data.datasets.layouts import list_images
 from adctl.data.loader import load_image
 from adctl.datasets import dataset_of_run
-from adctl.errors import AdctlError, DataError, UsageError
+from adctl.errors import AdctlError, DataError, OutputError, UsageError
 from adctl.exporting.captured_output import captured_output
 from adctl.exporting.graph import ExportSource, read_source
 from adctl.exporting.parity import ParityCheck, check_kinds, check_parity
@@ -156,7 +156,10 @@ def export(
             for file in files_of(target):
                 file.unlink(missing_ok=True)
             raise
-        save_parity_record(target.parent, _parity_record(exports[-1], source))
+        try:
+            save_parity_record(target.parent, _parity_record(exports[-1], source))
+        except OutputError as error:  # the export itself is complete
+            log.warning("%s 'adctl score' does not take %s by itself; give it by --model.", error.message, target)
         speed = {"precision": precision, "images_per_second": exports[-1].images_per_second}
         record.made(model, "export", target, facts=speed)
     return ExportResult(model, tuple(exports))

@@ -28,7 +28,7 @@ from adctl.progress import SILENT, Reporter
 from adctl.records import Verdict
 from adctl.scoring.predict import predict
 from adctl.scoring.registry import Registry, read_registry
-from adctl.scoring.score import ScoreResult, open_model, require_no_sink, score_samples
+from adctl.scoring.score import ScoreResult, check_targets, open_model, require_no_sink, score_samples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,6 +104,10 @@ def score_products(loaded: LoadedSettings[ScoreSettings], reporter: Reporter = S
             f"{unassigned[0].path}, {unassigned[0].reason}.",
             "Give the products folders or patterns that fit, or nearest = true.",
         )
+    if settings.out is not None:
+        files.require_replaceable([settings.out / SUMMARY], overwrite=settings.overwrite)
+        for name, own in assigned.items():
+            check_targets(replace(settings, out=settings.out / name), settings.out / name, own)
     folder = settings.out or run_folder.new_folder(settings.runs, "products")
     results: dict[str, ScoreResult] = {}
     for name, own in assigned.items():

@@ -224,7 +224,7 @@ def score_samples(
     if on_cluster is not None:
         _check_for_ray(settings)
     elif settings.out is not None:
-        _check_targets(settings, settings.out, samples)
+        check_targets(settings, settings.out, samples)
     else:
         files.require_writable([model.parent / "scores" / "run"])
     with reporter.stage("opening the model"):
@@ -276,7 +276,7 @@ def _check_for_ray(settings: ScoreSettings) -> None:
         raise UsageError("--ray writes no heatmaps.", "Leave --heatmaps out, and score single images without --ray.")
 
 
-def _check_targets(settings: ScoreSettings, folder: Path, samples: Sequence[Sample]) -> None:
+def check_targets(settings: ScoreSettings, folder: Path, samples: Sequence[Sample]) -> None:
     """Raise if results would be written over images, over files of the user, or outside the folder.
 
     Raises:

@@ -64,4 +64,5 @@ class EventExchange:
     def _listen(self) -> None:
         with self._socket:
             while message := self._socket.recv(_LARGEST):
-                self._received(*json.loads(message))
+                with suppress(ValueError, TypeError):  # not an event
+                    self._received(*json.loads(message))

@@ -9,7 +9,7 @@
 | register + 4       | heartbeat, changes about once a second                                      |
 
 The coil is written first. The other values of a verdict are written in one request after it, so that a PLC that waits
-for a new number reads the right coil.
+for a new number reads the right coil. A verdict that is sent again because its answer was lost keeps its number.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class ModbusSink(Sink):
         self._exception = ModbusException
         self._client: Any = None
         self._number = self._beats = 0
+        self._tried: tuple[str, int] = ("", 0)
 
     def send(self, messages: Sequence[dict[str, Any]]) -> None:
         """Write the coil and the registers of each message."""
@@ -77,10 +78,14 @@ class ModbusSink(Sink):
         score = math.nan if message["score"] is None else message["score"]
         if self._client is None:  # numbers go on where the PLC saw the last one
             self._number = self._ask("read_holding_registers", self._register + _NUMBER).registers[0]
+        # A verdict whose answer was lost comes again; if the PLC has it already, it must not count as another part.
+        repeated = self._tried == (message["id"], self._number)
+        number = self._number if repeated else self._number % _WORD + 1
+        self._tried = message["id"], number
         self._ask("write_coil", self._coil, message["verdict"] in REJECTED)
-        self._number = self._number % _WORD + 1
-        values = [CODES[message["verdict"]], *struct.unpack(">HH", struct.pack(">f", score)), self._number]
+        values = [CODES[message["verdict"]], *struct.unpack(">HH", struct.pack(">f", score)), number]
         self._ask("write_registers", self._register, values)
+        self._number = number
 
     def _ask(self, method: str, place: int, *values: Any) -> Any:
         if self._client is None:

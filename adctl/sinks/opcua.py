@@ -1,7 +1,8 @@
 """Sink that writes each verdict to variables of an OPC UA server.
 
 The variables are PREFIX and `Id`, `Part`, `Lot`, `Verdict` (String), `Score` (Double), `Reject` (Boolean), `Number` and
-`Heartbeat` (UInt32). All of a verdict are written in one request; `Number` changes with each.
+`Heartbeat` (UInt32). All of a verdict are written in one request; `Number` changes with each, not
+if one is repeated.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class OpcUaSink(Sink):
         self._asyncua, self._sync = asyncua, asyncua.sync
         self._client: Any = None
         self._number = self._beats = 0
+        self._tried = ""
 
     def send(self, messages: Sequence[dict[str, Any]]) -> None:
         """Write the variables of each message."""
@@ -60,7 +62,9 @@ class OpcUaSink(Sink):
                 client.disconnect()
 
     def _values(self, message: dict[str, Any]) -> dict[str, tuple[Any, str]]:
-        self._number = self._number % _LARGEST + 1
+        if message["id"] != self._tried:  # a verdict whose answer was lost comes again, with its number
+            self._number = self._number % _LARGEST + 1
+        self._tried = message["id"]
         score = math.nan if message["score"] is None else message["score"]
         texts = {name.capitalize(): (message[name], "String") for name in ("id", "part", "lot", "verdict")}
         return {
