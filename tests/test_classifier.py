@@ -133,6 +133,19 @@ def test_the_focal_loss_of_two_kinds_is_that_of_torchvision():
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
+def test_mixed_targets_with_weights_and_focal_loss_are_those_of_pytorch_and_of_torchvision():
+    torch.manual_seed(2)
+    logits, labels, weights = torch.randn(8, 3), torch.arange(8) % 3, torch.rand(3) + 0.5
+    _, soft = v2.MixUp(alpha=1.0, num_classes=3)(torch.rand(8, 3, 4, 4), labels)
+    theirs = functional.cross_entropy(logits, soft, weights, reduction="none")
+    assert torch.allclose(soft_cross_entropy(logits, soft, weights), theirs, atol=1e-6)
+    pair, shares = logits[:, :2], torch.rand(8, 1)
+    ours = soft_cross_entropy(pair, torch.cat([1 - shares, shares], 1), torch.ones(2), gamma=2.0)
+    margin = pair[:, 1] - pair[:, 0]
+    both = [sigmoid_focal_loss(margin, torch.full((8,), one), alpha=-1, gamma=2.0) for one in (0.0, 1.0)]
+    assert torch.allclose(ours, (1 - shares[:, 0]) * both[0] + shares[:, 0] * both[1], atol=1e-6)
+
+
 def test_weights_are_inverse_to_counts_and_to_effective_numbers():
     counts = np.array([10, 40, 50])
     inverse = class_weights(counts, "weights", 0.9)
