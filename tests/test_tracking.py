@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
+from peers import wait_until
 from postgres_server import PostgresServer
 
 from adctl import run_folder
@@ -242,7 +243,8 @@ def test_writers_that_are_killed_leave_a_whole_database(tmp_path):
     arguments = [sys.executable, "-c", WRITER, str(runs), "1000", str(Path(__file__).parent)]
     for number in range(20):
         with subprocess.Popen([*arguments, str(number)]) as process:
-            time.sleep(1.5 + number / 10)
+            wait_until((runs / f"w{number}-1").is_dir, seconds=60)  # the first run is indexed
+            time.sleep(number / 10)
             process.kill()
     with sqlite3.connect(runs / database.FILE) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
