@@ -52,6 +52,12 @@ def test_any_backbone_works_with_maps_of_its_finest_level(backbone, cells):
     assert build(backbone=backbone)(images_of(2)).maps.shape == (2, cells, cells)
 
 
+@pytest.mark.parametrize(("backbone", "warned"), [("tf_efficientnet_lite0", True), ("vit_tiny_patch16_224", False)])
+def test_a_training_warns_of_a_convolutional_backbone(backbone, warned, caplog):
+    build(backbone=backbone).phases()
+    assert ("made for the features of a vision transformer" in caplog.text) == warned
+
+
 def test_a_size_the_coarsest_features_do_not_divide_is_refused():
     with pytest.raises(UsageError, match="16 pixels apart"):
         build(image_size=72)

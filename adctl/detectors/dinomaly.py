@@ -8,6 +8,7 @@ from reconstructing anomalies. The paper uses vision transformers; convolutional
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping  # noqa: TC003 - pydantic resolves it at run time
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from adctl.engine.phases import Phase
+
+log = logging.getLogger(__name__)
 
 _GROUPS = 2
 _EASY_SHARE, _EASY_WEIGHT, _RAMP = 0.9, 0.1, 0.1
@@ -112,6 +115,12 @@ class Dinomaly(Detector):
 
     def phases(self) -> Sequence[Phase]:
         """Return the phases: statistics of the features, then training of the reconstruction."""
+        if len(set(self.backbone.strides)) > 1:
+            log.warning(
+                "dinomaly is made for the features of a vision transformer; with %s it finds less than padim and "
+                "patchcore. Use one of these, or --backbone vit_small_patch14_dinov2 after adctl fetch weights.",
+                self.config.backbone,
+            )
         cache = FeatureCache()
         trained = [*self.bottleneck.parameters(), *self.decoder.parameters(), *self.outputs.parameters()]
         return (
