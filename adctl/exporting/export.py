@@ -329,9 +329,11 @@ def _compare(
 
 def _require_parity(check: ParityCheck, difference: float, tolerance: float, target: Path, precision: str) -> None:
     if precision == "int8" and check.auroc_change is not None and check.auroc_change < -_MAX_AUROC_LOSS:
+        does, metric = "separates good from defective images less well", "AUROC"
+        if is_classifier(target):
+            does, metric = "names kinds less well", "accuracy"
         raise AdctlError(
-            f"{target.name} separates good from defective images less well than the model: its AUROC is "
-            f"{-check.auroc_change:.4f} lower, and {_MAX_AUROC_LOSS:g} is allowed.",
+            f"{target.name} {does} than the model: its {metric} is {-check.auroc_change:.4f} lower, and {_MAX_AUROC_LOSS:g} is allowed.",
             "The file was removed. Give more good images with --calibration, or use --half.",
         )
     if difference > tolerance:
