@@ -333,7 +333,8 @@ def _require_parity(check: ParityCheck, difference: float, tolerance: float, tar
         if is_classifier(target):
             does, metric = "names kinds less well", "accuracy"
         raise AdctlError(
-            f"{target.name} {does} than the model: its {metric} is {-check.auroc_change:.4f} lower, and {_MAX_AUROC_LOSS:g} is allowed.",
+            f"{target.name} {does} than the model: its {metric} is {-check.auroc_change:.4f} lower, "
+            f"and {_MAX_AUROC_LOSS:g} is allowed.",
             "The file was removed. Give more good images with --calibration, or use --half.",
         )
     if difference > tolerance:
