@@ -458,6 +458,13 @@ def test_flags_that_contradict_each_other(run, changes, says):
         exported(run, **changes)
 
 
+def test_a_model_outside_its_run_asks_for_images_that_export_takes(run, tmp_path):
+    alone = shutil.copy(run, tmp_path)
+    with pytest.raises(UsageError, match="not in the folder of its training run") as refused:
+        exported(Path(alone), runs=tmp_path / "none")
+    assert "adctl export DIR" in refused.value.remedy
+
+
 def test_what_scores_differently_is_removed(run):
     with pytest.raises(AdctlError, match="scores differently"):
         exported(run, format=("onnx",), half=True, tolerance=1e-12)

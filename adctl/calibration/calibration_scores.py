@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 _NO_VIEWS = "none"
 
+_NAME_GOOD = "Name good images that the model was not trained on with --good DIR."
+
 
 def collect_scores(
     settings: CalibrateSettings, model: Path, header: ModelHeader, reporter: Reporter
@@ -143,18 +145,13 @@ def held_out_images(model: Path, runs: Path) -> list[Sample]:
     return list(read_split(model, runs).calibration)
 
 
-def training_images(model: Path, runs: Path) -> list[Sample]:
-    """Return the good images that the model was trained on.
-
-    Raises:
-        UsageError: The run of the model is not known.
-        DataError: The file of the split is damaged.
-    """
-    return list(read_split(model, runs).train)
-
-
-def read_split(model: Path, runs: Path) -> Split:
+def read_split(model: Path, runs: Path, remedy: str = _NAME_GOOD) -> Split:
     """Read how the good images of a model's run were split.
+
+    Args:
+        model: Model file.
+        runs: Folder of runs.
+        remedy: Advice for a model outside its run.
 
     Raises:
         UsageError: The run of the model is not known.
@@ -166,9 +163,9 @@ def read_split(model: Path, runs: Path) -> Split:
     if dataset is None or not path.is_file():
         raise UsageError(
             f"{model} is not in the folder of its training run, so its held-out good images are unknown.",
-            "Name good images that the model was not trained on with --good DIR.",
+            remedy,
         )
-    return Split.read(path, dataset.train, "Name good images with --good DIR.")
+    return Split.read(path, dataset.train, remedy)
 
 
 def read_scored_set(path: Path, model: Path, header: ModelHeader) -> CalibrationScores:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adctl import files
-from adctl.calibration.calibration_scores import held_out_images, training_images
+from adctl.calibration.calibration_scores import read_split
 from adctl.choices import EXPORT_FORMATS, PRECISIONS, RUNTIMES, formats_with
 from adctl.classification.header import is_classifier
 from adctl.data.datasets.layouts import list_images
@@ -252,8 +252,8 @@ def _verification_images(model: Path, settings: ExportSettings, most: int) -> li
         samples = images_of_run(model)
     else:
         dataset = dataset_of_run(run_of(model, settings.runs))
-        good = held_out_images(model, settings.runs) or training_images(model, settings.runs)
-        samples = [*good, *(dataset.test if dataset else ())]
+        split = read_split(model, settings.runs, "Name images to verify the export on: adctl export DIR --model FILE")
+        samples = [*(split.calibration or split.train), *(dataset.test if dataset else ())]
     step = max(1, -(-len(samples) // most))
     return list(samples[::step])
 
@@ -263,7 +263,8 @@ def _calibration_images(model: Path, settings: ExportSettings, source: ExportSou
     if settings.calibration:
         samples = list_images(settings.calibration)[0]
     else:
-        samples = images_of_run(model) if is_classifier(model) else training_images(model, settings.runs)
+        remedy = "Name good images with --calibration DIR."
+        samples = images_of_run(model) if is_classifier(model) else list(read_split(model, settings.runs, remedy).train)
     step = max(1, -(-len(samples) // _MAX_CALIBRATION_IMAGES))
     loaded = (load_image(sample, source.detector.input) for sample in samples[::step])
     pixels = [item.pixels[None] for item in loaded if item.pixels is not None]
