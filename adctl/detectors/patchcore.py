@@ -459,11 +459,11 @@ class PatchCore(FeatureDetector):
         """Fill the memory of known defects; `good` holds buffered features of some good images."""
         assert self.known_defects is not None
         device = self.backbone.mean.device
-        rows, distances = self._cells(self._features_of(good, device))
+        rows, distances = self._rows_and_distances(self._features_of(good, device))
         inside = slice(None) if not self._masks else to_rows(good[:, -1:].to(device))[:, 0] > 0
         found, far = [], []
         for images, masks in self.known_defects.batches(device):
-            own, gaps = self._cells(self.patches(images))
+            own, gaps = self._rows_and_distances(self.patches(images))
             chosen = defect_cells(masks, gaps.view(len(images), *self.grid)).flatten()
             found.append(own[chosen])
             far.append(gaps[chosen])
@@ -474,7 +474,7 @@ class PatchCore(FeatureDetector):
         with torch.inference_mode(mode=False):
             self.register_buffer("defects", codes.clone(), persistent=bool(len(codes)))
 
-    def _cells(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+    def _rows_and_distances(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Return the reduced features [n,D] of the cells of features [B,C,h,w], and distances [n] to good ones."""
         standardised = self._standardised(patches)
         along = self._along(standardised)
