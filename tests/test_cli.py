@@ -237,7 +237,7 @@ MISTAKES = {
     "unknown arch": (["train", "--arch", "patchcor", "--data", "{zippers}"], 2, "Did you mean 'patchcore'?"),
     "missing folder": (["train", "--data", "nowhere"], 2, "nowhere"),
     "no data named": (["train"], 2, "--data DIR"),
-    "too few images": (["train", "--good", "{few}"], 1, "few"),
+    "too few images": (["train", "--arch", "simplenet", "--good", "{few}"], 1, "few"),
     "empty folder": (["train", "--good", "{empty}"], 1, "empty"),
     "unknown option": (["train", "--data", "{zippers}", "--set", "coreset=1"], 2, "coreset_ratio"),
     "bad option value": (["train", "--data", "{zippers}", "--set", "coreset_ratio=7"], 2, "less than or equal to 1"),

@@ -111,19 +111,26 @@ def make_fabric(devices: Devices, precision: str) -> Fabric:
 
 
 class _Call:
-    """Function with its arguments; Fabric would change arguments that it can see."""
+    """Function with its arguments; Fabric would change arguments that it can see.
+
+    In a process that Fabric started, the result goes into the queue; in the calling one it is returned.
+    """
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], results: Any, failures: Any) -> None:
         self.function, self.arguments, self.results, self.failures = function, arguments, results, failures
+        self.caller = os.getpid()
 
-    def __call__(self, fabric: Fabric) -> None:
+    def __call__(self, fabric: Fabric) -> Any:
         try:
             result = self.function(fabric, *self.arguments)
         except AdctlError as error:
             self.failures.put((type(error).__name__, error.message, error.remedy))
             raise
+        if os.getpid() == self.caller:
+            return result
         if fabric.global_rank == 0:
             self.results.put(result)
+        return None
 
 
 def run(fabric: Fabric, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -139,7 +146,7 @@ def run(fabric: Fabric, function: Callable[..., Any], *arguments: Any) -> Any:
     reader = threading.Thread(target=lambda: received.append(results.get()), daemon=True)
     reader.start()
     try:
-        fabric.launch(_Call(function, arguments, results, failures))
+        result = fabric.launch(_Call(function, arguments, results, failures))
     except ProcessRaisedException:
         if failures.empty():
             raise
@@ -148,7 +155,7 @@ def run(fabric: Fabric, function: Callable[..., Any], *arguments: Any) -> Any:
     finally:
         results.put(None)  # ends the reader where there is no result
         reader.join()
-    return received[0]
+    return received[0] if received[0] is not None else result
 
 
 def sum_gradients(fabric: Fabric, parameters: Sequence[nn.Parameter]) -> None:
