@@ -55,16 +55,12 @@ def foreign_files(folder: Path) -> tuple[Path, ...]:
 
     Links count as files, and a folder that cannot be read counts as one.
     """
-    recorded = _recorded(folder)
-    return tuple(sorted(path for path in _walk(folder) if not _is_own(folder, path, recorded)))
+    return _divided(folder)[1]
 
 
 def own_files(folder: Path) -> tuple[Path, ...]:
     """Return the files in the folder of a run that adctl wrote, relative to it; the manifest of the run comes last."""
-    foreign = set(foreign_files(folder))
-    last = ("settings.json", "run.json")
-    own = [path for path in _walk(folder) if path not in foreign]
-    return tuple(sorted(own, key=lambda path: (last.index(str(path)) if str(path) in last else -1, path)))
+    return _divided(folder)[0]
 
 
 def remove_own_files(folder: Path) -> tuple[Path, ...]:
@@ -75,9 +71,9 @@ def remove_own_files(folder: Path) -> tuple[Path, ...]:
     Raises:
         OSError: A file cannot be removed.
     """
-    foreign = foreign_files(folder)
+    own, foreign = _divided(folder)
     if foreign:
-        for path in own_files(folder):
+        for path in own:
             (folder / path).unlink(missing_ok=True)
         for place, _, _ in os.walk(folder, topdown=False):
             with suppress(OSError):  # it is not empty
@@ -87,6 +83,17 @@ def remove_own_files(folder: Path) -> tuple[Path, ...]:
         doomed = folder.rename(files.partial_path(folder))
         shutil.rmtree(doomed)
     return foreign
+
+
+def _divided(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Return the files that adctl wrote, the manifest of the run last, and the others; each file is looked at once."""
+    recorded, last = _recorded(folder), ("settings.json", "run.json")
+    own: list[Path] = []
+    foreign: list[Path] = []
+    for path in _walk(folder):
+        (own if _is_own(folder, path, recorded) else foreign).append(path)
+    own.sort(key=lambda path: (last.index(str(path)) if str(path) in last else -1, path))
+    return tuple(own), tuple(sorted(foreign))
 
 
 def _walk(folder: Path) -> Iterator[Path]:
