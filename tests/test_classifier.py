@@ -785,45 +785,84 @@ def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     pixels = np.stack([cv2.cvtColor(draw(kind, seed), cv2.COLOR_GRAY2RGB) for seed in range(8) for kind in KINDS])
     labels = np.tile(np.arange(3), 8)
+    shared: dict[str, torch.Tensor] = {}
 
     def make(head: str) -> Path:
+        target = folder / f"{head}.safetensors"
+        if target.exists():
+            return target
         torch.manual_seed(0)
-        config = ClassifierConfig(backbone="test_resnet", image_size=48, head=head, trees=12, layers=(2, 3))
+        config = ClassifierConfig(backbone="test_resnet", image_size=48, head=head, trees=12, layers=(0, 1))
         classifier = Classifier(config, 3).eval()
         with torch.no_grad():
-            features = classifier.features(to_input(pixels, torch.device("cpu"))).numpy()
+            if not shared:
+                shared["features"] = classifier.features(to_input(pixels, torch.device("cpu")))
+        features = shared["features"].numpy()
         targets = HeadTargets(labels, np.ones(3), 3)
         classifier.head.fit(features, targets)
         classifier.fit_decision(features, targets)
         decision = fit_decision(*classify_features(classifier, features), labels, 0.95)
         header = ClassifierHeader(config.model_dump(mode="json"), tuple(KINDS), (8, 8, 8), decision, "tiny", "", None)
-        save_classifier(folder / f"{head}.safetensors", classifier, header)
-        return folder / f"{head}.safetensors"
+        save_classifier(target, classifier, header)
+        return target
 
     return make, pixels
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_each_head_is_exported_in_one_graph(tiny, head):
-    pytest.importorskip("onnxruntime")
-    make, _ = tiny
-    model = make(head)
-    source = read_source(model)
-    reference = open_classifier(model, "cpu")
-    pixels = np.stack([cv2.cvtColor(draw(kind, 99), cv2.COLOR_GRAY2RGB) for kind in KINDS])
-    logits, distances = reference.predict(pixels)
-    names = ["onnx", "openvino", "torchscript", "pt2"] if head == "logistic" else ["onnx"]
-    for name in names:
-        target = model.with_suffix(EXPORT_FORMATS[name].suffix)
-        write_format(name, source, target)
-        assert is_classifier(target)
-        runtime = open_classifier(target, "cpu")
-        assert runtime.header == reference.header
-        found = runtime.predict(pixels)
-        assert np.allclose(found[0], logits, atol=2e-3), name
-        assert np.allclose(found[1], distances, rtol=1e-3), name
-        with pytest.raises(ModelFileError, match="names kinds"):
-            open_runtime(target, "cpu")
+FORMATS = [(name, one) for name, spec in EXPORT_FORMATS.items() for one in ("fp32", "int8") if one in spec.precisions]
+
+
+@pytest.fixture(scope="module", params=HEADS)
+def exportable(request, tiny):
+    """Model file of a classifier with each head in turn, and the source of its exports."""
+    for package in ("onnxruntime", "onnxscript", "openvino"):
+        pytest.importorskip(package)
+    model = tiny[0](request.param)
+    return model, read_source(model)
+
+
+@pytest.mark.parametrize(("name", "precision"), FORMATS, ids=map("-".join, FORMATS))
+def test_every_head_in_every_format_names_kinds_as_pytorch_does(exportable, tiny, name, precision):
+    model, source = exportable
+    target = model.with_name(f"{model.stem}-{precision}{EXPORT_FORMATS[name].suffix}")
+    write_format(name, source, target, precision, list(tiny[1][:, None]))
+    assert is_classifier(target)
+    reference, runtime = open_classifier(model, "cpu"), open_classifier(target, "cpu")
+    assert (runtime.name, runtime.header) == (EXPORT_FORMATS[name].runtime, reference.header)
+    new = np.stack([cv2.cvtColor(draw(kind, 99), cv2.COLOR_GRAY2RGB) for kind in KINDS])
+    pixels = np.concatenate([tiny[1][:4], new])  # images of the training too, to which neighbours have no distance
+    wanted, found = reference.predict(pixels), runtime.predict(pixels)
+    decision = reference.header.decision
+    before, after = (decide(decision, *output) for output in (wanted, found))
+    limit, relative = {"fp32": (1e-4, 1e-4), "int8": (0.1, 1)}[precision]
+    assert np.abs(before.probabilities - after.probabilities).max() < limit
+    assert np.allclose(found[1], wanted[1], rtol=relative)
+    assert (before.kinds == after.kinds).all()
+    if precision == "fp32":
+        assert (before.unknown == after.unknown)[4:].all()  # a limit is the distance of one image of the training
+    for together, alone in zip(found, runtime.predict(pixels[-1:]), strict=True):
+        assert np.allclose(alone, together[-1:], rtol=1e-4, atol=1e-4)
+    with pytest.raises(ModelFileError, match="names kinds"):
+        open_runtime(target, "cpu")
+
+
+@pytest.mark.parametrize("head", ["knn", "forest"])
+def test_probabilities_as_logits_have_no_energy(tiny, head):
+    decision = load_classifier(tiny[0](head))[1].decision
+    assert decision.energy_limit is None
+    logits = np.log(np.full((200, 3), 1 / 3))
+    found = decide(fit_decision(logits, np.arange(200.0), np.arange(200) % 3, 0.9), logits, np.arange(200.0))
+    assert found.unknown.mean() == pytest.approx(0.1, abs=0.01)  # the distance has the whole share
+
+
+def test_equal_images_decide_among_neighbours_without_hiding_them(clouds):
+    features, labels = clouds
+    head = HEADS["knn"](ClassifierConfig(head="knn"), 3)
+    head.fit(features, HeadTargets(labels, np.ones(3), 3))
+    rows = torch.from_numpy(features)
+    noise = 1e-4 * torch.randn(rows.shape, generator=torch.Generator().manual_seed(0))
+    assert (head(rows).argmax(1).numpy() == labels).mean() > 0.9
+    assert torch.allclose(head(rows + noise), head(rows), atol=1e-2)
 
 
 def test_the_export_is_verified_on_images(adctl, tiny, tmp_path):

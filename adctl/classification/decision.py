@@ -25,6 +25,9 @@ UNKNOWN = "unknown"
 _COLDEST, _HOTTEST = 0.02, 50.0
 """Range of temperatures."""
 
+_ROUNDING = 1e-4
+"""Largest difference of energies that single precision can make by itself."""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -34,7 +37,7 @@ class Decision:
         temperature: Divisor of the logits (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
         distance_limit: Distance above which an image is unknown.
         energy_limit: Energy above which an image is unknown (Liu et al., "Energy-based Out-of-distribution Detection",
-            NeurIPS 2020); an infinite limit of few images is stored as None.
+            NeurIPS 2020); None for an infinite limit of few images, and for logits that all have the same energy.
         set_limit: Kinds whose probability is at least this belong to the conformal set (Sadinle et al., "Least
             Ambiguous Set-Valued Classifiers with Bounded Error Levels", JASA 2019).
         thresholds: For each kind, the probability from which calling it has the best F1 [K].
@@ -75,8 +78,9 @@ class Named:
 def fit_decision(logits: Floats, distances: Floats, labels: NDArray[np.int64], known_share: float) -> Decision:
     """Calibrate on images that the head has not learned from.
 
-    Either of two signs makes an image unknown, so each may claim half of the allowed share; the quantiles are those of
-    split conformal prediction, which hold for new images of known kinds.
+    Either of two signs makes an image unknown, so each may claim half of the allowed share, or the distance all of it
+    where the energy tells nothing; the quantiles are those of split conformal prediction, which hold for new images of
+    known kinds.
 
     Args:
         logits: Logits [N,K].
@@ -87,12 +91,15 @@ def fit_decision(logits: Floats, distances: Floats, labels: NDArray[np.int64], k
     temperature = fit_temperature(logits, labels)
     probabilities = softmax(logits / temperature, 1)
     true = probabilities[np.arange(len(labels)), labels]
-    level = 1 - (1 - known_share) / 2
+    energies = energy(logits)
+    # Logarithms of probabilities all have the same energy, so that only rounding would tell images apart.
+    tells = bool(np.ptp(energies) > _ROUNDING)
+    level = 1 - (1 - known_share) / 2 if tells else known_share
     set_limit = conformal_quantile(1 - true, known_share)
     return Decision(
         temperature=temperature,
         distance_limit=_finite(conformal_quantile(distances, level)),
-        energy_limit=_finite(conformal_quantile(energy(logits), level)),
+        energy_limit=_finite(conformal_quantile(energies, level)) if tells else None,
         set_limit=0.0 if math.isinf(set_limit) else 1 - set_limit,
         thresholds=tuple(best_f1_threshold(probabilities[:, kind], labels == kind) for kind in range(logits.shape[1])),
         known_share=known_share,

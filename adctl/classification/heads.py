@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from adctl.classification.config import ClassifierConfig
 
 _EPSILON = 1e-3
+_NEAREST = 0.05
+"""Distance below which a neighbour's vote hardly grows, as a share of the distance of the farthest neighbour."""
+
 _STEPS = 200
 """Maximum number of iterations of a linear head."""
 
@@ -211,13 +214,20 @@ class NeighboursHead(Head):
         return {"examples": features, "votes": np.eye(targets.kinds)[targets.labels] * targets.image_weights[:, None]}
 
     def standard_logits(self, features: Tensor) -> Tensor:
-        """Return the logarithms of the shares of votes [B,K]."""
+        """Return the logarithms of the shares of votes [B,K], with half a vote more for each kind.
+
+        Half a vote is the estimator of Krichevsky and Trofimov, "The Performance of Universal Encoding", 1981.
+        """
         count = min(self.config.neighbours, len(self.examples))
-        distances, nearest = square_distances(features, self.examples).topk(count, 1, largest=False)
+        nearest = square_distances(features, self.examples).topk(count, 1, largest=False).indices
+        # Differences rather than a matrix product, whose rounding would decide how near an equal image is.
+        distances = (self.examples[nearest] - features.unsqueeze(1)).square().sum(2).sqrt()
         # Relative to the farthest of the neighbours, so that the unit of the features does not matter.
-        closeness = 1 / (distances.clamp_min(0).sqrt() + _EPSILON)
+        farthest = distances.amax(1, keepdim=True) + _EPSILON
+        closeness = farthest / (distances + _NEAREST * farthest)
         votes = (self.votes[nearest] * closeness.unsqueeze(2)).sum(1)
-        return ((votes + _EPSILON) / (votes + _EPSILON).sum(1, keepdim=True)).log()
+        shares = votes / votes.sum(1, keepdim=True) + 0.5 / count
+        return (shares / shares.sum(1, keepdim=True)).log()
 
 
 class TreeHead(Head):
