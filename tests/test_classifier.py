@@ -865,6 +865,34 @@ def test_equal_images_decide_among_neighbours_without_hiding_them(clouds):
     assert torch.allclose(head(rows + noise), head(rows), atol=1e-2)
 
 
+def test_bench_measures_a_classifier_and_its_exports(adctl, tiny, tmp_path):
+    pytest.importorskip("onnxruntime")
+    model = tiny[0]("knn")
+    source, exports = read_source(model), [tmp_path / "knn.onnx", tmp_path / "knn.ts"]
+    for file, name in zip(exports, ("onnx", "torchscript"), strict=True):
+        write_format(name, source, file)
+    data = write_kinds(tmp_path / "data", dict.fromkeys(KINDS, 2), seed=600)
+    given = ("bench", model, *exports, "--images", data, "--repeats", "4", "--batch-sizes", "1,4", "--workers", "1")
+    given = (*given, "--cold-starts", "1", "--device", "cpu", "--out", "a.json", "--markdown", "a.md")
+    models = adctl.json(*given, "--fail-if", "p50_ms>1e6")["result"]["models"]
+    assert [one["runtime"] for one in models] == ["torch", "onnxruntime", "torchscript"]
+    for one in models:
+        assert one["host_memory"] > 50 * 2**20
+        assert one["from_disk"] > 0
+        assert one["cold_start_seconds"] > one["latency_ms"]["p50"] / 1000
+    before = json.loads((adctl.folder / "a.json").read_text("utf-8"))
+    for one in before["models"]:
+        one["latency_ms"]["p50"] /= 1000
+        one["noise"] = dict.fromkeys(one["noise"], 3.0)  # machines are shared
+    (adctl.folder / "better.json").write_text(json.dumps(before))
+    skip = (*given[:3], "--repeats", "4", "--batch-sizes", "4", "--cold-starts", "0", "--against", "better.json")
+    done = adctl(*skip, "--markdown", "b.md", code=3)
+    assert done.stdout.count("FAILED  p50_ms against baseline") == 2
+    page = (adctl.folder / "a.md").read_text("utf-8")
+    assert "| peak memory MiB |" in page
+    assert not re.search("score|anomal|verdict|AUROC", page)
+
+
 def test_the_export_is_verified_on_images(adctl, tiny, tmp_path):
     pytest.importorskip("onnxruntime")
     make, _ = tiny
@@ -875,6 +903,11 @@ def test_the_export_is_verified_on_images(adctl, tiny, tmp_path):
     assert whole["check"]["images"] == 9
     assert whole["check"]["changed_verdicts"] == 0
     assert whole["check"]["max_score_difference"] < 1e-3
+    text = adctl(*given[:-1], "--overwrite").stdout
+    assert all(
+        words in text for words in ("probability difference", "distance difference", "changed names", "accuracy")
+    )
+    assert not re.search("score difference|map|verdict|AUROC", text)
     rows = adctl_package.classify(data, model=whole["file"], runs=tmp_path, out=tmp_path / "names")
     reference = adctl_package.classify(data, model=model, runs=tmp_path, out=tmp_path / "reference")
     assert [row.name for row in rows] == [row.name for row in reference]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adctl.cli.output import Call, rows
@@ -22,25 +23,52 @@ def run(call: Call[ExportSettings]) -> None:
 
 
 def _text(result: ExportResult) -> RenderableType:
-    columns = [dict(_column(one)) for one in result.exports]
+    from adctl.classification.header import is_classifier
+
+    words = _KINDS if is_classifier(result.model) else _ANOMALIES
+    columns = [dict(_column(one, words)) for one in result.exports]
     lines = [(name, *(column[name] for column in columns)) for name in columns[0]]
     return rows([*lines, ("next", f"adctl score --model {result.exports[0].file}", *[""] * (len(columns) - 1))])
 
 
-def _column(exported: Exported) -> list[tuple[str, str]]:
+@dataclass(frozen=True)
+class _Words:
+    """Names of the compared values.
+
+    Attributes:
+        score: A value of an image, which decides.
+        map: The other value.
+        verdicts: The decisions.
+        quality: Share of right decisions.
+    """
+
+    score: str
+    map: str
+    verdicts: str
+    quality: str
+
+
+_ANOMALIES = _Words("score", "map", "verdicts", "AUROC")
+_KINDS = _Words("probability", "distance", "names", "accuracy")
+
+
+def _column(exported: Exported, words: _Words) -> list[tuple[str, str]]:
     check = exported.check
     rank = "unknown" if check.rank_correlation is None else f"{check.rank_correlation:.6f}"
-    auroc = "no labelled images"
+    quality = "no labelled images"
     if check.auroc is not None and check.auroc_change is not None:
-        auroc = f"{check.auroc_change:+.4f} from {check.auroc:.4f}"
+        quality = f"{check.auroc_change:+.4f} from {check.auroc:.4f}"
     return [
         ("exported", str(exported.file)),
         ("precision, size", f"{exported.precision}, {exported.bytes / 1e6:.1f} MB"),
         ("verified on", f"{check.images} image files"),
-        ("score difference, max / mean", f"{check.max_score_difference:.2e} / {check.mean_score_difference:.2e}"),
-        ("map difference, max / mean", f"{check.max_map_difference:.2e} / {check.mean_map_difference:.2e}"),
+        (
+            f"{words.score} difference, max / mean",
+            f"{check.max_score_difference:.2e} / {check.mean_score_difference:.2e}",
+        ),
+        (f"{words.map} difference, max / mean", f"{check.max_map_difference:.2e} / {check.mean_map_difference:.2e}"),
         ("rank correlation", rank),
-        ("changed verdicts", str(check.changed_verdicts)),
-        ("AUROC change", auroc),
+        (f"changed {words.verdicts}", str(check.changed_verdicts)),
+        (f"{words.quality} change", quality),
         ("speed", f"{exported.images_per_second:.1f} images/s; torch {exported.torch_images_per_second:.1f}"),
     ]

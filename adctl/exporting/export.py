@@ -329,9 +329,10 @@ def _compare(
 
 
 def _require_parity(check: ParityCheck, difference: float, tolerance: float, target: Path, precision: str) -> None:
+    names = is_classifier(target)
     if precision == "int8" and check.auroc_change is not None and check.auroc_change < -_MAX_AUROC_LOSS:
         does, metric = "separates good from defective images less well", "AUROC"
-        if is_classifier(target):
+        if names:
             does, metric = "names kinds less well", "accuracy"
         raise AdctlError(
             f"{target.name} {does} than the model: its {metric} is {-check.auroc_change:.4f} lower, "
@@ -339,9 +340,10 @@ def _require_parity(check: ParityCheck, difference: float, tolerance: float, tar
             "The file was removed. Give more good images with --calibration, or use --half.",
         )
     if difference > tolerance:
+        value, decisions = ("probability", "names") if names else ("score", "verdicts")
         raise AdctlError(
-            f"{target.name} scores differently from the model: by {difference:.2e} of the largest "
-            f"score, and {tolerance:g} is allowed; {check.changed_verdicts} of {check.images} verdicts changed.",
+            f"{target.name} differs from the model: by {difference:.2e} of the largest {value}, and {tolerance:g} is "
+            f"allowed; {check.changed_verdicts} of {check.images} {decisions} changed.",
             "The file was removed. Use another format or precision, or allow a larger difference with --tolerance.",
         )
 
