@@ -64,6 +64,7 @@ _PUBLIC = {
     "adctl.scoring.classify": ("KindsResult",),
     "adctl.reporting.classifier_report": ("ClassifierReport",),
     "adctl.classification.predictions": ("PredictedKind",),
+    "adctl.classification.training.grid": ("ClassifierGridResult", "ClassifierGridRow"),
     "adctl.scoring.products": ("ProductsResult", "UnassignedImage"),
     "adctl.scoring.score": ("ScoreResult",),
     "adctl.scoring.score_set": ("AnomalyMaps", "ScoreRow", "open_maps"),

@@ -7,6 +7,8 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 from adctl.benchmarking.bench import Benchmark as Benchmark
 from adctl.calibration.calibrate import CalibrateResult as CalibrateResult
 from adctl.classification.predictions import PredictedKind as PredictedKind
+from adctl.classification.training.grid import ClassifierGridResult as ClassifierGridResult
+from adctl.classification.training.grid import ClassifierGridRow as ClassifierGridRow
 from adctl.classification.training.results import ClassifierResult as ClassifierResult
 from adctl.data.checks.check import CheckResult as CheckResult
 from adctl.demonstration import DemoResult as DemoResult
@@ -65,6 +67,8 @@ __all__ = [
     "Calibration",
     "CandidateComparison",
     "CheckResult",
+    "ClassifierGridResult",
+    "ClassifierGridRow",
     "ClassifierReport",
     "ClassifierResult",
     "CompareResult",
@@ -153,14 +157,14 @@ class _TrainSettings(TypedDict, total=False):
     trust_reviews: bool
     auxiliary: StrPath | None
     synthetic: str | Sequence[str] | None
-    backbone: str | None
+    backbone: str | Sequence[str] | None
     weights: StrPath | None
     image_size: int | str | Sequence[int]
     options: Mapping[str, Any] | None
     error: str | Mapping[str, float] | None
     noise_level: float | Sequence[float] | None
     task: Literal["detect", "classify"]
-    balance: Literal["none", "weights", "class-balanced", "focal", "oversample", "undersample"]
+    balance: str | Sequence[str]
     focal_gamma: float
     label_smoothing: float
     mixup_alpha: float
@@ -236,14 +240,14 @@ def train(
     auxiliary: StrPath | None = None,
     synthetic: str | Sequence[str] | None = None,
     arch: str = "patchcore",
-    backbone: str | None = None,
+    backbone: str | Sequence[str] | None = None,
     weights: StrPath | None = None,
     image_size: int | str | Sequence[int] = "auto",
     options: Mapping[str, Any] | None = None,
     error: str | Mapping[str, float] | None = None,
     noise_level: float | Sequence[float] | None = None,
     task: Literal["detect", "classify"] = "detect",
-    balance: Literal["none", "weights", "class-balanced", "focal", "oversample", "undersample"] = "none",
+    balance: str | Sequence[str] = "none",
     focal_gamma: float = 2.0,
     label_smoothing: float = 0.0,
     mixup_alpha: float = 0.0,
@@ -317,7 +321,7 @@ def train(
         synthetic: Synthetic defects to repair: cutpaste, perlin, or a list of both.
         arch: Detector: clip, cnn, composition, diffusion, dinomaly, efficientad, ensemble, padim, patchcore,
             prompt, resnet, simplenet, vit, or one of an installed package.
-        backbone: timm model that computes the features.
+        backbone: timm model that computes the features; of classifiers several as a list.
         weights: Pretrained weights: .safetensors or .pth file, base model's folder, or 'random'.
         image_size: Size that images are resized to, in pixels: one number for a square, HEIGHTxWIDTH, or auto: the
             shape of the images.
@@ -325,7 +329,8 @@ def train(
         error: Error spaces of an autoencoder's map, with weights.
         noise_level: Noise level of the diffusion autoencoder, as a share of its steps.
         task: Learn what is good, to detect anomalies; or learn from labelled images, to name their kind.
-        balance: Treatment of rare kinds. Choices: none, weights, class-balanced, focal, oversample, undersample.
+        balance: Treatment of rare kinds: none, weights, class-balanced, focal, oversample, undersample; several as
+            a list.
         focal_gamma: Exponent of the focal loss. At least 0.
         label_smoothing: Share of each label that is spread over all kinds. At least 0, below 1.
         mixup_alpha: Parameter of Mixup, with a tuned backbone; 0 for none. At least 0.
@@ -371,8 +376,9 @@ def train(
         devices: Devices that train together: how many, or which.
 
     Returns:
-        A `TrainResult`; with `task="classify"` a `ClassifierResult`; with `folds` a `CrossValidationResult`; with a
-        list of detectors, categories or seeds a `GridResult`. In a distributed training only the first process returns;
+        A `TrainResult`; with `task="classify"` a `ClassifierResult`, or with lists of backbones, heads, strategies,
+        options or seeds a `ClassifierGridResult`; with `folds` a `CrossValidationResult`; with a list of detectors,
+        categories or seeds a `GridResult`. In a distributed training only the first process returns;
         the others end here.
 
     Raises:
@@ -473,7 +479,7 @@ def tune(
     error: str | None = None,
     noise_level: float | Sequence[float] | None = None,
     task: Literal["detect", "classify"] = "detect",
-    balance: Literal["none", "weights", "class-balanced", "focal", "oversample", "undersample"] = "none",
+    balance: str = "none",
     focal_gamma: float = 2.0,
     label_smoothing: float = 0.0,
     mixup_alpha: float = 0.0,
@@ -555,7 +561,7 @@ def tune(
         final_model: Train a model with the best settings.
         arch: Detector: clip, cnn, composition, diffusion, dinomaly, efficientad, ensemble, padim, patchcore,
             prompt, resnet, simplenet, vit, or one of an installed package.
-        backbone: timm model that computes the features.
+        backbone: timm model that computes the features; of classifiers several as a list.
         weights: Pretrained weights: .safetensors or .pth file, base model's folder, or 'random'.
         image_size: Size that images are resized to, in pixels: one number for a square, HEIGHTxWIDTH, or auto: the
             shape of the images.
@@ -563,7 +569,8 @@ def tune(
         error: Error spaces of an autoencoder's map, with weights.
         noise_level: Noise level of the diffusion autoencoder, as a share of its steps.
         task: Learn what is good, to detect anomalies; or learn from labelled images, to name their kind.
-        balance: Treatment of rare kinds. Choices: none, weights, class-balanced, focal, oversample, undersample.
+        balance: Treatment of rare kinds: none, weights, class-balanced, focal, oversample, undersample; several as
+            a list.
         focal_gamma: Exponent of the focal loss. At least 0.
         label_smoothing: Share of each label that is spread over all kinds. At least 0, below 1.
         mixup_alpha: Parameter of Mixup, with a tuned backbone; 0 for none. At least 0.

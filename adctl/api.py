@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from adctl.benchmarking.bench import Benchmark
     from adctl.calibration.calibrate import CalibrateResult
+    from adctl.classification.training.grid import ClassifierGridResult
     from adctl.classification.training.results import ClassifierResult
     from adctl.data.checks.check import CheckResult
     from adctl.demonstration import DemoResult
@@ -79,6 +80,8 @@ _WEIGHTS = "str | Mapping[str, float]"
         "arch": _NAMES,
         "category": f"{_NAMES} | None",
         "seed": "int | Sequence[int]",
+        "backbone": f"{_NAMES} | None",
+        "balance": _NAMES,
         "image_size": "int | str | Sequence[int]",
         "synthetic": f"{_NAMES} | None",
         "loss": f"{_WEIGHTS} | None",
@@ -87,12 +90,13 @@ _WEIGHTS = "str | Mapping[str, float]"
 )
 def train(
     loaded: LoadedSettings[TrainSettings],
-) -> TrainResult | CrossValidationResult | GridResult | ClassifierResult:
+) -> TrainResult | CrossValidationResult | GridResult | ClassifierResult | ClassifierGridResult:
     """Train a detector on good images and write one calibrated model file; or a classifier of labelled images.
 
     Returns:
-        A `TrainResult`; with `task="classify"` a `ClassifierResult`; with `folds` a `CrossValidationResult`; with a
-        list of detectors, categories or seeds a `GridResult`. In a distributed training only the first process returns;
+        A `TrainResult`; with `task="classify"` a `ClassifierResult`, or with lists of backbones, heads, strategies,
+        options or seeds a `ClassifierGridResult`; with `folds` a `CrossValidationResult`; with a list of detectors,
+        categories or seeds a `GridResult`. In a distributed training only the first process returns;
         the others end here.
 
     Raises:
@@ -101,9 +105,9 @@ def train(
     from adctl.training.resume import task_of
 
     if task_of(loaded) == "classify":
-        from adctl.classification.training.train import train_classifier
+        from adctl.classification.training.grid import train_classifiers
 
-        return train_classifier(loaded)
+        return train_classifiers(loaded)
     from adctl.exporting.after_training import train_and_export as run
 
     result = run(loaded)

@@ -321,6 +321,7 @@ class DataSettings(RunsSettings):
     "adctl train --dataset mvtec --category zipper --arch padim",
     "adctl train --data parts --arch resnet --epochs 50 --loss mse=1,ssim=0.5",
     "adctl train --task classify --data kinds --balance weights --name kinds",
+    "adctl train --task classify --data kinds --set head=logistic,svm,forest --seed 0,1,2",
     switches=(switch("dry_run", "Show the data, the detector, and the memory and time needed, and stop.", "Output"),),
 )
 class TrainSettings(DeviceSettings, DataSettings, RaySettings):
@@ -362,7 +363,7 @@ class TrainSettings(DeviceSettings, DataSettings, RaySettings):
     synthetic: str | None = DATA(None, "Synthetic defects to repair: cutpaste, perlin, or both with a comma.")
 
     arch: str = DETECTOR("patchcore", _ARCH, synonyms=("model", "detector", "method"))
-    backbone: str | None = DETECTOR(None, "timm model that computes the features.")
+    backbone: str | None = DETECTOR(None, "timm model that computes the features; of classifiers several with commas.")
     weights: str | None = DETECTOR(
         None, "Pretrained weights: .safetensors or .pth file, base model's folder, or 'random'.", "FILE"
     )
@@ -385,8 +386,10 @@ class TrainSettings(DeviceSettings, DataSettings, RaySettings):
     task: Literal["detect", "classify"] = CLASSIFIER(
         "detect", "Learn what is good, to detect anomalies; or learn from labelled images, to name their kind."
     )
-    balance: Literal["none", "weights", "class-balanced", "focal", "oversample", "undersample"] = CLASSIFIER(
-        "none", "Treatment of rare kinds.", "STRATEGY"
+    balance: str = CLASSIFIER(
+        "none",
+        "Treatment of rare kinds: none, weights, class-balanced, focal, oversample, undersample; several with commas.",
+        "STRATEGY",
     )
     focal_gamma: AtLeastZero = CLASSIFIER(2.0, "Exponent of the focal loss.")
     label_smoothing: ShareOrZero = CLASSIFIER(0.0, "Share of each label that is spread over all kinds.")

@@ -64,7 +64,10 @@ _TEXT_MARKS = re.compile(
 )
 """Texts in the HTML, Markdown, JSON, XML and CSV files of adctl."""
 
-_SOURCES = re.compile(rb'"schema": ?"adctl\.(?:run|settings|folds|grid|scores|predictions|watch|artifact|checkpoint)/')
+_SOURCES = re.compile(
+    rb'"schema": ?"adctl\.'
+    rb"(?:run|settings|folds|grid|classifier-grid|scores|predictions|watch|artifact|checkpoint)/"
+)
 """Schemas of JSON files that no other output replaces unasked."""
 
 _TEXT_SUFFIXES = frozenset(

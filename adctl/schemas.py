@@ -326,6 +326,7 @@ RESULTS: dict[str, tuple[str, ...]] = {
         f"{_HERE}:CrossValidation",
         f"{_HERE}:Plan",
         "adctl.classification.training.results:ClassifierResult",
+        "adctl.classification.training.grid:ClassifierGridResult",
         "adctl.classification.training.train:ClassifierForecast",
     ),
     "tune": ("adctl.tuning.study:TuneResult",),

@@ -439,7 +439,7 @@ def test_data_that_cannot_be_used_is_refused(tmp_path, how, message):
         (["--set", "attention=se"], "add --set fine_tune=last"),
         (["--set", "heads=svm"], "Did you mean 'head'"),
         (["--set", "leave_out=crack"], "no kind 'crack'"),
-        (["--seed", "0,1"], "one seed"),
+        (["--balance", "weigths"], "Unknown treatment"),
         (["--weights", "absent.safetensors"], "does not exist"),
     ],
 )

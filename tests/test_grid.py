@@ -256,7 +256,7 @@ def test_refusals(zippers, two, tmp_path):
         refused(data=zippers)
     with pytest.raises(UsageError, match="a single run"):
         refused(resume="x")
-    with pytest.raises(UsageError, match="--folds needs one"):
+    with pytest.raises(UsageError, match="--folds needs one model"):
         refused(folds=2)
     with pytest.raises(UsageError, match="Unknown arch 'padin'"):
         refused(arch="padim,padin")

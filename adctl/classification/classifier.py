@@ -16,6 +16,7 @@ from adctl.classification.heads import HEADS, HeadTargets
 from adctl.data.preprocess import InputSpec
 from adctl.detectors.base import DAMAGED
 from adctl.detectors.components.backbones import Backbone
+from adctl.detectors.components.shared_feature_cache import backbone_levels
 from adctl.engine.phases import Observe
 from adctl.errors import ModelFileError
 
@@ -106,7 +107,10 @@ class Classifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features [B,D] of images [B,C,H,W]."""
-        return self.pooled(self.backbone(images[:, : self.config.channels]))
+        images = images[:, : self.config.channels]
+        # The cache identifies a backbone by its weights when it first sees it, so they must not change.
+        frozen = self.config.fine_tune == "none"
+        return self.pooled(backbone_levels(self.backbone, images) if frozen else self.backbone(images))
 
     def classify(self, features: Tensor) -> Classification:
         """Return logits and distance of features [B,D]."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adctl.cli.output import Call, rows
+from adctl.errors import UsageError
 from adctl.gates import exit_code
 from adctl.records import GOOD
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from adctl.classification.predictions import UnknownShares
+    from adctl.classification.training.grid import ClassifierGridResult
     from adctl.classification.training.results import ClassifierResult
     from adctl.classification.training.train import ClassifierForecast
     from adctl.config import CalibrateSettings, ReportSettings, ScoreSettings, TrainSettings
@@ -34,16 +36,53 @@ _NOT_GOOD = 3
 
 
 def run_classifier(call: Call[TrainSettings]) -> int:
-    """Train a classifier, or show the plan of the training."""
-    from adctl.classification.training.train import forecast, train_classifier
+    """Train a classifier or a grid, or show the plan of a training; return 1 if a model of a grid failed."""
+    from adctl.classification.training.grid import ClassifierGridResult, train_classifiers
+    from adctl.classification.training.train import forecast
 
     if call.asked("dry_run"):
+        refuse_grid(call.settings)
         plan = forecast(call.loaded)
         call.finish(plan, lambda: _plan_text(plan))
         return 0
-    result = train_classifier(call.loaded, call.reporter)
-    call.finish(result, lambda: _text(result))
+    result = train_classifiers(call.loaded, call.reporter)
+    if isinstance(result, ClassifierGridResult):
+        grid = result
+        call.finish(grid, lambda: _grid_text(grid))
+        return 1 if grid.failed else 0
+    single = result
+    call.finish(single, lambda: _text(single))
     return 0
+
+
+def refuse_grid(settings: TrainSettings) -> None:
+    """Raise if settings of a plan, or of --print-config, describe several trainings."""
+    from adctl.classification.training.grid import is_grid
+
+    if is_grid(settings):
+        raise UsageError(
+            "--dry-run and --print-config work for one training only.",
+            "Give one value of each setting: head, --backbone, --balance and --seed.",
+        )
+
+
+def _grid_text(result: ClassifierGridResult) -> RenderableType:
+    from rich.console import Group
+    from rich.padding import Padding
+
+    from adctl.classification.training.grid import SHARED_NOTE, recalls, table_of
+
+    head, lines = table_of(result)
+    failures = [("failed", f"{row.name}: {row.error}") for row in result.rows if row.error is not None]
+    facts = [
+        *failures,
+        *([("note", SHARED_NOTE)] if any(row.shared for row in result.rows) else []),
+        ("runs", str(result.folder)),
+        ("tables", "summary.json, results.csv, table.md"),
+    ]
+    kinds = recalls(result)
+    tables = [] if kinds is None else [rows(kinds[1], *kinds[0])]
+    return Group(rows(lines, *head), *(Padding(part, (1, 0, 0, 0)) for part in (*tables, rows(facts))))
 
 
 def calibrate_kinds(call: Call[CalibrateSettings], model: Path) -> None:

@@ -85,7 +85,9 @@ def settings_table(call: Call[TrainSettings]) -> dict[str, dict[str, Any]]:
 
     if call.settings.task == "classify":
         from adctl.classification.training.train import effective_settings as of_classifier
+        from adctl.cli.classifier_text import refuse_grid
 
+        refuse_grid(call.settings)
         return of_classifier(call.loaded)
     _refuse_grid(call.settings)
     return effective_settings(call.loaded)

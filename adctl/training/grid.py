@@ -20,27 +20,27 @@ import json
 import logging
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adctl import documents, files, run_folder
+from adctl import files, run_folder
 from adctl.config import LoadedSettings, TrainSettings
 from adctl.datasets import ALL_CATEGORIES, categories_of, open_dataset
 from adctl.detectors.components.shared_feature_cache import shared_features
 from adctl.detectors.registry import detector_class
-from adctl.engine import distributed
-from adctl.errors import AdctlError, DataError, UsageError
+from adctl.errors import AdctlError
 from adctl.metrics.mean_std import MeanStd, mean_std, mean_stds
 from adctl.names import csv_cell, printable
 from adctl.progress import SILENT, Reporter
 from adctl.tracking.loggers.run_loggers import finished
 from adctl.tracking.own_files import remove_own_files
 from adctl.training.evaluate import DEFECT_METRICS, METRICS, can_test, evaluate_on_test
-from adctl.training.resume import MAY_DIFFER, run_lock
+from adctl.training.grid_folder import check_grid, find_grid, known_rows, listed, new_grid, shared_settings
+from adctl.training.resume import run_lock
 from adctl.training.single_run import new_loggers, train_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     Method = Callable[[LoadedSettings[TrainSettings], Sequence["Combination"], Path, Reporter], Iterator["GridRow"]]
 
@@ -170,7 +170,7 @@ def combinations(settings: TrainSettings) -> tuple[Combination, ...]:
     Raises:
         UsageError: A detector is unknown, or the category is `all` and the dataset has no categories.
     """
-    archs = _listed(settings.arch)
+    archs = listed(settings.arch)
     for arch in (*archs, *(name.partition(".")[0] for name in settings.options if "." in name)):
         detector_class(arch)
     seeds = dict.fromkeys(settings.seeds or (settings.seed,))
@@ -180,7 +180,7 @@ def combinations(settings: TrainSettings) -> tuple[Combination, ...]:
     elif settings.category == ALL_CATEGORIES:
         names = categories_of(settings)
     elif settings.category is not None:
-        names = _listed(settings.category)
+        names = listed(settings.category)
     return tuple(Combination(name, arch, seed) for name in names for arch in archs for seed in seeds)
 
 
@@ -199,7 +199,7 @@ def train_grid(
         OutputError: The runs cannot be written.
     """
     settings = loaded.settings
-    _check(settings)
+    check_grid(settings)
     wanted = combinations(settings)
     new_loggers(replace(settings, arch=wanted[0].arch))  # raises before a training starts
     folder = _folder(settings)
@@ -216,8 +216,8 @@ def _train_all(
 ) -> GridResult:
     """Train the combinations that the folder lacks."""
     settings = loaded.settings
-    done = _known_rows(folder, settings)
-    rows = {combination: row for combination, row in done.items() if row.error is None}
+    done = known_rows(folder, SCHEMA, GridRow, shared_settings(settings, _AXES))
+    rows = {row.combination: row for row in done if row.error is None}
     complete = len(rows.keys() & set(wanted))
     if complete:
         log.info("%d of %d combinations are already complete.", complete, len(wanted))
@@ -337,81 +337,13 @@ def _ordered(rows: dict[Combination, GridRow], wanted: Sequence[Combination]) ->
     return [rows[one] for one in dict.fromkeys((*wanted, *rows)) if one in rows]
 
 
-def _listed(text: str) -> list[str]:
-    return list(dict.fromkeys(part for given in text.split(",") if (part := given.strip())))
-
-
-def _check(settings: TrainSettings) -> None:
-    if settings.resume is not None:
-        raise UsageError(
-            "--resume continues a single run, not a grid.",
-            "Call again with the same --name: completed combinations are kept.",
-        )
-    if settings.folds is not None:
-        raise UsageError("--folds needs one detector, one category and one seed.", "Train the combinations one by one.")
-    if distributed.is_launched_externally():
-        raise UsageError("A grid of trainings cannot be started by torchrun.", "Use --devices instead.")
-
-
 def _folder(settings: TrainSettings) -> Path:
     """Return the folder of an earlier call with the same name, or a new one."""
-    if settings.name is not None:
-        folder = run_folder.named_folder(settings.runs, settings.name)
-        if _summary(folder) is not None:
-            return folder
-    parts = [part.replace(",", "+") for part in (settings.arch, settings.category or "")]
-    folder = run_folder.new_folder(settings.runs, *filter(None, parts), name=settings.name)
-    _write(folder, settings, [])
+    folder = find_grid(settings, SCHEMA)
+    if folder is None:
+        folder = new_grid(settings, settings.arch, settings.category or "")
+        _write(folder, settings, [])
     return folder
-
-
-def _summary(folder: Path) -> dict[str, Any] | None:
-    known = run_folder.read_json(folder / run_folder.SUMMARY)
-    return known if known is not None and known.get("schema") == SCHEMA else None
-
-
-def _known_rows(folder: Path, settings: TrainSettings) -> dict[Combination, GridRow]:
-    """Return the results of earlier calls.
-
-    Raises:
-        UsageError: They have other settings.
-        DataError: They are damaged.
-    """
-    known = _summary(folder) or {"settings": _kept(settings), "combinations": []}
-    before = known.get("settings", {})
-    if not isinstance(before, dict):
-        raise DataError(f"{folder / run_folder.SUMMARY} is damaged: it holds no settings.", "Choose another --name.")
-    _check_same(folder, before, _kept(settings))
-    return _read_rows(folder, known)
-
-
-def _read_rows(folder: Path, known: dict[str, Any]) -> dict[Combination, GridRow]:
-    try:
-        rows = documents.convert(known.get("combinations"), list[GridRow])
-    except ValueError as error:
-        raise DataError(f"{folder / run_folder.SUMMARY} is damaged: {error}.", "Choose another --name.") from error
-    there = [row for row in rows if row.run is None or (folder / row.run / run_folder.MODEL).is_file()]
-    return {row.combination: row for row in there}
-
-
-def _kept(settings: TrainSettings) -> dict[str, Any]:
-    """Return the settings that all combinations share and that influence results; paths are absolute."""
-    values = {name: value for name, value in settings.to_json().items() if name not in _AXES | MAY_DIFFER}
-    for name in values:
-        given = getattr(settings, name)
-        if isinstance(given, Path):
-            values[name] = str(given.absolute())
-    return values
-
-
-def _check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    before = TrainSettings().to_json() | before  # settings that are newer than the grid
-    differing = [f"{name} (was {before[name]!r}, now {now[name]!r})" for name in now if before[name] != now[name]]
-    if differing:
-        raise UsageError(
-            f"{folder} was started with other settings: {'; '.join(differing)}.",
-            "Use the same settings, or choose another --name.",
-        )
 
 
 def name_of(one: Combination) -> str:
@@ -527,7 +459,7 @@ def _write(folder: Path, settings: TrainSettings, rows: Sequence[GridRow]) -> Gr
     result = GridResult(folder, tuple(rows), tabulate(rows))
     summary = {
         "schema": SCHEMA,
-        "settings": _kept(settings),
+        "settings": shared_settings(settings, _AXES),
         "combinations": [asdict(row) for row in rows],
         "table": [asdict(line) for line in result.table],
     }

@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from adctl import files, run_folder
+from adctl.classification.balance import STRATEGIES
 from adctl.classification.classifier import Classifier
 from adctl.classification.config import ClassifierConfig
 from adctl.classification.dataset import LabelledDataset, check_contents, digests_of, label_of, open_labelled, without
@@ -30,6 +31,7 @@ from adctl.classification.training.results import (
 )
 from adctl.data.roi import encode_region
 from adctl.data.split import training_digest
+from adctl.detectors.components import backbones
 from adctl.detectors.components.shared_feature_cache import shared_features
 from adctl.engine.checkpoints import FOLDER as CHECKPOINTS
 from adctl.engine.checkpoints import CheckpointFolder
@@ -77,11 +79,23 @@ class _Prepared:
     root: Path
 
 
-def train_classifier(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILENT) -> ClassifierResult:
+def train_classifier(
+    loaded: LoadedSettings[TrainSettings],
+    reporter: Reporter = SILENT,
+    *,
+    group: str | None = None,
+    failed_loggers: set[str] | None = None,
+) -> ClassifierResult:
     """Train a classifier, test it once, and write model, metrics, predictions, charts and page into a run.
 
     With `folds`, out-of-fold predictions of the training images are made too, and the models of the folds are
     combined.
+
+    Args:
+        loaded: The settings with their origins.
+        reporter: Receiver of progress.
+        group: Name of the grid that the run belongs to, for its loggers.
+        failed_loggers: Names of loggers that failed in earlier runs of the grid; changed in place.
 
     Raises:
         UsageError: A name is unknown, or settings contradict each other.
@@ -94,9 +108,10 @@ def train_classifier(loaded: LoadedSettings[TrainSettings], reporter: Reporter =
     settings = loaded.settings
     if run is not None:
         resume.check_data(run, prepared.plan.split)  # type: ignore[arg-type]
-    loggers = settings.loggers(epochs=prepared.plan.config.fine_tune != "none")
+    names = settings.loggers(epochs=prepared.plan.config.fine_tune != "none")
+    loggers = Loggers(names, group, failed_loggers)
     opened = resume.opened_folder(run, loaded, prepared.plan.split, prepared.plan.dataset)  # type: ignore[arg-type]
-    with opened as folder, finished(Loggers(loggers)) as own, shared_features() if settings.folds else nullcontext():
+    with opened as folder, finished(loggers) as own, shared_features() if settings.folds else nullcontext():
         return _train_into(folder, loaded, prepared, own, reporter)
 
 
@@ -108,8 +123,7 @@ def prepare(loaded: LoadedSettings[TrainSettings]) -> _Prepared:
         DataError: The images or their labels cannot be used.
     """
     settings = loaded.settings
-    config = classifier_config(settings)
-    _check_settings(loaded, config)
+    config = check_classifier(loaded)
     dataset = open_labelled(settings)
     digests = digests_of((*dataset.train, *dataset.test))
     unseen: tuple[Sample, ...] = ()
@@ -170,8 +184,17 @@ def effective_settings(loaded: LoadedSettings[TrainSettings]) -> dict[str, dict[
     return table
 
 
-def _check_settings(loaded: LoadedSettings[TrainSettings], config: ClassifierConfig) -> None:
+def check_classifier(loaded: LoadedSettings[TrainSettings]) -> ClassifierConfig:
+    """Check the settings of a classifier without its images, and return the settings of the network.
+
+    Raises:
+        UsageError: A name is unknown, or settings contradict each other.
+    """
     settings = loaded.settings
+    config = classifier_config(settings)
+    if settings.balance not in STRATEGIES:
+        raise unknown_name("treatment of rare kinds", settings.balance, STRATEGIES)
+    backbones.size_step(config.backbone)  # raises if timm has no such model
     tuned = config.fine_tune != "none"
     for name, origin in loaded.origins.items():
         if not origin.startswith("--"):
@@ -183,8 +206,6 @@ def _check_settings(loaded: LoadedSettings[TrainSettings], config: ClassifierCon
                 f"{flag_name(name)} has no effect on a frozen backbone.",
                 "Leave it out, or train the backbone too with --set fine_tune=last.",
             )
-    if settings.seeds:
-        raise UsageError("A classifier is trained with one seed.", "Give one --seed, or cross-validate with --folds.")
     if settings.category is not None and "," in settings.category:
         raise UsageError("A classifier is trained on one category.", "Give one --category, or none.")
     check_head(
@@ -193,6 +214,7 @@ def _check_settings(loaded: LoadedSettings[TrainSettings], config: ClassifierCon
         smoothing=settings.label_smoothing,
         mixing=settings.mixup_alpha > 0 or settings.cutmix_alpha > 0,
     )
+    return config
 
 
 def _split(
