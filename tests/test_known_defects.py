@@ -20,6 +20,7 @@ from adctl.detectors.components.known_defects import (
     defect_cells,
     defect_memory,
     direction_weights,
+    harmless_raise,
     raised,
 )
 from adctl.detectors.padim import PaDiM, PaDiMConfig
@@ -150,9 +151,9 @@ def test_settings_that_are_refused(parts):
 
 def test_closeness_raises_distances_near_defects_and_lowers_none():
     good = torch.tensor([0.0, 1.0, 2.0, 4.0])
-    assert torch.equal(raised(good, torch.full((4,), 9.0)), good)
-    assert raised(good, torch.zeros(4)).tolist() == pytest.approx([0, 1.5, 3, 6])
-    assert (raised(good, torch.rand(4)) >= good).all()
+    assert torch.equal(raised(good, torch.full((4,), 9.0), 1.5), good)
+    assert raised(good, torch.zeros(4), 1.5).tolist() == pytest.approx([0, 1.5, 3, 6])
+    assert (raised(good, torch.rand(4), 1.5) >= good).all()
     assert closeness(torch.tensor(1.0), torch.tensor(4.0)) == 0.75
 
 
@@ -164,6 +165,42 @@ def test_features_of_defects_that_resemble_good_ones_are_left_out():
     memory = defect_memory(defects, torch.tensor([0.1, 4.9, 9.0]), good, distances)
     assert memory.tolist() == [[9.0, 0.0]]
     assert not len(defect_memory(defects[:1], torch.tensor([0.0]), good, distances))
+
+
+def test_the_factor_is_the_largest_that_leaves_high_good_scores_where_they_are():
+    to_good = torch.rand(40, 2, 2, generator=torch.Generator().manual_seed(0)) + 1
+
+    def factor(to_defects: torch.Tensor) -> float:
+        return harmless_raise(to_good, to_defects, lambda distances: distances.flatten(1).amax(1))
+
+    far = torch.full_like(to_good, 9.0)
+    assert factor(far) == LARGEST_RAISE
+    ordinary, resembling = far.clone(), far.clone()
+    ordinary[to_good.flatten(1).amax(1).argsort()[:10]] = 0.9  # of images with low scores
+    assert factor(ordinary) == LARGEST_RAISE
+    resembling[to_good.flatten(1).amax(1).argmax()] = 1.8  # of the image with the highest score
+    assert 1 < factor(resembling) < LARGEST_RAISE
+    assert factor(torch.zeros_like(to_good)) == 1
+
+
+def test_defects_that_good_images_resemble_change_nothing(parts, tmp_path, caplog):
+    """Defects are copies of good images, except for a pixel."""
+    for number in range(3):
+        image = draw("good", 100 + number)
+        image[0, 0] ^= 1
+        (tmp_path / "defects" / "none").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "defects" / "none" / f"{number}.png"), image)
+    common = {"arch": "patchcore", "data": parts / "parts", "runs": tmp_path / "runs"}
+    detector, _ = load_model(train_once(settings(**common, defects=tmp_path / "defects")).model)
+    assert not len(detector.defects) or detector.largest_raise < LARGEST_RAISE
+
+
+def test_files_of_earlier_versions_keep_their_factor(memories):
+    detector, _ = load_model(memories[1].model)
+    tensors = {name: value for name, value in detector.state_dict().items() if name != "largest_raise"}
+    detector.load_state(tensors)
+    assert float(detector.largest_raise) == LARGEST_RAISE
+    assert len(detector.defects)
 
 
 @pytest.fixture(scope="module")

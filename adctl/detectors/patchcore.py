@@ -32,7 +32,14 @@ from adctl.detectors.components.feature_statistics import (
     summed,
 )
 from adctl.detectors.components.foreground import find_foreground, foreground_mask
-from adctl.detectors.components.known_defects import defect_cells, defect_memory, raised
+from adctl.detectors.components.known_defects import (
+    LARGEST_RAISE,
+    defect_cells,
+    defect_memory,
+    harmless_raise,
+    nearest_rows,
+    raised,
+)
 from adctl.detectors.components.nearest_neighbours import (
     LARGEST_BANK_CODE,
     LARGEST_CODE,
@@ -133,6 +140,7 @@ class PatchCore(FeatureDetector):
         step: Scalar tensor, the quantisation step of reduced features.
         bank: Tensor [N,D] of int8, the quantised reduced features of the coreset, in the order of selection.
         defects: Tensor [M,D] of int8, the quantised reduced features of known defects; empty without any.
+        largest_raise: Scalar tensor, the factor of the distance of a cell that equals a known defect.
         foreground: Tensor [C+1], the direction of the features along which the object differs from the background, and
             the threshold; empty without a foreground.
     """
@@ -151,6 +159,7 @@ class PatchCore(FeatureDetector):
     step: Tensor
     bank: Tensor
     defects: Tensor
+    largest_raise: Tensor
     foreground: Tensor
 
     def __init__(self, config: PatchCoreConfig, backbone: BackboneOutline | None = None) -> None:
@@ -158,6 +167,7 @@ class PatchCore(FeatureDetector):
         for name in self.fitted:
             self.register_buffer(name, torch.empty(0, dtype=torch.int8 if name == "bank" else torch.float32))
         self.register_buffer("defects", torch.empty(0, dtype=torch.int8), persistent=False)
+        self.register_buffer("largest_raise", torch.tensor(LARGEST_RAISE), persistent=False)
         self.register_buffer("foreground", torch.empty(0), persistent=False)
         self.blur = GaussianBlur(config.blur)
         self._features = FeatureBuffer()
@@ -212,7 +222,7 @@ class PatchCore(FeatureDetector):
         along = self._along(standardised)
         distances, to_defects = self._distances(standardised, along)
         if to_defects is not None:
-            distances = raised(distances, to_defects)
+            distances = raised(distances, to_defects, self.largest_raise)
         maps = smoothed_inside(self.blur, distances, inside)
         return Prediction(top_mean(maps, self.config.score_share, inside), maps)
 
@@ -311,6 +321,8 @@ class PatchCore(FeatureDetector):
         """
         defects = tensors.get("defects", self.defects)
         self.register_buffer("defects", torch.empty_like(defects), persistent="defects" in tensors)
+        # Files of earlier versions have known defects without a factor of their own.
+        self.register_buffer("largest_raise", torch.tensor(LARGEST_RAISE), persistent="largest_raise" in tensors)
         foreground = tensors.get("foreground", torch.empty(0))
         self.register_buffer("foreground", torch.empty_like(foreground), persistent="foreground" in tensors)
         super().load_state(tensors)
@@ -330,6 +342,7 @@ class PatchCore(FeatureDetector):
         self._require_state("bank", None, kept)
         if self.defects.numel():
             self._require_state("defects", None, kept)
+            self._require_state("largest_raise", positive=True)
         if self.foreground.numel():
             self._require_state("foreground", self.channels + 1)
 
@@ -425,7 +438,7 @@ class PatchCore(FeatureDetector):
         self._fit = _Fit(images, statistics)
         self._set_bank(*quantise_bank(rows))
         if good is not None:
-            self._learn_defects(good)
+            self._learn_defects(*good)
 
     def _separate_foreground(self) -> None:
         """Find the foreground, and add its mask to the buffered features, if the images show an object."""
@@ -455,24 +468,66 @@ class PatchCore(FeatureDetector):
         self._set_bank(*quantise_bank(torch.cat([present, rows]), smallest_step=self.step))
 
     @torch.no_grad()
-    def _learn_defects(self, good: Tensor) -> None:
-        """Fill the memory of known defects; `good` holds buffered features of some good images."""
+    def _learn_defects(self, good: Tensor, numbers: Sequence[int]) -> None:
+        """Fill the memory of known defects.
+
+        Args:
+            good: Buffered features [n,C,h,w] of some good images.
+            numbers: Their positions among the training images.
+        """
         assert self.known_defects is not None
         device = self.backbone.mean.device
-        rows, distances = self._rows_and_distances(self._features_of(good, device))
-        inside = slice(None) if not self._masks else to_rows(good[:, -1:].to(device))[:, 0] > 0
         found, far = [], []
         for images, masks in self.known_defects.batches(device):
             own, gaps = self._rows_and_distances(self.patches(images))
             chosen = defect_cells(masks, gaps.view(len(images), *self.grid)).flatten()
             found.append(own[chosen])
             far.append(gaps[chosen])
-        memory = defect_memory(torch.cat(found), torch.cat(far), rows[inside], distances[inside])
-        log.info("Learned %d cells of known defects that are unlike good ones.", len(memory))
+        defects = _DefectCells(torch.cat(found), torch.cat(far))
+        examples = self._good_examples(good.to(device), numbers)
+        memory, factor = defects.memory(examples), self._harmless_raise(defects, examples)
+        if len(memory) and factor == 1:
+            log.warning("Known defects change nothing: good images resemble them as much as defects do.")
+            memory = memory[:0]
+        log.info("Learned %d cells of known defects that are unlike good ones; factor %g.", len(memory), factor)
         # Far features are clipped: the bank's 7 bits are those of the products.
         codes = (memory / self.step).round().clamp(-LARGEST_BANK_CODE, LARGEST_BANK_CODE).to(torch.int8)
         with torch.inference_mode(mode=False):
             self.register_buffer("defects", codes.clone(), persistent=bool(len(codes)))
+            largest = torch.tensor(factor, device=device)
+            self.register_buffer("largest_raise", largest, persistent=bool(len(codes)))
+
+    def _good_examples(self, good: Tensor, numbers: Sequence[int]) -> _GoodExamples:
+        """Return the cells of good images, each compared with what was learned from the others."""
+        rows, distances, inside = [], [], []
+        for image, number in zip(good.split(1), numbers, strict=True):
+            mask = image[:, -1] > 0 if self._masks else None
+            patches = image[:, : self.channels].float()
+            others = self if len(good) == 1 else self._without(patches, [number], mask)
+            own, gaps = others._rows_and_distances(patches)  # noqa: SLF001 - of the same class
+            rows.append(own)
+            distances.append(gaps.view(1, *self.grid))
+            inside.append(torch.ones_like(distances[-1], dtype=torch.bool) if mask is None else mask)
+        return _GoodExamples(torch.stack(rows), torch.cat(distances), torch.cat(inside))
+
+    def _harmless_raise(self, defects: _DefectCells, good: _GoodExamples) -> float:
+        """Return the factor that good images allow, which are compared with a memory that others edited."""
+        if len(good.distances) == 1:
+            return LARGEST_RAISE
+        halves = [torch.arange(start, len(good.distances), 2) for start in range(2)]
+        to_defects = torch.empty_like(good.distances)
+        for half, other in (halves, halves[::-1]):
+            memory = defects.memory(good.part(other))
+            if not len(memory):
+                return LARGEST_RAISE
+            nearest = nearest_rows(good.rows[half].flatten(0, 1), memory)[0]
+            to_defects[half] = nearest.view(len(half), *self.grid)
+        inside = good.inside if self._masks else None
+
+        def scores(distances: Tensor) -> Tensor:
+            return top_mean(smoothed_inside(self.blur, distances, inside), self.config.score_share, inside)
+
+        return harmless_raise(good.distances, to_defects, scores)
 
     def _rows_and_distances(self, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Return the reduced features [n,D] of the cells of features [B,C,h,w], and distances [n] to good ones."""
@@ -551,8 +606,47 @@ class _Fit:
     statistics: PlaceStatistics | None = None
 
 
-def _some_images(features: FeatureBuffer) -> Tensor:
-    """Return the buffered features [n,C,h,w] of some images, evenly from all of them."""
+@dataclass(frozen=True)
+class _GoodExamples:
+    """Cells of good images, compared with what was learned from other good images.
+
+    Attributes:
+        rows: Reduced features [N,h*w,D].
+        distances: Distances [N,h,w] to good features.
+        inside: Mask [N,h,w] of the cells that count.
+    """
+
+    rows: Tensor
+    distances: Tensor
+    inside: Tensor
+
+    def part(self, places: Tensor) -> _GoodExamples:
+        """Return some of the images."""
+        return _GoodExamples(self.rows[places], self.distances[places], self.inside[places])
+
+
+@dataclass(frozen=True)
+class _DefectCells:
+    """Cells of known defects.
+
+    Attributes:
+        rows: Reduced features [M,D].
+        distances: Distances [M] to good features.
+    """
+
+    rows: Tensor
+    distances: Tensor
+
+    def memory(self, good: _GoodExamples) -> Tensor:
+        """Return the rows [n,D] of those that are unlike good cells."""
+        chosen = good.inside.flatten()
+        return defect_memory(
+            self.rows, self.distances, good.rows.flatten(0, 1)[chosen], good.distances.flatten()[chosen]
+        )
+
+
+def _some_images(features: FeatureBuffer) -> tuple[Tensor, list[int]]:
+    """Return the buffered features [n,C,h,w] of some images, evenly from all of them, and their positions."""
     count = sum(len(batch) for batch in features)
     wanted = torch.linspace(0, count - 1, min(count, _GOOD_EXAMPLES)).round().long().unique()
     found, start = [], 0
@@ -560,7 +654,7 @@ def _some_images(features: FeatureBuffer) -> Tensor:
         places = wanted[(wanted >= start) & (wanted < start + len(batch))] - start
         found.append(batch[places])
         start += len(batch)
-    return torch.cat(found)
+    return torch.cat(found), wanted.tolist()
 
 
 def _square_length(features: Tensor) -> Tensor:

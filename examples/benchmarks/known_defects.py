@@ -82,14 +82,16 @@ class Trainer:
             self._without = self.scores([])
         return self._without
 
-    def _good_patches(self, detector: Any) -> Tensor:
-        """Return the features of some training images, as a fit of PatchCore buffers them."""
+    def _good_patches(self, detector: Any) -> tuple[Tensor, list[int]]:
+        """Return the features of some training images, as a fit of PatchCore buffers them, and their positions."""
+        train = self.plan.split.train
+        numbers = [train.index(sample) for sample in evenly(train, 60)]
         if self._patches is None:
-            source = ImageSource(evenly(self.plan.split.train, 60), detector.input, workers=1, reuse=False)
+            source = ImageSource([train[number] for number in numbers], detector.input, workers=1, reuse=False)
             with torch.inference_mode():
                 found = [detector.patches(to_input(pixels, torch.device("cpu"))) for pixels in source.batches(8)]
             self._patches = torch.cat(found).half()
-        return self._patches
+        return self._patches, numbers
 
     def scores(self, defects: list[Sample]) -> dict[str, float]:
         """Return the score of each test image by its key."""
@@ -100,7 +102,7 @@ class Trainer:
         elif self.settings.arch == "patchcore" and self._fitted is not None:
             detector, header = self._fitted  # the memory of defects is all that changes
             detector.known_defects = load_known_defects(defects, self.plan.config, self.settings.workers)
-            detector._learn_defects(self._good_patches(detector))  # noqa: SLF001 - as above
+            detector._learn_defects(*self._good_patches(detector))  # noqa: SLF001 - as above
         else:
             plan = replace(self.plan, defects=tuple(defects))
             images = image_sources(self.settings, plan)

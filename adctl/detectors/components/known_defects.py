@@ -11,7 +11,9 @@ Distances to single good features can be raised instead: the memory of defects h
 defects, and a cell nearer to one of them than to all good features gets up to `LARGEST_RAISE` times its distance. No
 distance falls, so that a defect unlike all known ones keeps its score. As in editing of nearest neighbours (Wilson,
 "Asymptotic Properties of Nearest Neighbor Rules Using Edited Data", 1972), features that would raise cells of good
-images are left out.
+images are left out. Good images that resemble known defects anyway limit the factor: it is the largest one that leaves
+their highest scores where they were, so that a defect of another kind still lies above them. Both compare good images
+with what was learned from other good images only, as a new image is.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 from adctl.detectors.components.coreset import k_center_greedy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _AT_ONCE = 8
 """Images that pass through the backbone together."""
@@ -44,7 +46,16 @@ _HALF_TRUSTED = 10
 """Number of images at which the learnt weights have half of their part."""
 
 LARGEST_RAISE = 1.5
-"""Factor of the distance of a cell that equals a known defect."""
+"""Largest factor of the distance of a cell that equals a known defect."""
+
+_RAISES = (LARGEST_RAISE, 1.35, 1.2, 1.1)
+"""Factors to choose from, beside 1."""
+
+_HIGH = (0.9, 0.95, 1.0)
+"""Quantiles of the scores of good images that a factor must leave where they are."""
+
+_RISE = 0.01
+"""Rise of these scores that is allowed."""
 
 _UNUSUAL = 0.9
 """Quantile of the distances of good cells below which a cell of a defect says nothing."""
@@ -103,9 +114,31 @@ def closeness(to_defects: Tensor, to_good: Tensor) -> Tensor:
     return F.relu(1 - to_defects / (to_good + 1e-12))
 
 
-def raised(to_good: Tensor, to_defects: Tensor) -> Tensor:
-    """Return distances to good features, raised near known defects; never below the distances given."""
-    return to_good * (1 + (LARGEST_RAISE - 1) * closeness(to_defects, to_good))
+def raised(to_good: Tensor, to_defects: Tensor, factor: Tensor | float) -> Tensor:
+    """Return distances to good features, raised near known defects; never below the distances given.
+
+    Args:
+        to_good: Distances to good features.
+        to_defects: Distances to the memory of defects, of the same shape.
+        factor: Factor of the distance of a cell that equals a known defect.
+    """
+    return to_good * (1 + (factor - 1) * closeness(to_defects, to_good))
+
+
+def harmless_raise(to_good: Tensor, to_defects: Tensor, scores: Callable[[Tensor], Tensor]) -> float:
+    """Return the largest factor for `raised` that leaves the highest scores of good images where they were; 1 for none.
+
+    Args:
+        to_good: Distances [N,h,w] of the cells of good images to features of others.
+        to_defects: Their distances to known defects, of the same shape.
+        scores: Function from distances [N,h,w] to scores [N].
+    """
+    levels = to_good.new_tensor(_HIGH)
+    limits = (1 + _RISE) * scores(to_good).quantile(levels)
+    harmless = (
+        factor for factor in _RAISES if (scores(raised(to_good, to_defects, factor)).quantile(levels) <= limits).all()
+    )
+    return next(harmless, 1.0)
 
 
 def defect_memory(defects: Tensor, distances: Tensor, good: Tensor, good_distances: Tensor) -> Tensor:
@@ -115,7 +148,7 @@ def defect_memory(defects: Tensor, distances: Tensor, good: Tensor, good_distanc
         defects: Features [M,D] of the cells of known defects.
         distances: Their distances [M] to good features.
         good: Features [G,D] of cells of good images.
-        good_distances: Their distances [G] to the good features that were kept.
+        good_distances: Their distances [G] to the good features that were kept of other images.
     """
     # Ranks instead of `quantile`, which takes 16 million values at most.
     usual = good_distances.kthvalue(max(1, round(_UNUSUAL * len(good)))).values
@@ -123,14 +156,14 @@ def defect_memory(defects: Tensor, distances: Tensor, good: Tensor, good_distanc
     unusual = good_distances > usual
     if not len(rows) or not bool(unusual.any()):
         return rows[:_MOST_ROWS]
-    nearest, closest = _nearest(good[unusual], rows)
+    nearest, closest = nearest_rows(good[unusual], rows)
     found = closeness(nearest, good_distances[unusual])
     strongest = torch.zeros(len(rows), device=rows.device).scatter_reduce(0, closest, found, "amax")
     rows = rows[strongest <= _TOLERATED]
     return rows[k_center_greedy(rows, _MOST_ROWS, seed=0)] if len(rows) > _MOST_ROWS else rows
 
 
-def _nearest(queries: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_rows(queries: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return the distance [G] of each query [G,D] to the nearest row [n,D], and the index [G] of that row."""
     found = [torch.cdist(part, rows).min(1) for part in queries.split(_AT_ONCE_ROWS)]
     return torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
