@@ -992,6 +992,7 @@ def export(
     images: StrPath | Sequence[StrPath] = (),
     *,
     model: StrPath | None = None,
+    classifier: StrPath | None = None,
     calibration: StrPath | Sequence[StrPath] = (),
     format: Literal["onnx", "openvino", "torchscript", "pt2"] | Sequence[Literal["onnx", "openvino", "torchscript", "pt2"]] = ("onnx",),
     half: bool = False,
@@ -1006,6 +1007,8 @@ def export(
     Args:
         images: Images to verify the export on. Default: held-out and test images.
         model: Model file, or folder or name of a run. Default: the last model.
+        classifier: Classifier for the same graph, which then names defects too: file or run, with the detector's
+            backbone.
         calibration: Good images for the ranges of `int8`. Default: training images.
         format: Formats. Choices: onnx, openvino, torchscript, pt2.
         half: Store weights in half precision (onnx, openvino).

@@ -634,11 +634,15 @@ class ReportSettings(GateSettings, OverwriteSettings):
     "adctl export",
     "adctl export --model line3 --format onnx,openvino",
     "adctl export parts/test --format openvino --int8",
+    "adctl export --model line3 --classifier kinds --format openvino",
 )
 class ExportSettings(ModelSettings, OverwriteSettings):
     """Settings of `adctl export`."""
 
     images: Texts = INPUT((), "Images to verify the export on.", argument=True, unset="held-out and test images")
+    classifier: File | None = INPUT(
+        None, "Classifier for the same graph, which then names defects too: file or run, with the detector's backbone."
+    )
     format: Annotated[tuple[ExportFormatName, ...], Bounds(min_length=1)] = EXPORT(("onnx",), "Formats.", commas=True)
     half: bool = EXPORT(False, f"Store weights in half precision ({', '.join(formats_with('fp16'))}).")
     int8: bool = EXPORT(False, f"Quantise the network to 8 bits ({', '.join(formats_with('int8'))}).")

@@ -20,6 +20,29 @@ if TYPE_CHECKING:
     from adctl.classification.classifier import Classification, Classifier
 
 
+class Continuation:
+    """Classification that goes on from the levels of a detector's backbone.
+
+    Args:
+        detector: Backbone of the detector.
+        classifier: Classifier with the same backbone, see `obstacles`.
+    """
+
+    def __init__(self, detector: Backbone, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self._levels = detector.levels
+        self._later = _later_stages(detector, classifier.backbone)
+
+    def __call__(self, found: Sequence[Tensor]) -> Classification:
+        """Return logits and distances of the images with these levels [B,C,h,w] of the detector's network."""
+        levels, last = dict(zip(self._levels, found, strict=True)), found[-1]
+        for stage, level in self._later:
+            last = stage(last)
+            if level is not None:
+                levels[level] = last
+        return self._classifier.classify(self._classifier.pooled(self._classifier.backbone.without_margin(levels)))
+
+
 class SharedPass:
     """Features of a detector's backbone, continued for a classifier.
 
@@ -29,9 +52,7 @@ class SharedPass:
     """
 
     def __init__(self, detector: Backbone, classifier: Classifier) -> None:
-        self._classifier = classifier
-        self._levels = detector.levels
-        self._later = _later_stages(detector, classifier.backbone)
+        self._continue = Continuation(detector, classifier)
         self._kept = threading.local()
         detector.network.register_forward_hook(self._keep)
 
@@ -58,35 +79,49 @@ class SharedPass:
         if sum(len(piece[0]) for piece in pieces) != images:
             return None
         with torch.inference_mode():
-            found = [torch.cat([piece[place] for piece in pieces])[list(chosen)] for place in range(len(self._levels))]
-            levels, last = dict(zip(self._levels, found, strict=True)), found[-1]
-            for stage, level in self._later:
-                last = stage(last)
-                if level is not None:
-                    levels[level] = last
-            backbone = self._classifier.backbone
-            return self._classifier.classify(self._classifier.pooled(backbone.without_margin(levels)))
+            return self._continue([torch.cat(level)[list(chosen)] for level in zip(*pieces, strict=True)])
 
 
 def shared_pass(detector: nn.Module, classifier: Classifier) -> SharedPass | None:
-    """Return the shared pass of a detector and a classifier that get the same pixels; None if there is none.
-
-    Both need the same backbone with the same weights and margins, and the detector needs the classifier's early levels.
-    """
+    """Return the shared pass of a detector and a classifier that get the same pixels; None if there is none."""
     backbone = getattr(detector, "backbone", None)
-    if not isinstance(backbone, Backbone) or not _fit(backbone, classifier.backbone):
+    if not isinstance(backbone, Backbone) or obstacles(detector, classifier):
         return None
     return SharedPass(backbone, classifier)
 
 
-def _fit(first: Backbone, second: Backbone) -> bool:
-    return (
-        (first.name, first.image_size, first.margin) == (second.name, second.image_size, second.margin)
-        and torch.equal(first.mean, second.mean)
-        and torch.equal(first.std, second.std)
-        and set(second.levels) <= {*first.levels, *(level for _, level in _later_stages(first, second))}
-        and _same_weights(first.network, second.network)
-    )
+def obstacles(detector: nn.Module, classifier: Classifier) -> tuple[str, ...]:
+    """Return what keeps a detector and a classifier from one backbone pass, in words; empty if nothing does.
+
+    Both need the same input, and the same backbone with the same weights and margins; and the detector's backbone must
+    compute the classifier's early levels.
+    """
+    first, second = getattr(detector, "backbone", None), classifier.backbone
+    if not isinstance(first, Backbone):
+        return ("the detector has no backbone that a classifier could use",)
+    pairs: list[tuple[str, Any, Any]] = [("backbone", first.name, second.name)]
+    pairs += [
+        (name.replace("_", " "), getattr(detector.input, name), getattr(classifier.input, name))
+        for name in ("height", "width", "channels", "resize", "bit_depth", "tile", "scales", "roi", "masked")
+    ]
+    if first.margin != second.margin:
+        ours, theirs = ("replicate" if one.margin else "zeros" for one in (first, second))
+        pairs.append(("border", ours, theirs))
+    found = [
+        f"{name} {ours} in the detector and {theirs} in the classifier"
+        for name, ours, theirs in pairs
+        if ours != theirs
+    ]
+    if found:
+        return tuple(found)
+    if not set(second.levels) <= {*first.levels, *(level for _, level in _later_stages(first, second))}:
+        return (f"feature levels {first.levels} in the detector and {second.levels} in the classifier",)
+    statistics = torch.equal(first.mean, second.mean) and torch.equal(first.std, second.std)
+    if statistics and _same_weights(first.network, second.network):
+        return ()
+    if classifier.config.fine_tune != "none":
+        return (f"the backbone of the classifier was tuned (fine_tune={classifier.config.fine_tune})",)
+    return ("the weights of the backbones differ",)
 
 
 def _same_weights(first: nn.Module, second: nn.Module) -> bool:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from adctl.config import ExportSettings
     from adctl.exporting.export import Exported, ExportResult
+    from adctl.exporting.parity import ParityCheck
 
 
 def run(call: Call[ExportSettings]) -> None:
@@ -52,6 +53,18 @@ _ANOMALIES = _Words("score", "map", "verdicts", "AUROC")
 _KINDS = _Words("probability", "distance", "names", "accuracy")
 
 
+def _kinds(check: ParityCheck | None) -> list[tuple[str, str]]:
+    """Describe the comparison of the classifier in the graph."""
+    if check is None:
+        return []
+    differences = f"{check.max_score_difference:.2e} / {check.mean_score_difference:.2e}"
+    return [
+        ("kinds verified on", f"{check.images} image files"),
+        ("probability difference, max / mean", differences),
+        ("changed names", str(check.changed_verdicts)),
+    ]
+
+
 def _column(exported: Exported, words: _Words) -> list[tuple[str, str]]:
     check = exported.check
     rank = "unknown" if check.rank_correlation is None else f"{check.rank_correlation:.6f}"
@@ -70,5 +83,6 @@ def _column(exported: Exported, words: _Words) -> list[tuple[str, str]]:
         ("rank correlation", rank),
         (f"changed {words.verdicts}", str(check.changed_verdicts)),
         (f"{words.quality} change", quality),
+        *_kinds(exported.kinds),
         ("speed", f"{exported.images_per_second:.1f} images/s; torch {exported.torch_images_per_second:.1f}"),
     ]

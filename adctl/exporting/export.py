@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import pkgutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from adctl import files
 from adctl.calibration.calibration_scores import read_split
 from adctl.choices import EXPORT_FORMATS, PRECISIONS, RUNTIMES, formats_with
 from adctl.classification.header import is_classifier
+from adctl.classification.predictions import PREDICTIONS
 from adctl.data.datasets.layouts import list_images
 from adctl.data.loader import load_image
 from adctl.datasets import dataset_of_run
@@ -36,7 +37,7 @@ from adctl.runtimes.auto_select import (
     this_machine,
     version_of,
 )
-from adctl.runtimes.classifier import ClassifierRuntime, open_classifier
+from adctl.runtimes.classifier import ClassifierRuntime, classifier_of, open_classifier
 from adctl.runtimes.loading import open_runtime
 from adctl.scoring.classify import images_of_run
 from adctl.scoring.tta import with_views
@@ -87,6 +88,7 @@ class Exported:
         tolerance: Largest allowed difference of a score, as a share of the largest score.
         images_per_second: Speed on batches in memory.
         torch_images_per_second: Speed of PyTorch on the same batches, measured alternately.
+        kinds: Comparison of the classifier in the graph with PyTorch; None without one.
     """
 
     format: str
@@ -98,6 +100,30 @@ class Exported:
     tolerance: float
     images_per_second: float
     torch_images_per_second: float
+    kinds: ParityCheck | None = None
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """Model that exports are compared with, in PyTorch.
+
+    Attributes:
+        model: The detector, or a classifier exported alone.
+        samples: Images for it.
+        classifier: Classifier for the same graph, or None.
+        named: Images for the classifier.
+    """
+
+    model: Runtime | ClassifierRuntime
+    samples: Sequence[Sample]
+    classifier: ClassifierRuntime | None = None
+    named: Sequence[Sample] = ()
+
+    def predict(self, pixels: NDArray[np.uint8]) -> None:
+        """Compute everything that the exported graph computes."""
+        self.model.predict(pixels)
+        if self.classifier is not None:
+            self.classifier.predict(pixels)
 
 
 @dataclass(frozen=True)
@@ -138,20 +164,25 @@ def export(
     model = find_model(settings.runs, settings.model)
     if model.suffix != ".safetensors":
         raise UsageError(f"{model} is already an exported file.", "Give the model.safetensors instead.")
+    kinds = _classifier(model, settings)
     targets = _targets(model, settings, precision)
     least = int(model.stat().st_size * _LEAST_SIZES[precision])
     _require_replaceable(targets.values(), overwrite=settings.overwrite, size=least)
     samples = _verification_images(model, settings, max_images)
     with reporter.stage("reading the model"):
-        source = read_source(model)
+        source = read_source(model, kinds)
     images = _calibration_images(model, settings, source) if precision == "int8" else []
-    reference = _open(model)
+    reference = _Reference(_open(model), samples)
+    if kinds is not None:
+        tested = not settings.images and (kinds.parent / PREDICTIONS).is_file()
+        named = _every(images_of_run(kinds), max_images) if tested else samples
+        reference = replace(reference, classifier=open_classifier(kinds, "cpu"), named=named)
     exports = []
     for name, target in targets.items():
         with reporter.stage(f"exporting to {name}"):
             write_format(name, source, target, precision, images)
         try:
-            exports.append(_verify(name, target, precision, reference, samples, settings, reporter))
+            exports.append(_verify(name, target, precision, reference, settings, reporter))
         except BaseException:
             for file in files_of(target):
                 file.unlink(missing_ok=True)
@@ -208,6 +239,22 @@ def _require_precision(name: str, precision: str) -> None:
         )
 
 
+def _classifier(model: Path, settings: ExportSettings) -> Path | None:
+    """Return the model file of the classifier for the same graph, or None.
+
+    Raises:
+        UsageError: There is no such model, it is exported already, or the model is a classifier itself.
+    """
+    if settings.classifier is None:
+        return None
+    if is_classifier(model):
+        raise UsageError(f"{model} is a classifier itself.", "Give the detector by --model, and this by --classifier.")
+    kinds = find_model(settings.runs, settings.classifier)
+    if kinds.suffix != ".safetensors":
+        raise UsageError(f"{kinds} is already an exported file.", "Give the model.safetensors of the classifier.")
+    return kinds
+
+
 def precision_of(settings: ExportSettings) -> str:
     """Return the precision that `half` and `int8` select.
 
@@ -224,7 +271,8 @@ def _targets(model: Path, settings: ExportSettings, precision: str) -> dict[str,
     suffixes = {name: EXPORT_FORMATS[name].suffix for name in settings.format}
     for name in suffixes:
         _require_precision(name, precision)
-    stem = model.stem if precision == "fp32" else f"{model.stem}-{precision}"
+    parts = [model.stem, "classifier" if settings.classifier else "", "" if precision == "fp32" else precision]
+    stem = "-".join(filter(None, parts))
     out = settings.out
     if out is not None and out.suffix in {spec.suffix for spec in RUNTIMES.values()}:
         if list(suffixes.values()) != [out.suffix]:
@@ -254,8 +302,12 @@ def _verification_images(model: Path, settings: ExportSettings, most: int) -> li
         dataset = dataset_of_run(run_of(model, settings.runs))
         split = read_split(model, settings.runs, "Name images to verify the export on: adctl export DIR --model FILE")
         samples = [*(split.calibration or split.train), *(dataset.test if dataset else ())]
-    step = max(1, -(-len(samples) // most))
-    return list(samples[::step])
+    return _every(samples, most)
+
+
+def _every(samples: Sequence[Sample], most: int) -> list[Sample]:
+    """Return at most so many images, at regular intervals."""
+    return list(samples[:: max(1, -(-len(samples) // most))])
 
 
 def _calibration_images(model: Path, settings: ExportSettings, source: ExportSource) -> list[NDArray[np.uint8]]:
@@ -265,8 +317,7 @@ def _calibration_images(model: Path, settings: ExportSettings, source: ExportSou
     else:
         remedy = "Name good images with --calibration DIR."
         samples = images_of_run(model) if is_classifier(model) else list(read_split(model, settings.runs, remedy).train)
-    step = max(1, -(-len(samples) // _MAX_CALIBRATION_IMAGES))
-    loaded = (load_image(sample, source.detector.input) for sample in samples[::step])
+    loaded = (load_image(sample, source.detector.input) for sample in _every(samples, _MAX_CALIBRATION_IMAGES))
     pixels = [item.pixels[None] for item in loaded if item.pixels is not None]
     if not pixels:
         raise DataError(
@@ -280,20 +331,20 @@ def _verify(
     name: str,
     target: Path,
     precision: str,
-    reference: Runtime | ClassifierRuntime,
-    samples: Sequence[Sample],
+    reference: _Reference,
     settings: ExportSettings,
     reporter: Reporter,
 ) -> Exported:
-    """Compare the scores and the speed of an exported file with PyTorch."""
+    """Compare the scores, the names and the speed of an exported file with PyTorch."""
     with captured_output():
         runtime = _open(target)
-    check = _compare(reference, runtime, samples, reporter)
+    check = _compare(reference.model, runtime, reference.samples, reporter)
     tolerance = settings.tolerance or TOLERANCES[precision]
-    # A few names of images between two kinds change by rounding to eight bits; the accuracy decides.
-    named = precision == "int8" and isinstance(reference, ClassifierRuntime)
-    difference = check.mean_score_difference if named else check.max_score_difference
-    _require_parity(check, difference, tolerance, target, precision)
+    _require_parity(check, tolerance, target, precision, named=isinstance(runtime, ClassifierRuntime))
+    kinds = None
+    if reference.classifier is not None and not isinstance(runtime, ClassifierRuntime):
+        kinds = check_kinds(reference.classifier, classifier_of(runtime), reference.named, reporter)
+        _require_parity(kinds, tolerance, target, precision, named=True)
     pixels = np.random.default_rng(0).integers(0, 256, (_BATCH, *runtime.input.shape), np.uint8)
     seconds = seconds_per_batch([partial(each.predict, pixels) for each in (reference, runtime)])
     return Exported(
@@ -306,6 +357,7 @@ def _verify(
         tolerance=tolerance,
         images_per_second=_BATCH / seconds[1],
         torch_images_per_second=_BATCH / seconds[0],
+        kinds=kinds,
     )
 
 
@@ -328,11 +380,14 @@ def _compare(
     return check_parity(with_views(first, views), with_views(second, views), samples, reporter)
 
 
-def _require_parity(check: ParityCheck, difference: float, tolerance: float, target: Path, precision: str) -> None:
-    names = is_classifier(target)
+def _require_parity(check: ParityCheck, tolerance: float, target: Path, precision: str, *, named: bool) -> None:
+    """Raise if an exported file scores, or names kinds, too differently."""
+    # A few names of images between two kinds change by rounding to eight bits; the accuracy decides.
+    by_mean = precision == "int8" and named
+    difference = check.mean_score_difference if by_mean else check.max_score_difference
     if precision == "int8" and check.auroc_change is not None and check.auroc_change < -_MAX_AUROC_LOSS:
         does, metric = "separates good from defective images less well", "AUROC"
-        if names:
+        if named:
             does, metric = "names kinds less well", "accuracy"
         raise AdctlError(
             f"{target.name} {does} than the model: its {metric} is {-check.auroc_change:.4f} lower, "
@@ -340,7 +395,7 @@ def _require_parity(check: ParityCheck, difference: float, tolerance: float, tar
             "The file was removed. Give more good images with --calibration, or use --half.",
         )
     if difference > tolerance:
-        value, decisions = ("probability", "names") if names else ("score", "verdicts")
+        value, decisions = ("probability", "names") if named else ("score", "verdicts")
         raise AdctlError(
             f"{target.name} differs from the model: by {difference:.2e} of the largest {value}, and {tolerance:g} is "
             f"allowed; {check.changed_verdicts} of {check.images} {decisions} changed.",
@@ -371,7 +426,10 @@ def _parity_record(exported: Exported, source: ExportSource) -> ParityRecord:
         version=version_of(exported.runtime),
         precision=exported.precision,
         machine=this_machine(),
-        equal=exported.check.max_score_difference <= TOLERANCES["fp32"] and not exported.check.changed_verdicts,
+        equal=all(
+            check is None or (check.max_score_difference <= TOLERANCES["fp32"] and not check.changed_verdicts)
+            for check in (exported.check, exported.kinds)
+        ),
         images_per_second=exported.images_per_second,
         torch_images_per_second=exported.torch_images_per_second,
     )

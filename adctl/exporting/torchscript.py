@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adctl import files
-from adctl.runtimes.metadata import METADATA
+from adctl.runtimes.metadata import METADATA, OUTPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +43,24 @@ class EachImage(nn.Module):
         return torch.cat(scores), torch.cat(maps)
 
 
+class EachImageOfPair(EachImage):
+    """Module that calls the graph of a detector and a classifier for each image of a batch."""
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """Return scores [B], maps [B,h,w], distances [B] and logits [B,K] of pixels [B,H,W,C], uint8."""
+        scores = torch.jit.annotate(list[Tensor], [])
+        maps = torch.jit.annotate(list[Tensor], [])
+        distances = torch.jit.annotate(list[Tensor], [])
+        logits = torch.jit.annotate(list[Tensor], [])
+        for image in pixels.split(1):
+            score, anomaly_map, distance, logit = self.graph(image)
+            scores.append(score)
+            maps.append(anomaly_map)
+            distances.append(distance)
+            logits.append(logit)
+        return torch.cat(scores), torch.cat(maps), torch.cat(distances), torch.cat(logits)
+
+
 def write(source: ExportSource, target: Path, precision: str, images: Sequence[NDArray[np.uint8]]) -> None:
     """Export to TorchScript, atomically.
 
@@ -60,5 +78,6 @@ def write(source: ExportSource, target: Path, precision: str, images: Sequence[N
     content = io.BytesIO()
     with torch.no_grad():
         traced = torch.jit.trace(graph, (source.example(1),), check_trace=False)
-        torch.jit.save(torch.jit.script(EachImage(traced)), content, _extra_files={METADATA: source.metadata("fp32")})
+        each = EachImage(traced) if len(source.outputs) == len(OUTPUTS) else EachImageOfPair(traced)
+        torch.jit.save(torch.jit.script(each), content, _extra_files={METADATA: source.metadata("fp32")})
     files.write_bytes(target, content.getvalue())

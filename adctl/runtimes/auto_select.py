@@ -39,7 +39,8 @@ class ParityRecord:
     Attributes:
         file: File name.
         sha256: Digests of the file and, if there is one, of its weights file, separated by a space.
-        tensors: SHA-256 of the tensors of the exported model.
+        tensors: SHA-256 of the tensors of the exported model; of detector and classifier, separated by a space, if the
+            graph is one of both.
         runtime: Name of the runtime.
         version: Version of the runtime's package.
         precision: `fp32`, `fp16` or `int8`.
@@ -230,6 +231,7 @@ def _fault(record: ParityRecord, folder: Path, digest: str | None) -> str | None
     path = folder / record.file
     needed = f"{record.runtime} {record.version}"
     checks: list[tuple[bool, str]] = [
+        (" " in record.tensors, "has a classifier too, so it is used only if you name the file"),
         (record.tensors != digest, "was exported from another model"),
         (record.precision != "fp32", f"is {record.precision}, which is used only if you name the file"),
         (not record.equal, "did not score the same"),

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Sequence
+    from typing import Any
+
     from numpy.typing import NDArray
 
     from adctl.data.preprocess import InputSpec
@@ -20,10 +24,20 @@ class RuntimeOutput:
     Attributes:
         scores: Raw scores [B], float64.
         maps: Raw anomaly maps [B,h,w], float32, in the detector's own resolution.
+        distances: Distances [B] of the classifier in the same graph; None without one.
+        logits: Logits [B,K] of the classifier in the same graph; None without one.
     """
 
     scores: NDArray[np.float64]
     maps: NDArray[np.float32]
+    distances: NDArray[np.float32] | None = None
+    logits: NDArray[np.float32] | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Sequence[NDArray[Any]]]) -> RuntimeOutput:
+        """Return the output for a batch from that for its parts: each holds all outputs of the graph, in order."""
+        scores, maps, *of_classifier = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return cls(scores.astype(np.float64), maps, *of_classifier)
 
 
 class Runtime(Protocol):

@@ -14,6 +14,7 @@ from adctl.data.preprocess import InputSpec
 from adctl.errors import ModelFileError, UsageError, unknown_name
 from adctl.runtimes.auto_select import find_export, verify_export
 from adctl.runtimes.loading import open_runtime
+from adctl.runtimes.metadata import classifier_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,6 +94,20 @@ def open_classifier(
         return output.maps.astype(np.float64), output.scores
 
     return ClassifierRuntime(opened.name, opened.header, opened.device, predict, opened.callers)
+
+
+def classifier_of(runtime: Runtime) -> ClassifierRuntime:
+    """Return the classifier in the graph of an exported detector."""
+    header = classifier_in(runtime)
+    assert header is not None
+
+    def predict(pixels: NDArray[np.uint8]) -> tuple[Floats, Floats]:
+        output = runtime.predict(pixels)
+        assert output.logits is not None
+        assert output.distances is not None
+        return output.logits.astype(np.float64), output.distances.astype(np.float64)
+
+    return ClassifierRuntime(runtime.name, header, runtime.device, predict, runtime.callers)
 
 
 def open_any(

@@ -1,19 +1,20 @@
 """Names and metadata common to the exported files of all formats.
 
 The graph maps pixels [B,H,W,C] of uint8, already resized, to scores [B] and anomaly maps [B,h,w] of float32; that of a
-classifier maps them to distances [B] and logits [B,K]. The file also holds one JSON text: the header of the model file
-(calibration, settings, training) and the origin of the graph.
+classifier maps them to distances [B] and logits [B,K], and that of a detector with a classifier to all four. The file
+also holds one JSON text: the header of the model file (calibration, settings, training), that of the classifier in the
+graph, and the origin of the graph.
 """
 
 from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, cast
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 from adctl import documents
-from adctl.classification.header import ARCH, header_of
+from adctl.classification.header import ARCH, ClassifierHeader, header_of
 from adctl.errors import ModelFileError, UsageError
 from adctl.model_file import ModelHeader
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from adctl.classification.header import ClassifierHeader
+    from adctl.runtimes.base import Runtime
 
 METADATA = "adctl"
 """Key of the JSON text in the file's metadata."""
@@ -32,6 +33,9 @@ METADATA = "adctl"
 INPUT = "pixels"
 OUTPUTS = ("scores", "maps")
 CLASSIFIER_OUTPUTS = ("distances", "logits")
+
+_CLASSIFIER = "classifier"
+"""Key of the header of a classifier in the graph of a detector."""
 
 _REMEDY = "Export it again with 'adctl export'."
 
@@ -43,16 +47,21 @@ class ExportOrigin:
     Attributes:
         tensors: SHA-256 of the tensors of the model file; see `model_file.tensors_digest`.
         precision: Precision of the weights: `fp32`, `fp16` or `int8`.
+        classifier: Header of the classifier in the graph of a detector, or None.
     """
 
     tensors: str
     precision: str
+    classifier: ClassifierHeader | None = None
 
 
 def metadata_text(header: ModelHeader | ClassifierHeader, origin: ExportOrigin) -> str:
     """Return the JSON text for an exported file; the same model always gives the same text."""
     values = header.to_dict() if isinstance(header, ModelHeader) else asdict(header)
-    return json.dumps({**values, "export": asdict(origin)}, sort_keys=True)
+    if origin.classifier is not None:
+        # Without `arch`, by which the file of a classifier alone is known.
+        values |= {_CLASSIFIER: {name: value for name, value in asdict(origin.classifier).items() if name != "arch"}}
+    return json.dumps({**values, "export": {"tensors": origin.tensors, "precision": origin.precision}}, sort_keys=True)
 
 
 def read_metadata(text: str | None, path: Path) -> tuple[ModelHeader, ExportOrigin]:
@@ -70,12 +79,21 @@ def read_metadata(text: str | None, path: Path) -> tuple[ModelHeader, ExportOrig
     try:
         value = documents.parse(text, dict)
         origin = documents.convert(value.pop("export", None), ExportOrigin)
+        classifier = documents.convert(value.pop(_CLASSIFIER, {}), dict[str, Any])
     except ValueError as error:
         raise ModelFileError(f"The metadata of {path} is damaged or from another adctl: {error}.", _REMEDY) from error
+    if classifier:
+        origin = replace(origin, classifier=header_of({**classifier, "arch": ARCH}, path))
     if value.get("arch") == ARCH:
         # `adctl.runtimes.loading` opens such a file only for a caller that wants a classifier.
         return cast("ModelHeader", header_of(value, path)), origin
     return ModelHeader.from_dict(value, path), origin
+
+
+def classifier_in(runtime: Runtime) -> ClassifierHeader | None:
+    """Return the header of the classifier in the graph of an exported detector; None for any other runtime."""
+    origin: ExportOrigin | None = getattr(runtime, "origin", None)  # only exported files have one
+    return None if origin is None else origin.classifier
 
 
 def damaged(path: Path, kind: str, error: object) -> ModelFileError:

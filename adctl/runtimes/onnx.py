@@ -70,10 +70,10 @@ class OnnxRuntime:
     def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
         """Score pixels [B,H,W,C], uint8."""
         if len(pixels) == 1 or self.device != "cpu":
-            return _join([_run(self._session, pixels)])
+            return RuntimeOutput.joined([_run(self._session, pixels)])
         with self._lock:  # two callers must not create them twice
             session, threads = self._single, self._threads
-        return _join(list(threads.map(lambda part: _run(session, part), split_batch(pixels, 1))))
+        return RuntimeOutput.joined(list(threads.map(lambda part: _run(session, part), split_batch(pixels, 1))))
 
     @cached_property
     def _single(self) -> Any:
@@ -95,14 +95,9 @@ class OnnxRuntime:
         return onnxruntime.InferenceSession(str(self._path), options, providers=self._providers)
 
 
-def _run(session: Any, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    scores, maps = session.run(None, {INPUT: np.ascontiguousarray(pixels)})
-    return scores, maps
-
-
-def _join(parts: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> RuntimeOutput:
-    scores = np.concatenate([scores for scores, _ in parts])
-    return RuntimeOutput(scores.astype(np.float64), np.concatenate([maps for _, maps in parts]))
+def _run(session: Any, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    outputs: list[NDArray[np.float32]] = session.run(None, {INPUT: np.ascontiguousarray(pixels)})
+    return outputs
 
 
 def _choose(device: str, gpu: int | None, available: list[str]) -> tuple[str, list[Any]]:

@@ -9,8 +9,6 @@ from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
 from adctl.data.preprocess import InputSpec
 from adctl.errors import MissingExtraError
 from adctl.runtimes.base import RuntimeOutput
@@ -28,9 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
-    Part: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
+    Part: TypeAlias = list[NDArray[Any]]
 
 _REQUESTS = 3
 """Inference requests for each stream that computes at the same time."""
@@ -107,8 +106,7 @@ class OpenVinoRuntime:
                 parts = [request.finish()]
         else:
             parts = list(self._in_parallel(pixels))
-        scores, maps = zip(*parts, strict=True)
-        return RuntimeOutput(np.concatenate(scores).astype(np.float64), np.concatenate(maps))
+        return RuntimeOutput.joined(parts)
 
     def _in_parallel(self, pixels: NDArray[np.uint8]) -> Iterator[Part]:
         """Compute the parts of a batch with the idle requests, and yield the results in order.
@@ -170,7 +168,7 @@ class _Request:
         self._count = 0
         self._request = compiled.create_infer_request()
         self._pixels = self._request.get_tensor(INPUT).data
-        self._outputs = [self._request.get_output_tensor(number).data for number in range(2)]
+        self._outputs = [self._request.get_output_tensor(number).data for number in range(len(compiled.outputs))]
 
     def start(self, pixels: NDArray[np.uint8]) -> None:
         """Start computing pixels [B,H,W,C]; at most as many images as the network was compiled for."""
@@ -179,7 +177,6 @@ class _Request:
         self._request.start_async()
 
     def finish(self) -> Part:
-        """Wait for the result, and return scores [B] and maps [B,h,w]."""
+        """Wait for the result, and return scores [B], maps [B,h,w] and the outputs of a classifier, if there is one."""
         self._request.wait()
-        scores, maps = (output[: self._count].copy() for output in self._outputs)
-        return scores, maps
+        return [output[: self._count].copy() for output in self._outputs]

@@ -67,8 +67,8 @@ class ArchiveRuntime:
     def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
         """Score pixels [B,H,W,C], uint8."""
         with torch.inference_mode():
-            scores, maps = self._graph(torch.from_numpy(pixels).to(self._device))
-        return RuntimeOutput(scores.cpu().double().numpy(), maps.cpu().numpy())
+            outputs = self._graph(torch.from_numpy(pixels).to(self._device))
+        return RuntimeOutput.joined([[output.cpu().numpy() for output in outputs]])
 
 
 def refuse_pickles(content: bytes, path: Path) -> None:

@@ -62,5 +62,5 @@ class TorchScriptRuntime:
         """Score pixels [B,H,W,C], uint8."""
         # The optimizer would compile the graph again for each batch size.
         with torch.inference_mode(), optimized_execution(False):
-            scores, maps = self._graph(torch.from_numpy(pixels).to(self._device))
-        return RuntimeOutput(scores.cpu().double().numpy(), maps.cpu().numpy())
+            outputs = self._graph(torch.from_numpy(pixels).to(self._device))
+        return RuntimeOutput.joined([[output.cpu().numpy() for output in outputs]])

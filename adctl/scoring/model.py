@@ -21,7 +21,7 @@ from adctl.errors import ImageError, UsageError
 from adctl.paths import StrPath
 from adctl.records import Sample, Verdict
 from adctl.scoring.heatmaps import upsample
-from adctl.scoring.naming import NamingRuntime
+from adctl.scoring.naming import with_names
 from adctl.scoring.predict import predict
 from adctl.scoring.score import open_model, to_row
 from adctl.thresholds.decision import DecisionRule
@@ -85,7 +85,7 @@ class Model:
         runtime: Name of the runtime; `auto` chooses the fastest runtime that was verified against PyTorch.
         batch_size: Number of images in a batch; `auto` chooses it for the device.
         workers: Number of threads that read images.
-        classifier: Model file of a classifier that names the defects; None names none.
+        classifier: Model file of a classifier that names the defects; None takes that of an export of both, if any.
         classify: Images that it names: `rejected`, `flagged` (also those to inspect) or `all`.
 
     Raises:
@@ -107,9 +107,9 @@ class Model:
         classify: str = "rejected",
     ) -> None:
         self.path = Path(path)
-        self._runtime: Runtime = open_model(self.path, device, gpu, runtime)
-        if classifier is not None:
-            self._runtime = NamingRuntime(self._runtime, Path(classifier), classify)
+        opened = open_model(self.path, device, gpu, runtime)
+        given = None if classifier is None else Path(classifier)
+        self._runtime: Runtime = with_names(opened, self.path, given, classify)
         self._rule = DecisionRule(self.calibration) if self.calibration else None
         self._batch_size = batch_size
         self._workers = workers

@@ -2,6 +2,7 @@
 
 | detector and classifier                              | pixels               | backbone                    |
 |------------------------------------------------------|----------------------|-----------------------------|
+| one exported graph of both                           | those of the detector | that of the detector goes on |
 | same input, backbone and weights, PyTorch on the CPU | those of the detector | that of the detector goes on |
 | same input                                           | those of the detector | second pass                 |
 | anything else, such as tiles or another size         | read again           | second pass                 |
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,8 @@ from adctl.data.loader import load_image, stack_pixels
 from adctl.errors import UsageError
 from adctl.files import sha256_file
 from adctl.records import Verdict
+from adctl.runtimes.metadata import classifier_in
+from adctl.scoring.tta import AugmentedRuntime
 from adctl.tracking.models import find_model
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from adctl.classification.header import ClassifierHeader
     from adctl.classification.shared_pass import SharedPass
     from adctl.config import ScoreSettings
     from adctl.data.loader import LoadedImage
@@ -186,18 +191,78 @@ class NamingRuntime:
         return [DefectName(name, float(row.max())) for name, row in zip(names, named.probabilities, strict=True)]
 
 
-def with_classifier(runtime: Runtime, settings: ScoreSettings) -> Runtime:
-    """Return the runtime with the classifier of the settings, or the runtime itself without one.
+class OneGraphRuntime(NamingRuntime):
+    """Runtime of an exported graph of detector and classifier, which names images by their verdict.
+
+    With views, the name is that of the unchanged image.
+
+    Args:
+        runtime: Runtime of the graph, with its views.
+        header: Header of the classifier in the graph.
+        path: The exported file.
+        which: A key of `NAMED`.
+    """
+
+    def __init__(self, runtime: Runtime, header: ClassifierHeader, path: Path, which: str) -> None:
+        self.path, self.which = path, which
+        self.classes_header = header
+        self.runtime = runtime
+        self.name = runtime.name
+        self.input = runtime.input
+        self.device = runtime.device
+        self.callers = runtime.callers
+        self._calibration = None
+        self._kept = threading.local()
+
+    @property
+    def shares(self) -> bool:
+        """True: there is one graph."""
+        return True
+
+    def predict(self, pixels: NDArray[np.uint8]) -> RuntimeOutput:
+        """Score pixels [B,H,W,C], uint8, that already have the format of `input`."""
+        self._kept.output = output = self.runtime.predict(pixels)
+        return output
+
+    def _same_pass(self, items: Sequence[LoadedImage], chosen: list[int]) -> tuple[list[int], list[DefectName]]:
+        output: RuntimeOutput = self._kept.output
+        assert output.logits is not None
+        assert output.distances is not None
+        assert len(output.logits) == len(items)
+        return chosen, self._decide(output.logits[chosen].astype(float), output.distances[chosen].astype(float))
+
+
+def with_names(runtime: Runtime, model: Path, classifier: Path | None, which: str) -> Runtime:
+    """Return the runtime with a classifier: the given one, else that in its own graph; itself if there is none.
+
+    Args:
+        runtime: Runtime of the model, with its views.
+        model: File of the model.
+        classifier: Model file of the classifier, or None.
+        which: A key of `NAMED`.
+
+    Raises:
+        ModelFileError: The file is no classifier, or is damaged.
+        UsageError: It does not go with the detector.
+    """
+    if classifier is not None:
+        return NamingRuntime(runtime, classifier, which)
+    header = classifier_in(runtime.runtime if isinstance(runtime, AugmentedRuntime) else runtime)
+    return runtime if header is None else OneGraphRuntime(runtime, header, model, which)
+
+
+def with_classifier(runtime: Runtime, model: Path, settings: ScoreSettings) -> Runtime:
+    """Return the runtime with the classifier of the settings, else that of its graph; see `with_names`.
 
     Raises:
         UsageError: There is no such model, or it does not go with the detector.
         ModelFileError: It is no classifier, or is damaged.
     """
-    if settings.classifier is None:
-        if settings.classify != "rejected":
-            raise UsageError("--classify needs a classifier.", "Add --classifier MODEL.")
-        return runtime
-    return NamingRuntime(runtime, find_model(settings.runs, settings.classifier), settings.classify)
+    given = None if settings.classifier is None else find_model(settings.runs, settings.classifier)
+    named = with_names(runtime, model, given, settings.classify)
+    if settings.classify != "rejected" and not isinstance(named, NamingRuntime):
+        raise UsageError("--classify needs a classifier.", "Add --classifier MODEL.")
+    return named
 
 
 def classifier_facts(runtime: Runtime) -> dict[str, Any]:

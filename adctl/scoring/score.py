@@ -413,7 +413,7 @@ def open_for_scoring(model: Path, settings: ScoreSettings) -> Runtime:
     """
     tta, precision = settings.tta, settings.precision
     runtime = open_model(model, settings.device, settings.gpu, settings.runtime, tta, precision)
-    return with_classifier(runtime, settings)
+    return with_classifier(runtime, model, settings)
 
 
 def open_model(

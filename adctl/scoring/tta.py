@@ -100,18 +100,21 @@ class TestTimeAugmentation:
     def __call__(self, pixels: NDArray[Any]) -> RuntimeOutput:
         """Predict pixels [B,H,W,C]; return mean scores [B] and mean anomaly maps [B,h,w].
 
+        The output of a classifier in the same graph is that of the unchanged image.
+
         Raises:
             UsageError: A view needs square images, and these images are not square.
         """
         require_square(self.views, *pixels.shape[1:3])
-        output = self.predict(pixels)
-        scores, maps = output.scores, output.maps
+        unchanged = self.predict(pixels)
+        scores, maps = unchanged.scores, unchanged.maps
         for name in self.views:
             view = VIEWS[name]
             output = self.predict(np.ascontiguousarray(view.apply(pixels)))
             scores, maps = scores + output.scores, maps + view.undo(output.maps)
         count = len(self.views) + 1
-        return RuntimeOutput(scores / count, np.ascontiguousarray(maps / count))
+        maps = np.ascontiguousarray(maps / count)
+        return RuntimeOutput(scores / count, maps, unchanged.distances, unchanged.logits)
 
 
 class AugmentedRuntime:

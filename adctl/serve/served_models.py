@@ -22,7 +22,7 @@ from adctl.choices import RUNTIMES
 from adctl.engine.batch_size import starting_batch_size
 from adctl.errors import ModelFileError, UsageError
 from adctl.scoring.colour_bar import ColourScale
-from adctl.scoring.naming import NamingRuntime
+from adctl.scoring.naming import NamingRuntime, with_names
 from adctl.scoring.registry import Registry, is_registry, read_registry
 from adctl.scoring.score import ScoreSummary, open_model
 from adctl.scoring.watch import DRIFT_EVERY, DRIFT_SIGNIFICANCE, DRIFT_WINDOW
@@ -324,8 +324,8 @@ class ServedModels:
         runtime = open_model(
             version.path, settings.device, settings.gpu, settings.runtime, precision=settings.precision
         )
-        if settings.classifier is not None:
-            runtime = NamingRuntime(runtime, find_model(settings.runs, settings.classifier), "rejected")
+        classifier = None if settings.classifier is None else find_model(settings.runs, settings.classifier)
+        runtime = with_names(runtime, version.path, classifier, "rejected")
         _warm_up(runtime)
         return self._put(ServedModel(version, runtime, self._drifted))
 
