@@ -19,6 +19,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from adctl.detectors.base import CostEstimate, Prediction, Search
 from adctl.detectors.components.anomaly_maps import GaussianBlur, smoothed_inside, top_mean
+from adctl.detectors.components.border_levels import MOST_IMAGES, border_levels
 from adctl.detectors.components.coreset import k_center_greedy
 from adctl.detectors.components.feature_buffer import CHUNK, FeatureBuffer, room
 from adctl.detectors.components.feature_maps import to_rows
@@ -27,6 +28,7 @@ from adctl.detectors.components.feature_statistics import (
     CovarianceSums,
     PlaceStatistics,
     exact,
+    place_weight,
     principal_directions,
     smoothed,
     summed,
@@ -70,6 +72,9 @@ _SMALLEST_DEVIATION = 1e-6
 _GOOD_EXAMPLES = 60
 """Number of good images that known defects are compared with."""
 
+_FEWEST_ROWS = 200
+"""Rows of the smallest bank, unless the images have fewer patches: fewer rows find less, and more no more."""
+
 _EARLIER = -1
 """Number of the image of rows of the bank that were there before an update."""
 
@@ -87,7 +92,9 @@ class PatchCoreConfig(FeatureConfig):
 
     context: int = Field(3, ge=1, le=9, description=FeatureConfig.model_fields["context"].description)
     cell: float | None = Field(12, gt=0, description=FeatureConfig.model_fields["cell"].description)
-    coreset_ratio: float = Field(0.01, gt=0, le=1, description="Fraction of all patches kept in the memory bank")
+    coreset_ratio: float = Field(
+        0.01, gt=0, le=1, description="Fraction of all patches kept in the memory bank, but not fewer than 200"
+    )
     dimensions: int = Field(80, ge=2, description="Number of principal directions of the features in the bank")
     whitening: float = Field(
         0.5, ge=0, le=1, description="Strength of whitening: 0 keeps the variances, 1 makes them equal"
@@ -134,7 +141,8 @@ class PatchCore(FeatureDetector):
 
     Attributes:
         centre: Tensor [C,h,w], the mean feature around each place.
-        spread: Tensor [C,h,w], the standard deviation around each place.
+        spread: Tensor [C,h,w], the standard deviation around each place; of a handful of images, it is raised at the
+            border by `border_levels`.
         directions: Tensor [C,D], orthonormal columns, largest variance first.
         scales: Tensor [D+1], the factor of the square in each direction, and of the remainder.
         step: Scalar tensor, the quantisation step of reduced features.
@@ -294,7 +302,7 @@ class PatchCore(FeatureDetector):
             statistics = self._fit.statistics.without(patches, inside)
             # With the weights of all images, so that the scale of the scores hardly changes.
             centre, spread = statistics.around(_SMALLEST_DEVIATION, self._fit.statistics.count)
-            changed |= {"centre": centre.float(), "spread": spread.float()}
+            changed |= {"centre": centre.float(), "spread": (spread * self._fit.levels).float()}
         without = copy.copy(self)
         without._buffers = {**self._buffers, **changed}  # noqa: SLF001 - of the same class
         if self.config.search != "exact":
@@ -304,7 +312,7 @@ class PatchCore(FeatureDetector):
     def estimate_cost(self, images: int) -> CostEstimate:
         """Estimate the cost of fitting: features are buffered in half precision, on disk if memory is too small."""
         patches = images * self.config.rotations * self.places
-        kept = max(1, round(self.config.coreset_ratio * patches))
+        kept = self._rows_of(patches)
         reduced = min(self.config.dimensions, self.channels)
         buffered, rows = 2 * patches * self.channels, 4 * patches * reduced
         held, free = max(buffered, rows), room()
@@ -433,9 +441,10 @@ class PatchCore(FeatureDetector):
             self._separate_foreground()
         with closing(self._features) as features:
             statistics = self._find_directions(features)
+            levels = self._raise_border(features, statistics)
             good = None if self.known_defects is None else _some_images(features)
             rows, images = self._select(features, progress)
-        self._fit = _Fit(images, statistics)
+        self._fit = _Fit(images, statistics, levels)
         self._set_bank(*quantise_bank(rows))
         if good is not None:
             self._learn_defects(*good)
@@ -552,10 +561,14 @@ class PatchCore(FeatureDetector):
         patches = int(ends[-1])
         reduced = (self._inner(batch, self.reduced(self._features_of(batch, device))) for batch in features.drain())
         rows = _move_if_it_fits(features.rows(reduced, patches, self.directions.shape[1]), device)
-        kept = max(1, round(self.config.coreset_ratio * patches))
+        kept = self._rows_of(patches) if covered_by is None else max(1, round(self.config.coreset_ratio * patches))
         log.info("Selecting %d of %d patches for the memory bank.", kept, patches)
         chosen = k_center_greedy(rows, kept, seed=self.config.seed, covered_by=covered_by, progress=progress)
         return rows[chosen].to(device), torch.searchsorted(ends.to(chosen.device), chosen, right=True)
+
+    def _rows_of(self, patches: int) -> int:
+        """Return the number of rows of the bank of so many patches."""
+        return min(patches, max(_FEWEST_ROWS, round(self.config.coreset_ratio * patches)))
 
     def _rows_of_images(self, batch: Tensor) -> Tensor:
         """Return the number of cells [B] inside each image of a buffered batch."""
@@ -579,6 +592,22 @@ class PatchCore(FeatureDetector):
         self._fit_buffer("scales", self._scales_of(variances.clamp(min=0), kept).float())
         return statistics
 
+    def _raise_border(self, features: FeatureBuffer, statistics: PlaceStatistics) -> Tensor:
+        """Multiply the deviations by the levels of the border if there are few images; return the factors [h,w].
+
+        The levels have the weight that `PlaceStatistics.around` gives to all places: the deviations of many images hold
+        them already.
+        """
+        count, device = statistics.count, self.backbone.mean.device
+        if not isinstance(count, int) or count > MOST_IMAGES or self.config.rotations > 1:
+            return torch.ones(self.grid, device=device)
+        standardised = self._standardised(torch.cat([self._features_of(batch, device) for batch in features]))
+        along = self._along(standardised)
+        beyond = self.scales[-1] * (_square_length(standardised) - _square_length(along))
+        levels = border_levels(self._scaled(along), beyond) ** (1 - place_weight(count))
+        self._fit_buffer("spread", self.spread * levels)
+        return levels
+
     def _features_of(self, batch: Tensor, device: torch.device) -> Tensor:
         """Return the features [B,C,h,w] of a buffered batch in single precision, without the mask."""
         return batch[:, : self.channels].to(device).float()
@@ -600,10 +629,12 @@ class _Fit:
     Attributes:
         images: Number of the image of each row of the bank, tensor [N]; `_EARLIER` for rows before an update.
         statistics: Statistics to which the images contributed; None after an update.
+        levels: Factors [h,w] of the deviations near the border, or 1.
     """
 
     images: Tensor
     statistics: PlaceStatistics | None = None
+    levels: Tensor | float = 1.0
 
 
 @dataclass(frozen=True)

@@ -215,8 +215,8 @@ class PlaceStatistics:
             count: Number of images n, for all places or each; None takes that of the statistics.
         """
         mean, deviation = self.filled()
-        squared = torch.as_tensor(self.count if count is None else count, dtype=mean.dtype, device=mean.device).square()
-        weight = squared / (squared + _FEW_IMAGES**2)
+        counts = torch.as_tensor(self.count if count is None else count, dtype=mean.dtype, device=mean.device)
+        weight = place_weight(counts)
         everywhere = mean.mean((1, 2), keepdim=True)
         total = _averaged(deviation.square() + (mean - everywhere).square())
         own = _averaged(deviation).square()
@@ -233,6 +233,11 @@ class PlaceStatistics:
             (values * self.count).sum((1, 2), keepdim=True) / self.count.sum() for values in (self.mean, self.deviation)
         )
         return torch.where(self.count > 0, self.mean, everywhere), torch.where(self.count > 0, self.deviation, typical)
+
+
+def place_weight(count: Tensor | int) -> Tensor | float:
+    """Return the weight of a place's own statistics of so many images, n^2 / (n^2 + 25)."""
+    return count**2 / (count**2 + _FEW_IMAGES**2)
 
 
 def _masked(batches: Iterable[Tensor], device: torch.device) -> Iterable[tuple[Tensor, Tensor]]:
