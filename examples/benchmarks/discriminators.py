@@ -4,9 +4,9 @@
 
 For each set of `development.py`, half of the good images train PaDiM and each discriminator; the others are scored,
 with and without generated defects. Discriminators learn from synthetic defects of `adctl.data.synthetic`, which are
-other ones. Features are computed once, whitened by each covariance of PaDiM. Each discriminator is scored alone and with
-its map added to that of the distance, both standardised over the cells of good images left out of the training. Only
-good images are read.
+other ones. Features are computed once, whitened by each covariance of PaDiM. Each discriminator is scored alone and
+with its map added to that of the distance, both standardised over the cells of good images left out of the training.
+Only good images are read.
 """
 
 from __future__ import annotations
