@@ -400,7 +400,7 @@ def test_help_has_groups_and_examples_and_uses_the_width_of_the_terminal(adctl):
     text = adctl("train", "--help", COLUMNS="150").stdout
     for title in ("Data:", "Detector:", "Training:", "Output:", "Compute:", "General:", "Examples:"):
         assert f"\n{title}\n" in text
-    assert text.partition("Examples:")[2].count("\n  adctl train ") == 4
+    assert text.partition("Examples:")[2].count("\n  adctl train ") == 5
     assert 120 < max(map(len, text.splitlines())) <= 150
     narrow = adctl("train", "--help", COLUMNS="60").stdout.partition("Examples:")[0]  # examples stay as they are typed
     assert max(map(len, narrow.splitlines())) <= 60

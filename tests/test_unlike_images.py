@@ -59,7 +59,7 @@ def test_without_defects_hardly_an_image_is_left_out(parts, tmp_path):
 
     result = train_once(settings(good=good, arch="padim", runs=tmp_path / "runs", contaminated=0.2))
 
-    assert len(result.set_aside) <= 1
+    assert len(result.set_aside) <= 2  # half an image is expected, and three or more once in 70 such sets
     assert result.images == GOOD - len(result.set_aside)
 
 
