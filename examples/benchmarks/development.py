@@ -29,22 +29,32 @@ import zlib
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 from sklearn.metrics import roc_auc_score
 
 from adctl.cli.app import run
 from adctl.data.generated_defects import KINDS, STRENGTHS, paint
+from adctl.data.preprocess import to_network_input
+from adctl.detectors.base import Detector
+from adctl.detectors.components.backbones import find_weights
 from adctl.detectors.components.shared_feature_cache import shared_features
 from adctl.fetching.demo_dataset import DEFECTS, render
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from torch import Tensor
+
+    from adctl.data.generated_defects import GeneratedDefect
+    from adctl.data.preprocess import InputSpec
+
+D = TypeVar("D", bound=Detector)
 Image = NDArray[np.uint8]
 Row = dict[str, Any]
 
@@ -405,6 +415,35 @@ def picture(painted: Path, side: int = 160, columns: int = 12) -> Image:
     cells += [np.zeros_like(cells[0])] * (-len(cells) % (columns // 2))
     lines = [np.hstack(cells[start : start + columns // 2]) for start in range(0, len(cells), columns // 2)]
     return np.asarray(np.vstack(lines)[..., ::-1], np.uint8)
+
+
+# ---- detectors without a training command
+
+
+def halves(name: str, count: int, defects: int, data: Path) -> tuple[list[Image], list[Image], list[GeneratedDefect]]:
+    """Return one half of the good images of a set, the other half, and generated defects of each kind on the latter."""
+    images = SETS[name](count, data)
+    held, kinds = images[1::2], list(KINDS)
+    painted = [paint(held[number % len(held)], kinds[number % len(kinds)], (0, number)) for number in range(defects)]
+    return images[::2], held, painted
+
+
+def network_inputs(spec: InputSpec, images: Sequence[Image]) -> Tensor:
+    """Return images as the input of a network, [n,3,H,W] in [0, 1]."""
+    found = []
+    for image in images:
+        colour = np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image  # noqa: PLR2004
+        found.append(torch.from_numpy(to_network_input(colour, spec)).permute(2, 0, 1).float() / 255)
+    return torch.stack(found)
+
+
+def pretrained(detector: D) -> D:
+    """Return a detector with the packaged weights of its backbone."""
+    assert detector.backbone_name is not None
+    weights = find_weights(detector.backbone_name, None)
+    assert weights is not None
+    detector.load_pretrained(weights.tensors)
+    return detector
 
 
 # ---- one configuration

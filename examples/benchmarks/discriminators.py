@@ -24,9 +24,6 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.data.generated_defects import KINDS, paint
-from adctl.data.preprocess import to_network_input
-from adctl.detectors.components import backbones
 from adctl.detectors.components.anomaly_maps import GaussianBlur, top_mean
 from adctl.detectors.components.synthetic_anomalies import paint_anomaly
 from adctl.detectors.padim import PaDiM, PaDiMConfig
@@ -71,22 +68,10 @@ class Features:
         return [int(mask.any()) for mask in self.masks]
 
 
-def tensors(detector: PaDiM, images: Sequence[development.Image]) -> Tensor:
-    """Return images as the detector's input, [n,C,H,W] in [0, 1]."""
-    found = []
-    for image in images:
-        colour = np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image  # noqa: PLR2004
-        found.append(torch.from_numpy(to_network_input(colour, detector.input)).permute(2, 0, 1).float() / 255)
-    return torch.stack(found)
-
-
 def fitted(images: Tensor, covariance: str) -> PaDiM:
     """Return a PaDiM of the images [n,C,H,W]."""
     config = PaDiMConfig(image_size=256, covariance=covariance)
-    detector = PaDiM(config).eval()
-    weights = backbones.find_weights(config.backbone, None)
-    assert weights is not None
-    detector.load_pretrained(weights.tensors)
+    detector = development.pretrained(PaDiM(config)).eval()
     for phase in detector.phases():
         assert isinstance(phase, Observe)
         for batch in images.split(_BATCH):
@@ -97,11 +82,9 @@ def fitted(images: Tensor, covariance: str) -> PaDiM:
 
 def features_of(name: str, count: int, defects: int, views: int, data: Path) -> dict[str, Features]:
     """Return the features of a set, whitened by each covariance of PaDiM."""
-    images = development.SETS[name](count, data)
-    held, kinds = images[1::2], list(KINDS)
-    blank = PaDiM(PaDiMConfig(image_size=256))
-    changed = [paint(held[n % len(held)], kinds[n % len(kinds)], (0, n)) for n in range(defects)]
-    fit = tensors(blank, images[::2])
+    learned, held, changed = development.halves(name, count, defects, data)
+    spec = PaDiM(PaDiMConfig(image_size=256)).input
+    fit = development.network_inputs(spec, learned)
     fit, scale = fit[: -len(fit) // 10], fit[-len(fit) // 10 :]
     drawn = [
         paint_anomaly(part, [f"{name} {view} {start} {n}" for n in range(len(part))])
@@ -109,7 +92,7 @@ def features_of(name: str, count: int, defects: int, views: int, data: Path) -> 
         for start, part in enumerate(fit.split(_BATCH))
     ]
     painted = torch.cat([part for part, _ in drawn])
-    test = tensors(blank, [*held, *(one.image for one in changed)])
+    test = development.network_inputs(spec, [*held, *(one.image for one in changed)])
     masks = [np.zeros(image.shape[:2], bool) for image in held] + [one.mask for one in changed]
     found = {}
     for covariance in ("full", "shared"):

@@ -15,14 +15,10 @@ from typing import TYPE_CHECKING
 
 import development
 import torch
-from discriminators import tensors
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from adctl.data.generated_defects import KINDS, paint
-from adctl.detectors.components import backbones
 from adctl.detectors.efficientad import EfficientAD, EfficientADConfig
-from adctl.detectors.padim import PaDiM, PaDiMConfig
 from adctl.engine.phases import Batch, Observe, Optimize, total
 
 if TYPE_CHECKING:
@@ -64,10 +60,7 @@ def fitted(kind: type[EfficientAD], images: Tensor, steps: int, seed: int) -> Ef
     """Return a detector that was trained with so many steps for each phase."""
     torch.manual_seed(seed)
     config = EfficientADConfig(image_size=_SIDE)
-    detector = kind(config)
-    weights = backbones.find_weights(config.backbone, None)
-    assert weights is not None
-    detector.load_pretrained(weights.tensors)
+    detector = development.pretrained(kind(config))
     keys = [str(number) for number in range(len(images))]
     for phase in detector.phases():
         if isinstance(phase, Observe):
@@ -97,12 +90,11 @@ def train(phase: Optimize, images: Tensor, keys: list[str], steps: int) -> None:
 
 
 def measure(name: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """Return the image AUROC of PaDiM and of EfficientAD with each teacher on a set."""
-    images = development.SETS[name](arguments.images, arguments.data)
-    held, kinds = images[1::2], list(KINDS)
-    painted = [paint(held[n % len(held)], kinds[n % len(kinds)], (0, n)).image for n in range(arguments.defects)]
-    blank = PaDiM(PaDiMConfig(image_size=_SIDE))
-    fit, test = tensors(blank, images[::2]), tensors(blank, [*held, *painted])
+    """Return the image AUROC of EfficientAD with each teacher on a set."""
+    learned, held, painted = development.halves(name, arguments.images, arguments.defects, arguments.data)
+    spec = EfficientAD(EfficientADConfig(image_size=_SIDE)).input
+    fit = development.network_inputs(spec, learned)
+    test = development.network_inputs(spec, [*held, *(one.image for one in painted)])
     truth = [0] * len(held) + [1] * len(painted)
     found = {}
     for title, kind in (("distilled", EfficientAD), ("backbone", BackboneAsTeacher)):

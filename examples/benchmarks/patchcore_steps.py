@@ -13,15 +13,11 @@ import argparse
 from pathlib import Path
 
 import development
-import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
-from adctl.data.generated_defects import KINDS, paint
-from adctl.data.preprocess import to_network_input
-from adctl.detectors.components import backbones
 from adctl.detectors.components.anomaly_maps import GaussianBlur, top_mean
 from adctl.detectors.components.coreset import k_center_greedy
 from adctl.detectors.components.feature_maps import local_average, stack_levels, to_rows
@@ -35,13 +31,8 @@ _CELLS = (21, 21)
 
 def levels_of(detector: PatchCore, images: list[development.Image]) -> list[Tensor]:
     """Return the backbone's levels [n,C,h,w] of images."""
-    parts = []
-    for start in range(0, len(images), _BATCH):
-        batch = []
-        for image in images[start : start + _BATCH]:
-            colour = np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image  # noqa: PLR2004
-            batch.append(torch.from_numpy(to_network_input(colour, detector.input)).permute(2, 0, 1).float() / 255)
-        parts.append(detector.backbone(torch.stack(batch)))
+    batches = (images[start : start + _BATCH] for start in range(0, len(images), _BATCH))
+    parts = [detector.backbone(development.network_inputs(detector.input, batch)) for batch in batches]
     return [torch.cat(level) for level in zip(*parts, strict=True)]
 
 
@@ -107,15 +98,10 @@ def steps(fit: list[Tensor], test: list[Tensor]) -> dict[str, Tensor]:
 @torch.inference_mode()
 def measure(name: str, count: int, defects: int, data: Path) -> dict[str, float]:
     """Return the image AUROC of each step on a set."""
-    config = PatchCoreConfig(image_size=256)
-    detector = PatchCore(config).eval()
-    weights = backbones.find_weights(config.backbone, None)
-    assert weights is not None
-    detector.load_pretrained(weights.tensors)
-    images = development.SETS[name](count, data)
-    held, kinds = images[1::2], list(KINDS)
-    painted = [paint(held[n % len(held)], kinds[n % len(kinds)], (0, n)).image for n in range(defects)]
-    fit, test = levels_of(detector, images[::2]), levels_of(detector, [*held, *painted])
+    detector = development.pretrained(PatchCore(PatchCoreConfig(image_size=256))).eval()
+    learned, held, painted = development.halves(name, count, defects, data)
+    fit = levels_of(detector, learned)
+    test = levels_of(detector, [*held, *(one.image for one in painted)])
     truth = [0] * len(held) + [1] * len(painted)
     return {step: float(roc_auc_score(truth, scores)) for step, scores in steps(fit, test).items()}
 
