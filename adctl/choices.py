@@ -25,6 +25,9 @@ DETECTORS = {
 }
 """Built-in detectors by name; `adctl.detectors.registry` adds those of other packages."""
 
+BALANCES = ("none", "weights", "class-balanced", "focal", "oversample", "undersample")
+"""Treatments of rare kinds; `adctl.classification.balance` and `objective` hold what they do."""
+
 PRECISIONS = {"fp32": "", "fp16": "--half", "int8": "--int8"}
 """Precisions of an exported file, each with the flag that asks for it."""
 

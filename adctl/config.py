@@ -26,7 +26,7 @@ from typing import (
 )
 
 from adctl import documents, reading
-from adctl.choices import DETECTORS, EXPORT_FORMATS, LOGGERS, REPORT_FORMATS, RUNTIMES, formats_with
+from adctl.choices import BALANCES, DETECTORS, EXPORT_FORMATS, LOGGERS, REPORT_FORMATS, RUNTIMES, formats_with
 from adctl.errors import UsageError, unknown_name
 from adctl.image_sizes import ImageSize
 from adctl.names import printable
@@ -388,7 +388,7 @@ class TrainSettings(DeviceSettings, DataSettings, RaySettings):
     )
     balance: str = CLASSIFIER(
         "none",
-        "Treatment of rare kinds: none, weights, class-balanced, focal, oversample, undersample; several with commas.",
+        f"Treatment of rare kinds: {', '.join(BALANCES)}; several with commas.",
         "STRATEGY",
     )
     focal_gamma: AtLeastZero = CLASSIFIER(2.0, "Exponent of the focal loss.")

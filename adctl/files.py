@@ -6,6 +6,7 @@ adctl did not write is replaced only if the user asks for it.
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
 import io
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from adctl import reading
 from adctl.errors import OutputError, UsageError
-from adctl.names import encodable
+from adctl.names import csv_cell, encodable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -502,6 +503,17 @@ def write_bytes(path: Path, data: bytes, *, flush: bool = True) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically; line ends are not converted, and bytes that are not UTF-8 are escaped."""
     write_bytes(path, encodable(text).encode("utf-8"))
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV file atomically; None becomes an empty cell, and texts are as in `csv_cell`.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    stream = io.StringIO(newline="")
+    csv.writer(stream).writerows(map(csv_cell, row) for row in rows)
+    write_text(path, stream.getvalue())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-STRATEGIES = ("none", "weights", "class-balanced", "focal", "oversample", "undersample")
-"""Treatments of rare kinds."""
-
 _LARGEST_RATIO = 1e6
 """Largest ratio of two weights; above, float32 gradients of the others vanish."""
 

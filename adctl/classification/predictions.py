@@ -7,8 +7,6 @@ predictions.jsonl   while images are being named: the same head, then the rows; 
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -20,7 +18,6 @@ from adctl.classification.decision import UNKNOWN, Decision
 from adctl.errors import DataError
 from adctl.metrics.bootstrap import exact_interval
 from adctl.metrics.classification import classification_metrics
-from adctl.names import csv_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -160,7 +157,7 @@ class PredictionSet:
         Raises:
             OutputError: They cannot be written.
         """
-        write_table(folder / TABLE, self.table())
+        files.write_csv(folder / TABLE, self.table())
         files.write_json(folder / PREDICTIONS, {"schema": _SCHEMA, **asdict(self)})
         (folder / JOURNAL).unlink(missing_ok=True)
 
@@ -352,19 +349,6 @@ def predicted_kinds(
         )
         for number, (sample, name) in enumerate(zip(samples, names, strict=True))
     ]
-
-
-def write_table(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file; None becomes an empty cell.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    stream = io.StringIO(newline="")
-    table = csv.writer(stream)
-    for row in rows:
-        table.writerow(["" if value is None else csv_cell(value) for value in row])
-    files.write_text(path, stream.getvalue())
 
 
 def _number(value: float | None) -> str:

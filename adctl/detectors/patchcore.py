@@ -237,8 +237,7 @@ class PatchCore(FeatureDetector):
     def _distances(self, standardised: Tensor, along: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the distances [B,h,w] to good features, and to those of known defects if there are any."""
         codes, own = self._codes(self._scaled(along))
-        beyond = self.scales[-1] * (_square_length(standardised) - _square_length(along))
-        squares = own + self._minimum(codes) * self.step.square() + beyond
+        squares = own + self._minimum(codes) * self.step.square() + self._beyond(standardised, along)
         distances = squares.clamp(min=0).sqrt()  # rounding may give values below zero
         if not self.defects.numel():
             return distances, None
@@ -415,6 +414,10 @@ class PatchCore(FeatureDetector):
         """Project standardised features [B,C,h,w] onto the kept directions, [B,D,h,w]."""
         return F.conv2d(standardised, self.directions.t()[:, :, None, None])
 
+    def _beyond(self, standardised: Tensor, along: Tensor) -> Tensor:
+        """Return the part [B,h,w] of squared distances that lies outside the kept directions."""
+        return self.scales[-1] * (_square_length(standardised) - _square_length(along))
+
     def _scaled(self, along: Tensor) -> Tensor:
         return along * self.scales[:-1].sqrt().view(-1, 1, 1)
 
@@ -561,14 +564,14 @@ class PatchCore(FeatureDetector):
         patches = int(ends[-1])
         reduced = (self._inner(batch, self.reduced(self._features_of(batch, device))) for batch in features.drain())
         rows = _move_if_it_fits(features.rows(reduced, patches, self.directions.shape[1]), device)
-        kept = self._rows_of(patches) if covered_by is None else max(1, round(self.config.coreset_ratio * patches))
+        kept = self._rows_of(patches, fewest=_FEWEST_ROWS if covered_by is None else 1)
         log.info("Selecting %d of %d patches for the memory bank.", kept, patches)
         chosen = k_center_greedy(rows, kept, seed=self.config.seed, covered_by=covered_by, progress=progress)
         return rows[chosen].to(device), torch.searchsorted(ends.to(chosen.device), chosen, right=True)
 
-    def _rows_of(self, patches: int) -> int:
-        """Return the number of rows of the bank of so many patches."""
-        return min(patches, max(_FEWEST_ROWS, round(self.config.coreset_ratio * patches)))
+    def _rows_of(self, patches: int, fewest: int = _FEWEST_ROWS) -> int:
+        """Return the number of rows that the bank gets of so many patches."""
+        return min(patches, max(fewest, round(self.config.coreset_ratio * patches)))
 
     def _rows_of_images(self, batch: Tensor) -> Tensor:
         """Return the number of cells [B] inside each image of a buffered batch."""
@@ -603,8 +606,7 @@ class PatchCore(FeatureDetector):
             return torch.ones(self.grid, device=device)
         standardised = self._standardised(torch.cat([self._features_of(batch, device) for batch in features]))
         along = self._along(standardised)
-        beyond = self.scales[-1] * (_square_length(standardised) - _square_length(along))
-        levels = border_levels(self._scaled(along), beyond) ** (1 - place_weight(count))
+        levels = border_levels(self._scaled(along), self._beyond(standardised, along)) ** (1 - place_weight(count))
         self._fit_buffer("spread", self.spread * levels)
         return levels
 

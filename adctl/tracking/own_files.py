@@ -85,6 +85,12 @@ def remove_own_files(folder: Path) -> tuple[Path, ...]:
     return foreign
 
 
+def clear_own_files(folder: Path) -> None:
+    """Remove what an interrupted training may have left in the folder of a run; what cannot be removed stays."""
+    with suppress(OSError):
+        remove_own_files(folder)
+
+
 def _divided(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """Return the files that adctl wrote, the manifest of the run last, and the others; each file is looked at once."""
     recorded, last = _recorded(folder), ("settings.json", "run.json")

@@ -13,10 +13,7 @@ Ensembles of the folds are evaluated but not saved, because scoring would take K
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +29,12 @@ from adctl.metrics.ensemble import combine_scores, standardise
 from adctl.metrics.image import image_metrics
 from adctl.metrics.mean_std import MeanStd, mean_stds
 from adctl.metrics.table import IMAGE, Place
-from adctl.names import csv_cell
 from adctl.progress import SILENT, Reporter
 from adctl.records import GOOD
 from adctl.runtimes.loading import open_runtime
 from adctl.scoring.predict import CollectedScores, calibration_scores_of, collect
 from adctl.tracking.loggers.run_loggers import finished
-from adctl.tracking.own_files import remove_own_files
+from adctl.tracking.own_files import clear_own_files
 from adctl.training import resume
 from adctl.training.evaluate import can_test, evaluate_on_test
 from adctl.training.plan import plan_training, with_chosen_size
@@ -294,8 +290,7 @@ def _train_fold(folder: Path, own: LoadedSettings[TrainSettings], loggers: Logge
     if (folder / CHECKPOINTS).is_dir() and not (folder / run_folder.MODEL).is_file():
         own = LoadedSettings(replace(own.settings, resume=folder), own.origins)
     else:
-        with suppress(OSError):
-            remove_own_files(folder)
+        clear_own_files(folder)
     train_once(own, reporter, loggers)
 
 
@@ -357,15 +352,12 @@ def _notes(smallest: int, *, labelled: bool) -> list[str]:
 
 
 def _write(result: CrossValidationResult, scored: Sequence[ScoredFold]) -> None:
-    stream = io.StringIO(newline="")
-    table = csv.writer(stream)
-    table.writerow(("key", "fold", "score", "standardised", "peak"))
+    rows: list[tuple[object, ...]] = [("key", "fold", "score", "standardised", "peak")]
     for one in scored:
         scores = one.good.scores
         columns = (one.good.keys, scores.tolist(), standardise(scores, scores).tolist(), one.good.peaks.tolist())
-        for key, value, standard, peak in zip(*columns, strict=True):
-            table.writerow((csv_cell(key), one.fold.number, repr(value), repr(standard), repr(peak)))
-    files.write_text(result.run / OUT_OF_FOLD, stream.getvalue())
+        rows += [(key, one.fold.number, *values) for key, *values in zip(*columns, strict=True)]
+    files.write_csv(result.run / OUT_OF_FOLD, rows)
     files.write_json(result.run / run_folder.SUMMARY, {"schema": "adctl.folds/1", **summary(result)})
 
 

@@ -14,11 +14,8 @@ features are computed once for all detectors and seeds.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +26,21 @@ from adctl.detectors.components.shared_feature_cache import shared_features
 from adctl.detectors.registry import detector_class
 from adctl.errors import AdctlError
 from adctl.metrics.mean_std import MeanStd, mean_std, mean_stds
-from adctl.names import csv_cell, printable
+from adctl.names import printable
 from adctl.progress import SILENT, Reporter
 from adctl.tracking.loggers.run_loggers import finished
-from adctl.tracking.own_files import remove_own_files
+from adctl.tracking.own_files import clear_own_files
 from adctl.training.evaluate import DEFECT_METRICS, METRICS, can_test, evaluate_on_test
-from adctl.training.grid_folder import check_grid, find_grid, known_rows, listed, new_grid, shared_settings
+from adctl.training.grid_folder import (
+    check_grid,
+    find_grid,
+    known_rows,
+    listed,
+    new_grid,
+    ordered,
+    shared_settings,
+    write_grid,
+)
 from adctl.training.resume import run_lock
 from adctl.training.single_run import new_loggers, train_once
 
@@ -47,8 +53,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SCHEMA = "adctl.grid/1"
-RESULTS = "results.csv"
-TABLE = "table.md"
 REGISTRY = "registry.toml"
 MEAN_CATEGORY = "mean"
 """Name of the mean over all categories in the table."""
@@ -224,8 +228,8 @@ def _train_all(
     missing = [one for one in wanted if one not in rows]
     for row in train(loaded, missing, folder, reporter):
         rows[row.combination] = row
-        _write(folder, settings, _ordered(rows, wanted))
-    result = _write(folder, settings, _ordered(rows, wanted))
+        _write(folder, settings, ordered(rows, wanted))
+    result = _write(folder, settings, ordered(rows, wanted))
     _write_registry(result)
     last = next((row.run for row in reversed(result.rows) if row.run), None)
     if last is not None:
@@ -332,11 +336,6 @@ def _defect_columns(metrics: Sequence[Mapping[str, Any]], name: str) -> list[str
     return sorted({key for own in metrics for key in own if key.startswith(f"{name}.")})
 
 
-def _ordered(rows: dict[Combination, GridRow], wanted: Sequence[Combination]) -> list[GridRow]:
-    """Return the rows of this call in their order, followed by those of earlier calls."""
-    return [rows[one] for one in dict.fromkeys((*wanted, *rows)) if one in rows]
-
-
 def _folder(settings: TrainSettings) -> Path:
     """Return the folder of an earlier call with the same name, or a new one."""
     folder = find_grid(settings, SCHEMA)
@@ -368,8 +367,7 @@ def train_one(
         reporter: Receiver of progress.
     """
     name = name_of(one)
-    with suppress(OSError):
-        remove_own_files(folder / name)  # may be left from an interrupted call
+    clear_own_files(folder / name)
     own = replace(
         loaded.settings,
         category=one.category,
@@ -463,17 +461,10 @@ def _write(folder: Path, settings: TrainSettings, rows: Sequence[GridRow]) -> Gr
         "combinations": [asdict(row) for row in rows],
         "table": [asdict(line) for line in result.table],
     }
-    stream = io.StringIO(newline="")
-    table = csv.writer(stream)
     defects = [column for name in DEFECT_METRICS for column in _defect_columns([row.metrics for row in rows], name)]
     columns = ("category", "arch", "seed", *METRICS, *_LAST_COLUMNS, *defects)
-    table.writerow(map(csv_cell, columns))
-    for row in rows:
-        values = {**asdict(row), **row.metrics}
-        table.writerow([csv_cell(values.get(name)) for name in columns])
-    files.write_text(folder / RESULTS, stream.getvalue())
-    files.write_text(folder / TABLE, markdown(result))
-    files.write_json(folder / run_folder.SUMMARY, summary)
+    lines = ({**asdict(row), **row.metrics} for row in rows)
+    write_grid(folder, columns, lines, markdown(result), summary)
     return result
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from adctl import documents, run_folder
+from adctl import documents, files, run_folder
 from adctl.config import TrainSettings
 from adctl.engine import distributed
 from adctl.errors import DataError, UsageError
 from adctl.training.resume import MAY_DIFFER
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
+K = TypeVar("K")
 R = TypeVar("R")
+
+RESULTS = "results.csv"
+TABLE = "table.md"
 
 
 def listed(text: str) -> list[str]:
@@ -98,6 +102,32 @@ def known_rows(folder: Path, schema: str, row: type[R], now: dict[str, Any]) -> 
     except ValueError as error:
         raise DataError(f"{path} is damaged: {error}.", "Choose another --name.") from error
     return [one for one in rows if one.run is None or (folder / one.run / run_folder.MODEL).is_file()]
+
+
+def ordered(rows: Mapping[K, R], wanted: Iterable[K]) -> list[R]:
+    """Return the rows of this call in their order, followed by those of earlier calls."""
+    return [rows[one] for one in dict.fromkeys((*wanted, *rows)) if one in rows]
+
+
+def write_grid(
+    folder: Path, columns: Sequence[str], lines: Iterable[Mapping[str, Any]], markdown: str, summary: dict[str, Any]
+) -> None:
+    """Write the results of a grid.
+
+    Args:
+        folder: Folder of the grid.
+        columns: Columns of the CSV file.
+        lines: Its lines, by the names of the columns; a missing value is an empty cell.
+        markdown: The tables for people.
+        summary: Content of `summary.json`, from which a later call continues.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    rows = ([line.get(name) for name in columns] for line in lines)
+    files.write_csv(folder / RESULTS, [columns, *rows])
+    files.write_text(folder / TABLE, markdown)
+    files.write_json(folder / run_folder.SUMMARY, summary)
 
 
 def _summary(folder: Path, schema: str) -> dict[str, Any] | None:

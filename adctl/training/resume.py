@@ -7,7 +7,7 @@ run/
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from adctl.config import LoadedSettings, TrainSettings, names_of, validated
 from adctl.engine.checkpoints import FOLDER as CHECKPOINTS
 from adctl.engine.checkpoints import CheckpointFolder
 from adctl.errors import DataError, UsageError
-from adctl.tracking.own_files import remove_own_files
+from adctl.tracking.own_files import clear_own_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,8 +164,7 @@ def kept_if_resumable(run: Path) -> Iterator[None]:
             if CheckpointFolder(run / CHECKPOINTS).newest() is not None or any(run.glob("fold-*")):
                 log.warning("The run is kept. Resume it with 'adctl train --resume %s'.", run)
             else:
-                with suppress(OSError):
-                    remove_own_files(run)
+                clear_own_files(run)
             raise
 
 

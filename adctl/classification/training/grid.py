@@ -13,8 +13,6 @@ backbone are computed once for all its heads, strategies and seeds.
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -28,10 +26,19 @@ from adctl.detectors.components import backbones
 from adctl.detectors.components.shared_feature_cache import shared_features
 from adctl.errors import AdctlError
 from adctl.metrics.mean_std import MeanStd, mean_std, mean_stds
-from adctl.names import csv_cell, printable
+from adctl.names import printable
 from adctl.progress import SILENT, Reporter
-from adctl.tracking.own_files import remove_own_files
-from adctl.training.grid_folder import check_grid, find_grid, known_rows, listed, new_grid, shared_settings
+from adctl.tracking.own_files import clear_own_files
+from adctl.training.grid_folder import (
+    check_grid,
+    find_grid,
+    known_rows,
+    listed,
+    new_grid,
+    ordered,
+    shared_settings,
+    write_grid,
+)
 from adctl.training.resume import run_lock
 
 if TYPE_CHECKING:
@@ -43,8 +50,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SCHEMA = "adctl.classifier-grid/1"
-RESULTS = "results.csv"
-TABLE = "table.md"
 
 METRICS = {
     "accuracy": "accuracy",
@@ -233,13 +238,14 @@ def train_grid(loaded: LoadedSettings[TrainSettings], reporter: Reporter = SILEN
     with run_lock(folder):
         done = known_rows(folder, SCHEMA, ClassifierGridRow, _shared_settings(settings))
         rows = {row.name: row for row in done if row.error is None}
+        names = [row.name for row in wanted]
         missing = [row for row in wanted if row.name not in rows]
         if len(missing) < len(wanted):
             log.info("%d of %d trainings are already complete.", len(wanted) - len(missing), len(wanted))
         for row in _train(loaded, missing, folder, reporter):
             rows[row.name] = row
-            _write(folder, settings, _ordered(rows, wanted))
-        result = _write(folder, settings, _ordered(rows, wanted))
+            _write(folder, settings, ordered(rows, names))
+        result = _write(folder, settings, ordered(rows, names))
     last = next((row.run for row in reversed(result.rows) if row.run), None)
     if last is not None:
         run_folder.set_last(settings.runs, "model", folder / last / run_folder.MODEL)
@@ -346,8 +352,7 @@ def _train_one(
     reporter: Reporter,
 ) -> ClassifierGridRow:
     """Train and test one combination; an error is in the result."""
-    with suppress(OSError):
-        remove_own_files(folder / row.name)  # may be left from an interrupted call
+    clear_own_files(folder / row.name)
     try:
         own = _of(loaded, row, runs=folder, name=row.name)
         result = train_classifier(own, reporter, group=folder.name, failed_loggers=failed_loggers)
@@ -394,12 +399,6 @@ def _folder(settings: TrainSettings) -> Path:
     return folder
 
 
-def _ordered(rows: dict[str, ClassifierGridRow], wanted: Sequence[ClassifierGridRow]) -> list[ClassifierGridRow]:
-    """Return the rows of this call in their order, followed by those of earlier calls."""
-    names = dict.fromkeys((*(row.name for row in wanted), *rows))
-    return [rows[name] for name in names if name in rows]
-
-
 def _tabulate(rows: Sequence[ClassifierGridRow]) -> tuple[ClassifierGridLine, ...]:
     by_variant: dict[str, list[ClassifierGridRow]] = {}
     for row in rows:
@@ -441,21 +440,14 @@ def _write(folder: Path, settings: TrainSettings, rows: Sequence[ClassifierGridR
     result = ClassifierGridResult(folder, _varied(rows), tuple(rows), _tabulate(rows))
     options = list(dict.fromkeys(name for row in rows for name in row.variant.options))
     columns = ("backbone", "head", "balance", *options, "seed", *METRICS, *_COLUMNS, *_recall_names(rows))
-    stream = io.StringIO(newline="")
-    table = csv.writer(stream)
-    table.writerow(map(csv_cell, columns))
-    for row in rows:
-        values = {**asdict(row), **row.variant.settings, **row.metrics}
-        table.writerow([csv_cell(values.get(name)) for name in columns])
-    files.write_text(folder / RESULTS, stream.getvalue())
-    files.write_text(folder / TABLE, markdown(result))
+    lines = ({**asdict(row), **row.variant.settings, **row.metrics} for row in rows)
     summary = {
         "schema": SCHEMA,
         "settings": _shared_settings(settings),
         "combinations": [asdict(row) for row in rows],
         "table": [asdict(line) for line in result.table],
     }
-    files.write_json(folder / run_folder.SUMMARY, summary)
+    write_grid(folder, columns, lines, markdown(result), summary)
     return result
 
 

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from adctl import files
-from adctl.classification.predictions import write_table
 from adctl.reporting.charts import curves_of_models, write_figure
 from adctl.reporting.classifier_report import curves_of_kinds
 
@@ -103,7 +102,7 @@ def write_results(run: Path, result: ClassifierResult, outcome: TestOutcome) -> 
         (f"({name})", outcome.metrics.images, overall[f"{name}_auroc"], overall[f"{name}_ap"])
         for name in ("macro", "micro", "weighted")
     ]
-    write_table(run / AUC, [("kind", "images", "auroc", "ap"), *areas, *averages])
+    files.write_csv(run / AUC, [("kind", "images", "auroc", "ap"), *areas, *averages])
     for name, draw in curves_of_models(curves_of_kinds(outcome.predictions, outcome.metrics)).items():
         write_figure(run / FIGURES[name], draw)
 

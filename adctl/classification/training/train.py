@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from adctl import files, run_folder
-from adctl.classification.balance import STRATEGIES
+from adctl.choices import BALANCES
 from adctl.classification.classifier import Classifier
 from adctl.classification.config import ClassifierConfig
 from adctl.classification.dataset import LabelledDataset, check_contents, digests_of, label_of, open_labelled, without
@@ -192,8 +192,8 @@ def check_classifier(loaded: LoadedSettings[TrainSettings]) -> ClassifierConfig:
     """
     settings = loaded.settings
     config = classifier_config(settings)
-    if settings.balance not in STRATEGIES:
-        raise unknown_name("treatment of rare kinds", settings.balance, STRATEGIES)
+    if settings.balance not in BALANCES:
+        raise unknown_name("treatment of rare kinds", settings.balance, BALANCES)
     backbones.size_step(config.backbone)  # raises if timm has no such model
     tuned = config.fine_tune != "none"
     for name, origin in loaded.origins.items():
